@@ -1,0 +1,68 @@
+"""Store model artifacts in object stores, exclusively and whole, and open them by fsspec URL."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gllm_storage.client import CloudStorageClient
+from gllm_storage.errors import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    ConflictCheckUnsupportedError,
+    IntegrityError,
+    NonAtomicWriteWarning,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+from gllm_storage.objects import ObjectInfo
+from gllm_storage.registry import CloudStorageRegistry, get_storage_client, storage_client_from_url
+
+if TYPE_CHECKING:
+    from gllm_storage.fsspec_client import FsspecStorageClient
+    from gllm_storage.local.client import LocalStorageClient
+    from gllm_storage.memory.client import MemoryStorageClient
+    from gllm_storage.s3.client import S3StorageClient
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AccessDeniedError",
+    "BucketNotFoundError",
+    "CloudStorageClient",
+    "CloudStorageRegistry",
+    "ConflictCheckUnsupportedError",
+    "FsspecStorageClient",
+    "IntegrityError",
+    "LocalStorageClient",
+    "MemoryStorageClient",
+    "NonAtomicWriteWarning",
+    "ObjectExistsError",
+    "ObjectInfo",
+    "ObjectNotFoundError",
+    "S3StorageClient",
+    "StorageError",
+    "StorageUnavailableError",
+    "get_storage_client",
+    "storage_client_from_url",
+]
+
+# Importing the package loads no provider: fsspec, s3fs and boto3 take half a second together.
+_ON_FIRST_USE = {
+    "FsspecStorageClient": "gllm_storage.fsspec_client",
+    "LocalStorageClient": "gllm_storage.local.client",
+    "MemoryStorageClient": "gllm_storage.memory.client",
+    "S3StorageClient": "gllm_storage.s3.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ON_FIRST_USE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

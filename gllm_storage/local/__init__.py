@@ -1,0 +1,1 @@
+"""Provider ``file``: a local folder."""

@@ -1,0 +1,94 @@
+"""`LocalStorageClient`: a local folder as a store."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
+
+from gllm_storage.fsspec_client import FsspecStorageClient
+from gllm_storage.paths import Location, clean_prefix, split_url
+from gllm_storage.settings import describe, parse_config, setting, text
+
+if TYPE_CHECKING:
+    from gllm_storage.fsspec_client import ObjectStore
+    from gllm_storage.local.filesystem import LocalFileSystem
+
+
+def _folder(value: str) -> str:
+    folder = os.path.abspath(os.path.expanduser(text(value)))
+    if "::" in folder or "\0" in folder:
+        raise ValueError("holds '::' or a null character, which no fsspec URL can carry")
+    return folder
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """Settings of a local folder.
+
+    Attributes:
+        root: The folder, absolute; ``~`` is expanded. It is made by the first upload.
+        prefix: Put before relative remote paths.
+    """
+
+    root: str = setting(_folder)
+    prefix: str = setting(clean_prefix, default="")
+
+
+class LocalStorageClient(FsspecStorageClient):
+    """Storage client on a local folder, such as a shared file system.
+
+    Exclusive creates are atomic (by a hard link, or ``renameat2``), files appear whole, and URLs are ``file:///…``.
+    """
+
+    provider: ClassVar[str] = "file"
+
+    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+        """Initialize the client.
+
+        Args:
+            config: Configuration parameters:
+
+                - root: The folder.
+                - prefix: Optional prefix (folder) within it.
+
+        Raises:
+            ValueError: If the configuration is wrong: one error that names all mistakes.
+        """
+        super().__init__(config)
+
+    @classmethod
+    def config_from_url(cls, url: str) -> dict[str, str]:
+        """The config that ``file:///folder`` stands for.
+
+        Raises:
+            ValueError: If it is no such URL.
+        """
+        _, folder = split_url(url)
+        if not folder.startswith("/"):
+            raise ValueError(f"{url!r} names no absolute folder; write 'file:///data/models', with three slashes")
+        return {"root": folder}
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """Nothing: a ``file://`` URL needs no more."""
+        return {}
+
+    def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+        self.settings = parse_config(LocalSettings, self.provider, config)
+        return Location("file", self.settings.root.rstrip("/") + "/", self.settings.prefix, aliases=("local",))
+
+    def _make_filesystem(self) -> LocalFileSystem:
+        from gllm_storage.local.filesystem import LocalFileSystem  # noqa: PLC0415 - it imports fsspec
+
+        return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True)
+
+    def _store(self) -> ObjectStore:
+        store: ObjectStore = self.filesystem
+        return store
+
+    def _identity(self) -> object:
+        return self.settings
+
+    def _described(self) -> str:
+        return describe(self.settings)

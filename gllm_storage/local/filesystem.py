@@ -1,0 +1,216 @@
+"""`LocalFileSystem`: fsspec's, with whole files, exclusive creates and errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any
+
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.implementations.local import LocalFileSystem as _LocalFileSystem
+
+from gllm_storage.errors import (
+    AccessDeniedError,
+    ErrorDetails,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+from gllm_storage.exclusive import exists_error
+from gllm_storage.local_files import atomic_target, copy, is_temporary, open_source
+from gllm_storage.objects import ObjectInfo
+from gllm_storage.writer import AtomicWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_RESTARTS = 5
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+class LocalFileSystem(_LocalFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+    """fsspec's local filesystem, as a store of whole files.
+
+    A file appears under its name when it is complete, and is then never changed, only replaced. `put_file` with
+    ``mode="create"`` and ``open(…, "xb")`` give a temporary file its name by a hard link, which fails if the name is taken.
+    """
+
+    def put_file(
+        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
+    ) -> None:
+        """Store a copy of a local file.
+
+        Args:
+            lpath: The local file.
+            rpath: Its name in the store; folders are made.
+            callback: Told the size, and the bytes as they are copied.
+            mode: ``"overwrite"``, or ``"create"`` to fail if the file exists, atomically.
+
+        Raises:
+            ValueError: If `mode` is something else.
+            FileNotFoundError: If the local file does not exist.
+            ObjectExistsError: If `mode` is ``"create"`` and the file exists.
+            StorageError: If it cannot be stored; nothing was changed then.
+        """
+        if mode not in {"overwrite", "create"}:
+            raise ValueError(f"mode must be 'overwrite' or 'create', not {mode!r}")
+        path = self._strip_protocol(rpath)
+        details = _details(path, "upload")
+        with open_source(os.fspath(lpath), details) as source:
+            callback.set_size(source.size)
+            with _stored(path, details, exclusive=mode == "create") as target:
+                copy(source, target, callback.relative_update)
+                source.require_unchanged()
+
+    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
+        """Copy a stored file to a local one, which is whole or as it was.
+
+        Raises:
+            ObjectNotFoundError: If there is no such file.
+            StorageError: If it cannot be copied.
+        """
+        path = self._strip_protocol(rpath)
+        details = _details(path, "download")
+        with atomic_target(os.fspath(lpath), details) as target:
+            for _attempt in range(_RESTARTS):
+                _look(path, details)
+                with _absent_as_not_found(details), open_source(path, details) as source:
+                    callback.set_size(source.size)
+                    copy(source, target, callback.relative_update)
+                    if source.is_unchanged():
+                        return
+            raise StorageUnavailableError(
+                f"download of {details.url}: the file was written to again and again while it was read. Try again",
+                details,
+            )
+
+    def object_info(self, path: str) -> ObjectInfo:
+        """What is known of a file.
+
+        Raises:
+            ObjectNotFoundError: If there is no such file; a folder is none.
+            StorageError: If it cannot be told.
+        """
+        path = self._strip_protocol(path)
+        return _info(path, _look(path, _details(path, "info")))
+
+    def object_exists(self, path: str) -> bool:
+        """Whether there is such a file; a folder is none.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
+        path = self._strip_protocol(path)
+        try:
+            _look(path, _details(path, "exists"))
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def iter_objects(self, path: str) -> Iterator[ObjectInfo]:
+        """All files whose path begins with `path`, in key order; files that are still being written are left out.
+
+        Raises:
+            StorageError: If a folder cannot be read.
+        """
+        details = _details(path, "list")
+        for found in sorted(_files_below(path[: path.rfind("/") + 1], details)):
+            if not found.startswith(path):
+                continue
+            with contextlib.suppress(ObjectNotFoundError):  # deleted meanwhile
+                yield _info(found, _look(found, details))
+
+    def rm_file(self, path: str) -> None:
+        """Delete a file.
+
+        Raises:
+            ObjectNotFoundError: If there is no such file; a folder is none.
+            StorageError: If it cannot be deleted.
+        """
+        path = self._strip_protocol(path)
+        details = _details(path, "delete")
+        _look(path, details)
+        with _translated(details):
+            os.unlink(path)
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
+        if mode not in {"wb", "xb"} or not kwargs.get("autocommit", True):
+            return super()._open(path, mode, block_size, **kwargs)
+        path = self._strip_protocol(path)
+        return AtomicWriter(_written(path, _details(path, "open"), exclusive=mode == "xb"))
+
+
+@contextlib.contextmanager
+def _stored(path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[Any]:
+    if exclusive and os.path.lexists(path):
+        raise exists_error(details)  # only for speed: the link decides
+    try:
+        with atomic_target(path, details, exclusive=exclusive) as target:
+            yield target
+    except FileExistsError as error:
+        raise exists_error(details) from error
+
+
+@contextlib.contextmanager
+def _written(path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[IO[bytes]]:
+    with _stored(path, details, exclusive=exclusive) as target, os.fdopen(os.dup(target.fd), "wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _translated(details: ErrorDetails) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _translate(error, details) from error
+
+
+def _translate(error: OSError, details: ErrorDetails) -> Exception:
+    if error.errno in _ABSENT:
+        return ObjectNotFoundError(f"{details.url} does not exist (file {details.operation})", details)
+    kind = AccessDeniedError if isinstance(error, PermissionError) else StorageError
+    return kind(f"file {details.operation} of {details.url} failed: {error.strerror}. Check the folder", details)
+
+
+@contextlib.contextmanager
+def _absent_as_not_found(details: ErrorDetails) -> Iterator[None]:
+    try:
+        yield
+    except ObjectNotFoundError:
+        raise
+    except FileNotFoundError as error:
+        raise _translate(error, details) from error
+
+
+def _look(path: str, details: ErrorDetails) -> os.stat_result:
+    with _translated(details):
+        status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ObjectNotFoundError(f"{details.url} is no file (file {details.operation})", details)
+    return status
+
+
+def _files_below(folder: str, details: ErrorDetails) -> Iterator[str]:
+    def fail(error: OSError) -> None:
+        if error.errno not in _ABSENT:
+            raise _translate(error, details) from error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        yield from (os.path.join(parent, name) for name in names if not is_temporary(name))
+
+
+def _info(path: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(
+        url=f"file://{path}",
+        size=status.st_size,
+        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}",
+        last_modified=datetime.fromtimestamp(status.st_mtime, tz=UTC),
+        metadata={},
+    )
+
+
+def _details(path: str, operation: str) -> ErrorDetails:
+    return ErrorDetails("file", f"file://{path}", operation)

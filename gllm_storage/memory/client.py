@@ -1,0 +1,88 @@
+"""`MemoryStorageClient`: this process's memory as a store, for tests and examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
+
+from gllm_storage.fsspec_client import FsspecStorageClient
+from gllm_storage.paths import Location, clean_prefix, split_url
+from gllm_storage.settings import describe, parse_config, setting
+
+if TYPE_CHECKING:
+    from gllm_storage.fsspec_client import ObjectStore
+    from gllm_storage.memory.filesystem import MemoryFileSystem
+
+
+def _bucket(value: str) -> str:
+    if "/" in value.strip("/"):
+        raise ValueError("must not hold '/'; put the rest into prefix")
+    return clean_prefix(value)
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Settings of a store in memory.
+
+    Attributes:
+        bucket_name: First segment of every path; may be left out.
+        prefix: Put before relative remote paths.
+    """
+
+    bucket_name: str = setting(_bucket, default="")
+    prefix: str = setting(clean_prefix, default="")
+
+
+class MemoryStorageClient(FsspecStorageClient):
+    """Storage client on fsspec's one store in this process's memory; URLs are ``memory://…``."""
+
+    provider: ClassVar[str] = "memory"
+
+    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+        """Initialize the client.
+
+        Args:
+            config: Configuration parameters, all optional:
+
+                - bucket_name: First segment of every path.
+                - prefix: Optional prefix (folder) within it.
+
+        Raises:
+            ValueError: If the configuration is wrong: one error that names all mistakes.
+        """
+        super().__init__(config)
+
+    @classmethod
+    def config_from_url(cls, url: str) -> dict[str, str]:
+        """The config that ``memory://bucket/prefix`` stands for.
+
+        Raises:
+            ValueError: If it is no URL.
+        """
+        bucket, _, prefix = split_url(url)[1].lstrip("/").partition("/")
+        return {name: value for name, value in (("bucket_name", bucket), ("prefix", prefix)) if value}
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """Nothing: a ``memory://`` URL needs no more."""
+        return {}
+
+    def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+        self.settings = parse_config(MemorySettings, self.provider, config)
+        base = f"{self.settings.bucket_name}/" if self.settings.bucket_name else ""
+        return Location("memory", base, self.settings.prefix)
+
+    def _make_filesystem(self) -> MemoryFileSystem:
+        from gllm_storage.memory.filesystem import MemoryFileSystem  # noqa: PLC0415 - it imports fsspec
+
+        return MemoryFileSystem(skip_instance_cache=True)
+
+    def _store(self) -> ObjectStore:
+        store: ObjectStore = self.filesystem
+        return store
+
+    def _identity(self) -> object:
+        return self.settings
+
+    def _described(self) -> str:
+        return describe(self.settings)

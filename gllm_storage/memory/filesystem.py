@@ -1,0 +1,154 @@
+"""`MemoryFileSystem`: fsspec's, with exclusive creates that hold among threads, and errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from typing import IO, TYPE_CHECKING, Any
+
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.implementations.memory import MemoryFile
+from fsspec.implementations.memory import MemoryFileSystem as _MemoryFileSystem
+
+from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
+from gllm_storage.exclusive import exists_error
+from gllm_storage.local_files import CHUNK, atomic_target, open_source
+from gllm_storage.objects import ObjectInfo, aware
+from gllm_storage.writer import AtomicWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class MemoryFileSystem(_MemoryFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+    """fsspec's memory filesystem: it shares its one store, so that ``memory://`` URLs open everywhere in the process.
+
+    Every write puts a new object into the store, so that readers of the old one go on with the old one.
+    """
+
+    def put_file(
+        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
+    ) -> None:
+        """Store a copy of a local file.
+
+        Args:
+            lpath: The local file.
+            rpath: Its name in the store.
+            callback: Told the size, and the bytes as they are copied.
+            mode: ``"overwrite"``, or ``"create"`` to fail if there is an object already, atomically.
+
+        Raises:
+            ValueError: If `mode` is something else.
+            FileNotFoundError: If the local file does not exist.
+            ObjectExistsError: If `mode` is ``"create"`` and there is an object.
+            StorageError: If the local file cannot be read; nothing was changed then.
+        """
+        if mode not in {"overwrite", "create"}:
+            raise ValueError(f"mode must be 'overwrite' or 'create', not {mode!r}")
+        path = self._strip_protocol(rpath)
+        details = _details(path, "upload")
+        with open_source(os.fspath(lpath), details) as source:
+            callback.set_size(source.size)
+            with self._stored(path, details, exclusive=mode == "create") as content:
+                for offset in range(0, source.size, CHUNK):
+                    content.write(source.read_at(offset, min(CHUNK, source.size - offset)))
+                    callback.relative_update(min(CHUNK, source.size - offset))
+                source.require_unchanged()
+
+    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
+        """Copy an object to a local file, which is whole or as it was.
+
+        Raises:
+            ObjectNotFoundError: If there is no such object.
+            StorageError: If the local file cannot be written.
+        """
+        path = self._strip_protocol(rpath)
+        details = _details(path, "download")
+        with atomic_target(os.fspath(lpath), details) as target:
+            content = self._look(path, details).getvalue()
+            callback.set_size(len(content))
+            target.allocate(len(content))
+            target.write_at(0, content)
+            callback.relative_update(len(content))
+
+    def object_info(self, path: str) -> ObjectInfo:
+        """What is known of an object.
+
+        Raises:
+            ObjectNotFoundError: If there is no such object.
+        """
+        path = self._strip_protocol(path)
+        return _info(path, self._look(path, _details(path, "info")))
+
+    def object_exists(self, path: str) -> bool:
+        """Whether there is such an object."""
+        return self._strip_protocol(path) in self.store
+
+    def iter_objects(self, path: str) -> Iterator[ObjectInfo]:
+        """All objects whose path begins with `path`, in key order."""
+        wanted = "/" + path.lstrip("/")
+        for name in sorted(self.store):
+            content = self.store.get(name)
+            if content is not None and name.startswith(wanted):
+                yield _info(name, content)
+
+    def rm_file(self, path: str) -> None:
+        """Delete an object.
+
+        Raises:
+            ObjectNotFoundError: If there is no such object.
+        """
+        path = self._strip_protocol(path)
+        if self.store.pop(path, None) is None:
+            raise _not_found(_details(path, "delete"))
+
+    def _rm(self, path: str) -> None:
+        self.rm_file(path)
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        path = self._strip_protocol(path)
+        if mode == "rb":
+            # fsspec gives out the stored object itself, whose position all its readers would share.
+            return io.BytesIO(self._look(path, _details(path, "open")).getvalue())
+        if mode not in {"wb", "xb"} or kwargs.get("data") is not None or not kwargs.get("autocommit", True):
+            return super()._open(path, mode, **kwargs)
+        return AtomicWriter(self._stored(path, _details(path, "open"), exclusive=mode == "xb"))
+
+    @contextlib.contextmanager
+    def _stored(self, path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[IO[bytes]]:
+        if exclusive and path in self.store:
+            raise exists_error(details)  # only for speed: setdefault decides
+        content = MemoryFile(self, path)
+        yield content
+        content.seek(0)
+        if not exclusive:
+            self.store[path] = content
+        # dict.setdefault with a string key is atomic in CPython: of many threads, one finds its own object there.
+        elif self.store.setdefault(path, content) is not content:
+            raise exists_error(details)
+
+    def _look(self, path: str, details: ErrorDetails) -> MemoryFile:
+        content = self.store.get(path)
+        if content is None:
+            raise _not_found(details)
+        return content
+
+
+def _not_found(details: ErrorDetails) -> ObjectNotFoundError:
+    return ObjectNotFoundError(f"{details.url} does not exist (memory {details.operation})", details)
+
+
+def _info(path: str, content: MemoryFile) -> ObjectInfo:
+    return ObjectInfo(
+        url=f"memory://{path.lstrip('/')}",
+        size=content.size,
+        # A new object is stored by each write, and its time of creation is fine enough to tell it from the last one.
+        etag=f"{content.created.timestamp():.6f}-{id(content):x}",
+        last_modified=aware(content.modified),
+        metadata={},
+    )
+
+
+def _details(path: str, operation: str) -> ErrorDetails:
+    return ErrorDetails("memory", f"memory://{path.lstrip('/')}", operation)

@@ -1,0 +1,411 @@
+"""The boto3 engine: it moves the bytes of one object, in one request or in parts side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from gllm_storage import checksums
+from gllm_storage.errors import ErrorDetails, StorageError, StorageUnavailableError
+from gllm_storage.exclusive import backoff
+from gllm_storage.local_files import CHUNK
+from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, status_of, translate
+from gllm_storage.s3.parallel import run_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mypy_boto3_s3.client import S3Client
+
+    from gllm_storage.local_files import LocalSource
+    from gllm_storage.s3.parallel import Stop
+    from gllm_storage.s3.transfer import Download, Upload
+
+_IN_MEMORY = 128 * 2**20
+"""Parts that are under way are held in memory up to this many bytes in all; larger ones are read as they are sent."""
+_CHANGED = {412, 416}
+_CHECKSUM_REFUSALS = {400, 501}
+
+
+class ObjectChangedError(Exception):
+    """The object was replaced while it was being read."""
+
+
+class _RangesIgnoredError(Exception):
+    """The server answered a ranged read with the whole object."""
+
+
+class FileSection(io.RawIOBase):
+    """A section of a local file as a request's body, read as it is sent.
+
+    Args:
+        source: The file.
+        offset: Where the section begins.
+        length: Its length in bytes.
+        stop: Ends the request when set.
+    """
+
+    def __init__(self, source: LocalSource, offset: int, length: int, stop: Stop) -> None:
+        self._source = source
+        self._offset = offset
+        self._length = length
+        self._stop = stop
+        self._position = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always: botocore goes back to the start when it tries again."""
+        return True
+
+    def tell(self) -> int:
+        """Position within the section."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move within the section."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, min(self._length, start + offset))
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """Read on.
+
+        Raises:
+            StorageError: If the file changed. It is looked at before the last byte leaves, so that the server is left with
+                an incomplete request and stores nothing.
+        """
+        self._stop.check()
+        left = self._length - self._position
+        wanted = left if size is None or size < 0 else min(size, left)
+        data = self._source.read_at(self._offset + self._position, wanted)
+        self._position += wanted
+        if wanted and self._position == self._length:
+            self._source.require_unchanged()
+        return data
+
+
+@dataclass
+class ChecksumHeaders:
+    """Which operations of an endpoint take ``x-amz-checksum-…``; found out by the first request that carries it."""
+
+    accepted: dict[str, bool] = field(default_factory=dict)
+
+    def call(self, operation: Callable[..., Any], checksum: Mapping[str, str], **parameters: Any) -> Any:
+        """Call an operation with checksum parameters, or without them where the endpoint does not know them."""
+        name = operation.__name__
+        if self.accepted.get(name) is False:
+            return operation(**parameters)
+        try:
+            answer = operation(**parameters, **checksum)
+        except ClientError as error:
+            settled = not checksum or name in self.accepted or code_of(error) in DIGEST_CODES
+            if settled or status_of(error) not in _CHECKSUM_REFUSALS:
+                raise
+            answer = operation(**parameters)
+            self.accepted[name] = False
+            return answer
+        self.accepted[name] = True
+        return answer
+
+
+class BotoEngine:
+    """Moves objects by boto3.
+
+    Args:
+        client: The boto3 client.
+        common: Parameters of every request, such as ``RequestPayer``.
+        checksum_headers: What is known of the endpoint.
+    """
+
+    def __init__(self, client: S3Client, common: Mapping[str, Any], checksum_headers: ChecksumHeaders) -> None:
+        self.client = client
+        self.common = common
+        self.checksum_headers = checksum_headers
+
+    def begin_upload(self, upload: Upload, metadata: Mapping[str, str]) -> PutUpload | MultipartUpload:
+        """Prepare one attempt at an upload. Nothing is sent yet."""
+        kind = MultipartUpload if upload.plan.multipart else PutUpload
+        return kind(self, upload, metadata)
+
+    def fetch(self, download: Download) -> None:
+        """Read an object's content into its target.
+
+        Raises:
+            ObjectChangedError: If the object was replaced meanwhile.
+            botocore.exceptions.ClientError: If the store refuses.
+            StorageError: If the content cannot be had or written, after all retries.
+        """
+        size, step = download.version.size, download.part_size
+        ranges = [(start, min(step, size - start)) for start in range(0, size, step)]
+        if not ranges:
+            return
+        try:
+            if len(ranges) == 1:
+                self._fetch_range(download, 0, size)
+            else:
+                tasks = [partial(self._fetch_range, download, *each) for each in ranges]
+                run_all(tasks, download.max_concurrency, download.stop)
+        except _RangesIgnoredError:
+            self._fetch_range(dataclasses.replace(download, stop=download.stop.renewed()), 0, size)
+
+    def fetch_range(self, download: Download, start: int, length: int) -> None:
+        """Read one range into the target, which must not be the whole object.
+
+        Raises:
+            ObjectChangedError: If the object was replaced meanwhile.
+            botocore.exceptions.ClientError: If the store refuses.
+            StorageError: If the range cannot be had, after all retries, or the endpoint ignores ranges.
+        """
+        try:
+            self._fetch_range(download, start, length)
+        except _RangesIgnoredError as error:
+            raise StorageError(
+                f"{download.details.operation} of {download.details.url}: the endpoint does not know ranged reads; "
+                "download the object instead",
+                download.details,
+            ) from error
+
+    def _fetch_range(self, download: Download, start: int, length: int) -> None:
+        for attempt in range(download.max_attempts):
+            download.stop.check()
+            try:
+                self._read_range(download, start, length)
+            except (*SDK_ERRORS, StorageUnavailableError) as error:
+                if isinstance(error, ClientError) and status_of(error) in _CHANGED:
+                    raise ObjectChangedError from error
+                failure = error if isinstance(error, StorageError) else translate(error, download.details)
+                last = attempt + 1 == download.max_attempts
+                if last or not isinstance(failure, StorageUnavailableError):
+                    raise failure from error
+            else:
+                download.progress(length)
+                return
+            backoff(attempt)
+
+    def _read_range(self, download: Download, start: int, length: int) -> None:
+        whole = start == 0 and length == download.version.size
+        parameters: dict[str, Any] = {"Bucket": download.bucket, "Key": download.key, **self.common}
+        if download.version.etag:
+            parameters["IfMatch"] = f'"{download.version.etag}"'
+        if not whole:
+            parameters["Range"] = f"bytes={start}-{start + length - 1}"
+        answer = self.client.get_object(**parameters)
+        with contextlib.closing(answer["Body"]) as body:
+            _check_answer(answer, download, start, length, whole=whole)
+            _copy_body(body, download, start, length)
+
+
+def _check_answer(answer: Mapping[str, Any], download: Download, start: int, length: int, *, whole: bool) -> None:
+    """Check that the answer is of the version and the range that were asked for: some servers ignore both headers."""
+    etag = str(answer.get("ETag", "")).strip('"')
+    if etag and download.version.etag and etag != download.version.etag:
+        raise ObjectChangedError
+    content_range = answer.get("ContentRange")
+    if content_range is None and not whole:
+        raise _RangesIgnoredError
+    if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
+        raise ObjectChangedError
+    if answer.get("ContentLength") != length:
+        raise ObjectChangedError
+
+
+def _copy_body(body: Any, download: Download, start: int, length: int) -> None:
+    received = 0
+    for chunk in body.iter_chunks(CHUNK):
+        download.stop.check()
+        if received + len(chunk) > length:
+            raise ObjectChangedError
+        download.target.write_at(start + received, chunk)
+        received += len(chunk)
+    if received != length:
+        raise StorageUnavailableError(
+            f"download of {download.details.url}: the connection ended after {received} of {length} bytes",
+            download.details,
+        )
+
+
+class PutUpload:
+    """An upload in one PutObject."""
+
+    committing = True
+
+    def __init__(self, engine: BotoEngine, upload: Upload, metadata: Mapping[str, str]) -> None:
+        self._engine = engine
+        self._upload = upload
+        self._metadata = metadata
+
+    def send(self) -> None:
+        """Send the object.
+
+        Raises:
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+            StorageError: If the file changed.
+        """
+        upload = self._upload
+        body, checksum = _body(upload, 0, upload.source.size)
+        condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
+        for attempt in _digest_attempts(upload):
+            try:
+                answer = self._engine.checksum_headers.call(
+                    self._engine.client.put_object,
+                    {"ChecksumCRC64NVME": checksums.encode(checksum)},
+                    **upload.place,
+                    **upload.write_parameters,
+                    **condition,
+                    Metadata=dict(self._metadata),
+                    Body=body,
+                )
+            except ClientError as error:
+                _raise_unless_flipped(error, attempt, body)
+            else:
+                _require_etag(answer, upload.details)
+                upload.progress(upload.source.size)
+                return
+
+    def discard(self) -> None:
+        """Nothing stays of a PutObject that failed."""
+
+
+class MultipartUpload:
+    """An upload in parts."""
+
+    def __init__(self, engine: BotoEngine, upload: Upload, metadata: Mapping[str, str]) -> None:
+        self._engine = engine
+        self._upload = upload
+        self._metadata = metadata
+        self._upload_id: str | None = None
+        self._full_object = False
+        self._given_up = False
+        self.committing = False
+
+    def send(self) -> None:
+        """Send all parts and make an object of them.
+
+        Raises:
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+            StorageError: If the file changed.
+        """
+        upload, client = self._upload, self._engine.client
+        answer = self._engine.checksum_headers.call(
+            client.create_multipart_upload,
+            {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"},
+            **upload.place,
+            **upload.write_parameters,
+            Metadata=dict(self._metadata),
+        )
+        self._upload_id = answer["UploadId"]
+        # ministack and older servers know only composite checksums, and then refuse a right full-object one.
+        self._full_object = answer.get("ChecksumType") == "FULL_OBJECT"
+        ranges = upload.plan.part_ranges(upload.source.size)
+        tasks = [partial(self._send_part, number, *each) for number, each in enumerate(ranges, start=1)]
+        sent = run_all(tasks, upload.max_concurrency, upload.stop)
+        upload.source.require_unchanged()
+        self._complete([part for part, _ in sent], _fold([crc for _, crc in sent], ranges))
+
+    def _complete(self, parts: list[dict[str, Any]], checksum: int) -> None:
+        upload = self._upload
+        if upload.expected_crc is not None and checksum != upload.expected_crc:
+            upload.source.require_unchanged()
+            raise StorageError(f"upload of {upload.details.url}: the local file changed while it was read", upload.details)
+        condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
+        whole = {"ChecksumCRC64NVME": checksums.encode(checksum), "ChecksumType": "FULL_OBJECT"}
+        self.committing = True
+        self._engine.checksum_headers.call(
+            self._engine.client.complete_multipart_upload,
+            whole if self._full_object else {},
+            **upload.place,
+            UploadId=self._upload_id,
+            MultipartUpload={"Parts": parts},
+            **condition,
+        )
+
+    def _send_part(self, number: int, offset: int, length: int) -> tuple[dict[str, Any], int]:
+        upload = self._upload
+        body, checksum = _body(upload, offset, length)
+        encoded = checksums.encode(checksum)
+        for attempt in _digest_attempts(upload):
+            try:
+                answer = self._engine.checksum_headers.call(
+                    self._engine.client.upload_part,
+                    {"ChecksumCRC64NVME": encoded},
+                    **upload.place,
+                    UploadId=self._upload_id,
+                    PartNumber=number,
+                    Body=body,
+                )
+            except ClientError as error:
+                _raise_unless_flipped(error, attempt, body)
+            else:
+                break
+            finally:
+                if self._given_up:
+                    # The upload was aborted while a stalled server held this part; S3 may have kept it.
+                    self._abort()
+        upload.progress(length)
+        part = {"PartNumber": number, "ETag": answer["ETag"]}
+        if answer.get("ChecksumCRC64NVME"):
+            part["ChecksumCRC64NVME"] = encoded
+        return part, checksum
+
+    def discard(self) -> None:
+        """Abort the upload, so that no parts stay."""
+        if self._upload_id is None:
+            return
+        self._given_up = True
+        self._abort()
+
+    def _abort(self) -> None:
+        with contextlib.suppress(*SDK_ERRORS):  # completed or aborted already, or unreachable: nothing better to do
+            self._engine.client.abort_multipart_upload(**self._upload.place, UploadId=str(self._upload_id))
+
+
+def _body(upload: Upload, offset: int, length: int) -> tuple[bytes | FileSection, int]:
+    """A request's body and its CRC. In memory, where that is small: then what is sent is what was checked."""
+    if length * upload.max_concurrency <= _IN_MEMORY or length <= CHUNK:
+        data = upload.source.read_at(offset, length)
+        return data, checksums.crc64nvme(data)
+    checksum = checksums.crc_of(upload.source.read_at, length, start=offset)
+    return FileSection(upload.source, offset, length, upload.stop), checksum
+
+
+def _fold(crcs: list[int], ranges: list[tuple[int, int]]) -> int:
+    whole = 0
+    for crc, (_, length) in zip(crcs, ranges, strict=True):
+        whole = checksums.combine_crc64nvme(whole, crc, length)
+    return whole
+
+
+def _digest_attempts(upload: Upload) -> range:
+    return range(upload.max_attempts, 0, -1)
+
+
+def _raise_unless_flipped(error: ClientError, attempts_left: int, body: bytes | FileSection) -> None:
+    """A body that arrived otherwise than it left is sent again, which botocore does not do."""
+    if code_of(error) not in DIGEST_CODES or attempts_left <= 1:
+        raise error
+    if isinstance(body, FileSection):
+        body.seek(0)
+
+
+def _require_etag(answer: Mapping[str, Any], details: ErrorDetails) -> None:
+    # A web server or a login page may answer 200 to anything.
+    if not answer.get("ETag"):
+        raise StorageError(
+            f"s3 {details.operation} of {details.url} failed: the endpoint answered without an ETag, so it does not speak "
+            "S3. Check endpoint_url",
+            details,
+        )

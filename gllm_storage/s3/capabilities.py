@@ -1,0 +1,126 @@
+"""What an S3 endpoint does with conditional writes: found out, not assumed.
+
+S3-compatible servers enforce ``If-None-Match: *``, refuse it, or ignore it and overwrite; and PutObject and
+CompleteMultipartUpload differ on one server. Ceph 16 enforces the first and silently overwrites on the second, OpenStack
+Swift refuses the first and enforces the second, ``rclone serve s3`` ignores both. Amazon enforces both
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html); any other endpoint is asked once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from gllm_storage.process import PerProcess
+from gllm_storage.s3.connection import is_amazon
+from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mypy_boto3_s3.client import S3Client
+
+
+class Condition(Enum):
+    """What an operation does with ``If-None-Match: *`` when the object exists."""
+
+    ENFORCED = "enforced"
+    IGNORED = "ignored: the object is overwritten"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class ConditionalWrites:
+    """What an endpoint does with conditional writes, for the two operations apart.
+
+    Attributes:
+        put: On PutObject.
+        complete: On CompleteMultipartUpload.
+    """
+
+    put: Condition
+    complete: Condition
+
+
+ALL_ENFORCED = ConditionalWrites(Condition.ENFORCED, Condition.ENFORCED)
+
+_PRECONDITION_FAILED = 412
+_REFUSALS = {400, 405, 501}
+_found: dict[tuple[str, str], ConditionalWrites] = {}
+# The findings are plain values and may cross a fork; the lock may not.
+_probing: PerProcess[threading.Lock] = PerProcess(threading.Lock)
+
+
+def conditional_writes(client: S3Client, bucket: str, folder: str, common: Mapping[str, Any]) -> ConditionalWrites:
+    """What this endpoint does with conditional writes to this bucket; asked once in a process.
+
+    Args:
+        client: The client that the writes will use.
+        bucket: The bucket.
+        folder: Where a probe object may be written for a moment: empty, or a key prefix that ends with ``/``.
+        common: Parameters of every request, such as ``RequestPayer``.
+
+    Raises:
+        botocore.exceptions.BotoCoreError: If the store cannot be reached.
+        botocore.exceptions.ClientError: If it does not let us write or delete the probe.
+    """
+    if is_amazon(client):
+        return ALL_ENFORCED
+    place = (client.meta.endpoint_url, bucket)
+    with _probing.get():
+        if place not in _found:
+            _found[place] = _Probe(client, bucket, folder, common).run()
+        return _found[place]
+
+
+@dataclass(frozen=True)
+class _Probe:
+    client: S3Client
+    bucket: str
+    folder: str
+    common: Mapping[str, Any]
+
+    def run(self) -> ConditionalWrites:
+        where = {"Bucket": self.bucket, "Key": f"{self.folder}.gllm-probe-{secrets.token_hex(16)}", **self.common}
+        self.client.put_object(**where, Body=b"probe")
+        try:
+            put = _condition(lambda: self.client.put_object(**where, Body=b"again", IfNoneMatch="*"))
+            complete = self._complete(where)
+        finally:
+            self.client.delete_object(**where)
+        return ConditionalWrites(put, complete)
+
+    def _complete(self, where: dict[str, Any]) -> Condition:
+        try:
+            upload = {**where, "UploadId": self.client.create_multipart_upload(**where)["UploadId"]}
+        except ClientError as error:
+            if status_of(error) in _REFUSALS:
+                return Condition.REFUSED  # no multipart uploads at all
+            raise
+        try:
+            part = self.client.upload_part(**upload, PartNumber=1, Body=b"again")
+            parts: Any = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+            return _condition(
+                lambda: self.client.complete_multipart_upload(**upload, MultipartUpload=parts, IfNoneMatch="*")
+            )
+        finally:
+            with contextlib.suppress(*SDK_ERRORS):  # completed uploads are gone
+                self.client.abort_multipart_upload(**upload)
+
+
+def _condition(write: Callable[[], object]) -> Condition:
+    try:
+        write()
+    except ClientError as error:
+        if status_of(error) == _PRECONDITION_FAILED:
+            return Condition.ENFORCED
+        if status_of(error) in _REFUSALS or code_of(error) == "NotImplemented":
+            return Condition.REFUSED
+        raise
+    return Condition.IGNORED

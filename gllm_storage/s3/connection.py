@@ -1,0 +1,92 @@
+"""Making boto3 clients: one for each filesystem and process, from the options that s3fs knows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gllm_storage.process import PerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mypy_boto3_s3.client import S3Client
+
+_AMAZON = re.compile(r"(.*\.)?(amazonaws\.com(\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.com\.cn)")
+
+_CLIENT_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "read_timeout": 60,
+    # "standard" waits up to 1, 2, 4, 8 s with full jitter; "legacy", botocore's default, does not know throttling codes.
+    "retries": {"mode": "standard", "total_max_attempts": 5},
+    "tcp_keepalive": True,
+    # We compute and check checksums ourselves (checksums.py). botocore's default over https is a trailing checksum, which
+    # Ceph 16 and rclone refuse and some servers store as data; and its check of a range against a checksum of the whole,
+    # which rclone sends, fails a good download.
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a store. Secrets are not shown.
+
+    Attributes:
+        client_options: Arguments of boto3's ``Session.client("s3", …)``, without the config.
+        config_options: Arguments of botocore's ``Config``; ours are put below them.
+        profile_name: Name of a profile of the AWS configuration files.
+        anonymous: Whether requests go out unsigned.
+        pool_size: How many connections are kept open.
+    """
+
+    client_options: Mapping[str, Any] = field(repr=False)
+    config_options: Mapping[str, Any] = field(repr=False)
+    profile_name: str | None = None
+    anonymous: bool = False
+    pool_size: int = 10
+
+    def make_client(self) -> S3Client:
+        """A new boto3 client.
+
+        Raises:
+            botocore.exceptions.BotoCoreError: If the profile is unknown or the configuration is broken.
+        """
+        # Imported here: boto3 takes about 0.2 s to load, and importing gllm_storage should not.
+        import boto3  # noqa: PLC0415
+        from botocore import UNSIGNED  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        options = {**_CLIENT_DEFAULTS, "max_pool_connections": self.pool_size, **self.config_options}
+        if self.anonymous:
+            options["signature_version"] = UNSIGNED
+        # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
+        session = boto3.session.Session(profile_name=self.profile_name)
+        return session.client("s3", config=Config(**options), **self.client_options)
+
+
+class Connections:
+    """The boto3 client of a filesystem, made once in each process on first use.
+
+    Args:
+        connection: How to reach the store.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._client: PerProcess[S3Client] = PerProcess(connection.make_client)
+
+    @property
+    def client(self) -> S3Client:
+        """The client of this process. boto3 clients may be shared by threads."""
+        return self._client.get()
+
+
+def is_amazon(client: S3Client) -> bool:
+    """Whether requests go to Amazon itself, judged by the endpoint that botocore resolved.
+
+    Our own config does not tell: ``AWS_ENDPOINT_URL`` and profiles set an endpoint, too.
+    """
+    return _AMAZON.fullmatch(urlsplit(client.meta.endpoint_url).hostname or "") is not None

@@ -1,0 +1,238 @@
+"""The control requests on objects and buckets: head, list, delete. All through boto3, all errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from gllm_storage.checksums import ALGORITHMS
+from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageError
+from gllm_storage.objects import ObjectInfo
+from gllm_storage.s3.errors import SDK_ERRORS, is_not_found, status_of, translate, translated
+from gllm_storage.s3.parallel import stop_retries
+from gllm_storage.s3.transfer import CHECKSUM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mypy_boto3_s3.client import S3Client
+
+    from gllm_storage.s3.connection import Connections
+
+_NEEDS_DIAGNOSIS = {400, 403}
+_NOT_FOUND = 404
+_S3_NAMES = {"crc64nvme": "CRC64NVME", "crc32c": "CRC32C", "crc32": "CRC32", "sha256": "SHA256", "sha1": "SHA1"}
+
+
+class S3Requests:
+    """Control requests of one filesystem.
+
+    Args:
+        connections: Where the boto3 client comes from.
+        parameters: Parameters for every request that takes them, such as ``RequestPayer`` or ``StorageClass``.
+    """
+
+    def __init__(self, connections: Connections, parameters: Mapping[str, Any]) -> None:
+        self._connections = connections
+        self._parameters = dict(parameters)
+        self._prepared: tuple[int, S3Client] | None = None
+        self._seen: set[str] = set()
+
+    @property
+    def client(self) -> S3Client:
+        """The boto3 client of this process."""
+        with translated(ErrorDetails("s3", "s3://", "connection")):
+            client = self._connections.client
+        if self._prepared is None or self._prepared[1] is not client:
+            stop_retries(client)
+            self._prepared = (id(client), client)
+        return client
+
+    def parameters(self, operation: str) -> dict[str, Any]:
+        """Those of the parameters that an operation takes.
+
+        Args:
+            operation: Such as ``"PutObject"``.
+        """
+        shape = self.client.meta.service_model.operation_model(operation).input_shape
+        members = shape.members if shape else {}
+        return {name: value for name, value in self._parameters.items() if name in members}
+
+    def head(self, bucket: str, key: str, operation: str, *, checksums: bool = False) -> Mapping[str, Any]:
+        """HeadObject.
+
+        Args:
+            bucket: The bucket.
+            key: The key.
+            operation: What it is for, for errors.
+            checksums: Whether to ask for the stored checksum.
+
+        Raises:
+            ObjectNotFoundError: If the object is not there.
+            BucketNotFoundError: If the bucket is not there.
+            StorageError: If it cannot be told.
+        """
+        details = ErrorDetails("s3", f"s3://{bucket}/{key}", operation)
+        place: dict[str, Any] = {"Bucket": bucket, "Key": key, **self.parameters("HeadObject")}
+        mode: dict[str, Any] = {"ChecksumMode": "ENABLED"} if checksums else {}
+        try:
+            with self._diagnosed(bucket, key, details):
+                answer = self.client.head_object(**place, **mode)
+        except ObjectNotFoundError:
+            self.require_bucket(bucket, details)
+            raise
+        if not answer.get("ETag"):
+            raise StorageError(
+                f"s3 {operation} of {details.url} failed: the endpoint answered without an ETag, so it does not speak S3. "
+                "Check endpoint_url",
+                details,
+            )
+        self._seen.add(bucket)
+        return answer
+
+    def metadata(self, bucket: str, key: str, operation: str) -> Mapping[str, str] | None:
+        """User metadata of an object, or None if it is not there.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
+        try:
+            return _metadata(self.head(bucket, key, operation))
+        except ObjectNotFoundError:
+            return None
+
+    def info(self, bucket: str, key: str, operation: str = "info") -> ObjectInfo:
+        """What the store knows of an object.
+
+        Raises:
+            ObjectNotFoundError: If the object is not there.
+            StorageError: If it cannot be told.
+        """
+        return info_from_head(self.head(bucket, key, operation, checksums=True), f"s3://{bucket}/{key}")
+
+    def delete(self, bucket: str, key: str) -> None:
+        """DeleteObject.
+
+        Raises:
+            StorageError: If it fails. S3 does not say whether there was anything.
+        """
+        with translated(ErrorDetails("s3", f"s3://{bucket}/{key}", "delete")):
+            self.client.delete_object(Bucket=bucket, Key=key, **self.parameters("DeleteObject"))
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key begins with a prefix, in key order; folder markers (keys that end with ``/``) are left out.
+
+        Raises:
+            StorageError: If listing fails, at any page.
+        """
+        details = ErrorDetails("s3", f"s3://{bucket}/{prefix}", "list")
+        with translated(details):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=prefix, **self.parameters("ListObjectsV2")
+            )
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    if not entry["Key"].endswith("/"):
+                        yield info_from_listing(entry, f"s3://{bucket}/{entry['Key']}")
+
+    def is_prefix(self, bucket: str, prefix: str) -> bool:
+        """Whether any key begins with a prefix.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
+        with translated(ErrorDetails("s3", f"s3://{bucket}/{prefix}", "list")):
+            page = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1, **self.parameters("ListObjectsV2"))
+        return bool(page.get("Contents"))
+
+    def require_bucket(self, bucket: str, details: ErrorDetails) -> None:
+        """Check that a bucket is there: a HeadObject answers a bare 404 for a missing key and a missing bucket alike.
+
+        A bucket that was seen once is not asked for again.
+
+        Raises:
+            BucketNotFoundError: If it is not.
+        """
+        if bucket in self._seen:
+            return
+        try:
+            self.client.head_bucket(Bucket=bucket, **self.parameters("HeadBucket"))
+        except ClientError as error:
+            if status_of(error) == _NOT_FOUND:
+                known = dataclasses.replace(details, status=_NOT_FOUND, code="NoSuchBucket")
+                raise BucketNotFoundError(
+                    f"s3 {details.operation} of {details.url} failed: there is no bucket {bucket!r} at "
+                    f"{self.client.meta.endpoint_url}. Create it, or check its name and the endpoint_url",
+                    known,
+                ) from error
+            # 403, 301: it is there, and that is all we wanted to know.
+        except SDK_ERRORS as error:
+            raise translate(error, details) from error
+        self._seen.add(bucket)
+
+    @contextlib.contextmanager
+    def _diagnosed(self, bucket: str, key: str, details: ErrorDetails) -> Iterator[None]:
+        """Translate errors of a HEAD, whose answer has no body to say more than "400" or "403"."""
+        try:
+            yield
+        except ClientError as error:
+            if is_not_found(error) or status_of(error) not in _NEEDS_DIAGNOSIS:
+                raise translate(error, details) from error
+            raise translate(self._explained(bucket, key, error), details) from error
+        except SDK_ERRORS as error:
+            raise translate(error, details) from error
+
+    def _explained(self, bucket: str, key: str, error: ClientError) -> ClientError:
+        """The same refusal with its reason, such as ExpiredToken, from a GET of one byte."""
+        try:
+            answer = self.client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0", **self.parameters("GetObject"))
+        except ClientError as explained:
+            return explained if status_of(explained) in _NEEDS_DIAGNOSIS else error
+        except SDK_ERRORS:
+            return error
+        answer["Body"].close()
+        return error
+
+
+def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
+    """Read the answer to a HeadObject."""
+    return ObjectInfo(
+        url=url,
+        size=answer["ContentLength"],
+        etag=answer["ETag"].strip('"'),
+        last_modified=answer.get("LastModified"),
+        checksum=_checksum(answer),
+        metadata=_metadata(answer),
+    )
+
+
+def info_from_listing(entry: Mapping[str, Any], url: str) -> ObjectInfo:
+    """Read an entry of a listing."""
+    return ObjectInfo(
+        url=url,
+        size=entry["Size"],
+        etag=str(entry.get("ETag", "")).strip('"') or None,
+        last_modified=entry.get("LastModified"),
+    )
+
+
+def _metadata(answer: Mapping[str, Any]) -> Mapping[str, str]:
+    # Some servers keep the case that HTTP libraries give to header names.
+    return {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+
+
+def _checksum(answer: Mapping[str, Any]) -> str | None:
+    """The full-object checksum: the store's own, or else ours from the metadata.
+
+    A composite checksum (``…-5``, or so marked) is one of the parts' checksums, which says nothing of bytes read in ranges.
+    """
+    if answer.get("ChecksumType") != "COMPOSITE":
+        for algorithm in ALGORITHMS:
+            value = answer.get(f"Checksum{_S3_NAMES[algorithm]}")
+            if value and "-" not in value:
+                return f"{algorithm}:{value}"
+    ours = _metadata(answer).get(CHECKSUM)
+    return f"crc64nvme:{ours}" if ours else None

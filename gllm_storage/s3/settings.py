@@ -1,0 +1,130 @@
+"""Settings of the provider ``s3``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from gllm_storage.paths import clean_prefix
+from gllm_storage.settings import choice, count, duration, flag, setting, size, text
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
+_ARN = re.compile(r"arn:aws[a-z\-]*:(s3|s3-outposts|s3-object-lambda):\S+")
+
+
+def _bucket(value: str) -> str:
+    if not _BUCKET.fullmatch(value) and not _ARN.fullmatch(value):
+        raise ValueError("is no bucket name: 2 to 255 letters, digits, '.', '-', '_', or the ARN of an access point")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    parts = urlsplit(text(value))
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be a URL such as 'https://minio.example.com:9000'")
+    return value
+
+
+def _part_size(value: str) -> int:
+    if not 5 * 2**20 <= size(value) <= 5 * 2**30:
+        raise ValueError("must be between 5MiB and 5GiB, S3's limits for a part")
+    return size(value)
+
+
+def _threshold(value: str) -> int:
+    if size(value) > 5 * 2**30:
+        raise ValueError("must be at most 5GiB, S3's limit for a single PutObject")
+    return size(value)
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """Settings of an S3 bucket. See `S3StorageClient` for what each means."""
+
+    bucket_name: str = setting(_bucket)
+    prefix: str = setting(clean_prefix, default="")
+    endpoint_url: str | None = setting(_endpoint, default=None)
+    region_name: str | None = setting(text, default=None)
+    profile_name: str | None = setting(text, default=None)
+    aws_access_key_id: str | None = setting(text, default=None, secret=True)
+    aws_secret_access_key: str | None = setting(text, default=None, secret=True)
+    aws_session_token: str | None = setting(text, default=None, secret=True)
+    anonymous: bool = setting(flag, default=False)
+    addressing_style: str | None = setting(choice("auto", "path", "virtual"), default=None)
+    ca_bundle: str | None = setting(text, default=None)
+    server_side_encryption: str | None = setting(text, default=None)
+    sse_kms_key_id: str | None = setting(text, default=None)
+    storage_class: str | None = setting(text, default=None)
+    requester_pays: bool = setting(flag, default=False)
+    expected_bucket_owner: str | None = setting(text, default=None)
+    multipart_threshold: int = setting(_threshold, default=16 * 2**20)
+    part_size: int = setting(_part_size, default=8 * 2**20)
+    max_concurrency: int = setting(count, default=10)
+    connect_timeout: float = setting(duration, default=10.0)
+    read_timeout: float = setting(duration, default=60.0)
+    max_attempts: int = setting(count, default=5)
+    conditional_writes: str = setting(choice("auto", "enforced", "best-effort"), default="auto")
+
+    def __post_init__(self) -> None:
+        """Check what no single key can tell.
+
+        Raises:
+            ValueError: If half of a key pair is missing, or keys contradict each other.
+        """
+        pair = (self.aws_access_key_id, self.aws_secret_access_key)
+        if any(pair) != all(pair):
+            raise ValueError("s3 config: aws_access_key_id and aws_secret_access_key go together; one is missing")
+        if self.aws_session_token and not all(pair):
+            raise ValueError("s3 config: aws_session_token needs aws_access_key_id and aws_secret_access_key")
+        if self.anonymous and (any(pair) or self.profile_name):
+            raise ValueError("s3 config: anonymous='true' contradicts the credentials or the profile; leave one out")
+
+    def storage_options(self) -> dict[str, Any]:
+        """The options of s3fs that mean the same; its filesystem takes them, and ours."""
+        client = {"region_name": self.region_name, "verify": self.ca_bundle}
+        config: dict[str, Any] = {
+            "connect_timeout": self.connect_timeout,
+            "read_timeout": self.read_timeout,
+            "retries": {"mode": "standard", "total_max_attempts": self.max_attempts},
+            # Trailing checksums, botocore's default over https, are refused or stored as data by older servers.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+        if self.addressing_style:
+            config["s3"] = {"addressing_style": self.addressing_style}
+        additional = {
+            "ServerSideEncryption": self.server_side_encryption,
+            "SSEKMSKeyId": self.sse_kms_key_id,
+            "StorageClass": self.storage_class,
+            "ExpectedBucketOwner": self.expected_bucket_owner,
+        }
+        options: dict[str, Any] = {
+            "anon": self.anonymous or None,
+            "key": self.aws_access_key_id,
+            "secret": self.aws_secret_access_key,
+            "token": self.aws_session_token,
+            "profile": self.profile_name,
+            "endpoint_url": self.endpoint_url,
+            "requester_pays": self.requester_pays or None,
+            "client_kwargs": _given(client) or None,
+            "s3_additional_kwargs": _given(additional) or None,
+            "config_kwargs": config,
+            "max_concurrency": self.max_concurrency,
+            "use_listings_cache": False,
+        }
+        return _given(options)
+
+    def filesystem_options(self) -> dict[str, Any]:
+        """The options of our own filesystem."""
+        return {
+            **self.storage_options(),
+            "multipart_threshold": self.multipart_threshold,
+            "part_size": self.part_size,
+            "conditional_writes": self.conditional_writes,
+        }
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,172 @@
+"""From the documented ``Dict[str, str]`` to typed, strict, frozen settings.
+
+A provider declares its settings as a frozen dataclass whose fields are made by `setting`; `parse_config` fills it.
+Everything that is wrong with a config is reported at once: ``endpont_url`` must not send a private model to the wrong
+cloud, and nobody should have to find three mistakes in three runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import MISSING, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from _typeshed import DataclassInstance
+
+    S = TypeVar("S", bound=DataclassInstance)
+
+_HIDDEN = "'***'"
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How one key is read; kept in the dataclass field's metadata."""
+
+    parse: Callable[[str], Any]
+    secret: bool
+
+
+def setting(parse: Callable[[str], Any], *, default: Any = MISSING, secret: bool = False) -> Any:
+    """Declare a config key. Without a default it is required.
+
+    Args:
+        parse: Turns the string into a value, or raises `ValueError` that says what it takes.
+        default: The value when the key is left out.
+        secret: Whether the value must never be shown.
+    """
+    return field(default=default, repr=not secret, metadata={"rule": _Rule(parse, secret)})
+
+
+def text(value: str) -> str:
+    """A string that is not blank."""
+    if not value.strip():
+        raise ValueError("must not be empty; leave the key out instead")
+    return value
+
+
+def any_text(value: str) -> str:
+    """Any string, also an empty one."""
+    return value
+
+
+def flag(value: str) -> bool:
+    """A boolean: true, yes, on, 1, or their opposites."""
+    lowered = value.strip().lower()
+    if lowered in {"true", "yes", "on", "1"}:
+        return True
+    if lowered in {"false", "no", "off", "0"}:
+        return False
+    raise ValueError("must be 'true' or 'false'")
+
+
+def count(value: str) -> int:
+    """A whole number of at least 1."""
+    if not re.fullmatch(r"\s*[0-9]+\s*", value) or int(value) < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return int(value)
+
+
+def size(value: str) -> int:
+    """A number of bytes of at least 1: ``"8388608"``, ``"8MiB"`` (2**20 bytes each), ``"5GB"`` (10**9 bytes each)."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", value)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or int(float(match[1]) * unit) < 1:
+        raise ValueError("must be a size such as '8388608', '8MiB' or '5GB'")
+    return int(match[1]) * unit if match[1].isdigit() else int(float(match[1]) * unit)
+
+
+def duration(value: str) -> float:
+    """A length of time in seconds, above 0: ``"30"``, ``"30s"``, ``"500ms"``, ``"2m"``."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower())
+    unit = _SECONDS.get(match[2]) if match else None
+    if match is None or unit is None or float(match[1]) * unit <= 0:
+        raise ValueError("must be a length of time such as '30s', '500ms' or '2m'")
+    return float(match[1]) * unit
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    """One of some words, in any case."""
+
+    def parse(value: str) -> str:
+        if value.strip().lower() not in allowed:
+            raise ValueError(f"must be one of {', '.join(map(repr, allowed))}")
+        return value.strip().lower()
+
+    return parse
+
+
+def parse_config(settings_class: type[S], provider: str, config: Mapping[str, str]) -> S:
+    """Read a config into settings.
+
+    Args:
+        settings_class: A frozen dataclass whose fields were made by `setting`.
+        provider: The provider's name, for messages.
+        config: The caller's config.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ValueError: If keys are missing or unknown or values do not parse: one error that names all of them.
+    """
+    rules: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(settings_class)}
+    if not hasattr(config, "items"):
+        raise ValueError(f"{provider}: the config must be a dict of strings, not {type(config).__name__}")
+    problems = [_unknown_key(key, list(rules)) for key in config if key not in rules]
+    missing = [name for name, each in rules.items() if each.default is MISSING and name not in config]
+    problems += [f"missing key {name!r}" for name in missing]
+    values: dict[str, Any] = {}
+    for name in rules.keys() & config.keys():
+        rule: _Rule = rules[name].metadata["rule"]
+        try:
+            values[name] = rule.parse(_require_string(config[name]))
+        except ValueError as error:
+            shown = _HIDDEN if rule.secret else repr(config[name])
+            problems.append(f"{name}={shown} {error}")
+    if problems:
+        known = ", ".join(sorted(rules))
+        raise ValueError(f"{provider} config: {'; '.join(sorted(problems))}. Known keys: {known}")
+    return settings_class(**values)
+
+
+def _unknown_key(key: object, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    return f"unknown key {key!r}{hint}"
+
+
+def _require_string(value: object) -> str:
+    # None too: {"endpoint_url": os.environ.get("TYPO")} must not mean "the default cloud".
+    if not isinstance(value, str):
+        raise ValueError(f"must be a string, not {type(value).__name__}")  # noqa: TRY004 - a config error is a ValueError
+    return value
+
+
+def describe(settings: DataclassInstance) -> str:
+    """Settings that differ from their defaults, as ``key='value'`` pairs; secrets are shown as ``'***'``."""
+    shown = []
+    for each in dataclasses.fields(settings):
+        value = getattr(settings, each.name)
+        if value == each.default:
+            continue
+        rule: _Rule = each.metadata["rule"]
+        shown.append(f"{each.name}={_HIDDEN if rule.secret else repr(value)}")
+    return ", ".join(shown)

@@ -1,0 +1,86 @@
+"""A file object whose content appears when it is closed, whole, or not at all."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+    from typing import IO
+
+    from _typeshed import ReadableBuffer
+
+
+class AtomicWriter(io.BufferedIOBase):
+    """Writes to a file that a context manager publishes at its end, and takes back after an exception.
+
+    Closing publishes. Leaving a ``with`` block by an exception, or dropping the object unclosed, takes back.
+
+    Args:
+        published: Gives the file; its normal exit publishes what was written.
+    """
+
+    def __init__(self, published: AbstractContextManager[IO[bytes]]) -> None:
+        self._published = published
+        self._file = published.__enter__()
+        self._open = True
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always: what was written is still here."""
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Write some bytes."""
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Position."""
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position."""
+        return self._file.seek(offset, whence)
+
+    def flush(self) -> None:
+        """Nothing to do before the end: nobody sees the content until then."""
+
+    def close(self) -> None:
+        """Publish what was written.
+
+        Raises:
+            FileExistsError: If the file was opened exclusively, and somebody else made it meanwhile.
+            StorageError: If it cannot be published.
+        """
+        self._finish(None)
+
+    def _finish(self, error: BaseException | None) -> None:
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self._published.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+        finally:
+            super().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self._finish(error)
+        except BaseException as raised:
+            if raised is not error:  # a context manager raises again what it was given
+                raise
+
+    def __del__(self) -> None:
+        if getattr(self, "_open", False):
+            self.__exit__(GeneratorExit, GeneratorExit(), None)

@@ -1,0 +1,256 @@
+"""The plumbing that all servers share: programs, ports, child processes, certificates."""
+
+import ctypes
+import http.client
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+from .base import ServerUnavailableError
+
+LOOPBACK = "127.0.0.1"
+START_SECONDS = 60.0  # for a cold and busy machine; an idle one needs two at most
+STOP_SECONDS = 5.0
+POLL_SECONDS = 0.01
+LOG_TAIL_CHARACTERS = 3000
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+
+# --- Programs -------------------------------------------------------------------------------------------------------
+
+
+def find_program(name: str, install: str) -> str:
+    """Find a program on the PATH, or beside the running Python, whose venv need not be activated.
+
+    Raises:
+        ServerUnavailableError: It is in neither place; `install` is the command that brings it.
+    """
+    found = shutil.which(name) or shutil.which(name, path=os.path.dirname(sys.executable))
+    if found is None:
+        raise ServerUnavailableError(f"the program `{name}` is missing; install it with: {install}")
+    return found
+
+
+def find_module(name: str, install: str) -> None:
+    """Make sure that a child of this Python can import a server's package, without importing it here.
+
+    Raises:
+        ServerUnavailableError: It cannot; `install` is the command that brings it.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ServerUnavailableError(f"the Python package `{name}` is missing; install it with: {install}")
+
+
+def clean_environment(directory: Path) -> dict[str, str]:
+    """Make an environment without the caller's AWS and proxy settings, where every stray file lands in `directory`."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+# --- Ports ----------------------------------------------------------------------------------------------------------
+
+
+def _reserve(port: int) -> socket.socket:
+    reservation = socket.socket()
+    try:
+        # Without SO_REUSEADDR the bind fails if anybody has the port, be it only reserved like this.
+        reservation.bind((LOOPBACK, port))
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    except OSError:
+        reservation.close()
+        raise
+    return reservation
+
+
+@contextmanager
+def reserved_ports(count: int = 1) -> Iterator[range]:
+    """Keep consecutive ports of the loopback interface for a server while the block runs.
+
+    A bound socket that does not listen keeps its port from everybody else, so from the servers of another pytest run;
+    yet Linux lets a server that sets SO_REUSEADDR, as all of ours do, listen there. So there is no moment between
+    choosing a port and the server's bind in which the port could be lost, and what answers there is our server.
+    The ports lie below the range (32768 up) from which Linux takes those of outgoing connections.
+    """
+    for _ in range(100):
+        first = 20000 + secrets.randbelow(12000)
+        ports = range(first, first + count)
+        with ExitStack() as stack:
+            try:
+                for port in ports:
+                    stack.enter_context(_reserve(port))
+            except OSError:
+                continue
+            yield ports
+            return
+    raise RuntimeError(f"found no {count} consecutive free ports")
+
+
+# --- Processes ------------------------------------------------------------------------------------------------------
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this fresh child when `parent` dies, however that happens.
+
+    To be exact, when the *thread* that started it ends: start servers from a thread that outlives them.
+    """
+    if sys.platform == "linux":
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the request to be told of it
+            os._exit(1)
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]
+
+
+def run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    """Run a short command of a server's setup; its output goes to the end of `log`, and into the error if it fails."""
+    try:
+        with log.open("ab") as output:
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=log.parent,
+                env=environment,
+                timeout=START_SECONDS,
+                check=True,
+            )
+    except subprocess.SubprocessError as error:
+        raise RuntimeError(f"{error}\n{_tail(log)}") from error
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], ready: Callable[[], bool]
+) -> Iterator[int]:
+    """Run a server in its own session while the block runs, and yield its pid once `ready()` says yes.
+
+    Raises:
+        RuntimeError: The server ended, or was not ready in time; with the tail of its log.
+    """
+    parent = os.getpid()
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=log.parent,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 - it only makes two system calls
+        )
+    try:
+        _await(child, ready, log)
+        yield child.pid
+    finally:
+        _stop(child)
+
+
+def _await(child: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        if child.poll() is not None:
+            raise RuntimeError(f"`{child.args!r}` ended with {child.returncode}:\n{_tail(log)}")
+        if ready():
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"`{child.args!r}` was not ready after {START_SECONDS} s:\n{_tail(log)}")
+        time.sleep(POLL_SECONDS)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # whatever it has left behind in its session
+
+
+def listens(port: int) -> bool:
+    """Whether the server listens on its port."""
+    try:
+        socket.create_connection((LOOPBACK, port), STOP_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+# --- HTTP -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files, in PEM, of a certificate for 127.0.0.1 and localhost.
+
+    Attributes:
+        chain: What the server shows.
+        key: Its private key.
+        both: Key and chain in one file.
+        authority: What the client must trust.
+    """
+
+    chain: str
+    key: str
+    both: str
+    authority: str
+
+
+def make_certificate(directory: Path) -> Certificate:
+    """Make a certificate authority and have it sign one certificate."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(LOOPBACK, "localhost")
+    certificate = Certificate(*(str(directory / f"{name}.pem") for name in ("chain", "key", "both", "authority")))
+    issued.cert_chain_pems[0].write_to_path(certificate.chain)
+    issued.private_key_pem.write_to_path(certificate.key)
+    issued.private_key_and_cert_chain_pem.write_to_path(certificate.both)
+    authority.cert_pem.write_to_path(certificate.authority)
+    return certificate
+
+
+def endpoint(port: int, certificate: Certificate | None = None) -> str:
+    """Spell the URL of a server's endpoint."""
+    return f"{'https' if certificate else 'http'}://{LOOPBACK}:{port}"
+
+
+def answers(port: int, certificate: Certificate | None = None) -> bool:
+    """Whether the server answers HTTP, whatever it says."""
+    if certificate:
+        context = ssl.create_default_context(cafile=certificate.authority)
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            LOOPBACK, port, timeout=STOP_SECONDS, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(LOOPBACK, port, timeout=STOP_SECONDS)
+    try:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True

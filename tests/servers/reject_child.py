@@ -1,0 +1,9 @@
+"""The program of the `reject` server; its argument is the port."""
+
+import signal
+import sys
+
+from snailmail.s3 import ObjectStore, StoreBehavior
+
+ObjectStore(port=int(sys.argv[1]), behavior=StoreBehavior(conditional_writes="reject")).start()
+signal.pause()
