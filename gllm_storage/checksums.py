@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import zlib
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 CHUNK = 2**20
 
-_WIDTH = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
+_WIDTH = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20}
 _UPDATE: dict[str, Callable[[bytes, int], int]] = {
     # Measured on one core: crc64nvme and crc32c 18 GiB/s, crc32 2.8 GiB/s; awscrt computes them without threads.
     "crc64nvme": crt.crc64nvme,
@@ -38,6 +39,14 @@ def combine_crc64nvme(first: int, second: int, second_length: int) -> int:
 def encode(checksum: int, algorithm: str = "crc64nvme") -> str:
     """A CRC as S3 writes it: big-endian, base64."""
     return base64.b64encode(checksum.to_bytes(_WIDTH[algorithm], "big")).decode()
+
+
+def is_well_formed(value: str, algorithm: str) -> bool:
+    """Whether a text can be a checksum of that algorithm, as S3 writes it."""
+    try:
+        return len(base64.b64decode(value, validate=True)) == _WIDTH[algorithm]
+    except binascii.Error:
+        return False
 
 
 def checksum_of(read_at: Callable[[int, int], bytes], size: int, algorithm: str = "crc64nvme", *, start: int = 0) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.checksums import ALGORITHMS
+from gllm_storage.checksums import ALGORITHMS, is_well_formed
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageError
 from gllm_storage.objects import ObjectInfo
 from gllm_storage.s3.errors import SDK_ERRORS, is_not_found, status_of, translate, translated
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _NEEDS_DIAGNOSIS = {400, 403}
 _NOT_FOUND = 404
-_S3_NAMES = {"crc64nvme": "CRC64NVME", "crc32c": "CRC32C", "crc32": "CRC32", "sha256": "SHA256", "sha1": "SHA1"}
 
 
 class S3Requests:
@@ -225,14 +224,18 @@ def _metadata(answer: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _checksum(answer: Mapping[str, Any]) -> str | None:
-    """The full-object checksum: the store's own, or else ours from the metadata.
+    """The full-object checksum: ours from the metadata, which was computed from the file, or else the store's own.
 
     A composite checksum (``…-5``, or so marked) is one of the parts' checksums, which says nothing of bytes read in ranges.
+    Servers that do not know an algorithm have been seen to answer with another one's value under its name.
     """
-    if answer.get("ChecksumType") != "COMPOSITE":
-        for algorithm in ALGORITHMS:
-            value = answer.get(f"Checksum{_S3_NAMES[algorithm]}")
-            if value and "-" not in value:
-                return f"{algorithm}:{value}"
     ours = _metadata(answer).get(CHECKSUM)
-    return f"crc64nvme:{ours}" if ours else None
+    if ours:
+        return f"crc64nvme:{ours}"
+    if answer.get("ChecksumType") == "COMPOSITE":
+        return None
+    for algorithm in ALGORITHMS:
+        value = answer.get(f"Checksum{algorithm.upper()}")
+        if value and is_well_formed(value, algorithm):
+            return f"{algorithm}:{value}"
+    return None

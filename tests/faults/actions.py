@@ -151,9 +151,7 @@ class CallAfter:
     function: Callable[[], object]
 
 
-Terminal = (
-    DropResponse | ResetRequest | Refuse | Answer | AnswerAfter | TruncateBody | StallBody | FlipBit | FlipRequestBit
-)
+Terminal = DropResponse | ResetRequest | Refuse | Answer | AnswerAfter | TruncateBody | StallBody | FlipBit | FlipRequestBit
 Action = Terminal | Delay | Throttle | Call | CallAfter
 
 

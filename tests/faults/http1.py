@@ -145,9 +145,7 @@ def status_of(head: Head) -> int:
     return int(head.first.split(" ")[1])
 
 
-def made_answer(
-    status: int, code: str, body: bytes | None, headers: tuple[tuple[str, str], ...]
-) -> tuple[bytes, bytes]:
+def made_answer(status: int, code: str, body: bytes | None, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, bytes]:
     """The head and the body of an answer of our own: an S3 error document unless a body is given."""
     if body is None:
         body = (
@@ -188,9 +186,7 @@ def operation_of(method: str, path: str, query: str, headers: dict[str, str]) ->
     bucket, _, key = path[1:].partition("/")
     names = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
     resources = frozenset(
-        name
-        for name in names
-        if name.lower() not in _REFINEMENTS and not name.lower().startswith(("response-", "x-amz-"))
+        name for name in names if name.lower() not in _REFINEMENTS and not name.lower().startswith(("response-", "x-amz-"))
     )
     operation = _OPERATIONS.get((method, resources, bool(key)), "Other") if bucket else "Other"
     if "x-amz-copy-source" in headers:

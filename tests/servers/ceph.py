@@ -134,9 +134,7 @@ def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Serve
         run([ceph_tool, "osd", "new", osd_id, "0"], log, environment)
         run([ceph_tool, "osd", "crush", "add", "osd.0", "1.0", "host=localhost", "root=default"], log, environment)
         run([osd, "-i", "0", "--mkfs", "--osd-uuid", osd_id], log, environment)
-        pids.append(
-            stack.enter_context(running([osd, "-f", "-i", "0"], log, environment, lambda: listens(osd_ports[0])))
-        )
+        pids.append(stack.enter_context(running([osd, "-f", "-i", "0"], log, environment, lambda: listens(osd_ports[0]))))
         # This also waits until the OSD has joined, because it writes.
         user = ["--uid=test", "--display-name=test", f"--access-key={access_key}", f"--secret-key={secret_key}"]
         run([rgw_admin, "user", "create", *user], log, environment)

@@ -5,7 +5,6 @@ Of the servers one can install, the only one with both and with checksums that a
 takes every one for COMPOSITE, and so refuses with BadDigest a completion that carries the right full-object CRC.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +16,13 @@ from .process import (
     answers,
     clean_environment,
     endpoint,
-    find_module,
+    find_python,
     make_certificate,
     reserved_ports,
     running,
 )
 
-INSTALL = "pip install 'ministack>=1.5.33'"
+INSTALL = "tests/install-servers"
 ACCESS_KEY = "test"
 SECRET_KEY = "test"
 
@@ -44,11 +43,11 @@ def ministack_tls(directory: Path) -> Iterator[S3Server]:
 
 @contextmanager
 def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Server]:
-    find_module("ministack", INSTALL)
+    python = find_python("ministack", INSTALL)
     with reserved_ports() as (port,):
         # The `ministack` program would do, but with TLS it also takes port 443 when it may. Zero workers: serve in
         # this very process, so that there is no grandchild to lose. -P: nothing is imported from the directory.
-        command = [sys.executable, "-P", "-m", "hypercorn", "ministack.app:app"]
+        command = [python, "-P", "-m", "hypercorn", "ministack.app:app"]
         command += ["--bind", f"{LOOPBACK}:{port}", "--workers", "0", "--keep-alive", "75", "--log-level", "WARNING"]
         if certificate:
             command += ["--certfile", certificate.chain, "--keyfile", certificate.key]

@@ -2,7 +2,6 @@
 
 import ctypes
 import http.client
-import importlib.util
 import os
 import secrets
 import shutil
@@ -15,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import trustme
@@ -31,26 +31,40 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 # --- Programs -------------------------------------------------------------------------------------------------------
 
 
+# Servers from PyPI live in a venv of their own (tests/install-servers makes it): ministack pins one botocore, which is not
+# the one that users of the library get.
+SERVERS_VENV = Path(__file__).parents[2] / ".venv-servers" / "bin"
+
+
 def find_program(name: str, install: str) -> str:
-    """Find a program on the PATH, or beside the running Python, whose venv need not be activated.
+    """Find a program in the servers' venv, on the PATH, or beside the running Python, whose venv need not be activated.
 
     Raises:
         ServerUnavailableError: It is in neither place; `install` is the command that brings it.
     """
-    found = shutil.which(name) or shutil.which(name, path=os.path.dirname(sys.executable))
+    beside = os.pathsep.join((str(SERVERS_VENV), os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)))
+    found = shutil.which(name, path=beside)
     if found is None:
         raise ServerUnavailableError(f"the program `{name}` is missing; install it with: {install}")
     return found
 
 
-def find_module(name: str, install: str) -> None:
-    """Make sure that a child of this Python can import a server's package, without importing it here.
+def find_python(module: str, install: str) -> str:
+    """Find the Python that can import a server's package: the servers' venv, or else the running one.
 
     Raises:
-        ServerUnavailableError: It cannot; `install` is the command that brings it.
+        ServerUnavailableError: Neither can; `install` is the command that brings it.
     """
-    if importlib.util.find_spec(name) is None:
-        raise ServerUnavailableError(f"the Python package `{name}` is missing; install it with: {install}")
+    for python in (str(SERVERS_VENV / "python"), sys.executable):
+        if _can_import(python, module):
+            return python
+    raise ServerUnavailableError(f"the Python package `{module}` is missing; install it with: {install}")
+
+
+@cache
+def _can_import(python: str, module: str) -> bool:
+    check = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return os.path.exists(python) and subprocess.run([python, "-P", "-c", check], check=False).returncode == 0
 
 
 def clean_environment(directory: Path) -> dict[str, str]:
@@ -141,9 +155,7 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> No
 
 
 @contextmanager
-def running(
-    command: Sequence[str], log: Path, environment: Mapping[str, str], ready: Callable[[], bool]
-) -> Iterator[int]:
+def running(command: Sequence[str], log: Path, environment: Mapping[str, str], ready: Callable[[], bool]) -> Iterator[int]:
     """Run a server in its own session while the block runs, and yield its pid once `ready()` says yes.
 
     Raises:

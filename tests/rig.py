@@ -1,0 +1,241 @@
+"""One rig for all providers: where a suite runs, what that store can do, and a second client that is not ours."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import boto3
+import fsspec
+from botocore.config import Config
+
+from gllm_storage import get_storage_client
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+    from gllm_storage.fsspec_client import FsspecStorageClient
+    from tests.servers import S3Server
+
+BUCKET = "models"
+MIB = 2**20
+
+SMALL_PARTS = {"part_size": "5MiB", "multipart_threshold": "5MiB"}
+"""Config with which a file of 6 MiB and more goes in parts."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a store can do; stated here, so that no test has to find out or to skip.
+
+    Attributes:
+        creates_small: Whether it creates exclusively in one PutObject (or what stands for it).
+        creates_large: Whether it does so at any size, in parts.
+        any_key: Whether it keeps all keys that S3 keeps; others lose those with odd segments, and ``x`` beside ``x/y``.
+        has_buckets: Whether there is such a thing as a missing bucket.
+        has_uploads: Whether there are multipart uploads that could be left open.
+        in_process: Whether it lives in this process only.
+    """
+
+    creates_small: bool = True
+    creates_large: bool = True
+    any_key: bool = True
+    has_buckets: bool = True
+    has_uploads: bool = True
+    in_process: bool = False
+
+
+TRAITS = {
+    "memory": Traits(has_buckets=False, has_uploads=False, in_process=True),
+    "file": Traits(any_key=False, has_buckets=False, has_uploads=False),
+    "moto": Traits(in_process=True),
+    "ministack": Traits(),
+    "ministack-tls": Traits(),
+    "ceph": Traits(creates_large=False),
+    "ceph-tls": Traits(creates_large=False),
+    "rclone": Traits(creates_small=False, creates_large=False, any_key=False),
+    "rclone-tls": Traits(creates_small=False, creates_large=False, any_key=False),
+    "reject": Traits(creates_small=False, creates_large=False),
+}
+
+
+class SecondClient(Protocol):
+    """A client that is not ours."""
+
+    def put(self, key: str, content: bytes) -> None:
+        """Store an object."""
+
+    def get(self, key: str) -> bytes:
+        """Read an object."""
+
+    def keys(self) -> list[str]:
+        """All keys of the store, in order."""
+
+    def open_uploads(self) -> list[str]:
+        """Keys of the multipart uploads that are open."""
+
+
+class Boto3Client:
+    """Plain boto3."""
+
+    def __init__(self, client: S3Client, bucket: str = BUCKET) -> None:
+        self.client = client
+        self.bucket = bucket
+
+    def put(self, key: str, content: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
+
+    def get(self, key: str) -> bytes:
+        return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def keys(self) -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return sorted(entry["Key"] for page in pages for entry in page.get("Contents", []))
+
+    def open_uploads(self) -> list[str]:
+        return [each["Key"] for each in self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])]
+
+
+class FolderClient:
+    """Plain pathlib."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, key: str, content: bytes) -> None:
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def get(self, key: str) -> bytes:
+        return (self.folder / key).read_bytes()
+
+    def keys(self) -> list[str]:
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def open_uploads(self) -> list[str]:
+        return []
+
+
+class MemoryClient:
+    """Plain fsspec."""
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+        self.filesystem = fsspec.filesystem("memory")
+
+    def put(self, key: str, content: bytes) -> None:
+        self.filesystem.pipe_file(f"/{self.bucket}/{key}", content)
+
+    def get(self, key: str) -> bytes:
+        content: bytes = self.filesystem.cat_file(f"/{self.bucket}/{key}")
+        return content
+
+    def keys(self) -> list[str]:
+        start = f"/{self.bucket}/"
+        return sorted(path.removeprefix(start) for path in self.filesystem.find(start))
+
+    def open_uploads(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A store to test on.
+
+    Attributes:
+        name: Such as ``"ceph"``.
+        provider: Such as ``"s3"``.
+        config: A config of it, without prefix.
+        traits: What it can do.
+        second: A client that is not ours.
+        prefix: A prefix of this test's own.
+        scheme: Scheme of its URLs.
+        base: What stands before every key in its URLs.
+        server: The server behind it, if there is one.
+    """
+
+    name: str
+    provider: str
+    config: dict[str, str]
+    traits: Traits
+    second: SecondClient
+    prefix: str
+    scheme: str
+    base: str
+    server: S3Server | None = None
+
+    def client(self, **config: str) -> FsspecStorageClient:
+        """A client of ours, below this test's prefix."""
+        made: Any = get_storage_client(self.provider, {**self.config, "prefix": self.prefix, **config})
+        client: FsspecStorageClient = made
+        return client
+
+    def settings(self, **config: str) -> dict[str, str]:
+        """The same as a config, for other processes."""
+        return {**self.config, "prefix": self.prefix, **config}
+
+    def key(self, remote_path: str) -> str:
+        """The key of a remote path of `client`."""
+        return f"{self.prefix}/{remote_path}"
+
+    def keys(self) -> list[str]:
+        """What the second client sees below this test's prefix, as remote paths."""
+        start = f"{self.prefix}/"
+        return [key.removeprefix(start) for key in self.second.keys() if key.startswith(start)]
+
+    def open_uploads(self) -> list[str]:
+        """The multipart uploads that are open below this test's prefix."""
+        return [key for key in self.second.open_uploads() if key.startswith(self.prefix)]
+
+
+def new_prefix() -> str:
+    """A prefix that no other test uses."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+def s3_config(server: S3Server, bucket: str = BUCKET) -> dict[str, str]:
+    """The config of a server."""
+    config = {
+        "bucket_name": bucket,
+        "endpoint_url": server.endpoint_url,
+        "region_name": "us-east-1",
+        "aws_access_key_id": server.access_key,
+        "aws_secret_access_key": server.secret_key,
+    }
+    return {**config, "ca_bundle": server.ca_bundle} if server.ca_bundle else config
+
+
+def plain_boto3(server: S3Server, endpoint_url: str | None = None) -> S3Client:
+    """boto3 as anybody would make it, for a server."""
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint_url or server.endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        verify=server.ca_bundle,
+        config=Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def server_rig(name: str, server: S3Server, endpoint_url: str | None = None) -> Rig:
+    """The rig of a server; its clients, but not the second one, may be sent through a proxy."""
+    config = s3_config(server) | ({"endpoint_url": endpoint_url} if endpoint_url else {})
+    return Rig(
+        name=name,
+        provider="s3",
+        config=config,
+        traits=TRAITS[name],
+        second=Boto3Client(plain_boto3(server)),
+        prefix=new_prefix(),
+        scheme="s3",
+        base=f"{BUCKET}/",
+        server=server,
+    )
