@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Protocol  # noqa: UP035 -
 from gllm_storage.client import CloudStorageClient
 from gllm_storage.paths import Location, split_url
 from gllm_storage.process import PerProcess
+from gllm_storage.writer import AtomicTextWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,7 +174,11 @@ class FsspecStorageClient(CloudStorageClient):
             FileExistsError: If the mode is exclusive and the object exists.
             RuntimeError: If the store refuses or cannot be reached (`StorageError`).
         """
-        return self.filesystem.open(self._location.path(self._location.key(remote_path)), mode, **kwargs)
+        path = self._location.path(self._location.key(remote_path))
+        if "b" in mode or "r" in mode:
+            return self.filesystem.open(path, mode, **kwargs)
+        text = {name: kwargs.pop(name) for name in ("encoding", "errors", "newline") if name in kwargs}
+        return AtomicTextWriter(self.filesystem.open(path, mode.replace("t", "") + "b", **kwargs), **text)
 
     def info(self, remote_path: str) -> ObjectInfo:
         """What the store knows of an object now.

@@ -1,4 +1,4 @@
-"""A file object whose content appears when it is closed, whole, or not at all."""
+"""File objects whose content appears when they are closed, whole, or not at all."""
 
 from __future__ import annotations
 
@@ -84,3 +84,26 @@ class AtomicWriter(io.BufferedIOBase):
     def __del__(self) -> None:
         if getattr(self, "_open", False):
             self.__exit__(GeneratorExit, GeneratorExit(), None)
+
+
+class AtomicTextWriter(io.TextIOWrapper):
+    """Text over a binary file whose own `__exit__` takes back after an exception.
+
+    `io.TextIOWrapper` would close it instead, which publishes what an exception has left half written.
+
+    Args:
+        file: The binary file.
+        **options: ``encoding``, ``errors``, ``newline``, as for the built-in `open`.
+    """
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.buffer.__exit__(kind, error, trace)
+
+    def __del__(self) -> None:
+        if not self.closed:
+            self.buffer.__exit__(GeneratorExit, GeneratorExit(), None)

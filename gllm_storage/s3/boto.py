@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from gllm_storage import checksums
 from gllm_storage.errors import ErrorDetails, StorageError, StorageUnavailableError
 from gllm_storage.exclusive import backoff
 from gllm_storage.local_files import CHUNK
-from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, status_of, translate
+from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, status_of
 from gllm_storage.s3.parallel import run_all
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from gllm_storage.local_files import LocalSource
     from gllm_storage.s3.parallel import Stop
     from gllm_storage.s3.transfer import Download, Upload
+
+_logger = logging.getLogger(__name__)
 
 _IN_MEMORY = 128 * 2**20
 """Parts that are under way are held in memory up to this many bytes in all; larger ones are read as they are sent."""
@@ -180,40 +183,46 @@ class BotoEngine:
     def _fetch_range(self, download: Download, start: int, length: int) -> None:
         for attempt in range(download.max_attempts):
             download.stop.check()
+            answer = self._get_object(download, start, length)
             try:
-                self._read_range(download, start, length)
+                with contextlib.closing(answer["Body"]) as body:
+                    _check_answer(answer, download, start, length)
+                    _copy_body(body, download, start, length)
             except (*SDK_ERRORS, StorageUnavailableError) as error:
-                if isinstance(error, ClientError) and status_of(error) in _CHANGED:
-                    raise ObjectChangedError from error
-                failure = error if isinstance(error, StorageError) else translate(error, download.details)
-                last = attempt + 1 == download.max_attempts
-                if last or not isinstance(failure, StorageUnavailableError):
-                    raise failure from error
+                # botocore tries a request again, but not the reading of an answer's body.
+                if attempt + 1 == download.max_attempts:
+                    raise
+                _logger.info("reading %s at %d failed (%s); trying again", download.details.url, start, error)
+                backoff(attempt)
             else:
                 download.progress(length)
                 return
-            backoff(attempt)
 
-    def _read_range(self, download: Download, start: int, length: int) -> None:
-        whole = start == 0 and length == download.version.size
+    def _get_object(self, download: Download, start: int, length: int) -> Mapping[str, Any]:
         parameters: dict[str, Any] = {"Bucket": download.bucket, "Key": download.key, **self.common}
         if download.version.etag:
             parameters["IfMatch"] = f'"{download.version.etag}"'
-        if not whole:
+        if not _is_whole(download, start, length):
             parameters["Range"] = f"bytes={start}-{start + length - 1}"
-        answer = self.client.get_object(**parameters)
-        with contextlib.closing(answer["Body"]) as body:
-            _check_answer(answer, download, start, length, whole=whole)
-            _copy_body(body, download, start, length)
+        try:
+            return self.client.get_object(**parameters)
+        except ClientError as error:
+            if status_of(error) in _CHANGED:
+                raise ObjectChangedError from error
+            raise
 
 
-def _check_answer(answer: Mapping[str, Any], download: Download, start: int, length: int, *, whole: bool) -> None:
+def _is_whole(download: Download, start: int, length: int) -> bool:
+    return start == 0 and length == download.version.size
+
+
+def _check_answer(answer: Mapping[str, Any], download: Download, start: int, length: int) -> None:
     """Check that the answer is of the version and the range that were asked for: some servers ignore both headers."""
     etag = str(answer.get("ETag", "")).strip('"')
     if etag and download.version.etag and etag != download.version.etag:
         raise ObjectChangedError
     content_range = answer.get("ContentRange")
-    if content_range is None and not whole:
+    if content_range is None and not _is_whole(download, start, length):
         raise _RangesIgnoredError
     if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
         raise ObjectChangedError
@@ -299,22 +308,28 @@ class MultipartUpload:
             botocore.exceptions.BotoCoreError: If there is no answer.
             StorageError: If the file changed.
         """
-        upload, client = self._upload, self._engine.client
+        upload = self._upload
+        # Creating and completing run in a thread as well: Ctrl-C, which comes to this one, must not lose the answer that
+        # says what there is to abort, nor leave a completion on its way.
+        run_all([self._create], 1, upload.stop)
+        ranges = upload.plan.part_ranges(upload.source.size)
+        tasks = [partial(self._send_part, number, *each) for number, each in enumerate(ranges, start=1)]
+        sent = run_all(tasks, upload.max_concurrency, upload.stop)
+        upload.source.require_unchanged()
+        complete = partial(self._complete, [part for part, _ in sent], _fold([crc for _, crc in sent], ranges))
+        run_all([complete], 1, upload.stop)
+
+    def _create(self) -> None:
         answer = self._engine.checksum_headers.call(
-            client.create_multipart_upload,
+            self._engine.client.create_multipart_upload,
             {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"},
-            **upload.place,
-            **upload.write_parameters,
+            **self._upload.place,
+            **self._upload.write_parameters,
             Metadata=dict(self._metadata),
         )
         self._upload_id = answer["UploadId"]
         # ministack and older servers know only composite checksums, and then refuse a right full-object one.
         self._full_object = answer.get("ChecksumType") == "FULL_OBJECT"
-        ranges = upload.plan.part_ranges(upload.source.size)
-        tasks = [partial(self._send_part, number, *each) for number, each in enumerate(ranges, start=1)]
-        sent = run_all(tasks, upload.max_concurrency, upload.stop)
-        upload.source.require_unchanged()
-        self._complete([part for part, _ in sent], _fold([crc for _, crc in sent], ranges))
 
     def _complete(self, parts: list[dict[str, Any]], checksum: int) -> None:
         upload = self._upload

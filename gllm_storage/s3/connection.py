@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gllm_storage.process import PerProcess
+from gllm_storage.s3.parallel import stop_retries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,9 @@ class Connection:
             options["signature_version"] = UNSIGNED
         # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
         session = boto3.session.Session(profile_name=self.profile_name)
-        return session.client("s3", config=Config(**options), **self.client_options)
+        client = session.client("s3", config=Config(**options), **self.client_options)
+        stop_retries(client)
+        return client
 
 
 class Connections:

@@ -85,6 +85,7 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
                 multipart_threshold=multipart_threshold,
                 part_size=part_size,
                 max_concurrency=self.max_concurrency,
+                max_attempts=self.config_kwargs.get("retries", {}).get("total_max_attempts", TransferSettings.max_attempts),
                 conditional_writes=conditional_writes,
             )
         )
@@ -313,7 +314,9 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
         engine = BotoEngine(self.requests.client, self.requests.parameters("GetObject"), self._checksum_headers)
         memory = MemorySink(start, end - start)
         version = ObjectInfo(details.url, size=-1, etag=etag.strip('"'))
-        engine.fetch_range(Download(bucket, key, version, memory, details, part_size=end - start), start, end - start)
+        download = Download(bucket, key, version, memory, details, part_size=end - start)
+        with translated(details):
+            engine.fetch_range(download, start, end - start)
         return memory.getvalue()
 
     def _put(
@@ -434,6 +437,7 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
         except asyncio.CancelledError:
             stop.set()
             await asyncio.wait([future])  # what was begun is taken back before the task ends
+            future.exception()  # asyncio complains of failures that nobody looked at
             raise
 
 

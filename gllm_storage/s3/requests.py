@@ -12,7 +12,6 @@ from gllm_storage.checksums import ALGORITHMS, is_well_formed
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageError
 from gllm_storage.objects import ObjectInfo
 from gllm_storage.s3.errors import SDK_ERRORS, is_not_found, status_of, translate, translated
-from gllm_storage.s3.parallel import stop_retries
 from gllm_storage.s3.transfer import CHECKSUM
 
 if TYPE_CHECKING:
@@ -37,18 +36,13 @@ class S3Requests:
     def __init__(self, connections: Connections, parameters: Mapping[str, Any]) -> None:
         self._connections = connections
         self._parameters = dict(parameters)
-        self._prepared: tuple[int, S3Client] | None = None
         self._seen: set[str] = set()
 
     @property
     def client(self) -> S3Client:
         """The boto3 client of this process."""
         with translated(ErrorDetails("s3", "s3://", "connection")):
-            client = self._connections.client
-        if self._prepared is None or self._prepared[1] is not client:
-            stop_retries(client)
-            self._prepared = (id(client), client)
-        return client
+            return self._connections.client
 
     def parameters(self, operation: str) -> dict[str, Any]:
         """Those of the parameters that an operation takes.

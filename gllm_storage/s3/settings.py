@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,12 @@ def _endpoint(value: str) -> str:
     parts = urlsplit(text(value))
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be a URL such as 'https://minio.example.com:9000'")
+    return value
+
+
+def _existing_file(value: str) -> str:
+    if not os.path.isfile(text(value)):
+        raise ValueError("is no file here")
     return value
 
 
@@ -53,7 +60,7 @@ class S3Settings:
     aws_session_token: str | None = setting(text, default=None, secret=True)
     anonymous: bool = setting(flag, default=False)
     addressing_style: str | None = setting(choice("auto", "path", "virtual"), default=None)
-    ca_bundle: str | None = setting(text, default=None)
+    ca_bundle: str | None = setting(_existing_file, default=None)
     server_side_encryption: str | None = setting(text, default=None)
     sse_kms_key_id: str | None = setting(text, default=None)
     storage_class: str | None = setting(text, default=None)
