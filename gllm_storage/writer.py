@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -96,14 +96,18 @@ class AtomicTextWriter(io.TextIOWrapper):
         **options: ``encoding``, ``errors``, ``newline``, as for the built-in `open`.
     """
 
+    def __init__(self, file: Any, **options: Any) -> None:
+        super().__init__(file, **options)
+        self._file = file
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
             self.close()
         else:
-            self.buffer.__exit__(kind, error, trace)
+            self._file.__exit__(kind, error, trace)
 
     def __del__(self) -> None:
         if not self.closed:
-            self.buffer.__exit__(GeneratorExit, GeneratorExit(), None)
+            self._file.__exit__(GeneratorExit, GeneratorExit(), None)
