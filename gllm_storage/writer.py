@@ -100,9 +100,7 @@ class AtomicTextWriter(io.TextIOWrapper):
         super().__init__(file, **options)
         self._file = file
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             self.close()
         else:

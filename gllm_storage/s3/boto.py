@@ -158,10 +158,11 @@ class BotoEngine:
             if len(ranges) == 1:
                 self._fetch_range(download, 0, size)
             else:
-                tasks = [partial(self._fetch_range, download, *each) for each in ranges]
-                run_all(tasks, download.max_concurrency, download.stop)
+                in_parts = dataclasses.replace(download, transfer=download.transfer.attempt())
+                tasks = [partial(self._fetch_range, in_parts, *each) for each in ranges]
+                run_all(tasks, download.transfer.settings.max_concurrency, in_parts.transfer.stop)
         except _RangesIgnoredError:
-            self._fetch_range(dataclasses.replace(download, stop=download.stop.renewed()), 0, size)
+            self._fetch_range(download, 0, size)
 
     def fetch_range(self, download: Download, start: int, length: int) -> None:
         """Read one range into the target, which must not be the whole object.
@@ -174,15 +175,15 @@ class BotoEngine:
         try:
             self._fetch_range(download, start, length)
         except _RangesIgnoredError as error:
+            details = download.transfer.details
             raise StorageError(
-                f"{download.details.operation} of {download.details.url}: the endpoint does not know ranged reads; "
-                "download the object instead",
-                download.details,
+                f"{details.operation} of {details.url}: the endpoint does not know ranged reads; download the object instead",
+                details,
             ) from error
 
     def _fetch_range(self, download: Download, start: int, length: int) -> None:
-        for attempt in range(download.max_attempts):
-            download.stop.check()
+        for attempt in range(download.transfer.settings.max_attempts):
+            download.transfer.stop.check()
             answer = self._get_object(download, start, length)
             try:
                 with contextlib.closing(answer["Body"]) as body:
@@ -190,12 +191,12 @@ class BotoEngine:
                     _copy_body(body, download, start, length)
             except (*SDK_ERRORS, StorageUnavailableError) as error:
                 # botocore tries a request again, but not the reading of an answer's body.
-                if attempt + 1 == download.max_attempts:
+                if attempt + 1 == download.transfer.settings.max_attempts:
                     raise
-                _logger.info("reading %s at %d failed (%s); trying again", download.details.url, start, error)
+                _logger.info("reading %s at %d failed (%s); trying again", download.transfer.details.url, start, error)
                 backoff(attempt)
             else:
-                download.progress(length)
+                download.transfer.progress(length)
                 return
 
     def _get_object(self, download: Download, start: int, length: int) -> Mapping[str, Any]:
@@ -233,15 +234,15 @@ def _check_answer(answer: Mapping[str, Any], download: Download, start: int, len
 def _copy_body(body: Any, download: Download, start: int, length: int) -> None:
     received = 0
     for chunk in body.iter_chunks(CHUNK):
-        download.stop.check()
+        download.transfer.stop.check()
         if received + len(chunk) > length:
             raise ObjectChangedError
         download.target.write_at(start + received, chunk)
         received += len(chunk)
     if received != length:
         raise StorageUnavailableError(
-            f"download of {download.details.url}: the connection ended after {received} of {length} bytes",
-            download.details,
+            f"download of {download.transfer.details.url}: the connection ended after {received} of {length} bytes",
+            download.transfer.details,
         )
 
 
@@ -280,8 +281,8 @@ class PutUpload:
             except ClientError as error:
                 _raise_unless_flipped(error, attempt, body)
             else:
-                _require_etag(answer, upload.details)
-                upload.progress(upload.source.size)
+                _require_etag(answer, upload.transfer.details)
+                upload.transfer.progress(upload.source.size)
                 return
 
     def discard(self) -> None:
@@ -311,13 +312,13 @@ class MultipartUpload:
         upload = self._upload
         # Creating and completing run in a thread as well: Ctrl-C, which comes to this one, must not lose the answer that
         # says what there is to abort, nor leave a completion on its way.
-        run_all([self._create], 1, upload.stop)
+        run_all([self._create], 1, upload.transfer.stop)
         ranges = upload.plan.part_ranges(upload.source.size)
         tasks = [partial(self._send_part, number, *each) for number, each in enumerate(ranges, start=1)]
-        sent = run_all(tasks, upload.max_concurrency, upload.stop)
+        sent = run_all(tasks, upload.transfer.settings.max_concurrency, upload.transfer.stop)
         upload.source.require_unchanged()
         complete = partial(self._complete, [part for part, _ in sent], _fold([crc for _, crc in sent], ranges))
-        run_all([complete], 1, upload.stop)
+        run_all([complete], 1, upload.transfer.stop)
 
     def _create(self) -> None:
         answer = self._engine.checksum_headers.call(
@@ -335,7 +336,8 @@ class MultipartUpload:
         upload = self._upload
         if upload.expected_crc is not None and checksum != upload.expected_crc:
             upload.source.require_unchanged()
-            raise StorageError(f"upload of {upload.details.url}: the local file changed while it was read", upload.details)
+            details = upload.transfer.details
+            raise StorageError(f"upload of {details.url}: the local file changed while it was read", details)
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
         whole = {"ChecksumCRC64NVME": checksums.encode(checksum), "ChecksumType": "FULL_OBJECT"}
         self.committing = True
@@ -370,7 +372,7 @@ class MultipartUpload:
                 if self._given_up:
                     # The upload was aborted while a stalled server held this part; S3 may have kept it.
                     self._abort()
-        upload.progress(length)
+        upload.transfer.progress(length)
         part = {"PartNumber": number, "ETag": answer["ETag"]}
         if answer.get("ChecksumCRC64NVME"):
             part["ChecksumCRC64NVME"] = encoded
@@ -390,11 +392,11 @@ class MultipartUpload:
 
 def _body(upload: Upload, offset: int, length: int) -> tuple[bytes | FileSection, int]:
     """A request's body and its CRC. In memory, where that is small: then what is sent is what was checked."""
-    if length * upload.max_concurrency <= _IN_MEMORY or length <= CHUNK:
+    if length * upload.transfer.settings.max_concurrency <= _IN_MEMORY or length <= CHUNK:
         data = upload.source.read_at(offset, length)
         return data, checksums.crc64nvme(data)
     checksum = checksums.crc_of(upload.source.read_at, length, start=offset)
-    return FileSection(upload.source, offset, length, upload.stop), checksum
+    return FileSection(upload.source, offset, length, upload.transfer.stop), checksum
 
 
 def _fold(crcs: list[int], ranges: list[tuple[int, int]]) -> int:
@@ -405,7 +407,7 @@ def _fold(crcs: list[int], ranges: list[tuple[int, int]]) -> int:
 
 
 def _digest_attempts(upload: Upload) -> range:
-    return range(upload.max_attempts, 0, -1)
+    return range(upload.transfer.settings.max_attempts, 0, -1)
 
 
 def _raise_unless_flipped(error: ClientError, attempts_left: int, body: bytes | FileSection) -> None:

@@ -6,49 +6,30 @@ import asyncio
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
 
-from gllm_storage import checksums
-from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
+from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError
 from gllm_storage.exclusive import exists_error
-from gllm_storage.local_files import LocalSource, atomic_target, open_source, source_of
-from gllm_storage.objects import ObjectInfo
+from gllm_storage.local_files import open_source, source_of
 from gllm_storage.process import PerProcess
-from gllm_storage.s3.boto import BotoEngine, ChecksumHeaders
-from gllm_storage.s3.capabilities import ALL_ENFORCED, ConditionalWrites, conditional_writes
-from gllm_storage.s3.connection import Connection, Connections, is_amazon
-from gllm_storage.s3.errors import translated
+from gllm_storage.s3.connection import Connection, Connections
 from gllm_storage.s3.file import S3File
 from gllm_storage.s3.parallel import Stop
-from gllm_storage.s3.plan import (
-    TransferSettings,
-    UploadPlan,
-    check_transfer_settings,
-    part_size_for,
-    plan_create,
-    plan_overwrite,
-)
+from gllm_storage.s3.plan import TransferSettings, check_transfer_settings
 from gllm_storage.s3.requests import S3Requests
-from gllm_storage.s3.transfer import (
-    CHECKSUM,
-    Download,
-    MemorySink,
-    Upload,
-    download_object,
-    no_progress,
-    upload_object,
-)
+from gllm_storage.s3.store import S3Store
+from gllm_storage.s3.transfer import Transfer, no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from gllm_storage.objects import ObjectInfo
 
-_MODES = ("overwrite", "create")
+
 _FILE_OPTIONS = {"block_size", "cache_type", "cache_options", "autocommit", "size", "fill_cache", "acl"}
 
 
@@ -92,7 +73,7 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
         self.connections = Connections(self._connection())
         parameters = {**self.s3_additional_kwargs, **self.req_kw}
         self.requests = S3Requests(self.connections, parameters)
-        self._checksum_headers = ChecksumHeaders()
+        self.store = S3Store(self.requests, self.transfer)
         self._threads: PerProcess[ThreadPoolExecutor] = PerProcess(
             lambda: ThreadPoolExecutor(self.max_concurrency, thread_name_prefix="gllm-storage-async")
         )
@@ -162,7 +143,7 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
     async def _get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
         if os.path.isdir(lpath):  # noqa: ASYNC240 - as s3fs does: a recursive get names folders, too
             return
-        await self._in_thread(partial(self._get, rpath, os.fspath(lpath), callback))
+        await self._in_thread(lambda stop: self._get(rpath, os.fspath(lpath), callback, stop))
 
     def object_info(self, path: str) -> ObjectInfo:
         """What the store knows of an object now.
@@ -237,7 +218,7 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
             return True
         try:
             await self._info(f"{bucket}/{key}" if key else bucket)
-        except FileNotFoundError:
+        except (FileNotFoundError, BucketNotFoundError):
             return False
         return True
 
@@ -288,17 +269,9 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
         bucket, key = self._place(rpath)
-        details = ErrorDetails("s3", f"s3://{bucket}/{key}", "upload")
-        self._upload(
-            source_of(fd, "<written data>", details),
-            bucket,
-            key,
-            details,
-            exclusive=mode == "create",
-            parameters=parameters,
-            callback=DEFAULT_CALLBACK,
-            stop=Stop(),
-        )
+        transfer = self._transfer(bucket, key, "upload")
+        source = source_of(fd, "<written data>", transfer.details)
+        self.store.upload(source, bucket, key, transfer, exclusive=_is_create(mode), parameters=parameters)
         self.invalidate_cache(rpath)
 
     def read_range(self, path: str, start: int, end: int, *, etag: str) -> bytes:
@@ -309,110 +282,28 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
             ObjectNotFoundError: If it was deleted.
             StorageError: If it cannot be read.
         """
-        bucket, key = self._place(path)
-        details = ErrorDetails("s3", f"s3://{bucket}/{key}", "read")
-        engine = BotoEngine(self.requests.client, self.requests.parameters("GetObject"), self._checksum_headers)
-        memory = MemorySink(start, end - start)
-        version = ObjectInfo(details.url, size=-1, etag=etag.strip('"'))
-        download = Download(bucket, key, version, memory, details, part_size=end - start)
-        with translated(details):
-            engine.fetch_range(download, start, end - start)
-        return memory.getvalue()
+        return self.store.read_range(*self._place(path), start, end, etag)
 
     def _put(
         self, lpath: str, rpath: str, callback: Callback, mode: str, parameters: Mapping[str, Any], *, stop: Stop
     ) -> None:
-        if mode not in _MODES:
-            raise ValueError(f"mode must be 'overwrite' or 'create', not {mode!r}")
+        exclusive = _is_create(mode)
         bucket, key = self._place(rpath)
-        details = ErrorDetails("s3", f"s3://{bucket}/{key}", "upload")
-        with open_source(lpath, details) as source:
-            callback.set_size(source.size)
-            self._upload(
-                source,
-                bucket,
-                key,
-                details,
-                exclusive=mode == "create",
-                parameters=parameters,
-                callback=callback,
-                stop=stop,
-            )
+        transfer = self._transfer(bucket, key, "upload", callback, stop)
+        with open_source(lpath, transfer.details) as source:
+            transfer.expect(source.size)
+            self.store.upload(source, bucket, key, transfer, exclusive=exclusive, parameters=parameters)
         self.invalidate_cache(rpath)
-
-    def _upload(
-        self,
-        source: LocalSource,
-        bucket: str,
-        key: str,
-        details: ErrorDetails,
-        *,
-        exclusive: bool,
-        parameters: Mapping[str, Any],
-        callback: Callback,
-        stop: Stop,
-    ) -> None:
-        head = partial(self.requests.metadata, bucket, key, "upload")
-        client = self.requests.client
-        plan = self._plan(source.size, bucket, key, details, exclusive=exclusive)
-        metadata = dict(parameters.get("Metadata", {}))
-        expected_crc = None
-        if not is_amazon(client):
-            # Amazon keeps a checksum of the whole object; of other stores we do not know, so ours goes into the metadata,
-            # which has to be sent first.
-            expected_crc = checksums.crc_of(source.read_at, source.size)
-            metadata[CHECKSUM] = checksums.encode(expected_crc)
-        upload = Upload(
-            source=source,
-            place={"Bucket": bucket, "Key": key, **self.requests.parameters("UploadPart")},
-            write_parameters={**self.requests.parameters("PutObject"), **_without_metadata(parameters)},
-            metadata=metadata,
-            plan=plan,
-            details=details,
-            expected_crc=expected_crc,
-            max_concurrency=self.transfer.max_concurrency,
-            max_attempts=self.transfer.max_attempts,
-            progress=_progress(callback),
-            stop=stop,
-        )
-        engine = BotoEngine(client, self.requests.parameters("GetObject"), self._checksum_headers)
-        upload_object(engine, upload, head, exclusive=exclusive)
-
-    def _plan(self, size: int, bucket: str, key: str, details: ErrorDetails, *, exclusive: bool) -> UploadPlan:
-        if not exclusive:
-            return plan_overwrite(size, self.transfer)
-        return plan_create(size, self.transfer, self._conditional_writes(bucket, key), details)
-
-    def _conditional_writes(self, bucket: str, key: str) -> ConditionalWrites:
-        if self.transfer.conditional_writes == "enforced":
-            return ALL_ENFORCED
-        folder = key[: key.rfind("/") + 1]
-        details = ErrorDetails("s3", f"s3://{bucket}/{folder}", "probe of conditional writes")
-        with translated(details):
-            return conditional_writes(self.requests.client, bucket, folder, self.requests.parameters("UploadPart"))
 
     def _get(self, rpath: str, lpath: str, callback: Callback, stop: Stop) -> None:
         bucket, key = self._place(rpath)
-        details = ErrorDetails("s3", f"s3://{bucket}/{key}", "download")
-        head = partial(self.requests.info, bucket, key, "download")
-        with atomic_target(lpath, details) as target:
-            version = head()
-            callback.set_size(version.size)
-            common = self.requests.parameters("GetObject")
-            engine = BotoEngine(self.requests.client, common, self._checksum_headers)
-            download = Download(
-                bucket=bucket,
-                key=key,
-                version=version,
-                target=target,
-                details=details,
-                part_size=part_size_for(version.size, self.transfer.part_size),
-                max_concurrency=self.transfer.max_concurrency,
-                max_attempts=self.transfer.max_attempts,
-                progress=_progress(callback),
-                stop=stop,
-            )
-            download_object(engine, download, target, head)
+        self.store.download(bucket, key, lpath, self._transfer(bucket, key, "download", callback, stop))
+
+    def _transfer(
+        self, bucket: str, key: str, operation: str, callback: Callback = DEFAULT_CALLBACK, stop: Stop | None = None
+    ) -> Transfer:
+        details = ErrorDetails("s3", f"s3://{bucket}/{key}", operation)
+        return Transfer(details, self.transfer, progress=_progress(callback), expect=callback.set_size, stop=stop or Stop())
 
     def _split(self, path: str) -> tuple[str, str]:
         bucket, key, _ = self.split_path(path)
@@ -445,8 +336,10 @@ def _directory(name: str) -> dict[str, Any]:
     return {"name": name, "type": "directory", "size": 0, "StorageClass": "DIRECTORY"}
 
 
-def _without_metadata(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if name != "Metadata"}
+def _is_create(mode: str) -> bool:
+    if mode not in {"overwrite", "create"}:
+        raise ValueError(f"mode must be 'overwrite' or 'create', not {mode!r}")
+    return mode == "create"
 
 
 def _progress(callback: Callback) -> Callable[[int], None]:

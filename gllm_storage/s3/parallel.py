@@ -52,10 +52,6 @@ class Stop:
         if self.is_set():
             raise TransferStopped
 
-    def renewed(self) -> Stop:
-        """For another attempt of the same transfer."""
-        return Stop(self._whole)
-
 
 _running = threading.local()
 

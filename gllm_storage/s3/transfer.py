@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.local_files import LocalSource, LocalTarget
     from gllm_storage.objects import ObjectInfo
-    from gllm_storage.s3.plan import UploadPlan
+    from gllm_storage.s3.plan import TransferSettings, UploadPlan
 
 WRITE_ID = "gllm-write-id"
 CHECKSUM = "gllm-crc64nvme"
@@ -70,6 +70,29 @@ class MemorySink:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """What all uploads and downloads have.
+
+    Attributes:
+        details: What it is about, for errors.
+        settings: How objects are moved.
+        progress: Told the number of bytes that were moved, from any thread.
+        expect: Told the whole number before.
+        stop: Ends the transfer when set.
+    """
+
+    details: ErrorDetails
+    settings: TransferSettings
+    progress: Callable[[int], None] = no_progress
+    expect: Callable[[int], None] = no_progress
+    stop: Stop = field(default_factory=Stop)
+
+    def attempt(self) -> Transfer:
+        """The same, with a stop of its own for one attempt."""
+        return dataclasses.replace(self, stop=Stop(self.stop))
+
+
+@dataclass(frozen=True)
 class Upload:
     """One file to become one object.
 
@@ -79,12 +102,8 @@ class Upload:
         write_parameters: Further parameters of PutObject and CreateMultipartUpload, such as ``StorageClass``.
         metadata: User metadata.
         plan: How it goes.
-        details: What it is about, for errors.
+        transfer: What it is about, who watches, and what stops it.
         expected_crc: CRC-64/NVME of the file, where it was computed before sending.
-        max_concurrency: How many parts at a time.
-        max_attempts: How often a part is tried that arrives otherwise than it left.
-        progress: Told the number of bytes that were sent, from any thread.
-        stop: Ends the upload when set.
     """
 
     source: LocalSource
@@ -92,41 +111,29 @@ class Upload:
     write_parameters: Mapping[str, Any]
     metadata: Mapping[str, str]
     plan: UploadPlan
-    details: ErrorDetails
+    transfer: Transfer
     expected_crc: int | None = None
-    max_concurrency: int = 10
-    max_attempts: int = 5
-    progress: Callable[[int], None] = no_progress
-    stop: Stop = field(default_factory=Stop)
 
 
 @dataclass(frozen=True)
 class Download:
-    """One version of one object to be read into a file.
+    """One version of one object to be read.
 
     Attributes:
         bucket: The bucket.
         key: The key.
         version: What HeadObject said: the size, and the ETag that pins the version.
         target: Where it goes.
-        details: What it is about, for errors.
+        transfer: What it is about, who watches, and what stops it.
         part_size: Bytes in a ranged read.
-        max_concurrency: How many ranged reads at a time.
-        max_attempts: How often each is tried.
-        progress: Told the number of bytes that have arrived, from any thread.
-        stop: Ends the download when set.
     """
 
     bucket: str
     key: str
     version: ObjectInfo
     target: Sink
-    details: ErrorDetails
+    transfer: Transfer
     part_size: int
-    max_concurrency: int = 10
-    max_attempts: int = 5
-    progress: Callable[[int], None] = no_progress
-    stop: Stop = field(default_factory=Stop)
 
 
 class OngoingUpload(Protocol):
@@ -171,7 +178,7 @@ class S3Write:
     @property
     def details(self) -> ErrorDetails:
         """What the write is about."""
-        return self._upload.details
+        return self._upload.transfer.details
 
     @property
     def conditional(self) -> bool:
@@ -185,7 +192,7 @@ class S3Write:
 
     def write(self, write_id: str) -> None:
         """Send the object, with the write-id in its user metadata."""
-        attempt = dataclasses.replace(self._upload, stop=Stop(self._upload.stop))
+        attempt = dataclasses.replace(self._upload, transfer=self._upload.transfer.attempt())
         self._ongoing = self._engine.begin_upload(attempt, {**self._upload.metadata, WRITE_ID: write_id})
         self._ongoing.send()
 
@@ -234,7 +241,7 @@ def upload_object(engine: Engine, upload: Upload, head: Callable[[], Mapping[str
         ObjectExistsError: If `exclusive`, and the object exists.
         StorageError: If the upload fails. Nothing was changed then, and nothing is left behind.
     """
-    with translated(upload.details):
+    with translated(upload.transfer.details):
         write_object(S3Write(engine, upload, head), exclusive=exclusive)
 
 
@@ -252,11 +259,12 @@ def download_object(engine: Engine, first: Download, target: LocalTarget, head: 
         IntegrityError: If the content does not match its checksum, twice.
         StorageError: If the download fails.
     """
-    download, corruptions = dataclasses.replace(first, stop=Stop(first.stop)), 0
+    details = first.transfer.details
+    download, corruptions = dataclasses.replace(first, transfer=first.transfer.attempt()), 0
     for attempt in range(_RESTARTS + _CORRUPTIONS):
         target.allocate(download.version.size)
         try:
-            with translated(download.details):
+            with translated(details):
                 engine.fetch(download)
             _verify(download, target)
         except ObjectChangedError:
@@ -267,11 +275,11 @@ def download_object(engine: Engine, first: Download, target: LocalTarget, head: 
                 raise
         else:
             return
-        download = dataclasses.replace(download, version=head(), stop=download.stop.renewed())
+        download = dataclasses.replace(download, version=head(), transfer=first.transfer.attempt())
     raise StorageUnavailableError(
-        f"download of {first.details.url}: the object was replaced again and again while it was read; gave up after "
+        f"download of {details.url}: the object was replaced again and again while it was read; gave up after "
         f"{_RESTARTS + _CORRUPTIONS} attempts. Try again",
-        first.details,
+        details,
     )
 
 
@@ -282,8 +290,9 @@ def _verify(download: Download, target: LocalTarget) -> None:
     algorithm, expected = download.version.checksum.split(":", 1)
     found = checksums.checksum_of(target.read_at, download.version.size, algorithm)
     if found != expected:
+        details = download.transfer.details
         raise IntegrityError(
-            f"download of {download.details.url}: the content has {algorithm} {found}, but {expected} was stored; the local "
-            "file was left as it was. If this stays so, the object is damaged: upload it again",
-            download.details,
+            f"download of {details.url}: the content has {algorithm} {found}, but {expected} was stored; the local file was "
+            "left as it was. If this stays so, the object is damaged: upload it again",
+            details,
         )
