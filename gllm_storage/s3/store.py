@@ -9,7 +9,8 @@ from gllm_storage import checksums
 from gllm_storage.errors import ErrorDetails
 from gllm_storage.local_files import LocalSource, atomic_target
 from gllm_storage.objects import ObjectInfo
-from gllm_storage.s3.boto import BotoEngine, ChecksumHeaders
+from gllm_storage.s3.body import ChecksumHeaders
+from gllm_storage.s3.boto import BotoEngine
 from gllm_storage.s3.capabilities import ALL_ENFORCED, ConditionalWrites, conditional_writes
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import translated
