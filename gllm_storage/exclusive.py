@@ -128,7 +128,8 @@ def write_object(write: Write, *, exclusive: bool, look_first: bool = True, paus
             raise
         else:
             return
-        pause(attempt)
+        if attempt + 1 < ATTEMPTS:
+            pause(attempt)
     raise StorageUnavailableError(
         f"{write.details.url}: other writers kept changing the object; gave up after {ATTEMPTS} attempts. Try again",
         write.details,

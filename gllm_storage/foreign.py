@@ -22,6 +22,7 @@ from gllm_storage.errors import (
 )
 from gllm_storage.local_files import atomic_target, open_source
 from gllm_storage.objects import info_from_fsspec
+from gllm_storage.paths import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,13 +161,13 @@ class ForeignStore:
             entry = self._filesystem.info(self._path(path))
         if entry.get("type") == "directory":
             raise ObjectNotFoundError(f"{details.url} is a folder, not a file", details)
-        return info_from_fsspec(entry, details.url)
+        return info_from_fsspec(entry, f"{self._scheme}://{path}")
 
     def _path(self, path: str) -> str:
         return str(self._filesystem._strip_protocol(f"{self._scheme}://{path}"))  # noqa: SLF001 - fsspec's own hook for this
 
     def _details(self, path: str, operation: str) -> ErrorDetails:
-        return ErrorDetails("fsspec", f"{self._scheme}://{path}", operation)
+        return ErrorDetails("fsspec", without_password(f"{self._scheme}://{path}"), operation)
 
 
 @contextlib.contextmanager

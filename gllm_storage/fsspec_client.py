@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, Protocol  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.client import CloudStorageClient
-from gllm_storage.paths import Location, split_url
+from gllm_storage.paths import Location, split_url, without_password
 from gllm_storage.process import PerProcess
+from gllm_storage.settings import require_mapping
 from gllm_storage.writer import AtomicTextWriter
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             ValueError: If the configuration is wrong: one error that names all mistakes.
         """
+        require_mapping(config, self.provider)
         super().__init__(config)
         self._location = self._configure(config)
         # A filesystem may hold an event loop or connections, which must not cross a fork.
@@ -243,7 +245,7 @@ class FsspecStorageClient(CloudStorageClient):
 
     def _described(self) -> str:
         hidden = [f"{name}='***'" for name in sorted(self.config) if name != "url"]
-        return ", ".join([f"url={self.config['url']!r}", *hidden])
+        return ", ".join([f"url={without_password(self.config['url'])!r}", *hidden])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.config,)

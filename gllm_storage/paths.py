@@ -35,6 +35,11 @@ def split_url(url: str) -> tuple[str, str]:
     return match["scheme"].lower(), match["rest"]
 
 
+def without_password(url: str) -> str:
+    """A URL as it may be shown: what stands before an ``@`` in its host part is hidden."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", url)
+
+
 def validate_key(key: str) -> str:
     """Check a key.
 

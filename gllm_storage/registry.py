@@ -9,7 +9,7 @@ from gllm_storage.client import CloudStorageClient
 from gllm_storage.paths import split_url
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoints
+    from importlib.metadata import EntryPoint, EntryPoints
 
 ENTRY_POINTS = "gllm_storage.providers"
 """The entry-point group by which packages announce providers: ``name = "package.module:ClientClass"``."""
@@ -102,7 +102,7 @@ class CloudStorageRegistry:
             return found
         for each in _announced():
             if _canonical(each.name) == name:
-                return _checked(each.load(), each.name)
+                return _load(each)
         raise ValueError(f"unknown storage provider {provider!r}; known are: {', '.join(_names(cls))}")
 
 
@@ -180,7 +180,12 @@ def _names(registry: type[CloudStorageRegistry]) -> list[str]:
     return shown
 
 
-def _checked(found: object, name: str) -> type[CloudStorageClient]:
+def _load(announced: EntryPoint) -> type[CloudStorageClient]:
+    what = f"storage provider {announced.name!r}, announced as {announced.value!r},"
+    try:
+        found = announced.load()
+    except Exception as error:  # importing somebody else's module may raise anything
+        raise ValueError(f"{what} cannot be loaded: {error}") from error
     if isinstance(found, type) and issubclass(found, CloudStorageClient):
         return found
-    raise ValueError(f"the package that announces storage provider {name!r} gives {found!r}, which is no client class")
+    raise ValueError(f"{what} is no subclass of CloudStorageClient")

@@ -10,11 +10,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gllm_storage.paths import without_password
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from _typeshed import DataclassInstance
 
@@ -33,6 +37,8 @@ _UNITS = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
+_NUMBER = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)\s*")
+_MOST = 2**63 - 1
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -79,27 +85,29 @@ def flag(value: str) -> bool:
 
 def count(value: str) -> int:
     """A whole number of at least 1."""
-    if not re.fullmatch(r"\s*[0-9]+\s*", value) or int(value) < 1:
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*", value) or int(value) < 1:
         raise ValueError("must be a whole number of at least 1")
     return int(value)
 
 
 def size(value: str) -> int:
     """A number of bytes of at least 1: ``"8388608"``, ``"8MiB"`` (2**20 bytes each), ``"5GB"`` (10**9 bytes each)."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", value)
+    match = _NUMBER.fullmatch(value)
     unit = _UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None or int(float(match[1]) * unit) < 1:
+    number = int(Decimal(match[1]) * unit) if match and unit else 0
+    if not 1 <= number <= _MOST:
         raise ValueError("must be a size such as '8388608', '8MiB' or '5GB'")
-    return int(match[1]) * unit if match[1].isdigit() else int(float(match[1]) * unit)
+    return number
 
 
 def duration(value: str) -> float:
     """A length of time in seconds, above 0: ``"30"``, ``"30s"``, ``"500ms"``, ``"2m"``."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower())
-    unit = _SECONDS.get(match[2]) if match else None
-    if match is None or unit is None or float(match[1]) * unit <= 0:
+    match = _NUMBER.fullmatch(value)
+    unit = _SECONDS.get(match[2].lower()) if match else None
+    seconds = float(match[1]) * unit if match and unit else 0.0
+    if not 0 < seconds <= _MOST:
         raise ValueError("must be a length of time such as '30s', '500ms' or '2m'")
-    return float(match[1]) * unit
+    return seconds
 
 
 def choice(*allowed: str) -> Callable[[str], str]:
@@ -128,8 +136,6 @@ def parse_config(settings_class: type[S], provider: str, config: Mapping[str, st
         ValueError: If keys are missing or unknown or values do not parse: one error that names all of them.
     """
     rules: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(settings_class)}
-    if not hasattr(config, "items"):
-        raise ValueError(f"{provider}: the config must be a dict of strings, not {type(config).__name__}")
     problems = [_unknown_key(key, list(rules)) for key in config if key not in rules]
     missing = [name for name, each in rules.items() if each.default is MISSING and name not in config]
     problems += [f"missing key {name!r}" for name in missing]
@@ -139,12 +145,22 @@ def parse_config(settings_class: type[S], provider: str, config: Mapping[str, st
         try:
             values[name] = rule.parse(_require_string(config[name]))
         except ValueError as error:
-            shown = _HIDDEN if rule.secret else repr(config[name])
+            shown = _HIDDEN if rule.secret else repr(without_password(str(config[name])))
             problems.append(f"{name}={shown} {error}")
     if problems:
         known = ", ".join(sorted(rules))
         raise ValueError(f"{provider} config: {'; '.join(sorted(problems))}. Known keys: {known}")
     return settings_class(**values)
+
+
+def require_mapping(config: object, provider: str) -> None:
+    """Check that a config is a dictionary.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{provider}: the config must be a dict of strings, not {type(config).__name__}")  # noqa: TRY004 - as above
 
 
 def _unknown_key(key: object, known: list[str]) -> str:

@@ -36,7 +36,13 @@ class AtomicWriter(io.BufferedIOBase):
         return True
 
     def write(self, data: ReadableBuffer) -> int:
-        """Write some bytes."""
+        """Write some bytes.
+
+        Raises:
+            ValueError: If the file is closed.
+        """
+        if not self._open:
+            raise ValueError("write to closed file")
         return self._file.write(data)
 
     def tell(self) -> int:

@@ -33,10 +33,12 @@ DIGEST_CODES = frozenset(
 )
 """The store received other bytes than we sent."""
 
-SDK_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
-"""All that botocore raises on purpose; the three have no base of their own."""
+SDK_ERRORS = (BotoCoreError, ClientError, ResponseParserError, boto.UndefinedModelAttributeError)
+"""All that botocore raises on purpose; they have no base of their own."""
 
 _NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound", "405", "MethodNotAllowed"})
+_ABOUT_AN_OBJECT = {"delete", "download", "exists", "info", "open", "read"}
+"""Operations that fail with `FileNotFoundError` when the object is missing; from an upload it means a local file."""
 _DENIED_CODES = frozenset(
     {
         "AccessDenied",
@@ -146,6 +148,11 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
     return StorageError(f"{what}: {error}", details)
 
 
+def not_found(details: ErrorDetails) -> ObjectNotFoundError:
+    """The error for an object that does not exist."""
+    return ObjectNotFoundError(f"{details.url} does not exist (s3 {details.operation})", details)
+
+
 def _from_answer(error: ClientError, details: ErrorDetails, what: str) -> Exception:
     status, code = status_of(error), code_of(error)
     metadata: dict[str, Any] = dict(error.response.get("ResponseMetadata", {}))
@@ -153,8 +160,8 @@ def _from_answer(error: ClientError, details: ErrorDetails, what: str) -> Except
     cause = f"{what}: {error.response.get('Error', {}).get('Message') or 'no explanation'} ({code}, HTTP {status})"
     if code == "NoSuchBucket":
         return BucketNotFoundError(f"{cause}. Create the bucket, or check its name and the endpoint_url", details)
-    if code in _NOT_FOUND_CODES:
-        return ObjectNotFoundError(f"{details.url} does not exist (s3 {details.operation})", details)
+    if code in _NOT_FOUND_CODES and details.operation in _ABOUT_AN_OBJECT:
+        return not_found(details)
     if code in _DENIED_CODES or status in {401, 403}:
         return AccessDeniedError(f"{cause}. {_DENIED_HINT}", details)
     if code in DIGEST_CODES:

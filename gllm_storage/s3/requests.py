@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from gllm_storage.checksums import ALGORITHMS, is_well_formed
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageError
 from gllm_storage.objects import ObjectInfo
-from gllm_storage.s3.errors import SDK_ERRORS, is_not_found, status_of, translate, translated
+from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_not_found, not_found, status_of, translate, translated
 from gllm_storage.s3.transfer import CHECKSUM
 
 if TYPE_CHECKING:
@@ -172,7 +172,9 @@ class S3Requests:
         try:
             yield
         except ClientError as error:
-            if is_not_found(error) or status_of(error) not in _NEEDS_DIAGNOSIS:
+            if is_not_found(error):
+                raise not_found(dataclasses.replace(details, status=status_of(error), code=code_of(error))) from error
+            if status_of(error) not in _NEEDS_DIAGNOSIS:
                 raise translate(error, details) from error
             raise translate(self._explained(bucket, key, error), details) from error
         except SDK_ERRORS as error:

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gllm_storage.paths import clean_prefix
 from gllm_storage.settings import choice, count, duration, flag, setting, size, text
@@ -23,9 +23,19 @@ def _bucket(value: str) -> str:
 
 def _endpoint(value: str) -> str:
     parts = urlsplit(text(value))
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    if parts.username is not None:
+        raise ValueError("must hold no credentials; they have keys of their own")
+    usable = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
+    if not usable or re.search(r"\s", value) or not _has_good_port(parts):
         raise ValueError("must be a URL such as 'https://minio.example.com:9000'")
     return value
+
+
+def _has_good_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _existing_file(value: str) -> str:
