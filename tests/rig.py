@@ -95,7 +95,11 @@ class Boto3Client:
         return sorted(entry["Key"] for page in pages for entry in page.get("Contents", []))
 
     def open_uploads(self) -> list[str]:
-        return [each["Key"] for each in self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])]
+        try:
+            answer = self.client.list_multipart_uploads(Bucket=self.bucket)
+        except self.client.exceptions.NoSuchUpload:  # rclone, until the bucket has had one
+            return []
+        return [each["Key"] for each in answer.get("Uploads", [])]
 
 
 class FolderClient:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from gllm_storage import checksums
-from gllm_storage.errors import ErrorDetails, StorageError, StorageUnavailableError
+from gllm_storage.errors import StorageError, StorageUnavailableError
 from gllm_storage.exclusive import backoff
 from gllm_storage.local_files import CHUNK
 from gllm_storage.s3.body import ChecksumHeaders, FileSection
-from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, status_of
+from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, require_any, status_of
 from gllm_storage.s3.parallel import run_all
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class PutUpload:
             except ClientError as error:
                 _raise_unless_flipped(error, attempt, body)
             else:
-                _require_etag(answer, upload.transfer.details)
+                require_any(answer, "ETag")
                 upload.transfer.progress(upload.source.size)
                 return
 
@@ -245,6 +245,7 @@ class MultipartUpload:
             **self._upload.write_parameters,
             Metadata=dict(self._metadata),
         )
+        require_any(answer, "UploadId")
         self._upload_id = answer["UploadId"]
         # ministack and older servers know only composite checksums, and then refuse a right full-object one.
         self._full_object = answer.get("ChecksumType") == "FULL_OBJECT"
@@ -258,7 +259,7 @@ class MultipartUpload:
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
         whole = {"ChecksumCRC64NVME": checksums.encode(checksum), "ChecksumType": "FULL_OBJECT"}
         self.committing = True
-        self._engine.checksum_headers.call(
+        answer = self._engine.checksum_headers.call(
             self._engine.client.complete_multipart_upload,
             whole if self._full_object else {},
             **upload.place,
@@ -266,6 +267,7 @@ class MultipartUpload:
             MultipartUpload={"Parts": parts},
             **condition,
         )
+        require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
 
     def _send_part(self, number: int, offset: int, length: int) -> tuple[dict[str, Any], int]:
         upload = self._upload
@@ -284,6 +286,7 @@ class MultipartUpload:
             except ClientError as error:
                 _raise_unless_flipped(error, attempt, body)
             else:
+                require_any(answer, "ETag")
                 break
             finally:
                 if self._given_up:
@@ -333,13 +336,3 @@ def _raise_unless_flipped(error: ClientError, attempts_left: int, body: bytes | 
         raise error
     if isinstance(body, FileSection):
         body.seek(0)
-
-
-def _require_etag(answer: Mapping[str, Any], details: ErrorDetails) -> None:
-    # A web server or a login page may answer 200 to anything.
-    if not answer.get("ETag"):
-        raise StorageError(
-            f"s3 {details.operation} of {details.url} failed: the endpoint answered without an ETag, so it does not speak "
-            "S3. Check endpoint_url",
-            details,
-        )

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.process import PerProcess
 from gllm_storage.s3.connection import is_amazon
-from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of
+from gllm_storage.s3.errors import SDK_ERRORS, code_of, require_any, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,7 +88,7 @@ class _Probe:
 
     def run(self) -> ConditionalWrites:
         where = {"Bucket": self.bucket, "Key": f"{self.folder}.gllm-probe-{secrets.token_hex(16)}", **self.common}
-        self.client.put_object(**where, Body=b"probe")
+        require_any(self.client.put_object(**where, Body=b"probe"), "ETag")
         try:
             put = _condition(lambda: self.client.put_object(**where, Body=b"again", IfNoneMatch="*"))
             complete = self._complete(where)
@@ -98,13 +98,16 @@ class _Probe:
 
     def _complete(self, where: dict[str, Any]) -> Condition:
         try:
-            upload = {**where, "UploadId": self.client.create_multipart_upload(**where)["UploadId"]}
+            created = self.client.create_multipart_upload(**where)
         except ClientError as error:
             if status_of(error) in _REFUSALS:
                 return Condition.REFUSED  # no multipart uploads at all
             raise
+        require_any(created, "UploadId")
+        upload = {**where, "UploadId": created["UploadId"]}
         try:
             part = self.client.upload_part(**upload, PartNumber=1, Body=b"again")
+            require_any(part, "ETag")
             parts: Any = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
             return _condition(
                 lambda: self.client.complete_multipart_upload(**upload, MultipartUpload=parts, IfNoneMatch="*")

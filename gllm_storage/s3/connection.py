@@ -67,6 +67,8 @@ class Connection:
         session = boto3.session.Session(profile_name=self.profile_name)
         client = session.client("s3", config=Config(**options), **self.client_options)
         stop_retries(client)
+        if not is_amazon(client):
+            client.meta.events.register("before-call.s3", _stay_at_endpoint)
         return client
 
 
@@ -85,6 +87,15 @@ class Connections:
     def client(self) -> S3Client:
         """The client of this process. boto3 clients may be shared by threads."""
         return self._client.get()
+
+
+def _stay_at_endpoint(context: dict[str, Any], **_: Any) -> None:
+    """Tell botocore that a request was sent on to the right region already.
+
+    Regions are Amazon's. From any other server a 301, 302 or 400 starts a search for the bucket's region, which for a web
+    server that redirects everything ends in a RecursionError after hundreds of requests.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def is_amazon(client: S3Client) -> bool:

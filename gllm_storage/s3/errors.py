@@ -21,7 +21,7 @@ from gllm_storage.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 DIGEST_CODES = frozenset(
     {
@@ -33,10 +33,21 @@ DIGEST_CODES = frozenset(
 )
 """The store received other bytes than we sent."""
 
-SDK_ERRORS = (BotoCoreError, ClientError, ResponseParserError, boto.UndefinedModelAttributeError)
-"""All that botocore raises on purpose; they have no base of their own."""
 
-_NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound", "405", "MethodNotAllowed"})
+class UnreadableAnswerError(Exception):
+    """A successful answer that lacks what S3 would say: a web server or a login page answers 200 to anything."""
+
+
+SDK_ERRORS = (
+    BotoCoreError,
+    ClientError,
+    ResponseParserError,
+    boto.UndefinedModelAttributeError,
+    UnreadableAnswerError,
+)
+"""All that asking S3 raises: botocore's exceptions, which have no base of their own, and ours above."""
+
+_NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
 _ABOUT_AN_OBJECT = {"delete", "download", "exists", "info", "open", "read"}
 """Operations that fail with `FileNotFoundError` when the object is missing; from an upload it means a local file."""
 _DENIED_CODES = frozenset(
@@ -113,6 +124,16 @@ def code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def require_any(answer: Mapping[str, Any], *fields: str) -> None:
+    """Check that an answer holds at least one of some fields, as every answer of S3 to that request does.
+
+    Raises:
+        UnreadableAnswerError: If it holds none.
+    """
+    if not any(answer.get(field) for field in fields):
+        raise UnreadableAnswerError(f"its answer holds no {' or '.join(fields)}")
+
+
 def is_not_found(error: ClientError) -> bool:
     """Whether the answer says that the key, or for a HEAD perhaps the bucket, is not there."""
     return code_of(error) in _NOT_FOUND_CODES
@@ -139,7 +160,7 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
         return _from_answer(error, details, what)
     if isinstance(error, _NO_CREDENTIALS):
         return AccessDeniedError(f"{what}: {error}. {_DENIED_HINT}", details)
-    if isinstance(error, ResponseParserError):
+    if isinstance(error, (ResponseParserError, UnreadableAnswerError)):
         return StorageError(f"{what}: the endpoint does not speak S3: {_first_line(error)}. Check endpoint_url", details)
     if isinstance(error, (boto.FlexibleChecksumError, boto.ChecksumError)):
         return IntegrityError(f"{what}: {error}", details)

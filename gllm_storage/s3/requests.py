@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from gllm_storage.checksums import ALGORITHMS, is_well_formed
-from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageError
+from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError
 from gllm_storage.objects import ObjectInfo
-from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_not_found, not_found, status_of, translate, translated
+from gllm_storage.s3.errors import (
+    SDK_ERRORS,
+    code_of,
+    is_not_found,
+    not_found,
+    require_any,
+    status_of,
+    translate,
+    translated,
+)
 from gllm_storage.s3.transfer import CHECKSUM
 
 if TYPE_CHECKING:
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
 
 _NEEDS_DIAGNOSIS = {400, 403}
 _NOT_FOUND = 404
+_IS_THERE = {301, 403}
+_OF_LISTINGS = ("Name", "IsTruncated", "KeyCount", "MaxKeys")
 
 
 class S3Requests:
@@ -74,15 +85,10 @@ class S3Requests:
         try:
             with self._diagnosed(bucket, key, details):
                 answer = self.client.head_object(**place, **mode)
+                require_any(answer, "ETag")
         except ObjectNotFoundError:
             self.require_bucket(bucket, details)
             raise
-        if not answer.get("ETag"):
-            raise StorageError(
-                f"s3 {operation} of {details.url} failed: the endpoint answered without an ETag, so it does not speak S3. "
-                "Check endpoint_url",
-                details,
-            )
         self._seen.add(bucket)
         return answer
 
@@ -127,6 +133,7 @@ class S3Requests:
                 Bucket=bucket, Prefix=prefix, **self.parameters("ListObjectsV2")
             )
             for page in pages:
+                require_any(page, *_OF_LISTINGS)
                 for entry in page.get("Contents", []):
                     if not entry["Key"].endswith("/"):
                         yield info_from_listing(entry, f"s3://{bucket}/{entry['Key']}")
@@ -139,6 +146,7 @@ class S3Requests:
         """
         with translated(ErrorDetails("s3", f"s3://{bucket}/{prefix}", "list")):
             page = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1, **self.parameters("ListObjectsV2"))
+            require_any(page, *_OF_LISTINGS)
         return bool(page.get("Contents"))
 
     def require_bucket(self, bucket: str, details: ErrorDetails) -> None:
@@ -161,7 +169,9 @@ class S3Requests:
                     f"{self.client.meta.endpoint_url}. Create it, or check its name and the endpoint_url",
                     known,
                 ) from error
-            # 403, 301: it is there, and that is all we wanted to know.
+            # 403: others may not look at it; 301: it is in another region. It is there, and that is all we ask.
+            if status_of(error) not in _IS_THERE:
+                raise translate(error, details) from error
         except SDK_ERRORS as error:
             raise translate(error, details) from error
         self._seen.add(bucket)
