@@ -48,16 +48,16 @@ class ForeignStore:
         self._scheme = scheme
         self._base = base
 
-    def put_file(self, lpath: str, rpath: str, *, mode: str) -> None:
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool) -> None:
         """Upload a local file.
 
         Raises:
             FileNotFoundError: If the local file does not exist.
-            ConflictCheckUnsupportedError: If `mode` is ``"create"``; nothing was written.
+            ConflictCheckUnsupportedError: If `exclusive`; nothing was written.
             StorageError: If the upload fails.
         """
         details = self._details(rpath, "upload")
-        if mode == "create":
+        if exclusive:
             raise ConflictCheckUnsupportedError(
                 f"{details.url}: fsspec filesystem {type(self._filesystem).__name__} does not promise exclusive creates, so "
                 "check_conflict=True was refused and nothing was written. Use check_conflict=False, or another store",
@@ -74,7 +74,7 @@ class ForeignStore:
                 details,
             )
 
-    def get_file(self, rpath: str, lpath: str) -> None:
+    def fetch_file(self, rpath: str, lpath: str) -> None:
         """Download a file; the local file is whole, or as it was.
 
         Raises:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, Protocol  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.client import CloudStorageClient
+from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.paths import Location, split_url, without_password
 from gllm_storage.process import PerProcess
 from gllm_storage.settings import require_mapping
-from gllm_storage.writer import AtomicTextWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class ObjectStore(Protocol):
     """What the verbs need; our filesystems have it, `ForeignStore` gives it to all others."""
 
-    def put_file(self, lpath: str, rpath: str, *, mode: str) -> None:
-        """Upload; mode is ``"overwrite"`` or ``"create"``."""
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool) -> None:
+        """Upload; `put_file` is fsspec's name for it, and may take folders, too."""
 
-    def get_file(self, rpath: str, lpath: str) -> None:
-        """Download."""
+    def fetch_file(self, rpath: str, lpath: str) -> None:
+        """Download; `get_file` is fsspec's name for it, and may take folders, too."""
 
     def rm_file(self, path: str) -> None:
         """Delete."""
@@ -100,8 +100,7 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If the upload fails (`StorageError`); nothing was changed then.
         """
         key = self._location.key(remote_path)
-        mode = "create" if check_conflict else "overwrite"
-        self._store().put_file(os.fspath(local_path), self._location.path(key), mode=mode)
+        self._store().store_file(os.fspath(local_path), self._location.path(key), exclusive=check_conflict)
         return self._location.url(key)
 
     def download_file(self, remote_path: str, local_path: str | Path) -> Path:
@@ -119,7 +118,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
             RuntimeError: If the download fails (`StorageError`).
         """
-        self._store().get_file(self._location.path(self._location.key(remote_path)), os.fspath(local_path))
+        self._store().fetch_file(self._location.path(self._location.key(remote_path)), os.fspath(local_path))
         return Path(local_path)
 
     def file_exists(self, remote_path: str) -> bool:
@@ -176,11 +175,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileExistsError: If the mode is exclusive and the object exists.
             RuntimeError: If the store refuses or cannot be reached (`StorageError`).
         """
-        path = self._location.path(self._location.key(remote_path))
-        if "b" in mode or "r" in mode:
-            return self.filesystem.open(path, mode, **kwargs)
-        text = {name: kwargs.pop(name) for name in ("encoding", "errors", "newline") if name in kwargs}
-        return AtomicTextWriter(self.filesystem.open(path, mode.replace("t", "") + "b", **kwargs), **text)
+        return self.filesystem.open(self._location.path(self._location.key(remote_path)), mode, **kwargs)
 
     def info(self, remote_path: str) -> ObjectInfo:
         """What the store knows of an object now.
@@ -229,7 +224,14 @@ class FsspecStorageClient(CloudStorageClient):
     def _make_filesystem(self) -> AbstractFileSystem:
         from fsspec.core import url_to_fs  # noqa: PLC0415 - fsspec takes 50 ms to import
 
-        filesystem, _ = url_to_fs(self.config["url"], **self.storage_options, skip_instance_cache=True)
+        try:
+            filesystem, _ = url_to_fs(self.config["url"], **self.storage_options, skip_instance_cache=True)
+        except Exception as error:  # a package that is missing, a host that is down: each filesystem has its own
+            url = without_password(self.config["url"])
+            raise StorageError(
+                f"fsspec cannot open {url}: {type(error).__name__}: {error}. Check the URL and the storage options",
+                ErrorDetails("fsspec", url, "open"),
+            ) from error
         return filesystem
 
     def _store(self) -> ObjectStore:
@@ -257,8 +259,9 @@ def _with_slash(path: str) -> str:
 
 def _require_known_protocol(scheme: str) -> None:
     from fsspec import available_protocols  # noqa: PLC0415 - fsspec takes 50 ms to import
+    from fsspec.registry import registry  # noqa: PLC0415 - as above
 
-    if scheme not in available_protocols():
+    if scheme not in available_protocols() and scheme not in registry:
         from gllm_storage.registry import CloudStorageRegistry  # noqa: PLC0415 - the registry knows the clients
 
         known = ", ".join(CloudStorageRegistry.list_available_providers())

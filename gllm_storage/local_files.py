@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gllm_storage.errors import StorageError
+from gllm_storage.errors import ConflictCheckUnsupportedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,9 +22,19 @@ if TYPE_CHECKING:
 CHUNK = 2**20
 """Bytes moved at a time."""
 
+
+class SourceChangedError(StorageError):
+    """A local file changed while it was read."""
+
+
+class TargetExistsError(FileExistsError):
+    """The destination of an exclusive write exists."""
+
+
 _TEMPORARY = re.compile(r"\.gllm-[0-9a-f]{32}\.tmp")
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _RENAME_NOREPLACE = 1
+_FOLDER_ATTEMPTS = 10
 _AT_FDCWD = -100
 
 
@@ -44,10 +54,10 @@ def local_errors(action: str, path: str, details: ErrorDetails) -> Iterator[None
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        cause = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"{details.operation} of {details.url}: cannot {action} local file {path!r}: {error.strerror or error}",
-            details,
+            f"{details.operation} of {details.url}: cannot {action} local file {path!r}: {cause}", details
         ) from error
 
 
@@ -77,14 +87,9 @@ class LocalSource:
             while len(data) < length:
                 more = os.pread(self._fd, length - len(data), offset + len(data))
                 if not more:
-                    raise self._changed()
+                    raise self.changed()
                 data += more
         return data
-
-    def is_unchanged(self) -> bool:
-        """Whether nobody wrote to the file since it was opened."""
-        now = os.fstat(self._fd)
-        return (now.st_size, now.st_mtime_ns) == (self.size, self._modified_ns)
 
     def require_unchanged(self) -> None:
         """Check that nobody wrote to the file since it was opened.
@@ -92,11 +97,13 @@ class LocalSource:
         Raises:
             StorageError: If somebody did.
         """
-        if not self.is_unchanged():
-            raise self._changed()
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != (self.size, self._modified_ns):
+            raise self.changed()
 
-    def _changed(self) -> StorageError:
-        return StorageError(
+    def changed(self) -> SourceChangedError:
+        """The error for a file that changed while it was read."""
+        return SourceChangedError(
             f"{self._details.operation} of {self._details.url}: local file {self.path!r} changed while it was read, so "
             "nothing was stored. Finish writing it first, then try again",
             self._details,
@@ -227,7 +234,9 @@ def _allocate(fd: int, size: int) -> None:
 
 
 @contextlib.contextmanager
-def atomic_target(path: str, details: ErrorDetails, *, exclusive: bool = False) -> Iterator[LocalTarget]:
+def atomic_target(
+    path: str, details: ErrorDetails, *, exclusive: bool = False, durable: bool = False
+) -> Iterator[LocalTarget]:
     """A destination that is, at every moment, either what it was before or complete.
 
     The destination's folders are made; a symbolic link is followed, so that it goes on pointing at the new content; the
@@ -238,29 +247,50 @@ def atomic_target(path: str, details: ErrorDetails, *, exclusive: bool = False) 
         path: The destination.
         details: What the operation is about, for errors.
         exclusive: Whether to fail if the destination exists, atomically.
+        durable: Whether the content is on the disk before it gets its name.
 
     Raises:
-        FileExistsError: If `exclusive`, and the destination exists.
+        TargetExistsError: If `exclusive`, and the destination exists.
+        ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem cannot do that.
         StorageError: If the destination is a directory or otherwise no regular file, or cannot be written.
     """
-    destination = os.path.abspath(path) if exclusive else os.path.realpath(path)
-    folder = os.path.dirname(destination)
     with local_errors("write", path, details):
+        destination = os.path.abspath(path) if exclusive else os.path.realpath(path)
         mode = _mode_of(destination)
+    if path.endswith(os.sep):
+        raise StorageError(f"{details.operation} of {details.url}: local path {path!r} names a folder; name a file", details)
     if mode is not None and not exclusive:
         _require_regular(path, mode, details)
-    with _made_folders(path, folder, details):
-        temporary = os.path.join(folder, f".gllm-{secrets.token_hex(16)}.tmp")
+    temporary = os.path.join(os.path.dirname(destination), f".gllm-{secrets.token_hex(16)}.tmp")
+    made: list[str] = []
+    fd = -1
+    try:
         with local_errors("write", path, details):
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            target = LocalTarget(destination, temporary, fd, details)
-            yield target
-            _publish(target, mode, exclusive=exclusive)
-        finally:
+            fd = _create(temporary, made)
+        yield LocalTarget(destination, temporary, fd, details)
+        with local_errors("write", path, details):
+            if mode is not None and not exclusive:
+                os.fchmod(fd, stat.S_IMODE(mode))
+            if durable:
+                os.fsync(fd)
+            # Closed before it gets its name: a network filesystem reports a full quota only now.
+            closing, fd = fd, -1
+            os.close(closing)
+        _publish(temporary, destination, details, exclusive=exclusive)
+        made.clear()
+    finally:
+        _clean_up(temporary, fd, made)
+
+
+def _clean_up(temporary: str, fd: int, made: list[str]) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(temporary)
+    if fd >= 0:
+        with contextlib.suppress(OSError):
             os.close(fd)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+    with contextlib.suppress(OSError):  # somebody else put something there meanwhile: it stays
+        for folder in reversed(made):
+            os.rmdir(folder)
 
 
 def _mode_of(path: str) -> int | None:
@@ -270,81 +300,77 @@ def _mode_of(path: str) -> int | None:
         return None
 
 
-@contextlib.contextmanager
-def _made_folders(path: str, folder: str, details: ErrorDetails) -> Iterator[None]:
-    """Make a folder and its parents; take back those that were made when the block fails."""
+def _create(temporary: str, made: list[str]) -> int:
+    """Make the temporary file and its folders; those that were made are added to `made`."""
+    for _ in range(_FOLDER_ATTEMPTS):
+        _make_folders(os.path.dirname(temporary), made)
+        # FileNotFoundError: a download beside this one failed and has just taken back the folder that both use.
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _make_folders(folder: str, made: list[str]) -> None:
     missing = []
-    while not os.path.isdir(folder):
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
         missing.append(folder)
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            break
-        folder = parent
-    made: list[str] = []
+        folder = os.path.dirname(folder)
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            os.mkdir(each)
+            made.append(each)
+
+
+def _publish(temporary: str, destination: str, details: ErrorDetails, *, exclusive: bool) -> None:
+    if not exclusive:
+        with local_errors("write", destination, details):
+            os.replace(temporary, destination)
+        return
     try:
-        with local_errors("write", path, details):
-            for each in reversed(missing):
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(each)
-                    made.append(each)
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # somebody else put something there meanwhile: it stays
-            for each in reversed(made):
-                os.rmdir(each)
+        with local_errors("write", destination, details):
+            _link(temporary, destination)
+    except StorageError as error:
+        cause = error.__cause__
+        if isinstance(cause, FileExistsError):
+            raise TargetExistsError(*cause.args) from cause
+        if isinstance(cause, OSError) and cause.errno in _NO_HARD_LINKS:
+            raise ConflictCheckUnsupportedError(
+                f"{details.operation} of {details.url}: the folder's filesystem has neither hard links nor renameat2 "
+                f"({cause.strerror}), so it cannot create exclusively. Use check_conflict=False, or another folder",
+                details,
+            ) from cause
         raise
 
 
-def _publish(target: LocalTarget, mode: int | None, *, exclusive: bool) -> None:
-    if exclusive:
-        try:
-            _link(target)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            with target.errors():
-                raise error  # noqa: TRY201 - to translate it
-        return
-    with target.errors():
-        if mode is not None:
-            os.fchmod(target.fd, stat.S_IMODE(mode))
-        os.replace(target.temporary, target.path)
-
-
-def _link(target: LocalTarget) -> None:
+def _link(temporary: str, destination: str) -> None:
     """Give the temporary file its name, unless the name is taken: atomically."""
     try:
-        os.link(target.temporary, target.path)
+        os.link(temporary, destination)
     except FileExistsError:
         # NFS may lose the answer to a link that it made, and then refuse the repeated request.
-        if not _is_same_file(target):
+        if not _is_same_file(temporary, destination):
             raise
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        _rename_without_replacing(target)
+        _rename_without_replacing(temporary, destination)
 
 
-def _is_same_file(target: LocalTarget) -> bool:
+def _is_same_file(temporary: str, destination: str) -> bool:
     try:
-        return os.path.samestat(os.lstat(target.path), os.fstat(target.fd))
+        return os.path.samestat(os.lstat(destination), os.lstat(temporary))
     except FileNotFoundError:
         return False
 
 
-def _rename_without_replacing(target: LocalTarget) -> None:
-    """For filesystems without hard links: Linux's renameat2, or else a claim on the name by O_EXCL."""
-    code = _renameat2(target.temporary, target.path)
-    if code == 0:
-        return
-    if code == errno.EEXIST:
-        raise FileExistsError(code, os.strerror(code), target.path)
-    os.close(os.open(target.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-    try:
-        os.replace(target.temporary, target.path)
-    except BaseException:
-        os.unlink(target.path)  # the claim is ours
-        raise
+def _rename_without_replacing(temporary: str, destination: str) -> None:
+    """For filesystems without hard links: Linux's renameat2.
+
+    There is no third way: a claim on the name by O_EXCL would show an empty file, and could not be taken back safely.
+    """
+    code = _renameat2(temporary, destination)
+    if code:
+        raise OSError(code, os.strerror(code), destination)
 
 
 def _renameat2(source: str, destination: str) -> int:

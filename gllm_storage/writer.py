@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -13,16 +14,22 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+_logger = logging.getLogger(__name__)
+
+
 class AtomicWriter(io.BufferedIOBase):
     """Writes to a file that a context manager publishes at its end, and takes back after an exception.
 
-    Closing publishes. Leaving a ``with`` block by an exception, or dropping the object unclosed, takes back.
+    Closing publishes. Leaving a ``with`` block by an exception, or dropping the object unclosed, takes back; the latter is
+    logged as a warning, because a caller who forgot to close would otherwise not learn that nothing was stored.
 
     Args:
         published: Gives the file; its normal exit publishes what was written.
+        path: What is written, for messages.
     """
 
-    def __init__(self, published: AbstractContextManager[IO[bytes]]) -> None:
+    def __init__(self, published: AbstractContextManager[IO[bytes]], path: str = "a file") -> None:
+        self.path = path
         self._published = published
         self._file = published.__enter__()
         self._open = True
@@ -89,6 +96,7 @@ class AtomicWriter(io.BufferedIOBase):
 
     def __del__(self) -> None:
         if getattr(self, "_open", False):
+            _logger.warning("%s was opened for writing and dropped unclosed: nothing was stored", self.path)
             self.__exit__(GeneratorExit, GeneratorExit(), None)
 
 

@@ -12,7 +12,7 @@ from gllm_storage.settings import describe, parse_config, setting, text
 
 if TYPE_CHECKING:
     from gllm_storage.fsspec_client import ObjectStore
-    from gllm_storage.local.filesystem import LocalFileSystem
+    from gllm_storage.local.filesystem import LocalStoreFileSystem
 
 
 def _folder(value: str) -> str:
@@ -76,12 +76,13 @@ class LocalStorageClient(FsspecStorageClient):
 
     def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
         self.settings = parse_config(LocalSettings, self.provider, config)
+        self.config["root"] = self.settings.root  # absolute: a worker with another working directory gets the same folder
         return Location("file", self.settings.root.rstrip("/") + "/", self.settings.prefix, aliases=("local",))
 
-    def _make_filesystem(self) -> LocalFileSystem:
-        from gllm_storage.local.filesystem import LocalFileSystem  # noqa: PLC0415 - it imports fsspec
+    def _make_filesystem(self) -> LocalStoreFileSystem:
+        from gllm_storage.local.filesystem import LocalStoreFileSystem  # noqa: PLC0415 - it imports fsspec
 
-        return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True)
+        return LocalStoreFileSystem(auto_mkdir=True, skip_instance_cache=True)
 
     def _store(self) -> ObjectStore:
         store: ObjectStore = self.filesystem

@@ -1,16 +1,18 @@
-"""`LocalFileSystem`: fsspec's, with whole files, exclusive creates and errors in our words."""
+"""`LocalStoreFileSystem`: fsspec's, with whole files, exclusive creates and errors in our words."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
-from fsspec.implementations.local import LocalFileSystem as _LocalFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import isfilelike
 
 from gllm_storage.errors import (
     AccessDeniedError,
@@ -20,8 +22,16 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.exclusive import exists_error
-from gllm_storage.local_files import atomic_target, copy, is_temporary, open_source
+from gllm_storage.local_files import (
+    SourceChangedError,
+    TargetExistsError,
+    atomic_target,
+    copy,
+    is_temporary,
+    open_source,
+)
 from gllm_storage.objects import ObjectInfo
+from gllm_storage.opening import AtomicOpening, is_create
 from gllm_storage.writer import AtomicWriter
 
 if TYPE_CHECKING:
@@ -31,8 +41,10 @@ _RESTARTS = 5
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
-class LocalFileSystem(_LocalFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class LocalStoreFileSystem(AtomicOpening, LocalFileSystem):  # type: ignore[misc]  # fsspec publishes no types
     """fsspec's local filesystem, as a store of whole files.
+
+    Not called LocalFileSystem: pyarrow goes by that name, and would write past it with its own.
 
     A file appears under its name when it is complete, and is then never changed, only replaced. `put_file` with
     ``mode="create"`` and ``open(…, "xb")`` give a temporary file its name by a hard link, which fails if the name is taken.
@@ -55,15 +67,11 @@ class LocalFileSystem(_LocalFileSystem):  # type: ignore[misc]  # fsspec publish
             ObjectExistsError: If `mode` is ``"create"`` and the file exists.
             StorageError: If it cannot be stored; nothing was changed then.
         """
-        if mode not in {"overwrite", "create"}:
-            raise ValueError(f"mode must be 'overwrite' or 'create', not {mode!r}")
-        path = self._strip_protocol(rpath)
-        details = _details(path, "upload")
-        with open_source(os.fspath(lpath), details) as source:
-            callback.set_size(source.size)
-            with _stored(path, details, exclusive=mode == "create") as target:
-                copy(source, target, callback.relative_update)
-                source.require_unchanged()
+        exclusive = is_create(mode)
+        if os.path.isdir(lpath):  # a recursive put names folders, too
+            self.makedirs(rpath, exist_ok=True)
+            return
+        self.store_file(os.fspath(lpath), rpath, exclusive=exclusive, callback=callback)
 
     def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
         """Copy a stored file to a local one, which is whole or as it was.
@@ -72,19 +80,43 @@ class LocalFileSystem(_LocalFileSystem):  # type: ignore[misc]  # fsspec publish
             ObjectNotFoundError: If there is no such file.
             StorageError: If it cannot be copied.
         """
+        if isfilelike(lpath):
+            with self.open(rpath, "rb") as file:
+                shutil.copyfileobj(file, cast("IO[bytes]", lpath))
+        elif self.isdir(rpath):  # a recursive get names folders, too
+            os.makedirs(lpath, exist_ok=True)
+        else:
+            self.fetch_file(rpath, os.fspath(lpath), callback=callback)
+
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
+        """As `put_file`, for one file: a folder is refused."""
+        path = self._strip_protocol(rpath)
+        details = _details(path, "upload")
+        with open_source(lpath, details) as source:
+            callback.set_size(source.size)
+            with _stored(path, details, exclusive=exclusive) as target:
+                copy(source, target, callback.relative_update)
+                source.require_unchanged()
+
+    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback = DEFAULT_CALLBACK) -> None:
+        """As `get_file`, for one file: a folder is no object."""
         path = self._strip_protocol(rpath)
         details = _details(path, "download")
-        with atomic_target(os.fspath(lpath), details) as target:
+        with atomic_target(lpath, details) as target:
             for _attempt in range(_RESTARTS):
                 _look(path, details)
-                with _absent_as_not_found(details), open_source(path, details) as source:
+                # SourceChangedError: it was written to in place, by somebody who does not use this library.
+                with (
+                    contextlib.suppress(SourceChangedError),
+                    _absent_as_not_found(details),
+                    open_source(path, details) as source,
+                ):
                     callback.set_size(source.size)
                     copy(source, target, callback.relative_update)
-                    if source.is_unchanged():
-                        return
+                    source.require_unchanged()
+                    return
             raise StorageUnavailableError(
-                f"download of {details.url}: the file was written to again and again while it was read. Try again",
-                details,
+                f"download of {details.url}: the file was written to again and again while it was read. Try again", details
             )
 
     def object_info(self, path: str) -> ObjectInfo:
@@ -137,10 +169,13 @@ class LocalFileSystem(_LocalFileSystem):  # type: ignore[misc]  # fsspec publish
             os.unlink(path)
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
+        path = self._strip_protocol(path)
+        details = _details(path, "open")
+        if mode == "rb":
+            _look(path, details)
         if mode not in {"wb", "xb"} or not kwargs.get("autocommit", True):
             return super()._open(path, mode, block_size, **kwargs)
-        path = self._strip_protocol(path)
-        return AtomicWriter(_written(path, _details(path, "open"), exclusive=mode == "xb"))
+        return AtomicWriter(_written(path, details, exclusive=mode == "xb"), details.url)
 
 
 @contextlib.contextmanager
@@ -148,9 +183,9 @@ def _stored(path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[An
     if exclusive and os.path.lexists(path):
         raise exists_error(details)  # only for speed: the link decides
     try:
-        with atomic_target(path, details, exclusive=exclusive) as target:
+        with atomic_target(path, details, exclusive=exclusive, durable=True) as target:
             yield target
-    except FileExistsError as error:
+    except TargetExistsError as error:
         raise exists_error(details) from error
 
 

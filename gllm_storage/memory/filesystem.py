@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.implementations.memory import MemoryFile
 from fsspec.implementations.memory import MemoryFileSystem as _MemoryFileSystem
+from fsspec.utils import isfilelike
 
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
 from gllm_storage.exclusive import exists_error
 from gllm_storage.local_files import CHUNK, atomic_target, open_source
 from gllm_storage.objects import ObjectInfo, aware
+from gllm_storage.opening import AtomicOpening, is_create
 from gllm_storage.writer import AtomicWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class MemoryFileSystem(_MemoryFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class MemoryFileSystem(AtomicOpening, _MemoryFileSystem):  # type: ignore[misc]  # fsspec publishes no types
     """fsspec's memory filesystem: it shares its one store, so that ``memory://`` URLs open everywhere in the process.
 
     Every write puts a new object into the store, so that readers of the old one go on with the old one.
@@ -44,17 +46,11 @@ class MemoryFileSystem(_MemoryFileSystem):  # type: ignore[misc]  # fsspec publi
             ObjectExistsError: If `mode` is ``"create"`` and there is an object.
             StorageError: If the local file cannot be read; nothing was changed then.
         """
-        if mode not in {"overwrite", "create"}:
-            raise ValueError(f"mode must be 'overwrite' or 'create', not {mode!r}")
-        path = self._strip_protocol(rpath)
-        details = _details(path, "upload")
-        with open_source(os.fspath(lpath), details) as source:
-            callback.set_size(source.size)
-            with self._stored(path, details, exclusive=mode == "create") as content:
-                for offset in range(0, source.size, CHUNK):
-                    content.write(source.read_at(offset, min(CHUNK, source.size - offset)))
-                    callback.relative_update(min(CHUNK, source.size - offset))
-                source.require_unchanged()
+        exclusive = is_create(mode)
+        if os.path.isdir(lpath):  # a recursive put names folders, too
+            self.makedirs(rpath, exist_ok=True)
+            return
+        self.store_file(os.fspath(lpath), rpath, exclusive=exclusive, callback=callback)
 
     def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
         """Copy an object to a local file, which is whole or as it was.
@@ -63,9 +59,30 @@ class MemoryFileSystem(_MemoryFileSystem):  # type: ignore[misc]  # fsspec publi
             ObjectNotFoundError: If there is no such object.
             StorageError: If the local file cannot be written.
         """
+        if isfilelike(lpath):
+            cast("IO[bytes]", lpath).write(self.cat_file(rpath))
+        elif self.isdir(rpath):  # a recursive get names folders, too
+            os.makedirs(lpath, exist_ok=True)
+        else:
+            self.fetch_file(rpath, os.fspath(lpath), callback=callback)
+
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
+        """As `put_file`, for one file: a folder is refused."""
+        path = self._strip_protocol(rpath)
+        details = _details(path, "upload")
+        with open_source(lpath, details) as source:
+            callback.set_size(source.size)
+            with self._stored(path, details, exclusive=exclusive) as content:
+                for offset in range(0, source.size, CHUNK):
+                    content.write(source.read_at(offset, min(CHUNK, source.size - offset)))
+                    callback.relative_update(min(CHUNK, source.size - offset))
+                source.require_unchanged()
+
+    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback = DEFAULT_CALLBACK) -> None:
+        """As `get_file`, for one file: a folder is no object."""
         path = self._strip_protocol(rpath)
         details = _details(path, "download")
-        with atomic_target(os.fspath(lpath), details) as target:
+        with atomic_target(lpath, details) as target:
             content = self._look(path, details).getvalue()
             callback.set_size(len(content))
             target.allocate(len(content))
@@ -113,7 +130,8 @@ class MemoryFileSystem(_MemoryFileSystem):  # type: ignore[misc]  # fsspec publi
             return io.BytesIO(self._look(path, _details(path, "open")).getvalue())
         if mode not in {"wb", "xb"} or kwargs.get("data") is not None or not kwargs.get("autocommit", True):
             return super()._open(path, mode, **kwargs)
-        return AtomicWriter(self._stored(path, _details(path, "open"), exclusive=mode == "xb"))
+        details = _details(path, "open")
+        return AtomicWriter(self._stored(path, details, exclusive=mode == "xb"), details.url)
 
     @contextlib.contextmanager
     def _stored(self, path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[IO[bytes]]:

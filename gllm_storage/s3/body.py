@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.s3.errors import DIGEST_CODES, code_of, status_of
+from gllm_storage.s3.errors import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from gllm_storage.local_files import LocalSource
     from gllm_storage.s3.parallel import Stop
 
-_CHECKSUM_REFUSALS = {400, 501}
+_logger = logging.getLogger(__name__)
+
+_CHECKSUM_REFUSALS = {"InvalidArgument", "InvalidRequest", "NotImplemented", "UnsupportedHeader", "XNotImplemented"}
 
 
 class FileSection(io.RawIOBase):
@@ -57,6 +60,12 @@ class FileSection(io.RawIOBase):
         self._position = max(0, min(self._length, start + offset))
         return self._position
 
+    def readinto(self, buffer: Any) -> int:
+        """Read on into a buffer: awscrt, by which botocore signs where it is installed, reads so."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def read(self, size: int = -1) -> bytes:
         """Read on.
 
@@ -88,10 +97,10 @@ class ChecksumHeaders:
         try:
             answer = operation(**parameters, **checksum)
         except ClientError as error:
-            settled = not checksum or name in self.accepted or code_of(error) in DIGEST_CODES
-            if settled or status_of(error) not in _CHECKSUM_REFUSALS:
+            if not checksum or name in self.accepted or code_of(error) not in _CHECKSUM_REFUSALS:
                 raise
             answer = operation(**parameters)
+            _logger.warning("the endpoint refuses checksums on %s (%s); going on without", name, code_of(error))
             self.accepted[name] = False
             return answer
         self.accepted[name] = True

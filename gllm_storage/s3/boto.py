@@ -8,6 +8,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import urllib3
 from botocore.exceptions import ClientError
 
 from gllm_storage import checksums
@@ -16,13 +17,14 @@ from gllm_storage.exclusive import backoff
 from gllm_storage.local_files import CHUNK
 from gllm_storage.s3.body import ChecksumHeaders, FileSection
 from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, require_any, status_of
-from gllm_storage.s3.parallel import run_all
+from gllm_storage.s3.parallel import run_all, stopped_by
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mypy_boto3_s3.client import S3Client
 
+    from gllm_storage.errors import ErrorDetails
     from gllm_storage.s3.transfer import Download, Upload
 
 _logger = logging.getLogger(__name__)
@@ -45,13 +47,15 @@ class BotoEngine:
 
     Args:
         client: The boto3 client.
-        common: Parameters of every request, such as ``RequestPayer``.
+        parameters: Gives the parameters that an operation takes in addition, such as ``RequestPayer``.
         checksum_headers: What is known of the endpoint.
     """
 
-    def __init__(self, client: S3Client, common: Mapping[str, Any], checksum_headers: ChecksumHeaders) -> None:
+    def __init__(
+        self, client: S3Client, parameters: Callable[[str], dict[str, Any]], checksum_headers: ChecksumHeaders
+    ) -> None:
         self.client = client
-        self.common = common
+        self.parameters = parameters
         self.checksum_headers = checksum_headers
 
     def begin_upload(self, upload: Upload, metadata: Mapping[str, str]) -> PutUpload | MultipartUpload:
@@ -117,7 +121,7 @@ class BotoEngine:
                 return
 
     def _get_object(self, download: Download, start: int, length: int) -> Mapping[str, Any]:
-        parameters: dict[str, Any] = {"Bucket": download.bucket, "Key": download.key, **self.common}
+        parameters: dict[str, Any] = {"Bucket": download.bucket, "Key": download.key, **self.parameters("GetObject")}
         if download.version.etag:
             parameters["IfMatch"] = f'"{download.version.etag}"'
         if not _is_whole(download, start, length):
@@ -150,7 +154,7 @@ def _check_answer(answer: Mapping[str, Any], download: Download, start: int, len
 
 def _copy_body(body: Any, download: Download, start: int, length: int) -> None:
     received = 0
-    for chunk in body.iter_chunks(CHUNK):
+    for chunk in _chunks(body, download.transfer.details):
         download.transfer.stop.check()
         if received + len(chunk) > length:
             raise ObjectChangedError
@@ -161,6 +165,13 @@ def _copy_body(body: Any, download: Download, start: int, length: int) -> None:
             f"download of {download.transfer.details.url}: the connection ended after {received} of {length} bytes",
             download.transfer.details,
         )
+
+
+def _chunks(body: Any, details: ErrorDetails) -> Iterator[bytes]:
+    try:
+        yield from body.iter_chunks(CHUNK)
+    except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad
+        raise StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {error}", details) from error
 
 
 class PutUpload:
@@ -183,14 +194,16 @@ class PutUpload:
         """
         upload = self._upload
         body, checksum = _body(upload, 0, upload.source.size)
+        _require_same(upload, checksum)
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
         for attempt in _digest_attempts(upload):
             try:
                 answer = self._engine.checksum_headers.call(
                     self._engine.client.put_object,
                     {"ChecksumCRC64NVME": checksums.encode(checksum)},
-                    **upload.place,
+                    **self._engine.parameters("PutObject"),
                     **upload.write_parameters,
+                    **upload.place,
                     **condition,
                     Metadata=dict(self._metadata),
                     Body=body,
@@ -233,7 +246,6 @@ class MultipartUpload:
         ranges = upload.plan.part_ranges(upload.source.size)
         tasks = [partial(self._send_part, number, *each) for number, each in enumerate(ranges, start=1)]
         sent = run_all(tasks, upload.transfer.settings.max_concurrency, upload.transfer.stop)
-        upload.source.require_unchanged()
         complete = partial(self._complete, [part for part, _ in sent], _fold([crc for _, crc in sent], ranges))
         run_all([complete], 1, upload.transfer.stop)
 
@@ -241,27 +253,28 @@ class MultipartUpload:
         answer = self._engine.checksum_headers.call(
             self._engine.client.create_multipart_upload,
             {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"},
-            **self._upload.place,
+            **self._engine.parameters("CreateMultipartUpload"),
             **self._upload.write_parameters,
+            **self._upload.place,
             Metadata=dict(self._metadata),
         )
         require_any(answer, "UploadId")
         self._upload_id = answer["UploadId"]
+        if self._given_up:
+            self._abort()  # the answer came when nobody waited for it any more
         # ministack and older servers know only composite checksums, and then refuse a right full-object one.
         self._full_object = answer.get("ChecksumType") == "FULL_OBJECT"
 
     def _complete(self, parts: list[dict[str, Any]], checksum: int) -> None:
         upload = self._upload
-        if upload.expected_crc is not None and checksum != upload.expected_crc:
-            upload.source.require_unchanged()
-            details = upload.transfer.details
-            raise StorageError(f"upload of {details.url}: the local file changed while it was read", details)
+        _require_same(upload, checksum)
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
         whole = {"ChecksumCRC64NVME": checksums.encode(checksum), "ChecksumType": "FULL_OBJECT"}
         self.committing = True
         answer = self._engine.checksum_headers.call(
             self._engine.client.complete_multipart_upload,
             whole if self._full_object else {},
+            **self._engine.parameters("CompleteMultipartUpload"),
             **upload.place,
             UploadId=self._upload_id,
             MultipartUpload={"Parts": parts},
@@ -278,6 +291,7 @@ class MultipartUpload:
                 answer = self._engine.checksum_headers.call(
                     self._engine.client.upload_part,
                     {"ChecksumCRC64NVME": encoded},
+                    **self._engine.parameters("UploadPart"),
                     **upload.place,
                     UploadId=self._upload_id,
                     PartNumber=number,
@@ -300,14 +314,26 @@ class MultipartUpload:
 
     def discard(self) -> None:
         """Abort the upload, so that no parts stay."""
-        if self._upload_id is None:
-            return
         self._given_up = True
-        self._abort()
+        if self._upload_id is not None:
+            self._abort()
 
     def _abort(self) -> None:
-        with contextlib.suppress(*SDK_ERRORS):  # completed or aborted already, or unreachable: nothing better to do
-            self._engine.client.abort_multipart_upload(**self._upload.place, UploadId=str(self._upload_id))
+        place = {**self._engine.parameters("AbortMultipartUpload"), **self._upload.place}
+        # Completed or aborted already, or unreachable: there is nothing better to do.
+        with stopped_by(None), contextlib.suppress(*SDK_ERRORS):
+            self._engine.client.abort_multipart_upload(**place, UploadId=str(self._upload_id))
+
+
+def _require_same(upload: Upload, checksum: int) -> None:
+    """Check that what is sent is what the file held when the upload began.
+
+    Raises:
+        StorageError: If it is not.
+    """
+    upload.source.require_unchanged()
+    if upload.expected_crc not in {None, checksum}:
+        raise upload.source.changed()
 
 
 def _body(upload: Upload, offset: int, length: int) -> tuple[bytes | FileSection, int]:

@@ -9,10 +9,13 @@ Swift refuses the first and enforces the second, ``rclone serve s3`` ignores bot
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import threading
+from collections import defaultdict
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -22,7 +25,7 @@ from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, require_any, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from mypy_boto3_s3.client import S3Client
 
@@ -50,32 +53,36 @@ class ConditionalWrites:
 
 ALL_ENFORCED = ConditionalWrites(Condition.ENFORCED, Condition.ENFORCED)
 
+_logger = logging.getLogger(__name__)
+
 _PRECONDITION_FAILED = 412
 _REFUSALS = {400, 405, 501}
 _found: dict[tuple[str, str], ConditionalWrites] = {}
 # The findings are plain values and may cross a fork; the lock may not.
-_probing: PerProcess[threading.Lock] = PerProcess(threading.Lock)
+_probing: PerProcess[defaultdict[tuple[str, str], threading.Lock]] = PerProcess(lambda: defaultdict(threading.Lock))
 
 
-def conditional_writes(client: S3Client, bucket: str, folder: str, common: Mapping[str, Any]) -> ConditionalWrites:
+def conditional_writes(
+    client: S3Client, bucket: str, folder: str, parameters: Callable[[str], dict[str, Any]]
+) -> ConditionalWrites:
     """What this endpoint does with conditional writes to this bucket; asked once in a process.
 
     Args:
         client: The client that the writes will use.
         bucket: The bucket.
         folder: Where a probe object may be written for a moment: empty, or a key prefix that ends with ``/``.
-        common: Parameters of every request, such as ``RequestPayer``.
+        parameters: Gives the parameters that an operation takes in addition, such as ``RequestPayer``.
 
     Raises:
         botocore.exceptions.BotoCoreError: If the store cannot be reached.
-        botocore.exceptions.ClientError: If it does not let us write or delete the probe.
+        botocore.exceptions.ClientError: If it does not let us write the probe.
     """
     if is_amazon(client):
         return ALL_ENFORCED
     place = (client.meta.endpoint_url, bucket)
-    with _probing.get():
+    with _probing.get()[place]:
         if place not in _found:
-            _found[place] = _Probe(client, bucket, folder, common).run()
+            _found[place] = _Probe(client, bucket, folder, parameters).run()
         return _found[place]
 
 
@@ -84,21 +91,21 @@ class _Probe:
     client: S3Client
     bucket: str
     folder: str
-    common: Mapping[str, Any]
+    parameters: Callable[[str], dict[str, Any]]
 
     def run(self) -> ConditionalWrites:
-        where = {"Bucket": self.bucket, "Key": f"{self.folder}.gllm-probe-{secrets.token_hex(16)}", **self.common}
-        require_any(self.client.put_object(**where, Body=b"probe"), "ETag")
+        where: dict[str, Any] = {"Bucket": self.bucket, "Key": f"{self.folder}.gllm-probe-{secrets.token_hex(16)}"}
+        put_object = partial(self.client.put_object, **self.parameters("PutObject"), **where)
         try:
-            put = _condition(lambda: self.client.put_object(**where, Body=b"again", IfNoneMatch="*"))
-            complete = self._complete(where)
+            require_any(put_object(Body=b"probe"), "ETag")
+            put = _condition(lambda: put_object(Body=b"again", IfNoneMatch="*"))
+            return ConditionalWrites(put, self._complete(where))
         finally:
-            self.client.delete_object(**where)
-        return ConditionalWrites(put, complete)
+            self._delete(where)
 
     def _complete(self, where: dict[str, Any]) -> Condition:
         try:
-            created = self.client.create_multipart_upload(**where)
+            created = self.client.create_multipart_upload(**self.parameters("CreateMultipartUpload"), **where)
         except ClientError as error:
             if status_of(error) in _REFUSALS:
                 return Condition.REFUSED  # no multipart uploads at all
@@ -106,15 +113,21 @@ class _Probe:
         require_any(created, "UploadId")
         upload = {**where, "UploadId": created["UploadId"]}
         try:
-            part = self.client.upload_part(**upload, PartNumber=1, Body=b"again")
+            part = self.client.upload_part(**self.parameters("UploadPart"), **upload, PartNumber=1, Body=b"again")
             require_any(part, "ETag")
             parts: Any = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
-            return _condition(
-                lambda: self.client.complete_multipart_upload(**upload, MultipartUpload=parts, IfNoneMatch="*")
-            )
+            complete = partial(self.client.complete_multipart_upload, **self.parameters("CompleteMultipartUpload"), **upload)
+            return _condition(lambda: complete(MultipartUpload=parts, IfNoneMatch="*"))
         finally:
             with contextlib.suppress(*SDK_ERRORS):  # completed uploads are gone
-                self.client.abort_multipart_upload(**upload)
+                self.client.abort_multipart_upload(**self.parameters("AbortMultipartUpload"), **upload)
+
+    def _delete(self, where: dict[str, Any]) -> None:
+        try:
+            self.client.delete_object(**self.parameters("DeleteObject"), **where)
+        except SDK_ERRORS as error:
+            # Keys that may write but not delete are common; what was found out is good all the same.
+            _logger.warning("cannot delete the probe object s3://%s/%s: %s", where["Bucket"], where["Key"], error)
 
 
 def _condition(write: Callable[[], object]) -> Condition:

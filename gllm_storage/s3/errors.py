@@ -13,6 +13,7 @@ from botocore.parsers import ResponseParserError
 from gllm_storage.errors import (
     AccessDeniedError,
     BucketNotFoundError,
+    Detailed,
     ErrorDetails,
     IntegrityError,
     ObjectNotFoundError,
@@ -46,6 +47,9 @@ SDK_ERRORS = (
     UnreadableAnswerError,
 )
 """All that asking S3 raises: botocore's exceptions, which have no base of their own, and ours above."""
+
+RAISED = (*SDK_ERRORS, OSError)
+"""The same, and what making credentials may raise: a token file that is missing, a process that cannot be started."""
 
 _NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
 _ABOUT_AN_OBJECT = {"delete", "download", "exists", "info", "open", "read"}
@@ -144,7 +148,9 @@ def translated(details: ErrorDetails) -> Iterator[None]:
     """Raise our errors in place of botocore's."""
     try:
         yield
-    except SDK_ERRORS as error:
+    except Detailed:
+        raise
+    except RAISED as error:
         raise translate(error, details) from error
 
 
@@ -166,7 +172,8 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
         return IntegrityError(f"{what}: {error}", details)
     if isinstance(error, _UNREACHABLE):
         return StorageUnavailableError(f"{what}: {error}. {_REACH_HINT}", details)
-    return StorageError(f"{what}: {error}", details)
+    hint = ". Check the files that the credentials come from" if isinstance(error, OSError) else ""
+    return StorageError(f"{what}: {error}{hint}", details)
 
 
 def not_found(details: ErrorDetails) -> ObjectNotFoundError:

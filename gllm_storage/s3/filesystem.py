@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from fsspec.asyn import sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
 
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError
-from gllm_storage.exclusive import exists_error
 from gllm_storage.local_files import open_source, source_of
+from gllm_storage.opening import AtomicOpening, is_create
 from gllm_storage.process import PerProcess
 from gllm_storage.s3.connection import Connection, Connections
+from gllm_storage.s3.errors import not_found
 from gllm_storage.s3.file import S3File
-from gllm_storage.s3.parallel import Stop
+from gllm_storage.s3.parallel import Stop, stopped_by
 from gllm_storage.s3.plan import TransferSettings, check_transfer_settings
 from gllm_storage.s3.requests import S3Requests
 from gllm_storage.s3.store import S3Store
 from gllm_storage.s3.transfer import Transfer, no_progress
+from gllm_storage.writer import AtomicWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,10 +33,10 @@ if TYPE_CHECKING:
     from gllm_storage.objects import ObjectInfo
 
 
-_FILE_OPTIONS = {"block_size", "cache_type", "cache_options", "autocommit", "size", "fill_cache", "acl"}
+_FILE_OPTIONS = ("cache_type", "cache_options", "autocommit", "size", "fill_cache", "acl")
 
 
-class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no types
+class S3FileSystem(AtomicOpening, _S3FileSystem):  # type: ignore[misc]  # s3fs publishes no types
     """s3fs's filesystem with the promises of this library.
 
     `put_file`, `get_file`, `info`, `exists`, `rm_file` and `object_info`, `iter_objects` go through boto3: exclusive
@@ -114,16 +117,15 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
             ObjectExistsError: If `mode` is ``"create"`` and the object exists.
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
-        self._put(os.fspath(lpath), rpath, callback, mode, kwargs, stop=Stop())
+        self._store(os.fspath(lpath), rpath, is_create(mode), callback, kwargs, stop=Stop())
 
     async def _put_file(
         self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
     ) -> None:
-        for of_s3fs in ("chunksize", "max_concurrency"):
-            kwargs.pop(of_s3fs, None)
+        exclusive = is_create(mode)
         if os.path.isdir(lpath):  # noqa: ASYNC240 - as s3fs does: a recursive put names folders, too, which S3 does not have
             return
-        await self._in_thread(lambda stop: self._put(os.fspath(lpath), rpath, callback, mode, kwargs, stop=stop))
+        await self._in_thread(lambda stop: self._store(os.fspath(lpath), rpath, exclusive, callback, kwargs, stop=stop))
 
     def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
         """Download an object: whole, one version of it, verified against its checksum, or not at all.
@@ -138,12 +140,20 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
             IntegrityError: If its content does not match its checksum.
             StorageError: If the download fails; what was at `lpath` is as it was.
         """
-        self._get(rpath, os.fspath(lpath), callback, Stop())
+        self._fetch(rpath, os.fspath(lpath), callback, Stop())
 
     async def _get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
         if os.path.isdir(lpath):  # noqa: ASYNC240 - as s3fs does: a recursive get names folders, too
             return
-        await self._in_thread(lambda stop: self._get(rpath, os.fspath(lpath), callback, stop))
+        await self._in_thread(lambda stop: self._fetch(rpath, os.fspath(lpath), callback, stop))
+
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool) -> None:
+        """As `put_file`."""
+        self._store(lpath, rpath, exclusive, DEFAULT_CALLBACK, {}, stop=Stop())
+
+    def fetch_file(self, rpath: str, lpath: str) -> None:
+        """As `get_file`."""
+        self._fetch(rpath, lpath, DEFAULT_CALLBACK, Stop())
 
     def object_info(self, path: str) -> ObjectInfo:
         """What the store knows of an object now.
@@ -185,7 +195,7 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
         bucket, key = self._split(path)
         if not key:
             if bucket:
-                self.requests.require_bucket(bucket, ErrorDetails("s3", f"s3://{bucket}", "info"))
+                self.requests.require_bucket(bucket, ErrorDetails("s3", f"s3://{bucket}", "info"), recently=False)
             return _directory(bucket)
         try:
             answer = self.requests.head(bucket, key, "info", checksums=True)
@@ -212,17 +222,21 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
         found: dict[str, Any] = await self._in_thread(lambda _: self.info(path))
         return found
 
-    async def _exists(self, path: str) -> bool:
-        bucket, key = self._split(path)
-        if not bucket:
-            return True
+    def exists(self, path: str, **_: Any) -> bool:
+        """Whether there is an object, a prefix or a bucket now.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
         try:
-            await self._info(f"{bucket}/{key}" if key else bucket)
+            self.info(path)
         except (FileNotFoundError, BucketNotFoundError):
             return False
         return True
 
-    exists = sync_wrapper(_exists)
+    async def _exists(self, path: str) -> bool:
+        found: bool = await self._in_thread(lambda _: self.exists(path))
+        return found
 
     def rm_file(self, path: str, **_: Any) -> None:
         """Delete an object.
@@ -239,40 +253,38 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
     async def _rm_file(self, path: str, **_: Any) -> None:
         await self._in_thread(lambda _: self.rm_file(path))
 
-    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
         if mode not in {"rb", "wb", "xb"} or kwargs.get("version_id") or self.version_aware:
-            return super()._open(path, mode, **kwargs)
+            return super()._open(path, mode, block_size, **kwargs)
+        if not kwargs.get("autocommit", True) and mode != "rb":
+            return super()._open(path, mode, block_size, **kwargs)
         bucket, key = self._place(path)
-        if mode == "xb":
-            self._require_absent(bucket, key)
-        options = {name: kwargs.pop(name) for name in list(kwargs) if name in _FILE_OPTIONS}
-        options.setdefault("block_size", self.default_block_size)
-        options.setdefault("cache_type", self.default_cache_type)
-        options = {name: value for name, value in options.items() if value is not None}
-        return S3File(self, path, mode, s3_additional_kwargs=kwargs, **options)
+        options = {name: kwargs.pop(name, None) for name in _FILE_OPTIONS}
+        if mode != "rb":
+            transfer = self._transfer(bucket, key, "open")
+            if mode == "xb":
+                self.store.require_creates(bucket, key, transfer.details)
+            parameters = {**kwargs, "ACL": options["acl"] or None}
+            return AtomicWriter(self._published(bucket, key, mode == "xb", parameters), transfer.details.url)
+        if self.info(path)["type"] == "directory":
+            raise not_found(ErrorDetails("s3", f"s3://{bucket}/{key}", "open"))
+        options["cache_type"] = options["cache_type"] or self.default_cache_type
+        given = {name: value for name, value in options.items() if value is not None}
+        return S3File(self, path, mode, block_size=block_size or self.default_block_size, **given)
 
-    def _require_absent(self, bucket: str, key: str) -> None:
-        if self.requests.metadata(bucket, key, "open") is not None:
-            raise exists_error(ErrorDetails("s3", f"s3://{bucket}/{key}", "open"))
+    @contextlib.contextmanager
+    def _published(self, bucket: str, key: str, exclusive: bool, parameters: Mapping[str, Any]) -> Iterator[IO[bytes]]:
+        """An unnamed local temporary file, whose content becomes the object when the block ends well."""
+        with tempfile.TemporaryFile() as spool:
+            yield spool
+            spool.flush()
+            transfer = self._transfer(bucket, key, "upload")
+            source = source_of(spool.fileno(), "<what was written>", transfer.details)
+            self.store.upload(source, bucket, key, transfer, exclusive=exclusive, parameters=parameters)
+        self.invalidate_cache(f"{bucket}/{key}")
 
-    def put_open_file(self, fd: int, rpath: str, *, mode: str, **parameters: Any) -> None:
-        """Upload an open local file, as `put_file` does.
-
-        Args:
-            fd: Its descriptor, open for reading.
-            rpath: Where to put it.
-            mode: ``"overwrite"`` or ``"create"``.
-            **parameters: Further parameters of PutObject and CreateMultipartUpload.
-
-        Raises:
-            ObjectExistsError: If `mode` is ``"create"`` and the object exists.
-            StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
-        """
-        bucket, key = self._place(rpath)
-        transfer = self._transfer(bucket, key, "upload")
-        source = source_of(fd, "<written data>", transfer.details)
-        self.store.upload(source, bucket, key, transfer, exclusive=_is_create(mode), parameters=parameters)
-        self.invalidate_cache(rpath)
+    async def _pipe_file(self, path: str, data: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        await self._in_thread(lambda _: self.pipe_file(path, data, mode, **kwargs))
 
     def read_range(self, path: str, start: int, end: int, *, etag: str) -> bytes:
         """Bytes ``start`` to ``end`` (not included) of one version of an object.
@@ -284,10 +296,9 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
         """
         return self.store.read_range(*self._place(path), start, end, etag)
 
-    def _put(
-        self, lpath: str, rpath: str, callback: Callback, mode: str, parameters: Mapping[str, Any], *, stop: Stop
+    def _store(
+        self, lpath: str, rpath: str, exclusive: bool, callback: Callback, parameters: Mapping[str, Any], *, stop: Stop
     ) -> None:
-        exclusive = _is_create(mode)
         bucket, key = self._place(rpath)
         transfer = self._transfer(bucket, key, "upload", callback, stop)
         with open_source(lpath, transfer.details) as source:
@@ -295,7 +306,7 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
             self.store.upload(source, bucket, key, transfer, exclusive=exclusive, parameters=parameters)
         self.invalidate_cache(rpath)
 
-    def _get(self, rpath: str, lpath: str, callback: Callback, stop: Stop) -> None:
+    def _fetch(self, rpath: str, lpath: str, callback: Callback, stop: Stop) -> None:
         bucket, key = self._place(rpath)
         self.store.download(bucket, key, lpath, self._transfer(bucket, key, "download", callback, stop))
 
@@ -322,7 +333,13 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
     async def _in_thread(self, work: Callable[[Stop], Any]) -> Any:
         """Run blocking work beside the event loop, on whichever loop runs; when the task is cancelled, so is the work."""
         stop = Stop()
-        future = asyncio.get_running_loop().run_in_executor(self._threads.get(), work, stop)
+
+        def run() -> Any:
+            stop.check()
+            with stopped_by(stop):
+                return work(stop)
+
+        future = asyncio.get_running_loop().run_in_executor(self._threads.get(), run)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -334,12 +351,6 @@ class S3FileSystem(_S3FileSystem):  # type: ignore[misc]  # s3fs publishes no ty
 
 def _directory(name: str) -> dict[str, Any]:
     return {"name": name, "type": "directory", "size": 0, "StorageClass": "DIRECTORY"}
-
-
-def _is_create(mode: str) -> bool:
-    if mode not in {"overwrite", "create"}:
-        raise ValueError(f"mode must be 'overwrite' or 'create', not {mode!r}")
-    return mode == "create"
 
 
 def _progress(callback: Callback) -> Callable[[int], None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mypy_boto3_s3.client import S3Client
 
@@ -67,6 +68,17 @@ def _check_stop(**_: Any) -> None:
         stop.check()
 
 
+@contextlib.contextmanager
+def stopped_by(stop: Stop | None) -> Iterator[None]:
+    """Let a stop end the requests of this thread; None lets nothing end them, as when there is something to take back."""
+    before = getattr(_running, "stop", None)
+    _running.stop = stop
+    try:
+        yield
+    finally:
+        _running.stop = before
+
+
 def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[T]:
     """Run tasks in threads.
 
@@ -83,9 +95,9 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[
     """
 
     def run(task: Callable[[], T]) -> T:
-        _running.stop = stop
         stop.check()
-        return task()
+        with stopped_by(stop):
+            return task()
 
     pool = ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="gllm-storage")
     futures: list[Future[T]] = []

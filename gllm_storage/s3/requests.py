@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -12,7 +13,9 @@ from gllm_storage.checksums import ALGORITHMS, is_well_formed
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError
 from gllm_storage.objects import ObjectInfo
 from gllm_storage.s3.errors import (
+    RAISED,
     SDK_ERRORS,
+    UnreadableAnswerError,
     code_of,
     is_not_found,
     not_found,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _NEEDS_DIAGNOSIS = {400, 403}
 _NOT_FOUND = 404
+_RECENTLY = 30.0
 _IS_THERE = {301, 403}
 _OF_LISTINGS = ("Name", "IsTruncated", "KeyCount", "MaxKeys")
 
@@ -47,13 +51,20 @@ class S3Requests:
     def __init__(self, connections: Connections, parameters: Mapping[str, Any]) -> None:
         self._connections = connections
         self._parameters = dict(parameters)
-        self._seen: set[str] = set()
+        self._seen: dict[str, float] = {}
 
     @property
     def client(self) -> S3Client:
-        """The boto3 client of this process."""
+        """The boto3 client of this process.
+
+        Raises:
+            StorageError: If none can be made, as from a broken profile.
+        """
         with translated(ErrorDetails("s3", "s3://", "connection")):
-            return self._connections.client
+            try:
+                return self._connections.client
+            except ValueError as error:  # botocore's answer to an endpoint that the environment or a profile sets
+                raise UnreadableAnswerError(str(error)) from error
 
     def parameters(self, operation: str) -> dict[str, Any]:
         """Those of the parameters that an operation takes.
@@ -89,7 +100,7 @@ class S3Requests:
         except ObjectNotFoundError:
             self.require_bucket(bucket, details)
             raise
-        self._seen.add(bucket)
+        self._seen[bucket] = time.monotonic()
         return answer
 
     def metadata(self, bucket: str, key: str, operation: str) -> Mapping[str, str] | None:
@@ -149,15 +160,18 @@ class S3Requests:
             require_any(page, *_OF_LISTINGS)
         return bool(page.get("Contents"))
 
-    def require_bucket(self, bucket: str, details: ErrorDetails) -> None:
+    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
         """Check that a bucket is there: a HeadObject answers a bare 404 for a missing key and a missing bucket alike.
 
-        A bucket that was seen once is not asked for again.
+        Args:
+            bucket: The bucket.
+            details: What it is for, for errors.
+            recently: Whether it is enough that it was there within the last seconds, which saves a request for each miss.
 
         Raises:
             BucketNotFoundError: If it is not.
         """
-        if bucket in self._seen:
+        if recently and time.monotonic() - self._seen.get(bucket, -_RECENTLY) < _RECENTLY:
             return
         try:
             self.client.head_bucket(Bucket=bucket, **self.parameters("HeadBucket"))
@@ -172,9 +186,9 @@ class S3Requests:
             # 403: others may not look at it; 301: it is in another region. It is there, and that is all we ask.
             if status_of(error) not in _IS_THERE:
                 raise translate(error, details) from error
-        except SDK_ERRORS as error:
+        except RAISED as error:
             raise translate(error, details) from error
-        self._seen.add(bucket)
+        self._seen[bucket] = time.monotonic()
 
     @contextlib.contextmanager
     def _diagnosed(self, bucket: str, key: str, details: ErrorDetails) -> Iterator[None]:
@@ -187,7 +201,7 @@ class S3Requests:
             if status_of(error) not in _NEEDS_DIAGNOSIS:
                 raise translate(error, details) from error
             raise translate(self._explained(bucket, key, error), details) from error
-        except SDK_ERRORS as error:
+        except RAISED as error:
             raise translate(error, details) from error
 
     def _explained(self, bucket: str, key: str, error: ClientError) -> ClientError:
@@ -235,8 +249,10 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
     A composite checksum (``…-5``, or so marked) is one of the parts' checksums, which says nothing of bytes read in ranges.
     Servers that do not know an algorithm have been seen to answer with another one's value under its name.
     """
-    ours = _metadata(answer).get(CHECKSUM)
-    if ours:
+    ours, _, size = _metadata(answer).get(CHECKSUM, "").partition("-")
+    # A copy or an append by another client may have carried our metadata along to other content. That shows by the size,
+    # and only a shorter object is one that a store has cut off.
+    if ours and size.isdigit() and answer["ContentLength"] <= int(size):
         return f"crc64nvme:{ours}"
     if answer.get("ChecksumType") == "COMPOSITE":
         return None

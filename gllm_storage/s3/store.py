@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage import checksums
-from gllm_storage.errors import ErrorDetails
+from gllm_storage.errors import AccessDeniedError, ErrorDetails
+from gllm_storage.exclusive import exists_error
 from gllm_storage.local_files import LocalSource, atomic_target
 from gllm_storage.objects import ObjectInfo
 from gllm_storage.s3.body import ChecksumHeaders
@@ -16,7 +17,6 @@ from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.plan import TransferSettings, UploadPlan, part_size_for, plan_create, plan_overwrite
 from gllm_storage.s3.transfer import (
-    CHECKSUM,
     Download,
     MemorySink,
     Transfer,
@@ -69,21 +69,15 @@ class S3Store:
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
         plan = self._plan(source.size, bucket, key, transfer.details, exclusive=exclusive)
-        metadata = dict(parameters.get("Metadata", {}))
-        expected_crc = None
-        if not is_amazon(self.requests.client):
-            # Amazon keeps a checksum of the whole object; of other stores we do not know, so ours goes into the metadata,
-            # which has to be sent first.
-            expected_crc = checksums.crc_of(source.read_at, source.size)
-            metadata[CHECKSUM] = checksums.encode(expected_crc)
         upload = Upload(
             source=source,
-            place={"Bucket": bucket, "Key": key, **self.requests.parameters("UploadPart")},
-            write_parameters={**self.requests.parameters("PutObject"), **_without_metadata(parameters)},
-            metadata=metadata,
+            place={"Bucket": bucket, "Key": key},
+            write_parameters=_given(parameters),
+            metadata=parameters.get("Metadata") or {},
             plan=plan,
             transfer=transfer,
-            expected_crc=expected_crc,
+            # Amazon keeps a checksum of the whole object; of other stores we do not know, so ours goes into the metadata.
+            keep_checksum=not is_amazon(self.requests.client),
         )
         head = partial(self.requests.metadata, bucket, key, "upload")
         upload_object(self._engine(), upload, head, exclusive=exclusive)
@@ -127,8 +121,21 @@ class S3Store:
             )
         return memory.getvalue()
 
+    def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
+        """Check that an object can be created exclusively, before its content is there.
+
+        Raises:
+            ConflictCheckUnsupportedError: If it cannot.
+            ObjectExistsError: If it exists already.
+            StorageError: If it cannot be told.
+        """
+        self._plan(0, bucket, key, details, exclusive=True)
+        with contextlib.suppress(AccessDeniedError):  # who may write but not read: the store itself decides, at the end
+            if self.requests.metadata(bucket, key, "open") is not None:
+                raise exists_error(details)
+
     def _engine(self) -> BotoEngine:
-        return BotoEngine(self.requests.client, self.requests.parameters("GetObject"), self._checksum_headers)
+        return BotoEngine(self.requests.client, self.requests.parameters, self._checksum_headers)
 
     def _plan(self, size: int, bucket: str, key: str, details: ErrorDetails, *, exclusive: bool) -> UploadPlan:
         if not exclusive:
@@ -140,8 +147,10 @@ class S3Store:
             return ALL_ENFORCED
         folder = key[: key.rfind("/") + 1]
         with translated(ErrorDetails("s3", f"s3://{bucket}/{folder}", "probe of conditional writes")):
-            return conditional_writes(self.requests.client, bucket, folder, self.requests.parameters("UploadPart"))
+            return conditional_writes(self.requests.client, bucket, folder, self.requests.parameters)
 
 
-def _without_metadata(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if name != "Metadata"}
+def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters for botocore, which takes no None; s3fs's own options are left out."""
+    ours = {"Metadata", "chunksize", "max_concurrency"}
+    return {name: value for name, value in parameters.items() if name not in ours and value is not None}

@@ -103,7 +103,8 @@ class Upload:
         metadata: User metadata.
         plan: How it goes.
         transfer: What it is about, who watches, and what stops it.
-        expected_crc: CRC-64/NVME of the file, where it was computed before sending.
+        keep_checksum: Whether the file's CRC-64/NVME goes into the user metadata.
+        expected_crc: The CRC, once it is known.
     """
 
     source: LocalSource
@@ -112,7 +113,16 @@ class Upload:
     metadata: Mapping[str, str]
     plan: UploadPlan
     transfer: Transfer
+    keep_checksum: bool = False
     expected_crc: int | None = None
+
+    def prepared(self) -> Upload:
+        """The same with what has to be known before anything is sent: the metadata go first."""
+        if not self.keep_checksum or self.expected_crc is not None:
+            return self
+        crc = checksums.crc_of(self.source.read_at, self.source.size)
+        kept = f"{checksums.encode(crc)}-{self.source.size}"
+        return dataclasses.replace(self, expected_crc=crc, metadata={**self.metadata, CHECKSUM: kept})
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,7 @@ class S3Write:
 
     def write(self, write_id: str) -> None:
         """Send the object, with the write-id in its user metadata."""
+        self._upload = self._upload.prepared()  # now, and not before: looking first may have made it unnecessary
         attempt = dataclasses.replace(self._upload, transfer=self._upload.transfer.attempt())
         self._ongoing = self._engine.begin_upload(attempt, {**self._upload.metadata, WRITE_ID: write_id})
         self._ongoing.send()

@@ -1,0 +1,90 @@
+"""`AtomicOpening`: what all our filesystems do when a file is opened for writing."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import IO, TYPE_CHECKING, Any
+
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
+
+from gllm_storage.writer import AtomicTextWriter, AtomicWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def is_create(mode: str) -> bool:
+    """Whether fsspec's `mode` of `put_file` and `pipe_file` asks for an exclusive create.
+
+    Raises:
+        ValueError: If it is neither ``"overwrite"`` nor ``"create"``.
+    """
+    if mode not in {"overwrite", "create"}:
+        raise ValueError(f"mode must be 'overwrite' or 'create', not {mode!r}")
+    return mode == "create"
+
+
+class AtomicOpening:
+    """Mixed into a filesystem whose `_open` gives an `AtomicWriter` for ``"wb"`` and ``"xb"``.
+
+    Text and compression are put on top here, because fsspec's own layers would close a file below an exception, or never.
+    """
+
+    def open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        cache_options: dict[str, Any] | None = None,
+        compression: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Open a file, as fsspec's filesystems do; what is written appears at the close, whole, or not at all.
+
+        Args:
+            path: The file.
+            mode: ``"rb"``, ``"r"``, ``"wb"``, ``"w"``, ``"xb"``, ``"x"``, ….
+            block_size: Bytes to read at a time.
+            cache_options: For reading.
+            compression: Such as ``"gzip"``, or ``"infer"`` to go by the name.
+            **kwargs: ``encoding``, ``errors`` and ``newline`` for text; the rest goes to the filesystem.
+
+        Raises:
+            FileNotFoundError: If the file is opened for reading and does not exist.
+            FileExistsError: If the mode is exclusive and the file exists.
+            StorageError: If the store refuses or cannot be reached.
+        """
+        below: Any = super()
+        if not set("wx") & set(mode):
+            return below.open(path, mode, block_size, cache_options, compression, **kwargs)
+        text = {name: kwargs.pop(name) for name in ("encoding", "errors", "newline") if name in kwargs}
+        binary = mode.replace("t", "").replace("b", "") + "b"
+        file = below.open(path, binary, block_size, cache_options, **kwargs)
+        codec = infer_compression(path) if compression == "infer" else compression
+        if codec is not None:
+            file = AtomicWriter(_compressed(file, codec), path)
+        return file if "b" in mode else AtomicTextWriter(file, **text)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Store some bytes.
+
+        Args:
+            path: The file.
+            value: Its content.
+            mode: ``"overwrite"``, or ``"create"`` to fail if the file exists, atomically.
+            **kwargs: As for `open`.
+
+        Raises:
+            ValueError: If `mode` is something else.
+            FileExistsError: If `mode` is ``"create"`` and the file exists.
+            StorageError: If it cannot be stored; nothing was changed then.
+        """
+        with self.open(path, "xb" if is_create(mode) else "wb", **kwargs) as file:
+            file.write(value)
+
+
+@contextlib.contextmanager
+def _compressed(file: Any, compression: str) -> Iterator[IO[bytes]]:
+    with file, compr[compression](file, mode="w") as compressing:
+        yield compressing
