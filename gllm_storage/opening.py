@@ -60,7 +60,7 @@ class AtomicOpening:
             return below.open(path, mode, block_size, cache_options, compression, **kwargs)
         text = {name: kwargs.pop(name) for name in ("encoding", "errors", "newline") if name in kwargs}
         binary = mode.replace("t", "").replace("b", "") + "b"
-        file = below.open(path, binary, block_size, cache_options, **kwargs)
+        file: AtomicWriter = below.open(path, binary, block_size, cache_options, **kwargs)
         codec = infer_compression(path) if compression == "infer" else compression
         if codec is not None:
             file = AtomicWriter(_compressed(file, codec), path)

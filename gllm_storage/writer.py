@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
-    from typing import IO
 
     from _typeshed import ReadableBuffer
 
@@ -94,10 +93,15 @@ class AtomicWriter(io.BufferedIOBase):
             if raised is not error:  # a context manager raises again what it was given
                 raise
 
-    def __del__(self) -> None:
-        if getattr(self, "_open", False):
+    def take_back(self) -> None:
+        """Forget what was written, because nobody holds the file any more."""
+        if self._open:
             _logger.warning("%s was opened for writing and dropped unclosed: nothing was stored", self.path)
             self.__exit__(GeneratorExit, GeneratorExit(), None)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_open"):
+            self.take_back()
 
 
 class AtomicTextWriter(io.TextIOWrapper):
@@ -110,8 +114,8 @@ class AtomicTextWriter(io.TextIOWrapper):
         **options: ``encoding``, ``errors``, ``newline``, as for the built-in `open`.
     """
 
-    def __init__(self, file: Any, **options: Any) -> None:
-        super().__init__(file, **options)
+    def __init__(self, file: AtomicWriter, **options: Any) -> None:
+        super().__init__(cast("IO[bytes]", file), **options)
         self._file = file
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -121,5 +125,5 @@ class AtomicTextWriter(io.TextIOWrapper):
             self._file.__exit__(kind, error, trace)
 
     def __del__(self) -> None:
-        if not self.closed:
-            self._file.__exit__(GeneratorExit, GeneratorExit(), None)
+        if hasattr(self, "_file"):
+            self._file.take_back()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
@@ -14,6 +13,8 @@ from botocore.config import Config
 from gllm_storage import get_storage_client
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mypy_boto3_s3.client import S3Client
 
     from gllm_storage.fsspec_client import FsspecStorageClient
@@ -70,7 +71,7 @@ class SecondClient(Protocol):
     def get(self, key: str) -> bytes:
         """Read an object."""
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         """All keys of the store, in order."""
 
     def open_uploads(self) -> list[str]:
@@ -90,7 +91,7 @@ class Boto3Client:
     def get(self, key: str) -> bytes:
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return sorted(entry["Key"] for page in pages for entry in page.get("Contents", []))
 
@@ -116,7 +117,7 @@ class FolderClient:
     def get(self, key: str) -> bytes:
         return (self.folder / key).read_bytes()
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
     def open_uploads(self) -> list[str]:
@@ -137,7 +138,7 @@ class MemoryClient:
         content: bytes = self.filesystem.cat_file(f"/{self.bucket}/{key}")
         return content
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         start = f"/{self.bucket}/"
         return sorted(path.removeprefix(start) for path in self.filesystem.find(start))
 
@@ -188,7 +189,7 @@ class Rig:
     def keys(self) -> list[str]:
         """What the second client sees below this test's prefix, as remote paths."""
         start = f"{self.prefix}/"
-        return [key.removeprefix(start) for key in self.second.keys() if key.startswith(start)]
+        return [key.removeprefix(start) for key in self.second.all_keys() if key.startswith(start)]
 
     def open_uploads(self) -> list[str]:
         """The multipart uploads that are open below this test's prefix."""

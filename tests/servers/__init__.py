@@ -12,11 +12,13 @@ server         PutObject If-None-Match  CompleteMultipartUpload ditto
 ``reject``     501                      501
 =============  =======================  ==============================
 
-`test_servers.py` holds them to that table.
+`test_servers.py` holds them to that table. ``localbucket`` answers 412 to both, too; it is here because it
+stores on the disk.
 """
 
 from .base import S3Server, ServerFactory, ServerUnavailableError, require
 from .ceph import ceph, ceph_tls
+from .localbucket import localbucket
 from .ministack import ministack, ministack_tls
 from .rclone import rclone, rclone_tls
 from .reject import reject
@@ -27,6 +29,7 @@ __all__ = [
     "ServerUnavailableError",
     "ceph",
     "ceph_tls",
+    "localbucket",
     "ministack",
     "ministack_tls",
     "rclone",

@@ -22,6 +22,7 @@ from .process import (
     make_certificate,
     reserved_ports,
     run,
+    run_until_it_works,
     running,
 )
 
@@ -131,8 +132,10 @@ def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Serve
         run([mon, "--mkfs", "-i", "a", "--monmap", monmap], log, environment)
         # All of them with -f: a daemon that forks away would survive us.
         pids.append(stack.enter_context(running([mon, "-f", "-i", "a"], log, environment, lambda: listens(mon_port))))
-        run([ceph_tool, "osd", "new", osd_id, "0"], log, environment)
-        run([ceph_tool, "osd", "crush", "add", "osd.0", "1.0", "host=localhost", "root=default"], log, environment)
+        # On a busy machine the monitor listens before it can answer: "EPERM: problem getting command descriptions".
+        run_until_it_works([ceph_tool, "osd", "new", osd_id, "0"], log, environment)
+        crush = ["osd", "crush", "add", "osd.0", "1.0", "host=localhost", "root=default"]
+        run_until_it_works([ceph_tool, *crush], log, environment)
         run([osd, "-i", "0", "--mkfs", "--osd-uuid", osd_id], log, environment)
         pids.append(stack.enter_context(running([osd, "-f", "-i", "0"], log, environment, lambda: listens(osd_ports[0]))))
         # This also waits until the OSD has joined, because it writes.

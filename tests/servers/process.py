@@ -154,6 +154,18 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> No
         raise RuntimeError(f"{error}\n{_tail(log)}") from error
 
 
+def run_until_it_works(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    """Run a short command that may be repeated, until the server that it asks is ready for it."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return run(command, log, environment)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS * 20)
+
+
 @contextmanager
 def running(command: Sequence[str], log: Path, environment: Mapping[str, str], ready: Callable[[], bool]) -> Iterator[int]:
     """Run a server in its own session while the block runs, and yield its pid once `ready()` says yes.

@@ -1,0 +1,207 @@
+"""The requests that the documentation of `S3StorageClient` names, as moto sees them: all of them, and only these."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from gllm_storage import ObjectExistsError, ObjectNotFoundError
+from tests.conftest import make_rig
+from tests.rig import MIB, SMALL_PARTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gllm_storage.fsspec_client import FsspecStorageClient
+    from tests.rig import Rig
+
+PUT_ANY = {"multipart_threshold": "5GB"}
+"""The threshold that the documentation gives."""
+IN_PARTS = [*["UploadPart"] * 3, "CompleteMultipartUpload"]
+
+
+class Requests:
+    """The requests of a client, in order."""
+
+    def __init__(self, client: FsspecStorageClient) -> None:
+        self.seen: list[tuple[str, Any]] = []
+        events = client.filesystem.requests.client.meta.events
+        events.register_first("before-send.s3", self._see)
+
+    def _see(self, request: Any, event_name: str, **_: Any) -> None:
+        self.seen.append((event_name.rpartition(".")[2], request))
+
+    def taken(self) -> list[str]:
+        """Operations since the last time."""
+        return [operation for operation, _ in self._take()]
+
+    def conditions(self) -> list[tuple[str, str | None]]:
+        """Operations since the last time, with their ``If-None-Match``."""
+        return [(operation, _text(request.headers.get("If-None-Match"))) for operation, request in self._take()]
+
+    def _take(self) -> list[tuple[str, Any]]:
+        taken, self.seen = self.seen, []
+        return taken
+
+
+def _text(header: str | bytes | None) -> str | None:
+    return header.decode() if isinstance(header, bytes) else header
+
+
+@pytest.fixture
+def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """Moto, in a process that can reach nothing else."""
+
+    def refuse(_: socket.socket, address: object) -> NoReturn:
+        raise AssertionError(f"a request left the process, to {address}")
+
+    rig = make_rig("moto", request)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    return rig
+
+
+def new_file(folder: Path, size: int) -> Path:
+    path = folder / "source.bin"
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+@pytest.mark.parametrize("size", [0, 1, 20 * MIB])
+def test_up_to_5_gb_a_file_goes_in_exactly_one_put_object(rig: Rig, tmp_path: Path, size: int) -> None:
+    client, source = rig.client(**PUT_ANY), new_file(tmp_path, size)
+    requests = Requests(client)
+    client.upload_file(source, "model.bin")
+    assert requests.conditions() == [("PutObject", None)]
+    client.upload_file(source, "model.bin")
+    assert requests.conditions() == [("PutObject", None)]
+    assert rig.second.get(rig.key("model.bin")) == source.read_bytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, 20 * MIB])
+def test_up_to_5_gb_check_conflict_is_one_conditional_put_object(rig: Rig, tmp_path: Path, size: int) -> None:
+    client, source = rig.client(**PUT_ANY), new_file(tmp_path, size)
+    rig.second.put(rig.key("other.bin"), b"")
+    assert client.file_exists("other.bin")  # the bucket is known from here on: no HeadBucket
+    requests = Requests(client)
+    client.upload_file(source, "model.bin", check_conflict=True)
+    assert requests.conditions() == [("HeadObject", None), ("PutObject", "*")]
+    assert rig.second.get(rig.key("model.bin")) == source.read_bytes()
+    with pytest.raises(ObjectExistsError):
+        client.upload_file(source, "model.bin", check_conflict=True)
+    assert requests.conditions() == [("HeadObject", None)]
+
+
+def test_above_the_threshold_a_file_goes_in_parts(rig: Rig, tmp_path: Path) -> None:
+    client, source = rig.client(**SMALL_PARTS), new_file(tmp_path, 11 * MIB)
+    requests = Requests(client)
+    client.upload_file(source, "model.bin")
+    assert requests.conditions() == [(operation, None) for operation in ["CreateMultipartUpload", *IN_PARTS]]
+    assert rig.second.get(rig.key("model.bin")) == source.read_bytes()
+
+
+def test_above_the_threshold_check_conflict_is_a_condition_on_completing(rig: Rig, tmp_path: Path) -> None:
+    client, source = rig.client(**SMALL_PARTS), new_file(tmp_path, 11 * MIB)
+    rig.second.put(rig.key("other.bin"), b"")
+    assert client.file_exists("other.bin")
+    requests = Requests(client)
+    client.upload_file(source, "model.bin", check_conflict=True)
+    assert requests.conditions() == [
+        ("HeadObject", None),
+        ("CreateMultipartUpload", None),
+        *[("UploadPart", None)] * 3,
+        ("CompleteMultipartUpload", "*"),
+    ]
+    assert rig.second.get(rig.key("model.bin")) == source.read_bytes()
+    with pytest.raises(ObjectExistsError):
+        client.upload_file(source, "model.bin", check_conflict=True)
+    assert requests.conditions() == [("HeadObject", None)]
+    assert rig.open_uploads() == []
+
+
+def test_the_condition_decides_when_the_object_comes_after_the_look(rig: Rig, tmp_path: Path) -> None:
+    source = new_file(tmp_path, 6 * MIB)
+    for config, write in ((PUT_ANY, "PutObject"), (SMALL_PARTS, "CompleteMultipartUpload")):
+        client, key = rig.client(**config), f"{write}.bin"
+
+        def come_first(key: str = key, **_: Any) -> None:
+            rig.second.put(rig.key(key), b"theirs")
+
+        client.filesystem.requests.client.meta.events.register_first(f"before-send.s3.{write}", come_first)
+        with pytest.raises(ObjectExistsError):
+            client.upload_file(source, key, check_conflict=True)
+        assert rig.second.get(rig.key(key)) == b"theirs"
+    assert rig.open_uploads() == []
+
+
+def test_the_first_look_at_a_bucket_asks_whether_there_is_one(rig: Rig) -> None:
+    client = rig.client()
+    requests = Requests(client)
+    assert client.file_exists("model.bin") is False
+    assert requests.taken() == ["HeadObject", "HeadBucket"]
+    assert client.file_exists("model.bin") is False
+    assert requests.taken() == ["HeadObject"]
+
+
+def test_file_exists_is_one_head_object(rig: Rig) -> None:
+    rig.second.put(rig.key("model.bin"), b"content")
+    client = rig.client()
+    requests = Requests(client)
+    assert client.file_exists("model.bin") is True
+    assert requests.taken() == ["HeadObject"]
+    assert client.file_exists("other.bin") is False
+    assert requests.taken() == ["HeadObject"]
+
+
+def test_delete_looks_because_deleting_does_not_say_whether_there_was_anything(rig: Rig) -> None:
+    rig.second.put(rig.key("model.bin"), b"content")
+    client = rig.client()
+    requests = Requests(client)
+    assert client.delete_file("model.bin") is True
+    assert requests.taken() == ["HeadObject", "DeleteObject"]
+    with pytest.raises(ObjectNotFoundError):
+        client.delete_file("model.bin")
+    assert requests.taken() == ["HeadObject"]
+
+
+@pytest.mark.parametrize(
+    ("size", "ranges"),
+    [(0, []), (1, [None]), (11 * MIB, ["bytes=0-5242879", "bytes=5242880-10485759", "bytes=10485760-11534335"])],
+)
+def test_a_download_is_pinned_to_the_version_that_was_looked_at(
+    rig: Rig, tmp_path: Path, size: int, ranges: list[str | None]
+) -> None:
+    content = os.urandom(size)
+    rig.second.put(rig.key("model.bin"), content)
+    client = rig.client(**SMALL_PARTS)
+    requests = Requests(client)
+    assert client.download_file("model.bin", tmp_path / "copy.bin").read_bytes() == content
+    (head, _), *gets = requests.seen
+    assert head == "HeadObject"
+    assert {operation for operation, _ in gets} <= {"GetObject"}
+    assert sorted(str(_text(get.headers.get("Range"))) for _, get in gets) == sorted(map(str, ranges))
+    etag = client.info("model.bin").etag
+    assert {_text(get.headers["If-Match"]) for _, get in gets} <= {f'"{etag}"'}
+
+
+@pytest.mark.parametrize("config", [PUT_ANY, SMALL_PARTS], ids=["one-request", "parts"])
+@pytest.mark.parametrize("size", [0, 1, 11 * MIB])
+def test_no_request_leaves_the_process_at_any_size(rig: Rig, tmp_path: Path, config: dict[str, str], size: int) -> None:
+    client, source = rig.client(**config), new_file(tmp_path, size)
+    url = client.upload_file(source, "model.bin", check_conflict=True)
+    client.upload_file(source, "model.bin")
+    assert client.download_file(url, tmp_path / "copy.bin").read_bytes() == source.read_bytes()
+    with client.open(url) as handle:
+        assert handle.read() == source.read_bytes()
+    with client.open("written.bin", "wb") as handle:
+        handle.write(source.read_bytes())
+    assert [each.size for each in client.list_files()] == [size, size]
+    assert client.info(url).size == size
+    assert client.delete_file(url) is True
+    assert client.delete_file("written.bin") is True
+    assert client.file_exists(url) is False
+    assert rig.keys() == []
+    assert rig.open_uploads() == []

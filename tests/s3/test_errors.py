@@ -1,0 +1,202 @@
+"""botocore's exceptions in our words: none of them gets through."""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore import exceptions
+from botocore.exceptions import ClientError, EventStreamError, WaiterError
+from botocore.parsers import ResponseParserError
+
+from gllm_storage.errors import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    ErrorDetails,
+    IntegrityError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+from gllm_storage.s3.errors import translate, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DETAILS = ErrorDetails("s3", "s3://models/v3/a.bin", "download")
+OURS = (StorageError, ObjectNotFoundError, ObjectExistsError)
+
+
+def answer(code: str, status: int, operation: str = "GetObject") -> ClientError:
+    """An error that S3 answered."""
+    metadata: Any = {"HTTPStatusCode": status, "RequestId": "REQ1", "HostId": "", "HTTPHeaders": {}, "RetryAttempts": 0}
+    return ClientError({"Error": {"Code": code, "Message": "because"}, "ResponseMetadata": metadata}, operation)
+
+
+def _all_of_botocore() -> Iterable[type[Exception]]:
+    for found in vars(exceptions).values():
+        if isinstance(found, type) and issubclass(found, Exception) and found.__module__ == exceptions.__name__:  # noqa: SIM102
+            if not issubclass(found, Warning):
+                yield found
+    yield ResponseParserError
+
+
+def _instance(kind: Any) -> Exception:
+    """One of that class, with anything for the fields of its message."""
+    if issubclass(kind, ClientError):
+        made: Exception = kind(answer("InternalError", 500).response, "GetObject")
+    elif kind is WaiterError:
+        made = kind(name="w", reason="r", last_response={})
+    elif kind is ResponseParserError or not hasattr(kind, "fmt"):
+        made = kind("unable to parse response")
+    else:
+        fields = {name for _, name, _, _ in string.Formatter().parse(kind.fmt) if name}
+        made = kind(**dict.fromkeys(fields, "x"))
+    return made
+
+
+ALL = list(dict.fromkeys(_all_of_botocore()))
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_nothing_of_botocores_gets_through(kind: type[Exception]) -> None:
+    error = _instance(kind)
+    with pytest.raises(OURS) as caught, translated(DETAILS):
+        raise error
+    assert caught.value.__cause__ is error
+    assert "s3" in str(caught.value)
+    assert DETAILS.url in str(caught.value)
+    assert DETAILS.operation in str(caught.value)
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_botocore_has_the_exceptions_that_this_test_means() -> None:
+    assert {ClientError, EventStreamError, exceptions.EndpointConnectionError, exceptions.NoCredentialsError} <= set(ALL)
+    assert len(ALL) > 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (exceptions.NoCredentialsError, AccessDeniedError),
+        (exceptions.PartialCredentialsError, AccessDeniedError),
+        (exceptions.CredentialRetrievalError, AccessDeniedError),
+        (exceptions.ProfileNotFound, AccessDeniedError),
+        (exceptions.SSOTokenLoadError, AccessDeniedError),
+        (exceptions.UnauthorizedSSOTokenError, AccessDeniedError),
+        (exceptions.EndpointConnectionError, StorageUnavailableError),
+        (exceptions.ConnectTimeoutError, StorageUnavailableError),
+        (exceptions.ReadTimeoutError, StorageUnavailableError),
+        (exceptions.ConnectionClosedError, StorageUnavailableError),
+        (exceptions.ResponseStreamingError, StorageUnavailableError),
+        (exceptions.IncompleteReadError, StorageUnavailableError),
+        (exceptions.SSLError, StorageUnavailableError),
+        (exceptions.ProxyConnectionError, StorageUnavailableError),
+        (exceptions.HTTPClientError, StorageUnavailableError),
+        (exceptions.FlexibleChecksumError, IntegrityError),
+        (exceptions.ChecksumError, IntegrityError),
+        (ResponseParserError, StorageError),
+        (exceptions.ParamValidationError, StorageError),
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_an_exception_without_an_answer_has_its_class(kind: type[Exception], expected: type[Exception]) -> None:
+    assert type(translate(_instance(kind), DETAILS)) is expected
+
+
+ANSWERS = [
+    ("NoSuchKey", 404, ObjectNotFoundError),
+    ("404", 404, ObjectNotFoundError),
+    ("NoSuchVersion", 404, ObjectNotFoundError),
+    ("NoSuchBucket", 404, BucketNotFoundError),
+    ("NoSuchBucket", 400, BucketNotFoundError),
+    ("NoSuchUpload", 404, StorageError),
+    ("AccessDenied", 403, AccessDeniedError),
+    ("403", 403, AccessDeniedError),
+    ("401", 401, AccessDeniedError),
+    ("Whatever", 403, AccessDeniedError),
+    ("ExpiredToken", 400, AccessDeniedError),
+    ("InvalidToken", 400, AccessDeniedError),
+    ("InvalidAccessKeyId", 403, AccessDeniedError),
+    ("SignatureDoesNotMatch", 403, AccessDeniedError),
+    ("RequestTimeTooSkewed", 403, AccessDeniedError),
+    ("BadDigest", 400, IntegrityError),
+    ("XAmzContentSHA256Mismatch", 400, IntegrityError),
+    ("SlowDown", 503, StorageUnavailableError),
+    ("ServiceUnavailable", 503, StorageUnavailableError),
+    ("InternalError", 500, StorageUnavailableError),
+    ("500", 500, StorageUnavailableError),
+    ("502", 502, StorageUnavailableError),
+    ("504", 504, StorageUnavailableError),
+    ("429", 429, StorageUnavailableError),
+    ("TooManyRequests", 429, StorageUnavailableError),
+    ("RequestTimeout", 400, StorageUnavailableError),
+    ("ConditionalRequestConflict", 409, StorageUnavailableError),
+    ("OperationAborted", 409, StorageUnavailableError),
+    ("NotImplemented", 501, StorageError),
+    ("InvalidRequest", 400, StorageError),
+    ("EntityTooLarge", 400, StorageError),
+    ("InvalidObjectState", 403, StorageError),
+    ("PermanentRedirect", 301, StorageError),
+    ("301", 301, StorageError),
+    ("QuotaExceeded", 400, StorageError),
+    ("", 0, StorageError),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "expected"), ANSWERS)
+def test_an_answer_has_its_class_and_tells_what_is_known(code: str, status: int, expected: type[Exception]) -> None:
+    with pytest.raises(OURS) as caught, translated(DETAILS):
+        raise answer(code, status)
+    assert isinstance(caught.value, expected)
+    if expected is StorageError:
+        assert not isinstance(caught.value, StorageUnavailableError)
+    known = getattr(caught.value, "details", ErrorDetails())
+    assert (known.status, known.code, known.request_id) == (status, code, "REQ1")
+    assert (known.url, known.operation, known.provider) == (DETAILS.url, "download", "s3")
+    if expected is not ObjectNotFoundError:
+        assert "because" in str(caught.value)
+        assert code in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 301, 400, 403, 404, 409, 500, 503])
+def test_a_missing_bucket_is_never_a_missing_file(status: int) -> None:
+    error = translate(answer("NoSuchBucket", status), DETAILS)
+    assert isinstance(error, BucketNotFoundError)
+    assert not isinstance(error, FileNotFoundError)
+    assert "models" in str(error)
+
+
+@pytest.mark.parametrize(("code", "status"), [("404", 404), ("NotFound", 404), ("405", 405), ("MethodNotAllowed", 405)])
+def test_an_upload_that_is_refused_is_never_a_missing_file(code: str, status: int) -> None:
+    details = ErrorDetails("s3", "s3://models/a", "upload")
+    error = translate(answer(code, status, "PutObject"), details)
+    assert isinstance(error, StorageError), "upload_file raises FileNotFoundError for a missing local file, and only then"
+
+
+def test_an_answer_without_anything_in_it_is_a_storage_error() -> None:
+    empty: Any = {}
+    with pytest.raises(StorageError, match=DETAILS.url), translated(DETAILS):
+        raise ClientError(empty, "GetObject")
+
+
+def test_a_credential_file_that_is_missing_is_no_missing_local_file() -> None:
+    with pytest.raises(StorageError, match=DETAILS.url) as caught, translated(DETAILS):
+        raise FileNotFoundError(2, "No such file or directory", "token")
+    assert not isinstance(caught.value, OSError)
+
+
+def test_our_own_errors_pass() -> None:
+    ours = ObjectNotFoundError("gone", DETAILS)
+    with pytest.raises(ObjectNotFoundError) as caught, translated(DETAILS):
+        raise ours
+    assert caught.value is ours
+
+
+@pytest.mark.parametrize("error", [ValueError("path"), KeyError("bug")], ids=repr)
+def test_what_is_not_botocores_passes(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, translated(DETAILS):
+        raise error
+    assert caught.value is error

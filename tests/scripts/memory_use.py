@@ -1,0 +1,36 @@
+"""Moves a large file up and down, and says by how much the process grew; its argument is a JSON object.
+
+Keys: provider, config, small, large (local files), target (where to download the large one).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gllm_storage import get_storage_client
+
+
+def peak() -> int:
+    """The most memory that the process ever had, in MiB."""
+    # Not getrusage: its ru_maxrss begins with what the process had that started this one.
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) // 1024
+
+
+def main(job: dict[str, Any]) -> None:
+    """Print the growth by the upload, and by the upload and the download."""
+    client = get_storage_client(job["provider"], job["config"])
+    client.upload_file(job["small"], "small")
+    client.download_file("small", job["target"])
+    idle = peak()
+    client.upload_file(job["large"], "large")
+    uploaded = peak()
+    client.download_file("large", job["target"])
+    print(json.dumps({"upload": uploaded - idle, "both": peak() - idle}))  # noqa: T201 - the test reads it
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,45 @@
+"""A transfer in a process of its own, to be interrupted or killed in the middle; its argument is a JSON object.
+
+Keys: provider, config, action ("upload", "create" or "download"), local, remote. With "pause" the file provider stops after
+its first piece, says so on stdout, and waits to be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from typing import Any
+
+from gllm_storage import get_storage_client, local_files
+
+
+def pause_after_first_piece() -> None:
+    """Make the reading of local files stop when something was read."""
+    read_at = local_files.LocalSource.read_at
+
+    def read_once(self: local_files.LocalSource, offset: int, length: int) -> bytes:
+        if offset:
+            print("halfway", flush=True)  # noqa: T201 - the test reads it
+            time.sleep(600)
+        return read_at(self, offset, length)
+
+    local_files.LocalSource.read_at = read_once  # type: ignore[method-assign]
+
+
+def main(job: dict[str, Any]) -> None:
+    """Do what is asked."""
+    # Whoever runs pytest in the background makes its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    client = get_storage_client(job["provider"], job["config"])
+    if job.get("pause"):
+        pause_after_first_piece()
+    if job["action"] == "download":
+        client.download_file(job["remote"], job["local"])
+    else:
+        client.upload_file(job["local"], job["remote"], check_conflict=job["action"] == "create")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

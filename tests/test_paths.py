@@ -1,0 +1,353 @@
+"""Remote paths, keys and URLs: what is accepted goes round unchanged, what is refused is a ValueError."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import fsspec
+import pytest
+import s3fs
+from fsspec.core import strip_protocol, url_to_fs
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gllm_storage import LocalStorageClient, MemoryStorageClient, S3StorageClient
+from gllm_storage.paths import MAX_KEY_BYTES, Location, clean_prefix, split_url, validate_key
+
+if TYPE_CHECKING:
+    from gllm_storage import FsspecStorageClient
+
+TOKENS = [
+    "/",
+    "//",
+    ".",
+    "..",
+    "...",
+    ":",
+    "::",
+    "://",
+    "?versionId=",
+    "?x=1&versionId=2",
+    "?",
+    "#",
+    "%2F",
+    "%",
+    "+",
+    " ",
+    "~",
+]
+TOKENS += [
+    "a",
+    "B",
+    "é",
+    "e\u0301",
+    "漢",
+    "🎉",
+    "[",
+    "]",
+    "*",
+    "**",
+    "{a,b}",
+    "\\",
+    "&",
+    "=",
+    "@",
+    "'",
+    '"',
+    "<",
+    "|",
+    "!",
+    "$",
+    ";",
+]
+TOKENS += [
+    "s3:",
+    "file:",
+    "s3://models/",
+    "memory://",
+    "arn:aws:s3:",
+    "\u200b",
+    "\u2028",
+    "\xa0",
+    "\n",
+    "\0",
+    "\x7f",
+    "\ud800",
+]
+
+anything = st.one_of(
+    st.lists(st.sampled_from(TOKENS), max_size=12).map("".join),
+    st.text(st.characters(), max_size=40),  # lone surrogates too
+)
+
+
+def is_ordinary(path: str) -> bool:
+    """Whether the rules of DESIGN.md accept a relative path; said again here, in other words than the product's."""
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError:
+        return False
+    parts = path.split("/")
+    special = ("::", "://", "?versionId=")
+    control = any(ord(each) < 32 or 127 <= ord(each) < 160 for each in path)
+    return size <= 1024 and not control and not {"", ".", ".."} & set(parts) and not any(each in path for each in special)
+
+
+ordinary = anything.filter(is_ordinary)
+prefixes = st.one_of(st.just(""), ordinary.filter(lambda path: len(path.encode()) < 300))
+few = settings(max_examples=40, deadline=None)
+many = settings(max_examples=150, deadline=None)
+S3 = Location("s3", "models/", "team/v3", aliases=("s3a",))
+
+REFUSED = {
+    "empty": "",
+    "dot": ".",
+    "dot dot": "..",
+    "dot dot first": "../x",
+    "dot dot inside": "a/../b",
+    "dot dot last": "a/..",
+    "dot inside": "a/./b",
+    "empty segment": "a//b",
+    "trailing slash": "a/",
+    "only a slash": "/",
+    "two slashes": "//a",
+    "root dot dot": "/../a",
+    "chain": "a::b",
+    "version": "a?versionId=1",
+    "newline": "a\nb",
+    "null": "a\0b",
+    "delete": "a\x7fb",
+    "C1 control": "a\x85b",
+    "lone surrogate": "a\ud800b",
+    "too long": "a" * 1025,
+    "too long in UTF-8": "é" * 513,
+    "a URL inside": "a/s3://b/c",
+    "another scheme": "gs://models/a",
+    "another bucket": "s3://other/a",
+    "a bucket that begins the same": "s3://models-2/a",
+    "no key": "s3://models",
+    "no key, slash": "s3://models/",
+    "a URL with dot dot": "s3://models/../a",
+    "a URL with an empty segment": "s3://models//a",
+    "a URL without a scheme": "://models/a",
+}
+
+
+@pytest.mark.parametrize("path", REFUSED.values(), ids=REFUSED)
+def test_an_impossible_path_is_refused_and_named(path: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        S3.key(path)
+    key = path.removeprefix("s3://models").removeprefix("/")
+    assert repr(path) in str(caught.value) or repr(key) in str(caught.value)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a", ["a"]], ids=repr)
+def test_a_path_that_is_no_string_is_a_value_error(path: Any) -> None:
+    with pytest.raises(ValueError, match="string"):
+        S3.key(path)
+    with pytest.raises(ValueError, match="string"):
+        S3.listing_prefix(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("a", "team/v3/a"),
+        ("a/b.bin", "team/v3/a/b.bin"),
+        ("/a/b.bin", "a/b.bin"),
+        ("s3://models/a/b.bin", "a/b.bin"),
+        ("S3://models/a", "a"),
+        ("s3a://models/a", "a"),
+        ("a b+c%20d#e[f]*g?h", "team/v3/a b+c%20d#e[f]*g?h"),
+        ("...", "team/v3/..."),
+        ("a/.hidden", "team/v3/a/.hidden"),
+        ("..a/b..", "team/v3/..a/b.."),
+        ("~root/x", "team/v3/~root/x"),
+        ("s3:/models/a", "team/v3/s3:/models/a"),
+        (" ", "team/v3/ "),
+        ("模型/é.bin", "team/v3/模型/é.bin"),
+    ],
+)
+def test_a_possible_path_names_one_key(path: str, key: str) -> None:
+    assert S3.key(path) == key
+    assert S3.url(key) == f"s3://models/{key}"
+
+
+def test_the_limit_of_1024_bytes_counts_the_prefix() -> None:
+    room = MAX_KEY_BYTES - len("team/v3/")
+    assert len(S3.key("a" * room)) == MAX_KEY_BYTES
+    with pytest.raises(ValueError, match="1025"):
+        S3.key("a" * (room + 1))
+    assert len(S3.key("/" + "a" * MAX_KEY_BYTES)) == MAX_KEY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("prefix", "meant"),
+    [
+        ("", "team/v3/"),
+        ("a", "team/v3/a"),
+        ("a/", "team/v3/a/"),
+        ("/", ""),
+        ("/a", "a"),
+        ("/a/", "a/"),
+        ("s3://models/", ""),
+        ("s3://models/a/", "a/"),
+    ],
+)
+def test_a_listing_prefix_may_be_empty_or_end_with_a_slash(prefix: str, meant: str) -> None:
+    assert S3.listing_prefix(prefix) == meant
+
+
+@pytest.mark.parametrize("prefix", ["..", "../", "a/../b", "a//", "//", "s3://other/", "gs://models/a", "a\nb", "a::b"])
+def test_a_listing_prefix_that_no_key_can_have_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        S3.listing_prefix(prefix)
+
+
+@pytest.mark.parametrize(("given_prefix", "clean"), [("", ""), ("/", ""), ("a", "a"), ("/a/b/", "a/b"), ("//a", "a")])
+def test_a_prefix_loses_the_slashes_at_its_ends(given_prefix: str, clean: str) -> None:
+    assert clean_prefix(given_prefix) == clean
+
+
+@pytest.mark.parametrize("prefix", ["..", "a/..", "a//b", "a::b", "s3://models/a", "a\0", "a" * 1025])
+def test_an_impossible_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="prefix"):
+        clean_prefix(prefix)
+
+
+@pytest.mark.parametrize("url", ["", "bucket/key", "/folder", "s3:", "s3:/b", "://b", "3s://b", None, 7, b"s3://b"])
+def test_what_is_no_url_is_refused(url: Any) -> None:
+    with pytest.raises(ValueError, match="storage URL"):
+        split_url(url)
+
+
+@given(anything)
+@example("s3://models/a")
+@example("s3://models/..")
+@many
+def test_a_path_is_accepted_or_a_value_error_and_nothing_else(path: str) -> None:
+    try:
+        key = S3.key(path)
+    except ValueError:
+        assert not is_ordinary(path) or len(path.encode()) + len("team/v3/") > MAX_KEY_BYTES
+        return
+    assert is_ordinary(key)
+    if "://" not in path and not path.startswith("/"):
+        assert key == f"team/v3/{path}", "a relative path left the prefix"
+
+
+@given(anything)
+@many
+def test_a_listing_prefix_is_accepted_or_a_value_error_and_nothing_else(prefix: str) -> None:
+    try:
+        meant = S3.listing_prefix(prefix)
+    except ValueError:
+        return
+    if "://" not in prefix and not prefix.startswith("/"):
+        assert meant.startswith("team/v3/"), "a relative prefix left the client's prefix"
+
+
+@given(anything)
+@many
+def test_keys_are_checked_and_never_changed(key: str) -> None:
+    try:
+        assert validate_key(key) == key
+        assert is_ordinary(key)
+    except ValueError:
+        assert not is_ordinary(key)
+
+
+@given(ordinary, prefixes)
+@example("a?x=1&versionId=2", "")
+@few
+def test_a_url_names_the_same_object_to_s3fs(path: str, prefix: str) -> None:
+    client = S3StorageClient(
+        {"bucket_name": "models", "prefix": prefix, "aws_access_key_id": "k", "aws_secret_access_key": "s"}
+    )
+    url = client.url(path)
+    key = f"{clean_prefix(prefix)}/{path}".removeprefix("/")
+    assert client.url(url) == url, "what upload_file returned goes into download_file"
+    assert strip_protocol(url) == f"models/{key}"
+    filesystem, found = url_to_fs(url, **client.storage_options)
+    assert isinstance(filesystem, s3fs.S3FileSystem)
+    assert tuple(filesystem.split_path(found)) == ("models", key, None)
+    assert client.filesystem._split(found) == ("models", key)
+
+
+def memory_client(prefix: str) -> MemoryStorageClient:
+    """A client on an empty store: fsspec's goes on from one example to the next, and keeps folders, too."""
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+    return MemoryStorageClient({"bucket_name": "paths", "prefix": prefix})
+
+
+def local_client(prefix: str, root: str = "/no/such/root") -> LocalStorageClient:
+    return LocalStorageClient({"root": root, "prefix": prefix})
+
+
+@given(ordinary, prefixes)
+@few
+def test_a_url_names_the_same_object_to_fsspec(path: str, prefix: str) -> None:
+    clients: list[FsspecStorageClient] = [memory_client(prefix), local_client(prefix)]
+    for client, base in zip(clients, ("/paths/", "/no/such/root/"), strict=True):
+        url = client.url(path)
+        expected = base + f"{clean_prefix(prefix)}/{path}".removeprefix("/")
+        assert client.url(url) == url
+        assert strip_protocol(url) == expected
+        assert url_to_fs(url)[1] == expected
+
+
+@given(ordinary, prefixes, st.binary(max_size=20))
+@few
+def test_fsspec_opens_the_object_that_the_client_wrote(path: str, prefix: str, content: bytes) -> None:
+    client = memory_client(prefix)
+    with client.open(path, "wb") as file:
+        file.write(content)
+    with fsspec.open(client.url(path), "rb") as file:
+        assert file.read() == content
+    assert client.delete_file(client.url(path))
+    assert not client.filesystem.exists(client.url(path))
+
+
+@given(ordinary, prefixes, st.binary(max_size=20))
+@few
+def test_the_client_reads_the_object_that_fsspec_wrote(path: str, prefix: str, content: bytes) -> None:
+    client = memory_client(prefix)
+    with fsspec.open(client.url(path), "wb") as file:
+        file.write(content)
+    with client.open(path) as file:
+        assert file.read() == content
+    assert [info.url for info in client.list_files(path) if info.url == client.url(path)] == [client.url(path)]
+    assert client.delete_file(path)
+
+
+@given(anything, prefixes)
+@few
+def test_no_path_leaves_the_local_root(path: str, prefix: str) -> None:
+    client = local_client(prefix)
+    try:
+        url = client.url(path)
+    except ValueError:
+        return
+    target = client.filesystem._strip_protocol(url)
+    assert os.path.normpath(target) == target
+    assert os.path.commonpath([target, "/no/such/root"]) == "/no/such/root"
+    assert target != "/no/such/root"
+
+
+@pytest.mark.parametrize("root", ["/", "/data", "/data/", "/data/../data", "/a b/#c[d]*"])
+def test_any_root_gives_urls_that_go_round(root: str) -> None:
+    client = local_client("p", root)
+    url = client.url("x/y")
+    assert urlsplit(url).scheme == "file"
+    assert client.url(url) == url
+    assert strip_protocol(url) == os.path.join(os.path.abspath(root), "p/x/y")
+
+
+@pytest.mark.parametrize("url", ["file:///data/../etc/passwd", "file:///etc/passwd", "file:///database/x", "file://data/x"])
+def test_a_file_url_outside_the_root_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        local_client("", "/data").url(url)

@@ -1,0 +1,74 @@
+"""The package's surface: what it exports, and that importing it costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import gllm_storage
+
+DOCUMENTED = [
+    "CloudStorageClient",
+    "CloudStorageRegistry",
+    "FsspecStorageClient",
+    "LocalStorageClient",
+    "MemoryStorageClient",
+    "S3StorageClient",
+    "get_storage_client",
+    "storage_client_from_url",
+]
+HEAVY = ["boto3", "botocore", "s3fs", "fsspec", "aiohttp", "aiobotocore", "awscrt", "importlib.metadata"]
+
+
+def test_all_public_names_are_exported_and_nothing_else() -> None:
+    modules = {"annotations", "import_module"}
+    public = {
+        name
+        for name in dir(gllm_storage)
+        if not name.startswith("_") and not isinstance(getattr(gllm_storage, name), type(sys)) and name not in modules
+    }
+    assert public - {"TYPE_CHECKING", "Any"} == set(gllm_storage.__all__)
+    assert sorted(gllm_storage.__all__) == gllm_storage.__all__
+
+
+@pytest.mark.parametrize("name", gllm_storage.__all__)
+def test_an_exported_name_is_there_and_explained(name: str) -> None:
+    assert getattr(gllm_storage, name).__doc__
+    assert name in dir(gllm_storage)
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_documented_name_is_importable(name: str) -> None:
+    assert name in gllm_storage.__all__
+    scope: dict[str, object] = {}
+    exec(f"from gllm_storage import {name}", scope)  # noqa: S102 - the statement that users write
+    assert scope[name] is getattr(gllm_storage, name)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"gllm_storage.*nothing_like_this"):
+        _ = gllm_storage.nothing_like_this
+    with pytest.raises(ImportError, match="nothing_like_this"):
+        exec("from gllm_storage import nothing_like_this")  # noqa: S102 - the statement that users write
+
+
+def test_the_version_is_a_version() -> None:
+    assert [part.isdigit() for part in gllm_storage.__version__.split(".")] == [True] * 3
+
+
+def test_importing_the_package_loads_no_sdk() -> None:
+    program = f"import sys, gllm_storage; print([name for name in {HEAVY} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said == "[]\n"
+
+
+def test_what_needs_no_sdk_loads_none() -> None:
+    program = (
+        "import sys, gllm_storage; from gllm_storage import *; "
+        "gllm_storage.get_storage_client('memory', {}); gllm_storage.get_storage_client('file', {'root': '/data'}); "
+        f"print([name for name in {['boto3', 's3fs', 'aiohttp', 'awscrt']} if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said == "[]\n"

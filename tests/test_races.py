@@ -1,0 +1,145 @@
+"""Many writers, in several processes, create one object at the same moment: exactly one succeeds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import make_rig
+from tests.rig import MIB, SMALL_PARTS
+from tests.scripts.racers import REFUSED, WON, Entry, name_of, race, use_barrier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.rig import Rig
+
+PROCESSES = 4
+SMALL = 1000
+LARGE = 6 * MIB  # two parts
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@dataclass(frozen=True)
+class Race:
+    """One race.
+
+    Attributes:
+        store: On which store.
+        rounds: How often, each time about another key.
+        way: By which interface.
+        size: Of each object.
+        writers: How many.
+        parts: Whether objects must go in parts; None where there is no such thing.
+    """
+
+    store: str
+    rounds: int
+    way: str = "upload_file"
+    size: int = SMALL
+    writers: int = 32
+    parts: bool | None = None
+
+    def __str__(self) -> str:
+        return f"{self.store}-{self.way}-{self.size}"
+
+
+RACES = [
+    Race("ministack", 40, parts=False),
+    Race("ceph", 40, parts=False),
+    Race("file", 60),
+    Race("ministack", 5, size=LARGE, writers=8, parts=True),
+    # Its CompleteMultipartUpload overwrites, so the library must not go in parts there, whatever the threshold says.
+    Race("ceph", 6, size=LARGE, writers=16, parts=False),
+    Race("file", 10, size=LARGE),
+    Race("ministack", 10, way="put_file", parts=False),
+    Race("file", 20, way="put_file"),
+    Race("ceph", 10, way="open", parts=False),
+    Race("file", 20, way="open"),
+]
+THREAD_RACES = [
+    Race("memory", 200),
+    Race("memory", 10, size=LARGE),
+    Race("memory", 50, way="put_file"),
+    Race("memory", 50, way="open"),
+]
+
+
+@pytest.mark.parametrize("each", RACES, ids=str)
+def test_of_writers_in_many_processes_exactly_one_wins(
+    each: Race, request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    rig = make_rig(each.store, request)
+    sources = make_sources(tmp_path, each)
+    spawn = multiprocessing.get_context("spawn")
+    entry = Entry(rig.provider, rig.settings(**(SMALL_PARTS if rig.server else {})), each.way, each.rounds)
+
+    # A task waits at the barrier until the others run, too, so that each is in a process of its own.
+    with ProcessPoolExecutor(
+        PROCESSES, spawn, initializer=use_barrier, initargs=(spawn.Barrier(each.writers),)
+    ) as processes:
+        shares = [sources[start::PROCESSES] for start in range(PROCESSES)]
+        outcomes = dict(zip(shares_in_order(shares), gathered(processes, entry, shares), strict=True))
+
+    assert_one_winner_in_each_round(rig, each, outcomes, record_property)
+
+
+@pytest.mark.parametrize("each", THREAD_RACES, ids=str)
+def test_of_writers_in_many_threads_exactly_one_wins(
+    each: Race, request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    rig = make_rig(each.store, request)
+    sources = make_sources(tmp_path, each)
+    use_barrier(threading.Barrier(each.writers))
+
+    outcomes = race(Entry(rig.provider, rig.settings(), each.way, each.rounds), sources)
+
+    assert_one_winner_in_each_round(rig, each, dict(zip(sources, outcomes, strict=True)), record_property)
+
+
+def make_sources(folder: Path, each: Race) -> list[str]:
+    """A local file for each writer; no two are alike."""
+    paths = [folder / f"writer-{number}" for number in range(each.writers)]
+    for number, path in enumerate(paths):
+        path.write_bytes(f"writer {number:02}\n".encode() * (each.size // 10))
+    return [str(path) for path in paths]
+
+
+def shares_in_order(shares: list[list[str]]) -> list[str]:
+    return [source for share in shares for source in share]
+
+
+def gathered(processes: ProcessPoolExecutor, entry: Entry, shares: list[list[str]]) -> list[list[str]]:
+    """What became of all sources, share after share."""
+    tasks = [processes.submit(race, entry, share) for share in shares]
+    return [outcome for task in tasks for outcome in task.result()]
+
+
+def assert_one_winner_in_each_round(
+    rig: Rig, each: Race, outcomes: dict[str, list[str]], record_property: Callable[[str, object], None]
+) -> None:
+    names = [name_of(number) for number in range(each.rounds)]
+    winners = [[source for source, outcome in outcomes.items() if outcome[number] == WON] for number in range(each.rounds)]
+    record_property("rounds", each.rounds)
+    record_property("winners", sum(map(len, winners)))
+    print(  # noqa: T201 - shown by pytest -rP
+        f"{each}: {each.rounds} rounds of {each.writers} writers, {sum(map(len, winners))} winners "
+        f"({len({winner for (winner, *_) in winners})} different ones)"
+    )
+
+    assert {outcome for of_source in outcomes.values() for outcome in of_source} == {WON, REFUSED}
+    assert [len(of_round) for of_round in winners] == [1] * each.rounds
+    for name, (winner,) in zip(names, winners, strict=True):
+        with open(winner, "rb") as source:
+            assert rig.second.get(rig.key(name)) == source.read(), f"{name} is not what its winner wrote"
+    assert rig.keys() == names
+    assert rig.open_uploads() == []
+    if each.parts is not None:
+        assert ["-" in str(rig.client().info(name).etag) for name in names] == [each.parts] * each.rounds

@@ -1,0 +1,223 @@
+"""Configs: what each parser takes and refuses, and what a refusal says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gllm_storage import get_storage_client
+from gllm_storage.settings import any_text, choice, count, describe, duration, flag, parse_config, setting, size, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECRET = "hunter2-very-secret"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a provider that does not exist."""
+
+    account: str = setting(text)
+    container: str = setting(text)
+    api_key: str | None = setting(text, default=None, secret=True)
+    pin: int | None = setting(count, default=None, secret=True)
+    retries: int = setting(count, default=3)
+    buffer: int = setting(size, default=1024)
+    verbose: bool = setting(flag, default=False)
+
+
+COMPLETE = {"account": "a", "container": "c"}
+
+ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
+    (text, "x", "x"),
+    (text, " x ", " x "),
+    (any_text, "", ""),
+    (flag, "true", True),
+    (flag, " TRUE ", True),
+    (flag, "yes", True),
+    (flag, "on", True),
+    (flag, "1", True),
+    (flag, "False", False),
+    (flag, "no", False),
+    (flag, "off", False),
+    (flag, "0", False),
+    (count, "1", 1),
+    (count, " 12 ", 12),
+    (count, "007", 7),
+    (size, "8388608", 8388608),
+    (size, "8MiB", 8 * 2**20),
+    (size, "8 mib", 8 * 2**20),
+    (size, "5GB", 5 * 10**9),
+    (size, "1.5KiB", 1536),
+    (size, "2TiB", 2**41),
+    (size, "7B", 7),
+    (size, "9007199254740993", 2**53 + 1),
+    (duration, "30", 30.0),
+    (duration, "30s", 30.0),
+    (duration, "500ms", 0.5),
+    (duration, "2m", 120.0),
+    (duration, "1h", 3600.0),
+    (duration, "0.5 S", 0.5),
+    (choice("auto", "path"), " AUTO ", "auto"),
+]
+
+REFUSED: list[tuple[Callable[[str], Any], str]] = [
+    (text, ""),
+    (text, " \t\n"),
+    (flag, ""),
+    (flag, "2"),
+    (flag, "maybe"),
+    (flag, "truee"),
+    (count, ""),
+    (count, "0"),
+    (count, "-1"),
+    (count, "+1"),
+    (count, "1.5"),
+    (count, "1e3"),
+    (count, "1_000"),
+    (count, "ten"),
+    (count, "\uff19"),
+    (size, ""),
+    (size, "0"),
+    (size, "0MiB"),
+    (size, "0.4"),
+    (size, "-1MiB"),
+    (size, "MiB"),
+    (size, "8 Mi B"),
+    (size, "8XB"),
+    (size, "8Mbit"),
+    (size, "1e6"),
+    (size, "1,5GB"),
+    (size, "nan"),
+    (size, "inf"),
+    (size, "9" * 5000),
+    (duration, ""),
+    (duration, "0"),
+    (duration, "0ms"),
+    (duration, "-1s"),
+    (duration, "s"),
+    (duration, "1d"),
+    (duration, "1 s s"),
+    (duration, "nan"),
+    (duration, "inf"),
+    (duration, "9" * 400),
+    (choice("auto", "path"), ""),
+    (choice("auto", "path"), "virtual"),
+]
+
+
+def name_of(value: object) -> str:
+    """A short id of a row's cell."""
+    return getattr(value, "__name__", repr(value))[:20]
+
+
+@pytest.mark.parametrize(("parse", "value", "meant"), ACCEPTED, ids=name_of)
+def test_a_parser_takes_what_people_write(parse: Callable[[str], Any], value: str, meant: object) -> None:
+    assert parse(value) == meant
+    assert type(parse(value)) is type(meant)
+
+
+@pytest.mark.parametrize(("parse", "value"), REFUSED, ids=name_of)
+def test_a_parser_refuses_nonsense_with_a_value_error(parse: Callable[[str], Any], value: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        parse(value)
+
+
+numbers = st.builds(
+    "{}{}{}{}".format,
+    st.one_of(st.text("0123456789", max_size=30), st.just("9" * 400)),
+    st.sampled_from(["", ".", ".5", ".0"]),
+    st.sampled_from(["", " ", "\t"]),
+    st.sampled_from(["", "B", "KB", "MiB", "TiB", "ms", "s", "m", "h", "x"]),
+)
+
+
+@given(st.one_of(st.text(max_size=12), numbers))
+@example("9" * 400)
+@example("9" * 5000)
+@example("9" * 400 + ".5")
+@settings(max_examples=60, deadline=None)
+def test_any_text_is_a_sensible_number_or_a_value_error(value: str) -> None:
+    parsers: tuple[Callable[[str], float], ...] = (count, size, duration)
+    for parse in parsers:
+        try:
+            number = parse(value)
+        except ValueError:
+            continue
+        assert number > 0
+        assert parse is not duration or math.isfinite(number), "a timeout that never ends"
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    assert parse_config(Settings, "fake", COMPLETE) == Settings("a", "c")
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    config = {"retrys": "3", "buffer": "big", "verbose": "maybe", "endpoint": "x"}
+    with pytest.raises(ValueError, match="fake config") as caught:
+        parse_config(Settings, "fake", config)
+    message = str(caught.value)
+    for part in ("'retrys'", "'retries'", "'endpoint'", "buffer='big'", "verbose='maybe'", "'account'", "'container'"):
+        assert part in message
+    for known in Settings.__dataclass_fields__:
+        assert known in message
+
+
+@pytest.mark.parametrize(("key", "nearest"), [("acount", "account"), ("Buffer", "buffer"), ("apikey", "api_key")])
+def test_an_unknown_key_is_answered_with_the_nearest_known_one(key: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"'{key}' .did you mean '{nearest}'"):
+        parse_config(Settings, "fake", {**COMPLETE, key: "x"})
+
+
+def test_a_key_like_no_other_gets_no_guess() -> None:
+    with pytest.raises(ValueError, match="'xyzzy'") as caught:
+        parse_config(Settings, "fake", {**COMPLETE, "xyzzy": "x"})
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, 3, True, b"x", ["x"], 1.5], ids=repr)
+def test_a_value_that_is_no_string_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"retries=.*must be a string, not"):
+        parse_config(Settings, "fake", {**COMPLETE, "retries": value})
+
+
+@pytest.mark.parametrize("key", [None, 3, ("account",)], ids=repr)
+def test_a_key_that_is_no_string_is_refused(key: Any) -> None:
+    with pytest.raises(ValueError, match="unknown key"):
+        parse_config(Settings, "fake", {**COMPLETE, key: "x"})
+
+
+@pytest.mark.parametrize("provider", ["s3", "file", "memory", "fsspec"])
+@pytest.mark.parametrize("config", [None, 3, "bucket_name=b", ["bucket_name"]], ids=repr)
+def test_a_config_that_is_no_dict_is_a_value_error(provider: str, config: Any) -> None:
+    with pytest.raises(ValueError, match=provider):
+        get_storage_client(provider, config)
+
+
+@pytest.mark.parametrize("value", [f"{SECRET}", f" {SECRET}", SECRET.encode(), [SECRET]], ids=repr)
+def test_a_secret_that_does_not_parse_is_not_shown(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"pin='\*\*\*'") as caught:
+        parse_config(Settings, "fake", {**COMPLETE, "pin": value})
+    assert SECRET not in str(caught.value)
+
+
+def test_a_secret_is_not_shown_beside_other_problems() -> None:
+    with pytest.raises(ValueError, match="buffer") as caught:
+        parse_config(Settings, "fake", {"api_key": SECRET, "buffer": "big"})
+    assert SECRET not in str(caught.value)
+
+
+def test_settings_are_frozen_and_show_no_secrets() -> None:
+    made = parse_config(Settings, "fake", {**COMPLETE, "api_key": SECRET, "retries": "5"})
+    assert made.api_key == SECRET
+    for shown in (repr(made), str(made), describe(made)):
+        assert SECRET not in shown
+    assert describe(made) == "account='a', container='c', api_key='***', retries=5"
+    with pytest.raises(AttributeError):
+        made.account = "b"  # type: ignore[misc]
