@@ -116,12 +116,14 @@ def write_object(write: Write, *, exclusive: bool, look_first: bool = True, paus
     if exclusive and look_first:
         _refuse_if_present(write)
     write_id = secrets.token_hex(16)
+    last: Exception | None = None
     for attempt in range(ATTEMPTS):
         try:
             write.write(write_id)
         except Exception as error:  # noqa: BLE001 - judged, and raised again unless the object turns out to be ours
             if _is_settled(write, write_id, error):
                 return
+            last = error
         except BaseException:
             # Ctrl-C and cancellation: nothing may stay behind, and nothing may complete later.
             write.discard()
@@ -133,7 +135,7 @@ def write_object(write: Write, *, exclusive: bool, look_first: bool = True, paus
     raise StorageUnavailableError(
         f"{write.details.url}: other writers kept changing the object; gave up after {ATTEMPTS} attempts. Try again",
         write.details,
-    )
+    ) from last
 
 
 def _refuse_if_present(write: Write) -> None:

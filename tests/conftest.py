@@ -7,6 +7,8 @@ import random
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore.loaders
+import botocore.session
 import pytest
 from botocore.exceptions import ClientError
 from botocore.retries.standard import ExponentialBackoff
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from tests.servers import S3Server
     from tests.servers.base import ServerFactory
 
+_LOADER = botocore.loaders.create_loader()
 _FACTORIES: dict[str, ServerFactory] = {
     "ministack": ministack,
     "ministack-tls": ministack_tls,
@@ -41,6 +44,8 @@ def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    # botocore reads its models for each client, which takes 0.15 s; here once.
+    monkeypatch.setattr(botocore.session, "create_loader", lambda *_: _LOADER)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: random.uniform(0, 0.02))
 
 

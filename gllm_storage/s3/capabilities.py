@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.process import PerProcess
 from gllm_storage.s3.connection import is_amazon
-from gllm_storage.s3.errors import SDK_ERRORS, code_of, require_any, status_of
+from gllm_storage.s3.errors import SDK_ERRORS, require_any, status_of, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +137,9 @@ def _condition(write: Callable[[], object]) -> Condition:
     except ClientError as error:
         if status_of(error) == _PRECONDITION_FAILED:
             return Condition.ENFORCED
-        if status_of(error) in _REFUSALS or code_of(error) == "NotImplemented":
+        # A 400 may also be about credentials, a digest or the store's health, which says nothing of conditions.
+        plain = type(translate(error, ErrorDetails())) is StorageError
+        if plain and status_of(error) in _REFUSALS:
             return Condition.REFUSED
         raise
     return Condition.IGNORED

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -67,6 +70,9 @@ class Connection:
         session = boto3.session.Session(profile_name=self.profile_name)
         client = session.client("s3", config=Config(**options), **self.client_options)
         stop_retries(client)
+        most = options["retries"].get("total_max_attempts", 1)
+        retry: Any = partial(_retry_429, most)
+        client.meta.events.register("needs-retry.s3", retry)
         if not is_amazon(client):
             client.meta.events.register("before-call.s3", _stay_at_endpoint)
         return client
@@ -87,6 +93,22 @@ class Connections:
     def client(self) -> S3Client:
         """The client of this process. boto3 clients may be shared by threads."""
         return self._client.get()
+
+
+def _retry_429(most: int, attempts: int, response: Any, **_: Any) -> float | None:
+    """Let botocore wait and try again after 429, which is how some stores say SlowDown; its standard mode does not.
+
+    Args:
+        most: How often a request is sent in all.
+        attempts: How often it was.
+        response: The HTTP answer and what was read from it, if there was one.
+
+    Returns:
+        Seconds to wait, or None not to try again.
+    """
+    if response is None or response[0].status_code != HTTPStatus.TOO_MANY_REQUESTS or attempts >= most:
+        return None
+    return random.uniform(0, min(3.0, 0.1 * 2**attempts))  # noqa: S311 - jitter, not a secret
 
 
 def _stay_at_endpoint(context: dict[str, Any], **_: Any) -> None:

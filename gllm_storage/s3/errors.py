@@ -148,7 +148,10 @@ def translated(details: ErrorDetails) -> Iterator[None]:
     """Raise our errors in place of botocore's."""
     try:
         yield
-    except Detailed:
+    except Detailed as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and error.status is None:
+            error.details = _answered(error.details, cause)
         raise
     except RAISED as error:
         raise translate(error, details) from error
@@ -176,6 +179,12 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
     return StorageError(f"{what}: {error}{hint}", details)
 
 
+def _answered(details: ErrorDetails, error: ClientError) -> ErrorDetails:
+    """The details with what the store answered."""
+    request_id = error.response.get("ResponseMetadata", {}).get("RequestId")
+    return dataclasses.replace(details, status=status_of(error), code=code_of(error), request_id=request_id)
+
+
 def not_found(details: ErrorDetails) -> ObjectNotFoundError:
     """The error for an object that does not exist."""
     return ObjectNotFoundError(f"{details.url} does not exist (s3 {details.operation})", details)
@@ -183,8 +192,7 @@ def not_found(details: ErrorDetails) -> ObjectNotFoundError:
 
 def _from_answer(error: ClientError, details: ErrorDetails, what: str) -> Exception:
     status, code = status_of(error), code_of(error)
-    metadata: dict[str, Any] = dict(error.response.get("ResponseMetadata", {}))
-    details = dataclasses.replace(details, status=status, code=code, request_id=metadata.get("RequestId"))
+    details = _answered(details, error)
     cause = f"{what}: {error.response.get('Error', {}).get('Message') or 'no explanation'} ({code}, HTTP {status})"
     if code == "NoSuchBucket":
         return BucketNotFoundError(f"{cause}. Create the bucket, or check its name and the endpoint_url", details)

@@ -111,7 +111,8 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        wait(futures, timeout=_STOP_SECONDS)
+        # A future that was cancelled before it began never counts as done.
+        wait([future for future in futures if not future.cancelled()], timeout=_STOP_SECONDS)
 
 
 def _raise_first_failure(done: set[Future[Any]]) -> None:

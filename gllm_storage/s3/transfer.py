@@ -216,16 +216,14 @@ class S3Write:
         """What an answer of S3, or none, says about the write."""
         if self._ongoing is None or not self._ongoing.committing:
             return Answer.FAILED
-        conditional = self._upload.plan.conditional
         if isinstance(error, ClientError):
-            return _judge_answer(error, conditional=conditional, multipart=self._upload.plan.multipart)
+            return _judge_answer(error, conditional=self._upload.plan.conditional)
         if isinstance(error, SDK_ERRORS) and type(error).__name__ not in _NOT_SENT:
-            # A plain PutObject may be repeated by the caller: there is nothing to find out.
-            return Answer.UNKNOWN if conditional or self._upload.plan.multipart else Answer.FAILED
+            return Answer.UNKNOWN
         return Answer.FAILED
 
 
-def _judge_answer(error: ClientError, *, conditional: bool, multipart: bool) -> Answer:
+def _judge_answer(error: ClientError, *, conditional: bool) -> Answer:
     status, code = status_of(error), code_of(error)
     if conditional and status == _PRECONDITION_FAILED:
         return Answer.EXISTS
@@ -234,7 +232,7 @@ def _judge_answer(error: ClientError, *, conditional: bool, multipart: bool) -> 
     if conditional and (status == _NOT_IMPLEMENTED or code == "NotImplemented"):
         return Answer.REFUSED
     # NoSuchUpload on completing: an earlier request, whose answer was lost, has completed it.
-    if (conditional or multipart) and (status >= _SERVER_ERROR or code in {"NoSuchUpload", "RequestTimeout"}):
+    if status >= _SERVER_ERROR or code in {"NoSuchUpload", "RequestTimeout"}:
         return Answer.UNKNOWN
     return Answer.FAILED
 
