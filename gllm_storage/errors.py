@@ -48,8 +48,8 @@ class ErrorDetails:
     request_id: str | None = None
 
 
-class Detailed(Exception):  # noqa: N818 - a mixin
-    """The attributes that all our errors share. Mixed into a builtin exception, never raised alone."""
+class _Detailed:
+    """The attributes that all our errors share. Mixed into a builtin exception, never used alone."""
 
     details: ErrorDetails
     message: str
@@ -96,7 +96,7 @@ class Detailed(Exception):  # noqa: N818 - a mixin
         return type(self), (self.message, self.details)
 
 
-class ObjectNotFoundError(Detailed, FileNotFoundError):
+class ObjectNotFoundError(_Detailed, FileNotFoundError):
     """The object does not exist. `filename` is its URL, `errno` is ENOENT."""
 
     def __init__(self, message: str, details: ErrorDetails | None = None) -> None:
@@ -104,7 +104,7 @@ class ObjectNotFoundError(Detailed, FileNotFoundError):
         FileNotFoundError.__init__(self, errno.ENOENT, message, self.details.url)
 
 
-class ObjectExistsError(Detailed, FileExistsError):
+class ObjectExistsError(_Detailed, FileExistsError):
     """The object exists already and was left as it was. `filename` is its URL, `errno` is EEXIST."""
 
     def __init__(self, message: str, details: ErrorDetails | None = None) -> None:
@@ -112,7 +112,7 @@ class ObjectExistsError(Detailed, FileExistsError):
         FileExistsError.__init__(self, errno.EEXIST, message, self.details.url)
 
 
-class StorageError(Detailed, RuntimeError):
+class StorageError(_Detailed, RuntimeError):
     """The operation failed for a reason that has no builtin exception. The cause is in ``__cause__``."""
 
     retryable = False
@@ -121,6 +121,10 @@ class StorageError(Detailed, RuntimeError):
     def __init__(self, message: str, details: ErrorDetails | None = None) -> None:
         self._describe(message, details)
         RuntimeError.__init__(self, message)
+
+
+OURS = (StorageError, ObjectNotFoundError, ObjectExistsError)
+"""All errors of this module, for `except`."""
 
 
 class AccessDeniedError(StorageError, PermissionError):

@@ -11,9 +11,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from gllm_storage.errors import (
+    OURS,
     AccessDeniedError,
     BucketNotFoundError,
-    Detailed,
     ErrorDetails,
     IntegrityError,
     ObjectNotFoundError,
@@ -148,7 +148,7 @@ def translated(details: ErrorDetails) -> Iterator[None]:
     """Raise our errors in place of botocore's."""
     try:
         yield
-    except Detailed as error:
+    except OURS as error:
         cause = error.__cause__
         if isinstance(cause, ClientError) and error.status is None:
             error.details = _answered(error.details, cause)

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
     FlexibleChecksumError,
+    IncompleteReadError,
     ReadTimeoutError,
     ResponseStreamingError,
 )
@@ -337,9 +338,8 @@ def test_truncated_body_read_in_pieces(proxy: FaultProxy, client: "S3Client", st
     proxy.inject(Fault(Match(method="GET"), TruncateBody(1000)))
     body = client.get_object(Bucket=BUCKET, Key=KEY)["Body"]
     assert body.read(600) == BODY[:600]
-    assert body.read(600) == BODY[600:1000]  # a short read is the first that boto3 says of it
-    with pytest.raises(ResponseStreamingError):
-        body.read(600)
+    with pytest.raises((ResponseStreamingError, IncompleteReadError)):  # by urllib3 or by botocore, as versions have it
+        list(iter(lambda: body.read(600), b""))
 
 
 def test_stalled_body(proxy: FaultProxy, hasty: "S3Client", store: "S3Client") -> None:
