@@ -75,7 +75,7 @@ UPLOADS = {
     "small put": Middle("create", 100_000, "PutObject", Delay(600), may_be_there=True),
     "overwriting put": Middle("upload", 100_000, "PutObject", Delay(600), may_be_there=True),
     # Until it is answered nobody knows what there would be to abort.
-    "creation of the parts": Middle("create", 11 * MIB, "CreateMultipartUpload", Delay(3), config=SMALL_PARTS),
+    "creation of the parts": Middle("create", 11 * MIB, "CreateMultipartUpload", Delay(6), config=SMALL_PARTS),
     "parts": Middle("create", 26 * MIB, "UploadPart", Throttle(2 * MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4),
     "stalled parts": Middle("create", 26 * MIB, "UploadPart", Delay(600), skip=2, config=SMALL_PARTS),
     "completion": Middle("create", 11 * MIB, "CompleteMultipartUpload", Delay(600), config=SMALL_PARTS, may_be_there=True),
@@ -249,7 +249,7 @@ PROBE = ["PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartU
 @pytest.mark.parametrize("hold", PROBE)
 def test_ctrl_c_while_the_endpoint_is_probed_leaves_nothing_behind(hold: str, servers: Servers, tmp_path: Path) -> None:
     with holding(servers, tmp_path, 1000) as held:
-        middle = Middle("create", 1000, hold, Delay(3))
+        middle = Middle("create", 1000, hold, Delay(6))
         held.prepare(middle)
         held.proxy.inject(Fault(Match(operation=hold, path=".gllm-probe-"), middle.how))
         with transfer(held.rig, middle.action, held.local, middle.config) as child:

@@ -145,7 +145,10 @@ def _write_half(client: FsspecStorageClient, path: str, mode: str) -> None:
 def test_an_exception_while_writing_stores_nothing(rig: Rig) -> None:
     client = rig.client()
     rig.second.put(rig.key("old.bin"), b"old")
-    for path, mode in (("new.bin", "wb"), ("new.bin", "xb"), ("new.bin", "w"), ("old.bin", "wb"), ("old.bin", "w")):
+    ways = [("new.bin", "wb"), ("new.bin", "w"), ("old.bin", "wb"), ("old.bin", "w")]
+    if rig.traits.creates_small:
+        ways.append(("new.bin", "xb"))
+    for path, mode in ways:
         with pytest.raises(ZeroDivisionError):
             _write_half(client, path, mode)
         assert rig.keys() == ["old.bin"], mode
@@ -155,7 +158,7 @@ def test_an_exception_while_writing_stores_nothing(rig: Rig) -> None:
 
 def test_a_handle_that_is_dropped_stores_nothing(rig: Rig) -> None:
     client = rig.client()
-    for mode in ("wb", "xb", "w"):
+    for mode in ("wb", "xb", "w") if rig.traits.creates_small else ("wb", "w"):
         handle = client.open("model.bin", mode)
         handle.write("half" if mode == "w" else b"half")
         del handle
@@ -188,10 +191,8 @@ def test_an_exclusive_open_does_not_replace_what_came_meanwhile(creating_rig: Ri
 
 
 def test_an_exclusive_open_stores_nothing_where_the_store_cannot_do_it(careless_rig: Rig) -> None:
-    handle = careless_rig.client().open("model.bin", "xb")
-    handle.write(CONTENT)
     with pytest.raises(ConflictCheckUnsupportedError):
-        handle.close()
+        careless_rig.client().open("model.bin", "xb")
     assert careless_rig.keys() == []
 
 

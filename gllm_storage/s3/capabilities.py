@@ -24,6 +24,7 @@ from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.process import PerProcess
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import SDK_ERRORS, require_any, status_of, translate
+from gllm_storage.s3.parallel import Stop, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,23 +106,31 @@ class _Probe:
             self._delete(where)
 
     def _complete(self, where: dict[str, Any]) -> Condition:
+        uploads: list[dict[str, Any]] = []
+
+        def create() -> None:
+            answer = self.client.create_multipart_upload(**self.parameters("CreateMultipartUpload"), **where)
+            require_any(answer, "UploadId")
+            uploads.append({**where, "UploadId": answer["UploadId"]})
+
         try:
-            created = self.client.create_multipart_upload(**self.parameters("CreateMultipartUpload"), **where)
+            run_all([create], 1, Stop())  # in a thread: Ctrl-C must not lose the answer that says what there is to abort
+            return self._complete_on_existing(uploads[0])
         except ClientError as error:
-            if status_of(error) in _REFUSALS:
+            if not uploads and status_of(error) in _REFUSALS:
                 return Condition.REFUSED  # no multipart uploads at all
             raise
-        require_any(created, "UploadId")
-        upload = {**where, "UploadId": created["UploadId"]}
-        try:
-            part = self.client.upload_part(**self.parameters("UploadPart"), **upload, PartNumber=1, Body=b"again")
-            require_any(part, "ETag")
-            parts: Any = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
-            complete = partial(self.client.complete_multipart_upload, **self.parameters("CompleteMultipartUpload"), **upload)
-            return _condition(lambda: complete(MultipartUpload=parts, IfNoneMatch="*"))
         finally:
-            with contextlib.suppress(*SDK_ERRORS):  # completed uploads are gone
-                self.client.abort_multipart_upload(**self.parameters("AbortMultipartUpload"), **upload)
+            for upload in uploads:
+                with contextlib.suppress(*SDK_ERRORS):  # completed uploads are gone
+                    self.client.abort_multipart_upload(**self.parameters("AbortMultipartUpload"), **upload)
+
+    def _complete_on_existing(self, upload: dict[str, Any]) -> Condition:
+        part = self.client.upload_part(**self.parameters("UploadPart"), **upload, PartNumber=1, Body=b"again")
+        require_any(part, "ETag")
+        parts: Any = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        complete = partial(self.client.complete_multipart_upload, **self.parameters("CompleteMultipartUpload"), **upload)
+        return _condition(lambda: complete(MultipartUpload=parts, IfNoneMatch="*"))
 
     def _delete(self, where: dict[str, Any]) -> None:
         try:

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any
 
+from fsspec.asyn import get_loop
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
 
@@ -53,6 +54,8 @@ class S3FileSystem(AtomicOpening, _S3FileSystem):  # type: ignore[misc]  # s3fs 
         ValueError: If a size is impossible.
     """
 
+    _pid: int  # fsspec's: the process that made the instance
+
     def __init__(
         self,
         *args: Any,
@@ -80,6 +83,18 @@ class S3FileSystem(AtomicOpening, _S3FileSystem):  # type: ignore[misc]  # s3fs 
         self._threads: PerProcess[ThreadPoolExecutor] = PerProcess(
             lambda: ThreadPoolExecutor(self.max_concurrency, thread_name_prefix="gllm-storage-async")
         )
+
+    @property
+    def loop(self) -> Any:
+        """The event loop of this process. In a forked child, what s3fs had made in the parent is made anew."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._loop = get_loop()
+            self._s3 = None
+            self._set_session_lock = asyncio.Lock()
+            if self._session_is_owned:
+                self.session = None
+        return super().loop
 
     def _connection(self) -> Connection:
         """The same connection as s3fs makes, for boto3."""

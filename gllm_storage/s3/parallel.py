@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, TypeVar
+import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -93,30 +93,64 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[
     Raises:
         BaseException: The first failure. No task is left to run then, but one that a stalled server holds may be.
     """
-
-    def run(task: Callable[[], T]) -> T:
-        stop.check()
-        with stopped_by(stop):
-            return task()
-
-    pool = ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="gllm-storage")
-    futures: list[Future[T]] = []
+    crew = _Crew(tasks, stop)
+    # Daemons: after Ctrl-C, the process must not wait for what a stalled server holds.
+    threads = [threading.Thread(target=crew.work, name="gllm-storage", daemon=True) for _ in tasks[:workers]]
     try:
-        futures.extend(pool.submit(run, task) for task in tasks)
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        _raise_first_failure(done)
-        return [future.result() for future in futures]
+        for thread in threads:
+            thread.start()
+        crew.finished.wait()
+        crew.raise_first_failure()
     except BaseException:
         stop.set()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
         raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        # A future that was cancelled before it began never counts as done.
-        wait([future for future in futures if not future.cancelled()], timeout=_STOP_SECONDS)
+    return crew.results()
 
 
-def _raise_first_failure(done: set[Future[Any]]) -> None:
-    failures = [failure for future in done if (failure := future.exception())]
-    # A part that stopped because another failed says nothing of why.
-    for failure in sorted(failures, key=lambda each: isinstance(each, TransferStopped)):
-        raise failure
+class _Crew(Generic[T]):
+    """Threads that share a list of tasks."""
+
+    def __init__(self, tasks: Sequence[Callable[[], T]], stop: Stop) -> None:
+        self._tasks = tasks
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._numbers = iter(range(len(tasks)))
+        self._results: dict[int, T] = {}
+        self._failures: list[BaseException] = []
+        self.finished = threading.Event()
+
+    def work(self) -> None:
+        """Run tasks until there are none left, or one has failed."""
+        try:
+            while (number := self._next()) is not None:
+                self._stop.check()
+                with stopped_by(self._stop):
+                    result = self._tasks[number]()
+                self._done(number, result)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            self._failures.append(error)
+            self._stop.set()
+            self.finished.set()
+
+    def _next(self) -> int | None:
+        with self._lock:
+            return next(self._numbers, None)
+
+    def _done(self, number: int, result: T) -> None:
+        with self._lock:
+            self._results[number] = result
+            if len(self._results) == len(self._tasks):
+                self.finished.set()
+
+    def raise_first_failure(self) -> None:
+        """Raise what went wrong, if anything did; a part that stopped because another failed says nothing of why."""
+        for failure in sorted(self._failures, key=lambda each: isinstance(each, TransferStopped)):
+            raise failure
+
+    def results(self) -> list[T]:
+        """What the tasks returned, in their order."""
+        return [self._results[number] for number in range(len(self._tasks))]
