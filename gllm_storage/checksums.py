@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from awscrt import checksums as crt
 
+from gllm_storage.local_files import CHUNK
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-CHUNK = 2**20
 
 _WIDTH = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20}
 _UPDATE: dict[str, Callable[[bytes, int], int]] = {

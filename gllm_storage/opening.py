@@ -1,12 +1,15 @@
-"""`AtomicOpening`: what all our filesystems do when a file is opened for writing."""
+"""What our filesystems share of fsspec's face: `AtomicOpening` for writing, `FilesAndFolders` for putting and getting."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import IO, TYPE_CHECKING, Any
+import os
+import shutil
+from typing import IO, TYPE_CHECKING, Any, cast
 
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.compression import compr
-from fsspec.utils import infer_compression
+from fsspec.utils import infer_compression, isfilelike
 
 from gllm_storage.writer import AtomicTextWriter, AtomicWriter
 
@@ -82,6 +85,53 @@ class AtomicOpening:
         """
         with self.open(path, "xb" if is_create(mode) else "wb", **kwargs) as file:
             file.write(value)
+
+
+class FilesAndFolders:
+    """Mixed into a filesystem that has `store_file` and `fetch_file`: fsspec's `put_file` and `get_file` on top of them.
+
+    fsspec's recursive `put` and `get` name folders, too, which the verbs refuse.
+    """
+
+    def put_file(
+        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
+    ) -> None:
+        """Store a copy of a local file.
+
+        Args:
+            lpath: The local file.
+            rpath: Its name in the store; folders are made.
+            callback: Told the size, and the bytes as they are copied.
+            mode: ``"overwrite"``, or ``"create"`` to fail if the file exists, atomically.
+
+        Raises:
+            ValueError: If `mode` is something else.
+            FileNotFoundError: If the local file does not exist.
+            ObjectExistsError: If `mode` is ``"create"`` and the file exists.
+            StorageError: If it cannot be stored; nothing was changed then.
+        """
+        below: Any = self
+        exclusive = is_create(mode)
+        if os.path.isdir(lpath):
+            below.makedirs(rpath, exist_ok=True)
+            return
+        below.store_file(os.fspath(lpath), rpath, exclusive=exclusive, callback=callback)
+
+    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
+        """Copy a stored file to a local one, which is whole or as it was.
+
+        Raises:
+            ObjectNotFoundError: If there is no such file.
+            StorageError: If it cannot be copied.
+        """
+        below: Any = self
+        if isfilelike(lpath):
+            with below.open(rpath, "rb") as file:
+                shutil.copyfileobj(file, cast("IO[bytes]", lpath))
+        elif below.isdir(rpath):
+            os.makedirs(lpath, exist_ok=True)
+        else:
+            below.fetch_file(rpath, os.fspath(lpath), callback=callback)
 
 
 @contextlib.contextmanager

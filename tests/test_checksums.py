@@ -12,7 +12,6 @@ import pytest
 
 from gllm_storage.checksums import (
     ALGORITHMS,
-    CHUNK,
     checksum_of,
     combine_crc64nvme,
     crc64nvme,
@@ -20,6 +19,7 @@ from gllm_storage.checksums import (
     encode,
     is_well_formed,
 )
+from gllm_storage.local_files import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

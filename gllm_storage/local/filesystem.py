@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import isfilelike
 
 from gllm_storage.errors import (
     AccessDeniedError,
@@ -31,7 +29,7 @@ from gllm_storage.local_files import (
     open_source,
 )
 from gllm_storage.objects import ObjectInfo
-from gllm_storage.opening import AtomicOpening, is_create
+from gllm_storage.opening import AtomicOpening, FilesAndFolders
 from gllm_storage.writer import AtomicWriter
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ _RESTARTS = 5
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
-class LocalStoreFileSystem(AtomicOpening, LocalFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class LocalStoreFileSystem(AtomicOpening, FilesAndFolders, LocalFileSystem):  # type: ignore[misc]  # fsspec publishes no types
     """fsspec's local filesystem, as a store of whole files.
 
     Not called LocalFileSystem: pyarrow goes by that name, and would write past it with its own.
@@ -49,44 +47,6 @@ class LocalStoreFileSystem(AtomicOpening, LocalFileSystem):  # type: ignore[misc
     A file appears under its name when it is complete, and is then never changed, only replaced. `put_file` with
     ``mode="create"`` and ``open(…, "xb")`` give a temporary file its name by a hard link, which fails if the name is taken.
     """
-
-    def put_file(
-        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
-    ) -> None:
-        """Store a copy of a local file.
-
-        Args:
-            lpath: The local file.
-            rpath: Its name in the store; folders are made.
-            callback: Told the size, and the bytes as they are copied.
-            mode: ``"overwrite"``, or ``"create"`` to fail if the file exists, atomically.
-
-        Raises:
-            ValueError: If `mode` is something else.
-            FileNotFoundError: If the local file does not exist.
-            ObjectExistsError: If `mode` is ``"create"`` and the file exists.
-            StorageError: If it cannot be stored; nothing was changed then.
-        """
-        exclusive = is_create(mode)
-        if os.path.isdir(lpath):  # a recursive put names folders, too
-            self.makedirs(rpath, exist_ok=True)
-            return
-        self.store_file(os.fspath(lpath), rpath, exclusive=exclusive, callback=callback)
-
-    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
-        """Copy a stored file to a local one, which is whole or as it was.
-
-        Raises:
-            ObjectNotFoundError: If there is no such file.
-            StorageError: If it cannot be copied.
-        """
-        if isfilelike(lpath):
-            with self.open(rpath, "rb") as file:
-                shutil.copyfileobj(file, cast("IO[bytes]", lpath))
-        elif self.isdir(rpath):  # a recursive get names folders, too
-            os.makedirs(lpath, exist_ok=True)
-        else:
-            self.fetch_file(rpath, os.fspath(lpath), callback=callback)
 
     def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
         """As `put_file`, for one file: a folder is refused."""

@@ -4,67 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.implementations.memory import MemoryFile
 from fsspec.implementations.memory import MemoryFileSystem as _MemoryFileSystem
-from fsspec.utils import isfilelike
 
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
 from gllm_storage.exclusive import exists_error
 from gllm_storage.local_files import CHUNK, atomic_target, open_source
 from gllm_storage.objects import ObjectInfo, aware
-from gllm_storage.opening import AtomicOpening, is_create
+from gllm_storage.opening import AtomicOpening, FilesAndFolders
 from gllm_storage.writer import AtomicWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class MemoryFileSystem(AtomicOpening, _MemoryFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class MemoryFileSystem(AtomicOpening, FilesAndFolders, _MemoryFileSystem):  # type: ignore[misc]  # fsspec publishes no types
     """fsspec's memory filesystem: it shares its one store, so that ``memory://`` URLs open everywhere in the process.
 
     Every write puts a new object into the store, so that readers of the old one go on with the old one.
     """
-
-    def put_file(
-        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
-    ) -> None:
-        """Store a copy of a local file.
-
-        Args:
-            lpath: The local file.
-            rpath: Its name in the store.
-            callback: Told the size, and the bytes as they are copied.
-            mode: ``"overwrite"``, or ``"create"`` to fail if there is an object already, atomically.
-
-        Raises:
-            ValueError: If `mode` is something else.
-            FileNotFoundError: If the local file does not exist.
-            ObjectExistsError: If `mode` is ``"create"`` and there is an object.
-            StorageError: If the local file cannot be read; nothing was changed then.
-        """
-        exclusive = is_create(mode)
-        if os.path.isdir(lpath):  # a recursive put names folders, too
-            self.makedirs(rpath, exist_ok=True)
-            return
-        self.store_file(os.fspath(lpath), rpath, exclusive=exclusive, callback=callback)
-
-    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
-        """Copy an object to a local file, which is whole or as it was.
-
-        Raises:
-            ObjectNotFoundError: If there is no such object.
-            StorageError: If the local file cannot be written.
-        """
-        if isfilelike(lpath):
-            cast("IO[bytes]", lpath).write(self.cat_file(rpath))
-        elif self.isdir(rpath):  # a recursive get names folders, too
-            os.makedirs(lpath, exist_ok=True)
-        else:
-            self.fetch_file(rpath, os.fspath(lpath), callback=callback)
 
     def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
         """As `put_file`, for one file: a folder is refused."""
