@@ -11,6 +11,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+
 from gllm_storage.errors import (
     AccessDeniedError,
     ConflictCheckUnsupportedError,
@@ -48,7 +50,7 @@ class ForeignStore:
         self._scheme = scheme
         self._base = base
 
-    def store_file(self, lpath: str, rpath: str, *, exclusive: bool) -> None:
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
         """Upload a local file.
 
         Raises:
@@ -65,7 +67,7 @@ class ForeignStore:
             )
         with open_source(lpath, details) as source:
             with _translated(details):
-                self._filesystem.put_file(lpath, self._path(rpath))
+                self._filesystem.put_file(lpath, self._path(rpath), callback=callback)
                 stored = self._filesystem.info(self._path(rpath))["size"]
             source.require_unchanged()
         if stored != source.size:
@@ -74,7 +76,7 @@ class ForeignStore:
                 details,
             )
 
-    def fetch_file(self, rpath: str, lpath: str) -> None:
+    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback = DEFAULT_CALLBACK) -> None:
         """Download a file; the local file is whole, or as it was.
 
         Raises:
@@ -86,7 +88,7 @@ class ForeignStore:
             before = self._info(rpath, "download")
             for _ in range(_RESTARTS):
                 with _translated(details):
-                    self._filesystem.get_file(self._path(rpath), target.temporary)
+                    self._filesystem.get_file(self._path(rpath), target.temporary, callback=callback)
                 after = self._info(rpath, "download")
                 if before == after:
                     break

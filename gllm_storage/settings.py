@@ -153,6 +153,11 @@ def parse_config(settings_class: type[S], provider: str, config: Mapping[str, st
     return settings_class(**values)
 
 
+def keys_of(settings_class: type[DataclassInstance]) -> tuple[str, ...]:
+    """The config keys of a settings class, sorted."""
+    return tuple(sorted(each.name for each in dataclasses.fields(settings_class)))
+
+
 def require_mapping(config: object, provider: str) -> None:
     """Check that a config is a dictionary.
 

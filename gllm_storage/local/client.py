@@ -42,6 +42,7 @@ class LocalStorageClient(FsspecStorageClient):
     """
 
     provider: ClassVar[str] = "file"
+    settings_class = LocalSettings
 
     def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
         """Initialize the client.

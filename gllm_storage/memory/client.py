@@ -37,6 +37,7 @@ class MemoryStorageClient(FsspecStorageClient):
     """Storage client on fsspec's one store in this process's memory; URLs are ``memory://…``."""
 
     provider: ClassVar[str] = "memory"
+    settings_class = MemorySettings
 
     def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
         """Initialize the client.

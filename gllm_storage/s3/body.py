@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gllm_storage.local_files import LocalSource
-    from gllm_storage.s3.parallel import Stop
+    from gllm_storage.parallel import Stop
 
 _logger = logging.getLogger(__name__)
 

@@ -1,49 +1,32 @@
-"""The boto3 engine: it moves the bytes of one object, in one request or in parts side by side."""
+"""The boto3 engine: it uploads the bytes of one object, in one request or in parts side by side."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import urllib3
 from botocore.exceptions import ClientError
 
 from gllm_storage import checksums
-from gllm_storage.errors import StorageError, StorageUnavailableError
-from gllm_storage.exclusive import backoff
 from gllm_storage.local_files import CHUNK
+from gllm_storage.parallel import run_all, stopped_by
 from gllm_storage.s3.body import ChecksumHeaders, FileSection
-from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, require_any, status_of
-from gllm_storage.s3.parallel import run_all, stopped_by
+from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, require_any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from mypy_boto3_s3.client import S3Client
 
-    from gllm_storage.errors import ErrorDetails
-    from gllm_storage.s3.transfer import Download, Upload
-
-_logger = logging.getLogger(__name__)
+    from gllm_storage.s3.transfer import Upload
 
 _IN_MEMORY = 128 * 2**20
 """Parts that are under way are held in memory up to this many bytes in all; larger ones are read as they are sent."""
-_CHANGED = {412, 416}
-
-
-class ObjectChangedError(Exception):
-    """The object was replaced while it was being read."""
-
-
-class _RangesIgnoredError(Exception):
-    """The server answered a ranged read with the whole object."""
 
 
 class BotoEngine:
-    """Moves objects by boto3.
+    """Uploads objects by boto3.
 
     Args:
         client: The boto3 client.
@@ -62,116 +45,6 @@ class BotoEngine:
         """Prepare one attempt at an upload. Nothing is sent yet."""
         kind = MultipartUpload if upload.plan.multipart else PutUpload
         return kind(self, upload, metadata)
-
-    def fetch(self, download: Download) -> None:
-        """Read an object's content into its target.
-
-        Raises:
-            ObjectChangedError: If the object was replaced meanwhile.
-            botocore.exceptions.ClientError: If the store refuses.
-            StorageError: If the content cannot be had or written, after all retries.
-        """
-        size, step = download.version.size, download.part_size
-        ranges = [(start, min(step, size - start)) for start in range(0, size, step)]
-        if not ranges:
-            return
-        try:
-            if len(ranges) == 1:
-                self._fetch_range(download, 0, size)
-            else:
-                in_parts = dataclasses.replace(download, transfer=download.transfer.attempt())
-                tasks = [partial(self._fetch_range, in_parts, *each) for each in ranges]
-                run_all(tasks, download.transfer.settings.max_concurrency, in_parts.transfer.stop)
-        except _RangesIgnoredError:
-            self._fetch_range(download, 0, size)
-
-    def fetch_range(self, download: Download, start: int, length: int) -> None:
-        """Read one range into the target, which must not be the whole object.
-
-        Raises:
-            ObjectChangedError: If the object was replaced meanwhile.
-            botocore.exceptions.ClientError: If the store refuses.
-            StorageError: If the range cannot be had, after all retries, or the endpoint ignores ranges.
-        """
-        try:
-            self._fetch_range(download, start, length)
-        except _RangesIgnoredError as error:
-            details = download.transfer.details
-            raise StorageError(
-                f"{details.operation} of {details.url}: the endpoint ignores ranges; download the object instead",
-                details,
-            ) from error
-
-    def _fetch_range(self, download: Download, start: int, length: int) -> None:
-        for attempt in range(download.transfer.settings.max_attempts):
-            download.transfer.stop.check()
-            answer = self._get_object(download, start, length)
-            try:
-                with contextlib.closing(answer["Body"]) as body:
-                    _check_answer(answer, download, start, length)
-                    _copy_body(body, download, start, length)
-            except (*SDK_ERRORS, StorageUnavailableError) as error:
-                # botocore tries a request again, but not the reading of an answer's body.
-                if attempt + 1 == download.transfer.settings.max_attempts:
-                    raise
-                _logger.info("reading %s at %d failed (%s); trying again", download.transfer.details.url, start, error)
-                backoff(attempt)
-            else:
-                download.transfer.progress(length)
-                return
-
-    def _get_object(self, download: Download, start: int, length: int) -> Mapping[str, Any]:
-        parameters: dict[str, Any] = {"Bucket": download.bucket, "Key": download.key, **self.parameters("GetObject")}
-        if download.version.etag:
-            parameters["IfMatch"] = f'"{download.version.etag}"'
-        if not _is_whole(download, start, length):
-            parameters["Range"] = f"bytes={start}-{start + length - 1}"
-        try:
-            return self.client.get_object(**parameters)
-        except ClientError as error:
-            if status_of(error) in _CHANGED:
-                raise ObjectChangedError from error
-            raise
-
-
-def _is_whole(download: Download, start: int, length: int) -> bool:
-    return start == 0 and length == download.version.size
-
-
-def _check_answer(answer: Mapping[str, Any], download: Download, start: int, length: int) -> None:
-    """Check that the answer is of the version and the range that were asked for: some servers ignore both headers."""
-    etag = str(answer.get("ETag", "")).strip('"')
-    if etag and download.version.etag and etag != download.version.etag:
-        raise ObjectChangedError
-    content_range = answer.get("ContentRange")
-    if content_range is None and not _is_whole(download, start, length):
-        raise _RangesIgnoredError
-    if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
-        raise ObjectChangedError
-    if answer.get("ContentLength") != length:
-        raise ObjectChangedError
-
-
-def _copy_body(body: Any, download: Download, start: int, length: int) -> None:
-    received = 0
-    for chunk in _chunks(body, download.transfer.details):
-        download.transfer.stop.check()
-        if received + len(chunk) > length:
-            raise ObjectChangedError
-        download.target.write_at(start + received, chunk)
-        received += len(chunk)
-    if received != length:
-        raise StorageUnavailableError(
-            f"download of {download.transfer.details.url}: the connection ended after {received} of {length} bytes",
-            download.transfer.details,
-        )
-
-
-def _chunks(body: Any, details: ErrorDetails) -> Iterator[bytes]:
-    try:
-        yield from body.iter_chunks(CHUNK)
-    except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad
-        raise StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {error}", details) from error
 
 
 class PutUpload:

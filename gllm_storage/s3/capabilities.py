@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from gllm_storage.errors import ErrorDetails, StorageError
+from gllm_storage.parallel import Stop, run_all
 from gllm_storage.process import PerProcess
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import SDK_ERRORS, require_any, status_of, translate
-from gllm_storage.s3.parallel import Stop, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,6 +23,7 @@ class S3StorageClient(FsspecStorageClient):
     """
 
     provider: ClassVar[str] = "s3"
+    settings_class = S3Settings
 
     def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
         """Initialize the S3 storage client.

@@ -10,8 +10,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gllm_storage.parallel import check_stop
 from gllm_storage.process import PerProcess
-from gllm_storage.s3.parallel import stop_retries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ class Connection:
         # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
         session = boto3.session.Session(profile_name=self.profile_name)
         client = session.client("s3", config=Config(**options), **self.client_options)
-        stop_retries(client)
+        client.meta.events.register("before-send.s3", check_stop)
         most = options["retries"].get("total_max_attempts", 1)
         retry: Any = partial(_retry_429, most)
         client.meta.events.register("needs-retry.s3", retry)

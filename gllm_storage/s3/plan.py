@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning
 from gllm_storage.s3.capabilities import Condition, ConditionalWrites
+from gllm_storage.transfer import MIB, TransferSettings, part_ranges, part_size_for
 
-MIB = 2**20
 MAX_PUT = 5 * 2**30
 """The largest PutObject and the largest part, in bytes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 MIN_PART = 5 * MIB
-MAX_PARTS = 10_000
 
 
 @dataclass(frozen=True)
-class TransferSettings:
-    """How objects are moved.
+class S3TransferSettings(TransferSettings):
+    """How objects are moved to and from S3.
 
     Attributes:
-        multipart_threshold: Files of more bytes than this are uploaded in parts.
-        part_size: Bytes in a part, and in a ranged read; more where an object would have over 10,000 parts.
-        max_concurrency: How many parts of one object are under way at a time.
-        max_attempts: How often a part is tried in all.
         conditional_writes: ``"auto"`` finds out what the endpoint does; ``"enforced"`` trusts it to enforce, without
             asking; ``"best-effort"`` accepts a check that can race where the endpoint does nothing.
     """
 
-    multipart_threshold: int = 16 * MIB
-    part_size: int = 8 * MIB
-    max_concurrency: int = 10
-    max_attempts: int = 5
     conditional_writes: str = "auto"
 
 
@@ -52,13 +42,7 @@ class UploadPlan:
 
     def part_ranges(self, size: int) -> list[tuple[int, int]]:
         """(offset, length) of each part; an empty object has one empty part."""
-        return [(offset, min(self.part_size, size - offset)) for offset in range(0, size, self.part_size)] or [(0, 0)]
-
-
-def part_size_for(size: int, part_size: int) -> int:
-    """Part size in bytes that needs at most 10,000 parts."""
-    needed = math.ceil(size / MAX_PARTS)
-    return max(part_size, math.ceil(needed / MIB) * MIB)
+        return part_ranges(size, self.part_size)
 
 
 def plan_overwrite(size: int, settings: TransferSettings) -> UploadPlan:
@@ -67,7 +51,7 @@ def plan_overwrite(size: int, settings: TransferSettings) -> UploadPlan:
     return UploadPlan(multipart, part_size_for(size, settings.part_size), conditional=False)
 
 
-def plan_create(size: int, settings: TransferSettings, enforced: ConditionalWrites, details: ErrorDetails) -> UploadPlan:
+def plan_create(size: int, settings: S3TransferSettings, enforced: ConditionalWrites, details: ErrorDetails) -> UploadPlan:
     """Plan an exclusive create by what the endpoint enforces.
 
     Args:
@@ -107,7 +91,7 @@ def plan_create(size: int, settings: TransferSettings, enforced: ConditionalWrit
     return usual
 
 
-def check_transfer_settings(settings: TransferSettings) -> TransferSettings:
+def check_transfer_settings(settings: S3TransferSettings) -> S3TransferSettings:
     """Check sizes against S3's limits.
 
     Returns:

@@ -8,27 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails
 from gllm_storage.exclusive import exists_error
-from gllm_storage.local_files import LocalSource, atomic_target
-from gllm_storage.objects import ObjectInfo
 from gllm_storage.s3.body import ChecksumHeaders
 from gllm_storage.s3.boto import BotoEngine
 from gllm_storage.s3.capabilities import ALL_ENFORCED, ConditionalWrites, conditional_writes
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import translated
-from gllm_storage.s3.plan import TransferSettings, UploadPlan, part_size_for, plan_create, plan_overwrite
-from gllm_storage.s3.transfer import (
-    Download,
-    MemorySink,
-    Transfer,
-    Upload,
-    download_object,
-    upload_object,
-)
+from gllm_storage.s3.plan import S3TransferSettings, UploadPlan, plan_create, plan_overwrite
+from gllm_storage.s3.reader import S3Reader
+from gllm_storage.s3.transfer import Upload, upload_object
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from gllm_storage.local_files import LocalSource
+    from gllm_storage.objects import ObjectInfo
     from gllm_storage.s3.requests import S3Requests
+    from gllm_storage.transfer import Transfer
 
 
 class S3Store:
@@ -39,7 +34,7 @@ class S3Store:
         settings: How objects are moved.
     """
 
-    def __init__(self, requests: S3Requests, settings: TransferSettings) -> None:
+    def __init__(self, requests: S3Requests, settings: S3TransferSettings) -> None:
         self.requests = requests
         self.settings = settings
         self._checksum_headers = ChecksumHeaders()
@@ -52,7 +47,7 @@ class S3Store:
         transfer: Transfer,
         *,
         exclusive: bool,
-        parameters: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
         """Upload a local file.
 
@@ -62,7 +57,7 @@ class S3Store:
             key: The key.
             transfer: What it is about, who watches, and what stops it.
             exclusive: Whether to fail if the object exists, atomically.
-            parameters: Further parameters of PutObject and CreateMultipartUpload.
+            options: Further parameters of PutObject and CreateMultipartUpload.
 
         Raises:
             ObjectExistsError: If `exclusive`, and the object exists.
@@ -72,8 +67,8 @@ class S3Store:
         upload = Upload(
             source=source,
             place={"Bucket": bucket, "Key": key},
-            write_parameters=_given(parameters),
-            metadata=parameters.get("Metadata") or {},
+            write_parameters=_given(options),
+            metadata=options.get("Metadata") or {},
             plan=plan,
             transfer=transfer,
             # Amazon keeps a checksum of the whole object; of other stores we do not know, so ours goes into the metadata.
@@ -82,44 +77,73 @@ class S3Store:
         head = partial(self.requests.metadata, bucket, key, "upload")
         upload_object(self._engine(), upload, head, exclusive=exclusive)
 
-    def download(self, bucket: str, key: str, path: str, transfer: Transfer) -> None:
-        """Download an object: whole, one version of it, verified, or not at all.
+    def reader(self, bucket: str, key: str, details: ErrorDetails) -> S3Reader:
+        """Read an object."""
+        return S3Reader(self.requests, bucket, key, details)
 
-        Args:
-            bucket: The bucket.
-            key: The key.
-            path: The local file that it replaces when it is complete.
-            transfer: What it is about, who watches, and what stops it.
+    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
+        """What there is to know of an object.
 
         Raises:
-            ObjectNotFoundError: If the object does not exist.
-            IntegrityError: If its content does not match its checksum.
-            StorageError: If the download fails; what was at `path` is as it was.
+            ObjectNotFoundError: If it does not exist.
+            StorageError: If it cannot be told.
         """
-        head = partial(self.requests.info, bucket, key, "download")
-        with atomic_target(path, transfer.details) as target:
-            version = head()
-            transfer.expect(version.size)
-            step = part_size_for(version.size, self.settings.part_size)
-            download = Download(bucket, key, version, target, transfer, part_size=step)
-            download_object(self._engine(), download, target, head)
+        return self.requests.info(bucket, key, operation)
 
-    def read_range(self, bucket: str, key: str, start: int, end: int, etag: str) -> bytes:
-        """Bytes ``start`` to ``end`` (not included) of one version of an object.
+    def entry(self, bucket: str, key: str) -> dict[str, Any]:
+        """The same as s3fs has it.
 
         Raises:
-            ObjectChangedError: If the object is another version now.
-            ObjectNotFoundError: If it was deleted.
-            StorageError: If it cannot be read.
+            ObjectNotFoundError: If it does not exist.
+            StorageError: If it cannot be told.
         """
-        transfer = Transfer(ErrorDetails("s3", f"s3://{bucket}/{key}", "read"), self.settings)
-        memory = MemorySink(start, end - start)
-        version = ObjectInfo(transfer.details.url, size=-1, etag=etag.strip('"'))
-        with translated(transfer.details):
-            self._engine().fetch_range(
-                Download(bucket, key, version, memory, transfer, part_size=end - start), start, end - start
-            )
-        return memory.getvalue()
+        answer = self.requests.head(bucket, key, "info", checksums=True)
+        return {
+            "name": f"{bucket}/{key}",
+            "type": "file",
+            "size": answer["ContentLength"],
+            "ETag": answer["ETag"],
+            "LastModified": answer.get("LastModified", ""),
+            "StorageClass": answer.get("StorageClass", "STANDARD"),
+            "VersionId": answer.get("VersionId"),
+            "ContentType": answer.get("ContentType"),
+            "metadata": dict(answer.get("Metadata", {})),
+        }
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete an object.
+
+        Raises:
+            ObjectNotFoundError: If it does not exist.
+            StorageError: If it cannot be deleted.
+        """
+        self.requests.head(bucket, key, "delete")  # DeleteObject answers 204 for what never was
+        self.requests.delete(bucket, key)
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key begins with a prefix, in key order.
+
+        Raises:
+            StorageError: If listing fails.
+        """
+        return self.requests.list(bucket, prefix)
+
+    def is_prefix(self, bucket: str, prefix: str) -> bool:
+        """Whether any key begins with a prefix.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
+        return self.requests.is_prefix(bucket, prefix)
+
+    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
+        """Check that a bucket is there, or was within the last seconds.
+
+        Raises:
+            BucketNotFoundError: If it is not.
+            StorageError: If it cannot be told.
+        """
+        self.requests.require_bucket(bucket, details, recently=recently)
 
     def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
         """Check that an object can be created exclusively, before its content is there.
@@ -150,7 +174,8 @@ class S3Store:
             return conditional_writes(self.requests.client, bucket, folder, self.requests.parameters)
 
 
-def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters for botocore, which takes no None; s3fs's own options are left out."""
-    ours = {"Metadata", "chunksize", "max_concurrency"}
-    return {name: value for name, value in parameters.items() if name not in ours and value is not None}
+    ours = {"Metadata", "acl", "chunksize", "max_concurrency"}
+    given = {name: value for name, value in options.items() if name not in ours and value is not None}
+    return {**given, "ACL": options["acl"]} if options.get("acl") else given

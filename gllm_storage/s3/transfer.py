@@ -1,95 +1,34 @@
-"""Uploads and downloads of one S3 object, with the promises; the bytes are moved by an engine (boto.py)."""
+"""Uploads of one S3 object, with the promises; the bytes are moved by an engine (boto.py)."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import ClientError
 
 from gllm_storage import checksums
-from gllm_storage.errors import ErrorDetails, IntegrityError, StorageUnavailableError
-from gllm_storage.exclusive import Answer, Sighting, backoff, write_object
-from gllm_storage.s3.boto import ObjectChangedError
+from gllm_storage.exclusive import Answer, Sighting, write_object
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translated
-from gllm_storage.s3.parallel import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gllm_storage.local_files import LocalSource, LocalTarget
-    from gllm_storage.objects import ObjectInfo
-    from gllm_storage.s3.plan import TransferSettings, UploadPlan
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.local_files import LocalSource
+    from gllm_storage.s3.plan import UploadPlan
+    from gllm_storage.transfer import Transfer
 
 WRITE_ID = "gllm-write-id"
 CHECKSUM = "gllm-crc64nvme"
 """Keys in the user metadata."""
 
-_RESTARTS = 5
-"""How often a download starts over because the object was replaced."""
-_CORRUPTIONS = 2
-"""How often a download is tried whose content does not match the checksum."""
 _CONCURRENT_CODES = {"ConditionalRequestConflict", "ConcurrentModification", "OperationAborted"}
 _NOT_SENT = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ParamValidationError"}
 _PRECONDITION_FAILED = 412
 _SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
-
-
-def no_progress(_: int) -> None:
-    """Nobody watches."""
-
-
-class Sink(Protocol):
-    """Where downloaded bytes go."""
-
-    def write_at(self, offset: int, data: bytes) -> None:
-        """Take bytes at an offset of the object; any thread may give them."""
-
-
-class MemorySink:
-    """A range of an object, in memory.
-
-    Args:
-        start: Where in the object it begins.
-        length: Its length in bytes.
-    """
-
-    def __init__(self, start: int, length: int) -> None:
-        self._start = start
-        self._buffer = bytearray(length)
-
-    def write_at(self, offset: int, data: bytes) -> None:
-        """Take bytes at an offset of the object."""
-        self._buffer[offset - self._start : offset - self._start + len(data)] = data
-
-    def getvalue(self) -> bytes:
-        """What was taken."""
-        return bytes(self._buffer)
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What all uploads and downloads have.
-
-    Attributes:
-        details: What it is about, for errors.
-        settings: How objects are moved.
-        progress: Told the number of bytes that were moved, from any thread.
-        expect: Told the whole number before.
-        stop: Ends the transfer when set.
-    """
-
-    details: ErrorDetails
-    settings: TransferSettings
-    progress: Callable[[int], None] = no_progress
-    expect: Callable[[int], None] = no_progress
-    stop: Stop = field(default_factory=Stop)
-
-    def attempt(self) -> Transfer:
-        """The same, with a stop of its own for one attempt."""
-        return dataclasses.replace(self, stop=Stop(self.stop))
 
 
 @dataclass(frozen=True)
@@ -125,27 +64,6 @@ class Upload:
         return dataclasses.replace(self, expected_crc=crc, metadata={**self.metadata, CHECKSUM: kept})
 
 
-@dataclass(frozen=True)
-class Download:
-    """One version of one object to be read.
-
-    Attributes:
-        bucket: The bucket.
-        key: The key.
-        version: What HeadObject said: the size, and the ETag that pins the version.
-        target: Where it goes.
-        transfer: What it is about, who watches, and what stops it.
-        part_size: Bytes in a ranged read.
-    """
-
-    bucket: str
-    key: str
-    version: ObjectInfo
-    target: Sink
-    transfer: Transfer
-    part_size: int
-
-
 class OngoingUpload(Protocol):
     """One attempt at an upload."""
 
@@ -165,9 +83,6 @@ class Engine(Protocol):
 
     def begin_upload(self, upload: Upload, metadata: Mapping[str, str]) -> OngoingUpload:
         """Prepare one attempt at an upload."""
-
-    def fetch(self, download: Download) -> None:
-        """Read the content; raises `ObjectChangedError` if the object was replaced meanwhile."""
 
 
 class S3Write:
@@ -252,56 +167,3 @@ def upload_object(engine: Engine, upload: Upload, head: Callable[[], Mapping[str
     """
     with translated(upload.transfer.details):
         write_object(S3Write(engine, upload, head), exclusive=exclusive)
-
-
-def download_object(engine: Engine, first: Download, target: LocalTarget, head: Callable[[], ObjectInfo]) -> None:
-    """Read one version of an object, whole and verified, into a target.
-
-    Args:
-        engine: Moves the bytes.
-        first: What to do; `version` is what `head` said.
-        target: The download's target.
-        head: HeadObject, for the new version when the object was replaced.
-
-    Raises:
-        ObjectNotFoundError: If the object was deleted meanwhile.
-        IntegrityError: If the content does not match its checksum, twice.
-        StorageError: If the download fails.
-    """
-    details = first.transfer.details
-    download, corruptions = dataclasses.replace(first, transfer=first.transfer.attempt()), 0
-    for attempt in range(_RESTARTS + _CORRUPTIONS):
-        target.allocate(download.version.size)
-        try:
-            with translated(details):
-                engine.fetch(download)
-            _verify(download, target)
-        except ObjectChangedError:
-            backoff(attempt)
-        except IntegrityError:
-            corruptions += 1
-            if corruptions == _CORRUPTIONS:
-                raise
-        else:
-            return
-        download = dataclasses.replace(download, version=head(), transfer=first.transfer.attempt())
-    raise StorageUnavailableError(
-        f"download of {details.url}: the object was replaced again and again while it was read; gave up after "
-        f"{_RESTARTS + _CORRUPTIONS} attempts. Try again",
-        details,
-    )
-
-
-def _verify(download: Download, target: LocalTarget) -> None:
-    """Compare what stands in the file with the checksum that the store, or our metadata, keeps."""
-    if download.version.checksum is None:
-        return
-    algorithm, expected = download.version.checksum.split(":", 1)
-    found = checksums.checksum_of(target.read_at, download.version.size, algorithm)
-    if found != expected:
-        details = download.transfer.details
-        raise IntegrityError(
-            f"download of {details.url}: the content has {algorithm} {found}, but {expected} was stored; the local file was "
-            "left as it was. If this stays so, the object is damaged: upload it again",
-            details,
-        )

@@ -11,19 +11,17 @@ import pytest
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning
 from gllm_storage.s3.capabilities import ALL_ENFORCED, Condition, ConditionalWrites
 from gllm_storage.s3.plan import (
-    MAX_PARTS,
     MAX_PUT,
-    MIB,
-    TransferSettings,
+    S3TransferSettings,
     UploadPlan,
     check_transfer_settings,
-    part_size_for,
     plan_create,
     plan_overwrite,
 )
+from gllm_storage.transfer import MAX_PARTS, MIB, part_size_for
 
 DETAILS = ErrorDetails("s3", "s3://models/a", "upload")
-USUAL = TransferSettings()
+USUAL = S3TransferSettings()
 PUT_ONLY = ConditionalWrites(Condition.ENFORCED, Condition.IGNORED)
 COMPLETE_ONLY = ConditionalWrites(Condition.REFUSED, Condition.ENFORCED)
 NEITHER = [
@@ -50,7 +48,7 @@ TB = 10**12
     ],
 )
 def test_files_above_the_threshold_go_in_parts(size: int, threshold: int, multipart: bool) -> None:
-    settings = TransferSettings(multipart_threshold=threshold)
+    settings = S3TransferSettings(multipart_threshold=threshold)
     for plan in (plan_overwrite(size, settings), plan_create(size, settings, ALL_ENFORCED, DETAILS)):
         assert plan.multipart == multipart
     assert not plan_overwrite(size, settings).conditional
@@ -75,14 +73,14 @@ def test_an_empty_file_in_parts_has_one_empty_part() -> None:
 
 @pytest.mark.parametrize("size", [0, 16 * MIB, 17 * MIB, MAX_PUT])
 def test_where_only_put_object_is_enforced_everything_up_to_5_gib_goes_so(size: int) -> None:
-    plan = plan_create(size, TransferSettings(multipart_threshold=5 * MIB), PUT_ONLY, DETAILS)
+    plan = plan_create(size, S3TransferSettings(multipart_threshold=5 * MIB), PUT_ONLY, DETAILS)
     assert (plan.multipart, plan.conditional) == (False, True)
 
 
 @pytest.mark.parametrize("conditional_writes", ["auto", "best-effort"])
 def test_where_only_put_object_is_enforced_more_than_5_gib_go_with_a_warning(conditional_writes: str) -> None:
     with pytest.warns(NonAtomicWriteWarning, match="s3://models/a.*5 GiB"):
-        plan = plan_create(MAX_PUT + 1, TransferSettings(conditional_writes=conditional_writes), PUT_ONLY, DETAILS)
+        plan = plan_create(MAX_PUT + 1, S3TransferSettings(conditional_writes=conditional_writes), PUT_ONLY, DETAILS)
     assert (plan.multipart, plan.conditional) == (True, False)
 
 
@@ -105,13 +103,13 @@ def test_where_nothing_is_enforced_the_call_is_refused(enforced: ConditionalWrit
 @pytest.mark.parametrize(("size", "multipart"), [(0, False), (17 * MIB, True)])
 def test_best_effort_looks_and_writes_with_a_warning(enforced: ConditionalWrites, size: int, multipart: bool) -> None:
     with pytest.warns(NonAtomicWriteWarning, match="s3://models/a"):
-        plan = plan_create(size, TransferSettings(conditional_writes="best-effort"), enforced, DETAILS)
+        plan = plan_create(size, S3TransferSettings(conditional_writes="best-effort"), enforced, DETAILS)
     assert (plan.multipart, plan.conditional) == (multipart, False)
 
 
 @pytest.mark.parametrize("enforced", [ALL_ENFORCED, PUT_ONLY, COMPLETE_ONLY], ids=["all", "put", "complete"])
 def test_best_effort_does_not_lessen_what_the_endpoint_can(enforced: ConditionalWrites) -> None:
-    settings = TransferSettings(conditional_writes="best-effort")
+    settings = S3TransferSettings(conditional_writes="best-effort")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert plan_create(17 * MIB, settings, enforced, DETAILS) == plan_create(17 * MIB, USUAL, enforced, DETAILS)
@@ -122,9 +120,9 @@ def test_best_effort_does_not_lessen_what_the_endpoint_can(enforced: Conditional
 )
 def test_sizes_that_s3_cannot_take_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        check_transfer_settings(TransferSettings(**wrong))
+        check_transfer_settings(S3TransferSettings(**wrong))
 
 
 def test_sizes_at_the_limits_are_taken() -> None:
-    settings = TransferSettings(part_size=5 * MIB, multipart_threshold=MAX_PUT)
+    settings = S3TransferSettings(part_size=5 * MIB, multipart_threshold=MAX_PUT)
     assert check_transfer_settings(settings) is settings

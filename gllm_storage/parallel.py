@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mypy_boto3_s3.client import S3Client
-
 T = TypeVar("T")
 
 _STOP_SECONDS = 10.0
@@ -21,7 +19,7 @@ _STOP_SECONDS = 10.0
 class TransferStopped(BaseException):
     """Raised inside a transfer's threads when the transfer was given up.
 
-    A `BaseException`, because botocore retries any `Exception`.
+    A `BaseException`, because SDKs retry any `Exception`.
     """
 
 
@@ -57,12 +55,12 @@ class Stop:
 _running = threading.local()
 
 
-def stop_retries(client: S3Client) -> None:
-    """Make a client's requests end at the next attempt once the transfer that they belong to was given up."""
-    client.meta.events.register("before-send.s3", _check_stop)
+def check_stop(*_: Any, **__: Any) -> None:
+    """End here if the transfer that this thread works for was given up; a hook for SDKs to call before each request.
 
-
-def _check_stop(**_: Any) -> None:
+    Raises:
+        TransferStopped: If it was.
+    """
     stop: Stop | None = getattr(_running, "stop", None)
     if stop is not None:
         stop.check()

@@ -1,0 +1,453 @@
+"""`BucketFileSystem`: what our filesystems on buckets share, on top of fsspec's own class for the provider.
+
+The methods that carry promises go through a `BucketStore`, which each provider has: uploads, downloads, looks, deletes.
+fsspec calls each of them in two ways, as a plain method and as a coroutine; both are here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
+
+from fsspec.asyn import get_loop
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.spec import AbstractBufferedFile
+
+from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageUnavailableError
+from gllm_storage.local_files import open_source, source_of
+from gllm_storage.opening import AtomicOpening, is_create
+from gllm_storage.parallel import Stop, stopped_by
+from gllm_storage.process import PerProcess
+from gllm_storage.transfer import ObjectChangedError, Transfer, download_object, progress_of, read_range
+from gllm_storage.writer import AtomicWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from gllm_storage.local_files import LocalSource
+    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.transfer import ObjectReader, TransferSettings
+
+_CACHE_OPTIONS = ("cache_type", "cache_options")
+_OF_FILES = (*_CACHE_OPTIONS, "autocommit", "size", "fill_cache", "acl")
+
+
+class BucketStore(Protocol):
+    """The objects of a provider. It knows nothing of fsspec, and raises our errors only."""
+
+    @property
+    def settings(self) -> TransferSettings:
+        """How objects are moved."""
+
+    def upload(
+        self, source: LocalSource, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
+    ) -> None:
+        """Upload a local file.
+
+        Args:
+            source: The file.
+            bucket: The bucket.
+            key: The key.
+            transfer: What it is about, who watches, and what stops it.
+            exclusive: Whether to fail if the object exists, atomically.
+            options: What the object gets beside its content, in the provider's own words.
+
+        Raises:
+            ObjectExistsError: If `exclusive`, and the object exists.
+            StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
+        """
+
+    def reader(self, bucket: str, key: str, details: ErrorDetails) -> ObjectReader:
+        """Read an object."""
+
+    def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
+        """Check that an object can be created exclusively, before its content is there.
+
+        Raises:
+            ConflictCheckUnsupportedError: If it cannot.
+            ObjectExistsError: If it exists already.
+            StorageError: If it cannot be told.
+        """
+
+    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
+        """What there is to know of an object; `ObjectNotFoundError` if it does not exist."""
+
+    def entry(self, bucket: str, key: str) -> dict[str, Any]:
+        """The same as fsspec's filesystem of this provider has it, for `info`."""
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete an object; `ObjectNotFoundError` if it does not exist."""
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key begins with a prefix, in key order."""
+
+    def is_prefix(self, bucket: str, prefix: str) -> bool:
+        """Whether any key begins with a prefix."""
+
+    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
+        """Check that a bucket is there, or was within the last seconds; `BucketNotFoundError` if it is not."""
+
+
+class BucketFileSystem(AtomicOpening):
+    """Mixed into one of fsspec's asynchronous filesystems, before it.
+
+    `put_file`, `get_file`, `pipe_file`, `info`, `exists`, `isfile`, `isdir`, `rm_file`, `open` and the methods of the verbs
+    go through the store: exclusive creates that hold at any size, downloads that are whole and verified, errors in our
+    words, always asked from the store. The rest is the filesystem's own, with listings that are always fresh.
+    """
+
+    provider: ClassVar[str]
+    """Name of the provider, for errors."""
+    scheme: ClassVar[str]
+    """Scheme of the URLs."""
+    protocol: tuple[str, ...]
+    store: BucketStore
+    version_aware: bool
+    _pid: int  # fsspec's: the process that made the instance
+    _loop: Any
+
+    def _attach(self, store: BucketStore) -> None:
+        """Finish the construction."""
+        self.store = store
+        workers = store.settings.max_concurrency
+        self._threads: PerProcess[ThreadPoolExecutor] = PerProcess(
+            lambda: ThreadPoolExecutor(workers, thread_name_prefix="gllm-storage-async")
+        )
+
+    @property
+    def loop(self) -> Any:
+        """The event loop of this process. In a forked child, what had been made in the parent is made anew."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._loop = get_loop()
+            self._after_fork()
+        below: Any = super()
+        return below.loop
+
+    def _after_fork(self) -> None:
+        """Forget connections of the parent; each provider's filesystem has its own."""
+
+    def put_file(
+        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
+    ) -> None:
+        """Upload a local file.
+
+        Args:
+            lpath: The local file.
+            rpath: Where to put it: ``bucket/key``, or a URL.
+            callback: Told the size, and the bytes as they are sent.
+            mode: ``"overwrite"``, or ``"create"`` to fail if the object exists, atomically.
+            **kwargs: What the object gets beside its content, as the provider's filesystem takes it.
+
+        Raises:
+            ValueError: If `mode` is something else, or `rpath` names no object.
+            FileNotFoundError: If the local file does not exist.
+            ObjectExistsError: If `mode` is ``"create"`` and the object exists.
+            StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
+        """
+        exclusive, options = self._write_options(is_create(mode), kwargs)
+        self._upload(os.fspath(lpath), rpath, callback, Stop(), exclusive=exclusive, options=options)
+
+    async def _put_file(
+        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
+    ) -> None:
+        exclusive, options = self._write_options(is_create(mode), kwargs)
+        if os.path.isdir(lpath):  # noqa: ASYNC240 - a recursive put names folders, too, which buckets do not have
+            return
+        told = callback or DEFAULT_CALLBACK
+        await self._in_thread(
+            lambda stop: self._upload(os.fspath(lpath), rpath, told, stop, exclusive=exclusive, options=options)
+        )
+
+    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
+        """Download an object: whole, one version of it, verified against its checksum, or not at all.
+
+        Args:
+            rpath: The object: ``bucket/key``, or a URL.
+            lpath: Where to put it. What is there is replaced when the download is complete.
+            callback: Told the size, and the bytes as they arrive.
+
+        Raises:
+            ObjectNotFoundError: If the object does not exist.
+            IntegrityError: If its content does not match its checksum.
+            StorageError: If the download fails; what was at `lpath` is as it was.
+        """
+        self._download(rpath, os.fspath(lpath), callback, Stop())
+
+    async def _get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
+        if os.path.isdir(lpath):  # noqa: ASYNC240 - a recursive get names folders, too
+            return
+        told = callback or DEFAULT_CALLBACK
+        await self._in_thread(lambda stop: self._download(rpath, os.fspath(lpath), told, stop))
+
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
+        """As `put_file`."""
+        self._upload(lpath, rpath, callback, Stop(), exclusive=exclusive, options={})
+
+    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback = DEFAULT_CALLBACK) -> None:
+        """As `get_file`."""
+        self._download(rpath, lpath, callback, Stop())
+
+    def object_info(self, path: str) -> ObjectInfo:
+        """What the store knows of an object now.
+
+        Raises:
+            ObjectNotFoundError: If there is no such object; a prefix of others is none.
+            StorageError: If it cannot be told.
+        """
+        return self.store.info(*self._place(path), "info")
+
+    def object_exists(self, path: str) -> bool:
+        """Whether there is such an object now; a prefix of others is none.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
+        try:
+            self.store.info(*self._place(path), "exists")
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def iter_objects(self, path: str) -> Iterator[ObjectInfo]:
+        """All objects whose path begins with ``bucket/…``, in key order.
+
+        Raises:
+            StorageError: If listing fails.
+        """
+        yield from self.store.list(*self._split(path))
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """What fsspec wants to know of an object, a prefix or a bucket; always asked from the store.
+
+        Raises:
+            ObjectNotFoundError: If there is neither object nor prefix.
+            StorageError: If it cannot be told.
+        """
+        bucket, key = self._split(path.rstrip("/"))
+        if not key:
+            if bucket:
+                self.store.require_bucket(bucket, self._details(bucket, "", "info"), recently=False)
+            return self._directory(bucket)
+        try:
+            return self.store.entry(bucket, key)
+        except ObjectNotFoundError:
+            if self.store.is_prefix(bucket, f"{key}/"):
+                return self._directory(f"{bucket}/{key}")
+            raise
+
+    async def _info(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self._is_of_version(kwargs):
+            below: Any = super()
+            of_version: dict[str, Any] = await below._info(path, *args, **kwargs)  # noqa: SLF001 - fsspec's own
+            return of_version
+        found: dict[str, Any] = await self._in_thread(lambda _: self.info(path))
+        return found
+
+    def exists(self, path: str, **_: Any) -> bool:
+        """Whether there is an object, a prefix or a bucket now.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
+        return self._type(path) is not None
+
+    async def _exists(self, path: str, **_: Any) -> bool:
+        return await self._in_thread(lambda _: self._type(path)) is not None
+
+    def isfile(self, path: str) -> bool:
+        """Whether there is an object now.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
+        return self._type(path) == "file"
+
+    async def _isfile(self, path: str) -> bool:
+        return bool(await self._in_thread(lambda _: self._type(path)) == "file")
+
+    def isdir(self, path: str) -> bool:
+        """Whether there is a prefix or a bucket now.
+
+        Raises:
+            StorageError: If it cannot be told.
+        """
+        return self._type(path) == "directory"
+
+    async def _isdir(self, path: str) -> bool:
+        return bool(await self._in_thread(lambda _: self._type(path)) == "directory")
+
+    def _type(self, path: str) -> str | None:
+        try:
+            return str(self.info(path)["type"])
+        except (FileNotFoundError, BucketNotFoundError):
+            return None
+
+    def rm_file(self, path: str, **_: Any) -> None:
+        """Delete an object.
+
+        Raises:
+            ObjectNotFoundError: If it does not exist.
+            StorageError: If it cannot be deleted.
+        """
+        self.store.delete(*self._place(path))
+        self._forget_listings(path)
+
+    async def _rm_file(self, path: str, **_: Any) -> None:
+        await self._in_thread(lambda _: self.rm_file(path))
+
+    async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        await self._in_thread(lambda _: self.pipe_file(path, value, mode, **kwargs))
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
+        staged = mode != "rb" and not kwargs.get("autocommit", True)
+        if mode not in {"rb", "wb", "xb"} or staged or self._is_of_version(kwargs):
+            below: Any = super()
+            return below._open(path, mode, block_size, **kwargs)  # noqa: SLF001 - fsspec's own
+        bucket, key = self._place(path)
+        given = {name: kwargs.pop(name) for name in _OF_FILES if kwargs.get(name) is not None}
+        kwargs = {name: value for name, value in kwargs.items() if name not in _OF_FILES}
+        if mode != "rb":
+            return self._open_writer(bucket, key, mode, kwargs, given.get("acl"))
+        caching = {name: given[name] for name in _CACHE_OPTIONS if name in given}
+        return self._open_reader(path, self.store.info(bucket, key, "open"), block_size, **caching)
+
+    def _open_writer(self, bucket: str, key: str, mode: str, kwargs: dict[str, Any], acl: str | None) -> AtomicWriter:
+        exclusive, options = self._write_options(mode == "xb", kwargs if acl is None else {**kwargs, "acl": acl})
+        details = self._details(bucket, key, "open")
+        if exclusive:
+            self.store.require_creates(bucket, key, details)
+        return AtomicWriter(self._published(bucket, key, exclusive, options), details.url)
+
+    def _open_reader(self, path: str, version: ObjectInfo, block_size: int | None, **caching: Any) -> Any:
+        """Open an object for reading."""
+        return ObjectFile(self, path, version, block_size=block_size or "default", **caching)
+
+    @contextlib.contextmanager
+    def _published(self, bucket: str, key: str, exclusive: bool, options: Mapping[str, Any]) -> Iterator[IO[bytes]]:
+        """An unnamed local temporary file, whose content becomes the object when the block ends well."""
+        with tempfile.TemporaryFile() as spool:
+            yield spool
+            spool.flush()
+            transfer = self._transfer(bucket, key, "upload")
+            source = source_of(spool.fileno(), "<what was written>", transfer.details)
+            self.store.upload(source, bucket, key, transfer, exclusive=exclusive, options=options)
+        self._forget_listings(f"{bucket}/{key}")
+
+    def read_version(self, path: str, version: ObjectInfo, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end`` (not included) of one version of an object.
+
+        Raises:
+            ObjectChangedError: If the object is another version now.
+            ObjectNotFoundError: If it was deleted.
+            StorageError: If it cannot be read.
+        """
+        bucket, key = self._place(path)
+        transfer = self._transfer(bucket, key, "read")
+        return read_range(self.store.reader(bucket, key, transfer.details), version, start, end, transfer)
+
+    def _upload(
+        self, lpath: str, rpath: str, callback: Callback, stop: Stop, *, exclusive: bool, options: Mapping[str, Any]
+    ) -> None:
+        bucket, key = self._place(rpath)
+        transfer = self._transfer(bucket, key, "upload", callback, stop)
+        with open_source(lpath, transfer.details) as source:
+            transfer.expect(source.size)
+            self.store.upload(source, bucket, key, transfer, exclusive=exclusive, options=options)
+        self._forget_listings(rpath)
+
+    def _download(self, rpath: str, lpath: str, callback: Callback, stop: Stop) -> None:
+        bucket, key = self._place(rpath)
+        transfer = self._transfer(bucket, key, "download", callback, stop)
+        download_object(self.store.reader(bucket, key, transfer.details), lpath, transfer)
+
+    def _write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        """Read the further arguments of a write: whether it is exclusive after all, and the store's options.
+
+        Raises:
+            TypeError: If there is one that nobody knows.
+        """
+        return exclusive, kwargs
+
+    def _is_of_version(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a version other than the current one may be meant, which we leave to the provider's filesystem."""
+        return bool(self.version_aware or kwargs.get("version_id") or kwargs.get("generation"))
+
+    def _forget_listings(self, path: str) -> None:
+        below: Any = self
+        below.invalidate_cache(path)
+
+    def _directory(self, name: str) -> dict[str, Any]:
+        return {"name": name, "type": "directory", "size": 0}
+
+    def _transfer(
+        self, bucket: str, key: str, operation: str, callback: Callback = DEFAULT_CALLBACK, stop: Stop | None = None
+    ) -> Transfer:
+        return Transfer(
+            self._details(bucket, key, operation),
+            self.store.settings,
+            progress=progress_of(callback),
+            expect=callback.set_size,
+            stop=stop or Stop(),
+        )
+
+    def _details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
+        return ErrorDetails(self.provider, f"{self.scheme}://{bucket}/{key}".rstrip("/"), operation)
+
+    def _split(self, path: str) -> tuple[str, str]:
+        """Bucket and key of a path or URL; a key is taken as it is, whatever characters it holds."""
+        bucket, _, key = self._without_protocol(path).partition("/")
+        return bucket, key
+
+    def _place(self, path: str) -> tuple[str, str]:
+        bucket, key = self._split(path)
+        if not (bucket and key):
+            raise ValueError(f"{path!r} names no object: it needs a bucket and a key")
+        return bucket, key
+
+    def _without_protocol(self, path: str) -> str:
+        """Like `_strip_protocol`, which would take a trailing ``/`` off."""
+        start = next((f"{name}://" for name in self.protocol if path.startswith(f"{name}://")), "")
+        return path.removeprefix(start).lstrip("/")
+
+    async def _in_thread(self, work: Callable[[Stop], Any]) -> Any:
+        """Run blocking work beside the event loop, on whichever loop runs; when the task is cancelled, so is the work."""
+        stop = Stop()
+
+        def run() -> Any:
+            stop.check()
+            with stopped_by(stop):
+                return work(stop)
+
+        future = asyncio.get_running_loop().run_in_executor(self._threads.get(), run)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([future])  # what was begun is taken back before the task ends
+            future.exception()  # asyncio complains of failures that nobody looked at
+            raise
+
+
+class ObjectFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
+    """An object, open for reading; pinned to the version that was there at `open`."""
+
+    def __init__(self, fs: BucketFileSystem, path: str, version: ObjectInfo, **options: Any) -> None:
+        self.version = version
+        super().__init__(fs, path, "rb", size=version.size, **options)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        if start >= end:
+            return b""
+        try:
+            found: bytes = self.fs.read_version(self.path, self.version, start, end)
+        except ObjectChangedError as error:
+            raise StorageUnavailableError(
+                f"read of {self.version.url}: the object was replaced since it was opened. Open it again",
+                ErrorDetails(self.fs.provider, self.version.url, "read"),
+            ) from error
+        return found

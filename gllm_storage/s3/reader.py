@@ -1,0 +1,102 @@
+"""`S3Reader`: reads of one S3 object, pinned to one version."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from botocore.exceptions import ClientError
+
+from gllm_storage.errors import ErrorDetails, StorageUnavailableError
+from gllm_storage.local_files import CHUNK
+from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
+from gllm_storage.transfer import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
+
+    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.s3.requests import S3Requests
+
+_CHANGED = {412, 416}
+
+
+@dataclass(frozen=True)
+class S3Reader:
+    """One object, as `gllm_storage.transfer` reads it.
+
+    Attributes:
+        requests: The control requests, and the boto3 client.
+        bucket: The bucket.
+        key: The key.
+        details: What it is about, for errors.
+    """
+
+    requests: S3Requests
+    bucket: str
+    key: str
+    details: ErrorDetails
+
+    def head(self) -> ObjectInfo:
+        """HeadObject."""
+        return self.requests.info(self.bucket, self.key, self.details.operation)
+
+    def read(self, version: ObjectInfo, start: int, length: int) -> Generator[bytes, None, None]:
+        """GetObject of a range, or of the whole object, with ``If-Match``.
+
+        Raises:
+            ObjectChangedError: If another version is there, or the answer is of another one.
+            RangesIgnoredError: If the answer is the whole object, and a range was asked for.
+            ReadInterruptedError: If the answer came and then broke.
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+        """
+        whole = start == 0 and length == version.size
+        answer = self._get_object(version, start, length, whole=whole)
+        with contextlib.closing(answer["Body"]) as body:
+            _check_answer(answer, version, start, length, whole=whole)
+            yield from _chunks(body, self.details)
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        """Raise our errors in place of botocore's."""
+        return translated(self.details)
+
+    def _get_object(self, version: ObjectInfo, start: int, length: int, *, whole: bool) -> Mapping[str, Any]:
+        parameters: dict[str, Any] = {"Bucket": self.bucket, "Key": self.key, **self.requests.parameters("GetObject")}
+        if version.etag:
+            parameters["IfMatch"] = f'"{version.etag}"'
+        if not whole:
+            parameters["Range"] = f"bytes={start}-{start + length - 1}"
+        try:
+            return self.requests.client.get_object(**parameters)
+        except ClientError as error:
+            if status_of(error) in _CHANGED:
+                raise ObjectChangedError from error
+            raise
+
+
+def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, length: int, *, whole: bool) -> None:
+    """Check that the answer is of the version and the range that were asked for: some servers ignore both headers."""
+    etag = str(answer.get("ETag", "")).strip('"')
+    if etag and version.etag and etag != version.etag:
+        raise ObjectChangedError
+    content_range = answer.get("ContentRange")
+    if content_range is None and not whole:
+        raise RangesIgnoredError
+    if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
+        raise ObjectChangedError
+    if answer.get("ContentLength") != length:
+        raise ObjectChangedError
+
+
+def _chunks(body: Any, details: ErrorDetails) -> Iterator[bytes]:
+    try:
+        yield from body.iter_chunks(CHUNK)
+    except SDK_ERRORS as error:
+        raise ReadInterruptedError from error
+    except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad
+        unavailable = StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {error}", details)
+        unavailable.__cause__ = error
+        raise ReadInterruptedError from unavailable

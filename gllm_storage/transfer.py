@@ -1,0 +1,332 @@
+"""What all uploads and downloads share: who watches, what stops them, and the whole and verified download."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from fsspec.callbacks import DEFAULT_CALLBACK
+
+from gllm_storage import checksums
+from gllm_storage.errors import IntegrityError, StorageError, StorageUnavailableError
+from gllm_storage.exclusive import backoff
+from gllm_storage.local_files import atomic_target
+from gllm_storage.parallel import Stop, run_all, stopped_by
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from fsspec.callbacks import Callback
+
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.local_files import LocalTarget
+    from gllm_storage.objects import ObjectInfo
+
+_logger = logging.getLogger(__name__)
+
+MIB = 2**20
+MAX_PARTS = 10_000
+_RESTARTS = 5
+"""How often a download starts over because the object was replaced."""
+_CORRUPTIONS = 2
+"""How often a download is tried whose content does not match the checksum."""
+
+
+class ObjectChangedError(Exception):
+    """The object was replaced while it was being read."""
+
+
+class ReadInterruptedError(Exception):
+    """The answer to a read ended or broke; what broke it is the cause. It is asked for again, and at last the cause raised."""
+
+
+class RangesIgnoredError(Exception):
+    """The server answered a ranged read with the whole object."""
+
+
+def no_progress(_: int) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """How objects are moved.
+
+    Attributes:
+        multipart_threshold: Files of more bytes than this are uploaded in parts.
+        part_size: Bytes in a part, and in a ranged read; more where an object would have over 10,000 parts.
+        max_concurrency: How many parts of one object are under way at a time.
+        max_attempts: How often a part is tried in all.
+    """
+
+    multipart_threshold: int = 16 * MIB
+    part_size: int = 8 * MIB
+    max_concurrency: int = 10
+    max_attempts: int = 5
+
+
+def part_size_for(size: int, part_size: int, max_parts: int = MAX_PARTS) -> int:
+    """Part size in bytes that needs at most `max_parts` parts."""
+    needed = math.ceil(size / max_parts)
+    return max(part_size, math.ceil(needed / MIB) * MIB)
+
+
+def part_ranges(size: int, part_size: int) -> list[tuple[int, int]]:
+    """(offset, length) of each part; an empty object has one empty part."""
+    return [(offset, min(part_size, size - offset)) for offset in range(0, size, part_size)] or [(0, 0)]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What all uploads and downloads have.
+
+    Attributes:
+        details: What it is about, for errors.
+        settings: How objects are moved.
+        progress: Told the number of bytes that were moved, from any thread.
+        expect: Told the whole number before.
+        stop: Ends the transfer when set.
+    """
+
+    details: ErrorDetails
+    settings: TransferSettings
+    progress: Callable[[int], None] = no_progress
+    expect: Callable[[int], None] = no_progress
+    stop: Stop = field(default_factory=Stop)
+
+    def attempt(self) -> Transfer:
+        """The same, with a stop of its own for one attempt."""
+        return dataclasses.replace(self, stop=Stop(self.stop))
+
+
+def progress_of(callback: Callback) -> Callable[[int], None]:
+    """Make an fsspec callback, which adds up without a lock, safe to be told from many threads."""
+    if callback is DEFAULT_CALLBACK:
+        return no_progress
+    lock = threading.Lock()
+
+    def progress(moved: int) -> None:
+        with lock:
+            callback.relative_update(moved)
+
+    return progress
+
+
+class Sink(Protocol):
+    """Where downloaded bytes go."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Take bytes at an offset of the object; any thread may give them."""
+
+
+class MemorySink:
+    """A range of an object, in memory.
+
+    Args:
+        start: Where in the object it begins.
+        length: Its length in bytes.
+    """
+
+    def __init__(self, start: int, length: int) -> None:
+        self._start = start
+        self._buffer = bytearray(length)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Take bytes at an offset of the object."""
+        self._buffer[offset - self._start : offset - self._start + len(data)] = data
+
+    def getvalue(self) -> bytes:
+        """What was taken."""
+        return bytes(self._buffer)
+
+
+class ObjectReader(Protocol):
+    """One object, as a provider reads it."""
+
+    def head(self) -> ObjectInfo:
+        """What is there now: its size, its checksum, and what pins this version.
+
+        Raises:
+            StorageError: If it cannot be told; `ObjectNotFoundError` if there is nothing.
+        """
+
+    def read(self, version: ObjectInfo, start: int, length: int) -> Generator[bytes, None, None]:
+        """Bytes of that version, and of no other; `start` 0 with the whole size is the whole object.
+
+        The caller counts them: an answer that ends early is asked for again.
+
+        Raises:
+            ObjectChangedError: If another version is there, or the answer is of another one.
+            RangesIgnoredError: If the answer is the whole object, and a range was asked for.
+            ReadInterruptedError: If the answer came and then broke.
+            Exception: What the SDK raises, after all retries, where there is no answer.
+        """
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        """Raise our errors in place of the SDK's."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """One version of one object to be read.
+
+    Attributes:
+        reader: Reads the object.
+        version: What `ObjectReader.head` said.
+        sink: Where the bytes go.
+        transfer: What it is about, who watches, and what stops it.
+    """
+
+    reader: ObjectReader
+    version: ObjectInfo
+    sink: Sink
+    transfer: Transfer
+
+    def fetch(self) -> None:
+        """Read the whole content, in ranges side by side.
+
+        Raises:
+            ObjectChangedError: If the object was replaced meanwhile.
+            Exception: What the SDK raises, after all retries.
+        """
+        settings, size = self.transfer.settings, self.version.size
+        if not size:
+            return
+        try:
+            if size <= settings.part_size:
+                self._fetch_range(0, size)
+            else:
+                in_parts = dataclasses.replace(self, transfer=self.transfer.attempt())
+                step = part_size_for(size, settings.part_size)
+                tasks = [partial(in_parts._fetch_range, *each) for each in part_ranges(size, step)]  # noqa: SLF001 - its own
+                run_all(tasks, settings.max_concurrency, in_parts.transfer.stop)
+        except RangesIgnoredError:
+            self._fetch_range(0, size)
+
+    def fetch_range(self, start: int, length: int) -> None:
+        """Read one range, which is not taken for the whole object.
+
+        Raises:
+            ObjectChangedError: If the object was replaced meanwhile.
+            StorageError: If the endpoint ignores ranges.
+            Exception: What the SDK raises, after all retries.
+        """
+        try:
+            self._fetch_range(start, length)
+        except RangesIgnoredError as error:
+            details = self.transfer.details
+            raise StorageError(
+                f"{details.operation} of {details.url}: the endpoint ignores ranges; download the object instead",
+                details,
+            ) from error
+
+    def _fetch_range(self, start: int, length: int) -> None:
+        most = self.transfer.settings.max_attempts
+        for attempt in range(most):
+            self.transfer.stop.check()
+            try:
+                self._read_range(start, length)
+            except ReadInterruptedError as error:
+                # SDKs try a request again, but not the reading of an answer's body.
+                cause = error.__cause__ or error
+                if attempt + 1 == most:
+                    raise cause from cause.__cause__
+                _logger.info("reading %s at %d failed (%s); trying again", self.transfer.details.url, start, cause)
+                backoff(attempt)
+            else:
+                self.transfer.progress(length)
+                return
+
+    def _read_range(self, start: int, length: int) -> None:
+        received = 0
+        with stopped_by(self.transfer.stop), contextlib.closing(self.reader.read(self.version, start, length)) as chunks:
+            for chunk in chunks:
+                self.transfer.stop.check()
+                if received + len(chunk) > length:
+                    raise ObjectChangedError
+                self.sink.write_at(start + received, chunk)
+                received += len(chunk)
+        if received != length:
+            details = self.transfer.details
+            raise ReadInterruptedError from StorageUnavailableError(
+                f"{details.operation} of {details.url}: the connection ended after {received} of {length} bytes", details
+            )
+
+
+def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None:
+    """Download an object: whole, one version of it, verified, or not at all.
+
+    Args:
+        reader: Reads the object.
+        path: The local file that it replaces when it is complete.
+        transfer: What it is about, who watches, and what stops it.
+
+    Raises:
+        ObjectNotFoundError: If the object does not exist.
+        IntegrityError: If its content does not match its checksum, twice.
+        StorageError: If the download fails; what was at `path` is as it was.
+    """
+    with atomic_target(path, transfer.details) as target:
+        version = reader.head()
+        transfer.expect(version.size)
+        _download(Download(reader, version, target, transfer), target)
+
+
+def _download(first: Download, target: LocalTarget) -> None:
+    details, download, corruptions = first.transfer.details, first, 0
+    for attempt in range(_RESTARTS + _CORRUPTIONS):
+        download = dataclasses.replace(download, transfer=first.transfer.attempt())
+        target.allocate(download.version.size)
+        try:
+            with first.reader.translated():
+                download.fetch()
+            _verify(download, target)
+        except ObjectChangedError:
+            backoff(attempt)
+        except IntegrityError:
+            corruptions += 1
+            if corruptions == _CORRUPTIONS:
+                raise
+        else:
+            return
+        download = dataclasses.replace(download, version=first.reader.head())
+    raise StorageUnavailableError(
+        f"download of {details.url}: the object was replaced again and again while it was read; gave up after "
+        f"{_RESTARTS + _CORRUPTIONS} attempts. Try again",
+        details,
+    )
+
+
+def read_range(reader: ObjectReader, version: ObjectInfo, start: int, end: int, transfer: Transfer) -> bytes:
+    """Bytes ``start`` to ``end`` (not included) of one version of an object.
+
+    Raises:
+        ObjectChangedError: If the object is another version now.
+        ObjectNotFoundError: If it was deleted.
+        StorageError: If it cannot be read.
+    """
+    memory = MemorySink(start, end - start)
+    with reader.translated():
+        Download(reader, version, memory, transfer).fetch_range(start, end - start)
+    return memory.getvalue()
+
+
+def _verify(download: Download, target: LocalTarget) -> None:
+    """Compare what stands in the file with the checksum that the store, or our metadata, keeps."""
+    if download.version.checksum is None:
+        return
+    algorithm, expected = download.version.checksum.split(":", 1)
+    found = checksums.checksum_of(target.read_at, download.version.size, algorithm)
+    if found != expected:
+        details = download.transfer.details
+        raise IntegrityError(
+            f"download of {details.url}: the content has {algorithm} {found}, but {expected} was stored; the local file was "
+            "left as it was. If this stays so, the object is damaged: upload it again",
+            details,
+        )
