@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,8 +99,10 @@ def test_an_upload_that_was_given_up_is_aborted_by_a_thread_that_was_told_to_sto
 
 def test_uploads_that_are_cancelled_while_they_wait_store_nothing(moto_rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
-    filesystem = moto_rig.client(max_concurrency="1").filesystem
-    filesystem.info(f"{BUCKET}")  # make the client now
+    client = moto_rig.client(max_concurrency="1")
+    filesystem = client.filesystem
+    cancelled = threading.Event()
+    before(client, "PutObject", cancelled.wait)  # or else the second may have begun before it is cancelled
 
     async def run() -> list[object]:
         paths = [f"{BUCKET}/{moto_rig.key(str(number))}" for number in range(30)]
@@ -107,6 +110,7 @@ def test_uploads_that_are_cancelled_while_they_wait_store_nothing(moto_rig: Rig,
         await asyncio.sleep(0)
         for task in tasks[1:]:
             task.cancel()
+        cancelled.set()
         outcomes: list[object] = await asyncio.gather(*tasks, return_exceptions=True)
         return outcomes
 
