@@ -21,7 +21,9 @@ from gllm_storage.objects import ObjectInfo
 from gllm_storage.registry import CloudStorageRegistry, get_storage_client, storage_client_from_url
 
 if TYPE_CHECKING:
+    from gllm_storage.azure.client import AzureStorageClient
     from gllm_storage.fsspec_client import FsspecStorageClient
+    from gllm_storage.gcs.client import GCSStorageClient
     from gllm_storage.local.client import LocalStorageClient
     from gllm_storage.memory.client import MemoryStorageClient
     from gllm_storage.s3.client import S3StorageClient
@@ -30,11 +32,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessDeniedError",
+    "AzureStorageClient",
     "BucketNotFoundError",
     "CloudStorageClient",
     "CloudStorageRegistry",
     "ConflictCheckUnsupportedError",
     "FsspecStorageClient",
+    "GCSStorageClient",
     "IntegrityError",
     "LocalStorageClient",
     "MemoryStorageClient",
@@ -51,7 +55,9 @@ __all__ = [
 
 # Importing the package loads no provider: fsspec, s3fs and boto3 take half a second together.
 _ON_FIRST_USE = {
+    "AzureStorageClient": "gllm_storage.azure.client",
     "FsspecStorageClient": "gllm_storage.fsspec_client",
+    "GCSStorageClient": "gllm_storage.gcs.client",
     "LocalStorageClient": "gllm_storage.local.client",
     "MemoryStorageClient": "gllm_storage.memory.client",
     "S3StorageClient": "gllm_storage.s3.client",

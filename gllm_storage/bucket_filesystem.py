@@ -231,7 +231,7 @@ class BucketFileSystem(AtomicOpening):
         bucket, key = self._split(path.rstrip("/"))
         if not key:
             if bucket:
-                self.store.require_bucket(bucket, self._details(bucket, "", "info"), recently=False)
+                self.store.require_bucket(bucket, self._error_details(bucket, "", "info"), recently=False)
             return self._directory(bucket)
         try:
             return self.store.entry(bucket, key)
@@ -318,7 +318,7 @@ class BucketFileSystem(AtomicOpening):
 
     def _open_writer(self, bucket: str, key: str, mode: str, kwargs: dict[str, Any], acl: str | None) -> AtomicWriter:
         exclusive, options = self._write_options(mode == "xb", kwargs if acl is None else {**kwargs, "acl": acl})
-        details = self._details(bucket, key, "open")
+        details = self._error_details(bucket, key, "open")
         if exclusive:
             self.store.require_creates(bucket, key, details)
         return AtomicWriter(self._published(bucket, key, exclusive, options), details.url)
@@ -388,14 +388,14 @@ class BucketFileSystem(AtomicOpening):
         self, bucket: str, key: str, operation: str, callback: Callback = DEFAULT_CALLBACK, stop: Stop | None = None
     ) -> Transfer:
         return Transfer(
-            self._details(bucket, key, operation),
+            self._error_details(bucket, key, operation),
             self.store.settings,
             progress=progress_of(callback),
             expect=callback.set_size,
             stop=stop or Stop(),
         )
 
-    def _details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
+    def _error_details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
         return ErrorDetails(self.provider, f"{self.scheme}://{bucket}/{key}".rstrip("/"), operation)
 
     def _split(self, path: str) -> tuple[str, str]:

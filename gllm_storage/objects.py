@@ -22,6 +22,8 @@ class ObjectInfo:
         checksum: The full-object checksum that the store or we keep, as ``"algorithm:value"``, such as
             ``"crc64nvme:3q2+7w…"`` (base64); None where none is kept, and in listings, which do not show it.
         metadata: The user metadata; None in listings, which do not show it.
+        version: The store's name of this version of the object: the generation on GCS, the version id on Azure where
+            versioning is on; None elsewhere.
     """
 
     url: str
@@ -30,6 +32,7 @@ class ObjectInfo:
     last_modified: datetime | None = None
     checksum: str | None = None
     metadata: Mapping[str, str] | None = None
+    version: str | None = None
 
 
 def info_from_fsspec(entry: Mapping[str, Any], url: str) -> ObjectInfo:

@@ -25,6 +25,8 @@ _ALIASES = {
 _BUILT_IN = {
     # Loaded on first use: no provider's SDK costs those who do not use it.
     "s3": "gllm_storage.s3.client:S3StorageClient",
+    "gcs": "gllm_storage.gcs.client:GCSStorageClient",
+    "azure": "gllm_storage.azure.client:AzureStorageClient",
     "file": "gllm_storage.local.client:LocalStorageClient",
     "memory": "gllm_storage.memory.client:MemoryStorageClient",
     "fsspec": "gllm_storage.fsspec_client:FsspecStorageClient",

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 from gllm_storage.paths import without_password
 
@@ -108,6 +110,31 @@ def duration(value: str) -> float:
     if not 0 < seconds <= _MOST:
         raise ValueError("must be a length of time such as '30s', '500ms' or '2m'")
     return seconds
+
+
+def endpoint(value: str) -> str:
+    """The URL of a server, without credentials."""
+    parts = urlsplit(text(value))
+    if parts.username is not None:
+        raise ValueError("must hold no credentials; they have keys of their own")
+    usable = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
+    if not usable or re.search(r"\s", value) or not _has_good_port(parts):
+        raise ValueError("must be a URL such as 'https://minio.example.com:9000'")
+    return value
+
+
+def _has_good_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
+
+
+def existing_file(value: str) -> str:
+    """The path of a local file that is there."""
+    if not os.path.isfile(text(value)):
+        raise ValueError("is no file here")
+    return value
 
 
 def choice(*allowed: str) -> Callable[[str], str]:

@@ -43,7 +43,7 @@ class ObjectChangedError(Exception):
 
 
 class ReadInterruptedError(Exception):
-    """The answer to a read ended or broke; what broke it is the cause. The read is tried again, and at last the cause raised."""
+    """The answer to a read ended or broke; the cause says how. The read is tried again, and at last the cause raised."""
 
 
 class RangesIgnoredError(Exception):

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.checksums import ALGORITHMS, is_well_formed
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError
+from gllm_storage.metadata import CHECKSUM, kept_checksum
 from gllm_storage.objects import ObjectInfo
 from gllm_storage.s3.errors import (
     RAISED,
@@ -24,7 +25,6 @@ from gllm_storage.s3.errors import (
     translate,
     translated,
 )
-from gllm_storage.s3.transfer import CHECKSUM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -249,11 +249,9 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
     A composite checksum (``…-5``, or so marked) is one of the parts' checksums, which says nothing of bytes read in ranges.
     Servers that do not know an algorithm have been seen to answer with another one's value under its name.
     """
-    ours, _, size = _metadata(answer).get(CHECKSUM, "").partition("-")
-    # A copy or an append by another client may have carried our metadata along to other content. That shows by the size,
-    # and only a shorter object is one that a store has cut off.
-    if ours and size.isdigit() and answer["ContentLength"] <= int(size):
-        return f"crc64nvme:{ours}"
+    ours = kept_checksum(_metadata(answer).get(CHECKSUM, ""), answer["ContentLength"])
+    if ours:
+        return ours
     if answer.get("ChecksumType") == "COMPOSITE":
         return None
     for algorithm in ALGORITHMS:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from gllm_storage.paths import clean_prefix
-from gllm_storage.settings import choice, count, duration, flag, setting, size, text
+from gllm_storage.settings import choice, count, duration, endpoint, existing_file, flag, setting, size, text
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
 _ARN = re.compile(r"arn:aws[a-z\-]*:(s3|s3-outposts|s3-object-lambda):\S+")
@@ -18,29 +16,6 @@ _ARN = re.compile(r"arn:aws[a-z\-]*:(s3|s3-outposts|s3-object-lambda):\S+")
 def _bucket(value: str) -> str:
     if not _BUCKET.fullmatch(value) and not _ARN.fullmatch(value):
         raise ValueError("is no bucket name: 2 to 255 letters, digits, '.', '-', '_', or the ARN of an access point")
-    return value
-
-
-def _endpoint(value: str) -> str:
-    parts = urlsplit(text(value))
-    if parts.username is not None:
-        raise ValueError("must hold no credentials; they have keys of their own")
-    usable = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
-    if not usable or re.search(r"\s", value) or not _has_good_port(parts):
-        raise ValueError("must be a URL such as 'https://minio.example.com:9000'")
-    return value
-
-
-def _has_good_port(parts: SplitResult) -> bool:
-    try:
-        return parts.port != 0
-    except ValueError:
-        return False
-
-
-def _existing_file(value: str) -> str:
-    if not os.path.isfile(text(value)):
-        raise ValueError("is no file here")
     return value
 
 
@@ -62,7 +37,7 @@ class S3Settings:
 
     bucket_name: str = setting(_bucket)
     prefix: str = setting(clean_prefix, default="")
-    endpoint_url: str | None = setting(_endpoint, default=None)
+    endpoint_url: str | None = setting(endpoint, default=None)
     region_name: str | None = setting(text, default=None)
     profile_name: str | None = setting(text, default=None)
     aws_access_key_id: str | None = setting(text, default=None, secret=True)
@@ -70,7 +45,7 @@ class S3Settings:
     aws_session_token: str | None = setting(text, default=None, secret=True)
     anonymous: bool = setting(flag, default=False)
     addressing_style: str | None = setting(choice("auto", "path", "virtual"), default=None)
-    ca_bundle: str | None = setting(_existing_file, default=None)
+    ca_bundle: str | None = setting(existing_file, default=None)
     server_side_encryption: str | None = setting(text, default=None)
     sse_kms_key_id: str | None = setting(text, default=None)
     storage_class: str | None = setting(text, default=None)

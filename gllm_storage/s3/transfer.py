@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage import checksums
 from gllm_storage.exclusive import Answer, Sighting, write_object
+from gllm_storage.metadata import CHECKSUM, WRITE_ID
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translated
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from gllm_storage.local_files import LocalSource
     from gllm_storage.s3.plan import UploadPlan
     from gllm_storage.transfer import Transfer
-
-WRITE_ID = "gllm-write-id"
-CHECKSUM = "gllm-crc64nvme"
-"""Keys in the user metadata."""
 
 _CONCURRENT_CODES = {"ConditionalRequestConflict", "ConcurrentModification", "OperationAborted"}
 _NOT_SENT = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ParamValidationError"}

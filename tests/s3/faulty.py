@@ -13,7 +13,7 @@ import botocore.session
 from botocore.loaders import Loader
 
 from gllm_storage import checksums, exclusive
-from gllm_storage.s3.transfer import CHECKSUM
+from gllm_storage.metadata import CHECKSUM
 from tests.faults import Action, Answer, Fault, FaultProxy, Match, RequestLog
 from tests.rig import BUCKET, MIB, SMALL_PARTS, Boto3Client, Rig, new_prefix, server_rig
 

@@ -13,9 +13,9 @@ from awscrt.checksums import crc64nvme
 from botocore.exceptions import ClientError
 
 from gllm_storage import IntegrityError, StorageError, get_storage_client
+from gllm_storage.parallel import Stop, stopped_by
 from gllm_storage.s3.body import ChecksumHeaders
 from gllm_storage.s3.boto import BotoEngine, MultipartUpload
-from gllm_storage.parallel import Stop, stopped_by
 from tests.rig import BUCKET, MIB, SMALL_PARTS
 
 if TYPE_CHECKING:

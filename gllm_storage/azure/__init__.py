@@ -1,0 +1,1 @@
+"""Provider ``azure``: Azure Blob Storage."""

@@ -1,0 +1,115 @@
+"""`AzureAccount`: which account is meant, and with which credentials.
+
+adlfs takes a connection string from the environment even where an account is named, and an account key from there even where
+a SAS token is given: a private model could go to another account. Here, what is given comes before the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+_NAME = "AZURE_STORAGE_ACCOUNT_NAME"
+_CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
+
+
+@dataclass(frozen=True)
+class AzureAccount:
+    """An account and the credentials for it. Secrets are not shown.
+
+    Attributes:
+        name: Its name, if it is known.
+        endpoint_url: Where it is.
+        connection_string: What names it instead.
+        account_key: Its key.
+        sas_token: A shared access signature.
+        principal: Tenant, client id and secret of a service principal.
+        anonymous: Whether requests go out without credentials.
+    """
+
+    name: str | None = None
+    endpoint_url: str | None = None
+    connection_string: str | None = field(default=None, repr=False)
+    account_key: str | None = field(default=None, repr=False)
+    sas_token: str | None = field(default=None, repr=False)
+    principal: tuple[str, str, str] | None = field(default=None, repr=False)
+    anonymous: bool = False
+
+    @staticmethod
+    def is_in_environment() -> bool:
+        """Whether the environment names an account, in the variables that adlfs knows."""
+        return bool(os.environ.get(_NAME) or os.environ.get(_CONNECTION_STRING))
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        account_name: str | None = None,
+        connection_string: str | None = None,
+        account_key: str | None = None,
+        sas_token: str | None = None,
+        principal: tuple[str, str, str] | None = None,
+        anonymous: bool = False,
+        endpoint_url: str | None = None,
+    ) -> AzureAccount:
+        """What was given, filled up from the environment where something is missing.
+
+        Raises:
+            ValueError: If no account is named anywhere.
+        """
+        if connection_string:
+            return cls(connection_string=connection_string)
+        if not account_name and not (account_key or sas_token or principal or anonymous):
+            of_environment = os.environ.get(_CONNECTION_STRING)
+            if of_environment:
+                return cls(connection_string=of_environment)
+        name = account_name or os.environ.get(_NAME)
+        if not name:
+            raise ValueError(f"no Azure account is named: give account_name or connection_string, or set {_NAME}")
+        url = endpoint_url or f"https://{name}.blob.core.windows.net"
+        if not (account_key or sas_token or principal or anonymous):
+            account_key = os.environ.get("AZURE_STORAGE_ACCOUNT_KEY") or None
+            sas_token = None if account_key else os.environ.get("AZURE_STORAGE_SAS_TOKEN") or None
+        return cls(name, url, None, account_key, sas_token, principal, anonymous)
+
+    @property
+    def uses_identity(self) -> bool:
+        """Whether credentials come from azure-identity: a service principal, or the default chain."""
+        return not (self.connection_string or self.account_key or self.sas_token or self.anonymous)
+
+    def as_connection_string(self) -> str:
+        """The account as a connection string, which comes before all else in adlfs.
+
+        Raises:
+            ValueError: If its credentials do not fit into one.
+        """
+        if self.connection_string:
+            return self.connection_string
+        if self.uses_identity:
+            raise ValueError("credentials of azure-identity do not fit into a connection string")
+        parts = {
+            "DefaultEndpointsProtocol": urlsplit(str(self.endpoint_url)).scheme,
+            "AccountName": self.name,
+            "AccountKey": self.account_key,
+            "BlobEndpoint": self.endpoint_url,
+            "SharedAccessSignature": self.sas_token.lstrip("?") if self.sas_token else None,
+        }
+        return ";".join(f"{name}={value}" for name, value in parts.items() if value)
+
+    def adlfs_options(self) -> dict[str, Any]:
+        """The options of adlfs that name the account."""
+        if not self.uses_identity:
+            named = {"account_name": self.name} if self.name else {}
+            return {**named, "connection_string": self.as_connection_string(), "anon": self.anonymous}
+        tenant, client, secret = self.principal or (None, None, None)
+        options = {
+            "account_name": self.name,
+            "account_host": urlsplit(str(self.endpoint_url)).netloc,
+            "tenant_id": tenant,
+            "client_id": client,
+            "client_secret": secret,
+            "anon": False,
+        }
+        return {name: value for name, value in options.items() if value is not None}

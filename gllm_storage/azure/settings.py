@@ -1,0 +1,140 @@
+"""Settings of the provider ``azure``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from gllm_storage.azure.account import AzureAccount
+from gllm_storage.paths import clean_prefix
+from gllm_storage.settings import choice, count, duration, endpoint, existing_file, flag, setting, size, text
+
+_CONTAINER = re.compile(r"\$root|\$web|\$logs|[a-z0-9](?:-?[a-z0-9]){2,62}")
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_MIB = 2**20
+MAX_BLOCK = 4000 * _MIB
+"""The largest block, in bytes: https://learn.microsoft.com/rest/api/storageservices/put-block"""
+MAX_SINGLE = 256 * _MIB
+"""The largest file that goes in one Put Blob. Azure takes 5000 MiB, but it is held in memory."""
+
+
+def _container(value: str) -> str:
+    if not _CONTAINER.fullmatch(value):
+        raise ValueError("is no container name: 3 to 63 lower-case letters, digits and single '-'")
+    return value
+
+
+def _account(value: str) -> str:
+    if not _ACCOUNT.fullmatch(value):
+        raise ValueError("is no account name: 3 to 24 lower-case letters and digits")
+    return value
+
+
+def _connection_string(value: str) -> str:
+    parts = dict(part.split("=", 1) for part in text(value).strip(";").split(";") if "=" in part)
+    if not {name.lower() for name in parts} & {"accountname", "blobendpoint", "usedevelopmentstorage"}:
+        raise ValueError("must be a connection string with AccountName or BlobEndpoint")
+    return value
+
+
+def _part_size(value: str) -> int:
+    if not _MIB <= size(value) <= MAX_BLOCK:
+        raise ValueError("must be between 1MiB and 4000MiB, Azure's limit for a block")
+    return size(value)
+
+
+def _threshold(value: str) -> int:
+    if size(value) > MAX_SINGLE:
+        raise ValueError("must be at most 256MiB: what goes in one request is held in memory")
+    return size(value)
+
+
+@dataclass(frozen=True)
+class AzureSettings:
+    """Settings of an Azure container. See `AzureStorageClient` for what each means."""
+
+    container_name: str = setting(_container)
+    prefix: str = setting(clean_prefix, default="")
+    account_name: str | None = setting(_account, default=None)
+    connection_string: str | None = setting(_connection_string, default=None, secret=True)
+    account_key: str | None = setting(text, default=None, secret=True)
+    sas_token: str | None = setting(text, default=None, secret=True)
+    tenant_id: str | None = setting(text, default=None)
+    client_id: str | None = setting(text, default=None)
+    client_secret: str | None = setting(text, default=None, secret=True)
+    anonymous: bool = setting(flag, default=False)
+    endpoint_url: str | None = setting(endpoint, default=None)
+    ca_bundle: str | None = setting(existing_file, default=None)
+    access_tier: str | None = setting(choice("hot", "cool", "cold", "archive"), default=None)
+    multipart_threshold: int = setting(_threshold, default=16 * _MIB)
+    part_size: int = setting(_part_size, default=8 * _MIB)
+    max_concurrency: int = setting(count, default=10)
+    connect_timeout: float = setting(duration, default=10.0)
+    read_timeout: float = setting(duration, default=60.0)
+    max_attempts: int = setting(count, default=5)
+
+    def __post_init__(self) -> None:
+        """Check what no single key can tell.
+
+        Raises:
+            ValueError: If there is no account, or keys contradict each other.
+        """
+        given = self._credentials()
+        if self.connection_string and (given or self.account_name or self.endpoint_url or self.anonymous):
+            raise ValueError(
+                "azure config: connection_string names account, endpoint and credentials; leave out account_name, "
+                "endpoint_url, anonymous and other credentials"
+            )
+        if len(given) > 1:
+            raise ValueError(f"azure config: {' and '.join(given)} contradict each other; give one")
+        if self.anonymous and given:
+            raise ValueError(f"azure config: anonymous='true' contradicts {given[0]}; leave one out")
+        principal = (self.tenant_id, self.client_id, self.client_secret)
+        if any(principal) != all(principal):
+            raise ValueError("azure config: tenant_id, client_id and client_secret go together; one is missing")
+        if not (self.connection_string or self.account_name or AzureAccount.is_in_environment()):
+            raise ValueError(
+                "azure config: missing key 'account_name' or 'connection_string' (or set AZURE_STORAGE_ACCOUNT_NAME or "
+                "AZURE_STORAGE_CONNECTION_STRING in the environment)"
+            )
+
+    def _credentials(self) -> list[str]:
+        names = ("account_key", "sas_token", "client_secret")
+        return [name for name in names if getattr(self, name)]
+
+    def account(self) -> AzureAccount:
+        """The account that the settings name, with credentials; the environment fills in what they leave out."""
+        return AzureAccount.resolve(
+            account_name=self.account_name,
+            connection_string=self.connection_string,
+            account_key=self.account_key,
+            sas_token=self.sas_token,
+            principal=(self.tenant_id, self.client_id, self.client_secret)
+            if self.tenant_id and self.client_id and self.client_secret
+            else None,
+            anonymous=self.anonymous,
+            endpoint_url=self.endpoint_url,
+        )
+
+    def storage_options(self) -> dict[str, Any]:
+        """The options of adlfs that mean the same; its filesystem takes them, and ours."""
+        return {
+            **self.account().adlfs_options(),
+            "max_concurrency": self.max_concurrency,
+            "connection_timeout": self.connect_timeout,
+            "read_timeout": self.read_timeout,
+            "use_listings_cache": False,
+        }
+
+    def filesystem_options(self) -> dict[str, Any]:
+        """The options of our own filesystem."""
+        return {
+            **self.storage_options(),
+            "endpoint_url": self.endpoint_url,
+            "ca_bundle": self.ca_bundle,
+            "access_tier": self.access_tier,
+            "multipart_threshold": self.multipart_threshold,
+            "part_size": self.part_size,
+            "max_attempts": self.max_attempts,
+        }

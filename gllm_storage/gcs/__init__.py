@@ -1,0 +1,1 @@
+"""Provider ``gcs``: Google Cloud Storage."""

@@ -1,0 +1,124 @@
+"""`GCSFileSystem`: gcsfs's, with our data path below the methods that carry promises."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gcsfs.core import GCSFileSystem as _GCSFileSystem
+
+from gllm_storage.bucket_filesystem import BucketFileSystem
+from gllm_storage.gcs.connection import Connection, GCSConnections
+from gllm_storage.gcs.requests import GCSRequests
+from gllm_storage.gcs.store import GCSStore
+from gllm_storage.transfer import MIB, TransferSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_IGNORED = frozenset({"batch_size", "chunksize", "consistency", "max_concurrency", "timeout"})
+"""Arguments of gcsfs that only say how fast, or ask for checks that we make anyway."""
+_FIXED = {
+    "content_type": "contentType",
+    "content_encoding": "contentEncoding",
+    "cache_control": "cacheControl",
+    "content_disposition": "contentDisposition",
+    "content_language": "contentLanguage",
+    "custom_time": "customTime",
+}
+PART_SIZE = 16 * MIB
+
+
+class GCSFileSystem(BucketFileSystem, _GCSFileSystem):  # type: ignore[misc]  # gcsfs publishes no types
+    """gcsfs's filesystem with the promises of this library.
+
+    What `BucketFileSystem` names goes by Google's JSON API; the rest is gcsfs's, with listings that are always fresh. It is
+    gcsfs's own class below and not its extended one, which asks by gRPC for each bucket's type before anything else.
+
+    Args:
+        endpoint_url: URL of the store, without a path. Default: gcsfs's.
+        requester_pays: Project that pays for requests to others' buckets, or True for `project`.
+        storage_class: For what is stored.
+        kms_key_name: Key that encrypts what is stored.
+        multipart_threshold: Files of more bytes than this go by a resumable upload.
+        part_size: Bytes in a chunk of it, and in a ranged read.
+        max_concurrency: How many ranges of one object are read at a time.
+        max_attempts: How often a request is sent in all.
+        connect_timeout: Seconds to wait for a connection.
+        read_timeout: Seconds to wait for an answer to begin or go on.
+        ca_bundle: Path of a file with the CA certificates to trust.
+        **options: gcsfs's options, such as ``project`` and ``token``.
+
+    Raises:
+        google.auth.exceptions.GoogleAuthError: If there are no credentials where some were named.
+        ValueError: If the credentials cannot be read.
+    """
+
+    provider: ClassVar[str] = "gcs"
+    scheme: ClassVar[str] = "gs"
+
+    def __init__(
+        self,
+        *args: Any,
+        storage_class: str | None = None,
+        kms_key_name: str | None = None,
+        multipart_threshold: int = TransferSettings.multipart_threshold,
+        part_size: int = PART_SIZE,
+        max_concurrency: int = TransferSettings.max_concurrency,
+        max_attempts: int = TransferSettings.max_attempts,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        ca_bundle: str | None = None,
+        **options: Any,
+    ) -> None:
+        # An entry of a listing that another process has outdated since makes `exists` and `open` lie (promise E).
+        options.setdefault("use_listings_cache", False)
+        super().__init__(*args, **options)
+        self.connections = GCSConnections(
+            Connection(
+                endpoint_url=lambda: str(self._location).rstrip("/"),
+                credentials=lambda: self.credentials.credentials,
+                connect_timeout=connect_timeout,
+                read_timeout=read_timeout,
+                max_attempts=max_attempts,
+                pool_size=max(10, 2 * max_concurrency),
+                ca_bundle=ca_bundle,
+                parameters=self._get_params({}),
+            )
+        )
+        settings = TransferSettings(
+            multipart_threshold=multipart_threshold,
+            part_size=part_size,
+            max_concurrency=max_concurrency,
+            max_attempts=max_attempts,
+        )
+        resource = {"storageClass": storage_class} if storage_class else {}
+        parameters = {"kmsKeyName": kms_key_name} if kms_key_name else {}
+        self._attach(GCSStore(GCSRequests(self.connections), settings, resource, parameters))
+
+    def _after_fork(self) -> None:
+        self._session = None
+        self._ssl_context_task = None
+        self.credentials.lock = threading.Lock()
+
+    def _directory(self, name: str) -> dict[str, Any]:
+        return {**super()._directory(name), "storageClass": "DIRECTORY"}
+
+    def _write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        """Read gcsfs's arguments of writes.
+
+        Raises:
+            TypeError: If there is one that nobody knows.
+        """
+        given = {name: value for name, value in kwargs.items() if name not in _IGNORED and value is not None}
+        given.update(given.pop("fixed_key_metadata", {}))
+        resource = {_FIXED[name]: given.pop(name) for name in list(given) if name in _FIXED}
+        metadata = given.pop("metadata", None)
+        acl = given.pop("acl", None)
+        if given:
+            raise TypeError(f"unknown arguments: {', '.join(sorted(given))}")
+        options = {
+            "resource": {**resource, "metadata": metadata} if metadata else resource,
+            "parameters": {"predefinedAcl": acl} if acl else {},
+        }
+        return exclusive, options
