@@ -87,12 +87,14 @@ class Location:
             nothing.
         prefix: Put before relative remote paths; no slash at either end; may be empty.
         aliases: Other schemes that name the same store in URLs given to it.
+        forbidden: Characters that this store does not keep as they are.
     """
 
     scheme: str
     base: str
     prefix: str = ""
     aliases: tuple[str, ...] = ()
+    forbidden: str = ""
 
     def key(self, remote_path: str) -> str:
         """The key that a remote path names.
@@ -106,6 +108,9 @@ class Location:
         """
         if not isinstance(remote_path, str):
             raise ValueError(f"a remote path is a string, not {type(remote_path).__name__}: {remote_path!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
+        for each in self.forbidden:
+            if each in remote_path:
+                raise ValueError(f"remote path {remote_path!r} holds {each!r}, which this store does not keep as it is")
         if "://" in remote_path:
             return validate_key(self._key_of_url(remote_path))
         if remote_path.startswith("/"):

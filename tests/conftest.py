@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Before gcsfs is imported: its extended class asks the network for the type of each bucket, and waits for a minute.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
 import random
 from typing import TYPE_CHECKING
 
@@ -14,18 +18,30 @@ from botocore.exceptions import ClientError
 from botocore.retries.standard import ExponentialBackoff
 from moto import mock_aws
 
-from tests.rig import BUCKET, TRAITS, Boto3Client, FolderClient, MemoryClient, Rig, new_prefix, plain_boto3, server_rig
-from tests.servers import ceph, ceph_tls, ministack, ministack_tls, rclone, rclone_tls, reject, require
+from tests.rig import BUCKET, TRAITS, Boto3Client, FolderClient, MemoryClient, Rig, make_bucket, new_prefix, server_rig
+from tests.servers import (
+    S3Server,
+    azurite,
+    ceph,
+    ceph_tls,
+    fake_gcs_server,
+    gcs_fake,
+    ministack,
+    ministack_tls,
+    rclone,
+    rclone_tls,
+    reject,
+    require,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.servers import S3Server
-    from tests.servers.base import ServerFactory
+    from tests.servers import Server, ServerFactory
 
 _LOADER = botocore.loaders.create_loader()
-_FACTORIES: dict[str, ServerFactory] = {
+_FACTORIES: dict[str, ServerFactory[Server]] = {
     "ministack": ministack,
     "ministack-tls": ministack_tls,
     "ceph": ceph,
@@ -33,14 +49,18 @@ _FACTORIES: dict[str, ServerFactory] = {
     "rclone": rclone,
     "rclone-tls": rclone_tls,
     "reject": reject,
+    "azurite": azurite,
+    "gcs-fake": gcs_fake,
+    "fake-gcs-server": fake_gcs_server,
 }
 
 
 @pytest.fixture(autouse=True)
 def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     """No AWS settings of the machine, and no long waits between botocore's retries (the product keeps them)."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
@@ -55,9 +75,15 @@ class Servers:
     def __init__(self, directory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
         self._directory = directory
         self._request = request
-        self._running: dict[str, S3Server] = {}
+        self._running: dict[str, Server] = {}
 
-    def get(self, name: str) -> S3Server:
+    def s3(self, name: str) -> S3Server:
+        """A running S3 server, as `get`."""
+        server = self.get(name)
+        assert isinstance(server, S3Server)
+        return server
+
+    def get(self, name: str) -> Server:
         """A running server, with an empty bucket of the name `BUCKET`.
 
         Args:
@@ -67,7 +93,7 @@ class Servers:
             context = require(_FACTORIES[name], self._directory.mktemp(name))
             server = context.__enter__()
             self._request.addfinalizer(lambda: context.__exit__(None, None, None))
-            plain_boto3(server).create_bucket(Bucket=BUCKET)
+            make_bucket(server)
             self._running[name] = server
         return self._running[name]
 

@@ -333,7 +333,7 @@ def test_a_missing_bucket_is_a_bucket_not_found_error_of_every_verb(
     name: str, desk: Desk, request: pytest.FixtureRequest
 ) -> None:
     rig = make_rig(name, request)
-    client = rig.client(bucket_name="no-such-bucket", **SMALL_PARTS)
+    client = rig.client_of("no-such-bucket", **SMALL_PARTS)
     acts = {**every_verb(client, desk), **uploads_in_parts(client, desk)}
     with nothing_changes(rig, desk):
         assert others_than(BucketNotFoundError, acts, "no-such-bucket") == {}
@@ -471,7 +471,7 @@ def test_a_page_from_in_between_in_place_of_an_answer_is_never_a_success(
     operation: str, page: bytes, desk: Desk, servers: Servers
 ) -> None:
     """A captive portal or a load balancer may say 200 to any one request, and the store hears nothing of it."""
-    server = servers.get("ministack")
+    server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(operation=operation), Answer(200, body=page), times=None))
         rig = server_rig("ministack", server, proxy.url)
@@ -486,7 +486,7 @@ def test_a_page_from_in_between_in_place_of_an_answer_is_never_a_success(
 
 
 def test_an_expired_token_is_said_to_be_expired_by_every_verb(desk: Desk, servers: Servers) -> None:
-    server = servers.get("ministack")
+    server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(), Answer(400, "ExpiredToken"), times=None))
         rig = server_rig("ministack", server, proxy.url)
@@ -505,7 +505,7 @@ def test_an_expired_token_is_said_to_be_expired_by_every_verb(desk: Desk, server
 @pytest.mark.parametrize("status", [400, 500, 503])
 def test_exists_does_not_guess_whether_it_is_the_bucket_that_is_missing(status: int, servers: Servers) -> None:
     """HeadObject says 404 for a missing bucket, too; so False is an answer only when the bucket is known to be there."""
-    server = servers.get("ministack")
+    server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(operation="HeadBucket"), Answer(status, "Whatever"), times=None))
         client = server_rig("ministack", server, proxy.url).client(max_attempts="1")
@@ -515,7 +515,7 @@ def test_exists_does_not_guess_whether_it_is_the_bucket_that_is_missing(status: 
 
 
 def test_a_bucket_that_we_may_not_ask_for_is_there(servers: Servers) -> None:
-    server = servers.get("ministack")
+    server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(operation="HeadBucket"), Answer(403, "AccessDenied"), times=None))
         client = server_rig("ministack", server, proxy.url).client()

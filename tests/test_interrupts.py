@@ -161,7 +161,7 @@ class Held:
 @contextmanager
 def holding(servers: Servers, folder: Path, size: int, server: str = "ministack") -> Iterator[Held]:
     """A server behind a proxy."""
-    running = servers.get(server)
+    running = servers.s3(server)
     with FaultProxy(running.endpoint_url) as proxy:
         held = Held(server_rig(server, running, proxy.url), proxy, folder, random.Random(size).randbytes(size))
         yield held
@@ -360,7 +360,7 @@ def cancel_in_the_middle(held: Held, middle: Middle, begin: Callable[[], Any]) -
 
 
 def test_memory_does_not_grow_with_the_file(servers: Servers, tmp_path: Path) -> None:
-    running = servers.get("rclone")
+    running = servers.s3("rclone")
     rig = server_rig("rclone", running)
     large, small = tmp_path / "large", tmp_path / "small"
     small.write_bytes(bytes(MIB))

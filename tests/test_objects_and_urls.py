@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+import google_crc32c
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -211,7 +212,8 @@ def test_info_says_what_the_store_holds(rig: Rig, tmp_path: Path) -> None:
     assert info.last_modified.tzinfo is not None
     assert abs(info.last_modified - begun) < timedelta(minutes=5)
     # For Amazon, whom moto stands for, the checksum is the store's own to keep, and moto keeps none of this algorithm.
-    assert info.checksum == (f"crc64nvme:{encode(crc64nvme(CONTENT))}" if rig.server else None)
+    ours = f"crc64nvme:{encode(crc64nvme(CONTENT))}" if rig.server else None
+    assert info.checksum == (f"crc32c:{encode(google_crc32c.value(CONTENT), 'crc32c')}" if rig.provider == "gcs" else ours)
     assert info.metadata is not None
     assert all(isinstance(text, str) for entry in info.metadata.items() for text in entry)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -274,8 +276,9 @@ def test_a_listing_has_all_of_over_a_thousand_objects(request: pytest.FixtureReq
 
 
 def test_every_key_makes_the_round_trip_by_verb_url_and_second_client(rig: Rig, tmp_path: Path) -> None:
+    keys = [path for path in KEYS if rig.traits.backslashes or "\\" not in path]
     client, source, copy = rig.client(), tmp_path / "source.bin", tmp_path / "copy.bin"
-    for path in KEYS:
+    for path in keys:
         content = path.encode()
         source.write_bytes(content)
         url = client.upload_file(source, path)
@@ -285,25 +288,26 @@ def test_every_key_makes_the_round_trip_by_verb_url_and_second_client(rig: Rig, 
         assert content_of(client.open(url)) == content
         assert client.download_file(url, copy).read_bytes() == content
         assert client.file_exists(url)
-    assert rig.keys() == sorted(KEYS)
-    assert paths_of(rig, client.list_files()) == sorted(KEYS)
-    for path in KEYS:
+    assert rig.keys() == sorted(keys)
+    assert paths_of(rig, client.list_files()) == sorted(keys)
+    for path in keys:
         assert client.delete_file(client.url(path))
     assert rig.keys() == []
 
 
 def test_every_key_that_another_client_or_its_url_wrote_is_read_and_listed(rig: Rig) -> None:
+    keys = [path for path in KEYS if rig.traits.backslashes or "\\" not in path]
     client = rig.client()
-    for path in KEYS:
+    for path in keys:
         with by_url(rig, client, client.url(path), "wb") as handle:
             handle.write(b"by URL")
         assert rig.second.get(rig.key(path)) == b"by URL"
         rig.second.put(rig.key(path), path.encode())
         assert content_of(client.open(path)) == path.encode()
         assert client.info(path).size == len(path.encode())
-    assert rig.keys() == sorted(KEYS)
+    assert rig.keys() == sorted(keys)
     assert [(each.url, each.size) for each in client.list_files()] == [
-        (client.url(path), len(path.encode())) for path in sorted(KEYS)
+        (client.url(path), len(path.encode())) for path in sorted(keys)
     ]
 
 

@@ -307,7 +307,7 @@ def test_a_folder_is_neither_source_nor_target(rig: Rig, folder: Path) -> None:
 @pytest.mark.parametrize("rig", WITH_BUCKETS, indirect=True)
 def test_a_missing_bucket_is_not_a_missing_file(rig: Rig, folder: Path) -> None:
     new_file(folder)
-    raised = failures(VERBS, rig.client(bucket_name="no-such-bucket"), "model.bin", folder)
+    raised = failures(VERBS, rig.client_of("no-such-bucket"), "model.bin", folder)
     assert kinds(raised) == dict.fromkeys(VERBS, BucketNotFoundError)
     assert not issubclass(BucketNotFoundError, FileNotFoundError)
     assert all("no-such-bucket" in str(error) for error in raised.values())

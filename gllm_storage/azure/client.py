@@ -86,7 +86,9 @@ class AzureStorageClient(FsspecStorageClient):
 
     def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
         self.settings = parse_config(AzureSettings, self.provider, config)
-        return Location("az", f"{self.settings.container_name}/", self.settings.prefix, aliases=_ALIASES)
+        place = f"{self.settings.container_name}/"
+        # Azurite makes a "/" of a "\\"; what Azure does is not documented.
+        return Location("az", place, self.settings.prefix, aliases=_ALIASES, forbidden="\\")
 
     def _make_filesystem(self) -> AzureBlobFileSystem:
         from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - it imports adlfs and the SDK

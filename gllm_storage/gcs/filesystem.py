@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,6 +96,22 @@ class GCSFileSystem(BucketFileSystem, _GCSFileSystem):  # type: ignore[misc]  # 
         resource = {"storageClass": storage_class} if storage_class else {}
         parameters = {"kmsKeyName": kms_key_name} if kms_key_name else {}
         self._attach(GCSStore(GCSRequests(self.connections), settings, resource, parameters))
+
+    @staticmethod
+    def close_session(loop: Any, session: Any, asynchronous: bool = False) -> None:
+        """Close gcsfs's session, which gcsfs's own finalizer tells to a loop that nobody wakes up.
+
+        Args:
+            loop: The loop that the session belongs to.
+            session: The session, if there is one.
+            asynchronous: Whether the caller runs the loop.
+        """
+        if session is None or session.closed or loop is None or loop.is_closed():
+            return
+        if asynchronous:
+            _GCSFileSystem.close_session(loop, session, asynchronous)
+        elif loop.is_running():
+            asyncio.run_coroutine_threadsafe(session.close(), loop)
 
     def _after_fork(self) -> None:
         self._session = None

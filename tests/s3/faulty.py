@@ -104,7 +104,7 @@ _RIGS: dict[str, Rig] = {}
 @contextmanager
 def behind_proxy(name: str, servers: Servers) -> Iterator[Faulty]:
     """A server behind a proxy; at the end every fault must have happened, and nothing gone wrong in the proxy itself."""
-    server = servers.get(name)
+    server = servers.s3(name)
     if name not in _RIGS:
         _RIGS[name] = server_rig(name, server)
     with FaultProxy(server.endpoint_url) as proxy:

@@ -167,5 +167,5 @@ def ceph_and_second(servers: Servers) -> tuple[Any, Any]:
     """A client of ours and boto3 on a store that keeps no checksums. Moto lets requests to other hosts pass."""
     from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - two tests only
 
-    server = servers.get("ceph")
+    server = servers.s3("ceph")
     return get_storage_client("s3", s3_config(server)), plain_boto3(server)

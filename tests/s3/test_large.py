@@ -84,7 +84,7 @@ def test_5_1_gb_are_created_exclusively_and_refused_the_second_time(
 
 @pytest.mark.parametrize(("size", "operation"), [(5 * GB, "PutObject"), (LARGE, "CreateMultipartUpload")])
 def test_a_threshold_of_5_gb_sends_as_documented(size: int, operation: str, servers: Servers, tmp_path: Path) -> None:
-    server = servers.get("ministack")
+    server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         rig = server_rig("ministack", server, proxy.url)
         # It is enough to see what is asked for: nothing of the 5 GB is let through.

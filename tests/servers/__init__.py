@@ -16,19 +16,27 @@ server         PutObject If-None-Match  CompleteMultipartUpload ditto
 stores on the disk.
 """
 
-from .base import S3Server, ServerFactory, ServerUnavailableError, require
+from .azurite import azurite
+from .base import AzureServer, GCSServer, S3Server, Server, ServerFactory, ServerUnavailableError, require
 from .ceph import ceph, ceph_tls
+from .gcs import fake_gcs_server, gcs_fake
 from .localbucket import localbucket
 from .ministack import ministack, ministack_tls
 from .rclone import rclone, rclone_tls
 from .reject import reject
 
 __all__ = [
+    "AzureServer",
+    "GCSServer",
     "S3Server",
+    "Server",
     "ServerFactory",
     "ServerUnavailableError",
+    "azurite",
     "ceph",
     "ceph_tls",
+    "fake_gcs_server",
+    "gcs_fake",
     "localbucket",
     "ministack",
     "ministack_tls",

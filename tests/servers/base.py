@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -30,7 +31,51 @@ class S3Server:
     pids: tuple[int, ...] = ()
 
 
-ServerFactory = Callable[[Path], AbstractContextManager[S3Server]]
+@dataclass(frozen=True)
+class GCSServer:
+    """A running server of Google's JSON API, which takes anonymous requests.
+
+    Attributes:
+        name: What runs there: "gcs-fake" or "fake-gcs-server".
+        endpoint_url: `http://127.0.0.1:PORT`.
+        pids: The server's processes.
+    """
+
+    name: str
+    endpoint_url: str
+    pids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class AzureServer:
+    """A running server of Azure's protocol.
+
+    Attributes:
+        name: "azurite".
+        endpoint_url: `http://127.0.0.1:PORT/ACCOUNT`.
+        account_name: The account.
+        account_key: Its key.
+        pids: The server's processes.
+    """
+
+    name: str
+    endpoint_url: str
+    account_name: str
+    account_key: str
+    pids: tuple[int, ...] = ()
+
+    @property
+    def connection_string(self) -> str:
+        """What names all that at once."""
+        return (
+            f"DefaultEndpointsProtocol=http;AccountName={self.account_name};AccountKey={self.account_key};"
+            f"BlobEndpoint={self.endpoint_url};"
+        )
+
+
+Server = S3Server | GCSServer | AzureServer
+T_co = TypeVar("T_co", bound=Server, covariant=True)
+ServerFactory = Callable[[Path], AbstractContextManager[T_co]]
 
 
 class ServerUnavailableError(RuntimeError):
@@ -38,7 +83,7 @@ class ServerUnavailableError(RuntimeError):
 
 
 @contextmanager
-def require(factory: ServerFactory, directory: Path) -> Iterator[S3Server]:
+def require(factory: ServerFactory[T_co], directory: Path) -> Iterator[T_co]:
     """Run a server for a fixture; where it cannot be had, skip, but fail under CI=true.
 
     A server that is installed and does not start is a failure everywhere.

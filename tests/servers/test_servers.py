@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 BUCKET = "bucket"
-FACTORIES: list[ServerFactory] = [ministack, ministack_tls, ceph, ceph_tls, rclone, rclone_tls, reject]
+FACTORIES: list[ServerFactory[S3Server]] = [ministack, ministack_tls, ceph, ceph_tls, rclone, rclone_tls, reject]
 # What a PutObject and a CompleteMultipartUpload with If-None-Match: * get when the object exists.
 ANSWERS = {"ministack": (412, 412), "ceph": (412, 200), "rclone": (200, 200), "reject": (501, 501)}
 

@@ -1,0 +1,30 @@
+"""Azurite: Microsoft's own emulator of Azure Blob Storage; it enforces ``If-None-Match: *`` on both kinds of write."""
+
+import base64
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .base import AzureServer, ServerUnavailableError
+from .process import LOOPBACK, SERVERS_VENV, clean_environment, endpoint, listens, reserved_ports, running
+
+INSTALL = "tests/install-servers"
+_PROGRAM = SERVERS_VENV.parent / "node" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+
+
+@contextmanager
+def azurite(directory: Path) -> Iterator[AzureServer]:
+    """Run Azurite, in memory, with an account of its own."""
+    node = shutil.which("node")
+    if node is None or not _PROGRAM.is_file():
+        raise ServerUnavailableError(f"Azurite, or node, is missing; install it with: {INSTALL}")
+    name, key = f"test{secrets.token_hex(4)}", base64.b64encode(secrets.token_bytes(64)).decode()
+    environment = clean_environment(directory) | {"AZURITE_ACCOUNTS": f"{name}:{key}"}
+    with reserved_ports() as (port,):
+        command = [node, str(_PROGRAM), "--blobHost", LOOPBACK, "--blobPort", str(port), "--inMemoryPersistence"]
+        # It refuses the API version of a newer SDK unless told not to, and phones home.
+        command += ["--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+        with running(command, directory / "azurite.log", environment, lambda: listens(port)) as pid:
+            yield AzureServer("azurite", f"{endpoint(port)}/{name}", name, key, (pid,))
