@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ _logger = logging.getLogger(__name__)
 
 MAX_BLOCKS = 50_000
 """https://learn.microsoft.com/rest/api/storageservices/put-block-list"""
+_ID_LENGTH = 32
+_ID_DIGITS = 6
 _EXISTS_CODES = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
 """The second is the answer to a SAS token that may create and not overwrite."""
 _PRECONDITION_FAILED = 412
@@ -222,12 +225,29 @@ class AzureWrite:
 
     def _put_blocks(self, write_id: str) -> None:
         """Put Block for each part, side by side, and then Put Block List, which alone makes the blob visible."""
+        try:
+            self._put_blocks_with_ids(write_id, _ID_LENGTH)
+        except HttpResponseError as error:
+            # Others sent blocks for a blob of this name and did not commit them, perhaps a week ago, and Azure takes
+            # ids of one length only: https://learn.microsoft.com/rest/api/storageservices/put-block#uri-parameters
+            length = self._id_length_of_others() if code_of(error) == "InvalidBlobOrBlock" else _ID_LENGTH
+            if length == _ID_LENGTH or length < _ID_DIGITS + 6:
+                raise
+            self._put_blocks_with_ids(write_id, length)
+
+    def _id_length_of_others(self) -> int:
+        ask = partial(self._upload.client.get_block_list, "uncommitted")
+        _, uncommitted = self._upload.requests.connections.call(ask, self.details)
+        return len(uncommitted[0].id) if uncommitted else _ID_LENGTH
+
+    def _put_blocks_with_ids(self, write_id: str, length: int) -> None:
         upload, source = self._upload, self._upload.source
         transfer = upload.transfer.attempt()
         step = part_size_for(source.size, transfer.settings.part_size, MAX_BLOCKS)
         ranges = part_ranges(source.size, step)
         # Ids of this write alone: two writers with the same ids would mix their blocks.
-        ids = [f"{write_id}{number:08d}" for number in range(len(ranges))]
+        token = secrets.token_urlsafe(length)[: length - _ID_DIGITS]
+        ids = [f"{token}{number:0{_ID_DIGITS}d}" for number in range(len(ranges))]
         digest = hashlib.md5(usedforsecurity=False)
         tasks = [partial(self._digest, digest), *(partial(self._put_block, *each) for each in zip(ids, ranges, strict=True))]
         crcs = run_all(tasks, transfer.settings.max_concurrency + 1, transfer.stop)[1:]

@@ -182,9 +182,13 @@ _REFINEMENTS |= {"fetch-owner"}
 
 
 def operation_of(method: str, path: str, query: str, headers: dict[str, str]) -> str:
-    """The S3 operation of a path-style request."""
-    bucket, _, key = path[1:].partition("/")
+    """The operation of a request: of Google's JSON API, of Azure's, or of S3 in path style."""
     names = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
+    if "/storage/v1/" in path:
+        return _google_operation(method, path, query, headers)
+    if "x-ms-version" in headers:
+        return _azure_operation(method, path, query)
+    bucket, _, key = path[1:].partition("/")
     resources = frozenset(
         name for name in names if name.lower() not in _REFINEMENTS and not name.lower().startswith(("response-", "x-amz-"))
     )
@@ -192,3 +196,53 @@ def operation_of(method: str, path: str, query: str, headers: dict[str, str]) ->
     if "x-amz-copy-source" in headers:
         return {"PutObject": "CopyObject", "UploadPart": "UploadPartCopy"}.get(operation, operation)
     return operation
+
+
+_UPLOAD_TYPES = {"media": "UploadMedia", "multipart": "UploadMultipart", "resumable": "ResumableStart"}
+
+
+def _google_operation(method: str, path: str, query: str, headers: dict[str, str]) -> str:
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    if path.startswith("/upload/"):
+        return _google_upload(method, given, headers.get("content-range", ""))
+    bucket, _, rest = path.partition("/storage/v1/b")[2].strip("/").partition("/")
+    named = {"": "BucketsGet" if bucket else "BucketsList", "o": "ObjectsList", "storageLayout": "GetStorageLayout"}
+    if rest in named:
+        return named[rest]
+    get = "ObjectsGetMedia" if given.get("alt") == "media" else "ObjectsGet"
+    post = "ObjectsCompose" if rest.endswith("/compose") else "Other"
+    return {"GET": get, "DELETE": "ObjectsDelete", "PATCH": "ObjectsPatch", "POST": post}.get(method, "Other")
+
+
+def _google_upload(method: str, given: dict[str, str], content_range: str) -> str:
+    if "upload_id" not in given:
+        return _UPLOAD_TYPES.get(given.get("uploadType", ""), "Other")
+    if method == "DELETE":
+        return "ResumableCancel"
+    span, _, total = content_range.removeprefix("bytes ").partition("/")
+    if span == "*":
+        return "ResumableStatus"
+    return "ResumableFinal" if total.isdigit() and span.endswith(f"-{int(total) - 1}") else "ResumableChunk"
+
+
+_AZURE_BLOB_OPERATIONS = {
+    ("PUT", ""): "PutBlob",
+    ("PUT", "block"): "PutBlock",
+    ("PUT", "blocklist"): "PutBlockList",
+    ("GET", "blocklist"): "GetBlockList",
+    ("PUT", "metadata"): "SetBlobMetadata",
+    ("GET", ""): "GetBlob",
+    ("HEAD", ""): "HeadBlob",
+    ("DELETE", ""): "DeleteBlob",
+}
+
+
+def _azure_operation(method: str, path: str, query: str) -> str:
+    _, _, rest = path[1:].partition("/")  # the account
+    _, _, blob = rest.partition("/")
+    comp = dict(parse_qsl(query, keep_blank_values=True)).get("comp", "")
+    if blob:
+        return _AZURE_BLOB_OPERATIONS.get((method, comp), "Other")
+    if comp == "list":
+        return "ListBlobs"
+    return "GetContainerProperties" if method in {"GET", "HEAD"} else "Other"

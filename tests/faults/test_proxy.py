@@ -545,6 +545,45 @@ def connect(proxy: FaultProxy) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=2)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "query", "content_range", "operation"),
+    [
+        ("GET", "/storage/v1/b/b/o/a%2Fk", "", "", "ObjectsGet"),
+        ("GET", "/download/storage/v1/b/b/o/k", "alt=media", "", "ObjectsGetMedia"),
+        ("DELETE", "/storage/v1/b/b/o/k", "", "", "ObjectsDelete"),
+        ("GET", "/storage/v1/b/b/o", "prefix=a", "", "ObjectsList"),
+        ("GET", "/storage/v1/b/b", "", "", "BucketsGet"),
+        ("GET", "/storage/v1/b/b/storageLayout", "", "", "GetStorageLayout"),
+        ("POST", "/upload/storage/v1/b/b/o", "uploadType=multipart", "", "UploadMultipart"),
+        ("POST", "/upload/storage/v1/b/b/o", "uploadType=resumable&name=k", "", "ResumableStart"),
+        ("PUT", "/upload/storage/v1/b/b/o", "uploadType=resumable&upload_id=u", "bytes 0-9/20", "ResumableChunk"),
+        ("PUT", "/upload/storage/v1/b/b/o", "uploadType=resumable&upload_id=u", "bytes 10-19/20", "ResumableFinal"),
+        ("PUT", "/upload/storage/v1/b/b/o", "uploadType=resumable&upload_id=u", "bytes */20", "ResumableStatus"),
+        ("DELETE", "/upload/storage/v1/b/b/o", "uploadType=resumable&upload_id=u", "", "ResumableCancel"),
+        ("POST", "/storage/v1/b/b/o/k/compose", "", "", "ObjectsCompose"),
+    ],
+)
+def test_requests_of_googles_api_are_named(method: str, path: str, query: str, content_range: str, operation: str) -> None:
+    assert operation_of(method, path, query, {"content-range": content_range}) == operation
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "operation"),
+    [
+        ("PUT", "/account/b/a/k", "", "PutBlob"),
+        ("PUT", "/account/b/k", "comp=block&blockid=x", "PutBlock"),
+        ("PUT", "/account/b/k", "comp=blocklist", "PutBlockList"),
+        ("GET", "/account/b/k", "", "GetBlob"),
+        ("HEAD", "/account/b/k", "", "HeadBlob"),
+        ("DELETE", "/account/b/k", "", "DeleteBlob"),
+        ("GET", "/account/b", "restype=container&comp=list", "ListBlobs"),
+        ("GET", "/account/b", "restype=container", "GetContainerProperties"),
+    ],
+)
+def test_requests_of_azures_api_are_named(method: str, path: str, query: str, operation: str) -> None:
+    assert operation_of(method, path, query, {"x-ms-version": "2026-10-06"}) == operation
+
+
 def test_framings(echo: FaultProxy) -> None:
     with closing(connect(echo)) as connection:
         for path, body in {
