@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from azure.storage.blob import BlobServiceClient
 
-from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_transient
+from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_broken, is_transient
 from gllm_storage.errors import OURS
 from gllm_storage.parallel import check_stop
 from gllm_storage.process import PerProcess
@@ -121,14 +121,23 @@ class AzureConnections:
         """A client of a blob. It may be shared by threads."""
         return self._client.get().get_blob_client(container, blob)
 
-    def call(self, request: Callable[[], T], details: ErrorDetails) -> T:
+    def call(self, request: Callable[[], T], details: ErrorDetails, *, again_if_broken: bool = True) -> T:
         """Send a request, and send it again after an error that may pass.
+
+        Args:
+            request: Sends it by the SDK.
+            details: What it is about, for the log.
+            again_if_broken: Whether the breaking of an answer's body is such an error; of a download's the SDK takes care.
 
         Raises:
             AzureError: The last one.
             UnreadableAnswerError: If the answer is no answer of Azure.
         """
-        return with_retries(lambda: _readable(request), is_transient, details, self.connection.max_attempts)
+
+        def passes(error: Exception) -> bool:
+            return is_transient(error) or (again_if_broken and is_broken(error))
+
+        return with_retries(lambda: _readable(request), passes, details, self.connection.max_attempts)
 
 
 def _readable(request: Callable[[], T]) -> T:

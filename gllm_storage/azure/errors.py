@@ -45,6 +45,7 @@ _NO_OBJECT = frozenset({"BlobNotFound", "ResourceNotFound", "404", ""})
 _ABOUT_AN_OBJECT = {"delete", "download", "exists", "info", "open", "read"}
 """Operations that fail with `FileNotFoundError` when the object is missing; from an upload it means a local file."""
 _DENIED = frozenset({401, 403})
+_SUCCESS = range(200, 300)
 _NOT_FOUND = 404
 _SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
@@ -85,6 +86,12 @@ def is_transient(error: Exception) -> bool:
     return status_of(error) in TRANSIENT_STATUSES or is_flipped(error)
 
 
+def is_broken(error: Exception) -> bool:
+    """Whether an answer came and its body broke."""
+    broken = isinstance(error, HttpResponseError) and not isinstance(error, (ClientAuthenticationError, DecodeError))
+    return broken and (status_of(error) == 0 or status_of(error) in _SUCCESS)
+
+
 def not_found(details: ErrorDetails) -> ObjectNotFoundError:
     """The error for an object that does not exist."""
     return ObjectNotFoundError(f"{details.url} does not exist (azure {details.operation})", details)
@@ -116,9 +123,8 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
         return StorageError(f"{what}: the endpoint does not speak Azure: {_line(error)}. Check endpoint_url", details)
     if isinstance(error, ClientAuthenticationError) and not status_of(error):
         return AccessDeniedError(f"{what}: {_line(error)}. {_DENIED_HINT}", details)
-    if isinstance(error, HttpResponseError) and status_of(error):
+    if isinstance(error, HttpResponseError) and not is_broken(error):
         return _from_answer(error, details, what)
-    # An HttpResponseError without a status: the answer's body broke.
     return StorageUnavailableError(f"{what}: {_line(error)}. {_REACH_HINT}", details)
 
 

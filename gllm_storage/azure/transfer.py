@@ -14,7 +14,15 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.blob import BlobBlock, ContentSettings, StandardBlobTier
 
 from gllm_storage import checksums
-from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, code_of, is_transient, status_of, translated
+from gllm_storage.azure.errors import (
+    SDK_ERRORS,
+    UnreadableAnswerError,
+    code_of,
+    is_broken,
+    is_transient,
+    status_of,
+    translated,
+)
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.exclusive import Answer, Sighting
 from gllm_storage.local_files import CHUNK
@@ -43,6 +51,7 @@ _EXISTS_CODES = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
 """The second is the answer to a SAS token that may create and not overwrite."""
 _PRECONDITION_FAILED = 412
 _RANGE_NOT_SATISFIABLE = 416
+_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class AzureReader:
             return stream.readall(), str(stream.properties.etag).strip('"')
 
         try:
-            data, etag = self.requests.connections.call(download, self.details)
+            data, etag = self.requests.connections.call(download, self.details, again_if_broken=False)
         except HttpResponseError as error:
             if status_of(error) in {_PRECONDITION_FAILED, _RANGE_NOT_SATISFIABLE}:
                 raise ObjectChangedError from error
@@ -193,7 +202,8 @@ class AzureWrite:
             return Answer.EXISTS
         if code == "InvalidBlockList":
             return Answer.CONCURRENT  # Another write to this name was committed, which throws away the blocks of all others.
-        if isinstance(error, UnreadableAnswerError) or is_transient(error) or status >= 500:  # noqa: PLR2004
+        open_ended = isinstance(error, UnreadableAnswerError) or is_transient(error) or is_broken(error)
+        if open_ended or status >= _SERVER_ERROR:
             return Answer.UNKNOWN
         return Answer.FAILED
 

@@ -55,6 +55,14 @@ class UnreadableAnswerError(Exception):
 SDK_ERRORS = (RefusedError, UnreadableAnswerError, requests.RequestException, urllib3.exceptions.HTTPError, GoogleAuthError)
 """All that asking Google raises."""
 
+_BROKEN = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,  # an answer that ends before its length says so
+    urllib3.exceptions.HTTPError,
+    TransportError,
+)
+
 LOST_SESSION = frozenset({404, 410, 499})
 """Answers to a request of a resumable upload that is not there any more."""
 
@@ -84,7 +92,7 @@ def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed when it is sent again."""
     if isinstance(error, RefusedError):
         return error.status in TRANSIENT_STATUSES or error.reason in _RATE_LIMITS
-    return isinstance(error, (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError, TransportError))
+    return isinstance(error, _BROKEN)
 
 
 def is_missing_bucket(error: BaseException) -> bool:
