@@ -18,6 +18,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -55,6 +56,7 @@ class Middle:
         config: What the child's client has beside the rig's config.
         begun: Bytes of the held request, or of its answer, that have moved when the signal comes.
         may_be_there: Whether the request that makes the object was on its way, so that the object may be there: whole.
+        server: On which server.
     """
 
     action: str
@@ -65,6 +67,7 @@ class Middle:
     config: dict[str, str] = field(default_factory=dict)
     begun: int = 0
     may_be_there: bool = False
+    server: str = "ministack"
 
 
 UPLOADS = {
@@ -83,6 +86,29 @@ UPLOADS = {
         "create", 11 * MIB, "CompleteMultipartUpload", StallBody(20, 600), config=SMALL_PARTS, begun=20, may_be_there=True
     ),
 }
+UPLOADS |= {
+    "gcs, small": Middle("create", 100_000, "UploadMultipart", Delay(600), may_be_there=True, server="gcs-fake"),
+    "gcs, start": Middle("create", 11 * MIB, "ResumableStart", Delay(6), config=SMALL_PARTS, server="gcs-fake"),
+    "gcs, chunk": Middle(
+        "create", 26 * MIB, "ResumableChunk", Throttle(MIB), skip=1, config=SMALL_PARTS, begun=MIB // 4, server="gcs-fake"
+    ),
+    "gcs, stalled chunk": Middle(
+        "create", 26 * MIB, "ResumableChunk", Delay(600), skip=1, config=SMALL_PARTS, server="gcs-fake"
+    ),
+    "gcs, last chunk": Middle(
+        "create", 11 * MIB, "ResumableFinal", Delay(600), config=SMALL_PARTS, may_be_there=True, server="gcs-fake"
+    ),
+    "azure, small": Middle("create", 100_000, "PutBlob", Delay(600), may_be_there=True, server="azurite"),
+    "azure, blocks": Middle(
+        "create", 26 * MIB, "PutBlock", Throttle(MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4, server="azurite"
+    ),
+    "azure, stalled blocks": Middle(
+        "create", 26 * MIB, "PutBlock", Delay(600), skip=2, config=SMALL_PARTS, server="azurite"
+    ),
+    "azure, commit": Middle(
+        "create", 11 * MIB, "PutBlockList", Delay(600), config=SMALL_PARTS, may_be_there=True, server="azurite"
+    ),
+}
 DOWNLOADS = {
     "head": Middle("download", MIB, "HeadObject", Delay(600)),
     "whole": Middle("download", 4 * MIB, "GetObject", Throttle(MIB // 2), begun=MIB // 4),
@@ -90,6 +116,14 @@ DOWNLOADS = {
     "ranges": Middle("download", 26 * MIB, "GetObject", Throttle(MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4),
     "stalled ranges": Middle(
         "download", 26 * MIB, "GetObject", StallBody(STALL, 600), skip=2, config=SMALL_PARTS, begun=STALL
+    ),
+    "gcs, stalled": Middle("download", 4 * MIB, "ObjectsGetMedia", StallBody(STALL, 600), begun=STALL, server="gcs-fake"),
+    "gcs, ranges": Middle(
+        "download", 26 * MIB, "ObjectsGetMedia", Throttle(MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4, server="gcs-fake"
+    ),
+    "azure, stalled": Middle("download", 4 * MIB, "GetBlob", StallBody(STALL, 600), begun=STALL, server="azurite"),
+    "azure, ranges": Middle(
+        "download", 26 * MIB, "GetBlob", Throttle(MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4, server="azurite"
     ),
 }
 
@@ -115,7 +149,10 @@ class Held:
             self.local.write_bytes(BEFORE)
         else:
             self.local.write_bytes(self.content)
-        self.proxy.inject(Fault(Match(operation=middle.hold, key=self.rig.key(NAME)), middle.how, middle.skip, times=None))
+        wanted = Match(operation=middle.hold, path=self.rig.key(NAME))
+        if middle.hold.startswith(("Resumable", "Upload")) and middle.server == "gcs-fake":
+            wanted = Match(operation=middle.hold)  # the name is in the body, or in what the session knows
+        self.proxy.inject(Fault(wanted, middle.how, middle.skip, times=None))
 
     def wait_until_held(self, middle: Middle, child: subprocess.Popen[str] | None = None) -> None:
         """Wait until the transfer is in its middle."""
@@ -161,9 +198,11 @@ class Held:
 @contextmanager
 def holding(servers: Servers, folder: Path, size: int, server: str = "ministack") -> Iterator[Held]:
     """A server behind a proxy."""
-    running = servers.s3(server)
-    with FaultProxy(running.endpoint_url) as proxy:
-        held = Held(server_rig(server, running, proxy.url), proxy, folder, random.Random(size).randbytes(size))
+    running = servers.get(server)
+    parts = urlsplit(running.endpoint_url)
+    with FaultProxy(f"{parts.scheme}://{parts.netloc}") as proxy:
+        rig = server_rig(server, running, f"{proxy.url}{parts.path}")
+        held = Held(rig, proxy, folder, random.Random(size).randbytes(size))
         yield held
         assert proxy.errors == []
 
@@ -196,7 +235,7 @@ def end(child: subprocess.Popen[str], by: signal.Signals) -> None:
 @pytest.mark.parametrize("case", UPLOADS)
 def test_ctrl_c_during_an_upload_leaves_nothing_behind(case: str, servers: Servers, tmp_path: Path) -> None:
     middle = UPLOADS[case]
-    with holding(servers, tmp_path, middle.size) as held:
+    with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
         with transfer(held.rig, middle.action, held.local, middle.config) as child:
             held.wait_until_held(middle, child)
@@ -207,7 +246,7 @@ def test_ctrl_c_during_an_upload_leaves_nothing_behind(case: str, servers: Serve
 @pytest.mark.parametrize("case", UPLOADS)
 def test_kill_9_during_an_upload_leaves_a_whole_object_or_none(case: str, servers: Servers, tmp_path: Path) -> None:
     middle = UPLOADS[case]
-    with holding(servers, tmp_path, middle.size) as held:
+    with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
         with transfer(held.rig, middle.action, held.local, middle.config) as child:
             held.wait_until_held(middle, child)
@@ -224,7 +263,7 @@ def test_kill_9_during_an_upload_leaves_a_whole_object_or_none(case: str, server
 @pytest.mark.parametrize("case", DOWNLOADS)
 def test_ctrl_c_during_a_download_leaves_the_previous_file(case: str, servers: Servers, tmp_path: Path) -> None:
     middle = DOWNLOADS[case]
-    with holding(servers, tmp_path, middle.size) as held:
+    with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
         with transfer(held.rig, middle.action, held.local, middle.config) as child:
             held.wait_until_held(middle, child)
@@ -235,7 +274,7 @@ def test_ctrl_c_during_a_download_leaves_the_previous_file(case: str, servers: S
 @pytest.mark.parametrize("case", DOWNLOADS)
 def test_kill_9_during_a_download_leaves_the_previous_file(case: str, servers: Servers, tmp_path: Path) -> None:
     middle = DOWNLOADS[case]
-    with holding(servers, tmp_path, middle.size) as held:
+    with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
         with transfer(held.rig, middle.action, held.local, middle.config) as child:
             held.wait_until_held(middle, child)
@@ -319,10 +358,10 @@ def test_a_download_from_a_local_store_that_was_ended_leaves_the_previous_file(
     assert all(is_temporary(name) for name in others)
 
 
-@pytest.mark.parametrize("case", ["one put", "creation of the parts", "parts"])
+@pytest.mark.parametrize("case", ["one put", "creation of the parts", "parts", "gcs, chunk", "azure, blocks"])
 def test_a_cancelled_upload_task_leaves_nothing_behind(case: str, servers: Servers, tmp_path: Path) -> None:
     middle = UPLOADS[case]
-    with holding(servers, tmp_path, middle.size) as held:
+    with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
         client = held.rig.client(**middle.config)
         mode = "create" if middle.action == "create" else "overwrite"
@@ -332,10 +371,10 @@ def test_a_cancelled_upload_task_leaves_nothing_behind(case: str, servers: Serve
         held.assert_nothing_left_of_upload(may_be_there=middle.may_be_there)
 
 
-@pytest.mark.parametrize("case", ["whole", "ranges"])
+@pytest.mark.parametrize("case", ["whole", "ranges", "gcs, ranges", "azure, stalled"])
 def test_a_cancelled_download_task_leaves_the_previous_file(case: str, servers: Servers, tmp_path: Path) -> None:
     middle = DOWNLOADS[case]
-    with holding(servers, tmp_path, middle.size) as held:
+    with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
         client = held.rig.client(**middle.config)
 

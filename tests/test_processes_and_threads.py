@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.rig import Rig
 
-STORES = ["ministack", "ceph", "file"]
+STORES = ["ministack", "ceph", "file", "azurite", "gcs-fake"]
 THREADS = 16
 SMALL = 100_000
 LARGE = 6 * MIB  # two parts

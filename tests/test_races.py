@@ -63,6 +63,14 @@ RACES = [
     Race("file", 20, way="put_file"),
     Race("ceph", 10, way="open", parts=False),
     Race("file", 20, way="open"),
+    Race("azurite", 40),
+    Race("azurite", 6, size=LARGE, writers=16),
+    Race("azurite", 10, way="put_file"),
+    Race("azurite", 10, way="open"),
+    Race("gcs-fake", 40),
+    Race("gcs-fake", 6, size=LARGE, writers=16),
+    Race("gcs-fake", 10, way="put_file"),
+    Race("gcs-fake", 10, way="open"),
 ]
 THREAD_RACES = [
     Race("memory", 200),

@@ -149,6 +149,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, data, headers)
             return
         start, end = self._span(wanted, len(data))
+        if start > end:
+            self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            return
         headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
         self._send(206, data[start : end + 1], headers)
 
@@ -156,8 +159,6 @@ class Handler(BaseHTTPRequestHandler):
         if not wanted[1]:
             return max(0, size - int(wanted[2])), size - 1
         start = int(wanted[1])
-        if start >= size:
-            raise ApiError(416, "requestedRangeNotSatisfiable", "The requested range cannot be satisfied.")
         return start, min(int(wanted[2]), size - 1) if wanted[2] else size - 1
 
     def _list(self, bucket: str) -> None:

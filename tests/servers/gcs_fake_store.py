@@ -121,6 +121,7 @@ class Store:
             name = resource["name"]
             there = self._objects.get((bucket, name))
             crc32c, md5 = digests(data)
+            resource = {key: value for key, value in resource.items() if value is not None}
             if resource.get("crc32c", crc32c) != crc32c:
                 raise ApiError(400, "invalid", f"Provided CRC32C {resource['crc32c']!r} doesn't match {crc32c!r}.")
             if resource.get("md5Hash", md5) != md5:

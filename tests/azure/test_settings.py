@@ -1,0 +1,105 @@
+"""Configs of the provider ``azure``, and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gllm_storage import AzureStorageClient, StorageError, get_storage_client, storage_client_from_url
+from gllm_storage.azure.account import AzureAccount
+
+KEY = "c2VjcmV0LW9mLXRoaXMtdGVzdA=="
+CONNECTION = f"DefaultEndpointsProtocol=https;AccountName=acc1;AccountKey={KEY};EndpointSuffix=core.windows.net"
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({}, "missing key 'container_name'"),
+        ({"container_name": "models"}, "missing key 'account_name' or 'connection_string'"),
+        ({"container_name": "M", "account_name": "acc"}, "container_name='M' is no container name"),
+        ({"container_name": "models", "account_name": "a.b"}, "account_name='a.b' is no account name"),
+        ({"container_name": "models", "acount_name": "acc"}, "did you mean 'account_name'"),
+        ({"container_name": "models", "connection_string": "nonsense"}, "must be a connection string"),
+        ({"container_name": "models", "connection_string": CONNECTION, "account_name": "acc"}, "leave out account_name"),
+        ({"container_name": "models", "account_name": "acc", "account_key": KEY, "sas_token": "sig=x"}, "contradict"),
+        (
+            {"container_name": "models", "account_name": "acc", "account_key": KEY, "anonymous": "true"},
+            "contradicts account_key",
+        ),
+        ({"container_name": "models", "account_name": "acc", "client_id": "x"}, "go together"),
+        ({"container_name": "models", "account_name": "acc", "part_size": "5000MiB"}, "4000MiB"),
+        ({"container_name": "models", "account_name": "acc", "multipart_threshold": "1GiB"}, "at most 256MiB"),
+        ({"container_name": "models", "account_name": "acc", "access_tier": "lukewarm"}, "'hot', 'cool'"),
+    ],
+)
+def test_a_wrong_config_is_a_value_error_that_says_what_is_wrong(config: dict[str, str], told: str) -> None:
+    with pytest.raises(ValueError, match="azure config") as caught:
+        get_storage_client("azure", config)
+    assert told in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["az", "abfs", "abfss", "azure"])
+def test_a_url_makes_a_client(scheme: str) -> None:
+    client = storage_client_from_url(f"{scheme}://models/team-a", {"account_name": "acc1", "anonymous": "true"})
+    assert isinstance(client, AzureStorageClient)
+    assert client.url("v3/a.bin") == "az://models/team-a/v3/a.bin"
+    assert client._location.key("abfs://models/x") == "x"
+
+
+def test_a_url_may_name_the_account() -> None:
+    client = storage_client_from_url("abfss://models@acc1.dfs.core.windows.net/team-a", {"anonymous": "true"})
+    assert client == get_storage_client(
+        "az", {"container_name": "models", "account_name": "acc1", "prefix": "team-a", "anonymous": "true"}
+    )
+    with pytest.raises(ValueError, match="is no account"):
+        storage_client_from_url("abfss://models@example.com/team-a")
+
+
+def test_the_account_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", CONNECTION)
+    client: Any = storage_client_from_url("az://models/team-a")
+    assert client.settings.account() == AzureAccount(connection_string=CONNECTION)
+    assert client.filesystem.account_url == "https://acc1.blob.core.windows.net/"
+
+
+def test_an_account_that_is_given_comes_before_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", CONNECTION)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "dGhlIG90aGVy")
+    client: Any = get_storage_client("az", {"container_name": "models", "account_name": "acc2", "sas_token": "?sig=x"})
+    assert client.settings.account() == AzureAccount("acc2", "https://acc2.blob.core.windows.net", sas_token="?sig=x")
+    assert client.filesystem.account_url.startswith("https://acc2.blob.core.windows.net/")
+    assert "acc1" not in str(client.storage_options)
+
+
+def test_no_repr_shows_a_secret() -> None:
+    for config in (
+        {"container_name": "models", "connection_string": CONNECTION},
+        {"container_name": "models", "account_name": "acc1", "account_key": KEY},
+        {"container_name": "models", "account_name": "acc1", "sas_token": f"sig={KEY}"},
+    ):
+        client: Any = get_storage_client("azure", config)
+        assert KEY not in repr(client)
+        assert KEY not in repr(client.settings)
+        assert KEY not in repr(client.settings.account())
+
+
+def test_a_backslash_is_refused_because_azurite_makes_a_slash_of_it() -> None:
+    client: Any = get_storage_client("az", {"container_name": "models", "account_name": "acc1", "anonymous": "true"})
+    with pytest.raises(ValueError, match="does not keep"):
+        client.url("a\\b")
+
+
+def test_a_connection_string_that_the_sdk_cannot_read_is_a_storage_error() -> None:
+    client: Any = get_storage_client("az", {"container_name": "models", "connection_string": "AccountName=x;y"})
+    with pytest.raises(StorageError, match="Check the account"):
+        client.file_exists("a")
+
+
+def test_credential_objects_of_adlfs_are_refused_and_not_dropped() -> None:
+    from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - it imports the SDK
+
+    with pytest.raises(ValueError, match="credential objects"):
+        AzureBlobFileSystem(account_name="acc1", credential=object(), skip_instance_cache=True)

@@ -1,0 +1,92 @@
+"""`GCSFileSystem` beneath the verbs: zonal buckets, arguments of gcsfs, what stands on the wire."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage import ConflictCheckUnsupportedError, GCSStorageClient
+from tests.clouds.faulty import GCS, LARGE, NAME, behind_proxy, content_of
+from tests.rig import GoogleClient, gcs_config
+from tests.servers import GCSServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Servers
+
+
+@pytest.fixture
+def zonal(servers: Servers) -> GCSStorageClient:
+    """A client of a zonal bucket."""
+    server = servers.get("gcs-fake")
+    assert isinstance(server, GCSServer)
+    bucket, google = f"zonal-{uuid.uuid4().hex[:8]}", GoogleClient(server)
+    connection = google.client._connection
+    connection.api_request("POST", "/b", data={"name": bucket, "locationType": "zone"}, query_params={"project": "p"})
+    return GCSStorageClient(gcs_config(server, bucket))
+
+
+def test_a_zonal_bucket_refuses_exclusive_creates_and_nothing_is_written(zonal: GCSStorageClient, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with pytest.raises(ConflictCheckUnsupportedError, match="zonal"):
+        zonal.upload_file(tmp_path / "a", "a", check_conflict=True)
+    with pytest.raises(ConflictCheckUnsupportedError):
+        zonal.open("a", "xb")
+    with pytest.raises(ConflictCheckUnsupportedError):
+        zonal.filesystem.pipe_file(zonal.url("a"), b"a", mode="create")
+    assert list(zonal.list_files()) == []
+    zonal.upload_file(tmp_path / "a", "a")
+    assert zonal.file_exists("a")
+
+
+def test_the_type_of_a_bucket_is_asked_once(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with behind_proxy(GCS, servers) as faulty:
+        client = faulty.client()
+        for name in ("a", "b"):
+            client.upload_file(tmp_path / "a", name, check_conflict=True)
+        assert len(faulty.sent("GetStorageLayout")) == 1
+
+
+def test_metadata_and_content_type_are_stored_beside_ours(servers: Servers, tmp_path: Path) -> None:
+    with behind_proxy(GCS, servers) as faulty:
+        client = faulty.client()
+        for size in (10, LARGE):
+            (tmp_path / "a").write_bytes(content_of(size))
+            client.filesystem.put_file(
+                str(tmp_path / "a"),
+                client.url(NAME),
+                metadata={"step": "7"},
+                content_type="text/plain",
+                cache_control="no-store",
+            )
+            blob = faulty.rig.second.bucket.get_blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
+            assert blob.metadata["step"] == "7"
+            assert set(blob.metadata) == {"step", "gllm_write_id"}
+            assert (blob.content_type, blob.cache_control) == ("text/plain", "no-store")
+
+
+def test_an_argument_that_nobody_knows_is_refused(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with behind_proxy(GCS, servers) as faulty:
+        client = faulty.client()
+        with pytest.raises(TypeError, match="overwrte"):
+            client.filesystem.put_file(str(tmp_path / "a"), client.url(NAME), overwrte=False)
+        faulty.assert_holds(None)
+
+
+def test_a_resumable_upload_goes_on_where_the_store_has_stopped_taking(servers: Servers, tmp_path: Path) -> None:
+    from tests.faults import DropResponse  # noqa: PLC0415 - one test only
+
+    content = content_of(LARGE)
+    (tmp_path / "a").write_bytes(content)
+    with behind_proxy(GCS, servers) as faulty:
+        faulty.inject("ResumableChunk", DropResponse())  # it was kept; the answer is lost
+        faulty.client().upload_file(tmp_path / "a", NAME)
+        assert faulty.get() == content
+        assert len(faulty.sent("ResumableStatus")) == 1
+        sent = sum(entry.body_bytes for entry in faulty.proxy.requests if entry.operation.startswith("Resumable"))
+        assert sent < LARGE + 100_000  # no chunk was sent twice

@@ -1,0 +1,45 @@
+"""Providers whose SDK is not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from gllm_storage.extras import require_extra
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
+    with pytest.raises(ImportError, match=r"pip install 'gllm-storage\[gcs\]'"):
+        require_extra("gcs", "no_such_module_anywhere")
+    with pytest.raises(ImportError):
+        require_extra("azure", "no_such_parent.module")
+    require_extra("gcs", "json", "os.path")
+
+
+@pytest.mark.parametrize(
+    ("provider", "module", "config"),
+    [
+        ("gcs", "gcsfs", {"bucket_name": "models"}),
+        ("azure", "adlfs", {"container_name": "models", "account_name": "acc1"}),
+    ],
+)
+def test_a_provider_without_its_extra_says_so_when_a_client_is_made(
+    provider: str, module: str, config: dict[str, str]
+) -> None:
+    program = f"""
+import sys
+sys.modules[{module!r}] = None  # as if it were not installed
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == {module!r} else found(name, *rest)
+import gllm_storage.extras
+gllm_storage.extras.find_spec = importlib.util.find_spec
+try:
+    gllm_storage.get_storage_client({provider!r}, {config!r})
+except ImportError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert f"pip install 'gllm-storage[{provider}]'" in said
