@@ -371,7 +371,7 @@ def test_a_cancelled_upload_task_leaves_nothing_behind(case: str, servers: Serve
         held.assert_nothing_left_of_upload(may_be_there=middle.may_be_there)
 
 
-@pytest.mark.parametrize("case", ["whole", "ranges", "gcs, ranges", "azure, stalled"])
+@pytest.mark.parametrize("case", ["whole", "ranges", "gcs, ranges", "azure, ranges"])
 def test_a_cancelled_download_task_leaves_the_previous_file(case: str, servers: Servers, tmp_path: Path) -> None:
     middle = DOWNLOADS[case]
     with holding(servers, tmp_path, middle.size, middle.server) as held:

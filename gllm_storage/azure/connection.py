@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import requests
+from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import BlobServiceClient
+from requests.adapters import HTTPAdapter
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_broken, is_transient
 from gllm_storage.errors import OURS
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+POOL_SIZE = 100
+"""How many connections are kept open; those above are closed after use, with a warning in urllib3's log for each."""
 _GARBLED = (AttributeError, KeyError, TypeError, ValueError)
 """What the SDK raises when an answer lacks a header that it counts on."""
 
@@ -55,7 +60,16 @@ class Connection:
         Raises:
             ValueError: If the connection string or the URL is malformed.
         """
-        client: BlobServiceClient = self._make(BlobServiceClient, self._identity())
+        session = requests.Session()
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(pool_connections=2, pool_maxsize=POOL_SIZE))
+        transport = RequestsTransport(
+            session=session,
+            connection_timeout=self.connect_timeout,
+            read_timeout=self.read_timeout,
+            connection_verify=self.ca_bundle or True,
+        )
+        client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport)
         return client
 
     def make_async_client(self) -> Any:
@@ -68,8 +82,9 @@ class Connection:
 
         return self._make(AsyncBlobServiceClient, self._identity(asynchronous=True))
 
-    def _make(self, client_class: Any, identity: Any) -> Any:
+    def _make(self, client_class: Any, identity: Any, **more: Any) -> Any:
         options: dict[str, Any] = {
+            **more,
             "connection_timeout": self.connect_timeout,
             "read_timeout": self.read_timeout,
             # The SDK waits 15 s and more after a first failure, which makes 40 s of two. with_retries waits up to 0.1 s

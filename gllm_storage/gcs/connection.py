@@ -34,7 +34,7 @@ class Connection:
         connect_timeout: Seconds to wait for a connection.
         read_timeout: Seconds to wait for an answer to begin or go on.
         max_attempts: How often a request is sent in all.
-        pool_size: How many connections are kept open.
+        pool_size: How many connections are kept open; those above are closed after use, with a warning in urllib3's log.
         ca_bundle: Path of a file with the CA certificates to trust.
         parameters: Query parameters of every request, such as ``userProject``.
     """
@@ -44,7 +44,7 @@ class Connection:
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     max_attempts: int = 5
-    pool_size: int = 20
+    pool_size: int = 100
     ca_bundle: str | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
 

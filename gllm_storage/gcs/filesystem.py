@@ -82,7 +82,7 @@ class GCSFileSystem(BucketFileSystem, _GCSFileSystem):  # type: ignore[misc]  # 
                 connect_timeout=connect_timeout,
                 read_timeout=read_timeout,
                 max_attempts=max_attempts,
-                pool_size=max(10, 2 * max_concurrency),
+                pool_size=max(100, 2 * max_concurrency),
                 ca_bundle=ca_bundle,
                 parameters=self._get_params({}),
             )
