@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -90,3 +90,39 @@ def test_a_resumable_upload_goes_on_where_the_store_has_stopped_taking(servers: 
         assert len(faulty.sent("ResumableStatus")) == 1
         sent = sum(entry.body_bytes for entry in faulty.proxy.requests if entry.operation.startswith("Resumable"))
         assert sent < LARGE + 100_000  # no chunk was sent twice
+
+
+def test_credentials_go_with_every_request(servers: Servers, tmp_path: Path) -> None:
+    from google.oauth2.credentials import Credentials  # noqa: PLC0415 - of the extra
+
+    from gllm_storage.gcs.filesystem import GCSFileSystem  # noqa: PLC0415 - it imports gcsfs
+
+    (tmp_path / "a").write_bytes(content_of(LARGE))
+    with behind_proxy(GCS, servers) as faulty:
+        make: Any = Credentials
+        filesystem = GCSFileSystem(
+            token=make("t0ken"),
+            endpoint_url=faulty.proxy.url,
+            part_size=2**20,
+            multipart_threshold=2**20,
+            skip_instance_cache=True,
+        )
+        path = f"models/{faulty.rig.key(NAME)}"
+        filesystem.put_file(str(tmp_path / "a"), path, mode="create")
+        filesystem.get_file(path, str(tmp_path / "b"))
+        filesystem.rm_file(path)
+        assert {entry.headers.get("authorization") for entry in faulty.proxy.requests} == {"Bearer t0ken"}
+
+
+def test_who_pays_and_where_it_is_kept_goes_with_the_requests(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with behind_proxy(GCS, servers) as faulty:
+        config = {"project": "payer", "requester_pays": "true", "storage_class": "NEARLINE", "kms_key_name": "k/1"}
+        client = faulty.client(**config)
+        client.upload_file(tmp_path / "a", NAME)
+        client.download_file(NAME, tmp_path / "b")
+        assert [each.url for each in client.list_files()] == [client.url(NAME)]
+        assert all("userProject=payer" in entry.query for entry in faulty.proxy.requests)
+        assert "kmsKeyName=k%2F1" in faulty.sent("UploadMultipart")[0].query
+        blob = faulty.rig.second.bucket.get_blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
+        assert blob.storage_class == "NEARLINE"

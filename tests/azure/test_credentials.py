@@ -1,0 +1,94 @@
+"""The ways to name an account, each against a server that checks signatures."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pytest
+from azure.storage.blob import (
+    AccountSasPermissions,
+    ContainerSasPermissions,
+    ResourceTypes,
+    generate_account_sas,
+    generate_container_sas,
+)
+
+from gllm_storage import AccessDeniedError, ObjectExistsError, get_storage_client
+from tests.rig import BUCKET, new_prefix
+from tests.servers import AzureServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Servers
+
+
+@pytest.fixture
+def server(servers: Servers) -> AzureServer:
+    found = servers.get("azurite")
+    assert isinstance(found, AzureServer)
+    return found
+
+
+def account_sas(server: AzureServer, expires: timedelta = timedelta(hours=1)) -> str:
+    everything = AccountSasPermissions(read=True, write=True, delete=True, list=True, add=True, create=True)
+    of = ResourceTypes(service=True, container=True, object=True)
+    return generate_account_sas(server.account_name, server.account_key, of, everything, datetime.now(UTC) + expires)
+
+
+def container_sas(server: AzureServer, **permissions: bool) -> str:
+    may = ContainerSasPermissions(**permissions)
+    expiry = datetime.now(UTC) + timedelta(hours=1)
+    return generate_container_sas(server.account_name, BUCKET, server.account_key, permission=may, expiry=expiry)
+
+
+def client(server: AzureServer, **config: str) -> Any:
+    account = {} if "connection_string" in config else {"account_name": server.account_name}
+    place = {} if "connection_string" in config else {"endpoint_url": server.endpoint_url}
+    return get_storage_client("azure", {"container_name": BUCKET, "prefix": new_prefix(), **account, **place, **config})
+
+
+@pytest.mark.parametrize("way", ["account_key", "connection_string", "sas_token", "sas_token with ?"])
+def test_every_way_to_name_the_account_works_by_verb_and_by_url(way: str, server: AzureServer, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    ways = {
+        "account_key": {"account_key": server.account_key},
+        "connection_string": {"connection_string": server.connection_string},
+        "sas_token": {"sas_token": account_sas(server)},
+        "sas_token with ?": {"sas_token": f"?{account_sas(server)}"},
+    }
+    mine = client(server, **ways[way])
+    url = mine.upload_file(tmp_path / "a", "a", check_conflict=True)
+    with pytest.raises(ObjectExistsError):
+        mine.upload_file(tmp_path / "a", "a", check_conflict=True)
+    with fsspec.open(url, **mine.storage_options) as file:
+        assert file.read() == b"content"
+    assert mine.download_file("a", tmp_path / "b").read_bytes() == b"content"
+    assert [each.url for each in mine.list_files()] == [url]
+    assert mine.filesystem.ls(url.rpartition("/")[0], detail=False) == [url.removeprefix("az://")]
+    assert mine.delete_file("a")
+
+
+def test_a_token_that_may_only_create_creates_and_is_told_of_a_conflict(server: AzureServer, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    mine = client(server, sas_token=container_sas(server, create=True, write=True))
+    mine.upload_file(tmp_path / "a", "a", check_conflict=True)
+    with pytest.raises(ObjectExistsError):
+        mine.upload_file(tmp_path / "a", "a", check_conflict=True)
+    with pytest.raises(AccessDeniedError):
+        mine.file_exists("a")
+
+
+@pytest.mark.parametrize("verb", ["file_exists", "info", "delete_file"])
+def test_an_expired_token_is_denied_and_never_a_no(verb: str, server: AzureServer) -> None:
+    mine = client(server, sas_token=account_sas(server, -timedelta(hours=1)))
+    with pytest.raises(AccessDeniedError) as caught:
+        getattr(mine, verb)("a")
+    assert "sig=" not in str(caught.value)
+
+
+def test_nobody_in_particular_is_denied_what_is_private(server: AzureServer) -> None:
+    with pytest.raises(AccessDeniedError):
+        client(server, anonymous="true").file_exists("a")
