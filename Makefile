@@ -24,7 +24,11 @@ $(VENV)/test: setup.cfg pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[test]'
 	@touch $@ $(VENV)/demo
 
-demo: $(VENV)/demo ## Store, open, download and delete a model; URL=s3://bucket/prefix does it on your own store.
+# What the store of URL needs beside the core.
+EXTRA := $(if $(filter gs://% gcs://%,$(URL)),gcs)$(if $(filter az://% abfs://% abfss://%,$(URL)),azure)
+
+demo: $(VENV)/demo ## Store, open, download and delete a model; URL=s3://bucket/prefix (gs://, az://) does it on your own store.
+	$(if $(EXTRA),$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(EXTRA)]')
 	$(BIN)/python examples/demo.py $(URL)
 
 test: $(VENV)/test ## Run all tests on all servers that this machine can have.

@@ -78,7 +78,7 @@ def main() -> None:
             run = f"gllm-storage-demo-{secrets.token_hex(4)}"
             stack.callback(clean_up, client, run)
             show(client, run, folder)
-        except (StorageError, ValueError) as error:
+        except (StorageError, ValueError, ImportError) as error:
             sys.exit(str(error))
 
 
