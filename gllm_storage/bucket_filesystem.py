@@ -228,7 +228,8 @@ class BucketFileSystem(AtomicOpening):
             ObjectNotFoundError: If there is neither object nor prefix.
             StorageError: If it cannot be told.
         """
-        bucket, key = self._split(path.rstrip("/"))
+        bucket, key = self._split(path)
+        key = key.rstrip("/")
         if not key:
             if bucket:
                 self.store.require_bucket(bucket, self._error_details(bucket, "", "info"), recently=False)

@@ -172,7 +172,7 @@ class FsspecStorageClient(CloudStorageClient):
             local_path: As in `upload_file`.
             remote_path: As in `upload_file`.
             callback: An fsspec callback, such as ``fsspec.callbacks.TqdmCallback()``; told the size, and the bytes as they
-                are sent. What has to be sent again is not told twice.
+                are sent; more than the size where something had to be sent again.
             check_conflict: As in `upload_file`.
 
         Returns:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 from fsspec import AbstractFileSystem
+from fsspec.callbacks import Callback
 
 from gllm_storage import ConflictCheckUnsupportedError, ObjectExistsError, ObjectInfo, ObjectNotFoundError
 from gllm_storage.checksums import crc64nvme, encode
@@ -399,6 +400,30 @@ def test_the_filesystem_refuses_to_create_where_the_store_cannot(careless_rig: R
 
 
 @pytest.mark.parametrize("rig", S3_SERVERS, indirect=True)
+def test_the_root_a_bucket_and_a_prefix_are_directories(rig: Rig) -> None:
+    rig.second.put(rig.key("a/b.bin"), b"b")
+    filesystem, top = rig.client().filesystem, f"{rig.base}{rig.prefix}"
+    places = [top, f"{top}/", f"{top}/a", f"{top}/a/", f"{rig.scheme}://{top}/a/"]
+    places += [f"{rig.scheme}://", f"{rig.scheme}://{rig.base}"] if rig.traits.has_buckets else []
+    assert {place: filesystem.info(place)["type"] for place in places} == dict.fromkeys(places, "directory")
+    assert [filesystem.isdir(place) for place in places] == [True] * len(places)
+    assert (filesystem.isfile(f"{top}/a/b.bin"), filesystem.isdir(f"{top}/a/b.bin")) == (True, False)
+    assert not filesystem.exists(f"{top}/a/c.bin")
+    assert not filesystem.isfile(f"{top}/a")
+
+
+def test_progress_is_told_to_whom_asks(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "source.bin").write_bytes(CONTENT)
+    client, up, down = rig.client(), Callback(), Callback()
+    url = client.upload_with_progress(tmp_path / "source.bin", "model.bin", up)
+    assert url == client.url("model.bin")
+    assert client.download_with_progress("model.bin", tmp_path / "copy.bin", down) == tmp_path / "copy.bin"
+    assert [(each.size, each.value) for each in (up, down)] == [(len(CONTENT), len(CONTENT))] * 2
+    if rig.traits.creates_small:
+        with pytest.raises(ObjectExistsError):
+            client.upload_with_progress(tmp_path / "source.bin", "model.bin", Callback(), check_conflict=True)
+
+
 def test_plain_fsspec_calls_work_and_see_what_others_did(rig: Rig, tmp_path: Path) -> None:
     filesystem, top = rig.client().filesystem, f"{rig.base}{rig.prefix}"
     for path in ("one.bin", "sub/two.bin"):

@@ -94,6 +94,7 @@ class S3FileSystem(BucketFileSystem, _S3FileSystem):  # type: ignore[misc]  # s3
         return {**super()._directory(name), "StorageClass": "DIRECTORY"}
 
     def _split(self, path: str) -> tuple[str, str]:
+        path = self._without_protocol(path)
         if path.endswith("/"):  # which s3fs would take off
             bucket, key, _ = self.split_path(path.rstrip("/"))
             return (bucket, f"{key}/") if key else (bucket, "")
