@@ -1,0 +1,54 @@
+"""The table, and what is shown while people wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from gllm_storage.cli.check.model import Verdict
+from gllm_storage.cli.output import printable, say
+from gllm_storage.cli.progress import is_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gllm_storage.cli.check.model import Report
+
+_STYLES = {
+    Verdict.OK: "green",
+    Verdict.NO: "yellow",
+    Verdict.DENIED: "yellow",
+    Verdict.SKIPPED: "dim",
+    Verdict.BAD: "bold red",
+    Verdict.FAILED: "bold red",
+}
+_PIPE_WIDTH = 160
+
+
+def show_table(report: Report) -> None:
+    """Print the report for people; its last line says what ``check_conflict=True`` will do."""
+    from rich.console import Console  # noqa: PLC0415 - rich takes 60 ms to import, and --json needs none of it
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table("check", "", "what was found")
+    for row in report.rows:
+        detail = Text(printable(row.detail), overflow="fold")
+        table.add_row(row.name, Text(row.verdict, style=_STYLES[row.verdict]), detail)
+    say(report.url)
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+    say(report.conflict)
+
+
+@contextlib.contextmanager
+def announcing() -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being looked at."""
+    if not is_terminal():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    console = Console(stderr=True)
+    with console.status("checking") as status:
+        yield lambda what: status.update(f"checking: {what}")
