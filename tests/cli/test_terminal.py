@@ -1,0 +1,107 @@
+"""The progress bar, and Ctrl-C, as on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.cli.support import environment, on_terminal, run, started, url_of
+from tests.clouds.faulty import proxied
+from tests.faults import Fault, FaultProxy, Match, Throttle
+from tests.rig import MIB, SMALL_PARTS, Rig, server_rig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.conftest import Servers
+
+SIZE = 26 * MIB
+PARTS = [part for key, value in SMALL_PARTS.items() for part in ("-c", f"{key}={value}")]
+STORES = {
+    "ministack": ("UploadPart", "GetObject"),
+    "gcs-fake": ("ResumableChunk", "ObjectsGetMedia"),
+    "azurite": ("PutBlock", "GetBlob"),
+}
+
+pytestmark = [pytest.mark.slow]
+
+
+@contextmanager
+def throttled(servers: Servers, store: str) -> Iterator[tuple[Rig, FaultProxy]]:
+    """A store whose transfers are slow, so that there is time to see them, and to interrupt them."""
+    rig = server_rig(store, servers.get(store))
+    parts = urlsplit(rig.config["endpoint_url"])
+    with FaultProxy(f"{parts.scheme}://{parts.netloc}") as proxy:
+        for operation in STORES[store]:
+            proxy.inject(Fault(Match(operation=operation), Throttle(3 * MIB), times=None))
+        yield proxied(rig, proxy), proxy
+
+
+def moving(proxy: FaultProxy, operation: str) -> Callable[[], bool]:
+    """Whether bytes of an operation are on their way."""
+    return lambda: any(
+        max(entry.body_bytes, entry.response_bytes) > 100_000 for entry in proxy.requests if entry.operation == operation
+    )
+
+
+def test_a_terminal_shows_a_bar_and_a_pipe_none(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(bytes(SIZE))
+    with throttled(servers, "azurite") as (rig, _):
+        on = on_terminal("cp", *PARTS, tmp_path / "model.bin", url_of(rig, "x"), env=environment(rig))
+        off = run("cp", *PARTS, tmp_path / "model.bin", url_of(rig, "x"), env=environment(rig))
+        quiet = on_terminal("cp", "-q", *PARTS, tmp_path / "model.bin", url_of(rig, "y"), env=environment(rig))
+    assert on.code == 0
+    assert "model.bin" in on.out
+    assert "26.0/26.0 MiB" in on.out
+    assert (off.code, off.out, off.err) == (0, "", "")
+    assert (quiet.code, quiet.out) == (0, "")
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_ctrl_c_in_an_upload_ends_it_in_one_line_and_leaves_nothing(store: str, servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(bytes(SIZE))
+    with throttled(servers, store) as (rig, proxy):
+        done = on_terminal(
+            "cp",
+            "-n",
+            *PARTS,
+            tmp_path / "model.bin",
+            url_of(rig, "x"),
+            env=environment(rig),
+            when=moving(proxy, STORES[store][0]),
+        )
+    assert done.code == 130
+    assert "Traceback" not in done.out
+    assert "interrupted" in done.out
+    time.sleep(1)
+    assert (rig.keys(), rig.open_uploads()) == ([], [])
+
+
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("store", STORES)
+def test_a_signal_in_a_download_ends_it_in_one_line_and_keeps_the_previous_file(
+    store: str, by: signal.Signals, code: int, servers: Servers, tmp_path: Path
+) -> None:
+    (tmp_path / "model.bin").write_bytes(b"the previous good file")
+    with throttled(servers, store) as (rig, proxy):
+        rig.second.put(rig.key("x"), bytes(SIZE))
+        with started("cp", *PARTS, url_of(rig, "x"), str(tmp_path / "model.bin"), env=environment(rig)) as child:
+            wait_for(moving(proxy, STORES[store][1]))
+            child.send_signal(by)
+            _, errors = child.communicate(timeout=30)
+    assert child.returncode == code, errors
+    assert errors.count(b"\n") == 1
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.bin", b"the previous good file")]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
