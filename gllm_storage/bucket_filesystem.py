@@ -20,7 +20,7 @@ from fsspec.spec import AbstractBufferedFile
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageUnavailableError
 from gllm_storage.local_files import open_source, source_of
 from gllm_storage.opening import AtomicOpening, is_create
-from gllm_storage.parallel import Stop, stopped_by
+from gllm_storage.parallel import Stop, running_stop, stopped_by
 from gllm_storage.process import PerProcess
 from gllm_storage.transfer import ObjectChangedError, Transfer, download_object, progress_of, read_range
 from gllm_storage.writer import AtomicWriter
@@ -393,7 +393,7 @@ class BucketFileSystem(AtomicOpening):
             self.store.settings,
             progress=progress_of(callback),
             expect=callback.set_size,
-            stop=stop or Stop(),
+            stop=stop or Stop(running_stop()),
         )
 
     def _error_details(self, bucket: str, key: str, operation: str) -> ErrorDetails:

@@ -55,13 +55,19 @@ class Stop:
 _running = threading.local()
 
 
+def running_stop() -> Stop | None:
+    """What ends the work of this thread, if anything does; for a transfer that begins within it."""
+    stop: Stop | None = getattr(_running, "stop", None)
+    return stop
+
+
 def check_stop(*_: Any, **__: Any) -> None:
     """End here if the transfer that this thread works for was given up; a hook for SDKs to call before each request.
 
     Raises:
         TransferStopped: If it was.
     """
-    stop: Stop | None = getattr(_running, "stop", None)
+    stop = running_stop()
     if stop is not None:
         stop.check()
 

@@ -371,6 +371,18 @@ def test_a_cancelled_upload_task_leaves_nothing_behind(case: str, servers: Serve
         held.assert_nothing_left_of_upload(may_be_there=middle.may_be_there)
 
 
+@pytest.mark.parametrize("case", ["parts", "gcs, chunk", "azure, blocks"])
+def test_a_cancelled_pipe_task_leaves_nothing_behind(case: str, servers: Servers, tmp_path: Path) -> None:
+    middle = UPLOADS[case]
+    with holding(servers, tmp_path, middle.size, middle.server) as held:
+        held.prepare(middle)
+        client = held.rig.client(**middle.config)
+
+        cancel_in_the_middle(held, middle, lambda: client.filesystem._pipe_file(client.url(NAME), held.content))
+
+        held.assert_nothing_left_of_upload(may_be_there=False)
+
+
 @pytest.mark.parametrize("case", ["whole", "ranges", "gcs, ranges", "azure, ranges"])
 def test_a_cancelled_download_task_leaves_the_previous_file(case: str, servers: Servers, tmp_path: Path) -> None:
     middle = DOWNLOADS[case]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gllm_storage.azure.requests import AzureRequests
     from gllm_storage.local_files import LocalSource
     from gllm_storage.objects import ObjectInfo
+    from gllm_storage.parallel import Stop
     from gllm_storage.transfer import Transfer
 
 _logger = logging.getLogger(__name__)
@@ -259,18 +260,21 @@ class AzureWrite:
         token = secrets.token_urlsafe(length)[: length - _ID_DIGITS]
         ids = [f"{token}{number:0{_ID_DIGITS}d}" for number in range(len(ranges))]
         digest = hashlib.md5(usedforsecurity=False)
-        tasks = [partial(self._digest, digest), *(partial(self._put_block, *each) for each in zip(ids, ranges, strict=True))]
+        tasks = [
+            partial(self._digest, digest, transfer.stop),
+            *(partial(self._put_block, *each) for each in zip(ids, ranges, strict=True)),
+        ]
         crcs = run_all(tasks, transfer.settings.max_concurrency + 1, transfer.stop)[1:]
         source.require_unchanged()
         commit = partial(self._commit, write_id, ids, _fold(crcs, ranges), digest.digest())
         # In a thread: Ctrl-C, which comes to this one, must not leave a completion on its way.
         run_all([commit], 1, transfer.stop)
 
-    def _digest(self, digest: Any) -> int:
+    def _digest(self, digest: Any, stop: Stop) -> int:
         """MD5 of the whole file: Azure keeps it for other clients to check, and does not compute it of blocks."""
         source = self._upload.source
         for offset in range(0, source.size, CHUNK):
-            self._upload.transfer.stop.check()
+            stop.check()
             digest.update(source.read_at(offset, min(CHUNK, source.size - offset)))
         return 0
 

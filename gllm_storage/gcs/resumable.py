@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.exclusive import backoff
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from gllm_storage.local_files import LocalSource
     from gllm_storage.transfer import Transfer
 
+_CANCELS = 3
+"""How often a session is told to end. One that was not told ends by itself after a week, and shows nothing."""
 _INCOMPLETE = 308
 _INCOMPLETE_ONLY = frozenset({_INCOMPLETE})
 _RANGE = re.compile(r"bytes=0-([0-9]+)")
@@ -152,7 +155,8 @@ class ResumableUpload:
     def _cancel(self) -> None:
         # Completed or cancelled already, or unreachable: there is nothing better to do.
         with stopped_by(None), contextlib.suppress(*SDK_ERRORS):
-            self._connections.send("DELETE", str(self._url), headers={"Content-Length": "0"})
+            cancel = partial(self._connections.send, "DELETE", str(self._url), headers={"Content-Length": "0"})
+            self._connections.retry(cancel, self._transfer.details, _CANCELS)
 
 
 def _require_object(answer: requests.Response) -> None:
