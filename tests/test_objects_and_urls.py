@@ -48,7 +48,7 @@ KEYS = [
 CONTENT = bytes(range(256)) * 1000
 BLOCK = 5 * MIB
 OPENED_BY_URL = ["ministack", "ceph", "file", "memory"]
-S3_SERVERS = [name for name, traits in TRAITS.items() if traits.has_buckets and not traits.in_process]
+SERVERS = [name for name, traits in TRAITS.items() if traits.has_buckets and not traits.in_process]
 
 
 def by_url(rig: Rig, client: FsspecStorageClient, url: str, mode: str = "rb") -> Any:
@@ -399,7 +399,6 @@ def test_the_filesystem_refuses_to_create_where_the_store_cannot(careless_rig: R
     assert rig.keys() == []
 
 
-@pytest.mark.parametrize("rig", S3_SERVERS, indirect=True)
 def test_the_root_a_bucket_and_a_prefix_are_directories(rig: Rig) -> None:
     rig.second.put(rig.key("a/b.bin"), b"b")
     filesystem, top = rig.client().filesystem, f"{rig.base}{rig.prefix}"
@@ -424,6 +423,7 @@ def test_progress_is_told_to_whom_asks(rig: Rig, tmp_path: Path) -> None:
             client.upload_with_progress(tmp_path / "source.bin", "model.bin", Callback(), check_conflict=True)
 
 
+@pytest.mark.parametrize("rig", SERVERS, indirect=True)
 def test_plain_fsspec_calls_work_and_see_what_others_did(rig: Rig, tmp_path: Path) -> None:
     filesystem, top = rig.client().filesystem, f"{rig.base}{rig.prefix}"
     for path in ("one.bin", "sub/two.bin"):
