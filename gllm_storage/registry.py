@@ -86,6 +86,19 @@ class CloudStorageRegistry:
         return sorted({*cls._registered, *_BUILT_IN, *announced})
 
     @classmethod
+    def aliases(cls, provider: str) -> tuple[str, ...]:
+        """Other names of a provider, sorted.
+
+        Args:
+            provider: Name of the storage provider, or an alias.
+
+        Raises:
+            ValueError: If it is no name.
+        """
+        name = _canonical(provider)
+        return tuple(sorted(alias for alias, meant in _ALIASES.items() if meant == name))
+
+    @classmethod
     def client_class(cls, provider: str) -> type[CloudStorageClient]:
         """The client class of a provider.
 
@@ -177,7 +190,7 @@ def _canonical(provider: str) -> str:
 def _names(registry: type[CloudStorageRegistry]) -> list[str]:
     shown = []
     for name in registry.list_available_providers():
-        aliases = sorted(alias for alias, meant in _ALIASES.items() if meant == name)
+        aliases = registry.aliases(name)
         shown.append(f"{name} ({', '.join(aliases)})" if aliases else name)
     return shown
 

@@ -277,3 +277,9 @@ def test_a_registered_subclass_is_made_from_its_url() -> None:
 
     CloudStorageRegistry.register("mine", Mine)
     assert type(storage_client_from_url("mine://models/team")) is Mine
+
+
+def test_aliases_are_told() -> None:
+    assert CloudStorageRegistry.aliases("azure") == ("abfs", "abfss", "az")
+    assert CloudStorageRegistry.aliases("GS") == ("gs",)
+    assert CloudStorageRegistry.aliases("memory") == ()

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from gllm_storage.cli.output import say, say_json
 from gllm_storage.extras import require_extra
-from gllm_storage.registry import _ALIASES, CloudStorageRegistry
+from gllm_storage.registry import CloudStorageRegistry
 
 _EXTRAS = {"gcs": ("gcsfs",), "azure": ("adlfs", "azure.storage.blob")}
 """What the extra of a provider's own name installs."""
@@ -50,8 +50,7 @@ def _look_at(name: str) -> Provider:
         keys = _keys(name)
     except (ImportError, ValueError) as error:  # an extra that is missing, a plug-in that cannot be loaded
         problem = str(error)
-    aliases = tuple(sorted(alias for alias, meant in _ALIASES.items() if meant == name))
-    return Provider(name, aliases, problem is None, problem, keys)
+    return Provider(name, CloudStorageRegistry.aliases(name), problem is None, problem, keys)
 
 
 def _keys(name: str) -> tuple[str, ...]:
