@@ -22,7 +22,7 @@ from gllm_storage.local_files import open_source, source_of
 from gllm_storage.opening import AtomicOpening, is_create
 from gllm_storage.parallel import Stop, running_stop, stopped_by
 from gllm_storage.process import PerProcess
-from gllm_storage.transfer import ObjectChangedError, Transfer, download_object, progress_of, read_range
+from gllm_storage.transfer import ObjectChangedError, Progress, Transfer, download_object, read_range
 from gllm_storage.writer import AtomicWriter
 
 if TYPE_CHECKING:
@@ -357,8 +357,9 @@ class BucketFileSystem(AtomicOpening):
         bucket, key = self._place(rpath)
         transfer = self._transfer(bucket, key, "upload", callback, stop)
         with open_source(lpath, transfer.details) as source:
-            transfer.expect(source.size)
+            transfer.progress.expect(source.size)
             self.store.upload(source, bucket, key, transfer, exclusive=exclusive, options=options)
+        transfer.progress.finish()
         self._forget_listings(rpath)
 
     def _download(self, rpath: str, lpath: str, callback: Callback, stop: Stop) -> None:
@@ -391,8 +392,7 @@ class BucketFileSystem(AtomicOpening):
         return Transfer(
             self._error_details(bucket, key, operation),
             self.store.settings,
-            progress=progress_of(callback),
-            expect=callback.set_size,
+            progress=Progress(callback),
             stop=stop or Stop(running_stop()),
         )
 

@@ -20,7 +20,7 @@ from gllm_storage.local_files import atomic_target
 from gllm_storage.parallel import Stop, run_all, stopped_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from fsspec.callbacks import Callback
 
@@ -32,6 +32,8 @@ _logger = logging.getLogger(__name__)
 
 MIB = 2**20
 MAX_PARTS = 10_000
+READ_CHUNK = 2**18
+"""Bytes of an answer that are taken at a time; what a chunk that breaks off had brought is lost."""
 _RESTARTS = 5
 """How often a download starts over because the object was replaced."""
 _CORRUPTIONS = 2
@@ -50,8 +52,38 @@ class RangesIgnoredError(Exception):
     """The server answered a ranged read with the whole object."""
 
 
-def no_progress(_: int) -> None:
-    """Nobody watches."""
+class Progress:
+    """Tells an fsspec callback, from any thread, how much was moved: never more than there is, and all of it at the end.
+
+    Parts that are sent again, and answers that are lost, would otherwise make it more or less.
+
+    Args:
+        callback: Told the size in bytes, and how many more were moved.
+    """
+
+    def __init__(self, callback: Callback = DEFAULT_CALLBACK) -> None:
+        self._callback = callback
+        self._lock = threading.Lock()
+        self._size = 0
+        self._told = 0
+
+    def expect(self, size: int) -> None:
+        """So many bytes there are in all."""
+        with self._lock:
+            self._size = size
+            self._callback.set_size(size)
+
+    def __call__(self, moved: int) -> None:
+        """So many more bytes were moved."""
+        with self._lock:
+            more = min(moved, self._size - self._told)
+            if more > 0:
+                self._told += more
+                self._callback.relative_update(more)
+
+    def finish(self) -> None:
+        """All of them were."""
+        self(self._size)
 
 
 @dataclass(frozen=True)
@@ -89,33 +121,18 @@ class Transfer:
     Attributes:
         details: What it is about, for errors.
         settings: How objects are moved.
-        progress: Told the number of bytes that were moved, from any thread.
-        expect: Told the whole number before.
+        progress: Told how many bytes there are, and how many of them were moved.
         stop: Ends the transfer when set.
     """
 
     details: ErrorDetails
     settings: TransferSettings
-    progress: Callable[[int], None] = no_progress
-    expect: Callable[[int], None] = no_progress
+    progress: Progress = field(default_factory=Progress)
     stop: Stop = field(default_factory=Stop)
 
     def attempt(self) -> Transfer:
         """The same, with a stop of its own for one attempt."""
         return dataclasses.replace(self, stop=Stop(self.stop))
-
-
-def progress_of(callback: Callback) -> Callable[[int], None]:
-    """Make an fsspec callback, which adds up without a lock, safe to be told from many threads."""
-    if callback is DEFAULT_CALLBACK:
-        return no_progress
-    lock = threading.Lock()
-
-    def progress(moved: int) -> None:
-        with lock:
-            callback.relative_update(moved)
-
-    return progress
 
 
 class Sink(Protocol):
@@ -207,7 +224,7 @@ class Download:
                 tasks = [partial(in_parts._fetch_range, *each) for each in part_ranges(size, step)]  # noqa: SLF001 - its own
                 run_all(tasks, settings.max_concurrency, in_parts.transfer.stop)
         except RangesIgnoredError:
-            self._fetch_range(0, size)
+            self._fetch_range(0, size, resume=False)
 
     def fetch_range(self, start: int, length: int) -> None:
         """Read one range, which is not taken for the whole object.
@@ -226,37 +243,52 @@ class Download:
                 details,
             ) from error
 
-    def _fetch_range(self, start: int, length: int) -> None:
-        most = self.transfer.settings.max_attempts
-        for attempt in range(most):
-            self.transfer.stop.check()
-            try:
-                self._read_range(start, length)
-            except ReadInterruptedError as error:
-                # SDKs try a request again, but not the reading of an answer's body.
-                cause = error.__cause__ or error
-                if attempt + 1 == most:
-                    raise cause from cause.__cause__
-                _logger.info("reading %s at %d failed (%s); trying again", self.transfer.details.url, start, cause)
-                backoff(attempt)
-            else:
-                self.transfer.progress(length)
-                return
+    def _fetch_range(self, start: int, length: int, *, resume: bool = True) -> None:
+        """Read a range; where an answer breaks off, what came is kept, and reading goes on behind it.
 
-    def _read_range(self, start: int, length: int) -> None:
+        Args:
+            start: Where in the object it begins.
+            length: Its length in bytes.
+            resume: Whether the endpoint can go on in the middle. If not, each try begins anew.
+        """
+        most = self.transfer.settings.max_attempts
+        received = failures = 0
+        while True:
+            self.transfer.stop.check()
+            more, broken = self._read_on(start + received, length - received)
+            if broken is None:
+                break
+            received += more if resume else 0
+            # SDKs try a request again, but not the reading of an answer's body. A try that got on does not count.
+            failures = 0 if resume and more >= READ_CHUNK else failures + 1
+            cause = broken.__cause__ or broken
+            if failures == most:
+                raise cause from cause.__cause__
+            _logger.info("reading %s at %d failed (%s); trying again", self.transfer.details.url, start, cause)
+            backoff(failures)
+        self.transfer.progress(length)
+
+    def _read_on(self, start: int, length: int) -> tuple[int, ReadInterruptedError | None]:
+        """How many bytes came, and why no more came, if some are missing."""
         received = 0
-        with stopped_by(self.transfer.stop), contextlib.closing(self.reader.read(self.version, start, length)) as chunks:
-            for chunk in chunks:
-                self.transfer.stop.check()
-                if received + len(chunk) > length:
-                    raise ObjectChangedError
-                self.sink.write_at(start + received, chunk)
-                received += len(chunk)
-        if received != length:
-            details = self.transfer.details
-            raise ReadInterruptedError from StorageUnavailableError(
-                f"{details.operation} of {details.url}: the connection ended after {received} of {length} bytes", details
-            )
+        try:
+            with stopped_by(self.transfer.stop), contextlib.closing(self.reader.read(self.version, start, length)) as chunks:
+                for chunk in chunks:
+                    self.transfer.stop.check()
+                    if received + len(chunk) > length:
+                        raise ObjectChangedError
+                    self.sink.write_at(start + received, chunk)
+                    received += len(chunk)
+        except ReadInterruptedError as error:
+            return received, None if received == length else error
+        if received == length:
+            return received, None
+        details = self.transfer.details
+        broken = ReadInterruptedError()
+        broken.__cause__ = StorageUnavailableError(
+            f"{details.operation} of {details.url}: the connection ended after {received} of {length} bytes", details
+        )
+        return received, broken
 
 
 def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None:
@@ -274,14 +306,15 @@ def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None
     """
     with atomic_target(path, transfer.details) as target:
         version = reader.head()
-        transfer.expect(version.size)
         _download(Download(reader, version, target, transfer), target)
+    transfer.progress.finish()
 
 
 def _download(first: Download, target: LocalTarget) -> None:
     details, download, corruptions = first.transfer.details, first, 0
     for attempt in range(_RESTARTS + _CORRUPTIONS):
         download = dataclasses.replace(download, transfer=first.transfer.attempt())
+        download.transfer.progress.expect(download.version.size)
         target.allocate(download.version.size)
         try:
             with first.reader.translated():

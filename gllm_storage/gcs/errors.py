@@ -66,6 +66,7 @@ _BROKEN = (
 LOST_SESSION = frozenset({404, 410, 499})
 """Answers to a request of a resumable upload that is not there any more."""
 
+_LOST_SESSION = "uploadSessionLost"
 _RATE_LIMITS = frozenset({"rateLimitExceeded", "userRateLimitExceeded"})
 _ABOUT_AN_OBJECT = {"delete", "download", "exists", "info", "open", "read"}
 """Operations that fail with `FileNotFoundError` when the object is missing; from an upload it means a local file."""
@@ -99,12 +100,18 @@ def is_missing_bucket(error: BaseException) -> bool:
     """Whether the answer says that the bucket is not there."""
     if not isinstance(error, RefusedError) or error.status != _NOT_FOUND:
         return False
-    return "bucket does not exist" in error.message.lower()
+    # Not "in": a message may name an object, such as "Live version of object b/my-bucket does not exist.".
+    return error.message.lower().startswith("the specified bucket does not exist")
 
 
-def lost_session(error: RefusedError) -> RefusedError:
-    """The error for a resumable upload that is not there any more, whatever it was answered."""
-    return RefusedError(_GONE, "uploadSessionLost", f"the upload session is gone: {error}", error.request_id)
+def lost_session(why: object, request_id: str | None = None) -> RefusedError:
+    """The error for a resumable upload that is not there any more, or is of no use, whatever it was answered."""
+    return RefusedError(_GONE, _LOST_SESSION, f"the upload session is gone: {why}", request_id)
+
+
+def is_lost_session(error: RefusedError) -> bool:
+    """Whether it is the upload session that failed: https://cloud.google.com/storage/docs/json_api/v1/status-codes#410_Gone."""
+    return error.reason == _LOST_SESSION
 
 
 def not_found(details: ErrorDetails) -> ObjectNotFoundError:

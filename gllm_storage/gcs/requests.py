@@ -13,6 +13,7 @@ from gllm_storage.gcs.errors import (
     UnreadableAnswerError,
     bucket_not_found,
     is_missing_bucket,
+    is_transient,
     not_found,
     translated,
 )
@@ -140,14 +141,16 @@ class GCSRequests:
         What cannot be told, because we may not ask or an emulator does not know, is taken for no.
 
         Raises:
-            StorageError: If the store cannot be reached.
+            StorageError: If the store cannot be reached, or is too busy to say.
         """
         if bucket not in self._zonal:
             path = f"/storage/v1/b/{quote(bucket, safe='')}/storageLayout"
             with translated(details):
                 try:
                     layout = self.connections.ask("GET", path, details)
-                except (RefusedError, UnreadableAnswerError):
+                except (RefusedError, UnreadableAnswerError) as error:
+                    if is_transient(error):
+                        raise
                     layout = {}
             self._zonal[bucket] = str(layout.get("locationType", "")).lower() == "zone"
         return self._zonal[bucket]

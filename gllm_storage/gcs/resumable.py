@@ -57,10 +57,13 @@ class ResumableUpload:
         self._source = source
         self._transfer = transfer
         self._url: str | None = None
+        self._sent = 0
         self._told = 0
         self._given_up = False
         self.committing = False
         """Whether the request that makes the object visible may have been sent."""
+        self.doubtful = False
+        """Whether that request was sent, and its own answer did not come."""
 
     def send(self) -> None:
         """Send the whole file.
@@ -106,6 +109,7 @@ class ResumableUpload:
                 failures = 0
             except Exception as error:
                 failures += 1
+                self.doubtful = self.doubtful or self.committing
                 if not is_transient(error) or failures >= self._connections.connection.max_attempts:
                     raise
                 backoff(failures - 1)
@@ -121,6 +125,7 @@ class ResumableUpload:
         if last:
             self._source.require_unchanged()
             self.committing = True
+        self._sent = max(self._sent, offset + length)
         return self._put(data, f"bytes {offset}-{offset + length - 1}/{self._source.size}")
 
     def _put(self, data: bytes, content_range: str) -> int | None:
@@ -134,7 +139,7 @@ class ResumableUpload:
             answer = self._connections.send("PUT", str(self._url), data=data, headers=headers, accepted=_INCOMPLETE_ONLY)
         except RefusedError as error:
             if error.status in LOST_SESSION:
-                raise lost_session(error) from error
+                raise lost_session(error, error.request_id) from error
             raise
         if answer.status_code != _INCOMPLETE:
             _require_object(answer)
@@ -142,8 +147,8 @@ class ResumableUpload:
             return None
         match = _RANGE.fullmatch(answer.headers.get("Range", ""))
         kept = int(match[1]) + 1 if match else 0
-        if kept >= self._source.size:
-            raise UnreadableAnswerError(f"it has kept {kept} of {self._source.size} bytes, and does not complete the upload")
+        if kept > self._sent or kept == self._source.size:
+            raise lost_session(f"it says that it has kept {kept} bytes of {self._sent} that were sent")
         self._tell(kept)
         return kept
 

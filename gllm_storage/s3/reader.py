@@ -10,9 +10,8 @@ import urllib3
 from botocore.exceptions import ClientError
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
-from gllm_storage.local_files import CHUNK
 from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
-from gllm_storage.transfer import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.transfer import READ_CHUNK, ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -93,7 +92,7 @@ def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, le
 
 def _chunks(body: Any, details: ErrorDetails) -> Iterator[bytes]:
     try:
-        yield from body.iter_chunks(CHUNK)
+        yield from body.iter_chunks(READ_CHUNK)
     except SDK_ERRORS as error:
         raise ReadInterruptedError from error
     except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageError, StorageUnavailableError
-from tests.clouds.faulty import AZURE, CLOUDS, NAME, behind_proxy, no_waits
+from gllm_storage.errors import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+from tests.clouds.faulty import AZURE, CLOUDS, GCS, NAME, behind_proxy, no_waits
 from tests.faults import Action, Answer, DropResponse, Fault, Match, Refuse, TruncateBody
 
 if TYPE_CHECKING:
@@ -123,6 +130,33 @@ def test_a_bucket_that_is_not_there_is_found_out_where_the_answer_does_not_say_s
     faulty.inject("BucketsGet", Answer(404, body=b"Not Found"), times=None)
     with pytest.raises(BucketNotFoundError):
         VERBS[verb](faulty.client())
+
+
+@pytest.mark.parametrize("name", ["v1/my-bucket", "v1/leaky bucket"])
+@pytest.mark.parametrize("faulty", [GCS], ids=str, indirect=True)
+def test_an_answer_about_a_missing_object_is_not_taken_for_one_about_its_bucket(faulty: Faulty, name: str) -> None:
+    message = f"Live version of object models/{name} does not exist."  # as Google's testbench says it
+    missing = Answer(404, body=json.dumps({"error": {"code": 404, "message": message}}).encode())
+    faulty.inject("ObjectsGet", missing, times=None)
+    client = faulty.client()
+    assert not client.file_exists(name)
+    with pytest.raises(ObjectNotFoundError):
+        client.info(name)
+    with client.open(name, "xb") as file:
+        file.write(b"new")
+    assert faulty.get(name) == b"new"
+
+
+@pytest.mark.parametrize("faulty", [GCS], ids=str, indirect=True)
+def test_a_store_too_busy_to_say_whether_a_bucket_is_zonal_is_asked_again_later(faulty: Faulty, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"new")
+    client = faulty.client(max_attempts="2")
+    faulty.inject("GetStorageLayout", BUSY, times=2)
+    with pytest.raises(StorageUnavailableError):
+        client.upload_file(tmp_path / "source", "new", check_conflict=True)
+    assert not client.file_exists("new")
+    client.upload_file(tmp_path / "source", "new", check_conflict=True)
+    assert len(faulty.sent("GetStorageLayout")) == 3
 
 
 @pytest.mark.parametrize(

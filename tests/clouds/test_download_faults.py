@@ -138,6 +138,23 @@ def test_one_range_that_cannot_be_had_leaves_the_file_as_it_was(download: Downlo
     download.assert_as_before()
 
 
+@on([each for each in RANGES if each.cloud is GCS])
+def test_answers_that_always_break_off_are_read_on_behind_what_came(download: Download) -> None:
+    download.faulty.inject(download.read, TruncateBody(MIB // 2 + 1000), times=None)
+    download.run(part_size="4MiB", max_attempts="2")
+    download.assert_is(download.content)
+    assert len(download.faulty.sent(download.read)) >= LARGE // (MIB // 2 + 1000)
+
+
+@on([each for each in WHOLES if each.cloud is GCS])
+def test_a_range_that_is_answered_with_200_is_a_range_all_the_same(download: Download) -> None:
+    # As Google's testbench answers where it is told to break answers off.
+    start, end = (("Content-Range", f"bytes 0-99/{SMALL}"),), download.content[:100]
+    download.faulty.inject(download.read, Answer(200, body=end, headers=start))
+    with download.faulty.client().open(NAME, "rb", cache_type="none") as file:
+        assert file.read(100) == download.content[:100]
+
+
 @on(DOWNLOADS)
 @pytest.mark.parametrize("action", [Refuse(), BUSY], ids=["refused", "503"])
 def test_a_look_that_fails_at_first_is_tried_again(download: Download, action: Action) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from fsspec.callbacks import Callback
 
 from gllm_storage.errors import (
     AccessDeniedError,
@@ -162,6 +164,82 @@ def test_a_last_chunk_whose_answer_was_lost_succeeds_though_the_session_is_gone(
     upload.faulty.inject("ResumableStatus", Answer(status, "gone"), times=None)
     upload.run()
     upload.assert_stored()
+
+
+GCS_LARGES = [each for each in LARGES if each.cloud is GCS]
+COMPLETE = Answer(200, body=json.dumps({"kind": "storage#object", "name": NAME, "generation": "1"}).encode())
+
+
+@on([each for each in GCS_LARGES if each.create])
+@pytest.mark.parametrize("action", LOST)
+def test_a_session_that_says_complete_of_a_chunk_that_was_refused_is_not_believed(upload: Upload, action: Action) -> None:
+    # As Google's own testbench does: its session is complete, whatever became of the object.
+    upload.faulty.inject(upload.commit, Call(lambda: upload.faulty.put(THEIRS)))
+    upload.faulty.inject(upload.commit, action)
+    upload.faulty.inject("ResumableStatus", COMPLETE)
+    with pytest.raises(ObjectExistsError):
+        upload.run()
+    upload.faulty.assert_holds(THEIRS)
+
+
+@on(GCS_LARGES)
+def test_a_session_that_says_complete_when_nothing_is_stored_is_not_believed(upload: Upload) -> None:
+    upload.faulty.inject(upload.commit, Answer(503, "backendError"))
+    upload.faulty.inject("ResumableStatus", COMPLETE)
+    with pytest.raises(StorageUnavailableError):
+        upload.run()
+    upload.assert_nothing_changed()
+
+
+@on([each for each in GCS_LARGES if each.create])
+def test_who_may_not_look_does_not_learn_whether_a_create_of_a_lost_answer_was_refused(upload: Upload) -> None:
+    upload.faulty.inject("ObjectsGet", upload.case.cloud.denied, times=None)
+    upload.faulty.inject(upload.commit, DropResponse())
+    with pytest.raises(StorageUnavailableError):
+        upload.run()
+
+
+@on([each for each in GCS_LARGES if not each.create])
+def test_who_may_not_look_can_replace_an_object_though_an_answer_is_lost(upload: Upload) -> None:
+    upload.faulty.inject("ObjectsGet", upload.case.cloud.denied, times=None)
+    upload.faulty.inject(upload.commit, DropResponse())
+    upload.run()
+    upload.assert_stored()
+
+
+SPOILED = [
+    *(pytest.param(Answer(status, "gone"), id=str(status)) for status in (404, 410, 499)),
+    pytest.param(Answer(308, body=b"", headers=(("Range", "bytes=0-99999999"),)), id="more-than-was-sent"),
+]
+
+
+@on(GCS_LARGES)
+@pytest.mark.parametrize("action", SPOILED)
+def test_a_session_that_is_lost_before_its_end_is_begun_anew(upload: Upload, action: Action) -> None:
+    upload.faulty.inject("ResumableChunk", action, skip=1)
+    upload.run()
+    upload.assert_stored()
+
+
+@on(GCS_LARGES)
+@pytest.mark.parametrize("action", SPOILED)
+def test_sessions_that_are_lost_without_end_are_an_error_that_may_be_retried(upload: Upload, action: Action) -> None:
+    upload.faulty.inject("ResumableChunk", action, skip=1, times=None)
+    with pytest.raises(StorageUnavailableError) as caught:
+        upload.run()
+    assert caught.value.retryable
+    assert len(upload.faulty.sent("ResumableStart")) == 3
+    upload.assert_nothing_changed()
+
+
+@on(UPLOADS)
+@pytest.mark.parametrize("step", ["commit", "first"])
+def test_progress_ends_at_the_size_also_when_something_was_sent_again(upload: Upload, step: str) -> None:
+    told = Callback()
+    cloud = upload.case.cloud
+    upload.faulty.inject(cloud.parts[-1] if step == "first" and upload.case.large else upload.commit, DropResponse())
+    upload.faulty.client().upload_with_progress(upload.local, NAME, told, check_conflict=upload.case.create)
+    assert (told.size, told.value) == (len(upload.content), len(upload.content))
 
 
 @on(CREATES)
