@@ -13,16 +13,16 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
 
-from fsspec.asyn import get_loop
+from fsspec.asyn import get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.spec import AbstractBufferedFile
 
-from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageUnavailableError
+from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageError, StorageUnavailableError
 from gllm_storage.local_files import open_source, source_of
 from gllm_storage.opening import AtomicOpening, is_create
 from gllm_storage.parallel import Stop, running_stop, stopped_by
 from gllm_storage.process import PerProcess
-from gllm_storage.transfer import ObjectChangedError, Progress, Transfer, download_object, read_range
+from gllm_storage.transfer import ObjectChangedError, Progress, Transfer, download_object, read_object, read_range
 from gllm_storage.writer import AtomicWriter
 
 if TYPE_CHECKING:
@@ -85,6 +85,9 @@ class BucketStore(Protocol):
     def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key begins with a prefix, in key order."""
 
+    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
+        """What is directly behind a prefix: objects, and URLs of folders, which end with ``/``."""
+
     def is_prefix(self, bucket: str, prefix: str) -> bool:
         """Whether any key begins with a prefix."""
 
@@ -95,15 +98,18 @@ class BucketStore(Protocol):
 class BucketFileSystem(AtomicOpening):
     """Mixed into one of fsspec's asynchronous filesystems, before it.
 
-    `put_file`, `get_file`, `pipe_file`, `info`, `exists`, `isfile`, `isdir`, `rm_file`, `open` and the methods of the verbs
-    go through the store: exclusive creates that hold at any size, downloads that are whole and verified, errors in our
-    words, always asked from the store. The rest is the filesystem's own, with listings that are always fresh.
+    `put_file`, `get_file`, `pipe_file`, `cat_file`, `info`, `exists`, `isfile`, `isdir`, `rm_file`, `open` and the methods
+    of the verbs go through the store: exclusive creates that hold at any size, downloads that are whole and verified, errors
+    in our words, always asked from the store. The rest is the filesystem's own, with listings that are always fresh.
     """
 
     provider: ClassVar[str]
     """Name of the provider, for errors."""
     scheme: ClassVar[str]
     """Scheme of the URLs."""
+    appends: ClassVar[bool] = False
+    """Whether the provider's filesystem can append to an object. gcsfs replaces it instead; Azure appends to blobs of a kind
+    of their own only."""
     protocol: tuple[str, ...]
     store: BucketStore
     version_aware: bool
@@ -221,6 +227,14 @@ class BucketFileSystem(AtomicOpening):
         """
         yield from self.store.list(*self._split(path))
 
+    def iter_folder(self, path: str) -> Iterator[ObjectInfo | str]:
+        """What is directly behind ``bucket/…``: objects, and URLs of folders, which end with ``/``; in their order.
+
+        Raises:
+            StorageError: If listing fails.
+        """
+        yield from self.store.list_folder(*self._split(path))
+
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """What fsspec wants to know of an object, a prefix or a bucket; always asked from the store.
 
@@ -304,16 +318,52 @@ class BucketFileSystem(AtomicOpening):
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
         await self._in_thread(lambda _: self.pipe_file(path, value, mode, **kwargs))
 
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """Read an object, or a slice of it: one version, verified if it is the whole.
+
+        Args:
+            path: The object.
+            start: First byte; counted from the end if negative.
+            end: Byte before which it ends; counted from the end if negative.
+            **kwargs: What names another version than the current one goes to the provider's filesystem.
+
+        Raises:
+            ObjectNotFoundError: If the object does not exist.
+            IntegrityError: If the content does not match its checksum.
+            StorageError: If it cannot be read.
+        """
+        if self._is_of_version(kwargs):
+            found: bytes = sync(self.loop, self._cat_file, path, start=start, end=end, **kwargs)
+            return found
+        return self._cat(path, start, end, Stop(running_stop()))
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        if self._is_of_version(kwargs):
+            below: Any = super()
+            of_version: bytes = await below._cat_file(path, start=start, end=end, **kwargs)  # noqa: SLF001 - fsspec's own
+            return of_version
+        found: bytes = await self._in_thread(lambda stop: self._cat(path, start, end, stop))
+        return found
+
+    def _cat(self, path: str, start: int | None, end: int | None, stop: Stop) -> bytes:
+        bucket, key = self._place(path)
+        transfer = self._transfer(bucket, key, "read", stop=stop)
+        return read_object(self.store.reader(bucket, key, transfer.details), transfer, start, end)
+
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
-        staged = mode != "rb" and not kwargs.get("autocommit", True)
-        if mode not in {"rb", "wb", "xb"} or staged or self._is_of_version(kwargs):
+        if "a" in mode and not self.appends:
+            details = self._error_details(*self._place(path), "open")
+            raise StorageError(f"{details.url} cannot be appended to here. Write it anew, or write another object", details)
+        if mode not in {"rb", "wb", "xb"} or self._is_of_version(kwargs):
             below: Any = super()
             return below._open(path, mode, block_size, **kwargs)  # noqa: SLF001 - fsspec's own
         bucket, key = self._place(path)
         given = {name: kwargs.pop(name) for name in _OF_FILES if kwargs.get(name) is not None}
         kwargs = {name: value for name, value in kwargs.items() if name not in _OF_FILES}
         if mode != "rb":
-            return self._open_writer(bucket, key, mode, kwargs, given.get("acl"))
+            writer = self._open_writer(bucket, key, mode, kwargs, given.get("acl"))
+            writer.autocommit = given.get("autocommit", True)
+            return writer
         caching = {name: given[name] for name in _CACHE_OPTIONS if name in given}
         return self._open_reader(path, self.store.info(bucket, key, "open"), block_size, **caching)
 

@@ -23,8 +23,31 @@ fsspec and zarr look for when they open a URL.
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
 from typing import Any
+
+# Of a SAS token, and of an upload session on GCS, whose id is all that it takes to write to it.
+_SECRET_PARAMETERS = re.compile(r"\b(sig|upload_id)=[^&\s)'\"]+", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """A text of an SDK as it may be shown and logged: without the parameters of URLs that let everybody in."""
+    return _SECRET_PARAMETERS.sub(r"\1=***", text)
+
+
+def redact(error: BaseException | None) -> None:
+    """Take such parameters out of an exception, and of all behind it, which tracebacks show."""
+    found, waiting = set(), [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in found:
+            continue
+        found.add(id(each))
+        waiting += [each.__cause__, each.__context__, *(part for part in each.args if isinstance(part, BaseException))]
+        each.args = tuple(redacted(part) if isinstance(part, str) else part for part in each.args)
+        if isinstance(vars(each).get("message"), str):
+            vars(each)["message"] = redacted(vars(each)["message"])
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ def write_object(write: Write, *, exclusive: bool, look_first: bool = True, paus
         write: The write.
         exclusive: Whether the write has a precondition that nothing may be there. Without one the same care is taken of
             lost answers: an upload that the store did complete is a success, whatever the repeated request was told.
-        look_first: Whether to look before an exclusive write. It is only for speed: a conflict on a 50 GB file must not
-            cost 50 GB.
+        look_first: Whether to look before each attempt at an exclusive write. It is only for speed: a conflict on a 50 GB
+            file must not cost 50 GB.
         pause: Waits between attempts.
 
     Raises:
@@ -132,6 +132,8 @@ def write_object(write: Write, *, exclusive: bool, look_first: bool = True, paus
             return
         if attempt + 1 < ATTEMPTS:
             pause(attempt)
+            if exclusive and look_first and _is_decided(write, write_id):
+                return
     raise StorageUnavailableError(
         f"{write.details.url}: other writers kept changing the object; gave up after {ATTEMPTS} attempts. Try again",
         write.details,
@@ -147,6 +149,21 @@ def _refuse_if_present(write: Write) -> None:
         return  # Credentials that may write but not read are common; the store's own precondition decides.
     if there:
         raise exists_error(write.details)
+
+
+def _is_decided(write: Write, write_id: str) -> bool:
+    """Whether the object is ours already, after somebody changed the key: all of it would be sent again for nothing.
+
+    Raises:
+        ObjectExistsError: If it is somebody else's.
+    """
+    try:
+        there = write.look()
+    except StorageError:
+        return False  # only for speed
+    if there and there.write_id != write_id:
+        raise exists_error(write.details)
+    return there is not None
 
 
 def _is_settled(write: Write, write_id: str, error: Exception) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
@@ -23,7 +25,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.local_files import atomic_target, open_source
-from gllm_storage.objects import info_from_fsspec
+from gllm_storage.objects import directly_in, info_from_fsspec
 from gllm_storage.paths import without_password
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from gllm_storage.objects import ObjectInfo
 
 _RESTARTS = 5
+_DENIED = {401, 403}
+_BUSY = {408, 429}
+_FIRST_SERVER_ERROR = 500
+_OF_A_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 
 class ForeignStore:
@@ -151,10 +157,30 @@ class ForeignStore:
                 found: dict[str, dict[str, Any]] = self._filesystem.find(self._path(folder), detail=True)
         except ObjectNotFoundError:
             return
+        if not found:
+            self._require_answer(folder, details)
         for name in sorted(found):
             key = name.removeprefix(root).lstrip("/")
             if (self._base + key).startswith(path):
                 yield info_from_fsspec(found[name], f"{self._scheme}://{self._base}{key}")
+
+    def iter_folder(self, path: str) -> Iterator[ObjectInfo | str]:
+        """What is directly in a folder: files, and URLs of folders.
+
+        Raises:
+            StorageError: If listing fails.
+        """
+        return directly_in(self.iter_objects(path), f"{self._scheme}://{path}")
+
+    def _require_answer(self, folder: str, details: ErrorDetails) -> None:
+        """`find` of most filesystems leaves out what it cannot list, and finds nothing on a host that does not answer."""
+        try:
+            with _translated(details):
+                self._filesystem.ls(self._path(folder), detail=False)
+        except (AccessDeniedError, StorageUnavailableError):
+            raise
+        except (StorageError, ObjectNotFoundError):
+            return
 
     def _info(self, path: str, operation: str) -> ObjectInfo:
         details = self._details(path, operation)
@@ -176,13 +202,65 @@ class ForeignStore:
 def _translated(details: ErrorDetails) -> Iterator[None]:
     """Our errors for whatever a foreign filesystem raises; each has a vocabulary of its own."""
     what = f"fsspec {details.operation} of {details.url} failed"
+    before = sys.exception()
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ObjectNotFoundError(f"{details.url} does not exist (fsspec {details.operation})", details) from error
+        raise _not_found(error, before, details, what) from error
     except PermissionError as error:
-        raise AccessDeniedError(f"{what}: {error}. Check the credentials and what they permit", details) from error
+        raise _denied(error, details, what) from error
     except (ConnectionError, TimeoutError) as error:
-        raise StorageUnavailableError(f"{what}: {error}. Check the network; the call can be repeated", details) from error
+        raise _unavailable(error, details, what) from error
     except Exception as error:
-        raise StorageError(f"{what}: {type(error).__name__}: {error}", details) from error
+        answer = _answer(error, details, what)
+        raise answer or StorageError(f"{what}: {type(error).__name__}: {error}", details) from error
+
+
+def _not_found(error: OSError, before: BaseException | None, details: ErrorDetails, what: str) -> Exception:
+    """The HTTP filesystem of fsspec says "not found" to everything, also to a host that does not answer: the causes tell."""
+    for cause in _causes(error, before):
+        answer = _answer(cause, details, what)
+        if answer is not None:
+            return answer
+        if isinstance(cause, PermissionError):
+            return _denied(cause, details, what)
+        if isinstance(cause, OSError) and not isinstance(cause, _OF_A_PATH):
+            return _unavailable(cause, details, what)
+    return ObjectNotFoundError(f"{details.url} does not exist (fsspec {details.operation})", details)
+
+
+def _causes(error: BaseException, before: BaseException | None) -> Iterator[BaseException]:
+    """What led to an error, but for what was being handled `before` the filesystem was called: that is the caller's."""
+    seen: set[int] = set()
+    cause = error.__cause__ or error.__context__
+    while cause is not None and cause is not before and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _answer(error: BaseException, details: ErrorDetails, what: str) -> StorageError | None:
+    """What a server answered, or that it did not, if the error says so."""
+    status = getattr(error, "status", None)
+    if not isinstance(status, int):
+        return _unavailable(error, details, what) if _is_no_answer(error) else None
+    if status in _DENIED:
+        return _denied(error, replace(details, status=status), what)
+    if status in _BUSY or status >= _FIRST_SERVER_ERROR:
+        return _unavailable(error, replace(details, status=status), what)
+    return None
+
+
+def _is_no_answer(error: BaseException) -> bool:
+    """Whether aiohttp, which fsspec's own HTTP filesystem uses, got none; only some of its errors are an `OSError`."""
+    aiohttp = sys.modules.get("aiohttp")
+    return aiohttp is not None and isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError))
+
+
+def _denied(error: BaseException, details: ErrorDetails, what: str) -> AccessDeniedError:
+    return AccessDeniedError(f"{what}: {error}. Check the credentials and what they permit", details)
+
+
+def _unavailable(error: BaseException, details: ErrorDetails, what: str) -> StorageUnavailableError:
+    reason = str(error) or type(error).__name__
+    return StorageUnavailableError(f"{what}: {reason}. Check the network; the call can be repeated", details)

@@ -43,6 +43,9 @@ class ObjectStore(Protocol):
     def iter_objects(self, path: str) -> Iterator[ObjectInfo]:
         """List."""
 
+    def iter_folder(self, path: str) -> Iterator[ObjectInfo | str]:
+        """List one level."""
+
 
 class FsspecStorageClient(CloudStorageClient):
     """Storage client on any fsspec filesystem, and the base of the built-in clients.
@@ -249,6 +252,23 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If listing fails (`StorageError`).
         """
         return self._store().iter_objects(self._location.path(self._location.listing_prefix(prefix)))
+
+    def list_folder(self, folder: str = "") -> Iterator[ObjectInfo | str]:
+        """What is directly in a folder, in the order of the URLs; one request for each 1,000 names, whatever is below them.
+
+        Args:
+            folder: A remote path, with or without a ``/`` at its end; the client's prefix if empty.
+
+        Yields:
+            An `ObjectInfo` for each object, and for each folder its URL, which ends with ``/``.
+
+        Raises:
+            ValueError: If no remote path can begin so.
+            RuntimeError: If listing fails (`StorageError`).
+        """
+        below = self._location.listing_prefix(folder)
+        path = f"{below}/" if below and not below.endswith("/") else below
+        return self._store().iter_folder(self._location.path(path))
 
     @property
     def filesystem(self) -> AbstractFileSystem:

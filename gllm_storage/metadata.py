@@ -9,6 +9,9 @@ CHECKSUM = "gllm-crc64nvme"
 WRITE_ID_UNDERSCORED = "gllm_write_id"
 CHECKSUM_UNDERSCORED = "gllm_crc64nvme"
 """Azure takes identifiers only, and so it is on GCS, too."""
+MD5_UNDERSCORED = "gllm_md5"
+"""On Azure: the MD5 that our upload left in the blob's properties. Where another one stands there, or none, the blob was
+written again by a client that carried our metadata along."""
 
 
 def kept_checksum(kept: str, size: int) -> str | None:

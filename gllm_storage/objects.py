@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,30 @@ def aware(moment: object) -> datetime | None:
     if not isinstance(moment, datetime):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def in_order(objects: Iterable[ObjectInfo], folders: Iterable[str]) -> list[ObjectInfo | str]:
+    """Objects and URLs of folders, in the order of their URLs."""
+    return sorted([*objects, *folders], key=url_in_listing)
+
+
+def url_in_listing(entry: ObjectInfo | str) -> str:
+    """The URL of an object, or of a folder."""
+    return entry if isinstance(entry, str) else entry.url
+
+
+def directly_in(objects: Iterable[ObjectInfo], url: str) -> Iterator[ObjectInfo | str]:
+    """What is directly behind a URL, of all objects behind it: objects, and URLs of folders.
+
+    Args:
+        objects: In the order of their URLs, so that all of a folder within come together.
+        url: The beginning of theirs; up to the last ``/``, it is the folder.
+    """
+    last = ""
+    for info in objects:
+        within, slash, _ = info.url[len(url) :].partition("/")
+        if not slash:
+            yield info
+        elif within != last:
+            last = within
+            yield f"{url}{within}/"

@@ -101,8 +101,8 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[
     # Daemons: after Ctrl-C, the process must not wait for what a stalled server holds.
     threads = [threading.Thread(target=crew.work, name="gllm-storage", daemon=True) for _ in tasks[:workers]]
     try:
-        for thread in threads:
-            thread.start()
+        if not _start(threads):
+            crew.work()
         crew.finished.wait()
         crew.raise_first_failure()
     except BaseException:
@@ -113,6 +113,16 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[
                 thread.join(max(0.0, deadline - time.monotonic()))
         raise
     return crew.results()
+
+
+def _start(threads: Sequence[threading.Thread]) -> bool:
+    """Start threads; whether any could be started: an interpreter that is ending takes no more, and atexit may upload."""
+    for number, thread in enumerate(threads):
+        try:
+            thread.start()
+        except RuntimeError:
+            return number > 0
+    return True
 
 
 class _Crew(Generic[T]):

@@ -48,7 +48,7 @@ def validate_key(key: str) -> str:
 
     Raises:
         ValueError: If the key is empty or over 1024 bytes, has an empty, ``.`` or ``..`` segment or a trailing ``/``, or
-            holds ``::``, ``://``, ``?versionId=``, control characters or lone surrogates.
+            holds ``::``, ``://``, ``?versionId=``, control characters, U+FFFE, U+FFFF or lone surrogates.
     """
     problem = _problem(key)
     if problem:
@@ -68,6 +68,8 @@ def _problem(key: str) -> str | None:  # noqa: PLR0911 - a list of rules reads b
             return f"holds {forbidden!r}, which has a meaning of its own in fsspec URLs"
     if any(unicodedata.category(character) == "Cc" for character in key):
         return "holds a control character"
+    if "\ufffe" in key or "\uffff" in key:
+        return "holds a character that XML cannot carry, so that listings would fail"
     try:
         length = len(key.encode())
     except UnicodeEncodeError:
@@ -87,6 +89,7 @@ class Location:
             nothing.
         prefix: Put before relative remote paths; no slash at either end; may be empty.
         aliases: Other schemes that name the same store in URLs given to it.
+        other_bases: What may stand in such URLs instead of `base`.
         forbidden: Characters that this store does not keep as they are.
     """
 
@@ -94,6 +97,7 @@ class Location:
     base: str
     prefix: str = ""
     aliases: tuple[str, ...] = ()
+    other_bases: tuple[str, ...] = ()
     forbidden: str = ""
 
     def key(self, remote_path: str) -> str:
@@ -152,10 +156,11 @@ class Location:
 
     def _key_of_url(self, url: str) -> str:
         scheme, rest = split_url(url)
-        if scheme not in {self.scheme, *self.aliases} or not rest.startswith(self.base):
+        base = next((each for each in (self.base, *self.other_bases) if rest.startswith(each)), None)
+        if scheme not in {self.scheme, *self.aliases} or base is None:
             mine = f"{self.scheme}://{self.base}"
             raise ValueError(f"{url!r} is not in {mine!r}, where this client stores; make a client for that URL")
-        return rest.removeprefix(self.base)
+        return rest.removeprefix(base)
 
 
 def clean_prefix(prefix: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
+from gllm_storage.errors import redacted
 from gllm_storage.exclusive import backoff
 from gllm_storage.parallel import check_stop
 
@@ -45,6 +46,6 @@ def with_retries(call: Callable[[], T], is_transient: Callable[[Exception], bool
         except Exception as error:
             if attempt + 1 >= most or not is_transient(error):
                 raise
-            _logger.info("%s of %s failed (%s); trying again", details.operation, details.url, error)
+            _logger.info("%s of %s failed (%s); trying again", details.operation, details.url, redacted(str(error)))
         backoff(attempt)
     raise AssertionError("max_attempts is at least 1")

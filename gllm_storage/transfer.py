@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from gllm_storage.errors import ErrorDetails
-    from gllm_storage.local_files import LocalTarget
     from gllm_storage.objects import ObjectInfo
 
 _logger = logging.getLogger(__name__)
@@ -142,21 +141,39 @@ class Sink(Protocol):
         """Take bytes at an offset of the object; any thread may give them."""
 
 
-class MemorySink:
-    """A range of an object, in memory.
+class Target(Sink, Protocol):
+    """Where a whole object goes, to be read back and compared with its checksum."""
+
+    def allocate(self, size: int) -> None:
+        """Make room for so many bytes; what is there already is worth nothing."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Bytes as they were taken."""
+
+
+class MemoryTarget:
+    """An object, or a range of it, in memory.
 
     Args:
         start: Where in the object it begins.
         length: Its length in bytes.
     """
 
-    def __init__(self, start: int, length: int) -> None:
+    def __init__(self, start: int = 0, length: int = 0) -> None:
         self._start = start
         self._buffer = bytearray(length)
+
+    def allocate(self, size: int) -> None:
+        """Make room for so many bytes."""
+        self._buffer = bytearray(size)
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Take bytes at an offset of the object."""
         self._buffer[offset - self._start : offset - self._start + len(data)] = data
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Bytes as they were taken."""
+        return bytes(self._buffer[offset - self._start : offset - self._start + length])
 
     def getvalue(self) -> bytes:
         """What was taken."""
@@ -310,7 +327,40 @@ def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None
     transfer.progress.finish()
 
 
-def _download(first: Download, target: LocalTarget) -> None:
+def read_object(reader: ObjectReader, transfer: Transfer, start: int | None = None, end: int | None = None) -> bytes:
+    """Read an object, or a slice of it, as Python slices bytes.
+
+    Args:
+        reader: Reads the object.
+        transfer: What it is about, who watches, and what stops it.
+        start: First byte; counted from the end if negative.
+        end: Byte before which it ends; counted from the end if negative.
+
+    Returns:
+        One version of it; verified, if it is the whole.
+
+    Raises:
+        ObjectNotFoundError: If the object does not exist.
+        IntegrityError: If the content does not match its checksum, twice.
+        StorageError: If it cannot be read.
+    """
+    for attempt in range(_RESTARTS):
+        version = reader.head()
+        first, last, _ = slice(start, end).indices(version.size)
+        if (first, last) == (0, version.size):
+            memory = MemoryTarget()
+            _download(Download(reader, version, memory, transfer), memory)
+            return memory.getvalue()
+        if first >= last:
+            return b""
+        try:
+            return read_range(reader, version, first, last, transfer.attempt())
+        except ObjectChangedError:
+            backoff(attempt)
+    raise _replaced_too_often(transfer.details, _RESTARTS)
+
+
+def _download(first: Download, target: Target) -> None:
     details, download, corruptions = first.transfer.details, first, 0
     for attempt in range(_RESTARTS + _CORRUPTIONS):
         download = dataclasses.replace(download, transfer=first.transfer.attempt())
@@ -329,9 +379,13 @@ def _download(first: Download, target: LocalTarget) -> None:
         else:
             return
         download = dataclasses.replace(download, version=first.reader.head())
-    raise StorageUnavailableError(
-        f"download of {details.url}: the object was replaced again and again while it was read; gave up after "
-        f"{_RESTARTS + _CORRUPTIONS} attempts. Try again",
+    raise _replaced_too_often(details, _RESTARTS + _CORRUPTIONS)
+
+
+def _replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavailableError:
+    return StorageUnavailableError(
+        f"{details.operation} of {details.url}: the object was replaced again and again while it was read; gave up after "
+        f"{attempts} attempts. Try again",
         details,
     )
 
@@ -344,14 +398,14 @@ def read_range(reader: ObjectReader, version: ObjectInfo, start: int, end: int, 
         ObjectNotFoundError: If it was deleted.
         StorageError: If it cannot be read.
     """
-    memory = MemorySink(start, end - start)
+    memory = MemoryTarget(start, end - start)
     with reader.translated():
         Download(reader, version, memory, transfer).fetch_range(start, end - start)
     return memory.getvalue()
 
 
-def _verify(download: Download, target: LocalTarget) -> None:
-    """Compare what stands in the file with the checksum that the store, or our metadata, keeps."""
+def _verify(download: Download, target: Target) -> None:
+    """Compare what was taken with the checksum that the store, or our metadata, keeps."""
     if download.version.checksum is None:
         return
     algorithm, expected = download.version.checksum.split(":", 1)
@@ -359,7 +413,7 @@ def _verify(download: Download, target: LocalTarget) -> None:
     if found != expected:
         details = download.transfer.details
         raise IntegrityError(
-            f"download of {details.url}: the content has {algorithm} {found}, but {expected} was stored; the local file was "
-            "left as it was. If this stays so, the object is damaged: upload it again",
+            f"{details.operation} of {details.url}: the content has {algorithm} {found}, but {expected} was stored; nothing "
+            "was kept of it. If this stays so, the object is damaged: upload it again",
             details,
         )

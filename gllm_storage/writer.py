@@ -25,10 +25,14 @@ class AtomicWriter(io.BufferedIOBase):
     Args:
         published: Gives the file; its normal exit publishes what was written.
         path: What is written, for messages.
+        autocommit: Whether closing publishes. If not, `commit` does, or `discard` takes back: fsspec's transactions.
     """
 
-    def __init__(self, published: AbstractContextManager[IO[bytes]], path: str = "a file") -> None:
+    def __init__(
+        self, published: AbstractContextManager[IO[bytes]], path: str = "a file", *, autocommit: bool = True
+    ) -> None:
         self.path = path
+        self.autocommit = autocommit
         self._published = published
         self._file = published.__enter__()
         self._open = True
@@ -47,7 +51,7 @@ class AtomicWriter(io.BufferedIOBase):
         Raises:
             ValueError: If the file is closed.
         """
-        if not self._open:
+        if not self._open or self.closed:
             raise ValueError("write to closed file")
         return self._file.write(data)
 
@@ -63,13 +67,29 @@ class AtomicWriter(io.BufferedIOBase):
         """Nothing to do before the end: nobody sees the content until then."""
 
     def close(self) -> None:
-        """Publish what was written.
+        """Publish what was written, unless that is left to `commit`.
+
+        Raises:
+            FileExistsError: If the file was opened exclusively, and somebody else made it meanwhile.
+            StorageError: If it cannot be published.
+        """
+        if self.autocommit:
+            self._finish(None)
+        else:
+            super().close()
+
+    def commit(self) -> None:
+        """Publish what was written, and was not taken back.
 
         Raises:
             FileExistsError: If the file was opened exclusively, and somebody else made it meanwhile.
             StorageError: If it cannot be published.
         """
         self._finish(None)
+
+    def discard(self) -> None:
+        """Take back what was written."""
+        self._take_back(GeneratorExit())
 
     def _finish(self, error: BaseException | None) -> None:
         if not self._open:
@@ -86,7 +106,10 @@ class AtomicWriter(io.BufferedIOBase):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             self.close()
-            return
+        else:
+            self._take_back(error)
+
+    def _take_back(self, error: BaseException) -> None:
         try:
             self._finish(error)
         except BaseException as raised:
@@ -97,7 +120,7 @@ class AtomicWriter(io.BufferedIOBase):
         """Forget what was written, because nobody holds the file any more."""
         if self._open:
             _logger.warning("%s was opened for writing and dropped unclosed: nothing was stored", self.path)
-            self.__exit__(GeneratorExit, GeneratorExit(), None)
+            self.discard()
 
     def __del__(self) -> None:
         if hasattr(self, "_open"):

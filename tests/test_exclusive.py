@@ -220,6 +220,27 @@ def test_looking_first_finds_the_object_and_sends_nothing(found: There) -> None:
     assert write.log == [LOOK]
 
 
+@pytest.mark.parametrize("found", [OTHERS, UNMARKED])
+def test_an_object_that_appears_while_we_try_is_found_before_all_is_sent_again(found: There) -> None:
+    write = FakeWrite([CONCURRENT], [NOTHING, found])
+    with pytest.raises(ObjectExistsError, match=DETAILS.url):
+        write.run(look_first=True)
+    assert write.log == [LOOK, WRITE, DISCARD, LOOK]
+
+
+def test_an_object_that_turns_out_to_be_ours_while_we_try_is_not_sent_again() -> None:
+    write = FakeWrite([CONCURRENT], [NOTHING, OURS])
+    write.run(look_first=True)
+    assert write.log == [LOOK, WRITE, DISCARD, LOOK]
+
+
+@pytest.mark.parametrize("found", [NOTHING, DENIED, DOWN])
+def test_we_try_again_where_a_look_finds_nothing_or_is_not_answered(found: There | BaseException) -> None:
+    write = FakeWrite([CONCURRENT, None], [NOTHING, found])
+    write.run(look_first=True)
+    assert write.log == [LOOK, WRITE, DISCARD, LOOK, WRITE]
+
+
 def test_looking_first_is_what_an_exclusive_write_does_by_default() -> None:
     write = FakeWrite([None], [OTHERS])
     with pytest.raises(ObjectExistsError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import zipfile
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -244,6 +246,79 @@ def test_what_cannot_be_told_is_not_taken_for_absent(world: World, call: str) ->
     world.troubles[FAILS[call]] = failing(ConnectionResetError("reset"))
     with pytest.raises(StorageUnavailableError, match="reset"):
         CALLS[call](world.client, world.folder)
+
+
+class _Answering(BaseHTTPRequestHandler):
+    """Answers everything by the status that the path names."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.strip("/").partition("/")[0]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815 - the name that the base class looks for
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    """URL of a web server that answers by the status that the path names."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("call", [name for name in CALLS if name not in {"upload_file", "delete_file"}])
+def test_a_host_that_does_not_answer_is_not_taken_for_one_without_the_file(call: str, folder: Path) -> None:
+    client = FsspecStorageClient({"url": "http://127.0.0.1:1/models"})
+    with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:1.* Check the network"):
+        CALLS[call](client, folder)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (401, AccessDeniedError),
+        (403, AccessDeniedError),
+        (429, StorageUnavailableError),
+        (500, StorageUnavailableError),
+        (503, StorageUnavailableError),
+    ],
+)
+@pytest.mark.parametrize("call", [name for name in CALLS if name not in {"upload_file", "delete_file"}])
+def test_an_answer_that_tells_nothing_of_the_file_is_not_taken_for_its_absence(
+    web: str, call: str, status: int, expected: type[StorageError], folder: Path
+) -> None:
+    client = FsspecStorageClient({"url": f"{web}/{status}"})
+    with pytest.raises(expected) as caught:
+        CALLS[call](client, folder)
+    assert type(caught.value) is expected
+    assert caught.value.status == status
+
+
+def test_a_404_is_the_absence_of_a_file(web: str, folder: Path) -> None:
+    client = FsspecStorageClient({"url": f"{web}/404"})
+    assert client.file_exists("model.bin") is False
+    assert list(client.list_files()) == []
+    for name in ("download_file", "info"):
+        with pytest.raises(ObjectNotFoundError):
+            CALLS[name](client, folder)
+
+
+def test_an_error_that_the_caller_is_handling_is_no_cause_of_an_absence(world: World) -> None:
+    def look_while_handling() -> bool:
+        try:
+            failing(ConnectionResetError("of something else"))()
+        except ConnectionResetError:
+            return world.client.file_exists("model.bin")
+        return True
+
+    assert look_while_handling() is False
 
 
 def test_a_missing_file_is_named_by_its_url(world: World) -> None:

@@ -75,6 +75,7 @@ UPLOADS = {
     "one put": Middle(
         "create", 32 * MIB, "PutObject", Throttle(4 * MIB), config={"multipart_threshold": "64MiB"}, begun=MIB
     ),
+    "one put from memory": Middle("create", 12 * MIB, "PutObject", Throttle(MIB), begun=MIB),
     "small put": Middle("create", 100_000, "PutObject", Delay(600), may_be_there=True),
     "overwriting put": Middle("upload", 100_000, "PutObject", Delay(600), may_be_there=True),
     # Until it is answered nobody knows what there would be to abort.
@@ -88,6 +89,15 @@ UPLOADS = {
 }
 UPLOADS |= {
     "gcs, small": Middle("create", 100_000, "UploadMultipart", Delay(600), may_be_there=True, server="gcs-fake"),
+    "gcs, one request": Middle(
+        "create",
+        32 * MIB,
+        "UploadMultipart",
+        Throttle(2 * MIB),
+        config={"multipart_threshold": "64MiB"},
+        begun=MIB,
+        server="gcs-fake",
+    ),
     "gcs, start": Middle("create", 11 * MIB, "ResumableStart", Delay(6), config=SMALL_PARTS, server="gcs-fake"),
     "gcs, chunk": Middle(
         "create", 26 * MIB, "ResumableChunk", Throttle(MIB), skip=1, config=SMALL_PARTS, begun=MIB // 4, server="gcs-fake"
@@ -99,6 +109,15 @@ UPLOADS |= {
         "create", 11 * MIB, "ResumableFinal", Delay(600), config=SMALL_PARTS, may_be_there=True, server="gcs-fake"
     ),
     "azure, small": Middle("create", 100_000, "PutBlob", Delay(600), may_be_there=True, server="azurite"),
+    "azure, one request": Middle(
+        "create",
+        32 * MIB,
+        "PutBlob",
+        Throttle(2 * MIB),
+        config={"multipart_threshold": "64MiB"},
+        begun=MIB,
+        server="azurite",
+    ),
     "azure, blocks": Middle(
         "create", 26 * MIB, "PutBlock", Throttle(MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4, server="azurite"
     ),
@@ -241,6 +260,24 @@ def test_ctrl_c_during_an_upload_leaves_nothing_behind(case: str, servers: Serve
             held.wait_until_held(middle, child)
             end(child, signal.SIGINT)
         held.assert_nothing_left_of_upload(may_be_there=middle.may_be_there)
+
+
+@pytest.mark.parametrize(
+    ("server", "operation"), [("ministack", "PutObject"), ("gcs-fake", "UploadMultipart"), ("azurite", "PutBlob")]
+)
+def test_a_small_write_that_the_store_gets_late_is_decided_when_ctrl_c_ends_it(
+    server: str, operation: str, servers: Servers, tmp_path: Path
+) -> None:
+    late = Middle("create", 100_000, operation, Call(lambda: time.sleep(LATER_SECONDS)), server=server)
+    with holding(servers, tmp_path, late.size, server) as held:
+        held.prepare(late)
+        with transfer(held.rig, late.action, held.local, late.config) as child:
+            deadline = time.monotonic() + MIDDLE_SECONDS
+            while not any(entry.fault and entry.operation == operation for entry in held.proxy.requests):
+                assert time.monotonic() < deadline, held.seen()
+                time.sleep(0.01)
+            end(child, signal.SIGINT)
+        held.assert_nothing_left_of_upload(may_be_there=True)
 
 
 @pytest.mark.parametrize("case", UPLOADS)

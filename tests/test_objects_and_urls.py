@@ -22,8 +22,15 @@ import safetensors.numpy
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import Callback
 
-from gllm_storage import ConflictCheckUnsupportedError, ObjectExistsError, ObjectInfo, ObjectNotFoundError
+from gllm_storage import (
+    BucketNotFoundError,
+    ConflictCheckUnsupportedError,
+    ObjectExistsError,
+    ObjectInfo,
+    ObjectNotFoundError,
+)
 from gllm_storage.checksums import crc64nvme, encode
+from gllm_storage.objects import url_in_listing
 from tests.conftest import make_rig
 from tests.rig import MIB, TRAITS
 
@@ -271,6 +278,45 @@ def test_a_listing_has_all_of_over_a_thousand_objects(request: pytest.FixtureReq
         for _ in pool.map(lambda path: rig.second.put(rig.key(path), b""), paths):
             pass
     assert paths_of(rig, rig.client().list_files()) == paths
+
+
+# list_folder
+
+
+def test_a_folder_is_listed_without_what_is_below_its_folders(rig: Rig) -> None:
+    paths = ["v3-old.bin", "v3.bin", "v3/a.bin", "v3/a/b/c.bin", "v3/a/d.bin", "v3/z.bin", "v30/x.bin", "ä/b"]
+    for path in paths:
+        rig.second.put(rig.key(path), path.encode())
+    client = rig.client()
+    top = client.url("x").removesuffix("x")
+
+    def names(folder: str) -> list[str]:
+        return [url_in_listing(each).removeprefix(top) for each in client.list_folder(folder)]
+
+    assert names("") == ["v3-old.bin", "v3.bin", "v3/", "v30/", "ä/"]
+    assert names("v3") == names("v3/") == names(f"/{rig.prefix}/v3") == ["v3/a.bin", "v3/a/", "v3/z.bin"]
+    assert names(f"{top}v3/a") == ["v3/a/b/", "v3/a/d.bin"]
+    assert names("v") == names("none") == []
+    assert [each.size for each in client.list_folder("v30") if isinstance(each, ObjectInfo)] == [len("v30/x.bin")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["ceph", "gcs-fake"])
+def test_a_folder_of_over_a_thousand_folders_is_listed_whole(store: str, request: pytest.FixtureRequest) -> None:
+    rig = make_rig(store, request)
+    paths = [f"{number:04}/{name}" for number in range(1003) for name in ("a", "b")]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda path: rig.second.put(rig.key(path), b""), paths):
+            pass
+    client = rig.client()
+    assert [*client.list_folder()] == [client.url(f"{number:04}/a").removesuffix("a") for number in range(1003)]
+
+
+@pytest.mark.parametrize("rig", SERVERS, indirect=True)
+def test_a_folder_that_cannot_be_listed_is_an_error(rig: Rig) -> None:
+    bucket = "container_name" if rig.provider == "azure" else "bucket_name"
+    with pytest.raises(BucketNotFoundError):
+        list(rig.client(**{bucket: "no-such-bucket-anywhere"}).list_folder())
 
 
 # Keys

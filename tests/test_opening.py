@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage import ConflictCheckUnsupportedError, ObjectExistsError
+from gllm_storage.local_files import is_temporary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,53 @@ def test_a_dropped_handle_stores_nothing_and_says_so(mode: str, rig: Rig, caplog
     gc.collect()
     assert rig.keys() == []
     assert "dropped unclosed: nothing was stored" in caplog.text
+
+
+def test_a_transaction_stores_everything_at_its_end(rig: Rig) -> None:
+    filesystem = rig.client().filesystem
+    with filesystem.transaction:
+        for name in ("a", "b"):
+            with filesystem.open(path_of(rig, name), "wb") as file:
+                file.write(name.encode())
+        assert [key for key in rig.keys() if not is_temporary(key)] == []  # noqa: SIM118 - a method of the rig
+    assert rig.keys() == ["a", "b"]
+    assert rig.second.get(rig.key("b")) == b"b"
+
+
+def test_an_exception_inside_a_transaction_stores_nothing(rig: Rig) -> None:
+    filesystem = rig.client().filesystem
+
+    def fail() -> None:
+        with filesystem.transaction:
+            with filesystem.open(path_of(rig, "a"), "wb") as file:
+                file.write(b"whole")
+            with filesystem.open(path_of(rig, "b"), "wb") as file:
+                _fail_half_way(file, "wb")
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert rig.keys() == []
+
+
+def test_a_create_inside_a_transaction_is_decided_at_its_end(creating_rig: Rig) -> None:
+    filesystem = creating_rig.client().filesystem
+
+    def create() -> None:
+        with filesystem.transaction:
+            with filesystem.open(path_of(creating_rig, "a"), "xb") as file:
+                file.write(b"ours")
+            creating_rig.second.put(creating_rig.key("a"), b"theirs")
+
+    with pytest.raises(ObjectExistsError):
+        create()
+    assert creating_rig.second.get(creating_rig.key("a")) == b"theirs"
+
+
+@pytest.mark.parametrize(("start", "end"), [(None, None), (0, 10), (5, None), (-7, None), (3, -3), (0, 10**9)])
+def test_cat_file_takes_slices_as_bytes_do(start: int | None, end: int | None, rig: Rig) -> None:
+    content = LINES.encode()
+    rig.second.put(rig.key("a"), content)
+    assert rig.client().filesystem.cat_file(path_of(rig, "a"), start, end) == content[start:end]
 
 
 def test_pipe_file_creates_exclusively(creating_rig: Rig) -> None:

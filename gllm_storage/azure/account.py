@@ -60,11 +60,11 @@ class AzureAccount:
             ValueError: If no account is named anywhere.
         """
         if connection_string:
-            return cls(connection_string=connection_string)
+            return cls(_name_in(connection_string), connection_string=connection_string)
         if not account_name and not (account_key or sas_token or principal or anonymous):
             of_environment = os.environ.get(_CONNECTION_STRING)
             if of_environment:
-                return cls(connection_string=of_environment)
+                return cls(_name_in(of_environment), connection_string=of_environment)
         name = account_name or os.environ.get(_NAME)
         if not name:
             raise ValueError(f"no Azure account is named: give account_name or connection_string, or set {_NAME}")
@@ -113,3 +113,8 @@ class AzureAccount:
             "anon": False,
         }
         return {name: value for name, value in options.items() if value is not None}
+
+
+def _name_in(connection_string: str) -> str | None:
+    named = dict(part.split("=", 1) for part in connection_string.split(";") if "=" in part)
+    return named.get("AccountName")

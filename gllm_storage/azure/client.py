@@ -87,8 +87,10 @@ class AzureStorageClient(FsspecStorageClient):
     def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
         self.settings = parse_config(AzureSettings, self.provider, config)
         place = f"{self.settings.container_name}/"
+        account = self.settings.account().name
+        others = tuple(f"{self.settings.container_name}@{account}{host}/" for host in _ACCOUNT_HOSTS) if account else ()
         # Azurite makes a "/" of a "\\"; what Azure does is not documented.
-        return Location("az", place, self.settings.prefix, aliases=_ALIASES, forbidden="\\")
+        return Location("az", place, self.settings.prefix, aliases=_ALIASES, other_bases=others, forbidden="\\")
 
     def _make_filesystem(self) -> AzureBlobFileSystem:
         from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - it imports adlfs and the SDK

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
+from azure.core.exceptions import ServiceRequestError
 from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import BlobServiceClient
-from requests.adapters import HTTPAdapter
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_broken, is_transient
 from gllm_storage.errors import OURS
+from gllm_storage.http_bodies import StoppingAdapter
 from gllm_storage.parallel import check_stop
 from gllm_storage.process import PerProcess
 from gllm_storage.retries import with_retries
@@ -62,14 +63,16 @@ class Connection:
         """
         session = requests.Session()
         for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(pool_connections=2, pool_maxsize=POOL_SIZE))
+            session.mount(scheme, StoppingAdapter(pool_connections=2, pool_maxsize=POOL_SIZE))
         transport = RequestsTransport(
             session=session,
             connection_timeout=self.connect_timeout,
             read_timeout=self.read_timeout,
             connection_verify=self.ca_bundle or True,
         )
-        client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport)
+        # The SDK waits 15 s and more after a first failure, which makes 40 s of two. with_retries waits up to 0.1 s first.
+        none = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
+        client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport, **none)
         return client
 
     def make_async_client(self) -> Any:
@@ -79,20 +82,19 @@ class Connection:
             ValueError: If the connection string or the URL is malformed.
         """
         from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient  # noqa: PLC0415 - imports aiohttp
+        from azure.storage.blob.aio import ExponentialRetry  # noqa: PLC0415 - as above
 
-        return self._make(AsyncBlobServiceClient, self._identity(asynchronous=True))
+        # adlfs knows of no tries but the SDK's, whose own waits begin at 15 s.
+        policy = ExponentialRetry(
+            initial_backoff=0, increment_base=2, random_jitter_range=1, retry_total=self.max_attempts - 1
+        )
+        return self._make(AsyncBlobServiceClient, self._identity(asynchronous=True), retry_policy=policy)
 
     def _make(self, client_class: Any, identity: Any, **more: Any) -> Any:
         options: dict[str, Any] = {
             **more,
             "connection_timeout": self.connect_timeout,
             "read_timeout": self.read_timeout,
-            # The SDK waits 15 s and more after a first failure, which makes 40 s of two. with_retries waits up to 0.1 s
-            # first; only adlfs's own methods keep the SDK's tries.
-            "retry_total": 0,
-            "retry_connect": 0,
-            "retry_read": 0,
-            "retry_status": 0,
             "raw_request_hook": check_stop,
             "max_single_put_size": self.max_put,
             "max_single_get_size": max(self.part_size, 2**20),
@@ -160,5 +162,7 @@ def _readable(request: Callable[[], T]) -> T:
         return request()
     except (*SDK_ERRORS, *OURS):
         raise
+    except OSError as error:  # such as a ca_bundle that is not there any more
+        raise ServiceRequestError(str(error)) from error
     except _GARBLED as error:
         raise UnreadableAnswerError(f"{type(error).__name__}: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from typing import TYPE_CHECKING
 
 from azure.core.exceptions import (
@@ -25,6 +24,8 @@ from gllm_storage.errors import (
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
+    redact,
+    redacted,
 )
 from gllm_storage.retries import TRANSIENT_STATUSES
 
@@ -42,7 +43,7 @@ SDK_ERRORS = (AzureError, UnreadableAnswerError)
 DIGEST_CODES = frozenset({"Md5Mismatch", "Crc64Mismatch", "InvalidMd5"})
 _NO_CONTAINER = frozenset({"ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"})
 _NO_OBJECT = frozenset({"BlobNotFound", "ResourceNotFound", "404", ""})
-_ABOUT_AN_OBJECT = {"delete", "download", "exists", "info", "open", "read"}
+_ABOUT_AN_OBJECT = {"copy", "delete", "download", "exists", "info", "open", "read"}
 """Operations that fail with `FileNotFoundError` when the object is missing; from an upload it means a local file."""
 _DENIED = frozenset({401, 403})
 _SUCCESS = range(200, 300)
@@ -55,6 +56,7 @@ _HINTS = {
     "BlobArchived": " The object is archived; rehydrate it first",
     "RequestBodyTooLarge": " Azure takes no request this large; make part_size smaller",
     "BlockCountExceedsLimit": " Make part_size larger",
+    "InvalidBlobType": " A page or append blob is there; delete it first",
     "InvalidResourceName": " Azure takes no such name",
 }
 
@@ -76,7 +78,8 @@ def code_of(error: BaseException) -> str:
 def is_flipped(error: BaseException) -> bool:
     """Whether the store received other bytes than we sent."""
     # Azurite 3.35 says InvalidOperation, and the digests in its text.
-    return code_of(error) in DIGEST_CODES or (status_of(error) == 400 and "md5" in str(error).lower())  # noqa: PLR2004
+    code = code_of(error)
+    return code in DIGEST_CODES or (code == "InvalidOperation" and "md5" in str(error).lower())
 
 
 def is_transient(error: Exception) -> bool:
@@ -108,6 +111,7 @@ def translated(details: ErrorDetails) -> Iterator[None]:
             error.details = _answered(error.details, cause)
         raise
     except SDK_ERRORS as error:
+        redact(error)
         raise translate(error, details) from error
 
 
@@ -154,5 +158,4 @@ def _answered(details: ErrorDetails, error: HttpResponseError) -> ErrorDetails:
 
 def _line(error: Exception) -> str:
     message = getattr(error, "message", None) or str(error)
-    shown = re.sub(r"\bsig=[^&\s)]+", "sig=***", str(message))  # of a SAS token in a URL
-    return shown.strip().split("\n", maxsplit=1)[0][:300] or type(error).__name__
+    return redacted(str(message)).strip().split("\n", maxsplit=1)[0][:300] or type(error).__name__

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adlfs import AzureBlobFileSystem as _AzureBlobFileSystem
-from fsspec.asyn import sync
+from azure.core.exceptions import AzureError
+from azure.storage.blob import ContentSettings
+from fsspec.asyn import sync, sync_wrapper
 
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.azure.connection import AzureConnections, Connection
+from gllm_storage.azure.errors import translate, translated
 from gllm_storage.azure.requests import AzureRequests
 from gllm_storage.azure.store import AzureStore
 from gllm_storage.bucket_filesystem import BucketFileSystem
+from gllm_storage.errors import ErrorDetails, redact
+from gllm_storage.inherited import InheritedMethods
 from gllm_storage.transfer import TransferSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _PATIENCE = 0.5
 _IGNORED = frozenset({"batch_size", "chunksize", "delimiter", "max_concurrency", "timeout"})
 """Arguments of adlfs that only say how fast."""
 
 
-class AzureBlobFileSystem(BucketFileSystem, _AzureBlobFileSystem):  # type: ignore[misc]  # adlfs publishes no types
+class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSystem):  # type: ignore[misc]  # adlfs publishes no types
     """adlfs's filesystem with the promises of this library.
 
     What `BucketFileSystem` names goes through azure-storage-blob; the rest is adlfs's, with listings that are always fresh.
@@ -126,12 +133,66 @@ class AzureBlobFileSystem(BucketFileSystem, _AzureBlobFileSystem):  # type: igno
         self._close_with_patience()
         self.connection_string, self.sas_token = self.account.connection_string, self.account.sas_token
         self.anon = self.account.anonymous
-        self._attach(AzureStore(AzureRequests(self.connections), settings, access_tier))
+        self.requests = AzureRequests(self.connections)
+        self._attach(AzureStore(self.requests, settings, access_tier))
 
     def do_connect(self) -> None:
         """Make adlfs's client, of the same account and with the same credentials as ours."""
         self.service_client = self.connections.connection.make_async_client()
         self.account_url = self.service_client.url
+
+    def open(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Open a blob, as `BucketFileSystem` does.
+
+        Raises:
+            ValueError: If the path is a URL of another account.
+        """
+        return super().open(self._without_protocol(path), *args, **kwargs)
+
+    def _without_protocol(self, path: str) -> str:
+        path = super()._without_protocol(path)
+        container, at, rest = path.partition("@")
+        if not at or "/" in container:
+            return path
+        host, _, key = rest.partition("/")  # abfs://container@account.dfs.core.windows.net/key
+        if self.account.name and host.partition(".")[0] != self.account.name:
+            raise ValueError(f"{path!r} is not in the account {self.account.name!r}, which this filesystem is for")
+        return f"{container}/{key}"
+
+    async def _cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        await self._in_thread(lambda _: self._copy(path1, path2))
+
+    cp_file = sync_wrapper(_cp_file)
+
+    def _copy(self, path1: str, path2: str) -> None:
+        source, target = self._place(path1), self._place(path2)
+        self.requests.copy(source, target, self._error_details(*source, "copy"))
+        self._forget_listings(path2)
+
+    async def _ls_containers(self, return_glob: bool = False) -> Any:  # noqa: ARG002 - adlfs's signature
+        # adlfs's own looks for what it found in its cache, which keeps nothing.
+        found = self.service_client.list_containers(include_metadata=True)
+        return await self._details([each async for each in found])
+
+    @contextlib.contextmanager
+    def _in_our_words(self, path: Any, operation: str) -> Iterator[None]:
+        url = f"az://{self._strip_protocol(path)}" if isinstance(path, str) else "az://"
+        details = ErrorDetails(self.provider, url, operation)
+        with translated(details):
+            try:
+                yield
+            except RuntimeError as error:  # adlfs's, of what failed while several blobs were deleted
+                cause = error.__cause__
+                if isinstance(cause, AzureError):
+                    redact(cause)
+                    raise translate(cause, details) from cause
+                raise
+
+    def _forget_listings(self, path: str) -> None:
+        path = self._strip_protocol(path)
+        while path:
+            self.invalidate_cache(path)
+            path = self._parent(path)
 
     def _after_fork(self) -> None:
         self.do_connect()
@@ -146,7 +207,7 @@ class AzureBlobFileSystem(BucketFileSystem, _AzureBlobFileSystem):  # type: igno
             known = finalizer.peek()
             if known and known[0] is self and known[1] is sync:
                 finalizer.detach()
-        weakref.finalize(self, _close, self._loop, self.service_client)
+        weakref.finalize(self, _close, os.getpid(), self._loop, self.service_client)
 
     def _write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """Read adlfs's arguments of writes.
@@ -156,8 +217,8 @@ class AzureBlobFileSystem(BucketFileSystem, _AzureBlobFileSystem):  # type: igno
         """
         given = {name: value for name, value in kwargs.items() if name not in _IGNORED and value is not None}
         exclusive = not given.pop("overwrite", True) or exclusive
-        content: Any = given.pop("content_settings", {})
-        options = {"metadata": given.pop("metadata", None), "content": _as_dict(content)}
+        content = _content(given.pop("content_settings", {}))
+        options = {"metadata": _metadata(given.pop("metadata", {})), "content": content}
         if given:
             raise TypeError(f"unknown arguments: {', '.join(sorted(given))}")
         return exclusive, options
@@ -176,14 +237,33 @@ class AzureBlobFileSystem(BucketFileSystem, _AzureBlobFileSystem):  # type: igno
         return path.strip("/")
 
 
-def _as_dict(content: Any) -> dict[str, Any]:
-    fields = content if isinstance(content, dict) else vars(content)
-    return {name: value for name, value in fields.items() if value is not None and name != "content_md5"}
+def _metadata(given: Any) -> dict[str, str]:
+    for name, value in given.items():
+        if not (isinstance(value, str) and value.isascii() and value.isprintable() and str(name).isidentifier()):
+            raise ValueError(f"metadata {name!r}={value!r}: Azure takes identifiers as names, and printable ASCII as values")
+    return dict(given)
 
 
-def _close(loop: Any, client: Any) -> None:
-    """Close adlfs's client, for a moment at most: where its loop does not run any more, nobody can."""
-    if loop is None or not loop.is_running():
+def _content(given: Any) -> dict[str, str]:
+    """The fields of content settings that were given; the MD5 is ours."""
+    fields: dict[str, Any] = given if isinstance(given, dict) else vars(given) if isinstance(given, ContentSettings) else {}
+    known = {name for name in vars(ContentSettings()) if name != "content_md5"}
+    unknown = fields.keys() - known - {"content_md5"}
+    if unknown or not (fields or given == {}):
+        raise TypeError(
+            f"content_settings: unknown {', '.join(sorted(unknown)) or repr(given)}; known: {', '.join(sorted(known))}"
+        )
+    for name, value in fields.items():
+        if name in known and value is not None and not (isinstance(value, str) and value.isascii() and value.isprintable()):
+            raise ValueError(f"content_settings {name}={value!r}: must be printable ASCII")
+    return {name: value for name, value in fields.items() if name in known and value is not None}
+
+
+def _close(pid: int, loop: Any, client: Any) -> None:
+    """Close adlfs's client, for a moment at most: where its loop does not run any more, as in a forked child, nobody can."""
+    if pid != os.getpid() or loop is None or not loop.is_running():
         return
     with contextlib.suppress(Exception):  # at the interpreter's end, nobody could do anything about it
-        sync(loop, client.close, timeout=_PATIENCE)
+        closing = asyncio.run_coroutine_threadsafe(client.close(), loop)
+        if asyncio._get_running_loop() is not loop:  # noqa: SLF001 - documented; garbage may be collected in any thread
+            closing.result(_PATIENCE)

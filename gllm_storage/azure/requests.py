@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from azure.storage.blob import BlobPrefix
+
 from gllm_storage.azure.errors import UnreadableAnswerError, code_of, not_found, status_of, translated
-from gllm_storage.errors import AccessDeniedError, BucketNotFoundError
-from gllm_storage.metadata import CHECKSUM_UNDERSCORED, kept_checksum
-from gllm_storage.objects import ObjectInfo, aware
+from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageError
+from gllm_storage.exclusive import backoff
+from gllm_storage.metadata import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, kept_checksum
+from gllm_storage.objects import ObjectInfo, aware, url_in_listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,20 +102,57 @@ class AzureRequests:
         with translated(details):
             self.connections.call(delete, details)
 
+    def copy(self, source: tuple[str, str], target: tuple[str, str], details: ErrorDetails) -> None:
+        """Copy Blob, with its metadata, and wait until the copy is complete, which adlfs does not.
+
+        Args:
+            source: Container and blob.
+            target: Likewise.
+            details: What it is about, for errors.
+
+        Raises:
+            ObjectNotFoundError: If there is no such blob.
+            StorageError: If it fails.
+        """
+        client = self.connections.blob(*target)
+        start = partial(client.start_copy_from_url, self.connections.blob(*source).url)
+        with translated(details):
+            state = str(self.connections.call(start, details)["copy_status"])
+            for attempt in itertools.count():
+                if state != "pending":
+                    break
+                backoff(attempt)
+                state = str(self.connections.call(client.get_blob_properties, details).copy.status)
+        if state != "success":
+            raise StorageError(f"copy of {details.url} to az://{'/'.join(target)} ended as {state!r}. Try again", details)
+
     def list(self, container: str, prefix: str, details: ErrorDetails) -> Iterator[ObjectInfo]:
         """All blobs whose name begins with a prefix, in order; folders are left out.
 
         Raises:
             StorageError: If listing fails, at any page.
         """
-        client = self.connections.container(container)
+        listing = self.connections.container(container).list_blobs(name_starts_with=prefix or None, include=["metadata"])
+        for page in self._pages(listing, details):
+            yield from (found for found in (_listed(each, container) for each in page) if isinstance(found, ObjectInfo))
+
+    def folder(self, container: str, prefix: str, details: ErrorDetails) -> Iterator[ObjectInfo | str]:
+        """The blobs directly behind a prefix, and the URLs of the folders there, which end with ``/``.
+
+        Raises:
+            StorageError: If listing fails, at any page.
+        """
+        listing = self.connections.container(container).walk_blobs(name_starts_with=prefix or None, include=["metadata"])
+        for page in self._pages(listing, details):
+            found = [_listed(each, container) for each in page]  # the SDK puts the folders of a page first
+            yield from sorted((each for each in found if each is not None), key=url_in_listing)
+
+    def _pages(self, listing: Any, details: ErrorDetails) -> Iterator[Any]:
         with translated(details):
-            pages: Any = client.list_blobs(name_starts_with=prefix or None, include=["metadata"]).by_page()
+            pages = listing.by_page()
             # A page that failed is asked for again by its token: the iterator goes on only after a success.
             while (page := self.connections.call(lambda: next(pages, None), details)) is not None:
-                for each in page:
-                    if not each.name.endswith("/") and not is_folder(each.metadata):
-                        yield info_of(each, f"az://{container}/{each.name}", listed=True)
+                yield list(page)
 
     def is_prefix(self, container: str, prefix: str, details: ErrorDetails) -> bool:
         """Whether any blob's name begins with a prefix.
@@ -145,6 +187,16 @@ class AzureRequests:
         self._seen[container] = time.monotonic()
 
 
+def _listed(found: Any, container: str) -> ObjectInfo | str | None:
+    """An object, the URL of a folder, or None for what stands for a folder that is listed itself."""
+    url = f"az://{container}/{found.name}"
+    if isinstance(found, BlobPrefix):
+        return url
+    if found.name.endswith("/") or is_folder(found.metadata):
+        return None
+    return info_of(found, url, listed=True)
+
+
 def is_folder(metadata: Mapping[str, str] | None) -> bool:
     """Whether a blob stands for a folder of a hierarchical namespace."""
     return _lowered(metadata).get("hdi_isfolder") == "true"
@@ -164,12 +216,19 @@ def info_of(properties: BlobProperties, url: str, *, listed: bool = False) -> Ob
 
 
 def _checksum(properties: BlobProperties) -> str | None:
-    """The full-object checksum: ours, or else the MD5 that Azure keeps of what came in one request."""
-    ours = kept_checksum(_lowered(properties.metadata).get(CHECKSUM_UNDERSCORED, ""), int(properties.size))
-    if ours:
+    """The full-object checksum: ours, where it is of this content, or else the MD5 in the blob's properties.
+
+    Azure computes that MD5 of what came in one request; of what came in blocks it is what the client said.
+    """
+    metadata, content_md5 = _lowered(properties.metadata), properties.content_settings.content_md5
+    md5 = base64.b64encode(bytes(content_md5)).decode() if content_md5 else None
+    ours = kept_checksum(metadata.get(CHECKSUM_UNDERSCORED, ""), int(properties.size))
+    is_ours = metadata.get(MD5_UNDERSCORED, md5) == md5
+    if ours and is_ours:
         return ours
-    md5 = properties.content_settings.content_md5
-    return f"md5:{base64.b64encode(bytes(md5)).decode()}" if md5 else None
+    if MD5_UNDERSCORED in metadata and is_ours:
+        return None  # somebody has appended to our blob, and has carried along what we said of it
+    return f"md5:{md5}" if md5 else None
 
 
 def _lowered(metadata: Mapping[str, str] | None) -> dict[str, str]:

@@ -38,6 +38,12 @@ def _connection_string(value: str) -> str:
     return value
 
 
+def _sas_token(value: str) -> str:
+    if "sig=" not in value:  # the SDK would take it for an account key
+        raise ValueError("is no shared access signature: it needs sig=…")
+    return value
+
+
 def _part_size(value: str) -> int:
     if not _MIB <= size(value) <= MAX_BLOCK:
         raise ValueError("must be between 1MiB and 4000MiB, Azure's limit for a block")
@@ -59,7 +65,7 @@ class AzureSettings:
     account_name: str | None = setting(_account, default=None)
     connection_string: str | None = setting(_connection_string, default=None, secret=True)
     account_key: str | None = setting(text, default=None, secret=True)
-    sas_token: str | None = setting(text, default=None, secret=True)
+    sas_token: str | None = setting(_sas_token, default=None, secret=True)
     tenant_id: str | None = setting(text, default=None)
     client_id: str | None = setting(text, default=None)
     client_secret: str | None = setting(text, default=None, secret=True)
@@ -129,7 +135,7 @@ class AzureSettings:
 
     def filesystem_options(self) -> dict[str, Any]:
         """The options of our own filesystem."""
-        return {
+        options = {
             **self.storage_options(),
             "endpoint_url": self.endpoint_url,
             "ca_bundle": self.ca_bundle,
@@ -138,3 +144,4 @@ class AzureSettings:
             "part_size": self.part_size,
             "max_attempts": self.max_attempts,
         }
+        return {name: value for name, value in options.items() if value is not None}

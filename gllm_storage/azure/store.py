@@ -126,6 +126,14 @@ class AzureStore:
         """
         return self.requests.list(bucket, prefix, _details(bucket, prefix, "list"))
 
+    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
+        """What is directly behind a prefix: blobs, and URLs of folders.
+
+        Raises:
+            StorageError: If listing fails.
+        """
+        return self.requests.folder(bucket, prefix, _details(bucket, prefix, "list"))
+
     def is_prefix(self, bucket: str, prefix: str) -> bool:
         """Whether any blob's name begins with a prefix.
 

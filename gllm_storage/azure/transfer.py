@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
+import re
 import secrets
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +28,7 @@ from gllm_storage.azure.errors import (
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.exclusive import Answer, Sighting
 from gllm_storage.local_files import CHUNK
-from gllm_storage.metadata import CHECKSUM_UNDERSCORED, WRITE_ID_UNDERSCORED
+from gllm_storage.metadata import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, WRITE_ID_UNDERSCORED
 from gllm_storage.parallel import run_all
 from gllm_storage.transfer import ObjectChangedError, part_ranges, part_size_for
 
@@ -46,6 +48,7 @@ _logger = logging.getLogger(__name__)
 
 MAX_BLOCKS = 50_000
 """https://learn.microsoft.com/rest/api/storageservices/put-block-list"""
+_BLOCK_NAME = re.compile(rb"<Name>([^<]*)</Name>")
 _ID_LENGTH = 32
 _ID_DIGITS = 6
 _EXISTS_CODES = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
@@ -86,7 +89,12 @@ class AzureReader:
 
         def download() -> tuple[bytes, str]:
             stream = client.download_blob(
-                start, length, etag=f'"{version.etag}"', match_condition=MatchConditions.IfNotModified, max_concurrency=1
+                start,
+                length,
+                etag=f'"{version.etag}"',
+                match_condition=MatchConditions.IfNotModified,
+                max_concurrency=1,
+                decompress=False,  # what is stored, not what it unpacks to: size, ranges and checksum are of that
             )
             return stream.readall(), str(stream.properties.etag).strip('"')
 
@@ -137,10 +145,14 @@ class AzureUpload:
         """The precondition, as the SDK takes it."""
         return {"match_condition": MatchConditions.IfMissing} if self.exclusive else {}
 
-    def metadata_of(self, write_id: str, crc: int) -> dict[str, str]:
+    def metadata_of(self, write_id: str, crc: int, md5: bytes) -> dict[str, str]:
         """All metadata of the blob."""
-        kept = f"{checksums.encode(crc)}-{self.source.size}"
-        return {**self.metadata, WRITE_ID_UNDERSCORED: write_id, CHECKSUM_UNDERSCORED: kept}
+        ours = {
+            WRITE_ID_UNDERSCORED: write_id,
+            CHECKSUM_UNDERSCORED: f"{checksums.encode(crc)}-{self.source.size}",
+            MD5_UNDERSCORED: base64.b64encode(md5).decode(),
+        }
+        return {**self.metadata, **ours}
 
 
 class AzureWrite:
@@ -180,7 +192,8 @@ class AzureWrite:
         self._committing = False
         if self._upload.source.size <= self._upload.transfer.settings.multipart_threshold:
             try:
-                self._put(write_id)
+                # In a thread: Ctrl-C, which comes to this one, must not leave the request on its way.
+                run_all([partial(self._put, write_id)], 1, self._upload.transfer.attempt().stop)
             except ResourceExistsError:
                 if not (self.conditional and self._sees_nothing()):
                     raise
@@ -196,17 +209,22 @@ class AzureWrite:
 
     def judge(self, error: Exception) -> Answer:
         """What an answer of Azure, or none, says about the write."""
-        if not self._committing or not isinstance(error, SDK_ERRORS):
+        if not isinstance(error, SDK_ERRORS):
             return Answer.FAILED
         status, code = status_of(error), code_of(error)
-        if self.conditional and (code in _EXISTS_CODES or status == _PRECONDITION_FAILED):
+        if self.conditional and self._says_exists(status, code):
             return Answer.EXISTS
+        if not self._committing:
+            return Answer.FAILED
         if code == "InvalidBlockList":
             return Answer.CONCURRENT  # Another write to this name was committed, which throws away the blocks of all others.
         open_ended = isinstance(error, UnreadableAnswerError) or is_transient(error) or is_broken(error)
-        if open_ended or status >= _SERVER_ERROR:
-            return Answer.UNKNOWN
-        return Answer.FAILED
+        return Answer.UNKNOWN if open_ended or status >= _SERVER_ERROR else Answer.FAILED
+
+    def _says_exists(self, status: int, code: str) -> bool:
+        if code == "InvalidBlobType":
+            return True  # a page or append blob, which takes no blocks
+        return self._committing and (code in _EXISTS_CODES or status == _PRECONDITION_FAILED)
 
     def _sees_nothing(self) -> bool:
         try:
@@ -219,14 +237,15 @@ class AzureWrite:
         upload, source = self._upload, self._upload.source
         data = source.read_at(0, source.size)
         source.require_unchanged()
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
         self._committing = True
         put = partial(
             upload.client.upload_blob,
             data,
             length=len(data),
             overwrite=not upload.exclusive,
-            metadata=upload.metadata_of(write_id, checksums.crc64nvme(data)),
-            content_settings=ContentSettings(**upload.content),
+            metadata=upload.metadata_of(write_id, checksums.crc64nvme(data), md5),
+            content_settings=ContentSettings(**upload.content, content_md5=bytearray(md5)),
             validate_content=True,
             max_concurrency=1,
             **upload.options,
@@ -247,9 +266,15 @@ class AzureWrite:
             self._put_blocks_with_ids(write_id, length)
 
     def _id_length_of_others(self) -> int:
-        ask = partial(self._upload.client.get_block_list, "uncommitted")
-        _, uncommitted = self._upload.requests.connections.call(ask, self.details)
-        return len(uncommitted[0].id) if uncommitted else _ID_LENGTH
+        names: list[bytes] = []
+
+        def read_names(answer: Any) -> None:
+            # From the XML: the SDK shows ids that are not UTF-8 in base64, and all others decoded.
+            names.extend(_BLOCK_NAME.findall(answer.http_response.body()))
+
+        ask = partial(self._upload.client.get_block_list, "uncommitted", raw_response_hook=read_names)
+        self._upload.requests.connections.call(ask, self.details)
+        return len(base64.b64decode(names[0])) if names else _ID_LENGTH
 
     def _put_blocks_with_ids(self, write_id: str, length: int) -> None:
         upload, source = self._upload, self._upload.source
@@ -291,7 +316,7 @@ class AzureWrite:
         commit = partial(
             upload.client.commit_block_list,
             [BlobBlock(block_id=each) for each in ids],
-            metadata=upload.metadata_of(write_id, crc),
+            metadata=upload.metadata_of(write_id, crc, md5),
             content_settings=ContentSettings(**upload.content, content_md5=bytearray(md5)),
             validate_content=True,
             **upload.condition(),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 from google.auth.transport.requests import AuthorizedSession
-from requests.adapters import HTTPAdapter
 
 from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, is_transient
+from gllm_storage.http_bodies import StoppingAdapter
 from gllm_storage.process import PerProcess
 from gllm_storage.retries import with_retries
 
@@ -52,7 +52,7 @@ class Connection:
         """A new session, for use by threads."""
         credentials = self.credentials()
         session: Any = requests.Session() if credentials is None else _authorized(credentials)
-        adapter = HTTPAdapter(pool_connections=2, pool_maxsize=self.pool_size)
+        adapter = StoppingAdapter(pool_connections=2, pool_maxsize=self.pool_size)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         if self.ca_bundle:
@@ -121,14 +121,19 @@ class GCSConnections:
         """
         given, connection = request.pop("params", {}), self.connection
         whole = path.startswith(("http://", "https://"))
-        answer = self._session.get().request(
-            method,
-            path if whole else f"{self.endpoint_url}{path}",
-            params={} if whole else {**connection.parameters, **given},
-            timeout=(connection.connect_timeout, connection.read_timeout),
-            allow_redirects=False,
-            **request,
-        )
+        try:
+            answer = self._session.get().request(
+                method,
+                path if whole else f"{self.endpoint_url}{path}",
+                params={} if whole else {**connection.parameters, **given},
+                timeout=(connection.connect_timeout, connection.read_timeout),
+                allow_redirects=False,
+                **request,
+            )
+        except requests.RequestException:
+            raise
+        except OSError as error:  # such as a ca_bundle that is not there any more
+            raise requests.ConnectionError(str(error)) from error
         if answer.status_code in _SUCCESS or answer.status_code in accepted:
             return answer
         with contextlib.closing(answer):

@@ -21,6 +21,8 @@ from gllm_storage.errors import (
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
+    redact,
+    redacted,
 )
 from gllm_storage.retries import TRANSIENT_STATUSES
 
@@ -140,6 +142,7 @@ def translated(details: ErrorDetails) -> Iterator[None]:
             error.details = _answered(error.details, cause)
         raise
     except SDK_ERRORS as error:
+        redact(error)
         raise translate(error, details) from error
 
 
@@ -184,6 +187,4 @@ def _answered(details: ErrorDetails, error: RefusedError) -> ErrorDetails:
 
 
 def _line(error: Exception) -> str:
-    # The id of an upload session is all that it takes to write to it.
-    shown = re.sub(r"upload_id=[^&\s)]+", "upload_id=***", str(error))
-    return shown.strip().split("\n", maxsplit=1)[0][:300] or type(error).__name__
+    return redacted(str(error)).strip().split("\n", maxsplit=1)[0][:300] or type(error).__name__

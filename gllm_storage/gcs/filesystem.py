@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import aiohttp
+import requests
 from gcsfs.core import GCSFileSystem as _GCSFileSystem
+from gcsfs.retry import HttpError
 
 from gllm_storage.bucket_filesystem import BucketFileSystem
+from gllm_storage.errors import OURS, ErrorDetails
 from gllm_storage.gcs.connection import Connection, GCSConnections
+from gllm_storage.gcs.errors import RefusedError, translated
 from gllm_storage.gcs.requests import GCSRequests
 from gllm_storage.gcs.store import GCSStore
+from gllm_storage.inherited import InheritedMethods
 from gllm_storage.transfer import MIB, TransferSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _IGNORED = frozenset({"batch_size", "chunksize", "consistency", "max_concurrency", "timeout"})
 """Arguments of gcsfs that only say how fast, or ask for checks that we make anyway."""
@@ -28,9 +35,10 @@ _FIXED = {
     "custom_time": "customTime",
 }
 PART_SIZE = 16 * MIB
+_DENIED = 403
 
 
-class GCSFileSystem(BucketFileSystem, _GCSFileSystem):  # type: ignore[misc]  # gcsfs publishes no types
+class GCSFileSystem(BucketFileSystem, InheritedMethods, _GCSFileSystem):  # type: ignore[misc]  # gcsfs publishes no types
     """gcsfs's filesystem with the promises of this library.
 
     What `BucketFileSystem` names goes by Google's JSON API; the rest is gcsfs's, with listings that are always fresh. It is
@@ -117,6 +125,23 @@ class GCSFileSystem(BucketFileSystem, _GCSFileSystem):  # type: ignore[misc]  # 
         self._session = None
         self._ssl_context_task = None
         self.credentials.lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def _in_our_words(self, path: Any, operation: str) -> Iterator[None]:
+        url = f"gs://{self._strip_protocol(path)}" if isinstance(path, str) else "gs://"
+        with translated(ErrorDetails(self.provider, url, operation)):
+            try:
+                yield
+            except OURS:
+                raise
+            except HttpError as error:
+                raise RefusedError(int(error.code or 0), str(error.code), str(error.message)) from error
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise requests.ConnectionError(str(error) or type(error).__name__) from error
+            except OSError as error:  # gcsfs's word for HTTP 403
+                if str(error).startswith("Forbidden"):
+                    raise RefusedError(_DENIED, "forbidden", str(error)) from error
+                raise
 
     def _directory(self, name: str) -> dict[str, Any]:
         return {**super()._directory(name), "storageClass": "DIRECTORY"}

@@ -17,7 +17,7 @@ from gllm_storage.gcs.errors import (
     not_found,
     translated,
 )
-from gllm_storage.objects import ObjectInfo, aware
+from gllm_storage.objects import ObjectInfo, aware, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,9 +104,16 @@ class GCSRequests:
             StorageError: If listing fails, at any page.
         """
         for page in self._pages(bucket, {"prefix": prefix}, details):
-            for each in page:
-                if not each["name"].endswith("/"):
-                    yield info_of(each, f"gs://{bucket}/{each['name']}", listed=True)
+            yield from _objects_in(page, bucket)
+
+    def folder(self, bucket: str, prefix: str, details: ErrorDetails) -> Iterator[ObjectInfo | str]:
+        """The objects directly behind a prefix, and the URLs of the folders there, which end with ``/``.
+
+        Raises:
+            StorageError: If listing fails, at any page.
+        """
+        for page in self._pages(bucket, {"prefix": prefix, "delimiter": "/"}, details):
+            yield from in_order(_objects_in(page, bucket), [f"gs://{bucket}/{each}" for each in page.get("prefixes", [])])
 
     def is_prefix(self, bucket: str, prefix: str, details: ErrorDetails) -> bool:
         """Whether any object's name begins with a prefix.
@@ -114,7 +121,7 @@ class GCSRequests:
         Raises:
             StorageError: If it cannot be told.
         """
-        return any(self._pages(bucket, {"prefix": prefix, "maxResults": "1"}, details))
+        return any(page.get("items") for page in self._pages(bucket, {"prefix": prefix, "maxResults": "1"}, details))
 
     def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
         """Check that a bucket is there.
@@ -155,15 +162,15 @@ class GCSRequests:
             self._zonal[bucket] = str(layout.get("locationType", "")).lower() == "zone"
         return self._zonal[bucket]
 
-    def _pages(self, bucket: str, params: Mapping[str, str], details: ErrorDetails) -> Iterator[list[dict[str, Any]]]:
+    def _pages(self, bucket: str, params: Mapping[str, str], details: ErrorDetails) -> Iterator[dict[str, Any]]:
         token: str | None = None
         while True:
             query = {**params, "pageToken": token} if token else dict(params)
             with translated(details):
                 page = self.connections.ask("GET", f"/storage/v1/b/{quote(bucket, safe='')}/o", details, params=query)
-                if not page.keys() & {"kind", "items", "nextPageToken"}:
+                if not page.keys() & {"kind", "items", "prefixes", "nextPageToken"}:
                     raise UnreadableAnswerError("its answer is no listing")
-            yield page.get("items", [])
+            yield page
             token = page.get("nextPageToken")
             if not token:
                 return
@@ -173,6 +180,12 @@ class GCSRequests:
         if isinstance(error, RefusedError) and error.message.startswith("No such object"):
             return
         self.require_bucket(bucket, details)
+
+
+def _objects_in(page: Mapping[str, Any], bucket: str) -> Iterator[ObjectInfo]:
+    for each in page.get("items", []):
+        if not each["name"].endswith("/"):
+            yield info_of(each, f"gs://{bucket}/{each['name']}", listed=True)
 
 
 def path_of(bucket: str, key: str, start: str = "/storage/v1") -> str:

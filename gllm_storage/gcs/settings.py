@@ -88,7 +88,7 @@ class GCSSettings:
 
     def filesystem_options(self) -> dict[str, Any]:
         """The options of our own filesystem."""
-        return {
+        options = {
             **self.storage_options(),
             "ca_bundle": self.ca_bundle,
             "storage_class": self.storage_class,
@@ -100,3 +100,4 @@ class GCSSettings:
             "read_timeout": self.read_timeout,
             "max_attempts": self.max_attempts,
         }
+        return {name: value for name, value in options.items() if value is not None}

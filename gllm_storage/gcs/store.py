@@ -131,6 +131,14 @@ class GCSStore:
         """
         return self.requests.objects(bucket, prefix, _details(bucket, prefix, "list"))
 
+    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
+        """What is directly behind a prefix: objects, and URLs of folders.
+
+        Raises:
+            StorageError: If listing fails.
+        """
+        return self.requests.folder(bucket, prefix, _details(bucket, prefix, "list"))
+
     def is_prefix(self, bucket: str, prefix: str) -> bool:
         """Whether any object's name begins with a prefix.
 

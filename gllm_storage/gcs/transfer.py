@@ -6,6 +6,7 @@ import contextlib
 import json
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from gllm_storage.gcs.errors import (
 from gllm_storage.gcs.requests import info_of, path_of, require_resource
 from gllm_storage.gcs.resumable import ResumableUpload
 from gllm_storage.metadata import WRITE_ID_UNDERSCORED
+from gllm_storage.parallel import run_all
 from gllm_storage.transfer import READ_CHUNK, ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
@@ -216,7 +218,8 @@ class GCSWrite:
         for attempt in range(1, _TRIES + 1):
             try:
                 if self._in_one:
-                    self._send_in_one(write_id)
+                    # In a thread: Ctrl-C, which comes to this one, must not leave the request on its way.
+                    run_all([partial(self._send_in_one, write_id)], 1, self._upload.transfer.attempt().stop)
                 else:
                     self._send_by_session(write_id)
             except RefusedError as error:

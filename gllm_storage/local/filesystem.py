@@ -115,6 +115,23 @@ class LocalStoreFileSystem(AtomicOpening, FilesAndFolders, LocalFileSystem):  # 
             with contextlib.suppress(ObjectNotFoundError):  # deleted meanwhile
                 yield _info(found, _look(found, details))
 
+    def iter_folder(self, path: str) -> Iterator[ObjectInfo | str]:
+        """What is directly in a folder: files, and URLs of folders; files that are still being written are left out.
+
+        Raises:
+            StorageError: If the folder cannot be read.
+        """
+        folder, details = path[: path.rfind("/") + 1], _details(path, "list")
+        with _translated(details), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with os.scandir(folder) as entries:
+                found = [f"{folder}{each.name}/" if each.is_dir() else f"{folder}{each.name}" for each in entries]
+            for each in sorted(found):
+                if each.endswith("/"):
+                    yield f"file://{each}"
+                elif not is_temporary(os.path.basename(each)):
+                    with contextlib.suppress(ObjectNotFoundError):  # deleted meanwhile, or no file
+                        yield _info(each, _look(each, details))
+
     def rm_file(self, path: str) -> None:
         """Delete a file.
 
@@ -133,9 +150,10 @@ class LocalStoreFileSystem(AtomicOpening, FilesAndFolders, LocalFileSystem):  # 
         details = _details(path, "open")
         if mode == "rb":
             _look(path, details)
-        if mode not in {"wb", "xb"} or not kwargs.get("autocommit", True):
+        if mode not in {"wb", "xb"}:
             return super()._open(path, mode, block_size, **kwargs)
-        return AtomicWriter(_written(path, details, exclusive=mode == "xb"), details.url)
+        written = _written(path, details, exclusive=mode == "xb")
+        return AtomicWriter(written, details.url, autocommit=kwargs.get("autocommit", True))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem as _MemoryFileSystem
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
 from gllm_storage.exclusive import exists_error
 from gllm_storage.local_files import CHUNK, atomic_target, open_source
-from gllm_storage.objects import ObjectInfo, aware
+from gllm_storage.objects import ObjectInfo, aware, directly_in
 from gllm_storage.opening import AtomicOpening, FilesAndFolders
 from gllm_storage.writer import AtomicWriter
 
@@ -71,6 +71,10 @@ class MemoryFileSystem(AtomicOpening, FilesAndFolders, _MemoryFileSystem):  # ty
             if content is not None and name.startswith(wanted):
                 yield _info(name, content)
 
+    def iter_folder(self, path: str) -> Iterator[ObjectInfo | str]:
+        """What is directly behind ``bucket/…``: objects, and URLs of folders."""
+        return directly_in(self.iter_objects(path), f"memory://{path.lstrip('/')}")
+
     def rm_file(self, path: str) -> None:
         """Delete an object.
 
@@ -89,10 +93,11 @@ class MemoryFileSystem(AtomicOpening, FilesAndFolders, _MemoryFileSystem):  # ty
         if mode == "rb":
             # fsspec gives out the stored object itself, whose position all its readers would share.
             return io.BytesIO(self._look(path, _details(path, "open")).getvalue())
-        if mode not in {"wb", "xb"} or kwargs.get("data") is not None or not kwargs.get("autocommit", True):
+        if mode not in {"wb", "xb"} or kwargs.get("data") is not None:
             return super()._open(path, mode, **kwargs)
         details = _details(path, "open")
-        return AtomicWriter(self._stored(path, details, exclusive=mode == "xb"), details.url)
+        stored = self._stored(path, details, exclusive=mode == "xb")
+        return AtomicWriter(stored, details.url, autocommit=kwargs.get("autocommit", True))
 
     @contextlib.contextmanager
     def _stored(self, path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[IO[bytes]]:

@@ -83,6 +83,26 @@ class FileSection(io.RawIOBase):
         return data
 
 
+class MemorySection(io.BytesIO):
+    """Bytes as a request's body, which stop in their middle.
+
+    In one piece they would all go out, on a slow line long after Ctrl-C, and the request would take effect then.
+
+    Args:
+        data: The bytes.
+        stop: Ends the request when set.
+    """
+
+    def __init__(self, data: bytes, stop: Stop) -> None:
+        super().__init__(data)
+        self._stop = stop
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read on."""
+        self._stop.check()
+        return super().read(size)
+
+
 @dataclass
 class ChecksumHeaders:
     """Which operations of an endpoint take ``x-amz-checksum-…``; found out by the first request that carries it."""

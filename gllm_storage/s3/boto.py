@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from gllm_storage import checksums
 from gllm_storage.local_files import CHUNK
 from gllm_storage.parallel import run_all, stopped_by
-from gllm_storage.s3.body import ChecksumHeaders, FileSection
+from gllm_storage.s3.body import ChecksumHeaders, FileSection, MemorySection
 from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, require_any
 
 if TYPE_CHECKING:
@@ -65,8 +65,14 @@ class PutUpload:
             botocore.exceptions.BotoCoreError: If there is no answer.
             StorageError: If the file changed.
         """
+        # In a thread: Ctrl-C, which comes to this one, must not leave the request on its way.
+        run_all([self._put], 1, self._upload.transfer.stop)
+
+    def _put(self) -> None:
         upload = self._upload
         body, checksum = _body(upload, 0, upload.source.size)
+        if isinstance(body, bytes) and len(body) > CHUNK:
+            body = MemorySection(body, upload.transfer.stop)
         _require_same(upload, checksum)
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
         for attempt in _digest_attempts(upload):
@@ -209,7 +215,7 @@ def _require_same(upload: Upload, checksum: int) -> None:
         raise upload.source.changed()
 
 
-def _body(upload: Upload, offset: int, length: int) -> tuple[bytes | FileSection, int]:
+def _body(upload: Upload, offset: int, length: int) -> tuple[bytes | MemorySection | FileSection, int]:
     """A request's body and its CRC. In memory, where that is small: then what is sent is what was checked."""
     if length * upload.transfer.settings.max_concurrency <= _IN_MEMORY or length <= CHUNK:
         data = upload.source.read_at(offset, length)
@@ -229,9 +235,9 @@ def _digest_attempts(upload: Upload) -> range:
     return range(upload.transfer.settings.max_attempts, 0, -1)
 
 
-def _raise_unless_flipped(error: ClientError, attempts_left: int, body: bytes | FileSection) -> None:
+def _raise_unless_flipped(error: ClientError, attempts_left: int, body: bytes | MemorySection | FileSection) -> None:
     """A body that arrived otherwise than it left is sent again, which botocore does not do."""
     if code_of(error) not in DIGEST_CODES or attempts_left <= 1:
         raise error
-    if isinstance(body, FileSection):
+    if not isinstance(body, bytes):
         body.seek(0)

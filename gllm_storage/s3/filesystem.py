@@ -35,6 +35,7 @@ class S3FileSystem(BucketFileSystem, _S3FileSystem):  # type: ignore[misc]  # s3
 
     provider: ClassVar[str] = "s3"
     scheme: ClassVar[str] = "s3"
+    appends: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from gllm_storage.checksums import ALGORITHMS, is_well_formed
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError
 from gllm_storage.metadata import CHECKSUM, kept_checksum
-from gllm_storage.objects import ObjectInfo
+from gllm_storage.objects import ObjectInfo, in_order
 from gllm_storage.s3.errors import (
     RAISED,
     SDK_ERRORS,
@@ -138,16 +138,28 @@ class S3Requests:
         Raises:
             StorageError: If listing fails, at any page.
         """
-        details = ErrorDetails("s3", f"s3://{bucket}/{prefix}", "list")
-        with translated(details):
+        for page in self._pages(bucket, prefix):
+            yield from _objects_in(page, bucket)
+
+    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
+        """The objects directly behind a prefix, and the URLs of the folders there, which end with ``/``.
+
+        Raises:
+            StorageError: If listing fails, at any page.
+        """
+        for page in self._pages(bucket, prefix, "/"):
+            folders = [f"s3://{bucket}/{each['Prefix']}" for each in page.get("CommonPrefixes", [])]
+            yield from in_order(_objects_in(page, bucket), folders)
+
+    def _pages(self, bucket: str, prefix: str, delimiter: str = "") -> Iterator[Any]:
+        only: dict[str, Any] = {"Delimiter": delimiter} if delimiter else {}
+        with translated(ErrorDetails("s3", f"s3://{bucket}/{prefix}", "list")):
             pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=prefix, **self.parameters("ListObjectsV2")
+                Bucket=bucket, Prefix=prefix, **only, **self.parameters("ListObjectsV2")
             )
             for page in pages:
                 require_any(page, *_OF_LISTINGS)
-                for entry in page.get("Contents", []):
-                    if not entry["Key"].endswith("/"):
-                        yield info_from_listing(entry, f"s3://{bucket}/{entry['Key']}")
+                yield page
 
     def is_prefix(self, bucket: str, prefix: str) -> bool:
         """Whether any key begins with a prefix.
@@ -226,6 +238,12 @@ def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
         checksum=_checksum(answer),
         metadata=_metadata(answer),
     )
+
+
+def _objects_in(page: Mapping[str, Any], bucket: str) -> Iterator[ObjectInfo]:
+    for entry in page.get("Contents", []):
+        if not entry["Key"].endswith("/"):
+            yield info_from_listing(entry, f"s3://{bucket}/{entry['Key']}")
 
 
 def info_from_listing(entry: Mapping[str, Any], url: str) -> ObjectInfo:

@@ -128,6 +128,14 @@ class S3Store:
         """
         return self.requests.list(bucket, prefix)
 
+    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
+        """What is directly behind a prefix: objects, and URLs of folders.
+
+        Raises:
+            StorageError: If listing fails.
+        """
+        return self.requests.list_folder(bucket, prefix)
+
     def is_prefix(self, bucket: str, prefix: str) -> bool:
         """Whether any key begins with a prefix.
 

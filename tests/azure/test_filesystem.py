@@ -49,7 +49,7 @@ def test_the_sdk_sees_md5_metadata_and_content_type(size: int, servers: Servers,
         client.filesystem.put_file(str(tmp_path / "a"), client.url(NAME), metadata={"step": "7"}, content_settings=settings)
         container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
         found = container.get_blob_client(faulty.rig.key(NAME)).get_blob_properties()
-        assert set(found.metadata) == {"step", "gllm_write_id", "gllm_crc64nvme"}
+        assert set(found.metadata) == {"step", "gllm_write_id", "gllm_crc64nvme", "gllm_md5"}
         assert found.content_settings.content_type == "text/plain"
         assert bytes(found.content_settings.content_md5) == hashlib.md5(content, usedforsecurity=False).digest()
 

@@ -61,7 +61,7 @@ def test_a_url_may_name_the_account() -> None:
 def test_the_account_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", CONNECTION)
     client: Any = storage_client_from_url("az://models/team-a")
-    assert client.settings.account() == AzureAccount(connection_string=CONNECTION)
+    assert client.settings.account() == AzureAccount("acc1", connection_string=CONNECTION)
     assert client.filesystem.account_url == "https://acc1.blob.core.windows.net/"
 
 

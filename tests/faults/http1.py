@@ -210,7 +210,7 @@ def _google_operation(method: str, path: str, query: str, headers: dict[str, str
     if rest in named:
         return named[rest]
     get = "ObjectsGetMedia" if given.get("alt") == "media" else "ObjectsGet"
-    post = "ObjectsCompose" if rest.endswith("/compose") else "Other"
+    post = "ObjectsCompose" if rest.endswith("/compose") else "ObjectsRewrite" if "/rewriteTo/" in rest else "Other"
     return {"GET": get, "DELETE": "ObjectsDelete", "PATCH": "ObjectsPatch", "POST": post}.get(method, "Other")
 
 

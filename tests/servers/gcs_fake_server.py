@@ -171,18 +171,20 @@ class Handler(BaseHTTPRequestHandler):
         for name in store.names(bucket):
             if not name.startswith(prefix) or name < query.get("startOffset", "") or (after and name <= after):
                 continue
+            if after.endswith(delimiter or "\0") and name.startswith(after):
+                continue  # in a folder that the page before has named
             if query.get("endOffset") and name >= query["endOffset"]:
                 continue
             if len(items) + len(prefixes) >= most:
                 token = last
                 break
             cut = name.find(delimiter, len(prefix)) if delimiter else -1
-            last = name
+            last = name if cut < 0 else name[: cut + len(delimiter)]
             if cut < 0:
                 with contextlib.suppress(ApiError):  # deleted meanwhile
                     items.append(store.get(bucket, name)[0])
-            elif name[: cut + len(delimiter)] not in prefixes:
-                prefixes.append(name[: cut + len(delimiter)])
+            elif last not in prefixes:
+                prefixes.append(last)
         page: Resource = {"kind": "storage#objects"}
         page |= {"items": items} if items else {}
         page |= {"prefixes": prefixes} if prefixes else {}

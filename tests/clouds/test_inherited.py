@@ -1,0 +1,105 @@
+"""What gcsfs and adlfs do themselves, through our filesystems: with sane tries, and errors in our words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageError, StorageUnavailableError
+from tests.clouds.faulty import AZURE, CLOUDS, GCS, LARGE, NAME, behind_proxy, content_of, no_waits
+from tests.faults import Answer, Fault, Match, Refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.clouds.faulty import Faulty
+    from tests.conftest import Servers
+
+CONTENT = b"content"
+CALLS: dict[str, Callable[[Any, str], object]] = {
+    "ls": lambda filesystem, folder: filesystem.ls(folder),
+    "find": lambda filesystem, folder: filesystem.find(folder),
+    "rm": lambda filesystem, folder: filesystem.rm(folder, recursive=True),
+    "cp_file": lambda filesystem, folder: filesystem.cp_file(f"{folder}/{NAME}", f"{folder}/copy"),
+    "cat_file": lambda filesystem, folder: filesystem.cat_file(f"{folder}/{NAME}"),
+}
+SENT = {
+    "gcs": {"ls": "ObjectsList", "find": "ObjectsList", "rm": "ObjectsDelete", "cp_file": "ObjectsRewrite"},
+    "azure": {"ls": "ListBlobs", "find": "ListBlobs", "rm": "DeleteBlob", "cp_file": "PutBlob"},
+}
+
+
+@pytest.fixture(params=CLOUDS, ids=str)
+def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    no_waits(monkeypatch)
+    with behind_proxy(request.param, servers) as each:
+        each.put(CONTENT)
+        yield each
+
+
+def folder_of(faulty: Faulty) -> str:
+    return f"models/{faulty.rig.prefix}"
+
+
+def step_of(faulty: Faulty, call: str) -> str:
+    return SENT[faulty.cloud.provider].get(call, faulty.cloud.read)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_two_answers_of_503_are_not_noticed(faulty: Faulty, call: str) -> None:
+    faulty.inject(step_of(faulty, call), Answer(503, "ServerBusy"), times=2)
+    CALLS[call](faulty.client(read_timeout="10s").filesystem, folder_of(faulty))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_refusal_is_an_error_of_ours(faulty: Faulty, call: str) -> None:
+    faulty.inject(step_of(faulty, call), faulty.cloud.denied, times=None)
+    with pytest.raises(AccessDeniedError) as caught:
+        CALLS[call](faulty.client().filesystem, folder_of(faulty))
+    assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_store_that_cannot_be_reached_is_an_error_of_ours(faulty: Faulty, call: str) -> None:
+    if faulty.cloud is GCS and call in {"ls", "find", "rm", "cp_file"}:
+        return  # gcsfs itself waits a minute and more
+    faulty.proxy.inject(Fault(Match(), Refuse(), times=None))
+    with pytest.raises(StorageUnavailableError):
+        CALLS[call](faulty.client(max_attempts="2").filesystem, folder_of(faulty))
+
+
+@pytest.mark.parametrize("call", ["ls", "find", "cat_file", "cp_file"])
+def test_a_bucket_that_is_not_there_is_an_error_of_fsspec_or_ours(faulty: Faulty, call: str) -> None:
+    with pytest.raises((FileNotFoundError, BucketNotFoundError)):
+        CALLS[call](faulty.client().filesystem, "no-such-bucket-anywhere/folder")
+
+
+def test_copies_keep_content_and_checksum(faulty: Faulty) -> None:
+    client, folder = faulty.client(), folder_of(faulty)
+    large = content_of(LARGE)
+    with client.open(NAME, "wb") as file:
+        file.write(large)
+    client.filesystem.cp_file(f"{folder}/{NAME}", f"{folder}/copy.bin")
+    assert faulty.get("copy.bin") == large
+    assert client.info("copy.bin").checksum == client.info(NAME).checksum
+    client.filesystem.mv(f"{folder}/copy.bin", f"{folder}/moved.bin")
+    assert faulty.rig.keys() == ["moved.bin", NAME]
+    assert faulty.get("moved.bin") == large
+
+
+def test_a_file_cannot_be_appended_to_and_an_error_says_so(faulty: Faulty) -> None:
+    for mode in ("ab", "a"):
+        with pytest.raises(StorageError, match="cannot be appended to"):
+            faulty.client().open(NAME, mode)
+    assert faulty.get() == CONTENT
+
+
+@pytest.mark.parametrize("faulty", [AZURE], ids=str, indirect=True)
+def test_of_blobs_that_cannot_be_deleted_the_error_is_ours(faulty: Faulty) -> None:
+    for number in range(5):
+        faulty.put(b"x", f"many/{number}")
+    faulty.inject("DeleteBlob", faulty.cloud.denied, skip=2, times=None)
+    with pytest.raises(StorageError) as caught:
+        faulty.client().filesystem.rm(f"{folder_of(faulty)}/many", recursive=True)
+    assert caught.value.operation == "delete"

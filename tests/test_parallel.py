@@ -1,0 +1,67 @@
+"""Tasks in threads: their results, their failures, and what becomes of them where there are no threads to be had."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from gllm_storage.parallel import Stop, TransferStopped, check_stop, run_all
+
+
+def test_results_are_in_the_order_of_the_tasks() -> None:
+    second = threading.Event()
+
+    def slow() -> int:
+        assert second.wait(10)
+        return 1
+
+    def quick() -> int:
+        second.set()
+        return 2
+
+    assert run_all([slow, quick], 2, Stop()) == [1, 2]
+
+
+def test_the_first_failure_ends_the_others_and_is_raised() -> None:
+    begun, stopped = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        assert begun.wait(10)
+        raise ZeroDivisionError
+
+    def wait() -> None:
+        begun.set()
+        try:
+            while True:
+                check_stop()
+        except TransferStopped:
+            stopped.set()
+            raise
+
+    with pytest.raises(ZeroDivisionError):
+        run_all([fail, wait], 2, Stop())
+    assert stopped.is_set()
+
+
+def test_where_no_thread_can_be_started_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert run_all([threading.current_thread] * 3, 2, Stop()) == [threading.current_thread()] * 3
+
+
+def test_where_not_all_threads_can_be_started_the_others_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start_one(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    assert run_all([lambda: 1, lambda: 2, lambda: 3], 3, Stop()) == [1, 2, 3]
+    assert len(started) == 1
