@@ -21,7 +21,7 @@ class CloudStorageClient(ABC):
     and downloading files from cloud storage services.
 
     A third party implements the four abstract verbs and nothing else. What stands below them (`url`, `open`, `info`,
-    `list_files`, `filesystem`, `storage_options`) then raises `NotImplementedError`; `FsspecStorageClient` has all of it.
+    `list_files`, `list_folder`, `filesystem`, `storage_options`) then raises `NotImplementedError`; `FsspecStorageClient` has all of it.
     """
 
     def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
@@ -130,6 +130,10 @@ class CloudStorageClient(ABC):
     def list_files(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All files whose path begins with `prefix`, in key order."""
         raise self._only_verbs("list_files")
+
+    def list_folder(self, folder: str = "") -> Iterator[ObjectInfo | str]:
+        """What is directly in a folder: objects, and URLs of folders, which end with ``/``."""
+        raise self._only_verbs("list_folder")
 
     @property
     def filesystem(self) -> AbstractFileSystem:

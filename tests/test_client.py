@@ -126,10 +126,11 @@ def test_a_password_in_an_fsspec_url_is_not_shown(url: str) -> None:
         lambda client: client.open("x"),
         lambda client: client.info("x"),
         lambda client: list(client.list_files()),
+        lambda client: list(client.list_folder()),
         lambda client: client.filesystem,
         lambda client: client.storage_options,
     ],
-    ids=["url", "open", "info", "list_files", "filesystem", "storage_options"],
+    ids=["url", "open", "info", "list_files", "list_folder", "filesystem", "storage_options"],
 )
 def test_a_class_with_the_four_verbs_says_what_it_does_not_have(
     use: Callable[[CloudStorageClient], object], request: pytest.FixtureRequest

@@ -87,12 +87,27 @@ def test_a_fault_that_stays_is_an_error_and_no_answer(
     faulty.assert_holds(content=CONTENT)
 
 
-@pytest.mark.parametrize(("verb", "step"), STEPS)
+@pytest.mark.parametrize(("verb", "step"), [each for each in STEPS if each != ("delete", "HeadObject")])
 def test_a_refusal_is_an_error_and_no_answer(faulty: Faulty, verb: str, step: str) -> None:
     faulty.inject(step, DENIED, times=None)
     with pytest.raises(AccessDeniedError) as caught:
         VERBS[verb](faulty.client())
     assert (caught.value.operation, caught.value.status) == (verb, 403)
+    faulty.assert_holds(content=CONTENT)
+
+
+def test_who_may_not_look_can_delete(faulty: Faulty) -> None:
+    faulty.inject(Match(method="HEAD"), DENIED, times=None)
+    faulty.inject("GetObject", DENIED, times=None)
+    assert faulty.client().delete_file(NAME)
+    faulty.assert_holds()
+
+
+def test_who_may_neither_look_nor_delete_is_denied(faulty: Faulty) -> None:
+    faulty.inject(Match(method="HEAD"), DENIED, times=None)
+    faulty.inject("DeleteObject", DENIED, times=None)
+    with pytest.raises(AccessDeniedError):
+        faulty.client().delete_file(NAME)
     faulty.assert_holds(content=CONTENT)
 
 
