@@ -36,6 +36,9 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 _RENAME_NOREPLACE = 1
 _FOLDER_ATTEMPTS = 10
 _AT_FDCWD = -100
+_MOST_LINKS = 40
+_NO_PLACES_FOR_FILES = ("/dev/", "/proc/")
+_IN_MEMORY = "/dev/shm/"  # noqa: S108 - not a temporary file of ours, but a place where files may well be kept
 
 
 def is_temporary(name: str) -> bool:
@@ -55,10 +58,14 @@ def local_errors(action: str, path: str, details: ErrorDetails) -> Iterator[None
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        cause = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"{details.operation} of {details.url}: cannot {action} local file {path!r}: {cause}", details
+            f"{details.operation} of {details.url}: cannot {action} local file {path!r}: {_cause(error)}", details
         ) from error
+
+
+def _cause(error: OSError | ValueError) -> object:
+    """In words; an `OSError` would name the file once more."""
+    return getattr(error, "strerror", None) or error
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def open_source(path: str, details: ErrorDetails) -> Iterator[LocalSource]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, "No such file to upload", path) from error
     except (OSError, ValueError) as error:
-        raise StorageError(f"cannot upload local file {path!r}: {error}", details) from error
+        raise StorageError(f"cannot upload local file {path!r}: {_cause(error)}", details) from error
     try:
         yield source_of(fd, path, details)
     finally:
@@ -149,8 +156,11 @@ def source_of(fd: int, path: str, details: ErrorDetails) -> LocalSource:
 def _require_regular(path: str, mode: int, details: ErrorDetails) -> None:
     if stat.S_ISREG(mode):
         return
-    kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-    raise StorageError(f"{details.operation} of {details.url}: local path {path!r} is {kind}; give one file", details)
+    raise _is(path, "a directory" if stat.S_ISDIR(mode) else "not a regular file", details)
+
+
+def _is(path: str, kind: str, details: ErrorDetails) -> StorageError:
+    return StorageError(f"{details.operation} of {details.url}: local path {path!r} is {kind}; give one file", details)
 
 
 @dataclass(frozen=True)
@@ -254,6 +264,8 @@ def atomic_target(
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem cannot do that.
         StorageError: If the destination is a directory or otherwise no regular file, or cannot be written.
     """
+    if _is_a_stream_or_device(path):
+        raise _is(path, "not a regular file", details)
     with local_errors("write", path, details):
         destination = os.path.abspath(path) if exclusive else os.path.realpath(path)
         mode = _mode_of(destination)
@@ -291,6 +303,20 @@ def _clean_up(temporary: str, fd: int, made: list[str]) -> None:
     with contextlib.suppress(OSError):  # somebody else put something there meanwhile: it stays
         for folder in reversed(made):
             os.rmdir(folder)
+
+
+def _is_a_stream_or_device(path: str) -> bool:
+    """Whether a path lies where no file can be kept.
+
+    ``/dev/stdout`` is a link: to its end it would lead to the file that output was sent to, which is not to be replaced.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for _ in range(_MOST_LINKS):
+            path = f"/{os.path.abspath(path).lstrip('/')}"
+            if path.startswith(_NO_PLACES_FOR_FILES) and not path.startswith(_IN_MEMORY):
+                return True
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return False
 
 
 def _mode_of(path: str) -> int | None:

@@ -10,6 +10,8 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +22,6 @@ from gllm_storage.local_files import CHUNK, atomic_target, copy, is_temporary, o
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 DETAILS = ErrorDetails("s3", "s3://models/a.bin", "transfer")
 
@@ -172,6 +173,37 @@ def test_a_device_is_no_destination(tmp_path: Path) -> None:
     with refused(tmp_path / "null", "regular"):
         publish(tmp_path / "null")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+DOWNLOAD_TO = """
+import sys
+from gllm_storage.errors import ErrorDetails, StorageError
+from gllm_storage.local_files import atomic_target
+print("earlier output", flush=True)
+try:
+    with atomic_target(sys.argv[1], ErrorDetails("s3", "s3://models/a.bin", "download")):
+        pass
+except StorageError as error:
+    sys.stderr.write(str(error))
+"""
+
+
+@pytest.mark.parametrize(
+    "path", ["/dev/stdout", "/dev/../dev//stdout", "//dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link", "/dev/new-file"]
+)
+def test_what_leads_to_a_stream_is_no_destination_and_a_redirected_file_stays(path: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    with (tmp_path / "out").open("wb") as out:
+        child = [sys.executable, "-c", DOWNLOAD_TO, path]
+        done = subprocess.run(child, stdout=out, stderr=subprocess.PIPE, text=True, check=True, timeout=60, cwd=tmp_path)
+    assert f"{path!r} is not a regular file" in done.stderr
+    assert tree(tmp_path)["out"] == b"earlier output\n"
+
+
+def test_a_file_system_in_memory_is_a_destination() -> None:
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        publish(Path(folder) / "a")
+        assert tree(Path(folder)) == {"a": b"new"}
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -473,7 +505,8 @@ def test_a_source_that_may_not_be_read_is_a_storage_error(source_file: Path) -> 
     source_file.chmod(0)
     child = [sys.executable, "-c", UNREADABLE, str(source_file)]
     said = subprocess.run(child, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert str(source_file) in said
+    assert f"{str(source_file)!r}: Permission denied |" in said
+    assert said.count(str(source_file)) == 1
     assert said.endswith("| PermissionError\n")
 
 

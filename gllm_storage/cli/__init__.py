@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from gllm_storage.extras import require_extra
+
+_MISSING_PACKAGE, _INTERRUPTED = 11, 130  # `exits.Exit` imports click
 
 
 def main() -> None:
     """Run the command line of this process, and exit with its code."""
     try:
+        _open_closed_streams()
+        code = _run()
+    except KeyboardInterrupt:  # before there was anything to take back, or a second one
+        sys.stderr.write("gllm-storage: interrupted\n")
+        code = _INTERRUPTED
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
         require_extra("cli", "click", "rich")
     except ImportError as error:
         sys.stderr.write(f"gllm-storage: {error}\n")
-        sys.exit(11)
+        return _MISSING_PACKAGE
     from gllm_storage.cli.app import run  # noqa: PLC0415 - it imports click
 
-    sys.exit(run(sys.argv[1:]))
+    return run(sys.argv[1:])
+
+
+def _open_closed_streams() -> None:
+    """Open what our parent has closed (``>&-``): or else the next file that is opened gets the number, and our output."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if _is_open(fd):
+            continue
+        # Open for writing alone, so that "-" as a source fails: nobody meant to store an empty object.
+        if os.open(os.devnull, os.O_WRONLY) == fd:
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - open to the end of the process
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

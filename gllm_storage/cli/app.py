@@ -14,7 +14,7 @@ from gllm_storage.cli.completion import SHELLS, VARIABLE, complete_url, print_sc
 from gllm_storage.cli.exits import Exit
 from gllm_storage.cli.failures import DEBUG
 from gllm_storage.cli.options import debug_option, side_options, store_options
-from gllm_storage.cli.output import PROGRAM, complain, set_up, show_traceback
+from gllm_storage.cli.output import PROGRAM, StreamError, complain, set_up, show_traceback, stream_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,11 +98,15 @@ def cat(**options: Any) -> None:
 
 @cli.command()
 @_urls
+@click.option("-r", "--recursive", is_flag=True, help="All objects below URL, too, at any depth.")
 @click.option("-f", "--force", is_flag=True, help="A missing object is no error.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the URLs of what was deleted.")
 @store_options
 def rm(**options: Any) -> None:
-    """Delete objects."""
+    """Delete objects.
+
+    With --recursive all that is below URL: "s3://b/x" means "x/..." and "x", and never "xy".
+    """
     from gllm_storage.cli.removing import remove  # noqa: PLC0415 - as above
 
     remove(**options)
@@ -170,39 +174,61 @@ def run(arguments: Sequence[str]) -> int:
         set_up()
         signals.set_up()
         return _run(list(arguments), debug=debug)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, the user gets one line
+        return _ended(error, debug=debug)
+
+
+def _ended(error: Exception | KeyboardInterrupt, *, debug: bool) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return Exit.USAGE
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         _forget_stdout()
         return Exit.BROKEN_PIPE
-    except KeyboardInterrupt as error:
-        return _interrupted(error, debug=debug)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line
-        return _failed(error, debug=debug)
+    # Python 3.11 makes a RuntimeError of a Ctrl-C that comes while a class is being made, as imports do.
+    interrupt = error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error
+    if isinstance(interrupt, KeyboardInterrupt):
+        return _interrupted(interrupt, "", debug=debug)
+    return _failed(interrupt, debug=debug)
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
     # Not click's own main: it says "Aborted!" to Ctrl-C, and exits with 1 for each of a broken pipe and Ctrl-C.
     try:
-        with cli.make_context(PROGRAM, arguments) as context:
+        with stream_errors():  # --help and --version are printed here
+            made = cli.make_context(PROGRAM, arguments)
+        return _invoke(made, debug=debug)
+    except click.exceptions.Exit as end:
+        _flush()
+        return end.exit_code
+
+
+def _invoke(made: click.Context, *, debug: bool) -> int:
+    try:
+        with made as context:
             context.meta[DEBUG] = debug
             cli.invoke(context)
-        sys.stdout.flush()
-    except click.exceptions.Exit as end:
-        sys.stdout.flush()
-        return end.exit_code
+        _flush()
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(interrupt, signals.what_is_left(made), debug=debug)
     return Exit.OK
 
 
-def _interrupted(error: KeyboardInterrupt, *, debug: bool) -> int:
+def _flush() -> None:
+    with stream_errors():
+        sys.stdout.flush()
+
+
+def _interrupted(interrupt: KeyboardInterrupt, left: str, *, debug: bool) -> int:
     if debug:
-        show_traceback(error)
-    complain(signals.message(error))
-    return signals.exit_code(error)
+        show_traceback(interrupt)
+    complain(f"{signals.message(interrupt)}{left}")
+    return signals.exit_code(interrupt)
 
 
 def _failed(error: Exception, *, debug: bool) -> int:
+    if isinstance(error, StreamError):
+        _forget_stdout()
     if debug:
         show_traceback(error)
     if not isinstance(error, exits.SeveralErrors):

@@ -98,6 +98,8 @@ def code_of(error: BaseException) -> Exit:
         return codes.pop() if len(codes) == 1 else Exit.FAILED
     if isinstance(error, StorageError) and isinstance(error.__cause__, ImportError):
         return Exit.MISSING_PACKAGE
+    if type(error) is StorageError and isinstance(error.__cause__, PermissionError):  # a local file on either side
+        return Exit.DENIED
     return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.BUG)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gllm_storage.cli.exits import Exit, SeveralErrors, code_of, message_of
-from gllm_storage.cli.output import complain, show_traceback
+from gllm_storage.cli.output import StreamError, complain, show_traceback
 from gllm_storage.errors import BucketNotFoundError, ConflictCheckUnsupportedError, StorageUnavailableError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Failures:
         """
         try:
             yield
-        except BrokenPipeError:
+        except (BrokenPipeError, StreamError, SeveralErrors):
             raise
         except Exception as error:
             if code_of(error) is Exit.BUG:

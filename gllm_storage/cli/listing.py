@@ -10,7 +10,7 @@ from gllm_storage.cli.failures import Failures
 from gllm_storage.cli.options import clients
 from gllm_storage.cli.output import as_json as json_of
 from gllm_storage.cli.output import human_size, human_time, say, say_json, say_json_array
-from gllm_storage.cli.places import Address, Folder, Stored, address
+from gllm_storage.cli.places import Address, Folder, Stored, address, require_object
 from gllm_storage.cli.settings import Store
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def describe(urls: Sequence[str], *, as_json: bool) -> None:
     found: list[ObjectInfo] = []
     for each in addresses:
         with failures.tolerated():
+            require_object(each)
             stored = Stored(made[Store(each.root)], each.key)
             found.append(stored.client.info(stored.remote_path))
     if as_json:
@@ -79,6 +80,7 @@ def is_there(url: str) -> bool:
         StorageError: If it cannot be told.
     """
     where = address(url)
+    require_object(where)
     stored = Stored(clients([Store(where.root)])[Store(where.root)], where.key)
     return stored.client.file_exists(stored.remote_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from gllm_storage.objects import ObjectInfo
 
@@ -24,7 +25,23 @@ PROGRAM = "gllm-storage"
 _UNIT = 1024
 _SHORTEST_SECRET = 6  # shorter ones are the "test" and "1234" of emulators, and parts of ordinary words
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*@")
+_BARE_PASSWORD = re.compile(r"(?<![^\s'\"(=])([^/@:\s'\"]+):[^/\s'\"]+@")  # of errors that name the host part alone
 _secrets: set[str] = set()
+
+
+class StreamError(OSError):
+    """A standard stream cannot be read or written; `filename` says which."""
+
+
+@contextlib.contextmanager
+def stream_errors(name: str = "standard output") -> Iterator[None]:
+    """Let errors within the block say that they are about a standard stream, whose name no `OSError` knows."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StreamError(error.errno, error.strerror, name) from error
 
 
 def hide(secret: str) -> None:
@@ -37,7 +54,7 @@ def scrubbed(text: str) -> str:
     """A text without the secrets that the command was given."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _PASSWORD.sub(r"\1:***@", text)
+    return _BARE_PASSWORD.sub(r"\1:***@", _PASSWORD.sub(r"\1:***@", text))
 
 
 def printable(text: str) -> str:
@@ -52,7 +69,8 @@ def _shown(character: str) -> str:
 
 def say(text: str) -> None:
     """Print a line on standard output."""
-    click.echo(printable(text))
+    with stream_errors():
+        click.echo(printable(text))
 
 
 def complain(text: str) -> None:
@@ -68,16 +86,19 @@ def show_traceback(error: BaseException) -> None:
 
 def say_json(value: Any) -> None:
     """Print a JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_unicode()))
+    with stream_errors():
+        click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_unicode()))
 
 
 def say_json_array(values: Iterable[Any]) -> None:
     """Print a JSON array, element by element: a bucket may hold more than fits into memory."""
     separator = "["
     for value in values:
-        click.echo(f"{separator}\n  {json.dumps(value)}", nl=False)
+        with stream_errors():
+            click.echo(f"{separator}\n  {json.dumps(value)}", nl=False)
         separator = ","
-    click.echo("[]" if separator == "[" else "\n]")
+    with stream_errors():
+        click.echo("[]" if separator == "[" else "\n]")
 
 
 def as_json(info: ObjectInfo) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from gllm_storage.cli.output import complain
-from gllm_storage.cli.places import Address, Folder, LocalPath, Stored, Stream
+from gllm_storage.cli.places import Address, Folder, LocalPath, Stored, Stream, require_utf8
 from gllm_storage.cli.settings import SOURCE, TARGET, Store
+from gllm_storage.errors import StorageError
 from gllm_storage.local_files import is_temporary
 
 if TYPE_CHECKING:
@@ -38,13 +39,13 @@ class Copy:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that is not to be copied, while all others are.
+    """A file, folder or whole source that cannot be copied, while all others are.
 
     Attributes:
         error: Why.
     """
 
-    error: ValueError
+    error: Exception
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ class Target:
         """A place below, whose name may hold ``/``.
 
         Raises:
-            ValueError: If the name leads out of a local target.
+            ValueError: If the name leads out of a local target, or cannot be that of an object.
         """
         if isinstance(self.root, Stream):
             raise ValueError("a folder cannot go to standard output; name a folder")  # noqa: TRY004 - wrong usage
         if isinstance(self.root, LocalPath):
             return LocalPath(os.path.join(self.root.path, *_safe_segments(name)))
+        require_utf8(name)
         if isinstance(self.root, Folder):
             return Stored(self.root.client, f"{self.root.prefix}{name}")
         return Stored(self.root.client, f"{self.root.key}/{name}")
@@ -97,13 +99,21 @@ def plan(
 
     Raises:
         ValueError: If the arguments do not fit each other.
-        FileNotFoundError: If a prefix holds nothing.
-        StorageError: If a prefix cannot be listed.
     """
     place = _target(target, clients)
     if len(sources) > 1 and not place.into:
         raise ValueError("several sources need a folder as target: an existing one here, or one that ends with '/'")
-    return chain.from_iterable(_copies(each, place, clients, recursive=recursive) for each in sources)
+    return chain.from_iterable(_to_its_end(_copies(each, place, clients, recursive=recursive)) for each in sources)
+
+
+def _to_its_end(copies: Iterator[Copy | Refusal]) -> Iterator[Copy | Refusal]:
+    """What is to be copied of one source; one that is missing or cannot be listed to its end does not keep the others."""
+    try:
+        yield from copies
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, StorageError) as error:
+        yield Refusal(error)
 
 
 def _target(target: Argument, clients: Mapping[Store, FsspecStorageClient]) -> Target:
@@ -142,9 +152,11 @@ def _of_local(source: LocalPath, target: Target, *, recursive: bool) -> Iterator
         raise FileNotFoundError(2, "nothing is there", source.path)
     _require_outside(target, source)
     start = f"{name}/" if target.into and name not in {"", ".", ".."} else ""
-    for path in _files_below(source.path, ()):
-        below = os.path.relpath(path, source.path)
-        yield _copy_below(LocalPath(path), target, start, below)
+    for found in _files_below(source.path, ()):
+        if isinstance(found, Refusal):
+            yield found
+        else:
+            yield _copy_below(LocalPath(found), target, start, os.path.relpath(found, source.path))
 
 
 def _of_store(source: Address, client: FsspecStorageClient, target: Target, *, recursive: bool) -> Iterator[Copy | Refusal]:
@@ -201,8 +213,15 @@ def _safe_segments(name: str) -> list[str]:
     return segments
 
 
-def _files_below(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _files_below(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str | Refusal]:
     """All files, in order; links are followed, as they are the contents of model caches, but not around in circles."""
+    try:
+        yield from _entries(folder, parents)
+    except OSError as error:  # the other folders can be read all the same
+        yield Refusal(error)
+
+
+def _entries(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str | Refusal]:
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in parents:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
-from gllm_storage.cli.output import printable
+from gllm_storage.cli.output import printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,8 +53,7 @@ class Bars:
         if self._progress is not None and sys.stdout.isatty():
             self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         else:
-            sys.stdout.write(f"{printable(text)}\n")
-            sys.stdout.flush()
+            say(text)
 
 
 @contextlib.contextmanager

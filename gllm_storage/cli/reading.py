@@ -7,6 +7,7 @@ import sys
 from typing import IO, TYPE_CHECKING
 
 from gllm_storage import checksums
+from gllm_storage.cli.output import stream_errors
 from gllm_storage.errors import ErrorDetails, IntegrityError, StorageUnavailableError
 from gllm_storage.local_files import CHUNK
 
@@ -49,7 +50,8 @@ def _copied_problem(file: IO[bytes], info: ObjectInfo, callback: Callback) -> st
     def pass_on(_: int, length: int) -> bytes:
         nonlocal moved
         data = _read_exactly(file, length)
-        out.write(data)
+        with stream_errors():
+            out.write(data)
         moved += len(data)
         callback.relative_update(len(data))
         return data
@@ -61,7 +63,8 @@ def _copied_problem(file: IO[bytes], info: ObjectInfo, callback: Callback) -> st
     else:
         for offset in range(0, info.size, CHUNK):
             pass_on(offset, min(CHUNK, info.size - offset))
-    out.flush()
+    with stream_errors():
+        out.flush()
     if moved != info.size or file.read(1):
         return f"{moved} bytes came of {info.size}" if moved != info.size else f"more than {info.size} bytes came"
     if found is not None and found != expected:

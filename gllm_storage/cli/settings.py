@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -14,7 +15,7 @@ from gllm_storage.paths import split_url
 from gllm_storage.registry import CloudStorageRegistry, storage_client_from_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from gllm_storage.fsspec_client import FsspecStorageClient
 
@@ -22,6 +23,7 @@ ENVIRONMENT = "GLLM_STORAGE_"
 SOURCE, TARGET = "source", "target"
 _IN_THE_URL = {"bucket_name", "container_name", "prefix", "root", "url"}
 """Keys that say where to store. The URL says it all, so that none of these can send an object elsewhere."""
+_SERVER = "endpoint_url"
 _LIKE_A_SECRET = re.compile(r"pass|secret|key|token|sas|cred|conn|auth", re.IGNORECASE)
 
 
@@ -92,6 +94,7 @@ def make_clients(
     """
     wanted = {store: client_class(store.root) for store in stores}
     _require_takers(settings, wanted)
+    _require_one_server(settings, wanted)
     environ = os.environ if environ is None else environ
     return {store: _make(store, wanted, settings, environ, defaults or {}) for store in wanted}
 
@@ -121,31 +124,51 @@ def _make(
 ) -> FsspecStorageClient:
     found = wanted[store]
     config = {key: value for key, value in defaults.items() if key in found.config_keys()}
-    config |= _from_environment(found, store.root, environ)
+    variables = _variables(found, store.root, environ)
+    config |= {key: environ[name] for key, name in variables.items()}
     mine = [each for each in settings if _is_for(each, store, found) and _is_taken(each, found, wanted)]
     # The more special wins, whatever the order: a provider's over all providers', a side's over both.
     for each in sorted(mine, key=lambda each: (bool(each.side), bool(each.scope))):
         config[each.key] = each.value
+        variables.pop(each.key, None)
     for key in config:
         if _is_secret(found, key):
             hide(config[key])
-    client: Any = storage_client_from_url(store.root, config)
+    with _naming(variables):
+        client: Any = storage_client_from_url(store.root, config)
     made: FsspecStorageClient = client
     return made
 
 
-def _from_environment(found: type[FsspecStorageClient], url: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """``GLLM_STORAGE_<KEY>`` for the keys that the provider knows, and ``GLLM_STORAGE_<PROVIDER>_<KEY>``."""
+@contextlib.contextmanager
+def _naming(variables: Mapping[str, str]) -> Iterator[None]:
+    """Let an error about settings say which of them came from the environment: who sees it typed none of them."""
+    try:
+        yield
+    except ValueError as error:
+        wrong, _, _ = str(error).partition("Known keys:")
+        named = set(re.findall(r"\w+", wrong))
+        guilty = [f"{key} by {variable}" for key, variable in variables.items() if key in named]
+        if not guilty:
+            raise
+        raise ValueError(f"{error}. The environment sets {', '.join(guilty)}") from error
+
+
+def _variables(found: type[FsspecStorageClient], url: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Keys and their variables.
+
+    ``GLLM_STORAGE_<KEY>`` for the keys that the provider knows, and ``GLLM_STORAGE_<PROVIDER>_<KEY>``.
+    """
     said = _IN_THE_URL | found.config_from_url(url).keys()
     own = f"{ENVIRONMENT}{found.provider.upper()}_"
     keys = set(found.config_keys()) or {name.removeprefix(own).lower() for name in environ if name.startswith(own)}
-    config = {}
+    variables = {}
     for key in sorted(keys - said):
         names = [f"{own}{key.upper()}"] + ([f"{ENVIRONMENT}{key.upper()}"] if found.config_keys() else [])
-        value = next((environ[name] for name in names if environ.get(name)), None)
-        if value is not None:
-            config[key] = value
-    return config
+        variable = next((name for name in names if environ.get(name)), None)
+        if variable is not None:
+            variables[key] = variable
+    return variables
 
 
 def _is_for(setting: Setting, store: Store, found: type[FsspecStorageClient]) -> bool:
@@ -175,6 +198,18 @@ def _require_takers(settings: Sequence[Setting], wanted: Mapping[Store, type[Fss
                 break
         else:
             raise ValueError(_no_taker(each, wanted))
+
+
+def _require_one_server(settings: Sequence[Setting], wanted: Mapping[Store, type[FsspecStorageClient]]) -> None:
+    """One server speaks one protocol: the other provider's requests, signed with its secrets, would go there, too."""
+    for each in settings:
+        classes = [found for store, found in wanted.items() if _is_for(each, store, found)]
+        names = sorted({found.provider for found in classes if each.key in found.config_keys()})
+        if each.key == _SERVER and len(names) > 1:
+            raise ValueError(
+                f"{each.option} would send the requests of {' and '.join(names)} to one server; say for which it is, as in "
+                f"-c {names[0]}.{_SERVER}=URL"
+            )
 
 
 def _no_taker(setting: Setting, wanted: Mapping[Store, type[FsspecStorageClient]]) -> str:

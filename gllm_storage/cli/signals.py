@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from types import FrameType
 
 _FIRST = 128
 _MESSAGES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
+_LEFT = "gllm_storage.left"
 
 
 class Ended(KeyboardInterrupt):
@@ -38,7 +41,21 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 def message(interrupt: KeyboardInterrupt) -> str:
     """What happened."""
-    return f"{_MESSAGES[_signal_of(interrupt)]}; nothing of what was under way was kept"
+    return _MESSAGES[_signal_of(interrupt)]
+
+
+def announce(left: str) -> None:
+    """Say what to tell of the work of the running command, if a signal ends it.
+
+    A request that was sent may be carried out all the same, so that nobody can promise that it is taken back.
+    """
+    click.get_current_context().meta[_LEFT] = f"; {left}"
+
+
+def what_is_left(context: click.Context) -> str:
+    """What the command of a context announced."""
+    left: str = context.meta.get(_LEFT, "")
+    return left
 
 
 def _signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+from gllm_storage.cli.output import stream_errors
 from gllm_storage.cli.places import LocalPath, Stored, Stream, address_of_local
 from gllm_storage.cli.reading import write_out
 from gllm_storage.errors import AccessDeniedError, ErrorDetails
@@ -43,7 +43,7 @@ def copy_one(copy: Copy, shown: Bars, *, no_clobber: bool) -> str | None:
         StorageError: If it fails; the target is as it was then.
     """
     source, target = copy.source, copy.target
-    if source == target and not isinstance(source, Stream):
+    if _is_same(source, target):
         raise ValueError(f"{_shown(source)}: source and target are the same")
     if no_clobber:
         _refuse_early(target)
@@ -55,6 +55,12 @@ def copy_one(copy: Copy, shown: Bars, *, no_clobber: bool) -> str | None:
             return _download(source, target.path, callback, no_clobber=no_clobber)
     with _as_local_file(copy, shown) as path, shown.watching(f"↑ {copy.name}") as callback:
         return _upload(path, target, callback, no_clobber=no_clobber)
+
+
+def _is_same(source: Place, target: Place) -> bool:
+    if isinstance(source, LocalPath) and isinstance(target, LocalPath):
+        return os.path.realpath(source.path) == os.path.realpath(target.path)  # not in two spellings, or by a link either
+    return source == target and not isinstance(source, Stream)
 
 
 def _shown(place: Place) -> str:
@@ -83,8 +89,19 @@ def _to_stream(copy: Copy, shown: Bars) -> None:
     elif isinstance(copy.source, LocalPath):
         write_out(as_stored(copy.source), shown)
     else:
-        shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer, CHUNK)
-        sys.stdout.buffer.flush()
+        _pass_through()
+
+
+def _pass_through() -> None:
+    while data := _from_stdin():
+        with stream_errors():
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+def _from_stdin() -> bytes:
+    with stream_errors("standard input"):
+        return os.read(sys.stdin.fileno(), CHUNK)
 
 
 def _download(source: Stored, path: str, callback: Callback, *, no_clobber: bool) -> str:
@@ -126,7 +143,7 @@ def _as_local_file(copy: Copy, shown: Bars) -> Iterator[str]:
 
 def _drain_stdin(file: Any, shown: Bars) -> None:
     with shown.watching("standard input") as callback:
-        while data := os.read(sys.stdin.fileno(), CHUNK):
+        while data := _from_stdin():
             file.write(data)
             callback.relative_update(len(data))
 

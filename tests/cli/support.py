@@ -74,7 +74,7 @@ def ok(
 ) -> Finished:
     """As `run`, for what must succeed, and say nothing on standard error."""
     done = run(*arguments, env=env, stdin=stdin, cwd=cwd)
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, ""), done
     return done
 
 

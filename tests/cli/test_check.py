@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gllm_storage.cli.check.conflict import Exclusive, conclude
+from gllm_storage.cli.check.model import Report, Row, Verdict
+from gllm_storage.cli.check.races import LARGE, ONE_REQUEST, PARTS, SMALL
 from tests.cli.support import environment, ok, run, url_of
 from tests.conftest import make_rig
 from tests.rig import server_rig
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Servers
 
 ATOMIC = "check_conflict=True is atomic here at any size"
@@ -27,6 +29,12 @@ LINES = {
     "gcs-fake": ATOMIC,
     # It ignores the condition of a resumable upload, and check sees that.
     "fake-gcs-server": "check_conflict=True is NOT safe here",
+}
+WORDS = {
+    ATOMIC: "atomic",
+    LINES["ceph"]: "atomic-in-one-request",
+    LINES["rclone"]: "refused",
+    LINES["fake-gcs-server"]: "unsafe",
 }
 ROWS = [
     "reachable",
@@ -58,6 +66,7 @@ def test_check_says_what_check_conflict_will_do(store: str, request: pytest.Fixt
     print(f"{store}: {found['check_conflict']}")  # noqa: T201 - shown by pytest -rP
     assert list(rows) == ROWS
     assert found["check_conflict"].startswith(LINES[store])
+    assert found["exclusive_create"] == WORDS[LINES[store]]
     assert found["exit_code"] == 0
     for name in ("reachable", "credentials", "bucket", "writing", "ranged reads", "removed"):
         assert rows[name]["verdict"] == "ok", rows[name]
@@ -96,6 +105,7 @@ def test_what_stops_a_check_is_in_the_table_and_in_the_exit_code(
     assert (done.code, rows[row]["verdict"]) == (code, verdict)
     assert done.err.count("\n") == 1
     assert "not known" in json.loads(done.out)["check_conflict"]
+    assert json.loads(done.out)["exclusive_create"] == "unknown"
 
 
 def test_a_missing_bucket_stops_a_check(servers: Servers) -> None:
@@ -105,6 +115,58 @@ def test_a_missing_bucket_stops_a_check(servers: Servers) -> None:
 
     assert done.code == 6
     assert "no-such-container" in done.out
+
+
+def row(name: str, verdict: Verdict, detail: str = "", sent: str = PARTS) -> Row:
+    return Row(name, verdict, detail, {"sent": sent})
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected", "sentence"),
+    [
+        (row(SMALL, Verdict.OK), row(LARGE, Verdict.OK), "atomic", "is atomic here at any size"),
+        (row(SMALL, Verdict.OK), row(LARGE, Verdict.OK, sent=ONE_REQUEST), "atomic-in-one-request", "up to 5 GiB"),
+        (row(SMALL, Verdict.NO, "not atomic"), row(LARGE, Verdict.NO, "not atomic"), "looks-first", "looks first"),
+        (row(SMALL, Verdict.NO, "refused: x"), row(LARGE, Verdict.NO, "refused: x"), "refused", "will be refused here with"),
+        (row(SMALL, Verdict.NO, "refused: x"), row(LARGE, Verdict.OK), "refused-small", "for small objects"),
+        (row(SMALL, Verdict.OK), row(LARGE, Verdict.NO, "refused: x"), "refused-large", "for large objects"),
+        (row(SMALL, Verdict.OK), row(LARGE, Verdict.BAD), "unsafe", "NOT safe"),
+        (row(SMALL, Verdict.FAILED), row(LARGE, Verdict.OK), "unknown", "see the row that failed"),
+        (row(SMALL, Verdict.DENIED), row(LARGE, Verdict.OK), "unknown", "see the rows that say denied"),
+    ],
+)
+def test_the_word_and_the_sentence_say_the_same(small: Row, large: Row, expected: str, sentence: str) -> None:
+    concluded = conclude(Report("s3://b/", "s3", [row("writing", Verdict.OK), small, large]))
+
+    assert concluded.exclusive == expected
+    assert sentence in concluded.sentence
+
+
+def test_every_word_for_exclusive_creates_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+
+    assert [each for each in Exclusive if f"| `{each}` |" not in text] == []
+
+
+@pytest.mark.parametrize("size", ["x", "", "-1", "5MiB", "1KiB"])
+def test_a_wrong_size_names_its_option(size: str, tmp_path: Path) -> None:
+    done = run("check", f"--large-size={size}", tmp_path)
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--large-size" in done.err
+    assert repr(size) in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"}], ids=str)
+def test_the_table_is_drawn_by_what_can_be_shown(env: dict[str, str], tmp_path: Path) -> None:
+    plain = ok("check", "--large-size", "6MiB", tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **env})
+    usual = ok("check", "--large-size", "6MiB", tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8"})
+
+    assert "┃" in usual.out
+    assert "\u2503" not in plain.out
+    assert not set("┃│━") & set(plain.out)
+    assert "| reachable" in plain.out
 
 
 def test_a_local_folder_is_left_as_it_was(tmp_path: Path) -> None:

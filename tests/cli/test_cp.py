@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +17,7 @@ from tests.conftest import make_rig
 from tests.rig import MIB, SMALL_PARTS, Rig, server_rig
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from tests.conftest import Servers
 
@@ -436,3 +439,151 @@ def test_a_failed_download_leaves_the_previous_file(store: Rig, folder: Path) ->
     assert done.code == 3
     assert hashlib.sha256((folder / "model.bin").read_bytes()).digest() == hashlib.sha256(SMALL).digest()
     assert os.listdir(folder) == ["model.bin"]
+
+
+# Root may read everything, and nobody perhaps not Python's modules: what is needed is imported before.
+AS_NOBODY = """
+import os, tempfile
+with tempfile.TemporaryDirectory() as warm:
+    assert run(["cp", "-", f"{warm}/a"]) == run(["cp", f"{warm}/a", "memory://warm/a"]) == 0
+    assert run(["cp", "-n", "memory://warm/a", f"{warm}/b"]) == 0
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def open_tmp_path() -> Iterator[Path]:
+    """A folder that everybody may use; those of pytest are for its user alone."""
+    with TemporaryDirectory() as name:
+        os.chmod(name, 0o777)  # noqa: S103 - as the docstring says
+        yield Path(name)
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_copied(open_tmp_path: Path) -> None:
+    source = open_tmp_path / "v3"
+    tree(source, ["a", "locked/b", "z/c"])
+    (source / "locked").chmod(0)
+
+    done = run_as_nobody("cp", "-rv", f"{source}/", open_tmp_path / "copy")
+
+    (source / "locked").chmod(0o700)
+    assert done.code == 5
+    assert done.err == f"gllm-storage: {source}/locked: Permission denied\n"
+    assert done.lines == [f"{open_tmp_path}/copy/a", f"{open_tmp_path}/copy/z/c"]
+
+
+def run_as_nobody(*arguments: str | Path) -> Finished:
+    return run_python(AS_NOBODY, *arguments)
+
+
+@pytest.mark.parametrize("target", ["copy", "memory://bucket/x"])
+def test_a_local_file_that_may_not_be_read_is_access_denied_and_said_once(target: str, open_tmp_path: Path) -> None:
+    (open_tmp_path / "private").write_bytes(SMALL)
+    (open_tmp_path / "private").chmod(0)
+    to = target if "://" in target else str(open_tmp_path / target)
+
+    done = run_as_nobody("cp", open_tmp_path / "private", to)
+
+    assert (done.code, done.err.count("\n")) == (5, 1)
+    assert done.err.count("Permission denied") == done.err.count("private") == 1
+    assert "Errno" not in done.err
+
+
+def test_a_local_folder_that_may_not_be_written_to_is_access_denied(open_tmp_path: Path) -> None:
+    (open_tmp_path / "file").write_bytes(SMALL)
+    (open_tmp_path / "file").chmod(0o644)
+    (open_tmp_path / "folder").mkdir()
+    (open_tmp_path / "folder").chmod(0o555)
+    code = AS_NOBODY.replace(
+        "sys.exit(run(sys.argv[1:]))",
+        """
+file, target = sys.argv[1:]
+assert run(["cp", file, "memory://b/x"]) == 0
+print(*(run(["cp", *arguments, target]) for arguments in ([file], ["memory://b/x"], ["-n", "memory://b/x"])))
+""",
+    )
+
+    done = run_python(code, open_tmp_path / "file", open_tmp_path / "folder" / "x")
+
+    assert done.out == "5 5 5\n"
+    assert done.err.count("Permission denied") == 3
+    assert os.listdir(open_tmp_path / "folder") == []
+
+
+@pytest.mark.parametrize("missing", ["nothing", "nothing/", "memory://bucket/nothing", "memory://bucket/nothing/"])
+def test_a_source_that_is_missing_is_told_and_the_others_are_copied(missing: str, tmp_path: Path) -> None:
+    tree(tmp_path, ["first/a", "last/b"])
+
+    done = run("cp", "-rv", "first", missing, "last", "there/", cwd=tmp_path)
+
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert missing.rstrip("/") in done.err
+    assert keys_here(tmp_path / "there") == ["first/a", "last/b"]
+
+
+def test_a_folder_among_files_is_told_and_the_others_are_copied(folder: Path) -> None:
+    tree(folder, ["sub/a", "other"])
+
+    done = run("cp", "model.bin", "sub", "other", "there/", cwd=folder)
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--recursive" in done.err
+    assert keys_here(folder / "there") == ["model.bin", "other"]
+
+
+def test_a_local_file_in_another_spelling_is_the_same(folder: Path) -> None:
+    (folder / "link").symlink_to("model.bin")
+    (folder / "here").symlink_to(".")
+
+    for target in ("model.bin", "./model.bin", f"file://{folder}/model.bin", f"{folder}/../here/model.bin", ".", "link"):
+        for source in ("model.bin", "here/model.bin"):
+            done = run("cp", source, target, cwd=folder)
+            assert (done.code, done.err.count("\n")) == (2, 1), target
+            assert "the same" in done.err
+    assert (folder / "model.bin").read_bytes() == SMALL
+    assert (folder / "link").is_symlink()
+
+
+@pytest.mark.parametrize("slip", ["s3:bucket/x", "S3:bucket/x", "gs:bucket/x", "az:c/x", "file:x", "memory:x"])
+def test_a_url_without_slashes_does_not_become_a_local_file(slip: str, folder: Path) -> None:
+    done = run("cp", "model.bin", slip, cwd=folder)
+
+    assert done.code == 2
+    assert "two slashes" in done.err
+    assert keys_here(folder) == ["model.bin"]
+    ok("cp", "model.bin", f"./{slip}", cwd=folder)
+    ok("cp", "model.bin", "notes:today", cwd=folder)
+
+
+def test_a_local_name_that_is_not_utf_8_gets_another_by_naming_the_target(servers: Servers, folder: Path) -> None:
+    rig = server_rig("ministack", servers.s3("ministack"))
+    env = {**environment(rig), "PYTHONUTF8": "1"}
+    odd = os.fsdecode(b"odd\xff")
+    (folder / "model.bin").rename(folder / odd)
+
+    refused = [
+        run(*arguments, env=env, cwd=folder)
+        for arguments in (
+            ("cp", odd, url_of(rig)),
+            ("cp", "-r", ".", url_of(rig)),
+            ("cp", "-r", f"{folder}/", url_of(rig, "folder")),
+            ("cp", odd, f"{odd}-copy"),
+            ("cat", odd),
+            ("rm", odd),
+            ("stat", odd),
+        )
+    ]
+
+    for done in refused:
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done
+        assert re.search(r"local name '.*odd\\\\?udcff.*' is not UTF-8.*cp FILE s3://bucket/NAME", done.err), done.err
+        assert "file:///" not in done.err
+    assert rig.keys() == []
+    ok("cp", odd, url_of(rig, "name"), env=env, cwd=folder)
+    assert rig.second.get(rig.key("name")) == SMALL
+    ok("cp", url_of(rig, "name"), f"{odd}-down", env=env, cwd=folder)
+    assert sorted(os.listdir(bytes(folder))) == [b"odd\xff", b"odd\xff-down"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,6 +40,19 @@ def test_a_password_in_a_url_is_not_shown() -> None:
     assert done.code not in {0, 1, 70}
     assert "hunter2" not in done.err
     assert scrubbed("at https://me:hunter2@host/x:") == "at https://me:***@host/x:"
+    assert scrubbed("bucket_name='me:hunter2@host'") == "bucket_name='me:***@host'"
+    for harmless in ('{"email":"me@host"}', "the caller: me@host", "s3://b/a:b@c", "https://me@host/x"):
+        assert scrubbed(harmless) == harmless
+
+
+@pytest.mark.parametrize("password", ["passw0rd", "pw"])
+@pytest.mark.parametrize("url", ["s3://user:{}@models/x", "gs://user:{}@models/x", "az://user:{}@models/x"])
+def test_a_password_before_a_bucket_is_not_shown(url: str, password: str) -> None:
+    for more in ([], ["--debug"]):
+        done = run("ls", url.format(password), *more)
+
+        assert done.code == 2
+        assert not re.search(rf"\b{password}\b", done.out + done.err), done.err
 
 
 def test_what_is_not_a_setting_is_not_shown() -> None:

@@ -60,6 +60,57 @@ def test_a_setting_for_another_provider_or_of_nobody_is_an_error(store: Rig) -> 
         assert told in done.err
 
 
+@pytest.mark.parametrize(
+    "option", [["--endpoint-url", "http://127.0.0.1:1"], ["-c", "endpoint_url=http://127.0.0.1:1"]], ids=lambda each: each[0]
+)
+def test_one_endpoint_url_for_two_providers_is_refused(option: list[str], tmp_path: Path) -> None:
+    azure = {"GLLM_STORAGE_AZURE_ACCOUNT_NAME": "acc1"}
+    for command in (["cp", "s3://models/x", "az://models/x"], ["cat", "az://models/x", "s3://models/x"]):
+        done = run(*command, *option, env=azure)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert "-c azure.endpoint_url=" in done.err
+
+    # One side, one provider, or two stores of one provider.
+    (tmp_path / "x").write_bytes(b"x")
+    quick = ["-c", "max_attempts=1", "-c", "anonymous=true"]
+    for command in (["cp", str(tmp_path / "x"), "s3://models/x"], ["cp", "s3://models/x", "s3a://others/x"]):
+        assert run(*command, *option, *quick).code == 9
+
+
+def test_a_wrong_value_from_the_environment_names_its_variable() -> None:
+    wrong = {"GLLM_STORAGE_S3_PART_SIZE": "1", "GLLM_STORAGE_READ_TIMEOUT": "soon", "GLLM_STORAGE_MAX_ATTEMPTS": "3"}
+
+    done = run("exists", "s3://models/x", env=wrong)
+    overridden = run("exists", "s3://models/x", "-c", "read_timeout=later", env=wrong)
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert (
+        "The environment sets part_size by GLLM_STORAGE_S3_PART_SIZE, read_timeout by GLLM_STORAGE_READ_TIMEOUT" in done.err
+    )
+    assert "GLLM_STORAGE_S3_PART_SIZE" in overridden.err
+    assert "GLLM_STORAGE_READ_TIMEOUT" not in overridden.err
+    assert "MAX_ATTEMPTS" not in done.err
+
+
+@pytest.mark.parametrize("command", ["cat", "stat", "exists", "rm"])
+@pytest.mark.parametrize("url", ["s3://models", "s3://models/", "s3://models/folder/"])
+def test_a_url_of_no_object_is_named(command: str, url: str) -> None:
+    done = run(command, url)
+
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert url.removesuffix("/") in done.err
+    assert "name an object in it" in done.err
+
+
+@pytest.mark.parametrize("command", ["cat", "stat", "exists", "ls", "check"])
+def test_a_web_server_that_does_not_answer_is_unavailable(command: str) -> None:
+    done = run(command, "http://127.0.0.1:1/x")
+
+    assert done.code == 9
+    assert "does not exist" not in done.err
+    assert "Check the network" in done.err
+
+
 def test_a_variable_that_the_provider_does_not_know_is_ignored(store: Rig) -> None:
     assert ok("exists", url_of(store, "a.bin"), env={**environment(store), "GLLM_STORAGE_ACCOUNT_NAME": "acc1"}).out == ""
 

@@ -69,6 +69,65 @@ def test_a_check_that_is_ended_in_a_race_removes_everything(by: signal.Signals, 
         assert (rig.keys(), rig.open_uploads()) == ([], [])
 
 
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    ("command", "left"),
+    [
+        (["cp", "URL", "target"], "; the file under way is complete, or as it was before"),
+        (["cp", "URL", "-"], ""),
+        (["rm", "URL"], "; what was under way may be deleted"),
+        (["--debug", "rm", "-r", "URL"], "; what was under way may be deleted"),
+        (["cat", "URL"], ""),
+        (["ls", "URL"], ""),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_what_is_said_of_a_command_that_is_ended_is_true(
+    command: list[str], left: str, by: signal.Signals, servers: Servers, tmp_path: Path
+) -> None:
+    happened = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}[by]
+    with slow(servers) as (rig, proxy):
+        proxy.inject(Fault(Match(), Delay(60), times=None))
+        meant = {"URL": url_of(rig, "x"), "target": str(tmp_path / "x")}
+        arguments = [meant.get(each, each) for each in command]
+        with started(*arguments, env=environment(rig)) as child:
+            wait_for(lambda: bool(proxy.requests), child)
+            child.send_signal(by)
+            _, errors = child.communicate(timeout=END_SECONDS)
+        assert child.returncode == 128 + by
+        assert errors.decode().splitlines()[-1] == f"gllm-storage: {happened}{left}"
+
+
+WHILE_IMPORTING = """
+import sys
+from gllm_storage.cli import main
+class Wrapped(RuntimeError):  # what Python 3.11 makes of a Ctrl-C that comes while a class is being made
+    __cause__ = KeyboardInterrupt()
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == sys.argv[-2]:
+            raise {"KeyboardInterrupt": KeyboardInterrupt(), "Wrapped": Wrapped()}[sys.argv[-1]]
+sys.meta_path.insert(0, Interrupting())
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "error"),
+    [
+        ("click", "KeyboardInterrupt"),
+        ("gllm_storage.cli.app", "KeyboardInterrupt"),
+        ("gllm_storage.cli.listing", "KeyboardInterrupt"),
+        ("fsspec", "KeyboardInterrupt"),
+        ("fsspec", "Wrapped"),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported_is_one_line(module: str, error: str) -> None:
+    done = run("stat", "file:///x", module, error, program=[sys.executable, "-c", WHILE_IMPORTING])
+
+    assert (done.code, done.out, done.err) == (130, "", "gllm-storage: interrupted\n")
+
+
 def test_a_terminal_that_is_closed_ends_an_upload_which_leaves_nothing(servers: Servers, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(bytes(26 * MIB))
     with slow(servers, "UploadPart") as (rig, proxy):
@@ -214,9 +273,60 @@ def test_a_check_without_permission_says_denied(answer: str, servers: Servers) -
         done = run("check", url_of(rig), env=environment(rig))
 
         assert done.code == (5 if answer == "everything" else 0)
+        assert "nothing was written" in done.out
         assert done.out.count("denied") >= 8
         assert done.lines[-1] == "check_conflict=True: not known, because these credentials may not write here."
         assert rig.keys() == []
+
+
+def test_a_check_that_may_write_but_not_read_does_not_say_that_it_may_not_write(servers: Servers) -> None:
+    with slow(servers) as (rig, proxy):
+        proxy.inject(Fault(Match(operation="GetObject"), Answer(403, "AccessDenied"), times=None))
+
+        done = run("check", "--json", "--large-size", "6MiB", url_of(rig), env=environment(rig))
+
+        found = json.loads(done.out)
+        verdicts = {each["name"]: each["verdict"] for each in found["checks"]}
+        assert (done.code, verdicts["writing"]) == (0, "ok")
+        assert "denied" in {verdicts["exclusive create, small"], verdicts["exclusive create, large"]}
+        assert found["check_conflict"] == (
+            "check_conflict=True: not known, because these credentials may not do all that it takes to try; see the rows "
+            "that say denied."
+        )
+        assert found["exclusive_create"] == "unknown"
+        assert rig.keys() == []
+
+
+def test_a_check_whose_write_failed_does_not_say_that_nothing_was_written(servers: Servers) -> None:
+    with slow(servers) as (rig, proxy):
+        proxy.inject(Fault(Match(method="PUT"), Answer(400, "BadDigest"), times=None))
+        proxy.inject(Fault(Match(method="DELETE"), Answer(400, "BadRequest"), times=None))
+        proxy.inject(Fault(Match(method="HEAD"), Answer(400, body=b""), times=None, skip=2))
+
+        done = run("check", "--json", url_of(rig), env=environment(rig))
+        rows = {each["name"]: each for each in json.loads(done.out)["checks"]}
+        assert rows["writing"]["verdict"] == "failed"
+        assert "could not be removed, or not be looked for" in done.err
+        assert rows["removed"]["verdict"] == "failed"
+        assert "could not be removed, or not be looked for" in rows["removed"]["detail"]
+        assert any(url.endswith("-written") for url in rows["removed"]["values"]["left"])
+
+
+def test_a_bug_in_a_check_is_no_finding_and_everything_is_removed(tmp_path: Path) -> None:
+    for broken in ("reads.look_at_checksum", "bench.Bench.get"):
+        code = f"""
+import gllm_storage.cli.check as check
+from gllm_storage.cli.check import bench, reads
+def broken(*_, **__): raise KeyError("of our own")
+{broken} = broken
+check._CHECKS = tuple((name, getattr(reads, function.__name__, function)) for name, function in check._CHECKS)
+sys.exit(run(["check", "--large-size", "6MiB", sys.argv[1]]))
+"""
+        done = run_python(code, tmp_path)
+
+        assert (done.code, done.out, done.err.count("\n")) == (70, "", 1)
+        assert "a bug: KeyError" in done.err
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_check_that_may_not_delete_says_what_it_left(servers: Servers) -> None:

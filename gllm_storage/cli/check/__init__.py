@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.cli.check import access, races, reads, timing
 from gllm_storage.cli.check.bench import leaving_no_folder, prepared
-from gllm_storage.cli.check.conflict import sentence
+from gllm_storage.cli.check.conflict import conclude
 from gllm_storage.cli.check.model import Report, Row, Verdict
 from gllm_storage.cli.check.show import announcing, show_table
 from gllm_storage.cli.exits import Exit, code_of, message_of
@@ -52,11 +52,10 @@ def check_store(url: str, *, as_json: bool, writers: int, rounds: int, large_siz
     store = Store(where.root)
     client = clients([store], defaults=_SMALL_PARTS)[store]
     folder = Folder(client, f"{where.key}/" if where.key and not where.is_folder else where.key)
-    if size(large_size) <= _PARTS:
-        raise ValueError("--large-size: must be more than 5MiB, so that the object can go in parts")
+    large = _large(large_size)
     with (
         leaving_no_folder(f"/{where.key}" if where.scheme == "file" else ""),
-        prepared(folder, large_size=size(large_size), writers=writers, rounds=rounds) as bench,
+        prepared(folder, large_size=large, writers=writers, rounds=rounds) as bench,
     ):
         report = _checked(bench)
     code = code_of(report.stopped_by) if report.stopped_by else Exit.OK
@@ -69,6 +68,16 @@ def check_store(url: str, *, as_json: bool, writers: int, rounds: int, large_siz
     return code
 
 
+def _large(text: str) -> int:
+    try:
+        found = size(text)
+    except ValueError as error:
+        raise ValueError(f"--large-size {text!r}: it {error}") from error
+    if found <= _PARTS:
+        raise ValueError(f"--large-size {text!r}: it must be more than 5MiB, so that the object can go in parts")
+    return found
+
+
 def _checked(bench: Bench) -> Report:
     report = Report(bench.folder.url, bench.client.provider)
     left: list[str] = []
@@ -78,12 +87,14 @@ def _checked(bench: Bench) -> Report:
         finally:
             announce("removing what was written")
             left = bench.remove_all()
-            writing = report.row(access.WRITING)
-            if left and writing is not None and writing.verdict is not Verdict.DENIED:  # or else nothing can be there
+            if not _may_have_written(bench, report):
+                left = []
+            if left:
                 complain(f"warning: could not be removed, or not be looked for: {', '.join(left)}")
     report.rows.append(_removal(report, left))
     report.rows = [replace(row, detail=scrubbed(row.detail)) for row in report.rows]
-    report.conflict = sentence(report)
+    conclusion = conclude(report)
+    report.conflict, report.exclusive = conclusion.sentence, conclusion.exclusive
     return report
 
 
@@ -111,7 +122,10 @@ def _tried(name: str, check: Callable[[Bench], Row], bench: Bench) -> Row:
         return check(bench)
     except AccessDeniedError as error:
         return Row(name, Verdict.DENIED, message_of(error))
-    except Exception as error:  # noqa: BLE001 - one question that fails must not keep us from asking the others
+    except Exception as error:
+        if code_of(error) is Exit.BUG:
+            raise
+        # One question that fails must not keep us from asking the others.
         return Row(name, Verdict.FAILED, message_of(error))
 
 
@@ -121,9 +135,14 @@ def _skipped(name: str, failed: Exception) -> Row:
     return Row(name, Verdict.SKIPPED, "needs an object, and writing failed")
 
 
+def _may_have_written(bench: Bench, report: Report) -> bool:
+    """A write that failed or was interrupted may have been carried out all the same; one that was denied was not."""
+    return access.WRITTEN in bench.used and report.verdict(access.WRITING) is not Verdict.DENIED
+
+
 def _removal(report: Report, left: list[str]) -> Row:
-    writing = report.row(access.WRITING)
-    if left and writing is not None and writing.verdict is Verdict.OK:
-        return Row("removed", Verdict.FAILED, f"left behind: {', '.join(left)}", {"left": left})
-    wrote = writing is not None and writing.verdict is Verdict.OK
+    wrote = report.verdict(access.WRITING) is Verdict.OK
+    if left:
+        what = "left behind" if wrote else "could not be removed, or not be looked for"
+        return Row("removed", Verdict.FAILED, f"{what}: {', '.join(left)}", {"left": left})
     return Row("removed", Verdict.OK, "all that was written" if wrote else "nothing was written", {"left": []})

@@ -6,12 +6,15 @@ import time
 from typing import TYPE_CHECKING
 
 from gllm_storage.cli.check.model import Row, Verdict
+from gllm_storage.cli.exits import Exit, code_of
 from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from gllm_storage.cli.check.bench import Bench
 
 REACHABLE, CREDENTIALS, BUCKET, WRITING = "reachable", "credentials", "bucket", "writing"
+WRITTEN = "written"
+"""Name of the object that is written first."""
 _ACCEPTED = "accepted"
 
 
@@ -30,7 +33,9 @@ def look(bench: Bench) -> tuple[list[Row], Exception | None]:
         return _look_again(bench, begun, error)
     except StorageUnavailableError as error:
         return [Row(REACHABLE, Verdict.FAILED, str(error)), *_skipped(CREDENTIALS, BUCKET)], error
-    except Exception as error:  # noqa: BLE001 - whatever the store answers, this row says so
+    except Exception as error:
+        if code_of(error) is Exit.BUG:
+            raise
         return [_reached(begun), Row(CREDENTIALS, Verdict.FAILED, str(error)), *_skipped(BUCKET)], error
     return [_reached(begun), Row(CREDENTIALS, Verdict.OK, _ACCEPTED), Row(BUCKET, Verdict.OK, "is there")], None
 
@@ -38,10 +43,12 @@ def look(bench: Bench) -> tuple[list[Row], Exception | None]:
 def write(bench: Bench) -> tuple[Row, Exception | None]:
     """Store a small object."""
     try:
-        bench.put("written", b"gllm-storage check\n")
+        bench.put(WRITTEN, b"gllm-storage check\n")
     except AccessDeniedError as error:
         return Row(WRITING, Verdict.DENIED, str(error)), error
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:
+        if code_of(error) is Exit.BUG:
+            raise
         return Row(WRITING, Verdict.FAILED, str(error)), error
     return Row(WRITING, Verdict.OK, "permitted"), None
 
@@ -50,7 +57,10 @@ def _look_again(bench: Bench, begun: float, denied: AccessDeniedError) -> tuple[
     """A 403 to a look may only mean that we may not list: a list tells."""
     try:
         next(iter(bench.client.list_files(f"/{bench.folder.prefix}")), None)
-    except Exception:  # noqa: BLE001 - the first answer says it better
+    except Exception as error:
+        if code_of(error) is Exit.BUG:
+            raise
+        # Of all others, the first answer says it better.
         unknown = Row(BUCKET, Verdict.SKIPPED, "cannot be told without permission to look")
         return [_reached(begun), Row(CREDENTIALS, Verdict.DENIED, str(denied)), unknown], denied
     limited = Row(CREDENTIALS, Verdict.OK, f"accepted, but not for looking at objects: {denied}")

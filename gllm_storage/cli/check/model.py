@@ -44,6 +44,7 @@ class Report:
         provider: The provider.
         rows: The findings.
         conflict: What ``check_conflict=True`` will do here, in a sentence.
+        exclusive: The same in a word, for machines.
         stopped_by: What ended the check early, or made it worthless; None if the store could be checked.
     """
 
@@ -51,11 +52,17 @@ class Report:
     provider: str
     rows: list[Row] = field(default_factory=list)
     conflict: str = ""
+    exclusive: str = ""
     stopped_by: Exception | None = None
 
     def row(self, name: str) -> Row | None:
         """The row of that name."""
         return next((each for each in self.rows if each.name == name), None)
+
+    def verdict(self, name: str) -> Verdict | None:
+        """The verdict of the row of that name; None if there is none."""
+        row = self.row(name)
+        return row.verdict if row else None
 
     def as_json(self, exit_code: int) -> dict[str, Any]:
         """For machines."""
@@ -64,5 +71,6 @@ class Report:
             "provider": self.provider,
             "checks": [asdict(each) for each in self.rows],
             "check_conflict": self.conflict,
+            "exclusive_create": self.exclusive,
             "exit_code": exit_code,
         }

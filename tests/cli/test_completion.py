@@ -1,0 +1,120 @@
+"""Completion in a real interactive bash, on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECONDS = 60.0
+# Completes as the program does, but says what it was called with instead of doing it.
+STUB = f"""#!/bin/bash
+if [[ $_GLLM_STORAGE_COMPLETE || $1 == completion ]]; then
+    exec '{sys.executable}' -m gllm_storage.cli "$@"
+fi
+printf 'called:'
+printf ' <%s>' "$@"
+printf ' :end\\n'
+"""
+SET_UP = r"""PS1='$ '; bind 'set bell-style none'; bind 'set enable-bracketed-paste off'; bind 'set page-completions off'
+eval "$(gllm-storage completion bash)"
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with a few files, in which bash runs."""
+    program = tmp_path / "bin" / "gllm-storage"
+    program.parent.mkdir()
+    program.write_text(STUB)
+    program.chmod(0o755)
+    folder = tmp_path / "here"
+    (folder / "models").mkdir(parents=True)
+    for name in ("weights.bin", "s3-notes.txt", "models/a file"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def typed(keys: str, here: Path) -> str:
+    """Type into a bash that knows the completion, and wait until it has ended."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(here)
+        env = {**os.environ, "TERM": "dumb", "HOME": str(here), "INPUTRC": os.devnull, "COLUMNS": "200"}
+        env["PATH"] = f"{here.parent}/bin:{env['PATH']}"
+        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], env)  # noqa: S606 - a shell is what is tested
+    os.write(terminal, f"{SET_UP}{keys}\nexit\n".encode())
+    shown = b""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        if not select.select([terminal], [], [], 0.1)[0]:
+            continue
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # Linux: bash has closed its side
+            break
+    else:
+        os.kill(child, signal.SIGKILL)
+    os.close(terminal)
+    os.waitpid(child, 0)
+    return shown.decode(errors="replace")
+
+
+def words_of(keys: str, here: Path) -> list[str]:
+    """The words that the program gets of a line that was typed with TABs."""
+    called = re.search(r"called:(.*) :end", shown := typed(keys, here))
+    assert called, shown
+    return re.findall(r"<([^>]*)>", called[1])
+
+
+# The X tells whether a space came before it.
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("cp az\tX", ["cp", "az://X"]),
+        ("cp s3:\tX", ["cp", "s3://X"]),
+        ("cp s3:/\tX", ["cp", "s3://X"]),
+        ("cp weights.bin gs\tX", ["cp", "weights.bin", "gs://X"]),
+        ("cp file:\tX", ["cp", "file:///X"]),
+        ("cp s3://b/x  file:\tX", ["cp", "s3://b/x", "file:///X"]),
+        ("ls abf\tX", ["ls", "abfs://X"]),
+        ("cp wei\tX", ["cp", "weights.bin", "X"]),
+        ("cp s3://b/x wei\tX", ["cp", "s3://b/x", "weights.bin", "X"]),
+        ("cp mod\tX", ["cp", "models/X"]),
+        ("cp models/\t az://", ["cp", "models/a file", "az://"]),
+        ("cp s3-\tX", ["cp", "s3-notes.txt", "X"]),
+        ("cp -c endpoint_u\tX", ["cp", "-c", "endpoint_url=X"]),
+        ("exi\tX", ["exists", "X"]),
+        ("cp --no-cl\tX", ["cp", "--no-clobber", "X"]),
+    ],
+)
+def test_bash_completes(line: str, words: list[str], here: Path) -> None:
+    assert words_of(f"gllm-storage {line}", here) == words
+
+
+def test_bash_offers_local_files_beside_schemes(here: Path) -> None:
+    shown = typed("gllm-storage cp s3\t\t", here)
+
+    assert re.search(r"\bs3://\s+s3-notes\.txt|\bs3-notes\.txt\s+s3://", shown)
+
+
+def test_a_bash_whose_words_hold_colons_completes_too(here: Path) -> None:
+    keys = "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}\ngllm-storage cp s3:\tX"
+
+    assert words_of(keys, here) == ["cp", "s3://X"]
+
+
+def test_a_scheme_is_completed_without_a_space(here: Path) -> None:
+    (here / "s3-notes.txt").unlink()
+
+    assert words_of("gllm-storage cp s3\tX", here) == ["cp", "s3://X"]
