@@ -12,6 +12,7 @@ from gllm_storage.cli.output import as_json as json_of
 from gllm_storage.cli.output import human_size, human_time, say, say_json, say_json_array
 from gllm_storage.cli.places import Address, Folder, Stored, address, require_object
 from gllm_storage.cli.settings import Store
+from gllm_storage.objects import url_in_listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,15 +111,10 @@ def _all_entries(folder: Folder) -> Iterator[Entry]:
 
 
 def _children(folder: Folder) -> Iterator[Entry]:
-    """What is directly in a folder. Keys come in order, so that all keys of a folder within come together."""
-    last = ""
-    for name, info in folder.files():
-        child, slash, _ = name.partition("/")
-        if not slash:
-            yield Entry(child, info.url, info)
-        elif child != last:
-            last = child
-            yield Entry(f"{child}/", f"{folder.url}{child}/", None)
+    """What is directly in a folder."""
+    for found in folder.client.list_folder(f"/{folder.prefix}"):
+        url = url_in_listing(found)
+        yield Entry(url[len(folder.url) :], url, None if isinstance(found, str) else found)
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.support import PROGRAM, environment, ok, run, run_python, url_of
+from tests.clouds.faulty import proxied
 from tests.conftest import make_rig
+from tests.faults import FaultProxy
 from tests.rig import BUCKET, MIB, server_rig
 
 if TYPE_CHECKING:
@@ -40,6 +42,28 @@ def test_ls_shows_a_level_and_recursive_all(store: Rig) -> None:
     assert ok("ls", url_of(store, "sub"), env=env).lines == ["b.bin", "deep/"]
     assert ok("ls", "-r", url_of(store, "sub/"), env=env).lines == ["b.bin", "deep/c.bin"]
     assert ok("ls", url_of(store, "a.bin"), env=env).lines == ["a.bin"]
+
+
+def test_ls_asks_for_one_level_and_not_for_all_that_is_below(servers: Servers) -> None:
+    running = servers.s3("ministack")
+    with FaultProxy(running.endpoint_url) as proxy:
+        rig = proxied(server_rig("ministack", running), proxy)
+        for number in range(12):
+            rig.second.put(rig.key(f"sub/{number}"), CONTENT)
+
+        assert ok("ls", url_of(rig), env=environment(rig)).lines == ["sub/"]
+
+        (listing,) = [entry for entry in proxy.requests if entry.operation == "ListObjectsV2"]
+        assert "delimiter=%2F" in listing.query
+
+
+def test_ls_of_a_local_folder_does_not_look_into_those_within(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    (tmp_path / "a").write_bytes(CONTENT)
+    assert ok("ls", tmp_path).lines == ["a", "closed/", "loop/"]
+    assert "proc/" in ok("ls", "/").lines
 
 
 def test_ls_shows_size_and_time_and_json(store: Rig) -> None:
