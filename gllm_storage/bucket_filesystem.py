@@ -319,7 +319,7 @@ class BucketFileSystem(AtomicOpening):
         await self._in_thread(lambda _: self.pipe_file(path, value, mode, **kwargs))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        """Read an object, or a slice of it: one version, verified if it is the whole.
+        """Read an object: one version, verified; or a slice of it, which the provider's filesystem reads by one request.
 
         Args:
             path: The object.
@@ -332,20 +332,25 @@ class BucketFileSystem(AtomicOpening):
             IntegrityError: If the content does not match its checksum.
             StorageError: If it cannot be read.
         """
-        if self._is_of_version(kwargs):
+        if self._is_left_to_provider(start, end, kwargs):
             found: bytes = sync(self.loop, self._cat_file, path, start=start, end=end, **kwargs)
             return found
-        return self._cat(path, start, end, Stop(running_stop()))
+        return self._read(path, start, end, Stop(running_stop()))
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        if self._is_of_version(kwargs):
+        if self._is_left_to_provider(start, end, kwargs):
             below: Any = super()
-            of_version: bytes = await below._cat_file(path, start=start, end=end, **kwargs)  # noqa: SLF001 - fsspec's own
-            return of_version
-        found: bytes = await self._in_thread(lambda stop: self._cat(path, start, end, stop))
+            read: bytes = await below._cat_file(path, start=start, end=end, **kwargs)  # noqa: SLF001 - fsspec's own
+            return read
+        found: bytes = await self._in_thread(lambda stop: self._read(path, start, end, stop))
         return found
 
-    def _cat(self, path: str, start: int | None, end: int | None, stop: Stop) -> bytes:
+    def _is_left_to_provider(self, start: int | None, end: int | None, kwargs: Mapping[str, Any]) -> bool:
+        """Whether one answer is all there is to read: it is of one version, and needs no look before."""
+        is_slice = start is not None and end is not None and 0 <= start < end
+        return is_slice or self._is_of_version(kwargs)
+
+    def _read(self, path: str, start: int | None, end: int | None, stop: Stop) -> bytes:
         bucket, key = self._place(path)
         transfer = self._transfer(bucket, key, "read", stop=stop)
         return read_object(self.store.reader(bucket, key, transfer.details), transfer, start, end)

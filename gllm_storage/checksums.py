@@ -13,7 +13,7 @@ from awscrt import checksums as crt
 from gllm_storage.local_files import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _WIDTH = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20, "md5": 16}
 _UPDATE: dict[str, Callable[[bytes, int], int]] = {
@@ -78,3 +78,11 @@ def crc_of(read_at: Callable[[int, int], bytes], size: int, algorithm: str = "cr
     for offset in range(start, start + size, CHUNK):
         crc = update(read_at(offset, min(CHUNK, start + size - offset)), crc)
     return crc
+
+
+def fold_crc64nvme(parts: Iterable[tuple[int, int]]) -> int:
+    """CRC of the whole, from the CRC and the length in bytes of each part."""
+    whole = 0
+    for crc, length in parts:
+        whole = combine_crc64nvme(whole, crc, length)
+    return whole

@@ -21,7 +21,8 @@ class CloudStorageClient(ABC):
     and downloading files from cloud storage services.
 
     A third party implements the four abstract verbs and nothing else. What stands below them (`url`, `open`, `info`,
-    `list_files`, `list_folder`, `filesystem`, `storage_options`) then raises `NotImplementedError`; `FsspecStorageClient` has all of it.
+    `list_files`, `list_folder`, `filesystem`, `storage_options`) then raises `NotImplementedError`; `FsspecStorageClient`
+    has all of it.
     """
 
     def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented

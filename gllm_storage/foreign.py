@@ -25,7 +25,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.local_files import atomic_target, open_source
-from gllm_storage.objects import directly_in, info_from_fsspec
+from gllm_storage.objects import in_order, info_from_fsspec
 from gllm_storage.paths import without_password
 
 if TYPE_CHECKING:
@@ -170,7 +170,19 @@ class ForeignStore:
         Raises:
             StorageError: If listing fails.
         """
-        return directly_in(self.iter_objects(path), f"{self._scheme}://{path}")
+        details = self._details(path, "list")
+        self._filesystem.invalidate_cache()
+        try:
+            with _translated(details):
+                found: list[dict[str, Any]] = self._filesystem.ls(self._path(path), detail=True)
+        except ObjectNotFoundError:
+            return
+        yield from in_order(self._entry(each) for each in found)
+
+    def _entry(self, found: dict[str, Any]) -> ObjectInfo | str:
+        key = found["name"].removeprefix(self._path(self._base).rstrip("/")).strip("/")
+        url = f"{self._scheme}://{self._base}{key}"
+        return f"{url}/" if found["type"] == "directory" else info_from_fsspec(found, url)
 
     def _require_answer(self, folder: str, details: ErrorDetails) -> None:
         """`find` of most filesystems leaves out what it cannot list, and finds nothing on a host that does not answer."""

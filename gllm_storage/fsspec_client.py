@@ -254,7 +254,7 @@ class FsspecStorageClient(CloudStorageClient):
         return self._store().iter_objects(self._location.path(self._location.listing_prefix(prefix)))
 
     def list_folder(self, folder: str = "") -> Iterator[ObjectInfo | str]:
-        """What is directly in a folder, in the order of the URLs; one request for each 1,000 names, whatever is below them.
+        """What is directly in a folder, in the order of the URLs. Stores are not asked for what is below its folders.
 
         Args:
             folder: A remote path, with or without a ``/`` at its end; the client's prefix if empty.

@@ -30,6 +30,11 @@ class InheritedMethods:
         with self._in_our_words(path, "list"):
             return await below._find(path, *args, **kwargs)  # noqa: SLF001 - as above
 
+    async def _cat_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        below: Any = super()
+        with self._in_our_words(path, "read"):
+            return await below._cat_file(path, *args, **kwargs)  # noqa: SLF001 - as above
+
     async def _cp_file(self, path1: str, path2: str, *args: Any, **kwargs: Any) -> None:
         below: Any = super()
         with self._in_our_words(path1, "copy"):

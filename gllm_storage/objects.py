@@ -62,9 +62,9 @@ def aware(moment: object) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def in_order(objects: Iterable[ObjectInfo], folders: Iterable[str]) -> list[ObjectInfo | str]:
+def in_order(entries: Iterable[ObjectInfo | str]) -> list[ObjectInfo | str]:
     """Objects and URLs of folders, in the order of their URLs."""
-    return sorted([*objects, *folders], key=url_in_listing)
+    return sorted(entries, key=url_in_listing)
 
 
 def url_in_listing(entry: ObjectInfo | str) -> str:

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.compression import compr
+from fsspec.transaction import Transaction
 from fsspec.utils import infer_compression, isfilelike
 
 from gllm_storage.writer import AtomicTextWriter, AtomicWriter
@@ -28,11 +29,40 @@ def is_create(mode: str) -> bool:
     return mode == "create"
 
 
+class AtomicTransaction(Transaction):  # type: ignore[misc]  # fsspec publishes no types
+    """fsspec's transaction, which ends also where a commit fails: older releases of fsspec then defer all later writes."""
+
+    def complete(self, commit: bool = True) -> None:
+        """Publish all files, in the order in which they were opened, or take them back.
+
+        Args:
+            commit: Whether to publish.
+
+        Raises:
+            Exception: What the first file raises that cannot be published; those after it are taken back.
+        """
+        mine: Any = self
+        filesystem, files = mine.fs, list(mine.files)
+        mine.files.clear()
+        try:
+            while commit and files:
+                files.pop(0).commit()
+        finally:
+            for each in files:
+                each.discard()
+            if filesystem is not None:
+                filesystem._intrans = False  # noqa: SLF001 - as fsspec's own does
+                filesystem._transaction = None  # noqa: SLF001 - as above
+            mine.fs = None
+
+
 class AtomicOpening:
     """Mixed into a filesystem whose `_open` gives an `AtomicWriter` for ``"wb"`` and ``"xb"``.
 
     Text and compression are put on top here, because fsspec's own layers would close a file below an exception, or never.
     """
+
+    transaction_type = AtomicTransaction
 
     def open(
         self,

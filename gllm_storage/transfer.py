@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import math
 import threading
@@ -161,23 +162,25 @@ class MemoryTarget:
 
     def __init__(self, start: int = 0, length: int = 0) -> None:
         self._start = start
-        self._buffer = bytearray(length)
+        self.allocate(length)
 
     def allocate(self, size: int) -> None:
         """Make room for so many bytes."""
-        self._buffer = bytearray(size)
+        self._buffer = io.BytesIO(bytes(size))  # gives out its bytes without a copy, as a bytearray does not
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Take bytes at an offset of the object."""
-        self._buffer[offset - self._start : offset - self._start + len(data)] = data
+        with self._buffer.getbuffer() as view:
+            view[offset - self._start : offset - self._start + len(data)] = data
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Bytes as they were taken."""
-        return bytes(self._buffer[offset - self._start : offset - self._start + length])
+        with self._buffer.getbuffer() as view:
+            return bytes(view[offset - self._start : offset - self._start + length])
 
     def getvalue(self) -> bytes:
         """What was taken."""
-        return bytes(self._buffer)
+        return self._buffer.getvalue()
 
 
 class ObjectReader(Protocol):
@@ -347,7 +350,7 @@ def read_object(reader: ObjectReader, transfer: Transfer, start: int | None = No
     for attempt in range(_RESTARTS):
         version = reader.head()
         first, last, _ = slice(start, end).indices(version.size)
-        if (first, last) == (0, version.size):
+        if start is None and end is None:
             memory = MemoryTarget()
             _download(Download(reader, version, memory, transfer), memory)
             return memory.getvalue()

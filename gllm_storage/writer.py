@@ -79,12 +79,16 @@ class AtomicWriter(io.BufferedIOBase):
             super().close()
 
     def commit(self) -> None:
-        """Publish what was written, and was not taken back.
+        """Publish what was written, if it was not taken back.
 
         Raises:
             FileExistsError: If the file was opened exclusively, and somebody else made it meanwhile.
             StorageError: If it cannot be published.
+            ValueError: If it was not closed: layers on top of it may not have written everything.
         """
+        if self._open and not self.closed:
+            self.discard()
+            raise ValueError(f"{self.path} was not closed before the end of its transaction: nothing was stored")
         self._finish(None)
 
     def discard(self) -> None:

@@ -27,6 +27,7 @@ from gllm_storage import (
     get_storage_client,
     storage_client_from_url,
 )
+from gllm_storage.objects import url_in_listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ CALLS: dict[str, Call] = {
     "file_exists": lambda client, _: client.file_exists("model.bin"),
     "info": lambda client, _: client.info("model.bin"),
     "list_files": lambda client, _: list(client.list_files()),
+    "list_folder": lambda client, _: list(client.list_folder()),
 }
 FAILS = {
     "upload_file": "put_file",
@@ -49,6 +51,7 @@ FAILS = {
     "file_exists": "info",
     "info": "info",
     "list_files": "find",
+    "list_folder": "ls",
 }
 
 
@@ -79,6 +82,9 @@ class TroubledFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec publi
 
     def find(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         return self._do("find", path, *args, **kwargs)
+
+    def ls(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._do("ls", path, *args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,9 @@ def test_the_verbs_work_on_a_filesystem_that_is_not_ours(memory: str, folder: Pa
     plain.pipe_file("/foreign/models/v30/other.bin", b"theirs")
     assert [each.url for each in client.list_files("v3")] == [url, client.url("v30/other.bin")]
     assert [each.url for each in client.list_files("v3/")] == [url]
+    assert list(client.list_folder()) == [f"{memory}/v3/", f"{memory}/v30/"]
+    assert [url_in_listing(each) for each in client.list_folder("v3")] == [url]
+    assert list(client.list_folder("none")) == []
     assert client.file_exists("v3") is False
     assert client.delete_file(url) is True
     assert client.file_exists(url) is False
@@ -186,6 +195,7 @@ def test_storage_options_reach_the_filesystem(tmp_path: Path) -> None:
     assert client.file_exists("other.bin") is False
     assert client.download_file("model.bin", tmp_path / "copy.bin").read_bytes() == CONTENT
     assert [(each.url, each.size) for each in client.list_files()] == [("zip://v3/model.bin", len(CONTENT))]
+    assert [url_in_listing(each) for each in client.list_folder()] == ["zip://v3/model.bin"]
 
 
 def test_a_filesystem_that_cannot_write_says_so(tmp_path: Path, folder: Path) -> None:
@@ -225,7 +235,7 @@ def test_check_conflict_is_refused_and_nothing_is_written(world: World, existing
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-@pytest.mark.parametrize("call", [name for name in CALLS if name not in {"file_exists", "list_files"}])
+@pytest.mark.parametrize("call", [name for name in CALLS if name not in {"file_exists", "list_files", "list_folder"}])
 def test_whatever_a_filesystem_raises_is_one_of_our_errors_with_its_cause(
     world: World, call: str, raised: Exception, expected: type[Exception]
 ) -> None:
@@ -241,7 +251,7 @@ def test_whatever_a_filesystem_raises_is_one_of_our_errors_with_its_cause(
     assert sorted(os.listdir(world.folder)) == ["copy.bin", "source.bin"]
 
 
-@pytest.mark.parametrize("call", ["file_exists", "list_files"])
+@pytest.mark.parametrize("call", ["file_exists", "list_files", "list_folder"])
 def test_what_cannot_be_told_is_not_taken_for_absent(world: World, call: str) -> None:
     world.troubles[FAILS[call]] = failing(ConnectionResetError("reset"))
     with pytest.raises(StorageUnavailableError, match="reset"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,6 +96,49 @@ def test_a_create_inside_a_transaction_is_decided_at_its_end(creating_rig: Rig) 
     with pytest.raises(ObjectExistsError):
         create()
     assert creating_rig.second.get(creating_rig.key("a")) == b"theirs"
+
+
+@pytest.mark.parametrize(("mode", "options"), [("wb", {}), ("w", {}), ("w", {"compression": "gzip"})], ids=str)
+def test_a_file_that_was_not_closed_is_not_stored_by_a_transaction(
+    mode: str, options: dict[str, str], creating_rig: Rig
+) -> None:
+    filesystem = creating_rig.client().filesystem
+    opened = []
+
+    def forget_to_close() -> None:
+        with filesystem.transaction:
+            opened.append(filesystem.open(path_of(creating_rig, "a"), mode, **options))
+            opened[0].write(b"some" if "b" in mode else "some")
+
+    with pytest.raises(ValueError, match="not closed"):
+        forget_to_close()
+    assert creating_rig.keys() == []
+    with suppress(ValueError):
+        opened[0].close()
+    assert creating_rig.keys() == []
+
+
+def test_after_a_transaction_that_failed_writes_are_stored_again(creating_rig: Rig) -> None:
+    filesystem = creating_rig.client().filesystem
+    creating_rig.second.put(creating_rig.key("b"), b"theirs")
+
+    def fail() -> None:
+        with filesystem.transaction:
+            for name, mode in (("a", "wb"), ("c", "wb")):
+                with filesystem.open(path_of(creating_rig, name), mode) as file:
+                    file.write(b"ours")
+            creating_rig.client().delete_file("b")
+            with filesystem.open(path_of(creating_rig, "b"), "xb") as file:
+                file.write(b"ours")
+            creating_rig.second.put(creating_rig.key("b"), b"theirs")
+            with filesystem.open(path_of(creating_rig, "d"), "wb") as file:
+                file.write(b"ours")
+
+    with pytest.raises(ObjectExistsError):
+        fail()
+    assert [key for key in creating_rig.keys() if not is_temporary(key)] == ["a", "b", "c"]  # noqa: SIM118 - as above
+    filesystem.pipe_file(path_of(creating_rig, "e"), b"later")
+    assert creating_rig.second.get(creating_rig.key("e")) == b"later"
 
 
 @pytest.mark.parametrize(("start", "end"), [(None, None), (0, 10), (5, None), (-7, None), (3, -3), (0, 10**9)])

@@ -116,5 +116,5 @@ class AzureAccount:
 
 
 def _name_in(connection_string: str) -> str | None:
-    named = dict(part.split("=", 1) for part in connection_string.split(";") if "=" in part)
-    return named.get("AccountName")
+    parts = (part.partition("=") for part in connection_string.split(";"))
+    return next((value for name, _, value in parts if name.strip().lower() == "accountname"), None)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adlfs import AzureBlobFileSystem as _AzureBlobFileSystem
 from azure.core.exceptions import AzureError
 from azure.storage.blob import ContentSettings
-from fsspec.asyn import sync, sync_wrapper
+from fsspec.asyn import sync
+from fsspec.utils import stringify_path
 
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.azure.connection import AzureConnections, Connection
@@ -147,7 +148,7 @@ class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSyst
         Raises:
             ValueError: If the path is a URL of another account.
         """
-        return super().open(self._without_protocol(path), *args, **kwargs)
+        return super().open(self._without_protocol(stringify_path(path)), *args, **kwargs)
 
     def _without_protocol(self, path: str) -> str:
         path = super()._without_protocol(path)
@@ -159,12 +160,19 @@ class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSyst
             raise ValueError(f"{path!r} is not in the account {self.account.name!r}, which this filesystem is for")
         return f"{container}/{key}"
 
+    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        """Copy a blob within the account; it is complete when this returns.
+
+        Raises:
+            ObjectNotFoundError: If there is no such blob.
+            StorageError: If it cannot be copied.
+        """
+        self._copy_blob(path1, path2)
+
     async def _cp_file(self, path1: str, path2: str, **_: Any) -> None:
-        await self._in_thread(lambda _: self._copy(path1, path2))
+        await self._in_thread(lambda _: self._copy_blob(path1, path2))
 
-    cp_file = sync_wrapper(_cp_file)
-
-    def _copy(self, path1: str, path2: str) -> None:
+    def _copy_blob(self, path1: str, path2: str) -> None:
         source, target = self._place(path1), self._place(path2)
         self.requests.copy(source, target, self._error_details(*source, "copy"))
         self._forget_listings(path2)
@@ -176,6 +184,8 @@ class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSyst
 
     @contextlib.contextmanager
     def _in_our_words(self, path: Any, operation: str) -> Iterator[None]:
+        for each in [path] if isinstance(path, str) else path:
+            self._without_protocol(stringify_path(each))  # or else adlfs takes another account's blobs for this one's
         url = f"az://{self._strip_protocol(path)}" if isinstance(path, str) else "az://"
         details = ErrorDetails(self.provider, url, operation)
         with translated(details):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import time
 from functools import partial
@@ -10,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from azure.storage.blob import BlobPrefix
 
-from gllm_storage.azure.errors import UnreadableAnswerError, code_of, not_found, status_of, translated
+from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, code_of, not_found, status_of, translated
 from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageError
 from gllm_storage.exclusive import backoff
 from gllm_storage.metadata import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, kept_checksum
-from gllm_storage.objects import ObjectInfo, aware, url_in_listing
+from gllm_storage.objects import ObjectInfo, aware, in_order
+from gllm_storage.parallel import stopped_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from azure.storage.blob import BlobProperties
+    from azure.storage.blob import BlobClient, BlobProperties
 
     from gllm_storage.azure.connection import AzureConnections
     from gllm_storage.errors import ErrorDetails
@@ -117,14 +119,23 @@ class AzureRequests:
         client = self.connections.blob(*target)
         start = partial(client.start_copy_from_url, self.connections.blob(*source).url)
         with translated(details):
-            state = str(self.connections.call(start, details)["copy_status"])
-            for attempt in itertools.count():
-                if state != "pending":
-                    break
-                backoff(attempt)
-                state = str(self.connections.call(client.get_blob_properties, details).copy.status)
+            copying = self.connections.call(start, details)
+            try:
+                state = self._end_of_copy(client, str(copying["copy_status"]), details)
+            except BaseException:
+                with contextlib.suppress(*SDK_ERRORS), stopped_by(None):  # over already, or nobody can be told
+                    client.abort_copy(str(copying["copy_id"]))
+                raise
         if state != "success":
             raise StorageError(f"copy of {details.url} to az://{'/'.join(target)} ended as {state!r}. Try again", details)
+
+    def _end_of_copy(self, client: BlobClient, state: str, details: ErrorDetails) -> str:
+        for attempt in itertools.count():
+            if state != "pending":
+                break
+            backoff(attempt)
+            state = str(self.connections.call(client.get_blob_properties, details).copy.status)
+        return state
 
     def list(self, container: str, prefix: str, details: ErrorDetails) -> Iterator[ObjectInfo]:
         """All blobs whose name begins with a prefix, in order; folders are left out.
@@ -145,7 +156,7 @@ class AzureRequests:
         listing = self.connections.container(container).walk_blobs(name_starts_with=prefix or None, include=["metadata"])
         for page in self._pages(listing, details):
             found = [_listed(each, container) for each in page]  # the SDK puts the folders of a page first
-            yield from sorted((each for each in found if each is not None), key=url_in_listing)
+            yield from in_order(each for each in found if each is not None)
 
     def _pages(self, listing: Any, details: ErrorDetails) -> Iterator[Any]:
         with translated(details):

@@ -291,7 +291,8 @@ class AzureWrite:
         ]
         crcs = run_all(tasks, transfer.settings.max_concurrency + 1, transfer.stop)[1:]
         source.require_unchanged()
-        commit = partial(self._commit, write_id, ids, _fold(crcs, ranges), digest.digest())
+        whole = checksums.fold_crc64nvme((crc, length) for crc, (_, length) in zip(crcs, ranges, strict=True))
+        commit = partial(self._commit, write_id, ids, whole, digest.digest())
         # In a thread: Ctrl-C, which comes to this one, must not leave a completion on its way.
         run_all([commit], 1, transfer.stop)
 
@@ -329,13 +330,6 @@ class AzureWrite:
 def _require_etag(answer: Mapping[str, Any]) -> None:
     if not answer.get("etag"):
         raise UnreadableAnswerError("its answer holds no ETag")
-
-
-def _fold(crcs: list[int], ranges: list[tuple[int, int]]) -> int:
-    whole = 0
-    for crc, (_, length) in zip(crcs, ranges, strict=True):
-        whole = checksums.combine_crc64nvme(whole, crc, length)
-    return whole
 
 
 def tier_of(name: str | None) -> dict[str, Any]:

@@ -113,7 +113,8 @@ class GCSRequests:
             StorageError: If listing fails, at any page.
         """
         for page in self._pages(bucket, {"prefix": prefix, "delimiter": "/"}, details):
-            yield from in_order(_objects_in(page, bucket), [f"gs://{bucket}/{each}" for each in page.get("prefixes", [])])
+            folders = [f"gs://{bucket}/{each}" for each in page.get("prefixes", [])]
+            yield from in_order([*_objects_in(page, bucket), *folders])
 
     def is_prefix(self, bucket: str, prefix: str, details: ErrorDetails) -> bool:
         """Whether any object's name begins with a prefix.

@@ -124,7 +124,7 @@ class LocalStoreFileSystem(AtomicOpening, FilesAndFolders, LocalFileSystem):  # 
         folder, details = path[: path.rfind("/") + 1], _details(path, "list")
         with _translated(details), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             with os.scandir(folder) as entries:
-                found = [f"{folder}{each.name}/" if each.is_dir() else f"{folder}{each.name}" for each in entries]
+                found = [f"{folder}{each.name}{'/' if _is_folder(each) else ''}" for each in entries]
             for each in sorted(found):
                 if each.endswith("/"):
                     yield f"file://{each}"
@@ -196,6 +196,13 @@ def _absent_as_not_found(details: ErrorDetails) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise _translate(error, details) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads around in a circle
+        return False
 
 
 def _look(path: str, details: ErrorDetails) -> os.stat_result:

@@ -95,7 +95,12 @@ class MemorySection(io.BytesIO):
 
     def __init__(self, data: bytes, stop: Stop) -> None:
         super().__init__(data)
+        self._length = len(data)
         self._stop = stop
+
+    def __len__(self) -> int:
+        # Without it, Content-Length would be what is left behind the position.
+        return self._length
 
     def read(self, size: int | None = -1) -> bytes:
         """Read on."""
@@ -117,8 +122,12 @@ class ChecksumHeaders:
         try:
             answer = operation(**parameters, **checksum)
         except ClientError as error:
-            if not checksum or name in self.accepted or code_of(error) not in _CHECKSUM_REFUSALS:
+            # Another part's refusal may have come first, and be remembered already.
+            if not checksum or self.accepted.get(name) or code_of(error) not in _CHECKSUM_REFUSALS:
                 raise
+            body: Any = parameters.get("Body")
+            if hasattr(body, "seek"):
+                body.seek(0)  # it has been read, and what is left would be stored
             answer = operation(**parameters)
             _logger.warning("the endpoint refuses checksums on %s (%s); going on without", name, code_of(error))
             self.accepted[name] = False

@@ -125,7 +125,8 @@ class MultipartUpload:
         ranges = upload.plan.part_ranges(upload.source.size)
         tasks = [partial(self._send_part, number, *each) for number, each in enumerate(ranges, start=1)]
         sent = run_all(tasks, upload.transfer.settings.max_concurrency, upload.transfer.stop)
-        complete = partial(self._complete, [part for part, _ in sent], _fold([crc for _, crc in sent], ranges))
+        whole = checksums.fold_crc64nvme((crc, length) for (_, crc), (_, length) in zip(sent, ranges, strict=True))
+        complete = partial(self._complete, [part for part, _ in sent], whole)
         run_all([complete], 1, upload.transfer.stop)
 
     def _create(self) -> None:
@@ -222,13 +223,6 @@ def _body(upload: Upload, offset: int, length: int) -> tuple[bytes | MemorySecti
         return data, checksums.crc64nvme(data)
     checksum = checksums.crc_of(upload.source.read_at, length, start=offset)
     return FileSection(upload.source, offset, length, upload.transfer.stop), checksum
-
-
-def _fold(crcs: list[int], ranges: list[tuple[int, int]]) -> int:
-    whole = 0
-    for crc, (_, length) in zip(crcs, ranges, strict=True):
-        whole = checksums.combine_crc64nvme(whole, crc, length)
-    return whole
 
 
 def _digest_attempts(upload: Upload) -> range:

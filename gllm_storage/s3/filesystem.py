@@ -15,6 +15,8 @@ from gllm_storage.s3.requests import S3Requests
 from gllm_storage.s3.store import S3Store
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gllm_storage.objects import ObjectInfo
 
 
@@ -90,6 +92,9 @@ class S3FileSystem(BucketFileSystem, _S3FileSystem):  # type: ignore[misc]  # s3
     def _open_reader(self, path: str, version: ObjectInfo, block_size: int | None, **caching: Any) -> S3File:
         caching.setdefault("cache_type", self.default_cache_type)
         return S3File(self, path, version, block_size=block_size or self.default_block_size, **caching)
+
+    def _is_left_to_provider(self, start: int | None, end: int | None, kwargs: Mapping[str, Any]) -> bool:  # noqa: ARG002 - not by range
+        return self._is_of_version(kwargs)  # boto3 reads all else: whoever listens to its events must see every request
 
     def _directory(self, name: str) -> dict[str, Any]:
         return {**super()._directory(name), "StorageClass": "DIRECTORY"}

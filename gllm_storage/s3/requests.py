@@ -149,7 +149,7 @@ class S3Requests:
         """
         for page in self._pages(bucket, prefix, "/"):
             folders = [f"s3://{bucket}/{each['Prefix']}" for each in page.get("CommonPrefixes", [])]
-            yield from in_order(_objects_in(page, bucket), folders)
+            yield from in_order([*_objects_in(page, bucket), *folders])
 
     def _pages(self, bucket: str, prefix: str, delimiter: str = "") -> Iterator[Any]:
         only: dict[str, Any] = {"Delimiter": delimiter} if delimiter else {}

@@ -7,6 +7,7 @@ import gzip
 import logging
 import os
 import random
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,16 +146,28 @@ def test_a_url_that_names_another_account_is_refused(faulty: Faulty, tmp_path: P
     client = faulty.client()
     url = f"abfs://models@another.dfs.core.windows.net/{faulty.rig.key(NAME)}"
     (tmp_path / "a").write_bytes(b"a")
+    faulty.put(b"of this account")
     calls = (
         lambda: client.upload_file(tmp_path / "a", url),
         lambda: client.filesystem.put_file(str(tmp_path / "a"), url),
         lambda: client.filesystem.open(url, "wb"),
         lambda: client.filesystem.info(url),
+        lambda: client.filesystem.ls(url),
+        lambda: client.filesystem.find(url),
+        lambda: client.filesystem.rm(url, recursive=True),
+        lambda: client.filesystem.rm([url]),
+        lambda: client.filesystem.cat_file(url, 0, 1),
     )
     for call in calls:
         with pytest.raises(ValueError, match="another"):
             call()
-    assert faulty.rig.keys() == []
+    assert faulty.rig.keys() == [NAME]
+
+
+def test_a_path_object_is_opened(faulty: Faulty) -> None:
+    faulty.put(b"content")
+    with faulty.client().filesystem.open(PurePosixPath(f"models/{faulty.rig.key(NAME)}")) as file:
+        assert file.read() == b"content"
 
 
 def test_containers_are_listed(faulty: Faulty) -> None:

@@ -60,6 +60,7 @@ def test_ls_asks_for_one_level_and_not_for_all_that_is_below(servers: Servers) -
 def test_ls_of_a_local_folder_does_not_look_into_those_within(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
     (tmp_path / "a").write_bytes(CONTENT)
     assert ok("ls", tmp_path).lines == ["a", "closed/", "loop/"]

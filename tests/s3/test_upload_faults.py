@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage import S3StorageClient
 from gllm_storage.errors import (
     AccessDeniedError,
     ConflictCheckUnsupportedError,
@@ -27,13 +28,16 @@ from tests.faults import (
     Refuse,
     ResetRequest,
 )
+from tests.rig import MIB
 from tests.s3.faulty import (
     CREATES,
     DENIED,
     LARGE_CREATE,
     LARGE_OVERWRITE,
     LARGES,
+    NAME,
     SLOW_DOWN,
+    SMALL,
     SMALL_CREATES,
     SMALL_OVERWRITE,
     TWO_PARTS_CREATE,
@@ -41,6 +45,7 @@ from tests.s3.faulty import (
     Upload,
     UploadCase,
     behind_proxy,
+    content_of,
     no_waits,
 )
 
@@ -422,3 +427,42 @@ def test_a_bit_that_flips_in_the_list_of_parts_never_makes_a_wrong_object(upload
         upload.assert_nothing_changed()
     else:
         upload.assert_stored()
+
+
+# ---- checksums that the endpoint refuses
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize("size", [SMALL, 3 * MIB, 14 * MIB], ids=["bytes", "memory", "file"])
+def test_a_body_is_sent_whole_again_to_an_endpoint_that_refuses_its_checksum(
+    size: int, signed: bool, servers: Servers, tmp_path: Path
+) -> None:
+    (tmp_path / "source").write_bytes(content_of(size))
+    with behind_proxy("ministack", servers) as faulty:
+        refused = Match(operation="PutObject", header=("x-amz-checksum-crc64nvme", ""))
+        faulty.inject(refused, Answer(501, "NotImplemented"), times=None)
+        keys = {"aws_access_key_id", "aws_secret_access_key"}
+        config = {key: value for key, value in faulty.rig.settings().items() if signed or key not in keys}
+        client = S3StorageClient(
+            {
+                **config,
+                **({} if signed else {"anonymous": "true"}),
+                "conditional_writes": "enforced",
+                "multipart_threshold": "64MiB",
+            }
+        )
+        client.upload_file(tmp_path / "source", NAME, check_conflict=True)
+        faulty.assert_holds(content=content_of(size))
+        assert client.download_file(NAME, tmp_path / "copy").read_bytes() == content_of(size)
+
+
+def test_parts_side_by_side_are_all_sent_again_to_an_endpoint_that_refuses_their_checksums(
+    servers: Servers, tmp_path: Path
+) -> None:
+    (tmp_path / "source").write_bytes(content_of(26 * MIB))
+    with behind_proxy("ministack", servers) as faulty:
+        refused = Match(operation="UploadPart", header=("x-amz-checksum-crc64nvme", ""))
+        faulty.inject(refused, Answer(501, "NotImplemented"), times=None)
+        faulty.inject("CreateMultipartUpload", Answer(501, "NotImplemented"))
+        faulty.client().upload_file(tmp_path / "source", NAME, check_conflict=True)
+        faulty.assert_holds(content=content_of(26 * MIB))
