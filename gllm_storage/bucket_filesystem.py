@@ -11,7 +11,7 @@ import contextlib
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from fsspec.asyn import get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
@@ -28,71 +28,11 @@ from gllm_storage.writer import AtomicWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from gllm_storage.local_files import LocalSource
+    from gllm_storage.bucket_store import BucketStore
     from gllm_storage.objects import ObjectInfo
-    from gllm_storage.transfer import ObjectReader, TransferSettings
 
 _CACHE_OPTIONS = ("cache_type", "cache_options")
 _OF_FILES = (*_CACHE_OPTIONS, "autocommit", "size", "fill_cache", "acl")
-
-
-class BucketStore(Protocol):
-    """The objects of a provider. It knows nothing of fsspec, and raises our errors only."""
-
-    @property
-    def settings(self) -> TransferSettings:
-        """How objects are moved."""
-
-    def upload(
-        self, source: LocalSource, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
-    ) -> None:
-        """Upload a local file.
-
-        Args:
-            source: The file.
-            bucket: The bucket.
-            key: The key.
-            transfer: What it is about, who watches, and what stops it.
-            exclusive: Whether to fail if the object exists, atomically.
-            options: What the object gets beside its content, in the provider's own words.
-
-        Raises:
-            ObjectExistsError: If `exclusive`, and the object exists.
-            StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
-        """
-
-    def reader(self, bucket: str, key: str, details: ErrorDetails) -> ObjectReader:
-        """Read an object."""
-
-    def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
-        """Check that an object can be created exclusively, before its content is there.
-
-        Raises:
-            ConflictCheckUnsupportedError: If it cannot.
-            ObjectExistsError: If it exists already.
-            StorageError: If it cannot be told.
-        """
-
-    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
-        """What there is to know of an object; `ObjectNotFoundError` if it does not exist."""
-
-    def entry(self, bucket: str, key: str) -> dict[str, Any]:
-        """The same as fsspec's filesystem of this provider has it, for `info`."""
-
-    def delete(self, bucket: str, key: str) -> None:
-        """Delete an object; `ObjectNotFoundError` if it does not exist."""
-
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key begins with a prefix, in key order."""
-
-    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
-        """What is directly behind a prefix: objects, and URLs of folders, which end with ``/``."""
-
-    def is_prefix(self, bucket: str, prefix: str) -> bool:
-        """Whether any key begins with a prefix."""
-
-    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
-        """Check that a bucket is there, or was within the last seconds; `BucketNotFoundError` if it is not."""
 
 
 class BucketFileSystem(AtomicOpening):

@@ -111,13 +111,12 @@ def _judged(name: str, rounds: list[Round], writers: int, sent: str, *, warned: 
         "sent": sent,
     }
     races = f"{len(rounds)} race{'s' if len(rounds) > 1 else ''} of {writers} writers"
+    one = "one winner each" if len(rounds) > 1 else "one winner"
     how = f", sent {sent}" if sent else ""
     if any(count != 1 for count in counts):
         return Row(name, Verdict.BAD, f"{races}: winners {', '.join(map(str, counts))}, where 1 was expected{how}", values)
     if not values["content_is_winners"]:
-        return Row(name, Verdict.BAD, f"{races}: one winner each, but the object is not the winner's{how}", values)
+        return Row(name, Verdict.BAD, f"{races}: {one}, but the object is not the winner's{how}", values)
     if warned:
-        return Row(
-            name, Verdict.NO, f"not atomic: it looks first and then writes ({races}: one winner each by luck){how}", values
-        )
-    return Row(name, Verdict.OK, f"{races}: one winner each, and the object is the winner's{how}", values)
+        return Row(name, Verdict.NO, f"not atomic: it looks first and then writes ({races}: {one} by luck){how}", values)
+    return Row(name, Verdict.OK, f"{races}: {one}, and the object is the winner's{how}", values)

@@ -1,0 +1,72 @@
+"""`BucketStore`: what a provider gives, so that `BucketFileSystem` can put fsspec's face on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.local_files import LocalSource
+    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.transfer import ObjectReader, Transfer, TransferSettings
+
+
+class BucketStore(Protocol):
+    """The objects of a provider. It knows nothing of fsspec, and raises our errors only."""
+
+    @property
+    def settings(self) -> TransferSettings:
+        """How objects are moved."""
+
+    def upload(
+        self, source: LocalSource, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
+    ) -> None:
+        """Upload a local file.
+
+        Args:
+            source: The file.
+            bucket: The bucket.
+            key: The key.
+            transfer: What it is about, who watches, and what stops it.
+            exclusive: Whether to fail if the object exists, atomically.
+            options: What the object gets beside its content, in the provider's own words.
+
+        Raises:
+            ObjectExistsError: If `exclusive`, and the object exists.
+            StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
+        """
+
+    def reader(self, bucket: str, key: str, details: ErrorDetails) -> ObjectReader:
+        """Read an object."""
+
+    def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
+        """Check that an object can be created exclusively, before its content is there.
+
+        Raises:
+            ConflictCheckUnsupportedError: If it cannot.
+            ObjectExistsError: If it exists already.
+            StorageError: If it cannot be told.
+        """
+
+    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
+        """What there is to know of an object; `ObjectNotFoundError` if it does not exist."""
+
+    def entry(self, bucket: str, key: str) -> dict[str, Any]:
+        """The same as fsspec's filesystem of this provider has it, for `info`."""
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete an object; `ObjectNotFoundError` if it does not exist."""
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key begins with a prefix, in key order."""
+
+    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
+        """What is directly behind a prefix: objects, and URLs of folders, which end with ``/``."""
+
+    def is_prefix(self, bucket: str, prefix: str) -> bool:
+        """Whether any key begins with a prefix."""
+
+    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
+        """Check that a bucket is there, or was within the last seconds; `BucketNotFoundError` if it is not."""
