@@ -96,6 +96,7 @@ def make_clients(
     _require_takers(settings, wanted)
     _require_one_server(settings, wanted)
     environ = os.environ if environ is None else environ
+    _require_one_server_of_variable(settings, wanted, environ)
     return {store: _make(store, wanted, settings, environ, defaults or {}) for store in wanted}
 
 
@@ -210,6 +211,25 @@ def _require_one_server(settings: Sequence[Setting], wanted: Mapping[Store, type
                 f"{each.option} would send the requests of {' and '.join(names)} to one server; say for which it is, as in "
                 f"-c {names[0]}.{_SERVER}=URL"
             )
+
+
+def _require_one_server_of_variable(
+    settings: Sequence[Setting], wanted: Mapping[Store, type[FsspecStorageClient]], environ: Mapping[str, str]
+) -> None:
+    """The same for the variable of all providers."""
+    common = f"{ENVIRONMENT}{_SERVER.upper()}"
+    sent_there = {
+        found.provider
+        for store, found in wanted.items()
+        if _variables(found, store.root, environ).get(_SERVER) == common
+        and not any(each.key == _SERVER and _is_for(each, store, found) for each in settings)
+    }
+    if len(sent_there) > 1:
+        names = sorted(sent_there)
+        raise ValueError(
+            f"{common} would send the requests of {' and '.join(names)} to one server; say for which it is, as in "
+            f"{ENVIRONMENT}{names[0].upper()}_{_SERVER.upper()}"
+        )
 
 
 def _no_taker(setting: Setting, wanted: Mapping[Store, type[FsspecStorageClient]]) -> str:

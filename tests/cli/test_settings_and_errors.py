@@ -77,6 +77,21 @@ def test_one_endpoint_url_for_two_providers_is_refused(option: list[str], tmp_pa
         assert run(*command, *option, *quick).code == 9
 
 
+def test_one_endpoint_url_of_the_environment_for_two_providers_is_refused() -> None:
+    both = {"GLLM_STORAGE_AZURE_ACCOUNT_NAME": "acc1", "GLLM_STORAGE_ENDPOINT_URL": "http://127.0.0.1:1"}
+    quick = ["-c", "max_attempts=1", "-c", "anonymous=true"]
+
+    done = run("cat", "az://models/x", "s3://models/x", env=both)
+
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "GLLM_STORAGE_AZURE_ENDPOINT_URL" in done.err
+    own = {"GLLM_STORAGE_AZURE_ENDPOINT_URL": "http://127.0.0.1:2/acc1"}
+    assert run("cat", *quick, "az://models/x", "s3://models/x", env={**both, **own}).code == 9
+    said = ["-c", "azure.endpoint_url=http://127.0.0.1:2/acc1"]
+    assert run("cat", *quick, *said, "az://models/x", "s3://models/x", env=both).code == 9
+    assert run("cat", *quick, "s3://models/x", env=both).code == 9
+
+
 def test_a_wrong_value_from_the_environment_names_its_variable() -> None:
     wrong = {"GLLM_STORAGE_S3_PART_SIZE": "1", "GLLM_STORAGE_READ_TIMEOUT": "soon", "GLLM_STORAGE_MAX_ATTEMPTS": "3"}
 
