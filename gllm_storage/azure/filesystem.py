@@ -184,7 +184,7 @@ class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSyst
 
     @contextlib.contextmanager
     def _in_our_words(self, path: Any, operation: str) -> Iterator[None]:
-        for each in [path] if isinstance(path, str) else path:
+        for each in path if isinstance(path, (list, tuple, set)) else [path]:
             self._without_protocol(stringify_path(each))  # or else adlfs takes another account's blobs for this one's
         url = f"az://{self._strip_protocol(path)}" if isinstance(path, str) else "az://"
         details = ErrorDetails(self.provider, url, operation)

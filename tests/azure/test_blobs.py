@@ -164,10 +164,12 @@ def test_a_url_that_names_another_account_is_refused(faulty: Faulty, tmp_path: P
     assert faulty.rig.keys() == [NAME]
 
 
-def test_a_path_object_is_opened(faulty: Faulty) -> None:
+def test_a_path_object_is_opened_and_listed(faulty: Faulty) -> None:
     faulty.put(b"content")
-    with faulty.client().filesystem.open(PurePosixPath(f"models/{faulty.rig.key(NAME)}")) as file:
+    path, filesystem = PurePosixPath(f"models/{faulty.rig.key(NAME)}"), faulty.client().filesystem
+    with filesystem.open(path) as file:
         assert file.read() == b"content"
+    assert filesystem.ls(path.parent, detail=False) == [str(path)]
 
 
 def test_containers_are_listed(faulty: Faulty) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.conftest import Servers
 
 NAME = "v1/model.bin"
+CONTENT = b"content"
 SMALL = 100_000
 LARGE = 3 * MIB + SMALL  # four parts
 HASTY = {"connect_timeout": "2s", "read_timeout": "2s", "part_size": "1MiB", "multipart_threshold": "1MiB"}

@@ -14,18 +14,16 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from tests.clouds.faulty import AZURE, CLOUDS, GCS, NAME, behind_proxy, no_waits
+from tests.clouds.faulty import AZURE, CONTENT, GCS, NAME
 from tests.faults import Action, Answer, DropResponse, Fault, Match, Refuse, TruncateBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
     from tests.clouds.faulty import Faulty
-    from tests.conftest import Servers
 
-CONTENT = b"content"
 BUSY = Answer(503, "ServerBusy")
 VERBS: dict[str, Callable[[FsspecStorageClient], object]] = {
     "info": lambda client: client.info(NAME).size,
@@ -46,14 +44,6 @@ STAYING = [
     pytest.param(Answer(504, "GatewayTimeout"), 504, id="504"),
     pytest.param(Refuse(), None, id="refused"),
 ]
-
-
-@pytest.fixture(params=CLOUDS, ids=str)
-def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    no_waits(monkeypatch)
-    with behind_proxy(request.param, servers) as each:
-        each.put(CONTENT)
-        yield each
 
 
 def step_of(faulty: Faulty, verb: str) -> str:

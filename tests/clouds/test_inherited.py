@@ -8,16 +8,14 @@ import pytest
 from fsspec.asyn import sync
 
 from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageError, StorageUnavailableError
-from tests.clouds.faulty import AZURE, CLOUDS, GCS, LARGE, NAME, behind_proxy, content_of, no_waits
+from tests.clouds.faulty import AZURE, CONTENT, GCS, LARGE, NAME, content_of
 from tests.faults import Answer, Fault, Match, Refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.clouds.faulty import Faulty
-    from tests.conftest import Servers
 
-CONTENT = b"content"
 CALLS: dict[str, Callable[[Any, str], object]] = {
     "ls": lambda filesystem, folder: filesystem.ls(folder),
     "find": lambda filesystem, folder: filesystem.find(folder),
@@ -29,14 +27,6 @@ SENT = {
     "gcs": {"ls": "ObjectsList", "find": "ObjectsList", "rm": "ObjectsDelete", "cp_file": "ObjectsRewrite"},
     "azure": {"ls": "ListBlobs", "find": "ListBlobs", "rm": "DeleteBlob", "cp_file": "PutBlob"},
 }
-
-
-@pytest.fixture(params=CLOUDS, ids=str)
-def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    no_waits(monkeypatch)
-    with behind_proxy(request.param, servers) as each:
-        each.put(CONTENT)
-        yield each
 
 
 def folder_of(faulty: Faulty) -> str:
