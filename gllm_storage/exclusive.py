@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ATTEMPTS = 6
-"""How often a write is tried while the store answers that somebody else is changing the key at that moment."""
+"""How often a write is tried while the store answers that somebody else is changing the key at that moment; unless the store
+says otherwise."""
 
 
 class Answer(Enum):
@@ -93,10 +94,17 @@ class Write(Protocol):
 
 def backoff(attempt: int) -> None:
     """Wait before attempt number `attempt` + 1: up to 0.1 s, 0.2 s, 0.4 s, …, at most 3 s, with full jitter."""
-    time.sleep(random.uniform(0, min(3.0, 0.1 * 2**attempt)))  # noqa: S311 - jitter, not a secret
+    time.sleep(random.uniform(0, min(3.0, 0.1 * 2 ** min(attempt, 10))))  # noqa: S311 - jitter, not a secret
 
 
-def write_object(write: Write, *, exclusive: bool, look_first: bool = True, pause: Callable[[int], None] = backoff) -> None:
+def write_object(
+    write: Write,
+    *,
+    exclusive: bool,
+    look_first: bool = True,
+    attempts: int = ATTEMPTS,
+    pause: Callable[[int], None] = backoff,
+) -> None:
     """Write an object, and know at the end whether it is ours.
 
     Args:
@@ -105,6 +113,7 @@ def write_object(write: Write, *, exclusive: bool, look_first: bool = True, paus
             lost answers: an upload that the store did complete is a success, whatever the repeated request was told.
         look_first: Whether to look before each attempt at an exclusive write. It is only for speed: a conflict on a 50 GB
             file must not cost 50 GB.
+        attempts: How often it is tried while somebody else is changing the key at that moment.
         pause: Waits between attempts.
 
     Raises:
@@ -117,7 +126,7 @@ def write_object(write: Write, *, exclusive: bool, look_first: bool = True, paus
         _refuse_if_present(write)
     write_id = secrets.token_hex(16)
     last: Exception | None = None
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         try:
             write.write(write_id)
         except Exception as error:  # noqa: BLE001 - judged, and raised again unless the object turns out to be ours
@@ -130,12 +139,12 @@ def write_object(write: Write, *, exclusive: bool, look_first: bool = True, paus
             raise
         else:
             return
-        if attempt + 1 < ATTEMPTS:
+        if attempt + 1 < attempts:
             pause(attempt)
             if exclusive and look_first and _is_decided(write, write_id):
                 return
     raise StorageUnavailableError(
-        f"{write.details.url}: other writers kept changing the object; gave up after {ATTEMPTS} attempts. Try again",
+        f"{write.details.url}: other writers kept changing the object; gave up after {attempts} attempts. Try again",
         write.details,
     ) from last
 

@@ -18,6 +18,7 @@ from gllm_storage import checksums
 from gllm_storage.errors import IntegrityError, StorageError, StorageUnavailableError
 from gllm_storage.exclusive import backoff
 from gllm_storage.local_files import atomic_target
+from gllm_storage.memory_budget import DEFAULT_LIMIT
 from gllm_storage.parallel import Stop, run_all, stopped_by
 
 if TYPE_CHECKING:
@@ -95,12 +96,14 @@ class TransferSettings:
         part_size: Bytes in a part, and in a ranged read; more where an object would have over 10,000 parts.
         max_concurrency: How many parts of one object are under way at a time.
         max_attempts: How often a part is tried in all.
+        memory_limit: Bytes of content that all transfers of the process hold in memory at a time (`memory_budget`).
     """
 
     multipart_threshold: int = 16 * MIB
     part_size: int = 8 * MIB
     max_concurrency: int = 10
     max_attempts: int = 5
+    memory_limit: int = DEFAULT_LIMIT
 
 
 def part_size_for(size: int, part_size: int, max_parts: int = MAX_PARTS) -> int:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from gllm_storage.objects import ObjectInfo
     from gllm_storage.transfer import Transfer, TransferSettings
 
+ATTEMPTS = 20
+"""How often a write is tried while others change the same blob: each commit throws away the blocks that others have sent for
+that name, so that the last of N writers sends all of it N times. With 6 attempts, one of 16 gave up on a busy machine."""
+
 
 class AzureStore:
     """The data path of one filesystem. It knows nothing of fsspec.
@@ -63,7 +67,7 @@ class AzureStore:
             options=self._tier,
         )
         with translated(transfer.details):
-            write_object(AzureWrite(upload), exclusive=exclusive)
+            write_object(AzureWrite(upload), exclusive=exclusive, attempts=ATTEMPTS)
 
     def reader(self, bucket: str, key: str, details: ErrorDetails) -> AzureReader:
         """Read a blob."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fsspec.callbacks import Callback
 
+from gllm_storage.azure import store as azure_store
 from gllm_storage.errors import (
     AccessDeniedError,
     IntegrityError,
@@ -305,7 +306,8 @@ def test_blocks_that_another_writers_commit_threw_away_are_sent_again(upload: Up
 
 
 @on([each for each in LARGES if each.cloud is AZURE])
-def test_blocks_that_are_thrown_away_without_end_are_an_error(upload: Upload) -> None:
+def test_blocks_that_are_thrown_away_without_end_are_an_error(upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azure_store, "ATTEMPTS", 3)  # 20 take half a minute
     upload.faulty.inject(upload.commit, Answer(400, "InvalidBlockList"), times=None)
     with pytest.raises(StorageUnavailableError):
         upload.run()
