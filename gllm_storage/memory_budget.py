@@ -8,12 +8,15 @@ and whoever gets nothing does without.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
 from gllm_storage.process import PerProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gllm_storage.parallel import Stop
 
 DEFAULT_LIMIT = 128 * 2**20
@@ -74,11 +77,28 @@ class MemoryBudget:
             self._held += size
             return True
 
+    def send_held(self, size: int) -> None:
+        """Bytes that were held go in flight; whoever moves them gives them back by `release`."""
+        with self._changed:
+            self._held -= size
+            self._in_flight += size
+
     def let_go(self, size: int) -> None:
         """Give back bytes that were held."""
         with self._changed:
             self._held -= size
             self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def in_flight(size: int, limit: int, stop: Stop) -> Iterator[None]:
+    """Take bytes of the process's budget for something in flight, for as long as the block lasts; as `acquire`."""
+    budget = memory_budget()
+    budget.acquire(size, limit, stop)
+    try:
+        yield
+    finally:
+        budget.release(size)
 
 
 _budget: PerProcess[MemoryBudget] = PerProcess(MemoryBudget)

@@ -33,10 +33,32 @@ class Stop:
     def __init__(self, whole: Stop | None = None) -> None:
         self._whole = whole
         self._set = threading.Event()
+        self._endings: list[Callable[[], None]] = []
 
     def set(self) -> None:
         """End this attempt."""
         self._set.set()
+        for end in list(self._endings):
+            end()
+
+    def on_set(self, end: Callable[[], None]) -> None:
+        """Have something called when it is said to end, such as what ends a request that a server keeps waiting.
+
+        Args:
+            end: Called at once, if it was said already; may be called twice, and by any thread.
+        """
+        self._endings.append(end)
+        if self._whole is not None:
+            self._whole.on_set(end)
+        if self.is_set():
+            end()
+
+    def forget(self, end: Callable[[], None]) -> None:
+        """Do not call it any more."""
+        with contextlib.suppress(ValueError):
+            self._endings.remove(end)
+        if self._whole is not None:
+            self._whole.forget(end)
 
     def is_set(self) -> bool:
         """Whether to end."""

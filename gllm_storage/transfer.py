@@ -141,8 +141,11 @@ class Transfer:
 class Sink(Protocol):
     """Where downloaded bytes go."""
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Take bytes at an offset of the object; any thread may give them."""
+
+    def buffer_at(self, offset: int, length: int) -> memoryview | None:
+        """Where such bytes may be put before they are given, and need not be copied then; None if there is no such place."""
 
 
 class Target(Sink, Protocol):
@@ -171,7 +174,10 @@ class MemoryTarget:
         """Make room for so many bytes."""
         self._buffer = io.BytesIO(bytes(size))  # gives out its bytes without a copy, as a bytearray does not
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def buffer_at(self, offset: int, length: int) -> None:
+        """None: its buffer gives out its bytes without a copy only while nobody else holds it."""
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Take bytes at an offset of the object."""
         with self._buffer.getbuffer() as view:
             view[offset - self._start : offset - self._start + len(data)] = data
@@ -196,10 +202,22 @@ class ObjectReader(Protocol):
             StorageError: If it cannot be told; `ObjectNotFoundError` if there is nothing.
         """
 
-    def read(self, version: ObjectInfo, start: int, length: int) -> Generator[bytes, None, None]:
+    def read(
+        self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
+    ) -> Generator[bytes | memoryview, None, None]:
         """Bytes of that version, and of no other; `start` 0 with the whole size is the whole object.
 
         The caller counts them: an answer that ends early is asked for again.
+
+        Args:
+            version: What `head` said.
+            start: Where in the object they begin.
+            length: How many there are.
+            buffer: Where they may be put, one after the other, and again from its beginning when it is full; so what was
+                given before is gone when more is asked for.
+
+        Yields:
+            The bytes as they come.
 
         Raises:
             ObjectChangedError: If another version is there, or the answer is of another one.
@@ -228,8 +246,11 @@ class Download:
     sink: Sink
     transfer: Transfer
 
-    def fetch(self) -> None:
+    def fetch(self) -> int:
         """Read the whole content, in ranges side by side.
+
+        Returns:
+            Its CRC, if the version has one; otherwise 0.
 
         Raises:
             ObjectChangedError: If the object was replaced meanwhile.
@@ -237,17 +258,24 @@ class Download:
         """
         settings, size = self.transfer.settings, self.version.size
         if not size:
-            return
+            return 0
         try:
             if size <= settings.part_size:
-                self._fetch_range(0, size)
-            else:
-                in_parts = dataclasses.replace(self, transfer=self.transfer.attempt())
-                step = part_size_for(size, settings.part_size)
-                tasks = [partial(in_parts._fetch_range, *each) for each in part_ranges(size, step)]  # noqa: SLF001 - its own
-                run_all(tasks, settings.max_concurrency, in_parts.transfer.stop)
+                return self._fetch_range(0, size)
+            in_parts = dataclasses.replace(self, transfer=self.transfer.attempt())
+            ranges = part_ranges(size, part_size_for(size, settings.part_size))
+            tasks = [partial(in_parts._fetch_range, *each) for each in ranges]  # noqa: SLF001 - its own
+            found = run_all(tasks, settings.max_concurrency, in_parts.transfer.stop)
         except RangesIgnoredError:
-            self._fetch_range(0, size, resume=False)
+            return self._fetch_range(0, size, resume=False)
+        crcs = zip(found, (length for _, length in ranges), strict=True)
+        return checksums.fold(crcs, self.algorithm) if self.algorithm else 0
+
+    @property
+    def algorithm(self) -> str | None:
+        """The version's checksum, if it can be computed of ranges as they come."""
+        algorithm = (self.version.checksum or "").partition(":")[0]
+        return algorithm if algorithm in checksums.FOLDABLE else None
 
     def fetch_range(self, start: int, length: int) -> None:
         """Read one range, which is not taken for the whole object.
@@ -266,8 +294,11 @@ class Download:
                 details,
             ) from error
 
-    def _fetch_range(self, start: int, length: int, *, resume: bool = True) -> None:
+    def _fetch_range(self, start: int, length: int, *, resume: bool = True) -> int:
         """Read a range; where an answer breaks off, what came is kept, and reading goes on behind it.
+
+        Returns:
+            Its CRC, as `fetch`.
 
         Args:
             start: Where in the object it begins.
@@ -275,13 +306,14 @@ class Download:
             resume: Whether the endpoint can go on in the middle. If not, each try begins anew.
         """
         most = self.transfer.settings.max_attempts
-        received = failures = 0
+        received = failures = crc = 0
         while True:
             self.transfer.stop.check()
-            more, broken = self._read_on(start + received, length - received)
+            more, read_crc, broken = self._read_on(start + received, length - received, crc)
             if broken is None:
                 break
-            received += more if resume else 0
+            if resume:
+                received, crc = received + more, read_crc
             # SDKs try a request again, but not the reading of an answer's body. A try that got on does not count.
             failures = 0 if resume and more >= READ_CHUNK else failures + 1
             cause = broken.__cause__ or broken
@@ -290,28 +322,33 @@ class Download:
             _logger.info("reading %s at %d failed (%s); trying again", self.transfer.details.url, start, cause)
             backoff(failures)
         self.transfer.progress(length)
+        return read_crc
 
-    def _read_on(self, start: int, length: int) -> tuple[int, ReadInterruptedError | None]:
-        """How many bytes came, and why no more came, if some are missing."""
-        received = 0
+    def _read_on(self, start: int, length: int, crc: int) -> tuple[int, int, ReadInterruptedError | None]:
+        """How many bytes came, the CRC that goes on with them, and why no more came, if some are missing."""
+        received, algorithm = 0, self.algorithm
+        buffer = self.sink.buffer_at(start, length) or memoryview(bytearray(min(length, READ_CHUNK)))
         try:
-            with stopped_by(self.transfer.stop), contextlib.closing(self.reader.read(self.version, start, length)) as chunks:
+            reading = self.reader.read(self.version, start, length, buffer)
+            with stopped_by(self.transfer.stop), contextlib.closing(reading) as chunks:
                 for chunk in chunks:
                     self.transfer.stop.check()
                     if received + len(chunk) > length:
                         raise ObjectChangedError
                     self.sink.write_at(start + received, chunk)
+                    if algorithm is not None:
+                        crc = checksums.update(chunk, crc, algorithm)
                     received += len(chunk)
         except ReadInterruptedError as error:
-            return received, None if received == length else error
+            return received, crc, None if received == length else error
         if received == length:
-            return received, None
+            return received, crc, None
         details = self.transfer.details
         broken = ReadInterruptedError()
         broken.__cause__ = StorageUnavailableError(
             f"{details.operation} of {details.url}: the connection ended after {received} of {length} bytes", details
         )
-        return received, broken
+        return received, crc, broken
 
 
 def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None:
@@ -374,8 +411,8 @@ def _download(first: Download, target: Target) -> None:
         target.allocate(download.version.size)
         try:
             with first.reader.translated():
-                download.fetch()
-            _verify(download, target)
+                crc = download.fetch()
+            _verify(download, target, crc)
         except ObjectChangedError:
             backoff(attempt)
         except IntegrityError:
@@ -405,17 +442,21 @@ def read_range(reader: ObjectReader, version: ObjectInfo, start: int, end: int, 
         StorageError: If it cannot be read.
     """
     memory = MemoryTarget(start, end - start)
+    version = dataclasses.replace(version, checksum=None)  # of the whole object, which says nothing of a range
     with reader.translated():
         Download(reader, version, memory, transfer).fetch_range(start, end - start)
     return memory.getvalue()
 
 
-def _verify(download: Download, target: Target) -> None:
+def _verify(download: Download, target: Target, crc: int) -> None:
     """Compare what was taken with the checksum that the store, or our metadata, keeps."""
     if download.version.checksum is None:
         return
     algorithm, expected = download.version.checksum.split(":", 1)
-    found = checksums.checksum_of(target.read_at, download.version.size, algorithm)
+    if download.algorithm is not None:
+        found = checksums.encode(crc, algorithm)
+    else:
+        found = checksums.checksum_of(target.read_at, download.version.size, algorithm)
     if found != expected:
         details = download.transfer.details
         raise IntegrityError(

@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import random
+import signal
+import threading
 from typing import TYPE_CHECKING
 
 import boto3
@@ -18,6 +20,7 @@ from botocore.exceptions import ClientError
 from botocore.retries.standard import ExponentialBackoff
 from moto import mock_aws
 
+from gllm_storage.s3.direct import client as direct_client
 from tests.rig import BUCKET, TRAITS, Boto3Client, FolderClient, MemoryClient, Rig, make_bucket, new_prefix, server_rig
 from tests.servers import (
     S3Server,
@@ -67,6 +70,22 @@ def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     # botocore reads its models for each client, which takes 0.15 s; here once.
     monkeypatch.setattr(botocore.session, "create_loader", lambda *_: _LOADER)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: random.uniform(0, 0.02))
+    monkeypatch.setattr(direct_client, "_FIRST_WAIT", 0.02)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have counted, which xdist's workers cannot print."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"{name}: {value}")
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_works() -> None:
+    """A shell's background job, as CI may be, ignores SIGINT, and hands that down."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Servers:

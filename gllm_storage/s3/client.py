@@ -49,6 +49,12 @@ class S3StorageClient(FsspecStorageClient):
                 - max_concurrency: Parts of one file at a time. Default ``"10"``.
                 - connect_timeout, read_timeout: Default ``"10s"``, ``"60s"``.
                 - max_attempts: How often a request is sent in all. Default ``"5"``.
+                - memory_limit: What all transfers of the process together hold in memory; at least `part_size`. Default
+                  ``"128MiB"``.
+                - engine: ``"auto"`` (default) sends the hot requests straight to a socket, where nothing speaks against it;
+                  ``"boto3"`` sends all through boto3.
+                - sign_bodies: Whether the bodies of requests over http are signed: ``"auto"`` (default) until the store has
+                  shown that it checks their CRC-64/NVME, ``"always"``, or ``"never"``.
                 - conditional_writes: What ``check_conflict=True`` trusts. ``"auto"`` (default) finds out once per endpoint
                   and bucket, with a small object beside the first target; ``"enforced"`` trusts the endpoint without asking;
                   ``"best-effort"`` accepts a check that can race where the endpoint can do nothing.

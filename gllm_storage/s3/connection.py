@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from gllm_storage.parallel import check_stop
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _AMAZON = re.compile(r"(.*\.)?(amazonaws\.com(\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.com\.cn)")
+
+ENGINES = ("auto", "boto3")
+BODY_SIGNING = ("auto", "always", "never")
 
 _CLIENT_DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
@@ -34,6 +37,16 @@ _CLIENT_DEFAULTS: dict[str, Any] = {
 }
 
 
+def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Check an option of the filesystem.
+
+    Raises:
+        ValueError: If the value is none of those that are allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Connection:
     """How to reach a store. Secrets are not shown.
@@ -44,6 +57,9 @@ class Connection:
         profile_name: Name of a profile of the AWS configuration files.
         anonymous: Whether requests go out unsigned.
         pool_size: How many connections are kept open.
+        engine: ``"auto"`` sends the hot requests straight to a socket, where nothing speaks against it (`DirectClient`);
+            ``"boto3"`` sends all through boto3.
+        sign_bodies: When the direct engine makes bodies a part of the signature; see `BodySigning`.
     """
 
     client_options: Mapping[str, Any] = field(repr=False)
@@ -51,9 +67,11 @@ class Connection:
     profile_name: str | None = None
     anonymous: bool = False
     pool_size: int = 10
+    engine: str = "auto"
+    sign_bodies: str = "auto"
 
     def make_client(self) -> S3Client:
-        """A new boto3 client.
+        """A new client: boto3's, or one that is used like it.
 
         Raises:
             botocore.exceptions.BotoCoreError: If the profile is unknown or the configuration is broken.
@@ -75,7 +93,31 @@ class Connection:
         client.meta.events.register("needs-retry.s3", retry)
         if not is_amazon(client):
             client.meta.events.register("before-call.s3", _stay_at_endpoint)
-        return client
+        return client if self.engine == "boto3" else self._direct(client, session, most)
+
+    def _direct(self, client: S3Client, session: Any, max_attempts: int) -> S3Client:
+        from botocore.credentials import Credentials  # noqa: PLC0415 - as above
+
+        from gllm_storage.s3.direct.client import DirectClient  # noqa: PLC0415 - as above
+        from gllm_storage.s3.direct.template import catch_if_asked  # noqa: PLC0415 - as above
+
+        client.meta.events.register("before-send.s3", catch_if_asked)
+        names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+        key, secret, token = (self.client_options.get(name) for name in names)
+        credentials: Any = None
+        if key and secret:
+            credentials = Credentials(key, secret, token)
+        elif not self.anonymous:
+            credentials = session.get_credentials()
+        direct: Any = DirectClient(
+            client,
+            credentials,
+            max_attempts=max_attempts,
+            is_amazon=is_amazon(client),
+            pool_size=self.pool_size,
+            sign_bodies=self.sign_bodies,
+        )
+        return cast("S3Client", direct)
 
 
 class Connections:

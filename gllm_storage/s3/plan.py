@@ -102,6 +102,10 @@ def check_transfer_settings(settings: S3TransferSettings) -> S3TransferSettings:
     """
     if not MIN_PART <= settings.part_size <= MAX_PUT:
         raise ValueError(f"part_size must be between 5 MiB and 5 GiB, not {settings.part_size} bytes")
+    if settings.memory_limit < settings.part_size:
+        raise ValueError(
+            f"memory_limit ({settings.memory_limit} bytes) is smaller than a part (part_size={settings.part_size} bytes)"
+        )
     if settings.multipart_threshold > MAX_PUT:
         raise ValueError(f"multipart_threshold must be at most 5 GiB, not {settings.multipart_threshold} bytes")
     return settings

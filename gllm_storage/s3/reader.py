@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,19 @@ import urllib3
 from botocore.exceptions import ClientError
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
+from gllm_storage.objects import ObjectInfo
+from gllm_storage.s3.direct.client import Body
 from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
 from gllm_storage.transfer import READ_CHUNK, ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
-    from gllm_storage.objects import ObjectInfo
     from gllm_storage.s3.requests import S3Requests
 
-_CHANGED = {412, 416}
+_NOT_SATISFIABLE = 416
+_CHANGED = {412, _NOT_SATISFIABLE}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class S3Reader:
         """HeadObject."""
         return self.requests.info(self.bucket, self.key, self.details.operation)
 
-    def read(self, version: ObjectInfo, start: int, length: int) -> Generator[bytes, None, None]:
+    def read(
+        self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
+    ) -> Generator[bytes | memoryview, None, None]:
         """GetObject of a range, or of the whole object, with ``If-Match``.
 
         Raises:
@@ -56,7 +62,34 @@ class S3Reader:
         answer = self._get_object(version, start, length, whole=whole)
         with contextlib.closing(answer["Body"]) as body:
             _check_answer(answer, version, start, length, whole=whole)
-            yield from _chunks(body, self.details)
+            yield from _chunks(body, self.details, buffer)
+
+    def read_at_once(self, start: int, end: int | None) -> tuple[ObjectInfo, bytes] | None:
+        """GetObject of a range of the version that is there, as `gllm_storage.ranges` reads small slices.
+
+        Raises:
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+        """
+        parameters: dict[str, Any] = {"Bucket": self.bucket, "Key": self.key, **self.requests.parameters("GetObject")}
+        wanted = f"bytes={start}" if end is None else f"bytes={start}-{end - 1}"
+        try:
+            answer = self.requests.client.get_object(**parameters, Range=wanted)
+        except ClientError as error:
+            if status_of(error) == _NOT_SATISFIABLE:
+                return ObjectInfo(self.details.url, 0), b""  # the object ends before
+            raise
+        with contextlib.closing(answer["Body"]) as body:
+            version = _version_of(answer, start, end, self.details.url)
+            if version is None:
+                return None
+            content = bytearray()
+            try:
+                for chunk in _chunks(body, self.details):
+                    content += chunk
+            except ReadInterruptedError:
+                return None
+        return (version, bytes(content)) if len(content) == answer.get("ContentLength") else None
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
         """Raise our errors in place of botocore's."""
@@ -76,6 +109,17 @@ class S3Reader:
             raise
 
 
+def _version_of(answer: Mapping[str, Any], start: int, end: int | None, url: str) -> ObjectInfo | None:
+    """The version that an answer is of, if it is the range that was asked for, as far as the object has it."""
+    found = _CONTENT_RANGE.fullmatch(str(answer.get("ContentRange")))
+    if found is None:
+        return None
+    first, last, size = map(int, found.groups())
+    if (first, last + 1) != slice(start, end).indices(size)[:2] or answer.get("ContentLength") != last + 1 - first:
+        return None
+    return ObjectInfo(url, size, etag=str(answer.get("ETag", "")).strip('"') or None)
+
+
 def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, length: int, *, whole: bool) -> None:
     """Check that the answer is of the version and the range that were asked for: some servers ignore both headers."""
     etag = str(answer.get("ETag", "")).strip('"')
@@ -90,9 +134,12 @@ def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, le
         raise ObjectChangedError
 
 
-def _chunks(body: Any, details: ErrorDetails) -> Iterator[bytes]:
+def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) -> Iterator[bytes | memoryview]:
     try:
-        yield from body.iter_chunks(READ_CHUNK)
+        if isinstance(body, Body):
+            yield from body.iter_chunks(READ_CHUNK, buffer)
+        else:
+            yield from body.iter_chunks(READ_CHUNK)
     except SDK_ERRORS as error:
         raise ReadInterruptedError from error
     except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad

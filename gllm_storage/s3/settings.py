@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from gllm_storage.memory_budget import DEFAULT_LIMIT
 from gllm_storage.paths import clean_prefix
+from gllm_storage.s3.connection import BODY_SIGNING, ENGINES
 from gllm_storage.settings import choice, count, duration, endpoint, existing_file, flag, setting, size, text
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
@@ -57,7 +59,10 @@ class S3Settings:
     connect_timeout: float = setting(duration, default=10.0)
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)
+    memory_limit: int = setting(size, default=DEFAULT_LIMIT)
     conditional_writes: str = setting(choice("auto", "enforced", "best-effort"), default="auto")
+    engine: str = setting(choice(*ENGINES), default="auto")
+    sign_bodies: str = setting(choice(*BODY_SIGNING), default="auto")
 
     def __post_init__(self) -> None:
         """Check what no single key can tell.
@@ -70,6 +75,10 @@ class S3Settings:
             raise ValueError("s3 config: aws_access_key_id and aws_secret_access_key go together; one is missing")
         if self.aws_session_token and not all(pair):
             raise ValueError("s3 config: aws_session_token needs aws_access_key_id and aws_secret_access_key")
+        if self.memory_limit < self.part_size:
+            raise ValueError(
+                f"s3 config: memory_limit ({self.memory_limit} bytes) is smaller than a part ({self.part_size} bytes)"
+            )
         if self.anonymous and (any(pair) or self.profile_name):
             raise ValueError("s3 config: anonymous='true' contradicts the credentials or the profile; leave one out")
 
@@ -114,7 +123,10 @@ class S3Settings:
             **self.storage_options(),
             "multipart_threshold": self.multipart_threshold,
             "part_size": self.part_size,
+            "memory_limit": self.memory_limit,
             "conditional_writes": self.conditional_writes,
+            "engine": self.engine,
+            "sign_bodies": self.sign_bodies,
         }
 
 
