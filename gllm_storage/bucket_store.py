@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from gllm_storage.errors import ErrorDetails
-    from gllm_storage.local_files import LocalSource
     from gllm_storage.objects import ObjectInfo
+    from gllm_storage.sources import Source
     from gllm_storage.transfer import ObjectReader, Transfer, TransferSettings
+    from gllm_storage.writer import WritableFile
+
+
+@dataclass(frozen=True)
+class Destination:
+    """An object that is to be written.
+
+    Attributes:
+        bucket: The bucket.
+        key: The key.
+        transfer: What it is about, who watches, and what stops it.
+        exclusive: Whether to fail if the object exists, atomically.
+        options: What the object gets beside its content, in the provider's own words.
+    """
+
+    bucket: str
+    key: str
+    transfer: Transfer
+    exclusive: bool
+    options: Mapping[str, Any]
+
+    def take(self, store: BucketStore, source: Source) -> None:
+        """Upload a file to here; as `BucketStore.upload`."""
+        store.upload(source, self.bucket, self.key, self.transfer, exclusive=self.exclusive, options=self.options)
 
 
 class BucketStore(Protocol):
@@ -21,9 +47,9 @@ class BucketStore(Protocol):
         """How objects are moved."""
 
     def upload(
-        self, source: LocalSource, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
+        self, source: Source, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
     ) -> None:
-        """Upload a local file.
+        """Upload a local file, or what stands for one.
 
         Args:
             source: The file.
@@ -70,3 +96,20 @@ class BucketStore(Protocol):
 
     def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
         """Check that a bucket is there, or was within the last seconds; `BucketNotFoundError` if it is not."""
+
+
+@runtime_checkable
+class StreamingStore(BucketStore, Protocol):
+    """A store that takes an object while it is being written; of the others each file is collected first."""
+
+    def open_stream(self, destination: Destination, part_size: int | None) -> AbstractContextManager[WritableFile]:
+        """A file that becomes an object when the block ends well.
+
+        Args:
+            destination: Where it goes.
+            part_size: How many bytes are sent at a time; None for what the store thinks right.
+
+        Raises:
+            ValueError: If parts cannot be of that size.
+            StorageError: If it cannot be told how the store creates exclusively.
+        """

@@ -103,6 +103,7 @@ def write_object(
     exclusive: bool,
     look_first: bool = True,
     attempts: int = ATTEMPTS,
+    write_id: str | None = None,
     pause: Callable[[int], None] = backoff,
 ) -> None:
     """Write an object, and know at the end whether it is ours.
@@ -114,6 +115,7 @@ def write_object(
         look_first: Whether to look before each attempt at an exclusive write. It is only for speed: a conflict on a 50 GB
             file must not cost 50 GB.
         attempts: How often it is tried while somebody else is changing the key at that moment.
+        write_id: The write-id, where what is written has it already.
         pause: Waits between attempts.
 
     Raises:
@@ -124,7 +126,7 @@ def write_object(
     """
     if exclusive and look_first:
         _refuse_if_present(write)
-    write_id = secrets.token_hex(16)
+    write_id = write_id or new_write_id()
     last: Exception | None = None
     for attempt in range(attempts):
         try:
@@ -143,10 +145,22 @@ def write_object(
             pause(attempt)
             if exclusive and look_first and _is_decided(write, write_id):
                 return
-    raise StorageUnavailableError(
-        f"{write.details.url}: other writers kept changing the object; gave up after {attempts} attempts. Try again",
-        write.details,
-    ) from last
+    if exclusive and attempts == 1 and _is_decided(write, write_id):  # another attempt would find that out
+        return
+    raise _given_up(write.details, attempts) from last
+
+
+def new_write_id() -> str:
+    """A write-id that no other write has."""
+    return secrets.token_hex(16)
+
+
+def _given_up(details: ErrorDetails, attempts: int) -> StorageUnavailableError:
+    if attempts == 1:
+        what = "another writer was changing the object at the moment of the write, and what was to be written is gone"
+    else:
+        what = f"other writers kept changing the object; gave up after {attempts} attempts"
+    return StorageUnavailableError(f"{details.url}: {what}. Try again", details)
 
 
 def _refuse_if_present(write: Write) -> None:

@@ -98,6 +98,19 @@ class LocalSource:
                 data += more
         return data
 
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill a buffer.
+
+        Raises:
+            StorageError: If the file ends before, or cannot be read.
+        """
+        with local_errors("read", self.path, self._details):
+            while view:
+                count = os.preadv(self._fd, [view], offset)
+                if not count:
+                    raise self.changed()
+                offset, view = offset + count, view[count:]
+
     def require_unchanged(self) -> None:
         """Check that nobody wrote to the file since it was opened.
 
@@ -189,6 +202,9 @@ class LocalTarget:
             if size:
                 _allocate(self.fd, size)
 
+    def buffer_at(self, offset: int, length: int) -> None:
+        """None: a file is written to."""
+
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write at an offset; any thread may.
 
@@ -274,6 +290,7 @@ def atomic_target(
     if mode is not None and not exclusive:
         _require_regular(path, mode, details)
     temporary = os.path.join(os.path.dirname(destination), f".gllm-{secrets.token_hex(16)}.tmp")
+    owner = os.getpid()
     made: list[str] = []
     fd = -1
     try:
@@ -291,7 +308,8 @@ def atomic_target(
         _publish(temporary, destination, details, exclusive=exclusive)
         made.clear()
     finally:
-        _clean_up(temporary, fd, made)
+        if os.getpid() == owner:  # a forked child drops its copy of what its parent is writing
+            _clean_up(temporary, fd, made)
 
 
 def _clean_up(temporary: str, fd: int, made: list[str]) -> None:

@@ -86,6 +86,17 @@ UPLOADS = {
     "answer to the completion": Middle(
         "create", 11 * MIB, "CompleteMultipartUpload", StallBody(20, 600), config=SMALL_PARTS, begun=20, may_be_there=True
     ),
+    "creation of a stream": Middle("stream", 11 * MIB, "CreateMultipartUpload", Delay(6), config=SMALL_PARTS),
+    "parts of a stream": Middle(
+        "stream", 26 * MIB, "UploadPart", Throttle(2 * MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4
+    ),
+    # While a write waits for one of two parts.
+    "stalled parts of a stream": Middle(
+        "stream", 26 * MIB, "UploadPart", Delay(600), skip=2, config={**SMALL_PARTS, "max_concurrency": "2"}
+    ),
+    "completion of a stream": Middle(
+        "stream", 11 * MIB, "CompleteMultipartUpload", Delay(600), config=SMALL_PARTS, may_be_there=True
+    ),
 }
 UPLOADS |= {
     "gcs, small": Middle("create", 100_000, "UploadMultipart", Delay(600), may_be_there=True, server="gcs-fake"),

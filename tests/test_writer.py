@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gllm_storage import MemoryStorageClient
+from gllm_storage import LocalStorageClient, MemoryStorageClient
+from gllm_storage.errors import StorageError
 from gllm_storage.writer import AtomicWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
     from typing import IO
 
 
@@ -152,3 +155,47 @@ def test_a_closed_writer_cannot_change_the_stored_object() -> None:
         file.write(b" and more")
     assert client.open("a").read() == b"whole"
     client.delete_file("a")
+
+
+def test_a_forked_child_neither_publishes_nor_takes_back(store: Store) -> None:
+    writer = AtomicWriter(store.file(), "fake://a")
+    writer.write(b"whole")
+
+    def in_child() -> None:
+        with pytest.raises(StorageError, match="was forked"):
+            writer.write(b"x")
+        with pytest.raises(StorageError, match="was forked"):
+            writer.close()
+        writer.discard()
+        with pytest.raises(ZeroDivisionError), writer:
+            raise ZeroDivisionError
+        writer.take_back()
+        assert store.taken_back == []
+
+    assert ends_well_in_child(in_child)
+    writer.close()
+    assert store.published == [b"whole"]
+
+
+def test_a_forked_child_that_drops_a_local_file_leaves_it_to_its_parent(tmp_path: Path) -> None:
+    kept = [LocalStorageClient({"root": str(tmp_path)}).open("a", "wb")]
+    kept[0].write(b"whole")
+
+    def in_child() -> None:
+        kept.clear()
+        gc.collect()
+
+    assert ends_well_in_child(in_child)
+    kept[0].close()
+    assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+def ends_well_in_child(work: Callable[[], None]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gllm_storage.azure.requests import AzureRequests
-    from gllm_storage.local_files import LocalSource
     from gllm_storage.objects import ObjectInfo
+    from gllm_storage.sources import Source
     from gllm_storage.transfer import Transfer, TransferSettings
 
 ATTEMPTS = 20
@@ -38,7 +38,7 @@ class AzureStore:
         self._tier = tier_of(access_tier)
 
     def upload(
-        self, source: LocalSource, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
+        self, source: Source, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
     ) -> None:
         """Upload a local file.
 

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
 
     from gllm_storage.azure.requests import AzureRequests
-    from gllm_storage.local_files import LocalSource
     from gllm_storage.objects import ObjectInfo
     from gllm_storage.parallel import Stop
+    from gllm_storage.sources import Source
     from gllm_storage.transfer import Transfer
 
 _logger = logging.getLogger(__name__)
@@ -78,7 +78,13 @@ class AzureReader:
         """Get Blob Properties."""
         return self.requests.info(self.container, self.blob, self.details)
 
-    def read(self, version: ObjectInfo, start: int, length: int) -> Generator[bytes, None, None]:
+    def read(
+        self,
+        version: ObjectInfo,
+        start: int,
+        length: int,
+        buffer: memoryview | None = None,  # noqa: ARG002 - the SDK has its own
+    ) -> Generator[bytes, None, None]:
         """Get Blob of a range, with ``If-Match``. The SDK asks again, up to three times, where the answer's body breaks.
 
         Raises:
@@ -130,7 +136,7 @@ class AzureUpload:
         options: Further arguments of the SDK's uploads, such as ``standard_blob_tier``.
     """
 
-    source: LocalSource
+    source: Source
     client: BlobClient
     requests: AzureRequests
     container: str

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import requests
 
     from gllm_storage.gcs.connection import GCSConnections
-    from gllm_storage.local_files import LocalSource
+    from gllm_storage.sources import Source
     from gllm_storage.transfer import Transfer
 
 _CANCELS = 3
@@ -47,7 +47,7 @@ class ResumableUpload:
         path: str,
         query: Mapping[str, str],
         resource: Mapping[str, Any],
-        source: LocalSource,
+        source: Source,
         transfer: Transfer,
     ) -> None:
         self._connections = connections

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gllm_storage.gcs.requests import GCSRequests
-    from gllm_storage.local_files import LocalSource
     from gllm_storage.objects import ObjectInfo
+    from gllm_storage.sources import Source
     from gllm_storage.transfer import Transfer, TransferSettings
 
 
@@ -44,7 +44,7 @@ class GCSStore:
         self._parameters = parameters
 
     def upload(
-        self, source: LocalSource, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
+        self, source: Source, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
     ) -> None:
         """Upload a local file.
 

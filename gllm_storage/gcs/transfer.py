@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.gcs.requests import GCSRequests
-    from gllm_storage.local_files import LocalSource
     from gllm_storage.objects import ObjectInfo
+    from gllm_storage.sources import Source
     from gllm_storage.transfer import Transfer
 
 _TRIES = 3
@@ -76,7 +76,13 @@ class GCSReader:
         resource = self.requests.resource(self.bucket, self.key, self.details)
         return info_of(resource, f"gs://{self.bucket}/{self.key}")
 
-    def read(self, version: ObjectInfo, start: int, length: int) -> Generator[bytes, None, None]:
+    def read(
+        self,
+        version: ObjectInfo,
+        start: int,
+        length: int,
+        buffer: memoryview | None = None,  # noqa: ARG002 - the SDK has its own
+    ) -> Generator[bytes, None, None]:
         """The content, or a range of it, of one generation.
 
         Raises:
@@ -155,7 +161,7 @@ class GCSUpload:
         parameters: Further query parameters, such as ``kmsKeyName``.
     """
 
-    source: LocalSource
+    source: Source
     requests: GCSRequests
     bucket: str
     key: str

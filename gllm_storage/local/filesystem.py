@@ -169,8 +169,13 @@ def _stored(path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[An
 
 @contextlib.contextmanager
 def _written(path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[IO[bytes]]:
+    owner = os.getpid()
     with _stored(path, details, exclusive=exclusive) as target, os.fdopen(os.dup(target.fd), "wb") as file:
-        yield file
+        try:
+            yield file
+        finally:
+            if os.getpid() != owner:  # what a forked child finds in its copy of the buffer is its parent's to write
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 @contextlib.contextmanager

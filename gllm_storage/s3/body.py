@@ -14,8 +14,8 @@ from gllm_storage.s3.errors import code_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gllm_storage.local_files import LocalSource
     from gllm_storage.parallel import Stop
+    from gllm_storage.sources import Source
 
 _logger = logging.getLogger(__name__)
 
@@ -26,13 +26,13 @@ class FileSection(io.RawIOBase):
     """A section of a local file as a request's body, read as it is sent.
 
     Args:
-        source: The file.
+        source: The file, or what stands for one.
         offset: Where the section begins.
         length: Its length in bytes.
         stop: Ends the request when set.
     """
 
-    def __init__(self, source: LocalSource, offset: int, length: int, stop: Stop) -> None:
+    def __init__(self, source: Source, offset: int, length: int, stop: Stop) -> None:
         self._source = source
         self._offset = offset
         self._length = length
@@ -83,29 +83,57 @@ class FileSection(io.RawIOBase):
         return data
 
 
-class MemorySection(io.BytesIO):
-    """Bytes as a request's body, which stop in their middle.
-
-    In one piece they would all go out, on a slow line long after Ctrl-C, and the request would take effect then.
+class ViewSection(io.RawIOBase):
+    """Bytes in memory as a request's body, of which no copies are made: a read gives a view of them.
 
     Args:
-        data: The bytes.
+        view: The bytes.
         stop: Ends the request when set.
     """
 
-    def __init__(self, data: bytes, stop: Stop) -> None:
-        super().__init__(data)
-        self._length = len(data)
+    def __init__(self, view: memoryview, stop: Stop) -> None:
+        self._view = view
         self._stop = stop
+        self._position = 0
 
     def __len__(self) -> int:
-        # Without it, Content-Length would be what is left behind the position.
-        return self._length
+        return len(self._view)
 
-    def read(self, size: int | None = -1) -> bytes:
-        """Read on."""
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always: botocore goes back to the start when it tries again."""
+        return True
+
+    def tell(self) -> int:
+        """Position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self)}[whence]
+        self._position = max(0, min(len(self), start + offset))
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read on into a buffer: awscrt, by which botocore signs where it is installed, reads so."""
+        data = self._next(len(buffer))
+        buffer[: len(data)] = data  # without a look at the stop: awscrt prints whatever is raised here
+        return len(data)
+
+    def read(self, size: int | None = -1) -> Any:
+        """Read on: bytes, if it is all that is left that is wanted, and a view of some of them else."""
         self._stop.check()
-        return super().read(size)
+        if size is None or size < 0:
+            return bytes(self._next(len(self)))  # moto, and others who listen to botocore, know no views
+        return self._next(size)
+
+    def _next(self, size: int) -> memoryview:
+        data = self._view[self._position : self._position + size]
+        self._position += len(data)
+        return data
 
 
 @dataclass

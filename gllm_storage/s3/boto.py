@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from botocore.exceptions import ClientError
 
 from gllm_storage import checksums
 from gllm_storage.local_files import CHUNK
+from gllm_storage.memory_budget import in_flight
 from gllm_storage.parallel import run_all, stopped_by
-from gllm_storage.s3.body import ChecksumHeaders, FileSection, MemorySection
+from gllm_storage.s3.body import ChecksumHeaders, FileSection, ViewSection
 from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, require_any
+from gllm_storage.sources import MemorySource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mypy_boto3_s3.client import S3Client
 
     from gllm_storage.s3.transfer import Upload
 
-_IN_MEMORY = 128 * 2**20
-"""Parts that are under way are held in memory up to this many bytes in all; larger ones are read as they are sent."""
+Body: TypeAlias = bytes | ViewSection | FileSection
+"""What a request sends."""
+
+_SHARE = 4
+"""A part is held in memory while it is sent if that takes no more than this fraction of the limit; others are read as they
+are sent."""
+_buffers = threading.local()
 
 
 class BotoEngine:
@@ -69,10 +77,11 @@ class PutUpload:
         run_all([self._put], 1, self._upload.transfer.stop)
 
     def _put(self) -> None:
+        with _body(self._upload, 0, self._upload.source.size) as (body, checksum):
+            self._put_body(body, checksum)
+
+    def _put_body(self, body: Body, checksum: int) -> None:
         upload = self._upload
-        body, checksum = _body(upload, 0, upload.source.size)
-        if isinstance(body, bytes) and len(body) > CHUNK:
-            body = MemorySection(body, upload.transfer.stop)
         _require_same(upload, checksum)
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
         for attempt in _digest_attempts(upload):
@@ -119,15 +128,38 @@ class MultipartUpload:
             StorageError: If the file changed.
         """
         upload = self._upload
-        # Creating and completing run in a thread as well: Ctrl-C, which comes to this one, must not lose the answer that
-        # says what there is to abort, nor leave a completion on its way.
-        run_all([self._create], 1, upload.transfer.stop)
+        self.create()
         ranges = upload.plan.part_ranges(upload.source.size)
-        tasks = [partial(self._send_part, number, *each) for number, each in enumerate(ranges, start=1)]
+        tasks = [partial(self._send_range, number, *each) for number, each in enumerate(ranges, start=1)]
         sent = run_all(tasks, upload.transfer.settings.max_concurrency, upload.transfer.stop)
         whole = checksums.fold_crc64nvme((crc, length) for (_, crc), (_, length) in zip(sent, ranges, strict=True))
-        complete = partial(self._complete, [part for part, _ in sent], whole)
-        run_all([complete], 1, upload.transfer.stop)
+        self.complete([part for part, _ in sent], whole)
+
+    # Creating and completing run in a thread as well: Ctrl-C, which comes to this one, must not lose the answer that says
+    # what there is to abort, nor leave a completion on its way.
+
+    def create(self) -> None:
+        """Begin; there is something to abort then.
+
+        Raises:
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+        """
+        run_all([self._create], 1, self._upload.transfer.stop)
+
+    def complete(self, parts: list[dict[str, Any]], checksum: int) -> None:
+        """Make an object of the parts.
+
+        Args:
+            parts: What `send_part` returned, in their order.
+            checksum: CRC of the whole.
+
+        Raises:
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+            StorageError: If the file changed.
+        """
+        run_all([partial(self._complete, parts, checksum)], 1, self._upload.transfer.stop)
 
     def _create(self) -> None:
         answer = self._engine.checksum_headers.call(
@@ -162,9 +194,29 @@ class MultipartUpload:
         )
         require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
 
-    def _send_part(self, number: int, offset: int, length: int) -> tuple[dict[str, Any], int]:
+    def _send_range(self, number: int, offset: int, length: int) -> tuple[dict[str, Any], int]:
+        with _body(self._upload, offset, length) as (body, checksum):
+            part = self.send_part(number, body, checksum)
+        self._upload.transfer.progress(length)
+        return part, checksum
+
+    def send_part(self, number: int, body: Body, checksum: int) -> dict[str, Any]:
+        """Send a part.
+
+        Args:
+            number: Its number, from 1.
+            body: Its bytes.
+            checksum: Their CRC.
+
+        Returns:
+            What `complete` wants to know of it.
+
+        Raises:
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+            StorageError: If the file changed.
+        """
         upload = self._upload
-        body, checksum = _body(upload, offset, length)
         encoded = checksums.encode(checksum)
         for attempt in _digest_attempts(upload):
             try:
@@ -186,11 +238,10 @@ class MultipartUpload:
                 if self._given_up:
                     # The upload was aborted while a stalled server held this part; S3 may have kept it.
                     self._abort()
-        upload.transfer.progress(length)
         part = {"PartNumber": number, "ETag": answer["ETag"]}
         if answer.get("ChecksumCRC64NVME"):
             part["ChecksumCRC64NVME"] = encoded
-        return part, checksum
+        return part
 
     def discard(self) -> None:
         """Abort the upload, so that no parts stay."""
@@ -216,20 +267,38 @@ def _require_same(upload: Upload, checksum: int) -> None:
         raise upload.source.changed()
 
 
-def _body(upload: Upload, offset: int, length: int) -> tuple[bytes | MemorySection | FileSection, int]:
+@contextlib.contextmanager
+def _body(upload: Upload, offset: int, length: int) -> Iterator[tuple[Body, int]]:
     """A request's body and its CRC. In memory, where that is small: then what is sent is what was checked."""
-    if length * upload.transfer.settings.max_concurrency <= _IN_MEMORY or length <= CHUNK:
-        data = upload.source.read_at(offset, length)
-        return data, checksums.crc64nvme(data)
-    checksum = checksums.crc_of(upload.source.read_at, length, start=offset)
-    return FileSection(upload.source, offset, length, upload.transfer.stop), checksum
+    source, settings, stop = upload.source, upload.transfer.settings, upload.transfer.stop
+    if length <= CHUNK:
+        data = source.read_at(offset, length)
+        yield data, checksums.crc64nvme(data)
+    elif isinstance(source, MemorySource):
+        view = source.view_at(offset, length)
+        yield ViewSection(view, stop), checksums.crc64nvme(view)
+    elif length <= settings.memory_limit // _SHARE:
+        with in_flight(length, settings.memory_limit, stop):
+            view = _buffer(length)
+            source.read_into(offset, view)
+            yield ViewSection(view, stop), checksums.crc64nvme(view)
+    else:
+        checksum = checksums.crc_of(source.read_at, length, start=offset)
+        yield FileSection(source, offset, length, stop), checksum
+
+
+def _buffer(length: int) -> memoryview:
+    """Memory of this thread, which the next part that it sends uses again: new memory costs page faults."""
+    if len(getattr(_buffers, "memory", b"")) < length:
+        _buffers.memory = bytearray(length)
+    return memoryview(_buffers.memory)[:length]
 
 
 def _digest_attempts(upload: Upload) -> range:
     return range(upload.transfer.settings.max_attempts, 0, -1)
 
 
-def _raise_unless_flipped(error: ClientError, attempts_left: int, body: bytes | MemorySection | FileSection) -> None:
+def _raise_unless_flipped(error: ClientError, attempts_left: int, body: Body) -> None:
     """A body that arrived otherwise than it left is sent again, which botocore does not do."""
     if code_of(error) not in DIGEST_CODES or attempts_left <= 1:
         raise error

@@ -7,23 +7,29 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails
-from gllm_storage.exclusive import exists_error
+from gllm_storage.exclusive import exists_error, new_write_id
 from gllm_storage.s3.body import ChecksumHeaders
 from gllm_storage.s3.boto import BotoEngine
-from gllm_storage.s3.capabilities import ALL_ENFORCED, ConditionalWrites, conditional_writes
+from gllm_storage.s3.capabilities import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import translated
-from gllm_storage.s3.plan import S3TransferSettings, UploadPlan, plan_create, plan_overwrite
+from gllm_storage.s3.plan import MAX_PUT, MIN_PART, S3TransferSettings, UploadPlan, plan_create, plan_overwrite
 from gllm_storage.s3.reader import S3Reader
+from gllm_storage.s3.streaming import StreamedObject, StreamPlan
 from gllm_storage.s3.transfer import Upload, upload_object
+from gllm_storage.sources import MemorySource
+from gllm_storage.spool import SpooledObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
-    from gllm_storage.local_files import LocalSource
+    from gllm_storage.bucket_store import Destination
     from gllm_storage.objects import ObjectInfo
     from gllm_storage.s3.requests import S3Requests
+    from gllm_storage.sources import Source
     from gllm_storage.transfer import Transfer
+    from gllm_storage.writer import WritableFile
 
 
 class S3Store:
@@ -41,7 +47,7 @@ class S3Store:
 
     def upload(
         self,
-        source: LocalSource,
+        source: Source,
         bucket: str,
         key: str,
         transfer: Transfer,
@@ -76,6 +82,46 @@ class S3Store:
         )
         head = partial(self.requests.metadata, bucket, key, "upload")
         upload_object(self._engine(), upload, head, exclusive=exclusive)
+
+    def open_stream(self, destination: Destination, part_size: int | None) -> AbstractContextManager[WritableFile]:
+        """A file that becomes an object when the block ends well; its parts are sent while it is written, if possible.
+
+        Args:
+            destination: Where it goes.
+            part_size: Bytes in a part; None for the setting.
+
+        Raises:
+            ValueError: If parts cannot be of that size.
+            StorageError: If it cannot be told how the endpoint creates exclusively.
+        """
+        settings, details = self.settings, destination.transfer.details
+        if part_size is not None and not MIN_PART <= part_size <= MAX_PUT:
+            raise ValueError(f"Block size must be >=5MB, and at most 5 GiB, not {part_size} bytes")
+        conditional = destination.exclusive
+        if conditional and not self._completes_exclusively(destination):
+            # What was sent in parts could only overwrite. As a whole it goes in one PutObject, if it can.
+            return SpooledObject(partial(destination.take, self), settings, details)
+        size = part_size or settings.part_size
+        threshold = settings.multipart_threshold if part_size is None else min(settings.multipart_threshold, part_size)
+        options = destination.options
+        plan = StreamPlan(
+            upload=Upload(
+                source=MemorySource(b"", details),
+                place={"Bucket": destination.bucket, "Key": destination.key},
+                write_parameters=_given(options),
+                metadata=options.get("Metadata") or {},
+                plan=UploadPlan(multipart=True, part_size=size, conditional=conditional),
+                transfer=destination.transfer,
+            ),
+            engine=self._engine(),
+            head=partial(self.requests.metadata, destination.bucket, destination.key, details.operation),
+            upload_whole=partial(destination.take, self),
+            write_id=new_write_id(),
+            exclusive=destination.exclusive,
+            part_size=size,
+            small=max(threshold, size),
+        )
+        return StreamedObject(plan)
 
     def reader(self, bucket: str, key: str, details: ErrorDetails) -> S3Reader:
         """Read an object."""
@@ -167,6 +213,14 @@ class S3Store:
             if self.requests.metadata(bucket, key, "open") is not None:
                 raise exists_error(details)
 
+    def takes_checksums(self, method: str) -> bool:
+        """Whether the endpoint takes checksums in the headers of a request, as far as we know.
+
+        Args:
+            method: boto3's name of the operation.
+        """
+        return self._checksum_headers.accepted.get(method) is not False
+
     def _engine(self) -> BotoEngine:
         return BotoEngine(self.requests.client, self.requests.parameters, self._checksum_headers)
 
@@ -174,6 +228,9 @@ class S3Store:
         if not exclusive:
             return plan_overwrite(size, self.settings)
         return plan_create(size, self.settings, self._conditional_writes(bucket, key), details)
+
+    def _completes_exclusively(self, destination: Destination) -> bool:
+        return self._conditional_writes(destination.bucket, destination.key).complete is Condition.ENFORCED
 
     def _conditional_writes(self, bucket: str, key: str) -> ConditionalWrites:
         if self.settings.conditional_writes == "enforced":

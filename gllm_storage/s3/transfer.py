@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import ClientError
@@ -11,18 +12,24 @@ from botocore.exceptions import ClientError
 from gllm_storage import checksums
 from gllm_storage.exclusive import Answer, Sighting, write_object
 from gllm_storage.metadata import CHECKSUM, WRITE_ID
+from gllm_storage.parallel import run_all
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translated
+from gllm_storage.transfer import part_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gllm_storage.errors import ErrorDetails
-    from gllm_storage.local_files import LocalSource
+    from gllm_storage.parallel import Stop
     from gllm_storage.s3.plan import UploadPlan
+    from gllm_storage.sources import Source
     from gllm_storage.transfer import Transfer
 
 _CONCURRENT_CODES = {"ConditionalRequestConflict", "ConcurrentModification", "OperationAborted"}
 _NOT_SENT = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ParamValidationError"}
+_CRC_SECTION = 64 * 2**20
+_CRC_PIECE = 2**18
+_CRC_WORKERS = 4
 _PRECONDITION_FAILED = 412
 _SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
@@ -33,7 +40,7 @@ class Upload:
     """One file to become one object.
 
     Attributes:
-        source: The file.
+        source: The file; empty for a stream, which sends part by part what it is given.
         place: The parameters that name the object, for every request about it.
         write_parameters: Further parameters of PutObject and CreateMultipartUpload, such as ``StorageClass``.
         metadata: User metadata.
@@ -43,7 +50,7 @@ class Upload:
         expected_crc: The CRC, once it is known.
     """
 
-    source: LocalSource
+    source: Source
     place: Mapping[str, Any]
     write_parameters: Mapping[str, Any]
     metadata: Mapping[str, str]
@@ -56,9 +63,28 @@ class Upload:
         """The same with what has to be known before anything is sent: the metadata go first."""
         if not self.keep_checksum or self.expected_crc is not None:
             return self
-        crc = checksums.crc_of(self.source.read_at, self.source.size)
+        crc = _crc_of(self.source, self.transfer)
         kept = f"{checksums.encode(crc)}-{self.source.size}"
         return dataclasses.replace(self, expected_crc=crc, metadata={**self.metadata, CHECKSUM: kept})
+
+
+def _crc_of(source: Source, transfer: Transfer) -> int:
+    """CRC of all that is to be sent, by several threads: nothing is sent meanwhile."""
+    ranges = part_ranges(source.size, _CRC_SECTION)
+    tasks = [partial(_crc_of_section, source, transfer.stop, *each) for each in ranges]
+    crcs = run_all(tasks, _CRC_WORKERS, transfer.stop) if len(tasks) > 1 else [tasks[0]()]
+    return checksums.fold_crc64nvme((crc, length) for crc, (_, length) in zip(crcs, ranges, strict=True))
+
+
+def _crc_of_section(source: Source, stop: Stop, offset: int, length: int) -> int:
+    buffer = memoryview(bytearray(min(length, _CRC_PIECE)))  # stays in the processor's cache
+    crc = 0
+    for start in range(offset, offset + length, _CRC_PIECE):
+        stop.check()
+        view = buffer[: min(_CRC_PIECE, offset + length - start)]
+        source.read_into(start, view)
+        crc = checksums.update(view, crc, "crc64nvme")
+    return crc
 
 
 class OngoingUpload(Protocol):

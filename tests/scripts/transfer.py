@@ -1,12 +1,13 @@
 """A transfer in a process of its own, to be interrupted or killed in the middle; its argument is a JSON object.
 
-Keys: provider, config, action ("upload", "create" or "download"), local, remote. With "pause" the file provider stops after
-its first piece, says so on stdout, and waits to be killed.
+Keys: provider, config, action ("upload", "create", "stream" or "download"), local, remote. With "pause" the file
+provider stops after its first piece, says so on stdout, and waits to be killed.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -37,6 +38,9 @@ def main(job: dict[str, Any]) -> None:
         pause_after_first_piece()
     if job["action"] == "download":
         client.download_file(job["remote"], job["local"])
+    elif job["action"] == "stream":
+        with open(job["local"], "rb") as content, client.open(job["remote"], "xb") as file:
+            shutil.copyfileobj(content, file, 2**20)
     else:
         client.upload_file(job["local"], job["remote"], check_conflict=job["action"] == "create")
 
