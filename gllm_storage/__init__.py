@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gllm_storage.gcs.client import GCSStorageClient
     from gllm_storage.local.client import LocalStorageClient
     from gllm_storage.memory.client import MemoryStorageClient
+    from gllm_storage.registration import register_filesystems
     from gllm_storage.s3.client import S3StorageClient
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ __all__ = [
     "StorageError",
     "StorageUnavailableError",
     "get_storage_client",
+    "register_filesystems",
     "storage_client_from_url",
 ]
 
@@ -61,6 +63,7 @@ _ON_FIRST_USE = {
     "LocalStorageClient": "gllm_storage.local.client",
     "MemoryStorageClient": "gllm_storage.memory.client",
     "S3StorageClient": "gllm_storage.s3.client",
+    "register_filesystems": "gllm_storage.registration",
 }
 
 

@@ -9,30 +9,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsspec.asyn import get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
-from fsspec.spec import AbstractBufferedFile
 
-from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageError, StorageUnavailableError
-from gllm_storage.local_files import open_source, source_of
+from gllm_storage.bucket_store import Destination, StreamingStore
+from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, StorageError
+from gllm_storage.local_files import open_source
 from gllm_storage.opening import AtomicOpening, is_create
 from gllm_storage.parallel import Stop, running_stop, stopped_by
 from gllm_storage.process import PerProcess
-from gllm_storage.transfer import ObjectChangedError, Progress, Transfer, download_object, read_object, read_range
-from gllm_storage.writer import AtomicWriter
+from gllm_storage.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_into, read_ranges, read_slice
+from gllm_storage.reading import ObjectFile
+from gllm_storage.sources import MemorySource
+from gllm_storage.spool import SpooledObject
+from gllm_storage.transfer import Progress, Transfer, download_object, read_object, read_range
+from gllm_storage.writer import AtomicWriter, WritableFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from gllm_storage.bucket_store import BucketStore
     from gllm_storage.objects import ObjectInfo
+    from gllm_storage.ranges import Range, Slice
 
-_CACHE_OPTIONS = ("cache_type", "cache_options")
-_OF_FILES = (*_CACHE_OPTIONS, "autocommit", "size", "fill_cache", "acl")
+_OF_READERS = ("cache_type", "cache_options", "fill_cache")
+_OF_FILES = (*_OF_READERS, "autocommit", "size", "acl")
+_OF_OPEN = frozenset({"block_size", "compression", "encoding", "errors", "newline"})
 
 
 class BucketFileSystem(AtomicOpening):
@@ -212,7 +219,7 @@ class BucketFileSystem(AtomicOpening):
         return self._type(path) is not None
 
     async def _exists(self, path: str, **_: Any) -> bool:
-        return await self._in_thread(lambda _: self._type(path)) is not None
+        return await self._type_later(path) is not None
 
     def isfile(self, path: str) -> bool:
         """Whether there is an object now.
@@ -223,7 +230,7 @@ class BucketFileSystem(AtomicOpening):
         return self._type(path) == "file"
 
     async def _isfile(self, path: str) -> bool:
-        return bool(await self._in_thread(lambda _: self._type(path)) == "file")
+        return await self._type_later(path) == "file"
 
     def isdir(self, path: str) -> bool:
         """Whether there is a prefix or a bucket now.
@@ -234,11 +241,17 @@ class BucketFileSystem(AtomicOpening):
         return self._type(path) == "directory"
 
     async def _isdir(self, path: str) -> bool:
-        return bool(await self._in_thread(lambda _: self._type(path)) == "directory")
+        return await self._type_later(path) == "directory"
 
     def _type(self, path: str) -> str | None:
         try:
             return str(self.info(path)["type"])
+        except (FileNotFoundError, BucketNotFoundError):
+            return None
+
+    async def _type_later(self, path: str) -> str | None:
+        try:
+            return str((await self._info(path))["type"])
         except (FileNotFoundError, BucketNotFoundError):
             return None
 
@@ -254,6 +267,31 @@ class BucketFileSystem(AtomicOpening):
 
     async def _rm_file(self, path: str, **_: Any) -> None:
         await self._in_thread(lambda _: self.rm_file(path))
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Store some bytes.
+
+        Args:
+            path: The object.
+            value: Its content: the bytes of any buffer.
+            mode: ``"overwrite"``, or ``"create"`` to fail if the object exists, atomically.
+            **kwargs: What the object gets beside its content, as the provider's filesystem takes it; or as for `open`.
+
+        Raises:
+            ValueError: If `mode` is something else, or `path` names no object.
+            ObjectExistsError: If `mode` is ``"create"`` and the object exists.
+            StorageError: If it cannot be stored; nothing was changed then, and nothing is left behind.
+        """
+        below: Any = self
+        if below._intrans or _OF_OPEN & kwargs.keys():  # noqa: SLF001 - fsspec's own
+            super().pipe_file(path, value, mode, **kwargs)
+            return
+        bucket, key = self._place(path)
+        given = {name: each for name, each in kwargs.items() if name not in _OF_FILES or name == "acl"}
+        exclusive, options = self._write_options(is_create(mode), given)
+        destination = Destination(bucket, key, self._transfer(bucket, key, "upload"), exclusive, options)
+        destination.take(self.store, MemorySource(value, destination.transfer.details))
+        self._forget_listings(path)
 
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
         await self._in_thread(lambda _: self.pipe_file(path, value, mode, **kwargs))
@@ -287,13 +325,93 @@ class BucketFileSystem(AtomicOpening):
 
     def _is_left_to_provider(self, start: int | None, end: int | None, kwargs: Mapping[str, Any]) -> bool:
         """Whether one answer is all there is to read: it is of one version, and needs no look before."""
-        is_slice = start is not None and end is not None and 0 <= start < end
+        is_slice = start is not None and end is not None and 0 <= start < end <= start + self.store.settings.part_size
         return is_slice or self._is_of_version(kwargs)
 
     def _read(self, path: str, start: int | None, end: int | None, stop: Stop) -> bytes:
         bucket, key = self._place(path)
         transfer = self._transfer(bucket, key, "read", stop=stop)
-        return read_object(self.store.reader(bucket, key, transfer.details), transfer, start, end)
+        reader = self.store.reader(bucket, key, transfer.details)
+        if start is None and end is None:
+            return read_object(reader, transfer)
+        return read_slice(ObjectSlices(reader, transfer, [(start, end)]))
+
+    def cat_ranges(  # noqa: PLR0917 - fsspec's signature
+        self,
+        paths: list[str],
+        starts: Any,
+        ends: Any,
+        max_gap: int | None = None,
+        on_error: str = "return",
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> list[bytes | Exception]:
+        """Read ranges of objects: neighbours by one request, all those of an object of one version, and side by side.
+
+        Args:
+            paths: The object of each range.
+            starts: First byte of each, or of all; counted from the end if negative.
+            ends: Byte before which each ends, or all; counted from the end if negative.
+            max_gap: How many bytes may lie between two ranges of an object that are read by one request; 64 KiB if None.
+            on_error: ``"return"`` gives an exception in place of what cannot be read; ``"raise"`` raises the first.
+            batch_size: The most requests to be under way, if that is less than `max_concurrency`.
+            **kwargs: What names another version than the current one goes to the provider's filesystem.
+
+        Returns:
+            What was read, in the order of `paths`; cut where the object ends.
+
+        Raises:
+            TypeError: If `paths` is no list.
+            ValueError: If there are not as many starts or ends as paths, or `max_gap` is negative.
+            Exception: What `cat_file` raises, if `on_error` says so.
+        """
+        if self._is_of_version(kwargs):
+            found: list[bytes | Exception] = sync(
+                self.loop, self._cat_ranges, paths, starts, ends, max_gap, batch_size, on_error, **kwargs
+            )
+            return found
+        return self._read_ranges(ranges_of(paths, starts, ends), max_gap, batch_size, on_error, Stop(running_stop()))
+
+    async def _cat_ranges(  # noqa: PLR0917 - fsspec's signature
+        self,
+        paths: list[str],
+        starts: Any,
+        ends: Any,
+        max_gap: int | None = None,
+        batch_size: int | None = None,
+        on_error: str = "return",
+        **kwargs: Any,
+    ) -> list[bytes | Exception]:
+        if self._is_of_version(kwargs):
+            below: Any = super()
+            of_versions: list[bytes | Exception] = await below._cat_ranges(  # noqa: SLF001 - fsspec's own
+                paths, starts, ends, max_gap, batch_size, on_error, **kwargs
+            )
+            return of_versions
+        ranges = ranges_of(paths, starts, ends)
+        found: list[bytes | Exception] = await self._in_thread(
+            lambda stop: self._read_ranges(ranges, max_gap, batch_size, on_error, stop)
+        )
+        return found
+
+    def _read_ranges(
+        self, ranges: list[Range], max_gap: int | None, batch_size: int | None, on_error: str, stop: Stop
+    ) -> list[bytes | Exception]:
+        most = self.store.settings.max_concurrency
+        workers = min(most, batch_size) if batch_size and batch_size > 0 else most
+        gap = DEFAULT_GAP if max_gap is None else max_gap
+        if gap < 0:
+            raise ValueError(f"max_gap must be at least 0, not {gap}")
+        found = read_ranges(ranges, partial(self._slices_of, gap, stop), workers, stop)
+        failed = next((each for each in found if isinstance(each, Exception)), None)
+        if failed is not None and on_error != "return":
+            raise failed
+        return found
+
+    def _slices_of(self, max_gap: int, stop: Stop, path: str, slices: list[Slice]) -> ObjectSlices:
+        bucket, key = self._place(path)
+        transfer = self._transfer(bucket, key, "read", stop=stop)
+        return ObjectSlices(self.store.reader(bucket, key, transfer.details), transfer, slices, max_gap)
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
         if "a" in mode and not self.appends:
@@ -306,33 +424,35 @@ class BucketFileSystem(AtomicOpening):
         given = {name: kwargs.pop(name) for name in _OF_FILES if kwargs.get(name) is not None}
         kwargs = {name: value for name, value in kwargs.items() if name not in _OF_FILES}
         if mode != "rb":
-            writer = self._open_writer(bucket, key, mode, kwargs, given.get("acl"))
+            kwargs |= {"acl": given["acl"]} if "acl" in given else {}
+            writer = self._open_writer(bucket, key, mode, block_size, kwargs)
             writer.autocommit = given.get("autocommit", True)
             return writer
-        caching = {name: given[name] for name in _CACHE_OPTIONS if name in given}
-        return self._open_reader(path, self.store.info(bucket, key, "open"), block_size, **caching)
+        of_reader = {name: given[name] for name in _OF_READERS if name in given}
+        return self._open_reader(path, self.store.info(bucket, key, "open"), block_size, **of_reader)
 
-    def _open_writer(self, bucket: str, key: str, mode: str, kwargs: dict[str, Any], acl: str | None) -> AtomicWriter:
-        exclusive, options = self._write_options(mode == "xb", kwargs if acl is None else {**kwargs, "acl": acl})
+    def _open_writer(self, bucket: str, key: str, mode: str, block_size: int | None, kwargs: dict[str, Any]) -> AtomicWriter:
+        exclusive, options = self._write_options(mode == "xb", kwargs)
+        destination = Destination(bucket, key, self._transfer(bucket, key, "upload"), exclusive, options)
         details = self._error_details(bucket, key, "open")
+        if isinstance(self.store, StreamingStore):
+            content = self.store.open_stream(destination, block_size)
+        else:
+            content = SpooledObject(partial(destination.take, self.store), self.store.settings, destination.transfer.details)
         if exclusive:
             self.store.require_creates(bucket, key, details)
-        return AtomicWriter(self._published(bucket, key, exclusive, options), details.url)
+        return AtomicWriter(self._published(content, f"{bucket}/{key}"), details.url, mode, fs=self)
 
-    def _open_reader(self, path: str, version: ObjectInfo, block_size: int | None, **caching: Any) -> Any:
+    def _open_reader(self, path: str, version: ObjectInfo, block_size: int | None, **options: Any) -> Any:
         """Open an object for reading."""
-        return ObjectFile(self, path, version, block_size=block_size or "default", **caching)
+        return ObjectFile(self, path, version, block_size=block_size, **options)
 
     @contextlib.contextmanager
-    def _published(self, bucket: str, key: str, exclusive: bool, options: Mapping[str, Any]) -> Iterator[IO[bytes]]:
-        """An unnamed local temporary file, whose content becomes the object when the block ends well."""
-        with tempfile.TemporaryFile() as spool:
-            yield spool
-            spool.flush()
-            transfer = self._transfer(bucket, key, "upload")
-            source = source_of(spool.fileno(), "<what was written>", transfer.details)
-            self.store.upload(source, bucket, key, transfer, exclusive=exclusive, options=options)
-        self._forget_listings(f"{bucket}/{key}")
+    def _published(self, content: AbstractContextManager[WritableFile], path: str) -> Iterator[WritableFile]:
+        """A file whose content becomes an object when the block ends well, which listings do not know yet."""
+        with content as file:
+            yield file
+        self._forget_listings(path)
 
     def read_version(self, path: str, version: ObjectInfo, start: int, end: int) -> bytes:
         """Bytes ``start`` to ``end`` (not included) of one version of an object.
@@ -345,6 +465,16 @@ class BucketFileSystem(AtomicOpening):
         bucket, key = self._place(path)
         transfer = self._transfer(bucket, key, "read")
         return read_range(self.store.reader(bucket, key, transfer.details), version, start, end, transfer)
+
+    def read_version_into(self, path: str, version: ObjectInfo, start: int, target: memoryview, stop: Stop) -> None:
+        """Fill a buffer with bytes of one version of an object, from an offset on, unless it is stopped.
+
+        Raises:
+            Exception: As `read_version`.
+        """
+        bucket, key = self._place(path)
+        transfer = self._transfer(bucket, key, "read", stop=stop)
+        read_into(self.store.reader(bucket, key, transfer.details), version, start, target, transfer)
 
     def _upload(
         self, lpath: str, rpath: str, callback: Callback, stop: Stop, *, exclusive: bool, options: Mapping[str, Any]
@@ -427,23 +557,3 @@ class BucketFileSystem(AtomicOpening):
             await asyncio.wait([future])  # what was begun is taken back before the task ends
             future.exception()  # asyncio complains of failures that nobody looked at
             raise
-
-
-class ObjectFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
-    """An object, open for reading; pinned to the version that was there at `open`."""
-
-    def __init__(self, fs: BucketFileSystem, path: str, version: ObjectInfo, **options: Any) -> None:
-        self.version = version
-        super().__init__(fs, path, "rb", size=version.size, **options)
-
-    def _fetch_range(self, start: int, end: int) -> bytes:
-        if start >= end:
-            return b""
-        try:
-            found: bytes = self.fs.read_version(self.path, self.version, start, end)
-        except ObjectChangedError as error:
-            raise StorageUnavailableError(
-                f"read of {self.version.url}: the object was replaced since it was opened. Open it again",
-                ErrorDetails(self.fs.provider, self.version.url, "read"),
-            ) from error
-        return found

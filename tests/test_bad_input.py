@@ -28,6 +28,7 @@ from gllm_storage import (
     StorageError,
     StorageUnavailableError,
 )
+from gllm_storage.s3 import capabilities
 from tests.conftest import make_rig
 from tests.faults import Answer, Fault, FaultProxy, Match
 from tests.rig import BUCKET, MIB, SMALL_PARTS, TRAITS, server_rig
@@ -347,8 +348,9 @@ def test_a_missing_bucket_is_a_bucket_not_found_error_of_every_verb(
 @pytest.mark.parametrize("name", ["ceph", "rclone"])
 @pytest.mark.parametrize("wrong", ["aws_secret_access_key", "aws_access_key_id"])
 def test_wrong_credentials_are_an_access_denied_error_of_every_verb(
-    name: str, wrong: str, desk: Desk, request: pytest.FixtureRequest
+    name: str, wrong: str, desk: Desk, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(capabilities, "_found", {})  # what right credentials found out before
     rig = make_rig(name, request)
     client = rig.client(**{wrong: "wrong" * 4})
     with nothing_changes(rig, desk):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -45,6 +46,22 @@ def test_a_documented_name_is_importable(name: str) -> None:
     scope: dict[str, object] = {}
     exec(f"from gllm_storage import {name}", scope)  # noqa: S102 - the statement that users write
     assert scope[name] is getattr(gllm_storage, name)
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "parent"),
+    [
+        ("gllm_storage.s3", "S3FileSystem", "s3fs"),
+        ("gllm_storage.gcs", "GCSFileSystem", "gcsfs"),
+        ("gllm_storage.azure", "AzureBlobFileSystem", "adlfs"),
+    ],
+)
+def test_a_filesystem_is_importable_from_its_providers_package(package: str, name: str, parent: str) -> None:
+    found = getattr(importlib.import_module(package), name)
+    assert found.__module__ == f"{package}.filesystem"
+    assert any(each.__module__.startswith(parent) and each.__name__ == name for each in found.__mro__)
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        _ = importlib.import_module(package).nothing_like_this
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

@@ -1,1 +1,18 @@
 """Provider ``azure``: Azure Blob Storage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gllm_storage.azure.filesystem import AzureBlobFileSystem
+
+__all__ = ["AzureBlobFileSystem"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AzureBlobFileSystem":
+        from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - it imports adlfs
+
+        return AzureBlobFileSystem
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

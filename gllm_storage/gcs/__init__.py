@@ -1,1 +1,18 @@
 """Provider ``gcs``: Google Cloud Storage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gllm_storage.gcs.filesystem import GCSFileSystem
+
+__all__ = ["GCSFileSystem"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "GCSFileSystem":
+        from gllm_storage.gcs.filesystem import GCSFileSystem  # noqa: PLC0415 - it imports gcsfs
+
+        return GCSFileSystem
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

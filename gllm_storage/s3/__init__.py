@@ -1,1 +1,18 @@
 """Provider ``s3``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gllm_storage.s3.filesystem import S3FileSystem
+
+__all__ = ["S3FileSystem"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "S3FileSystem":
+        from gllm_storage.s3.filesystem import S3FileSystem  # noqa: PLC0415 - it imports s3fs and botocore
+
+        return S3FileSystem
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fsspec.asyn import sync, sync_wrapper
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
 
-from gllm_storage.bucket_filesystem import BucketFileSystem
-from gllm_storage.s3.connection import Connection, Connections
+from gllm_storage.errors import ObjectExistsError
+from gllm_storage.local_files import atomic_target
+from gllm_storage.parallel import Stop, run_all, running_stop
+from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, Connections, require_one_of
+from gllm_storage.s3.errors import translated
 from gllm_storage.s3.file import S3File
+from gllm_storage.s3.inherited import in_our_words
+from gllm_storage.s3.many import ManyObjects, is_collected, with_content_type
+from gllm_storage.s3.moving import MovingMethods
+from gllm_storage.s3.options import SharedInstances, client_options_of, require_known
 from gllm_storage.s3.plan import S3TransferSettings, check_transfer_settings
 from gllm_storage.s3.requests import S3Requests
 from gllm_storage.s3.store import S3Store
@@ -20,18 +30,28 @@ if TYPE_CHECKING:
     from gllm_storage.objects import ObjectInfo
 
 
-class S3FileSystem(BucketFileSystem, _S3FileSystem):  # type: ignore[misc]  # s3fs publishes no types
+_ONLY_S3FS_S = {"blocksize", "requester_pays"}
+"""Arguments of writes that are no parameters of S3's."""
+
+
+class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedInstances):  # type: ignore[misc]  # s3fs has no types
     """s3fs's filesystem with the promises of this library.
 
-    What `BucketFileSystem` names goes through boto3; the rest is s3fs's, with listings that are always fresh.
+    It stands in for `s3fs.S3FileSystem`, whose cache of instances it shares: docs/s3fs.md lists what is otherwise. What
+    `BucketFileSystem` names goes through boto3, and so do copies and deletes; the rest is s3fs's, with listings that are
+    always fresh.
 
     Args:
         multipart_threshold: Files of more bytes than this are uploaded in parts.
         part_size: Bytes in a part and in a ranged read, at least 5 MiB.
+        memory_limit: Bytes of content that all transfers of the process hold in memory at a time, at least one part.
         conditional_writes: ``"auto"``, ``"enforced"`` or ``"best-effort"``; see `S3TransferSettings`.
+        engine: ``"auto"`` or ``"boto3"``; see `Connection`.
+        sign_bodies: ``"auto"``, ``"always"`` or ``"never"``; see `BodySigning`.
         **options: s3fs's options.
 
     Raises:
+        TypeError: If there is an option that nobody knows.
         ValueError: If a size is impossible.
     """
 
@@ -44,12 +64,18 @@ class S3FileSystem(BucketFileSystem, _S3FileSystem):  # type: ignore[misc]  # s3
         *args: Any,
         multipart_threshold: int = S3TransferSettings.multipart_threshold,
         part_size: int = S3TransferSettings.part_size,
+        memory_limit: int = S3TransferSettings.memory_limit,
         conditional_writes: str = S3TransferSettings.conditional_writes,
+        engine: str = "auto",
+        sign_bodies: str = "auto",
         **options: Any,
     ) -> None:
+        require_known(options, S3FileSystem)
         # An entry of a listing that another process has outdated since makes `exists` and `open` lie (promise E).
         options.setdefault("use_listings_cache", False)
+        batch_size = options.pop("batch_size", None)  # s3fs documents it, and would hand it to its session
         super().__init__(*args, **options)
+        self.batch_size = batch_size
         retries = self.config_kwargs.get("retries", {})
         self.transfer = check_transfer_settings(
             S3TransferSettings(
@@ -57,10 +83,13 @@ class S3FileSystem(BucketFileSystem, _S3FileSystem):  # type: ignore[misc]  # s3
                 part_size=part_size,
                 max_concurrency=self.max_concurrency,
                 max_attempts=retries.get("total_max_attempts", S3TransferSettings.max_attempts),
+                memory_limit=memory_limit,
                 conditional_writes=conditional_writes,
             )
         )
-        self.connections = Connections(self._connection())
+        require_one_of("engine", engine, ENGINES)
+        require_one_of("sign_bodies", sign_bodies, BODY_SIGNING)
+        self.connections = Connections(self._connection(engine, sign_bodies))
         requests = S3Requests(self.connections, {**self.s3_additional_kwargs, **self.req_kw})
         self.requests = requests
         self._attach(S3Store(requests, self.transfer))
@@ -71,33 +100,185 @@ class S3FileSystem(BucketFileSystem, _S3FileSystem):  # type: ignore[misc]  # s3
         if self._session_is_owned:
             self.session = None
 
-    def _connection(self) -> Connection:
+    def _connection(self, engine: str, sign_bodies: str) -> Connection:
         """The same connection as s3fs makes, for boto3."""
+        profile, of_session = client_options_of(None if self._session_is_owned else self.session)
         given = {
             "aws_access_key_id": None if self.anon else self.key,
             "aws_secret_access_key": None if self.anon else self.secret,
             "aws_session_token": None if self.anon else self.token,
             "endpoint_url": self.endpoint_url,
         }
-        client_options = {**self.client_kwargs, **{name: value for name, value in given.items() if value is not None}}
+        given = {name: value for name, value in given.items() if value is not None}
+        client_options = {**of_session, **self.client_kwargs, **given}
         client_options.setdefault("use_ssl", self.use_ssl)
         return Connection(
             client_options=client_options,
             config_options=self.config_kwargs,
-            profile_name=self.kwargs.get("profile"),
+            profile_name=self.kwargs.get("profile") or profile,
             anonymous=bool(self.anon),
             pool_size=max(10, 2 * self.max_concurrency),
+            engine=engine,
+            sign_bodies=sign_bodies,
         )
 
-    def _open_reader(self, path: str, version: ObjectInfo, block_size: int | None, **caching: Any) -> S3File:
-        caching.setdefault("cache_type", self.default_cache_type)
-        return S3File(self, path, version, block_size=block_size or self.default_block_size, **caching)
+    def _open_reader(self, path: str, version: ObjectInfo, block_size: int | None, **options: Any) -> S3File:
+        # s3fs's own defaults are not asked for by anybody; ours are better (notes in `read_ahead`).
+        if "default_cache_type" in self.storage_options:
+            options.setdefault("cache_type", self.default_cache_type)
+        if "default_block_size" in self.storage_options:
+            block_size = block_size or self.default_block_size
+        given = {"fill_cache": self.default_fill_cache, "requester_pays": self.requester_pays, **options}
+        return S3File(self, path, version, block_size=block_size, **given)
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
+        if mode == "rb" and self._asks_otherwise(kwargs):
+            return _S3FileSystem._open(self, path, mode, block_size, **kwargs)  # noqa: SLF001 - past our own
+        file = super()._open(path, mode, block_size, **kwargs)
+        if mode != "rb":
+            file.blocksize = block_size or self.default_block_size  # which s3fs's files have, too
+        return file
+
+    def _asks_otherwise(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a file is to be read by requests with further parameters, such as a key of the caller's own."""
+        payer = kwargs.get("requester_pays")
+        shape = self.requests.client.meta.service_model.operation_model("GetObject").input_shape
+        parameters = shape.members.keys() if shape else set()
+        return (payer is not None and bool(payer) != bool(self.requester_pays)) or bool(parameters & kwargs.keys())
+
+    def _write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        payer = {"RequestPayer": "requester"} if kwargs.get("requester_pays") else {}
+        return exclusive, {**payer, **{name: value for name, value in kwargs.items() if name not in _ONLY_S3FS_S}}
 
     def _is_left_to_provider(self, start: int | None, end: int | None, kwargs: Mapping[str, Any]) -> bool:  # noqa: ARG002 - not by range
         return self._is_of_version(kwargs)  # boto3 reads all else: whoever listens to its events must see every request
 
     def _directory(self, name: str) -> dict[str, Any]:
-        return {**super()._directory(name), "StorageClass": "DIRECTORY"}
+        versions = {} if "/" in name else {"VersionId": None}
+        return {**super()._directory(name), "StorageClass": "DIRECTORY", **versions}
+
+    def put_file(
+        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
+    ) -> None:
+        """As `BucketFileSystem.put_file`, with the content type that the file's name suggests."""
+        super().put_file(lpath, rpath, callback, mode, **with_content_type(lpath, kwargs))
+
+    async def _put_file(
+        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
+    ) -> None:
+        if not is_collected(lpath, rpath):
+            await super()._put_file(lpath, rpath, callback, mode, **with_content_type(lpath, kwargs))
+
+    def pipe_file(  # fsspec's name is `value`, and s3fs's is `data`
+        self, path: str, value: bytes | None = None, mode: str = "overwrite", *, data: bytes | None = None, **kwargs: Any
+    ) -> None:
+        """As `BucketFileSystem.pipe_file`; the content may be called `data`, as s3fs does.
+
+        Raises:
+            TypeError: If there is no content, or two.
+            ValueError: If `mode` is something else, or `path` names no object.
+            ObjectExistsError: If `mode` is ``"create"`` and the object exists.
+            StorageError: If it cannot be stored; nothing was changed then, and nothing is left behind.
+        """
+        super().pipe_file(path, _the_content(value, data), mode, **kwargs)
+
+    async def _pipe_file(
+        self, path: str, value: bytes | None = None, mode: str = "overwrite", *, data: bytes | None = None, **kwargs: Any
+    ) -> None:
+        await super()._pipe_file(path, _the_content(value, data), mode, **kwargs)
+
+    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+        """As `BucketFileSystem.get_file`; of a version that ``version_id`` or the path names.
+
+        Raises:
+            ValueError: If a version is named, and the filesystem is not aware of them.
+            ObjectNotFoundError: If the object, or that version of it, does not exist.
+            IntegrityError: If its content does not match its checksum.
+            StorageError: If the download fails; what was at `lpath` is as it was.
+        """
+        if self._names_version(rpath, kwargs):
+            sync(self.loop, self._get_file, rpath, lpath, callback, **kwargs)
+        else:
+            super().get_file(rpath, lpath, callback)
+
+    async def _get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+        if is_collected(rpath, lpath):
+            return
+        if not self._names_version(rpath, kwargs):
+            await super()._get_file(rpath, lpath, callback)
+            return
+        with atomic_target(os.fspath(lpath), self._error_details(*self._place(rpath), "download")) as target:
+            await _S3FileSystem._get_file(self, rpath, target.temporary, callback or DEFAULT_CALLBACK, **kwargs)  # noqa: SLF001 - past our own
+
+    def _names_version(self, path: str, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a certain version is meant.
+
+        Raises:
+            ValueError: If one is, and the filesystem is not aware of them.
+        """
+        version_id = kwargs.get("version_id")
+        if version_id and not self.version_aware:
+            raise ValueError(f"version_id={version_id!r} needs a filesystem that was made with version_aware=True")
+        return bool(version_id or self.split_path(path)[2])
+
+    def info(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As `BucketFileSystem.info`; of a version of the object where the filesystem is aware of them.
+
+        Raises:
+            ObjectNotFoundError: If there is neither object nor prefix.
+            StorageError: If it cannot be told.
+        """
+        if self._is_of_version(kwargs):
+            of_version: dict[str, Any] = sync(self.loop, self._info, path, *args, **kwargs)
+            return of_version
+        found = super().info(path)
+        # s3fs answers with these names, too, where it has listed the object before.
+        return found if found["type"] == "directory" else {"Key": found["name"], "Size": found["size"], **found}
+
+    def touch(self, path: str, truncate: bool = True, data: bytes | None = None, **kwargs: Any) -> Any:
+        """Create an empty object.
+
+        Args:
+            path: The object.
+            truncate: Whether to replace one that is there. False creates exclusively, as ``mode="create"`` of `pipe_file`.
+            data: Its content, if it is not to be empty.
+            **kwargs: Parameters of PutObject.
+
+        Returns:
+            What S3 answered, such as the ``VersionId``, where it replaced what was there.
+
+        Raises:
+            ValueError: If the object exists and `truncate` is False; it is as it was. Or if `path` names a version.
+            StorageError: If it cannot be stored.
+        """
+        return self._write_small(path, data or b"", Stop(running_stop()), kwargs, truncate=truncate)
+
+    async def _touch(self, path: str, truncate: bool = True, data: bytes | None = None, **kwargs: Any) -> Any:
+        return await self._in_thread(lambda stop: self._write_small(path, data or b"", stop, kwargs, truncate=truncate))
+
+    def _write_small(self, path: str, data: bytes, stop: Stop, options: Mapping[str, Any], *, truncate: bool) -> Any:
+        if self.split_path(path)[2]:
+            raise ValueError(f"{path!r} names a version, which cannot be written")
+        if not truncate:
+            try:
+                return self.pipe_file(path, data, mode="create", **options)
+            except ObjectExistsError as error:
+                raise ValueError(f"{error}. S3 cannot give it a new time only") from error
+        bucket, key = self._place(path)
+        parameters = {**self.requests.parameters("PutObject"), **options, "Bucket": bucket, "Key": key, "Body": data}
+        with translated(self._error_details(bucket, key, "touch")):
+            # In a thread: Ctrl-C, which comes to this one, must not leave the request on its way.
+            (answer,) = run_all([lambda: self.requests.client.put_object(**parameters)], 1, stop)
+        self._forget_listings(path)
+        return answer
+
+    async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
+        """Where s3fs's own methods ask S3."""
+        name = kwargs.get("Key") or kwargs.get("Prefix") or ""
+        with in_our_words(self._error_details(kwargs.get("Bucket", ""), name, method)):
+            return await super()._call_s3(method, *akwarglist, **kwargs)
+
+    call_s3 = sync_wrapper(_call_s3)
 
     def _split(self, path: str) -> tuple[str, str]:
         path = self._without_protocol(path)
@@ -106,3 +287,13 @@ class S3FileSystem(BucketFileSystem, _S3FileSystem):  # type: ignore[misc]  # s3
             return (bucket, f"{key}/") if key else (bucket, "")
         bucket, key, _ = self.split_path(path)
         return bucket, key
+
+
+S3FileSystem._cache = _S3FileSystem._cache  # noqa: SLF001 - so that clear_instance_cache of s3fs's class clears ours
+
+
+def _the_content(value: bytes | None, data: bytes | None) -> bytes:
+    content = data if value is None else value
+    if content is None or (value is not None and data is not None):
+        raise TypeError("pipe_file takes the content as value, or as data")
+    return content

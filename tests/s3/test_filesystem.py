@@ -16,6 +16,7 @@ from gllm_storage import IntegrityError, StorageError, get_storage_client
 from gllm_storage.parallel import Stop, stopped_by
 from gllm_storage.s3.body import ChecksumHeaders
 from gllm_storage.s3.boto import BotoEngine, MultipartUpload
+from gllm_storage.s3.filesystem import S3FileSystem
 from tests.rig import BUCKET, MIB, SMALL_PARTS
 
 if TYPE_CHECKING:
@@ -169,3 +170,75 @@ def ceph_and_second(servers: Servers) -> tuple[Any, Any]:
 
     server = servers.s3("ceph")
     return get_storage_client("s3", s3_config(server)), plain_boto3(server)
+
+
+@pytest.fixture
+def versioned(servers: Servers) -> tuple[Any, Any, str]:
+    """boto3, our filesystem that is aware of versions, and a bucket that keeps them."""
+    from tests.rig import new_prefix, plain_boto3, s3_config  # noqa: PLC0415 - as above
+
+    server = servers.s3("ministack")
+    second, bucket = plain_boto3(server), new_prefix()
+    second.create_bucket(Bucket=bucket)
+    second.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    options = get_storage_client("s3", s3_config(server)).storage_options
+    return second, S3FileSystem(**options, version_aware=True, skip_instance_cache=True), bucket
+
+
+def test_a_version_is_read_by_its_id_and_by_its_url(versioned: tuple[Any, Any, str], tmp_path: Path) -> None:
+    second, filesystem, bucket = versioned
+    old = second.put_object(Bucket=bucket, Key="a", Body=b"old")["VersionId"]
+    second.put_object(Bucket=bucket, Key="a", Body=b"newer")
+    path, of_old = f"{bucket}/a", f"{bucket}/a?versionId={old}"
+    assert filesystem.cat_file(path) == b"newer"
+    assert filesystem.cat_file(path, version_id=old) == filesystem.cat_file(of_old) == b"old"
+    assert filesystem.info(path)["size"] == 5
+    assert filesystem.info(path, version_id=old)["size"] == filesystem.info(of_old)["size"] == 3
+    assert filesystem.exists(of_old)
+    assert filesystem.isfile(of_old)
+    for name, source, options in [("1", path, {"version_id": old}), ("2", of_old, {})]:
+        filesystem.get_file(source, str(tmp_path / name), **options)
+        assert (tmp_path / name).read_bytes() == b"old"
+    filesystem.get_file(path, str(tmp_path / "3"))
+    assert (tmp_path / "3").read_bytes() == b"newer"
+    with filesystem.open(of_old) as file:
+        assert file.read() == b"old"
+    filesystem.cp_file(of_old, path)
+    assert second.get_object(Bucket=bucket, Key="a")["Body"].read() == b"old"
+    with pytest.raises(ValueError, match="names a version"):
+        filesystem.cp_file(path, of_old)
+    with pytest.raises(ValueError, match="names a version"):
+        filesystem.touch(of_old)
+
+
+def test_a_version_that_cannot_be_read_leaves_the_local_file(versioned: tuple[Any, Any, str], tmp_path: Path) -> None:
+    second, filesystem, bucket = versioned
+    second.put_object(Bucket=bucket, Key="a", Body=b"content")
+    (tmp_path / "a").write_bytes(b"before")
+    with pytest.raises((FileNotFoundError, StorageError)):
+        filesystem.get_file(f"{bucket}/a", str(tmp_path / "a"), version_id="0" * 32)
+    assert (tmp_path / "a").read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_version_needs_a_filesystem_that_is_aware_of_them(moto_rig: Rig, tmp_path: Path) -> None:
+    filesystem = moto_rig.client().filesystem
+    with pytest.raises(ValueError, match="version_aware"):
+        filesystem.get_file(f"{BUCKET}/a", str(tmp_path / "a"), version_id="1")
+
+
+def test_a_file_that_is_read_with_parameters_of_its_own_is_read_with_them(servers: Servers) -> None:
+    from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - as above
+
+    server = servers.s3("ministack")
+    plain_boto3(server).put_object(Bucket=BUCKET, Key="own", Body=b"content")
+    filesystem = S3FileSystem(**get_storage_client("s3", s3_config(server)).storage_options, skip_instance_cache=True)
+    with filesystem.open(f"{BUCKET}/own", requester_pays=True) as file:
+        assert file.req_kw == {"RequestPayer": "requester"}
+        assert file.read() == b"content"
+    with filesystem.open(f"{BUCKET}/own", ResponseContentType="text/plain") as file:
+        assert file.s3_additional_kwargs["ResponseContentType"] == "text/plain"
+        assert file.read() == b"content"
+    with filesystem.open(f"{BUCKET}/own") as file:
+        assert file.req_kw == {}
+        assert file.read() == b"content"

@@ -1,0 +1,52 @@
+"""What s3fs raises where its own methods ask S3, in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError, ParamValidationError
+
+from gllm_storage.errors import ObjectNotFoundError
+from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gllm_storage.errors import ErrorDetails
+
+_S3FS_S_OWN = {"BucketNotEmpty", "PreconditionFailed"}
+"""What s3fs has an `OSError` for that its own methods, and callers of `rmdir`, look for."""
+
+
+@contextlib.contextmanager
+def in_our_words(details: ErrorDetails) -> Iterator[None]:
+    """Raise our errors in place of botocore's, and of what s3fs makes of them.
+
+    A bucket that is not there is a `FileNotFoundError` here, as fsspec's users expect of a folder.
+    """
+    try:
+        yield
+    except ParamValidationError as error:  # as of s3fs's own methods
+        raise ValueError(f"s3 {details.operation} of {details.url}: {error}") from error
+    except SDK_ERRORS as error:
+        raise translate(error, details) from error
+    except FileExistsError:
+        raise
+    except FileNotFoundError as error:
+        raise _not_found(error, details) from error.__cause__
+    except OSError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ClientError) or code_of(cause) in _S3FS_S_OWN:
+            raise
+        raise translate(cause, details) from cause
+
+
+def _not_found(error: FileNotFoundError, details: ErrorDetails) -> ObjectNotFoundError:
+    cause = error.__cause__
+    if not isinstance(cause, ClientError):
+        return ObjectNotFoundError(f"{details.url} does not exist (s3 {details.operation})", details)
+    known = dataclasses.replace(details, status=status_of(cause), code=code_of(cause))
+    why = ": there is no such bucket" if known.code == "NoSuchBucket" else ""
+    return ObjectNotFoundError(f"{details.url} does not exist{why} (s3 {details.operation})", known)

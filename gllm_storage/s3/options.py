@@ -1,0 +1,71 @@
+"""The options of s3fs that need a word of ours: which there are, what a session says, and whose instance is cached."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from aiobotocore.credentials import AioCredentials
+from aiobotocore.session import AioSession
+from s3fs.core import S3FileSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_OF_FSSPEC = ("batch_size", "listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache")
+
+
+class SharedInstances(type(S3FileSystem)):  # type: ignore[misc]  # s3fs publishes no types
+    """Makes `current` of s3fs's class answer for ours, too, where both keep their instances in one cache."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_latest" and cls._cache is S3FileSystem._cache:  # noqa: SLF001 - fsspec's own for its metaclass
+            S3FileSystem._latest = value  # noqa: SLF001 - as above
+
+
+def known_options() -> set[str]:
+    """What `s3fs.S3FileSystem` takes: its arguments, those of fsspec, and those of aiobotocore's session."""
+    return {*_OF_FSSPEC, *_arguments(S3FileSystem), *_arguments(AioSession)}
+
+
+def require_known(options: Iterable[str], ours: type) -> None:
+    """Check the names of options; s3fs fails at the first request only, and then by what its session does not take.
+
+    Args:
+        options: What was given.
+        ours: The class that takes them.
+
+    Raises:
+        TypeError: If there is one that nobody knows.
+    """
+    known = {*known_options(), *_arguments(ours)}
+    for name in options:
+        if name not in known:
+            alike = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {alike[0]!r}?" if alike else ""
+            raise TypeError(f"S3FileSystem has no option {name!r}{hint} It takes {', '.join(sorted(known))}")
+
+
+def client_options_of(session: AioSession | None) -> tuple[str | None, dict[str, Any]]:
+    """The profile and the client's options that an aiobotocore session of the caller stands for."""
+    if session is None:
+        return None, {}
+    chosen = session.instance_variables()
+    options = {"region_name": chosen["region"]} if chosen.get("region") else {}
+    credentials = session._credentials  # noqa: SLF001 - what set_credentials has set; to ask for them takes a loop
+    if type(credentials) is AioCredentials:
+        options |= {
+            "aws_access_key_id": credentials.access_key,
+            "aws_secret_access_key": credentials.secret_key,
+            "aws_session_token": credentials.token,
+        }
+    return chosen.get("profile"), {name: value for name, value in options.items() if value is not None}
+
+
+def _arguments(of: type) -> list[str]:
+    parameters = inspect.signature(of.__init__).parameters.values()  # type: ignore[misc]  # read, not called
+    return [
+        each.name for each in parameters if each.name != "self" and each.kind not in {each.VAR_KEYWORD, each.VAR_POSITIONAL}
+    ]
