@@ -7,7 +7,7 @@ URL ?=
 ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help demo test test-fast lint types check clean
+.PHONY: help demo test test-fast bench lint types check clean
 
 help: ## Say what there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,9 @@ test-fast: $(VENV)/test ## Run the fast tests only.
 	PYTHON=$(PYTHON) tests/install-servers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow and not hostile' $(ARGS)
 
+bench: $(VENV)/test ## Measure us beside our peers; ARGS='--quick', ARGS='--server ceph --jobs upload', ARGS=--help.
+	$(BIN)/python -m benchmarks $(ARGS)
+
 lint: $(VENV)/test ## Check style.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +52,4 @@ types: $(VENV)/test ## Check types of the package, the tests and the examples.
 check: lint types ## Check style and types.
 
 clean: ## Remove what the other targets made.
-	rm -rf $(VENV) .venv-servers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-servers .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

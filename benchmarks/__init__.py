@@ -1,0 +1,1 @@
+"""How fast and how lean we are beside our peers; run it with ``make bench`` or ``python -m benchmarks``."""

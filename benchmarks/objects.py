@@ -1,0 +1,121 @@
+"""What the jobs need to be there: files, and on a server that stores, objects.
+
+As a process (``python -m benchmarks.objects fill|clean``) it stores the objects, or deletes what a run uploaded: boto3 would
+make the command itself larger than some of the peers whose memory it measures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.layout import MIB, Endpoint, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from benchmarks.jobs import Job
+
+_BLOCK = 4 * MIB
+_THREADS = 8
+
+
+def names_of(job: Job) -> Iterator[tuple[int, int | None]]:
+    """Size and index of the files, or objects, that a job takes."""
+    if job.many:
+        yield from ((job.size, index) for index in range(job.count))
+    elif job.verb != "write":
+        yield job.size, None
+
+
+def make_files(layout: Layout, jobs: Iterable[Job]) -> None:
+    """Make the local files that the jobs upload, or compare with."""
+    for job in jobs:
+        for size, index in names_of(job):
+            path = layout.file(size, index)
+            # A sparse one may stand for a full one of its size only where nobody else wants that.
+            if not os.path.exists(path):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                _make_file(path, size, sparse=job.sparse)
+
+
+def _make_file(path: str, size: int, *, sparse: bool) -> None:
+    with open(path, "wb") as file:
+        if sparse:
+            file.truncate(size)
+            return
+        # One block again and again: nothing here compresses, and 4 GiB from the kernel's generator would take a minute.
+        block = os.urandom(min(_BLOCK, size))
+        file.writelines(block[: size - start] for start in range(0, size, _BLOCK))
+
+
+def link_objects(layout: Layout, jobs: Iterable[Job], folder: str) -> None:
+    """Show the files as objects to a server that serves a folder."""
+    for job in jobs:
+        for size, index in names_of(job):
+            target = os.path.join(folder, layout.key(size, index))
+            if not os.path.exists(target):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.link(layout.file(size, index), target)
+
+
+def make_download_folders(layout: Layout, jobs: Iterable[Job]) -> None:
+    """Make the folders into which jobs download."""
+    for job in jobs:
+        os.makedirs(os.path.dirname(layout.downloaded(job.size, 0 if job.many else None)), exist_ok=True)
+
+
+def _client(endpoint: Endpoint) -> Any:
+    import boto3  # noqa: PLC0415 - only this process needs it
+    from botocore.config import Config  # noqa: PLC0415
+
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint.url,
+        region_name=endpoint.region,
+        aws_access_key_id=endpoint.access_key,
+        aws_secret_access_key=endpoint.secret_key,
+        config=Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def fill(endpoint: Endpoint, uploads: list[tuple[str, str]]) -> None:
+    """Store files as objects."""
+    client = _client(endpoint)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(lambda each: client.upload_file(each[0], endpoint.bucket, each[1]), uploads))
+
+
+def clean(endpoint: Endpoint, prefix: str) -> dict[str, int]:
+    """Delete all below a prefix, and say how much was there."""
+    client = _client(endpoint)
+    found = {"objects": 0, "bytes": 0}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=endpoint.bucket, Prefix=prefix):
+        entries = page.get("Contents", [])
+        found["objects"] += len(entries)
+        found["bytes"] += sum(each["Size"] for each in entries)
+        for each in entries:  # DeleteObjects wants an MD5 on older servers
+            client.delete_object(Bucket=endpoint.bucket, Key=each["Key"])
+    return found
+
+
+def main() -> None:
+    """Do as the command line and standard input say."""
+    given = json.load(sys.stdin)
+    endpoint = Endpoint(**given["endpoint"])
+    if sys.argv[1] == "fill":
+        fill(endpoint, given["uploads"])
+        print("{}")
+    else:
+        print(json.dumps(clean(endpoint, given["prefix"])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""s3fs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import s3fs
+
+from benchmarks.peers.base import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.layout import Endpoint
+    from benchmarks.peers.base import Transfer
+
+
+class S3fs(Peer):
+    """Its defaults, except that random reads do without the read-ahead of 50 MiB each."""
+
+    how = {
+        "upload": "`fs.put_file`",
+        "download": "`fs.get_file`",
+        "upload_many": "`fs.put(list, list)`",
+        "download_many": "`fs.get(list, list)`",
+        "upload_small": "`fs.put_file`",
+        "exists": "`fs.exists`",
+        "download_small": "`fs.get_file`",
+        "read": '`fs.open(path, "rb")`',
+        "read_at": '`fs.open(path, "rb", cache_type="none")`',
+        "write": '`fs.open(path, "wb")`',
+    }
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self.filesystem: Any = s3fs.S3FileSystem(
+            key=endpoint.access_key,
+            secret=endpoint.secret_key,
+            endpoint_url=endpoint.url,
+            client_kwargs={"region_name": endpoint.region},
+            config_kwargs={
+                "s3": {"addressing_style": "path"},
+                "request_checksum_calculation": "when_required",
+                "response_checksum_validation": "when_required",
+            },
+        )
+
+    def upload(self, path: str, key: str) -> None:
+        self.filesystem.put_file(path, self._path(key))
+
+    def download(self, key: str, path: str) -> None:
+        self.filesystem.get_file(self._path(key), path)
+
+    def upload_many(self, transfers: Sequence[Transfer]) -> None:
+        self.filesystem.put([path for path, _ in transfers], [self._path(key) for _, key in transfers])
+
+    def download_many(self, transfers: Sequence[Transfer]) -> None:
+        self.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
+
+    def upload_small(self, path: str, key: str) -> None:
+        self.filesystem.put_file(path, self._path(key))
+
+    def exists(self, key: str) -> bool:
+        found: bool = self.filesystem.exists(self._path(key))
+        return found
+
+    def download_small(self, key: str, path: str) -> None:
+        self.filesystem.get_file(self._path(key), path)
+
+    def read(self, key: str, step: int) -> int:
+        total = 0
+        with self.filesystem.open(self._path(key), "rb") as file:
+            while block := file.read(step):
+                total += len(block)
+        return total
+
+    def read_at(self, key: str, offsets: Sequence[int], size: int) -> int:
+        total = 0
+        with self.filesystem.open(self._path(key), "rb", cache_type="none") as file:
+            for offset in offsets:
+                file.seek(offset)
+                total += len(file.read(size))
+        return total
+
+    def write(self, key: str, block: bytes, count: int) -> None:
+        with self.filesystem.open(self._path(key), "wb") as file:
+            for _ in range(count):
+                file.write(block)
+
+    def _path(self, key: str) -> str:
+        return f"{self.endpoint.bucket}/{key}"

@@ -1,0 +1,258 @@
+"""The runs: workers one after another, in turn, each watched from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import objects, servers
+from benchmarks.figures import Sample, order
+from benchmarks.layout import GIB, Endpoint, Layout, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.jobs import Job
+
+_TIMEOUT_SECONDS = 900.0
+_SPARE_DISK = 5 * GIB
+_TAIL_CHARACTERS = 600
+
+
+class WorkerError(RuntimeError):
+    """A worker failed; the message is the end of what it said."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A place to run jobs.
+
+    Attributes:
+        python: The Python that has the peers.
+        endpoint: As the workers see it.
+        direct: The same without a proxy, to fill and clean.
+        layout: Names of the files and objects.
+        served: The folder that the server serves, if it serves one.
+        counter: The compiled proxy, if requests are to be counted.
+        settle: Whether to wait before each run until the disk has what was written before.
+    """
+
+    python: str
+    endpoint: Endpoint
+    direct: Endpoint
+    layout: Layout
+    served: str | None = None
+    counter: str | None = None
+    settle: bool = True
+
+
+@dataclass
+class Outcome:
+    """What came of the runs.
+
+    Attributes:
+        samples: All that were measured.
+        failures: Why a peer has no figure for a job, by job and peer.
+        counts: What the counting runs saw, by job and peer.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    failures: dict[str, dict[str, str]] = field(default_factory=dict)
+    counts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    def fail(self, job: Job, peer: str, reason: str) -> None:
+        """Note why a peer has no figure."""
+        self.failures.setdefault(job.name, {})[peer] = reason
+
+
+def describe_peers(python: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each peer can do; it also is each one's warm-up."""
+    described = {}
+    for name in names:
+        command = [python, "-m", "benchmarks.worker", name, "--describe"]
+        done = subprocess.run(command, cwd=servers.ROOT, env=_environment(None), capture_output=True, text=True, check=False)
+        described[name] = json.loads(done.stdout) if done.returncode == 0 else {"missing": _tail(done.stderr)}
+    return described
+
+
+def prepare(bench: Bench, jobs: Sequence[Job]) -> None:
+    """Make the files and objects that the jobs take."""
+    objects.make_files(bench.layout, jobs)
+    objects.make_download_folders(bench.layout, jobs)
+    reading = [job for job in jobs if job.reads]
+    if bench.served is not None:
+        objects.link_objects(bench.layout, reading, bench.served)
+        return
+    names = dict.fromkeys(name for job in reading for name in objects.names_of(job))
+    uploads = [(bench.layout.file(size, index), bench.layout.key(size, index)) for size, index in names]
+    _ask_objects(bench, "fill", {"uploads": uploads})
+
+
+def run_job(bench: Bench, job: Job, peers: Sequence[str], repeats: int, outcome: Outcome) -> None:
+    """Run a job so many times with each peer, in turn; a peer that fails once is left out from then on."""
+    left = list(peers)
+    if job.downloads and _too_large(bench, job):
+        for peer in left:
+            outcome.fail(job, peer, "the disk has no room for the file")
+        return
+    for repeat in range(repeats):
+        for peer in order([each for each in peers if each in left], repeat):
+            try:
+                figures = _run_once(bench, job, peer, first=repeat == 0)
+            except WorkerError as error:
+                outcome.fail(job, peer, str(error))
+                left.remove(peer)
+                continue
+            outcome.samples.append(Sample(job.name, peer, repeat, figures))
+            print(f"  {job.name} #{repeat + 1} {peer}: {figures['wall']:.2f} s, {figures['cpu']:.2f} s CPU", file=sys.stderr)
+    if job.counted and bench.counter is not None:
+        for peer in left:
+            try:
+                outcome.counts.setdefault(job.name, {})[peer] = _count(bench, job, peer, bench.counter)
+            except WorkerError as error:
+                outcome.fail(job, peer, f"not counted: {error}")
+
+
+def _run_once(bench: Bench, job: Job, peer: str, *, first: bool) -> dict[str, float]:
+    if bench.settle:
+        os.sync()  # what the one before has written is not the next one's to wait for
+    try:
+        figures = _measure(bench, job, peer, bench.endpoint)
+        if first and job.downloads:
+            _compare(bench.layout, job)
+    finally:
+        stored = _forget(bench, job)
+    if stored and stored["bytes"] != job.size * job.count:
+        raise WorkerError(f"stored {stored['bytes']} bytes in place of {job.size * job.count}")
+    return figures
+
+
+def _count(bench: Bench, job: Job, peer: str, program: str) -> dict[str, Any]:
+    with servers.proxy(program, bench.direct) as counter:
+        try:
+            _measure(bench, job, peer, bench.direct.at(counter.url))
+        finally:
+            _forget(bench, job)
+    return counter.seen
+
+
+def _measure(bench: Bench, job: Job, peer: str, endpoint: Endpoint) -> dict[str, float]:
+    task = Task(endpoint, bench.layout, job.verb, job.size, job.count, job.step)
+    start = time.perf_counter()
+    with subprocess.Popen(
+        [bench.python, "-m", "benchmarks.worker", peer],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=servers.ROOT,
+        env=_environment(endpoint),
+    ) as child:
+        if child.stdin is None or child.stdout is None or child.stderr is None:
+            raise RuntimeError("Popen made no pipes")
+        errors = child.stderr
+        timer = threading.Timer(_TIMEOUT_SECONDS, child.kill)
+        timer.start()
+        said: list[bytes] = []
+        listener = threading.Thread(target=lambda: said.append(errors.read()))
+        listener.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended already, and its exit code will say why
+                child.stdin.write(json.dumps(task.to_dict()).encode())
+                child.stdin.close()
+            output = child.stdout.read()
+            # Not `child.wait()`: only wait4 tells what this child, and those it waited for, have used.
+            _, status, usage = os.wait4(child.pid, 0)
+            wall = time.perf_counter() - start
+            child.returncode = os.waitstatus_to_exitcode(status)
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            timer.cancel()
+            listener.join()
+    answer = (output.splitlines() or [b""])[-1]
+    # Some native runtimes crash now and then while the interpreter ends, which is after the job.
+    crashed = child.returncode < 0 and answer.endswith(b"}")
+    if child.returncode and not crashed:
+        raise WorkerError(_tail(said[0].decode(errors="replace")) or f"ended with {child.returncode}")
+    figures: dict[str, float] = json.loads(answer)
+    if crashed:
+        figures["crashed"] = -child.returncode
+    figures.update(process_wall=wall, process_cpu=usage.ru_utime + usage.ru_stime, ru_maxrss=usage.ru_maxrss * 1024)
+    return figures
+
+
+def _environment(endpoint: Endpoint | None) -> dict[str, str]:
+    """An environment without the machine's settings of AWS, proxies and Python."""
+    keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    ours = {
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    if endpoint is not None:
+        ours |= {
+            "AWS_ACCESS_KEY_ID": endpoint.access_key,
+            "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
+            "AWS_REGION": endpoint.region,
+            "AWS_DEFAULT_REGION": endpoint.region,
+        }
+    return keep | ours
+
+
+def _tail(text: str) -> str:
+    return text.strip()[-_TAIL_CHARACTERS:]
+
+
+def _ask_objects(bench: Bench, command: str, given: dict[str, Any]) -> dict[str, Any]:
+    task = json.dumps({"endpoint": bench.direct.__dict__, **given})
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.objects", command],
+        input=task,
+        capture_output=True,
+        text=True,
+        cwd=servers.ROOT,
+        env=_environment(bench.direct),
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"cannot {command} the endpoint:\n{_tail(done.stderr)}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _compare(layout: Layout, job: Job) -> None:
+    """Compare what was downloaded with what it should be."""
+    for size, index in objects.names_of(job):
+        wanted, got = layout.file(size, index), layout.downloaded(size, index)
+        if subprocess.run(["cmp", "--silent", wanted, got], check=False).returncode:
+            raise WorkerError("what it downloaded is not what is stored")
+
+
+def _forget(bench: Bench, job: Job) -> dict[str, Any]:
+    """Delete what a run downloaded or uploaded; says how much the latter was, if the endpoint stores it."""
+    if job.downloads:
+        for size, index in objects.names_of(job):
+            Path(bench.layout.downloaded(size, index)).unlink(missing_ok=True)
+    elif not job.reads and bench.direct.stores:
+        return _ask_objects(bench, "clean", {"prefix": bench.layout.uploads})
+    return {}
+
+
+def _too_large(bench: Bench, job: Job) -> bool:
+    return shutil.disk_usage(bench.layout.folder).free < job.size * (job.count if job.many else 1) + _SPARE_DISK
+
+
+def clean_up(bench: Bench) -> None:
+    """Delete all objects of this run."""
+    if bench.direct.stores:
+        _ask_objects(bench, "clean", {"prefix": f"{bench.layout.prefix}/"})
