@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -165,7 +166,7 @@ def test_a_very_long_key_has_the_path_that_boto3_gives_it(client: DirectClient) 
         ("get_object", {"Bucket": None}),
         ("get_object", {"Bucket": "arn:aws:s3:us-east-1:123456789012:accesspoint/x", "Key": 3}),
     ],
-    ids=str,
+    ids=lambda each: re.sub(r" at 0x[0-9a-f]+", "", str(each)),  # xdist wants the same names in each process
 )
 def test_what_is_unusual_is_left_to_boto3(client: DirectClient, method: str, parameters: dict[str, Any]) -> None:
     body = {"Body": b"x"} if method == "put_object" else {}
