@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 URL ?=
 ARGS ?=
-WORKERS ?= 2
+# Most tests wait for a server, or for what may not happen: four keep two cores busy.
+WORKERS ?= 4
 
 .PHONY: help demo test test-fast bench lint types check clean
 

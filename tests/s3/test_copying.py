@@ -451,7 +451,12 @@ def test_methods_that_s3fs_has_raise_our_errors(rig: Rig, filesystem: S3FileSyst
 @pytest.mark.parametrize("verb", ["cp_file", "copy", "mv"])
 def test_after_ctrl_c_nothing_is_copied_later(verb: str, rig: Rig, filesystem: S3FileSystem) -> None:
     put(rig, "a", CONTENT)
-    on_request(filesystem, "UploadPartCopy", lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)  # until the main thread has heard of it: a copy that is complete before stays
+
+    on_request(filesystem, "UploadPartCopy", interrupt)
     with pytest.raises(KeyboardInterrupt):
         getattr(filesystem, verb)(path(rig, "a"), path(rig, "b"))
     assert rig.open_uploads() == []

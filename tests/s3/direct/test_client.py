@@ -157,7 +157,7 @@ def test_a_generator_that_is_dropped_and_a_body_that_is_closed_leave_no_socket()
             body.close()
         time.sleep(0.1)
         assert not client._places["bucket"].pool._free.get()  # type: ignore[union-attr]
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 # ---- errors
@@ -403,7 +403,7 @@ def test_a_request_that_was_begun_can_be_abandoned() -> None:
         started = server.client().begin("get_object", PLACE)
         assert started is not None
         started.abandon()
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 def test_a_half_made_client_has_no_attributes() -> None:

@@ -235,7 +235,7 @@ def test_threads_share_connections_and_none_is_lost() -> None:
             assert list(threads.map(lambda _: pool.request(HEAD).read(), range(320))) == [b"ok"] * 320
         assert len(pool._free.get()) <= 8
         pool._free.get().clear()
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 def test_a_pool_keeps_no_more_connections_than_it_may() -> None:
@@ -289,7 +289,7 @@ def test_a_server_that_is_not_trusted_is_an_ssl_error(certificates: Certificates
     before = open_sockets()
     with ScriptedServer(OK, tls=certificates.server) as server, pytest.raises(ssl.SSLCertVerificationError):
         server.pool(tls=ssl.create_default_context()).request(HEAD)
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 # ---- forks

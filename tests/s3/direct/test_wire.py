@@ -347,7 +347,7 @@ def test_no_socket_is_left_open_by_any_error() -> None:
             pool = server.pool(read_timeout=0.1)
             with pytest.raises((OSError, ClosedEarlyError, MalformedAnswerError)):
                 read(pool)
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 def test_a_body_that_nobody_reads_to_its_end_closes_its_connection() -> None:
