@@ -33,6 +33,7 @@ class Entry:
 PEERS = {
     "gllm-storage": Entry("ours", "Ours", "gllm-storage", ours=True),
     "gllm-storage, threads": Entry("ours", "OursInThreads", "gllm-storage", ours=True),
+    "gllm-storage, unsigned": Entry("ours", "OursUnsigned", "gllm-storage", ours=True),
     "gllm-storage, unchecked": Entry("ours", "OursUnchecked", "gllm-storage", ours=True),
     "boto3": Entry("boto", "Boto3", "boto3"),
     "boto3, transfer": Entry("boto", "Boto3Transfer", "boto3"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gllm_storage.s3.client
 import gllm_storage.s3.filesystem  # its import belongs to no job
@@ -36,9 +36,12 @@ class Ours(Peer):
         "upload_small_exclusive": "`client.upload_file(…, check_conflict=True)`",
     }
 
+    options: ClassVar[dict[str, str]] = {}
+
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
         config = {
+            **self.options,
             "bucket_name": endpoint.bucket,
             "endpoint_url": endpoint.url,
             "region_name": endpoint.region,
@@ -117,6 +120,17 @@ class OursInThreads(Ours):
     def download_many(self, transfers: Sequence[Transfer]) -> None:
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(lambda each: self.download_small(each[1], each[0]), transfers))
+
+
+class OursUnsigned(Ours):
+    """With bodies that are not signed over http: as the CRT sends them, and as we do to a store that checks their CRC."""
+
+    options: ClassVar[dict[str, str]] = {"sign_bodies": "never"}
+    how = {
+        "upload": '`client.upload_file`, `sign_bodies="never"`',
+        "upload_many": '`S3FileSystem.put(list, list)`, `sign_bodies="never"`',
+        "write": '`client.open(key, "wb")`, `sign_bodies="never"`',
+    }
 
 
 class OursUnchecked(Ours):
