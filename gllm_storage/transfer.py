@@ -370,37 +370,24 @@ def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None
     transfer.progress.finish()
 
 
-def read_object(reader: ObjectReader, transfer: Transfer, start: int | None = None, end: int | None = None) -> bytes:
-    """Read an object, or a slice of it, as Python slices bytes.
+def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:
+    """Read an object.
 
     Args:
         reader: Reads the object.
         transfer: What it is about, who watches, and what stops it.
-        start: First byte; counted from the end if negative.
-        end: Byte before which it ends; counted from the end if negative.
 
     Returns:
-        One version of it; verified, if it is the whole.
+        One version of it, verified.
 
     Raises:
         ObjectNotFoundError: If the object does not exist.
         IntegrityError: If the content does not match its checksum, twice.
         StorageError: If it cannot be read.
     """
-    for attempt in range(_RESTARTS):
-        version = reader.head()
-        first, last, _ = slice(start, end).indices(version.size)
-        if start is None and end is None:
-            memory = MemoryTarget()
-            _download(Download(reader, version, memory, transfer), memory)
-            return memory.getvalue()
-        if first >= last:
-            return b""
-        try:
-            return read_range(reader, version, first, last, transfer.attempt())
-        except ObjectChangedError:
-            backoff(attempt)
-    raise _replaced_too_often(transfer.details, _RESTARTS)
+    memory = MemoryTarget()
+    _download(Download(reader, reader.head(), memory, transfer), memory)
+    return memory.getvalue()
 
 
 def _download(first: Download, target: Target) -> None:
