@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,7 +27,7 @@ from gllm_storage.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_into,
 from gllm_storage.reading import ObjectFile
 from gllm_storage.sources import MemorySource
 from gllm_storage.spool import SpooledObject
-from gllm_storage.transfer import Progress, Transfer, download_object, read_object, read_range
+from gllm_storage.transfer import Progress, Transfer, download_object, read_object
 from gllm_storage.writer import AtomicWriter, WritableFile
 
 if TYPE_CHECKING:
@@ -462,9 +463,10 @@ class BucketFileSystem(AtomicOpening):
             ObjectNotFoundError: If it was deleted.
             StorageError: If it cannot be read.
         """
-        bucket, key = self._place(path)
-        transfer = self._transfer(bucket, key, "read")
-        return read_range(self.store.reader(bucket, key, transfer.details), version, start, end, transfer)
+        found = io.BytesIO(bytes(end - start))  # gives out its bytes without a copy, as a bytearray does not
+        with found.getbuffer() as target:
+            self.read_version_into(path, version, start, target, Stop(running_stop()))
+        return found.getvalue()
 
     def read_version_into(self, path: str, version: ObjectInfo, start: int, target: memoryview, stop: Stop) -> None:
         """Fill a buffer with bytes of one version of an object, from an offset on, unless it is stopped.

@@ -159,16 +159,10 @@ class Target(Sink, Protocol):
 
 
 class MemoryTarget:
-    """An object, or a range of it, in memory.
+    """An object in memory."""
 
-    Args:
-        start: Where in the object it begins.
-        length: Its length in bytes.
-    """
-
-    def __init__(self, start: int = 0, length: int = 0) -> None:
-        self._start = start
-        self.allocate(length)
+    def __init__(self) -> None:
+        self.allocate(0)
 
     def allocate(self, size: int) -> None:
         """Make room for so many bytes."""
@@ -180,12 +174,12 @@ class MemoryTarget:
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Take bytes at an offset of the object."""
         with self._buffer.getbuffer() as view:
-            view[offset - self._start : offset - self._start + len(data)] = data
+            view[offset : offset + len(data)] = data
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Bytes as they were taken."""
         with self._buffer.getbuffer() as view:
-            return bytes(view[offset - self._start : offset - self._start + length])
+            return bytes(view[offset : offset + length])
 
     def getvalue(self) -> bytes:
         """What was taken."""
@@ -418,21 +412,6 @@ def _replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavaila
         f"{attempts} attempts. Try again",
         details,
     )
-
-
-def read_range(reader: ObjectReader, version: ObjectInfo, start: int, end: int, transfer: Transfer) -> bytes:
-    """Bytes ``start`` to ``end`` (not included) of one version of an object.
-
-    Raises:
-        ObjectChangedError: If the object is another version now.
-        ObjectNotFoundError: If it was deleted.
-        StorageError: If it cannot be read.
-    """
-    memory = MemoryTarget(start, end - start)
-    version = dataclasses.replace(version, checksum=None)  # of the whole object, which says nothing of a range
-    with reader.translated():
-        Download(reader, version, memory, transfer).fetch_range(start, end - start)
-    return memory.getvalue()
 
 
 def _verify(download: Download, target: Target, crc: int) -> None:
