@@ -21,7 +21,7 @@ from gllm_storage import (
     StorageError,
     StorageUnavailableError,
 )
-from gllm_storage.parallel import Stop, TransferStopped, stopped_by
+from gllm_storage.parallel import Stop, TransferStopped, running_stop, stopped_by
 from gllm_storage.s3 import copying
 from gllm_storage.s3.filesystem import S3FileSystem
 from tests.conftest import make_rig
@@ -91,6 +91,16 @@ def on_request(filesystem: S3FileSystem, operation: str, act: Callable[[], objec
         act()
 
     filesystem.requests.client.meta.events.register_first(f"before-send.s3.{operation}", handler)
+
+
+def wait_until_told_to_stop() -> None:
+    """Wait, in a thread of a transfer, until the main thread has heard of Ctrl-C, however late on a busy machine."""
+    stop = running_stop()
+    assert stop is not None
+    deadline = time.monotonic() + 30
+    while not stop.is_set():
+        assert time.monotonic() < deadline, "nothing said that the transfer is to stop"
+        time.sleep(0.01)
 
 
 DESCRIBED = {
@@ -454,7 +464,7 @@ def test_after_ctrl_c_nothing_is_copied_later(verb: str, rig: Rig, filesystem: S
 
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)  # until the main thread has heard of it: a copy that is complete before stays
+        wait_until_told_to_stop()  # a copy that is complete before the main thread hears of it stays
 
     on_request(filesystem, "UploadPartCopy", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -469,7 +479,7 @@ def test_after_ctrl_c_a_delete_is_not_sent_later(rig: Rig, filesystem: S3FileSys
 
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.3)
+        wait_until_told_to_stop()
 
     on_request(filesystem, "DeleteObjects", interrupt)
     with pytest.raises(KeyboardInterrupt):
