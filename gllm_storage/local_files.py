@@ -347,10 +347,11 @@ def _mode_of(path: str) -> int | None:
 def _create(temporary: str, made: list[str]) -> int:
     """Make the temporary file and its folders; those that were made are added to `made`."""
     for _ in range(_FOLDER_ATTEMPTS):
-        _make_folders(os.path.dirname(temporary), made)
-        # FileNotFoundError: a download beside this one failed and has just taken back the folder that both use.
+        # Tried before the folder is made: it is there, mostly. And a download beside this one that failed may have taken
+        # back the folder that both use.
         with contextlib.suppress(FileNotFoundError):
             return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        _make_folders(os.path.dirname(temporary), made)
     return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 

@@ -124,12 +124,12 @@ class SmallPut:
         self._sent.append(len(data))
         return objects.client.begin("put_object", parameters)
 
-    def end(self, answer: Mapping[str, Any]) -> bool:
-        """Whether it was stored."""
+    def end(self, answer: Mapping[str, Any]) -> int | None:
+        """How many bytes were stored; None if it was not."""
         if not answer.get("ETag"):
-            return False
+            return None
         self.told(self._sent[-1])
-        return True
+        return self._sent[-1]
 
 
 @dataclass(frozen=True)
@@ -154,18 +154,18 @@ class SmallGet:
         parameters = {**self.objects.get_parameters, "Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
         return self.objects.client.begin("get_object", parameters)
 
-    def end(self, answer: Mapping[str, Any]) -> bool:
-        """Whether it was read, is whole, and is what its checksum says."""
+    def end(self, answer: Mapping[str, Any]) -> int | None:
+        """How many bytes were read; None unless it is whole, and is what its checksum says."""
         with contextlib.closing(answer["Body"]) as body:
             info = info_from_head(answer, self.details.url)
             if info.size > self.objects.most:
-                return False
+                return None
             with self.objects.in_memory(info.size):
                 content = body.read()
                 if not _is_whole(content, info):
-                    return False
+                    return None
                 self.keep(content)
-                return True
+                return info.size
 
 
 def _is_whole(content: bytes, info: ObjectInfo) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import random
 import ssl
@@ -24,7 +23,7 @@ from gllm_storage.s3.direct.template import NotDirectError, Template, template_o
 from gllm_storage.s3.direct.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mypy_boto3_s3.client import S3Client
 
@@ -162,8 +161,8 @@ class DirectClient:
         place, operation, request = prepared
         changes = request.method in _CHANGES
         exchange = place.pool.begin(_head(place, request), request.body, changes=changes)
-        # Many may be under way: their bodies need not stay in memory.
-        return Started(self, place, operation, dataclasses.replace(request, body=b""), exchange)
+        # Without the request: many may be under way, and their bodies need not stay in memory.
+        return Started(self, place, operation, request.headers, exchange)
 
     def _prepared(self, method: str, parameters: dict[str, Any]) -> tuple[_Place, Operation, Request] | None:
         bucket = parameters.get("Bucket")
@@ -235,7 +234,7 @@ class DirectClient:
         for attempt in range(1, self._max_attempts + 1):
             last = attempt == self._max_attempts
             try:
-                outcome = self.outcome(place, operation, request, self._send(place, request, fresh=unused))
+                outcome = self.outcome(place, operation, request.headers, self._send(place, request, fresh=unused))
             except MalformedAnswerError as error:
                 raise NotDirectError(f"its answer is not HTTP: {error}") from error
             except (OSError, ClosedEarlyError) as error:
@@ -249,7 +248,7 @@ class DirectClient:
                     outcome.response["ResponseMetadata"]["RetryAttempts"] = attempt - 1
                     raise outcome
                 unused = False
-            _logger.debug("%s failed, attempt %d; trying again", request.operation, attempt)
+            _logger.debug("%s failed, attempt %d; trying again", operation.name, attempt)
             if not unused:  # The server had given a kept connection up, and may never have seen the request.
                 _wait(attempt)
             _rewind(request.body)
@@ -259,8 +258,10 @@ class DirectClient:
         changes, bodiless = request.method in _CHANGES, request.method == "HEAD"
         return place.pool.request(_head(place, request), request.body, changes=changes, bodiless=bodiless, fresh=fresh)
 
-    def outcome(self, place: _Place, operation: Operation, request: Request, answer: Answer) -> dict[str, Any] | ClientError:
-        """What boto3 returns for an answer, or raises.
+    def outcome(
+        self, place: _Place, operation: Operation, sent: Mapping[str, str], answer: Answer
+    ) -> dict[str, Any] | ClientError:
+        """What boto3 returns for an answer to a request with some headers, or raises.
 
         Raises:
             NotDirectError: If boto3 should try.
@@ -271,7 +272,7 @@ class DirectClient:
         found: dict[str, Any] = {}
         try:
             found = operation.answer(answer.status, answer.headers)
-            if request.operation == "GetObject":
+            if operation.name == "GetObject":
                 found["Body"] = Body(answer, self.meta.endpoint_url)
                 return found
             body = answer.read()
@@ -282,7 +283,7 @@ class DirectClient:
                 answer.close()
         if b"<Error>" in body[:_ERROR_BEGINS]:
             return self._failure(place, operation, answer, _FAILED_LATE, body)
-        place.bodies.learn(request.headers, answer.headers)
+        place.bodies.learn(sent, answer.headers)
         return found
 
     def _failure(self, place: _Place, operation: Operation, answer: Answer, status: int, body: bytes) -> ClientError:
@@ -305,7 +306,7 @@ class Started:
     _client: DirectClient
     _place: _Place
     _operation: Operation
-    _request: Request
+    _sent: Mapping[str, str]
     _exchange: Exchange
 
     def finish(self) -> dict[str, Any]:
@@ -314,15 +315,11 @@ class Started:
         Raises:
             Exception: What the method raises, or that it should be called: it tries again where this does not.
         """
-        answer = self._exchange.answer(bodiless=self._request.method == "HEAD")
-        outcome = self._client.outcome(self._place, self._operation, self._request, answer)
+        answer = self._exchange.answer(bodiless=self._operation.method == "HEAD")
+        outcome = self._client.outcome(self._place, self._operation, self._sent, answer)
         if isinstance(outcome, ClientError):
             raise outcome
         return outcome
-
-    def abandon(self) -> None:
-        """Do not wait for the answer."""
-        self._exchange.end(keep=False)
 
 
 class Body:
@@ -387,7 +384,7 @@ def _head(place: _Place, request: Request) -> bytes:
         headers["x-amz-content-sha256"] = _digest(place, request)
         headers = place.signer.sign(request.method, request.path, request.query, headers)
     target = f"{request.path}?{request.query}" if request.query else request.path
-    lines = "\r\n".join(f"{name}: {value}" for name, value in headers.items())
+    lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
     unsigned = f"accept-encoding: identity\r\nuser-agent: {place.template.user_agent}"
     return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n{unsigned}\r\n\r\n".encode("ascii")
 

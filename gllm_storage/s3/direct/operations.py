@@ -23,7 +23,6 @@ _NOT_SENT = {"Bucket", "Key", "Body"}
 _COMPUTED = ("ChecksumAlgorithm", "CopySource", "SSECustomer")
 """What boto3 computes something from, as the beginnings of names."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ERRORS = create_parser("rest-xml")
@@ -35,7 +34,6 @@ class Request:
     """One request, but for its signature.
 
     Attributes:
-        operation: botocore's name of the operation.
         method: HTTP method.
         path: Percent-encoded.
         query: Percent-encoded, parameters in order.
@@ -44,7 +42,6 @@ class Request:
         body_length: In bytes.
     """
 
-    operation: str
     method: str
     path: str
     query: str
@@ -66,8 +63,7 @@ class Operation:
         self._output = cast("Any", model.output_shape)
         inputs = cast("Any", model.input_shape)
         self._places = {
-            name: (str(shape.serialization.get("location", "")), str(shape.serialization.get("name", name)))
-            for name, shape in inputs.members.items()
+            name: _place_of(name, shape) for name, shape in inputs.members.items() if not name.startswith(_COMPUTED)
         }
         self._readers = {
             str(shape.serialization["name"]).lower(): (name, _READERS.get(shape.type_name, str))
@@ -89,21 +85,24 @@ class Operation:
         length = _length_of(body)
         if not isinstance(key, str) or not key or length is None:
             return None
-        headers: dict[str, str] = {}
-        query: dict[str, str] = {}
+        headers: dict[str, Any] = {}
+        query: dict[str, Any] = {}
         for name, value in parameters.items():
             if name in _NOT_SENT:
                 continue
             location, place = self._places.get(name, ("", ""))
-            if location == "headers":
-                texts = _prefixed(place, value)
+            if location == "header":
+                headers[place] = _text(value)
+            elif location == "headers":
+                headers.update(_prefixed(place, value))
+            elif location == "querystring":
+                query[place] = _text(value)
             else:
-                texts = {place.lower() if location == "header" else place: _text(value)}
-            if location not in {"header", "headers", "querystring"} or name.startswith(_COMPUTED) or not _are_plain(texts):
                 return None
-            (query if location == "querystring" else headers).update(texts)
+        if not (_are_plain(headers) and _are_plain(query)):
+            return None
         path = f"{base}{quote(key, safe='/~')}"
-        return Request(self.name, self.method, path, canonical_query(query) if query else "", headers, body, length)
+        return Request(self.method, path, canonical_query(query) if query else "", headers, body, length)
 
     def answer(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
         """What boto3 returns for an answer, but for its body.
@@ -137,6 +136,13 @@ class Operation:
         return parsed
 
 
+def _place_of(name: str, shape: Any) -> tuple[str, str]:
+    """Where a parameter goes, and what it is called there."""
+    location = str(shape.serialization.get("location", ""))
+    place = str(shape.serialization.get("name", name))
+    return location, place.lower() if location == "header" else place
+
+
 def _length_of(body: Any) -> int | None:
     if isinstance(body, memoryview):
         return body.nbytes
@@ -164,7 +170,7 @@ def _prefixed(prefix: str, values: Any) -> dict[str, Any]:
 def _are_plain(texts: Mapping[str, str | None]) -> bool:
     """Whether all go out as they are; boto3 encodes or refuses the others."""
     return all(
-        isinstance(text, str) and _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(text)
+        isinstance(text, str) and text.isascii() and text.isprintable() and _HEADER_NAME.fullmatch(name)
         for name, text in texts.items()
     )
 

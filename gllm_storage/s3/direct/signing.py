@@ -99,7 +99,7 @@ class Signer:
         if frozen.token:
             signed["x-amz-security-token"] = frozen.token
         names = sorted(signed)
-        canonical = "\n".join(f"{name}:{' '.join(signed[name].split())}" for name in names)
+        canonical = "\n".join([f"{name}:{' '.join(signed[name].split())}" for name in names])
         listed = ";".join(names)
         digest = signed["x-amz-content-sha256"]
         request = f"{method}\n{path}\n{query}\n{canonical}\n\n{listed}\n{digest}"
