@@ -8,7 +8,7 @@ ARGS ?=
 # Most tests wait for a server, or for what may not happen: four keep two cores busy.
 WORKERS ?= 4
 
-.PHONY: help demo test test-fast bench lint types check clean
+.PHONY: help demo test test-fast torch bench lint types check clean
 
 help: ## Say what there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,9 @@ test: $(VENV)/test ## Run all tests on all servers that this machine can have.
 test-fast: $(VENV)/test ## Run the fast tests only.
 	PYTHON=$(PYTHON) tests/install-servers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow and not hostile' $(ARGS)
+
+torch: $(VENV)/test ## Add torch (800 MB), which the tests of its DataLoader need; CI does.
+	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.*'
 
 bench: $(VENV)/test ## Measure us beside our peers; ARGS='--quick', ARGS='--server ceph --jobs upload', ARGS=--help.
 	$(BIN)/python -m benchmarks $(ARGS)

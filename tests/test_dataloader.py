@@ -1,0 +1,39 @@
+"""torch's DataLoader, whose workers are forked, or spawned, from a process that has used a client."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from tests.conftest import make_rig
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("torch") is None and os.environ.get("CI") != "true",
+        reason="torch takes 800 MB: `make torch` installs it, and CI has it",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("store", "start"), [("ceph", "fork"), ("ceph", "spawn"), ("gcs-fake", "fork"), ("azurite", "fork"), ("file", "fork")]
+)
+def test_workers_of_a_dataloader_read_what_is_stored(store: str, start: str, request: pytest.FixtureRequest) -> None:
+    rig = make_rig(store, request)
+    job = {"provider": rig.provider, "config": rig.settings(), "start": start}
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.scripts.dataloader", json.dumps(job)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
