@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from gllm_storage.parallel import TransferStopped, stopped_by
+from gllm_storage.parallel import TransferStopped, start, stopped_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +48,7 @@ class Background:
             self._running += 1
         # A daemon: after Ctrl-C, the process must not wait for what a stalled server holds.
         thread = threading.Thread(target=self._run, args=(task,), name="gllm-storage-stream", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # an interpreter that is ending takes no more threads
+        if not start(thread):
             self._run(task)
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:

@@ -137,12 +137,27 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[
     return crew.results()
 
 
+def start(thread: threading.Thread) -> bool:
+    """Start a thread; whether it could be: an interpreter that is ending takes no more, and atexit may upload.
+
+    Raises:
+        BaseException: What interrupted this thread meanwhile, such as Ctrl-C.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        # CPython 3.11's `Condition.wait`, in which `start` waits, releases a lock that it has not got when it is interrupted
+        # at its end, and hides Ctrl-C behind that failure.
+        if str(error) == "release unlocked lock" and error.__context__ is not None:
+            raise error.__context__ from None
+        return False
+    return True
+
+
 def _start(threads: Sequence[threading.Thread]) -> bool:
-    """Start threads; whether any could be started: an interpreter that is ending takes no more, and atexit may upload."""
+    """Start as many of the threads as can be; whether any could."""
     for number, thread in enumerate(threads):
-        try:
-            thread.start()
-        except RuntimeError:
+        if not start(thread):
             return number > 0
     return True
 

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from gllm_storage.memory_budget import memory_budget
-from gllm_storage.parallel import Stop, check_stop, run_all, running_stop
+from gllm_storage.parallel import Stop, check_stop, run_all, running_stop, start
 from gllm_storage.transfer import part_ranges
 
 if TYPE_CHECKING:
@@ -386,13 +386,11 @@ class ReadAhead:
         """Let a thread fetch a block; whether one could be had."""
         # A thread for each: it ends by itself, so there is none to be ended. It knows the block, and not the file.
         thread = threading.Thread(target=block.fill, args=(self._source.fetch,), name="gllm-storage-ahead", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # an interpreter that is ending takes no more
-            self._blocks.remove(block)
-            block.drop()
-            return False
-        return True
+        if start(thread):
+            return True
+        self._blocks.remove(block)
+        block.drop()
+        return False
 
     def _fetch(self, start: int, target: memoryview) -> None:
         """Fetch straight to the caller; what is large, in parts side by side."""

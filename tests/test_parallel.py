@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from typing import Any
 
 import pytest
 
 from gllm_storage.parallel import Stop, TransferStopped, check_stop, run_all
+from tests.waiting import PATIENCE
 
 
 def test_results_are_in_the_order_of_the_tasks() -> None:
     second = threading.Event()
 
     def slow() -> int:
-        assert second.wait(10)
+        assert second.wait(PATIENCE)
         return 1
 
     def quick() -> int:
@@ -27,7 +30,7 @@ def test_the_first_failure_ends_the_others_and_is_raised() -> None:
     begun, stopped = threading.Event(), threading.Event()
 
     def fail() -> None:
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE)
         raise ZeroDivisionError
 
     def wait() -> None:
@@ -65,3 +68,23 @@ def test_where_not_all_threads_can_be_started_the_others_do_the_work(monkeypatch
     monkeypatch.setattr(threading.Thread, "start", start_one)
     assert run_all([lambda: 1, lambda: 2, lambda: 3], 3, Stop()) == [1, 2, 3]
     assert len(started) == 1
+
+
+def test_ctrl_c_while_a_thread_is_started_is_not_taken_for_a_lack_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = threading.Condition._acquire_restore  # type: ignore[attr-defined]  # CPython's own
+
+    def interrupted(condition: threading.Condition, state: Any) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)  # Python's handler runs before the lock is taken again
+        restore(condition, state)
+
+    monkeypatch.setattr(threading.Condition, "_acquire_restore", interrupted)
+    stop, ended = Stop(), threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            ended.wait(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all([work, work], 2, stop)
+    assert stop.is_set()
