@@ -55,7 +55,5 @@ class InheritedMethods:
         with self._in_our_words(path, "rmdir"):
             await below._rmdir(path, *args, **kwargs)  # noqa: SLF001 - as above
 
-    cp_file = sync_wrapper(_cp_file)
-    rm = sync_wrapper(_rm)
     mkdir = sync_wrapper(_mkdir)
     rmdir = sync_wrapper(_rmdir)

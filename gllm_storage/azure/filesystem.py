@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adlfs import AzureBlobFileSystem as _AzureBlobFileSystem
@@ -20,8 +21,10 @@ from gllm_storage.azure.errors import translate, translated
 from gllm_storage.azure.requests import AzureRequests
 from gllm_storage.azure.store import AzureStore
 from gllm_storage.bucket_filesystem import BucketFileSystem
-from gllm_storage.errors import ErrorDetails, redact
+from gllm_storage.errors import OURS, ErrorDetails, ObjectNotFoundError, redact
 from gllm_storage.inherited import InheritedMethods
+from gllm_storage.moving import MovingMethods
+from gllm_storage.parallel import Stop, run_all, running_stop
 from gllm_storage.transfer import TransferSettings
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ _IGNORED = frozenset({"batch_size", "chunksize", "delimiter", "max_concurrency",
 """Arguments of adlfs that only say how fast."""
 
 
-class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSystem):  # type: ignore[misc]  # adlfs publishes no types
+class AzureBlobFileSystem(MovingMethods, BucketFileSystem, InheritedMethods, _AzureBlobFileSystem):  # type: ignore[misc]  # no types
     """adlfs's filesystem with the promises of this library.
 
     What `BucketFileSystem` names goes through azure-storage-blob; the rest is adlfs's, with listings that are always fresh.
@@ -167,7 +170,8 @@ class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSyst
             ObjectNotFoundError: If there is no such blob.
             StorageError: If it cannot be copied.
         """
-        self._copy_blob(path1, path2)
+        # In a thread: Ctrl-C, which comes to this one, must not leave the request on its way.
+        run_all([partial(self._copy_blob, path1, path2)], 1, Stop(running_stop()))
 
     async def _cp_file(self, path1: str, path2: str, **_: Any) -> None:
         await self._in_thread(lambda _: self._copy_blob(path1, path2))
@@ -176,6 +180,29 @@ class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSyst
         source, target = self._place(path1), self._place(path2)
         self.requests.copy(source, target, self._error_details(*source, "copy"))
         self._forget_listings(path2)
+
+    async def _rm_files(self, container_name: str, file_paths: Any, **_: Any) -> None:
+        # adlfs sends all requests at once, and does not wait for their answers when it is cancelled.
+        files, markers = await self._separate_directory_markers_for_non_empty_directories(file_paths)
+        await self._in_thread(lambda stop: self._delete_blobs(container_name, files, markers, stop))
+
+    def _delete_blobs(self, container: str, files: list[str], markers: list[str], stop: Stop) -> None:
+        """Delete blobs, which may be gone already; those that stand for folders at last, and what is deepest first."""
+
+        def delete(blob: str) -> None:
+            with contextlib.suppress(ObjectNotFoundError):
+                self.store.delete(container, blob)
+
+        workers = self.store.settings.max_concurrency
+        run_all([partial(delete, each) for each in files], workers, stop)
+        if markers:
+            run_all([partial(delete, each) for each in reversed(markers)], 1, stop)
+        for each in [*files, *markers]:
+            self._forget_listings(f"{container}/{each}")
+
+    async def _paths_to_read(self, path: Any, *, recursive: bool) -> list[str]:
+        paths: list[str] = await self._expand_path(path, recursive=recursive, skip_noexist=False)
+        return paths
 
     async def _ls_containers(self, return_glob: bool = False) -> Any:  # noqa: ARG002 - adlfs's signature
         # adlfs's own looks for what it found in its cache, which keeps nothing.
@@ -193,6 +220,8 @@ class AzureBlobFileSystem(BucketFileSystem, InheritedMethods, _AzureBlobFileSyst
                 yield
             except RuntimeError as error:  # adlfs's, of what failed while several blobs were deleted
                 cause = error.__cause__
+                if isinstance(cause, OURS):
+                    raise cause from cause.__cause__
                 if isinstance(cause, AzureError):
                     redact(cause)
                     raise translate(cause, details) from cause

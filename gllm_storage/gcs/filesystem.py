@@ -19,6 +19,8 @@ from gllm_storage.gcs.errors import RefusedError, translated
 from gllm_storage.gcs.requests import GCSRequests
 from gllm_storage.gcs.store import GCSStore
 from gllm_storage.inherited import InheritedMethods
+from gllm_storage.interruptible import decided, ending_its_tasks, run_interruptible, task_of_call
+from gllm_storage.moving import UNDER_WAY, MovingMethods
 from gllm_storage.transfer import MIB, TransferSettings
 
 if TYPE_CHECKING:
@@ -36,9 +38,10 @@ _FIXED = {
 }
 PART_SIZE = 16 * MIB
 _DENIED = 403
+_READS = {"GET", "HEAD"}
 
 
-class GCSFileSystem(BucketFileSystem, InheritedMethods, _GCSFileSystem):  # type: ignore[misc]  # gcsfs publishes no types
+class GCSFileSystem(MovingMethods, BucketFileSystem, InheritedMethods, _GCSFileSystem):  # type: ignore[misc]  # gcsfs has no types
     """gcsfs's filesystem with the promises of this library.
 
     What `BucketFileSystem` names goes by Google's JSON API; the rest is gcsfs's, with listings that are always fresh. It is
@@ -125,6 +128,28 @@ class GCSFileSystem(BucketFileSystem, InheritedMethods, _GCSFileSystem):  # type
         self._session = None
         self._ssl_context_task = None
         self.credentials.lock = threading.Lock()
+
+    def mv(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> None:
+        """As gcsfs's ``mv``; Ctrl-C ends it."""
+        if hasattr(_GCSFileSystem, "_mv"):
+            run_interruptible(self.loop, self._mv, path1, path2, *args, **kwargs)
+        else:  # gcsfs 2026.2 copies and deletes
+            super().mv(path1, path2, *args, **kwargs)
+
+    async def _mv(self, path1: Any, path2: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
+        most = batch_size or self.batch_size or UNDER_WAY
+        async with ending_its_tasks():
+            await super()._mv(path1, path2, *args, batch_size=most, **kwargs)
+
+    def mv_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """As gcsfs's ``mv_file``; Ctrl-C ends it."""
+        run_interruptible(self.loop, self._mv_file, path1, path2, **kwargs)
+
+    async def _request(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Where gcsfs's own methods ask the store."""
+        with task_of_call():
+            asked = super()._request(method, *args, **kwargs)
+            return await (asked if method in _READS else decided(asked))
 
     @contextlib.contextmanager
     def _in_our_words(self, path: Any, operation: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage import ConflictCheckUnsupportedError, GCSStorageClient
+from gllm_storage.gcs import GCSFileSystem
 from tests.clouds.faulty import GCS, LARGE, NAME, behind_proxy, content_of
 from tests.rig import GoogleClient, gcs_config
 from tests.servers import GCSServer
@@ -126,3 +127,26 @@ def test_who_pays_and_where_it_is_kept_goes_with_the_requests(servers: Servers, 
         assert "kmsKeyName=k%2F1" in faulty.sent("UploadMultipart")[0].query
         blob = faulty.rig.second.bucket.get_blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
         assert blob.storage_class == "NEARLINE"
+
+
+def test_writes_of_a_filesystem_that_is_aware_of_versions_keep_the_promises(servers: Servers) -> None:
+    with behind_proxy(GCS, servers) as faulty:
+        client = faulty.client()
+        filesystem = GCSFileSystem(**client.storage_options, version_aware=True, skip_instance_cache=True)
+        url = client.url(NAME)
+
+        def fail() -> None:
+            with filesystem.open(url, "wb") as file:
+                file.write(content_of(LARGE))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert not client.file_exists(NAME)
+        with filesystem.open(url, "xb") as file:
+            file.write(b"first")
+        with pytest.raises(FileExistsError), filesystem.open(url, "xb") as file:
+            file.write(b"second")
+        with pytest.raises(ValueError, match="names a version"):
+            filesystem.open(f"{url}#17", "wb")
+        assert filesystem.cat_file(url) == b"first"

@@ -1,7 +1,7 @@
 """Many objects moved by a process of its own that is interrupted in the middle; its argument is a JSON object.
 
-Keys: config, action ("put", "get", "cat" or "pipe"), folder (of the bucket), local, names. It says "interrupted" when Ctrl-C
-came out of the call, and then waits to be told to end: what happens from then on was left behind.
+Keys: provider, config, action (one of `ACTIONS`), folder (of the bucket), local, names. It says "heard" when Ctrl-C comes,
+"interrupted" when it came out of the call, and then waits to be told to end: what happens from then on was left behind.
 """
 
 from __future__ import annotations
@@ -9,27 +9,42 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gllm_storage import get_storage_client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ACTIONS: dict[str, Callable[[Any, list[str], list[str]], object]] = {
+    "put": lambda fs, local, remote: fs.put(local, remote),
+    "get": lambda fs, local, remote: fs.get(remote, local),
+    "cat": lambda fs, _, remote: fs.cat(remote),
+    "pipe": lambda fs, _, remote: fs.pipe(dict.fromkeys(remote, b"content")),
+    "pipe one": lambda fs, _, remote: fs.pipe(remote[0], b"content"),
+    "copy": lambda fs, _, remote: fs.copy(remote, [f"{each}.copy" for each in remote]),
+    "copy one": lambda fs, _, remote: fs.cp_file(remote[0], f"{remote[0]}.copy"),
+    "mv": lambda fs, _, remote: fs.mv(remote, [f"{each}.moved" for each in remote]),
+    "rm": lambda fs, _, remote: fs.rm(remote),
+    "rm one": lambda fs, _, remote: fs.rm_file(remote[0]),
+}
+
+
+def interrupt(*_: object) -> None:
+    """Handle SIGINT as Python does, and say so."""
+    print("heard", flush=True)  # noqa: T201 - the test reads it
+    raise KeyboardInterrupt
 
 
 def main(job: dict[str, Any]) -> None:
     """Do what is asked."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    made: Any = get_storage_client("s3", job["config"])
+    signal.signal(signal.SIGINT, interrupt)
+    made: Any = get_storage_client(job["provider"], job["config"])
     filesystem = made.filesystem
     remote = [f"{job['folder']}/{name}" for name in job["names"]]
     local = [f"{job['local']}/{name}" for name in job["names"]]
     try:
-        if job["action"] == "put":
-            filesystem.put(local, remote)
-        elif job["action"] == "get":
-            filesystem.get(remote, local)
-        elif job["action"] == "cat":
-            filesystem.cat(remote)
-        else:
-            filesystem.pipe(dict.fromkeys(remote, b"content"))
+        ACTIONS[job["action"]](filesystem, local, remote)
     except KeyboardInterrupt:
         print("interrupted", flush=True)  # noqa: T201 - the test reads it
     sys.stdin.readline()
