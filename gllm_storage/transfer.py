@@ -10,7 +10,7 @@ import math
 import threading
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fsspec.callbacks import DEFAULT_CALLBACK
 
@@ -224,6 +224,88 @@ class ObjectReader(Protocol):
         """Raise our errors in place of the SDK's."""
 
 
+class WholeAnswer(Protocol):
+    """An answer that is the whole object, and of which nothing but the headers was read yet."""
+
+    @property
+    def version(self) -> ObjectInfo:
+        """What `ObjectReader.head` would say of it."""
+
+    def chunks(self, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
+        """All of the object; as `ObjectReader.read`."""
+
+    def close(self) -> None:
+        """Have done with it; what was not read of it does not come any more."""
+
+
+@runtime_checkable
+class BeginsAtOnce(Protocol):
+    """An `ObjectReader` that need not look at an object before it reads the whole."""
+
+    def begin(self) -> WholeAnswer | None:
+        """Ask for the version that is there.
+
+        Returns:
+            None where `ObjectReader.head` has to say what there is, or why it is not to be had.
+
+        Raises:
+            Exception: What the SDK raises, after all retries.
+        """
+
+
+class _SmallAtOnce:
+    """Reads an object of one part by the request that also tells its version: a look before would be as slow as that.
+
+    Args:
+        reader: Reads the object.
+        transfer: What stops it, and how large a part is.
+    """
+
+    def __init__(self, reader: ObjectReader, transfer: Transfer) -> None:
+        self._reader = reader
+        self._transfer = transfer
+        self._answer: WholeAnswer | None = None
+
+    def head(self) -> ObjectInfo:
+        """What is there now; if it is small, the next `read` is of the same answer."""
+        self.close()
+        answer = self._begin()
+        if answer is None:
+            return self._reader.head()
+        self._answer = answer
+        if answer.version.size > self._transfer.settings.part_size:
+            self.close()  # what came of the body meanwhile is what a connection takes unread, some 100 KiB
+        return answer.version
+
+    def _begin(self) -> WholeAnswer | None:
+        if not isinstance(self._reader, BeginsAtOnce):
+            return None
+        with stopped_by(self._transfer.stop), self._reader.translated():
+            return self._reader.begin()
+
+    def read(
+        self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
+    ) -> Generator[bytes | memoryview, None, None]:
+        """The first time, of the answer that `head` kept, and so of the whole; as `ObjectReader.read`."""
+        answer, self._answer = self._answer, None
+        return self._reader.read(version, start, length, buffer) if answer is None else _all_of(answer, buffer)
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        """Raise our errors in place of the SDK's."""
+        return self._reader.translated()
+
+    def close(self) -> None:
+        """Read no answer that is still kept."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.close()
+
+
+def _all_of(answer: WholeAnswer, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
+    with contextlib.closing(answer):
+        yield from answer.chunks(buffer)
+
+
 @dataclass(frozen=True)
 class Download:
     """One version of one object to be read.
@@ -359,8 +441,7 @@ def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None
         StorageError: If the download fails; what was at `path` is as it was.
     """
     with atomic_target(path, transfer.details) as target:
-        version = reader.head()
-        _download(Download(reader, version, target, transfer), target)
+        _download(reader, target, transfer)
     transfer.progress.finish()
 
 
@@ -380,30 +461,30 @@ def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:
         StorageError: If it cannot be read.
     """
     memory = MemoryTarget()
-    _download(Download(reader, reader.head(), memory, transfer), memory)
+    _download(reader, memory, transfer)
     return memory.getvalue()
 
 
-def _download(first: Download, target: Target) -> None:
-    details, download, corruptions = first.transfer.details, first, 0
-    for attempt in range(_RESTARTS + _CORRUPTIONS):
-        download = dataclasses.replace(download, transfer=first.transfer.attempt())
-        download.transfer.progress.expect(download.version.size)
-        target.allocate(download.version.size)
-        try:
-            with first.reader.translated():
-                crc = download.fetch()
-            _verify(download, target, crc)
-        except ObjectChangedError:
-            backoff(attempt)
-        except IntegrityError:
-            corruptions += 1
-            if corruptions == _CORRUPTIONS:
-                raise
-        else:
-            return
-        download = dataclasses.replace(download, version=first.reader.head())
-    raise _replaced_too_often(details, _RESTARTS + _CORRUPTIONS)
+def _download(reader: ObjectReader, target: Target, transfer: Transfer) -> None:
+    corruptions = 0
+    with contextlib.closing(_SmallAtOnce(reader, transfer)) as at_once:
+        for attempt in range(_RESTARTS + _CORRUPTIONS):
+            download = Download(at_once, at_once.head(), target, transfer.attempt())
+            transfer.progress.expect(download.version.size)
+            target.allocate(download.version.size)
+            try:
+                with reader.translated():
+                    crc = download.fetch()
+                _verify(download, target, crc)
+            except ObjectChangedError:
+                backoff(attempt)
+            except IntegrityError:
+                corruptions += 1
+                if corruptions == _CORRUPTIONS:
+                    raise
+            else:
+                return
+    raise _replaced_too_often(transfer.details, _RESTARTS + _CORRUPTIONS)
 
 
 def _replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavailableError:

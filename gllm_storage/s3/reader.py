@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import urllib3
 from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
 from gllm_storage.objects import ObjectInfo
-from gllm_storage.s3.direct.client import Body
 from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
+from gllm_storage.s3.requests import info_from_head
 from gllm_storage.transfer import READ_CHUNK, ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from gllm_storage.s3.requests import S3Requests
 
 _NOT_SATISFIABLE = 416
+_TOO_MANY = 429
+_SERVER_ERROR = 500
 _CHANGED = {412, _NOT_SATISFIABLE}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class S3Answer:
+    """The answer to a GetObject of the whole, as `gllm_storage.transfer` reads it.
+
+    Attributes:
+        version: What its headers say.
+        body: boto3's, or ours.
+        details: What it is about, for errors.
+    """
+
+    version: ObjectInfo
+    body: Any
+    details: ErrorDetails
+
+    def chunks(self, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
+        """The body.
+
+        Raises:
+            ReadInterruptedError: If it breaks.
+        """
+        return _chunks(self.body, self.details, buffer)
+
+    def close(self) -> None:
+        """Close the connection, unless all was read."""
+        self.body.close()
 
 
 @dataclass(frozen=True)
@@ -45,6 +76,43 @@ class S3Reader:
     def head(self) -> ObjectInfo:
         """HeadObject."""
         return self.requests.info(self.bucket, self.key, self.details.operation)
+
+    def begin(self) -> S3Answer | None:
+        """GetObject of the whole, whose headers say what HeadObject would say.
+
+        Returns:
+            None where HeadObject has to say it: why there is nothing to be had, or how much there is.
+
+        Raises:
+            StorageError: If the answer has no checksum, and HeadObject, which has to confirm its length then, fails.
+            botocore.exceptions.ClientError: If the store is busy or failing.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+        """
+        try:
+            answer = self.requests.client.get_object(**self._place(), ChecksumMode="ENABLED")
+        except ClientError as error:
+            if status_of(error) == _TOO_MANY or status_of(error) >= _SERVER_ERROR:
+                raise
+            return None
+        # Some servers compress on the way, and cannot tell the length then.
+        if answer.get("ContentLength") is None or not answer.get("ETag") or answer.get("ContentRange"):
+            answer["Body"].close()
+            return None
+        return self._confirmed(S3Answer(info_from_head(answer, self.details.url), answer["Body"], self.details))
+
+    def _confirmed(self, answer: S3Answer) -> S3Answer | None:
+        """The answer, if what came with it proves that it is the whole, or else HeadObject says the same."""
+        if answer.version.checksum is not None:
+            return answer
+        try:
+            looked = self.head()
+        except BaseException:
+            answer.close()
+            raise
+        if (looked.size, looked.etag) == (answer.version.size, answer.version.etag):
+            return dataclasses.replace(answer, version=looked)
+        answer.close()
+        return None
 
     def read(
         self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
@@ -71,7 +139,7 @@ class S3Reader:
             botocore.exceptions.ClientError: If the store refuses.
             botocore.exceptions.BotoCoreError: If there is no answer.
         """
-        parameters: dict[str, Any] = {"Bucket": self.bucket, "Key": self.key, **self.requests.parameters("GetObject")}
+        parameters = self._place()
         wanted = f"bytes={start}" if end is None else f"bytes={start}-{end - 1}"
         try:
             answer = self.requests.client.get_object(**parameters, Range=wanted)
@@ -95,8 +163,11 @@ class S3Reader:
         """Raise our errors in place of botocore's."""
         return translated(self.details)
 
+    def _place(self) -> dict[str, Any]:
+        return {"Bucket": self.bucket, "Key": self.key, **self.requests.parameters("GetObject")}
+
     def _get_object(self, version: ObjectInfo, start: int, length: int, *, whole: bool) -> Mapping[str, Any]:
-        parameters: dict[str, Any] = {"Bucket": self.bucket, "Key": self.key, **self.requests.parameters("GetObject")}
+        parameters = self._place()
         if version.etag:
             parameters["IfMatch"] = f'"{version.etag}"'
         if not whole:
@@ -134,12 +205,12 @@ def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, le
         raise ObjectChangedError
 
 
-def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) -> Iterator[bytes | memoryview]:
+def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) -> Generator[bytes | memoryview, None, None]:
     try:
-        if isinstance(body, Body):
-            yield from body.iter_chunks(READ_CHUNK, buffer)
-        else:
+        if isinstance(body, StreamingBody):  # boto3's
             yield from body.iter_chunks(READ_CHUNK)
+        else:
+            yield from body.iter_chunks(READ_CHUNK, buffer)
     except SDK_ERRORS as error:
         raise ReadInterruptedError from error
     except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad
