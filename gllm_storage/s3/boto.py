@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,6 +13,7 @@ from botocore.exceptions import ClientError
 from gllm_storage import checksums
 from gllm_storage.local_files import CHUNK
 from gllm_storage.memory_budget import in_flight
+from gllm_storage.metadata import WRITE_ID
 from gllm_storage.parallel import run_all, stopped_by
 from gllm_storage.s3.body import ChecksumHeaders, FileSection, ViewSection
 from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, require_any
@@ -33,6 +35,19 @@ are sent."""
 _buffers = threading.local()
 
 
+@dataclass
+class Receipt:
+    """What is known of an object that was written.
+
+    Attributes:
+        write_id: The write-id in its metadata.
+        answer: What the store said of it; None if that was lost, or there is no such object.
+    """
+
+    write_id: str | None = None
+    answer: Mapping[str, Any] | None = None
+
+
 class BotoEngine:
     """Uploads objects by boto3.
 
@@ -40,14 +55,20 @@ class BotoEngine:
         client: The boto3 client.
         parameters: Gives the parameters that an operation takes in addition, such as ``RequestPayer``.
         checksum_headers: What is known of the endpoint.
+        receipt: Told what became of the upload.
     """
 
     def __init__(
-        self, client: S3Client, parameters: Callable[[str], dict[str, Any]], checksum_headers: ChecksumHeaders
+        self,
+        client: S3Client,
+        parameters: Callable[[str], dict[str, Any]],
+        checksum_headers: ChecksumHeaders,
+        receipt: Receipt | None = None,
     ) -> None:
         self.client = client
         self.parameters = parameters
         self.checksum_headers = checksum_headers
+        self.receipt = receipt or Receipt()
 
     def begin_upload(self, upload: Upload, metadata: Mapping[str, str]) -> PutUpload | MultipartUpload:
         """Prepare one attempt at an upload. Nothing is sent yet."""
@@ -64,6 +85,7 @@ class PutUpload:
         self._engine = engine
         self._upload = upload
         self._metadata = metadata
+        engine.receipt.write_id = metadata.get(WRITE_ID)
 
     def send(self) -> None:
         """Send the object.
@@ -100,6 +122,7 @@ class PutUpload:
                 _raise_unless_flipped(error, attempt, body)
             else:
                 require_any(answer, "ETag")
+                self._engine.receipt.answer = answer
                 upload.transfer.progress(upload.source.size)
                 return
 
@@ -114,6 +137,7 @@ class MultipartUpload:
         self._engine = engine
         self._upload = upload
         self._metadata = metadata
+        engine.receipt.write_id = metadata.get(WRITE_ID)
         self._upload_id: str | None = None
         self._full_object = False
         self._given_up = False
@@ -193,6 +217,7 @@ class MultipartUpload:
             **condition,
         )
         require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
+        self._engine.receipt.answer = answer
 
     def _send_range(self, number: int, offset: int, length: int) -> tuple[dict[str, Any], int]:
         with _body(self._upload, offset, length) as (body, checksum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mypy_boto3_s3.client import S3Client
+
+_logger = logging.getLogger(__name__)
 
 _AMAZON = re.compile(r"(.*\.)?(amazonaws\.com(\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.com\.cn)")
 
@@ -93,7 +96,15 @@ class Connection:
         client.meta.events.register("needs-retry.s3", retry)
         if not is_amazon(client):
             client.meta.events.register("before-call.s3", _stay_at_endpoint)
-        return client if self.engine == "boto3" else self._direct(client, session, most)
+        return client if self.engine == "boto3" else self._direct_or(client, session, most)
+
+    def _direct_or(self, client: S3Client, session: Any, max_attempts: int) -> S3Client:
+        """The direct engine on top of a client; or the client, where botocore has moved what the engine needs of it."""
+        try:
+            return self._direct(client, session, max_attempts)
+        except (ImportError, AttributeError, KeyError, TypeError) as error:
+            _logger.warning("the direct engine does not know this release of botocore (%r); boto3 sends all requests", error)
+            return client
 
     def _direct(self, client: S3Client, session: Any, max_attempts: int) -> S3Client:
         from botocore.credentials import Credentials  # noqa: PLC0415 - as above

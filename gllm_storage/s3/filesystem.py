@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,28 +12,38 @@ from fsspec.asyn import sync, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
 
-from gllm_storage.errors import ObjectExistsError
+from gllm_storage.bucket_store import Destination
+from gllm_storage.errors import ObjectExistsError, StorageError
+from gllm_storage.interruptible import task_of_call
 from gllm_storage.local_files import atomic_target
+from gllm_storage.many import is_collected
+from gllm_storage.metadata import WRITE_ID
 from gllm_storage.parallel import Stop, run_all, running_stop
+from gllm_storage.s3.boto import Receipt
 from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, Connections, require_one_of
 from gllm_storage.s3.errors import translated
-from gllm_storage.s3.file import S3File
+from gllm_storage.s3.file import S3File, S3Writer
 from gllm_storage.s3.inherited import in_our_words
-from gllm_storage.s3.many import ManyObjects, is_collected, with_content_type
+from gllm_storage.s3.many import ManyObjects, with_content_type
 from gllm_storage.s3.moving import MovingMethods
-from gllm_storage.s3.options import SharedInstances, client_options_of, require_known
+from gllm_storage.s3.options import SharedInstances, client_options_of, require_known, settings_of_call
 from gllm_storage.s3.plan import S3TransferSettings, check_transfer_settings
-from gllm_storage.s3.requests import S3Requests
-from gllm_storage.s3.store import S3Store
+from gllm_storage.s3.requests import S3Requests, info_from_head
+from gllm_storage.s3.writing import WritingStore
+from gllm_storage.transfer import download_object
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from gllm_storage.objects import ObjectInfo
+    from gllm_storage.writer import WritableFile
 
 
 _ONLY_S3FS_S = {"blocksize", "requester_pays"}
 """Arguments of writes that are no parameters of S3's."""
+_OF_READERS = {"cache_options", "cache_type", "fill_cache", "size"}
+"""Arguments of `open` that say nothing where a file is written."""
 
 
 class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedInstances):  # type: ignore[misc]  # s3fs has no types
@@ -58,6 +70,7 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
     provider: ClassVar[str] = "s3"
     scheme: ClassVar[str] = "s3"
     appends: ClassVar[bool] = True
+    store: WritingStore
 
     def __init__(
         self,
@@ -92,7 +105,7 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
         self.connections = Connections(self._connection(engine, sign_bodies))
         requests = S3Requests(self.connections, {**self.s3_additional_kwargs, **self.req_kw})
         self.requests = requests
-        self._attach(S3Store(requests, self.transfer))
+        self._attach(WritingStore(requests, self.transfer))
 
     def _after_fork(self) -> None:
         self._s3 = None
@@ -132,12 +145,49 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
         return S3File(self, path, version, block_size=block_size, **given)
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
+        if mode in {"wb", "xb"}:
+            return self._open_to_write(path, mode, block_size, kwargs)
         if mode == "rb" and self._asks_otherwise(kwargs):
             return _S3FileSystem._open(self, path, mode, block_size, **kwargs)  # noqa: SLF001 - past our own
-        file = super()._open(path, mode, block_size, **kwargs)
-        if mode != "rb":
-            file.blocksize = block_size or self.default_block_size  # which s3fs's files have, too
-        return file
+        return super()._open(path, mode, block_size, **kwargs)
+
+    def _open_to_write(self, path: str, mode: str, block_size: int | None, kwargs: dict[str, Any]) -> S3Writer:
+        """Open an object for writing; of a filesystem that is aware of versions, too, whose promises are the same."""
+        if self._names_version(path, kwargs):
+            raise ValueError(f"{path!r} names a version, which cannot be written")
+        bucket, key = self._place(path)
+        autocommit = bool(kwargs.pop("autocommit", True))
+        given = {name: value for name, value in kwargs.items() if name not in _OF_READERS}
+        exclusive, options = self._write_options(mode == "xb", given)
+        destination = Destination(bucket, key, self._transfer(bucket, key, "upload"), exclusive, options)
+        details, receipt = self._error_details(bucket, key, "open"), Receipt()
+        content = self.store.noting(receipt).open_stream(destination, block_size)
+        if exclusive:
+            self.store.require_creates(bucket, key, details)
+        return S3Writer(
+            self._published_version(content, bucket, key, receipt),
+            details.url,
+            mode,
+            receipt,
+            blocksize=block_size or self.default_block_size,
+            fs=self,
+            autocommit=autocommit,
+        )
+
+    @contextlib.contextmanager
+    def _published_version(
+        self, content: AbstractContextManager[WritableFile], bucket: str, key: str, receipt: Receipt
+    ) -> Iterator[WritableFile]:
+        """As `_published`; which version it became is looked up where the answer was lost."""
+        with self._published(content, f"{bucket}/{key}") as file:
+            yield file
+        if not self.version_aware or receipt.answer is not None:
+            return
+        with contextlib.suppress(StorageError):  # it is stored
+            found = self.requests.head(bucket, key, "upload")
+            metadata = info_from_head(found, "").metadata or {}
+            if metadata.get(WRITE_ID) == receipt.write_id:
+                receipt.answer = found
 
     def _asks_otherwise(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether a file is to be read by requests with further parameters, such as a key of the caller's own."""
@@ -147,6 +197,7 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
         return (payer is not None and bool(payer) != bool(self.requester_pays)) or bool(parameters & kwargs.keys())
 
     def _write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        settings_of_call(self.transfer, kwargs)  # refused before anything is looked at, or sent
         payer = {"RequestPayer": "requester"} if kwargs.get("requester_pays") else {}
         return exclusive, {**payer, **{name: value for name, value in kwargs.items() if name not in _ONLY_S3FS_S}}
 
@@ -166,8 +217,7 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
     async def _put_file(
         self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
     ) -> None:
-        if not is_collected(lpath, rpath):
-            await super()._put_file(lpath, rpath, callback, mode, **with_content_type(lpath, kwargs))
+        await super()._put_file(lpath, rpath, callback, mode, **with_content_type(lpath, kwargs))
 
     def pipe_file(  # fsspec's name is `value`, and s3fs's is `data`
         self, path: str, value: bytes | None = None, mode: str = "overwrite", *, data: bytes | None = None, **kwargs: Any
@@ -190,8 +240,10 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
     def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
         """As `BucketFileSystem.get_file`; of a version that ``version_id`` or the path names.
 
+        Its ranges are of ``chunksize`` bytes then, and ``max_concurrency`` of them are read at a time, if these are given.
+
         Raises:
-            ValueError: If a version is named, and the filesystem is not aware of them.
+            ValueError: If a version is named, and the filesystem is not aware of them; or ranges cannot be so.
             ObjectNotFoundError: If the object, or that version of it, does not exist.
             IntegrityError: If its content does not match its checksum.
             StorageError: If the download fails; what was at `lpath` is as it was.
@@ -199,16 +251,26 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
         if self._names_version(rpath, kwargs):
             sync(self.loop, self._get_file, rpath, lpath, callback, **kwargs)
         else:
-            super().get_file(rpath, lpath, callback)
+            self._download_as_told(rpath, lpath, callback, Stop(), kwargs)
 
     async def _get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
         if is_collected(rpath, lpath):
             return
         if not self._names_version(rpath, kwargs):
-            await super()._get_file(rpath, lpath, callback)
+            if os.path.isdir(lpath):  # noqa: ASYNC240 - a recursive get names folders, too
+                return
+            told = callback or DEFAULT_CALLBACK
+            await self._in_thread(lambda stop: self._download_as_told(rpath, lpath, told, stop, kwargs))
             return
-        with atomic_target(os.fspath(lpath), self._error_details(*self._place(rpath), "download")) as target:
+        details = self._error_details(*self._place(rpath), "download")
+        with task_of_call(), atomic_target(os.fspath(lpath), details) as target:
             await _S3FileSystem._get_file(self, rpath, target.temporary, callback or DEFAULT_CALLBACK, **kwargs)  # noqa: SLF001 - past our own
+
+    def _download_as_told(self, rpath: str, lpath: str, callback: Callback, stop: Stop, kwargs: Mapping[str, Any]) -> None:
+        settings = settings_of_call(self.transfer, kwargs, least=1)
+        bucket, key = self._place(rpath)
+        transfer = dataclasses.replace(self._transfer(bucket, key, "download", callback, stop), settings=settings)
+        download_object(self.store.reader(bucket, key, transfer.details), os.fspath(lpath), transfer)
 
     def _names_version(self, path: str, kwargs: Mapping[str, Any]) -> bool:
         """Whether a certain version is meant.

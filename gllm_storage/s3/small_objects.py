@@ -7,13 +7,14 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from botocore.client import BaseClient
+
 from gllm_storage import checksums
 from gllm_storage.local_files import atomic_target
 from gllm_storage.memory_budget import in_flight
 from gllm_storage.metadata import CHECKSUM, WRITE_ID
 from gllm_storage.parallel import Stop, running_stop
 from gllm_storage.s3.connection import is_amazon
-from gllm_storage.s3.direct.client import DirectClient
 from gllm_storage.s3.requests import info_from_head
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.objects import ObjectInfo
-    from gllm_storage.s3.direct.client import Started
+    from gllm_storage.s3.direct.client import DirectClient, Started
     from gllm_storage.s3.store import S3Store
     from gllm_storage.sources import Source
 
@@ -62,7 +63,7 @@ class SmallObjects:
 def small_objects(store: S3Store) -> SmallObjects | None:
     """Small objects of a store; None where all requests go through boto3."""
     client: Any = store.requests.client
-    if not isinstance(client, DirectClient) or client.refusal is not None:
+    if isinstance(client, BaseClient) or client.refusal is not None:
         return None
     return SmallObjects(
         client=client,

@@ -14,7 +14,7 @@ from botocore.loaders import Loader
 
 from gllm_storage import checksums, exclusive
 from gllm_storage.metadata import CHECKSUM
-from tests.faults import Action, Answer, Fault, FaultProxy, Match, RequestLog
+from tests.faults import Action, Answer, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
 from tests.rig import BUCKET, MIB, SMALL_PARTS, Boto3Client, Rig, new_prefix, server_rig
 
 if TYPE_CHECKING:
@@ -31,10 +31,18 @@ _MODELS = Loader()
 NAME = "v1/model.bin"
 SMALL = 100_000
 TWO_PARTS = 5 * MIB + SMALL
-HASTY = {"connect_timeout": "2s", "read_timeout": "2s"}
 
 SLOW_DOWN = Answer(503, "SlowDown")
 DENIED = Answer(403, "AccessDenied")
+
+
+def impatient(action: Action, **config: str) -> dict[str, str]:
+    """Config of a client that soon gives up waiting, where the fault is silence; elsewhere a busy machine is only late."""
+    return {"read_timeout": "0.3s", **config} if isinstance(action, (Delay, StallBody)) else {}
+
+
+MANY_TIMES = "60"
+"""Attempts by which a client that soon gives up waiting outlasts a busy machine."""
 
 
 def content_of(size: int, seed: int = 0) -> bytes:
@@ -56,8 +64,8 @@ class Faulty:
     proxy: FaultProxy
 
     def client(self, **config: str) -> FsspecStorageClient:
-        """A client of ours that soon gives up waiting, has small parts, and trusts the server without a probe."""
-        return self.rig.client(**{**HASTY, **SMALL_PARTS, "conditional_writes": "enforced", **config})
+        """A client of ours that has small parts, and trusts the server without a probe."""
+        return self.rig.client(**{**SMALL_PARTS, "conditional_writes": "enforced", **config})
 
     def inject(self, on: Match | str, action: Action, *, skip: int = 0, times: int | None = 1) -> None:
         """Break requests of this test; a string names their operation."""

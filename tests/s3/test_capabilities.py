@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from gllm_storage.s3.capabilities import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
 from gllm_storage.s3.connection import Connection, is_amazon
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,7 +233,7 @@ def test_sixteen_threads_probe_once() -> None:
     store = Store(put=failed(412), complete=failed(412))
 
     def ask(_: int) -> ConditionalWrites:
-        barrier.wait(20)
+        barrier.wait(PATIENCE)
         return Store(store.url, store.put, store.complete, requests=store.requests).ask()
 
     with ThreadPoolExecutor(16) as pool:

@@ -72,9 +72,11 @@ def test_5_1_gb_are_created_exclusively_and_refused_the_second_time(
         around = f"bytes={max(0, offset - 1)}-{min(LARGE, offset + len(mark) + 1) - 1}"
         content = second.get_object(Bucket=BUCKET, Key=rig.key("large"), Range=around)["Body"].read()
         assert content == (b"\0" if offset else b"") + mark + (b"\0" if offset + len(mark) < LARGE else b"")
-    with pytest.raises(FileExistsError):
-        client.upload_file(large_file, "large", check_conflict=True)
-    assert time.monotonic() - uploaded < 10, "the refused upload has sent 5.1 GB first"
+    with FaultProxy(disk_server.endpoint_url) as proxy:
+        watched = dataclasses.replace(rig, config={**rig.config, "endpoint_url": proxy.url})
+        with pytest.raises(FileExistsError):
+            watched.client(conditional_writes="enforced").upload_file(large_file, "large", check_conflict=True)
+        assert sum(entry.body_bytes for entry in proxy.requests) == 0, "the refused upload has sent content first"
     assert rig.keys() == ["large"]
     uploads = tmp_path / "buckets" / ".localbucket-uploads"  # it does not list them
     assert [path for path in uploads.rglob("*") if path.is_file()] == []

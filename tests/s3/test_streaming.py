@@ -26,6 +26,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.memory_budget import memory_budget
+from gllm_storage.parallel import Stop
 from gllm_storage.s3.part_stream import part_size_of
 from tests.conftest import make_rig
 from tests.faults import (
@@ -33,6 +34,7 @@ from tests.faults import (
     Answer,
     AnswerAfter,
     Call,
+    CallAfter,
     Delay,
     DropResponse,
     FlipRequestBit,
@@ -58,7 +60,7 @@ LOST = [
     pytest.param(DropResponse(), id="fin"),
     pytest.param(AnswerAfter(500, "InternalError"), id="500"),
 ]
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,7 @@ def _own_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = memory_budget().taken
     yield
     gc.collect()
-    assert memory_budget().taken == before
+    wait_for(lambda: memory_budget().taken == before)
 
 
 @pytest.fixture
@@ -545,9 +547,16 @@ def test_what_is_taken_back_leaves_nothing(how: str, held: bool, faulty: Faulty)
     faulty.assert_holds()
 
 
-def test_what_was_taken_back_while_a_write_waits_ends_the_write(ceph: Faulty) -> None:
-    ceph.inject("UploadPart", Delay(5), times=None)
-    file = opened(ceph, config={"max_concurrency": "1", "read_timeout": "20s"})
+def test_what_was_taken_back_while_a_write_waits_ends_the_write(ceph: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_, taken_back = Stop.set, threading.Event()
+
+    def set_and_say_so(stop: Stop) -> None:
+        set_(stop)
+        taken_back.set()
+
+    monkeypatch.setattr(Stop, "set", set_and_say_so)
+    ceph.inject("UploadPart", CallAfter(lambda: taken_back.wait(SECONDS)), times=None)
+    file = opened(ceph, config={"max_concurrency": "1"})
     ended: list[BaseException] = []
 
     def write() -> None:

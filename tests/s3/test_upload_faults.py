@@ -35,6 +35,7 @@ from tests.s3.faulty import (
     LARGE_CREATE,
     LARGE_OVERWRITE,
     LARGES,
+    MANY_TIMES,
     NAME,
     SLOW_DOWN,
     SMALL,
@@ -46,6 +47,7 @@ from tests.s3.faulty import (
     UploadCase,
     behind_proxy,
     content_of,
+    impatient,
     no_waits,
 )
 
@@ -118,8 +120,9 @@ def test_a_write_whose_every_answer_is_lost_is_a_success_all_the_same(upload: Up
 
 @on(UPLOADS)
 def test_an_answer_that_comes_too_late_is_no_failure_and_no_false_conflict(upload: Upload) -> None:
-    upload.faulty.inject(upload.commit, Delay(30))
-    upload.run(read_timeout="1s")
+    late = Delay(30)
+    upload.faulty.inject(upload.commit, late)
+    upload.run(**impatient(late, max_attempts=MANY_TIMES))
     upload.assert_stored()
 
 

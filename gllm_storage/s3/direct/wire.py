@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.parallel import check_stop
+from gllm_storage.s3.direct.connecting import connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,11 +83,12 @@ class Connection:
     Raises:
         CannotConnectError: If it cannot be reached.
         ssl.SSLError: If it cannot be trusted.
+        TransferStopped: If the transfer that this thread works for was given up.
     """
 
     def __init__(self, server: Server) -> None:
         try:
-            self._socket = _connected(server)
+            self._socket = connected(server)
         except ssl.SSLError:
             raise
         except OSError as error:
@@ -267,18 +269,6 @@ class Connection:
             self._left += more
         line, self._left = self._left[:end], self._left[end + 2 :]
         return line
-
-
-def _connected(server: Server) -> socket.socket:
-    plain = socket.create_connection((server.host, server.port), timeout=server.connect_timeout)
-    try:
-        # Linux delays its ACK by 40 ms otherwise, and each small upload would wait for it.
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return plain if server.tls is None else server.tls.wrap_socket(plain, server_hostname=server.host)
-    except BaseException:
-        plain.close()
-        raise
 
 
 def _pieces_of(body: Any) -> Iterator[Buffer]:

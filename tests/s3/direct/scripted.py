@@ -14,6 +14,7 @@ from gllm_storage.s3.connection import Connection as Settings
 from gllm_storage.s3.direct import template
 from gllm_storage.s3.direct.exchange import Pool
 from gllm_storage.s3.direct.wire import Server
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     import ssl
@@ -121,6 +122,7 @@ class ScriptedServer:
         self._reads_bodies = reads_bodies
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._closed = False
         self._peers: list[Peer] = []
         self._threads: list[threading.Thread] = []
         self.port: int = self._listener.getsockname()[1]
@@ -136,6 +138,7 @@ class ScriptedServer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._closed = True
         for peer in self._peers:
             peer.close()
         for thread in self._threads:
@@ -154,11 +157,10 @@ class ScriptedServer:
                 self._run(self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            peer = Peer(self._tls.wrap_socket(sock, server_side=True) if self._tls else sock)
+        with contextlib.suppress(OSError, ValueError), sock, self._tls_of(sock) as wrapped:
+            peer = Peer(wrapped)
             self._peers.append(peer)
-            while head := peer.read_head():
+            while not self._closed and (head := peer.read_head()):
                 with self._lock:
                     step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
                 peer.head = head
@@ -167,12 +169,15 @@ class ScriptedServer:
                     peer.send(step)
                 else:
                     step(peer)
-        sock.close()
 
-    def pool(self, *, read_timeout: float = 5.0, keep: int = 8, tls: ssl.SSLContext | None = None) -> Pool:
+    def _tls_of(self, sock: socket.socket) -> socket.socket:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._tls.wrap_socket(sock, server_side=True) if self._tls else sock
+
+    def pool(self, *, read_timeout: float = PATIENCE, keep: int = 8, tls: ssl.SSLContext | None = None) -> Pool:
         """Connections of ours to it."""
         scheme = "https" if self._tls else "http"
-        return Pool(Server(scheme, "127.0.0.1", self.port, 5.0, read_timeout, tls), keep)
+        return Pool(Server(scheme, "127.0.0.1", self.port, PATIENCE, read_timeout, tls), keep)
 
     def client(self, **options: Any) -> DirectClient:
         """A client of ours that sends its requests to it; options are those of `made_client`."""
@@ -197,8 +202,8 @@ def made_client(
         client_options={"endpoint_url": url, "region_name": "us-east-1", **keys, **options},
         config_options={
             "s3": {"addressing_style": "path"},
-            "connect_timeout": 5,
-            "read_timeout": 5,
+            "connect_timeout": PATIENCE,
+            "read_timeout": PATIENCE,
             "retries": {"mode": "standard", "total_max_attempts": attempts},
             **(config or {}),
         },
@@ -222,11 +227,11 @@ def boto_request(client: DirectClient, method: str, **parameters: Any) -> Any:
     raise AssertionError("boto3 made no request")
 
 
-def open_sockets() -> int:
-    """How many sockets this process has open; others' may still be closed meanwhile, so compare by ``<=``."""
+def open_sockets() -> set[str]:
+    """The sockets that this process has open; others' may still be closed meanwhile, so compare by ``<=``."""
     gc.collect()
-    found = 0
+    found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
-    return found
+            found.add(os.readlink(f"/proc/self/fd/{name}"))
+    return {each for each in found if each.startswith("socket:")}

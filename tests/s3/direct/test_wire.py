@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ from gllm_storage.s3.direct.exchange import Answer, Pool
 from gllm_storage.s3.direct.wire import (
     CannotConnectError,
     ClosedEarlyError,
+    Connection,
     CutAnswerError,
     MalformedAnswerError,
     Server,
 )
 from tests.s3.direct.scripted import OK, Peer, ScriptedServer, hang_up, open_sockets, reset, then_hang_up, wait
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +32,11 @@ MIB = 2**20
 
 def put_head(length: int) -> bytes:
     return f"PUT /b/k HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n".encode()
+
+
+def kept(pool: Pool) -> Connection:
+    (connection,) = pool._free.get()
+    return connection
 
 
 def read(pool: Pool, **how: Any) -> tuple[int, dict[str, str], bytes]:
@@ -104,15 +112,18 @@ def test_a_connection_that_is_to_be_closed_or_says_too_much_serves_no_other_requ
 
 
 def test_what_a_server_says_later_is_not_taken_for_the_next_answer() -> None:
+    was_read = threading.Event()
+
     def late(peer: Peer) -> None:
         peer.send(OK)
-        time.sleep(0.1)
+        was_read.wait(PATIENCE)
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
 
     with ScriptedServer(late, OK) as server:
         pool = server.pool()
         read(pool)
-        time.sleep(0.3)
+        was_read.set()
+        eventually(lambda: not kept(pool).is_quiet())
         assert read(pool)[2] == b"ok"
 
 
@@ -199,14 +210,18 @@ def test_a_new_connection_that_the_server_gives_up_is_no_kept_one(step: Any) -> 
 
 
 def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
+    was_read = threading.Event()
+
     def bye(peer: Peer) -> None:
         peer.send(OK)
+        was_read.wait(PATIENCE)
         peer.close()
 
     with ScriptedServer(bye, OK) as server:
         pool = server.pool()
         read(pool)
-        time.sleep(0.1)
+        was_read.set()
+        eventually(lambda: not kept(pool).is_quiet())
         assert read(pool)[2] == b"ok"
 
 
@@ -224,7 +239,7 @@ def test_a_server_that_says_nothing_more_is_given_up_in_time(step: Any) -> None:
         begun = time.monotonic()
         with pytest.raises((BlockingIOError, TimeoutError)):
             read(server.pool(read_timeout=0.3))
-        assert 0.25 < time.monotonic() - begun < 2
+        assert 0.25 < time.monotonic() - begun < PATIENCE / 2
 
 
 def test_headers_that_drip_are_read() -> None:
@@ -234,7 +249,7 @@ def test_headers_that_drip_are_read() -> None:
             time.sleep(0.002)
 
     with ScriptedServer(drip) as server:
-        assert read(server.pool(read_timeout=0.2))[2] == b"ok"
+        assert read(server.pool())[2] == b"ok"
 
 
 BODIES: dict[str, Callable[[bytes], Any]] = {
@@ -284,13 +299,27 @@ def test_a_refusal_that_comes_while_a_large_body_is_sent_is_read(rude: bool) -> 
 
 
 def test_a_refusal_by_a_server_that_reads_no_further_is_read() -> None:
+    begun, denied, was_read = threading.Event(), threading.Event(), threading.Event()
+
     def deny(peer: Peer) -> None:
+        begun.wait(PATIENCE)
         peer.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\ndenied")
-        time.sleep(1)
+        denied.set()
+        was_read.wait(PATIENCE)
+
+    class Unaware(Connection):
+        """One that has looked for an answer just before it came."""
+
+        def _require_silence(self) -> None:
+            begun.set()
+            denied.wait(PATIENCE)
 
     with ScriptedServer(deny, reads_bodies=False) as server:
-        answer = server.pool(read_timeout=0.5).request(put_head(64 * MIB), bytes(64 * MIB), changes=True)
+        pool = server.pool(read_timeout=0.5)
+        pool.put(Unaware(pool.server))
+        answer = pool.request(put_head(64 * MIB), bytes(64 * MIB), changes=True)
         assert (answer.status, answer.read()) == (403, b"denied")
+        was_read.set()
 
 
 def test_an_interim_answer_does_not_end_a_body() -> None:
@@ -310,10 +339,11 @@ def test_a_server_that_does_not_read_is_given_up_in_time() -> None:
 
 
 def test_a_port_where_nobody_listens_cannot_be_connected() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(CannotConnectError):
-        Pool(Server("http", "127.0.0.1", port, 1, 1)).request(HEAD)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        with pytest.raises(CannotConnectError):
+            Pool(Server("http", "127.0.0.1", port, 1, 1)).request(HEAD)
 
 
 def test_a_host_that_does_not_exist_cannot_be_connected() -> None:
@@ -360,8 +390,7 @@ def test_a_body_that_nobody_reads_to_its_end_closes_its_connection() -> None:
         next(pieces)
         pieces.close()
         answer.close()
-        time.sleep(0.1)
-        assert open_sockets() <= before
+        eventually(lambda: open_sockets() <= before)
         assert pool._free.get() == type(pool._free.get())()
 
 
