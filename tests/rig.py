@@ -16,6 +16,7 @@ from google.cloud import storage
 
 from gllm_storage import get_storage_client
 from tests.servers import AzureServer, GCSServer, S3Server
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +141,7 @@ class GoogleClient:
     def open_uploads(self) -> list[str]:
         if self.server.name != "gcs-fake":
             return []  # nobody can ask
-        found = requests.get(f"{self.server.endpoint_url}/_fake/sessions", timeout=10).json()
+        found = requests.get(f"{self.server.endpoint_url}/_fake/sessions", timeout=PATIENCE).json()
         return [each.partition("/")[2] for each in found]
 
 

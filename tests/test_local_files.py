@@ -19,6 +19,7 @@ import pytest
 from gllm_storage import local_files
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, StorageError
 from gllm_storage.local_files import CHUNK, atomic_target, copy, is_temporary, open_source
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -329,7 +330,7 @@ def test_sixteen_threads_have_one_winner(tmp_path: Path) -> None:
         def create(number: int, race: int = race, barrier: threading.Barrier = barrier) -> int | None:
             with atomic_target(str(tmp_path / f"{race}"), DETAILS, exclusive=True) as target:
                 target.write_at(0, b"%02d" % number)
-                barrier.wait(20)
+                barrier.wait(PATIENCE)
             return number
 
         def attempt(number: int) -> int | None:
@@ -556,13 +557,21 @@ def test_a_failing_disk_is_a_storage_error_with_its_cause(source_file: Path, mon
             source.read_at(0, 10)
 
 
+def open_files() -> list[str]:
+    """Paths of what this process has open."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # another thread has closed it
+            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return found
+
+
 def test_a_source_leaves_no_descriptor_open(source_file: Path) -> None:
-    before = os.listdir("/proc/self/fd")
     with open_source(str(source_file), DETAILS):
-        pass
+        assert str(source_file) in open_files()
     with refused(source_file.parent), open_source(str(source_file.parent), DETAILS):
         pass
-    assert os.listdir("/proc/self/fd") == before
+    assert not [each for each in open_files() if each.startswith(str(source_file.parent))]
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])

@@ -8,6 +8,7 @@ import pytest
 
 from gllm_storage.memory_budget import MemoryBudget, memory_budget
 from gllm_storage.parallel import Stop, TransferStopped
+from tests.waiting import PATIENCE
 
 
 def test_bytes_in_flight_wait_until_there_is_room() -> None:
@@ -23,7 +24,7 @@ def test_bytes_in_flight_wait_until_there_is_room() -> None:
     thread.start()
     assert not taken.wait(0.3)
     budget.release(60)
-    assert taken.wait(10)
+    assert taken.wait(PATIENCE)
     assert budget.taken == 60
 
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.process import PerProcess
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CHILD_SECONDS = 20
+CHILD_SECONDS = 60
 
 
 def in_child(check: Callable[[], bool]) -> bool:
@@ -60,7 +61,7 @@ def test_sixteen_threads_make_one_value() -> None:
     value = PerProcess(make)
 
     def get(_: int) -> object:
-        barrier.wait(20)
+        barrier.wait(PATIENCE)
         return value.get()
 
     with ThreadPoolExecutor(16) as pool:
@@ -111,7 +112,7 @@ def test_a_fork_while_another_thread_is_making_it_does_not_hang_the_child() -> N
     thread = threading.Thread(target=value.get)
     thread.start()
     try:
-        assert making.wait(20)
+        assert making.wait(PATIENCE)
         assert in_child(lambda: value.get() == os.getpid())
     finally:
         go_on.set()

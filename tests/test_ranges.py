@@ -19,6 +19,7 @@ from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavai
 from gllm_storage.ranges import coalesced
 from gllm_storage.transfer import TransferSettings
 from tests.shelf import KIB, Shelf, ShelfFileSystem
+from tests.waiting import eventually
 
 PART = 256 * KIB
 SETTINGS = TransferSettings(part_size=PART, max_concurrency=4)
@@ -119,7 +120,8 @@ def test_a_large_range_is_read_in_parts_side_by_side() -> None:
     def look(_: int) -> None:
         nonlocal most
         most = max(most, shelf.under_way)
-        time.sleep(0.1)
+        eventually(lambda: most >= SETTINGS.max_concurrency)
+        time.sleep(0.1)  # more would come by then, most likely
 
     shelf.before_read = look
     assert filesystem.cat_ranges(["b/0"], 10, 8 * PART) == [shelf.objects["b/0"][10 : 8 * PART]]
@@ -215,7 +217,8 @@ def test_many_objects_are_read_side_by_side_and_no_more_than_is_allowed() -> Non
     def look(_: int) -> None:
         nonlocal most
         most = max(most, shelf.under_way)
-        time.sleep(0.005)
+        eventually(lambda: most >= 3)
+        time.sleep(0.005)  # more would come by then, most likely
 
     shelf.before_read = look
     paths = [f"b/{number}" for number in range(50)]

@@ -21,6 +21,7 @@ from gllm_storage import exclusive, memory_budget
 from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from gllm_storage.transfer import TransferSettings
 from tests.shelf import KIB, MIB, Shelf, ShelfFileSystem
+from tests.waiting import eventually, main_waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,19 +38,12 @@ def _nothing_stays() -> Iterator[None]:
     yield
     gc.collect()
     eventually(lambda: not [each for each in threading.enumerate() if each not in before and "ahead" in each.name])
-    assert memory_budget.memory_budget().taken == 0
+    eventually(lambda: taken() == 0)
 
 
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusive, "time", SimpleNamespace(sleep=lambda _: None))
-
-
-def eventually(condition: Any, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def taken() -> int:
@@ -118,7 +112,7 @@ def test_a_file_reads_as_one_in_memory(todo: list[Any], block_size: int | None, 
             assert outcome(file, *each) == outcome(expected, *each), each
             assert file.tell() == expected.tell()
             assert taken() <= memory_limit
-    assert taken() == 0
+    eventually(lambda: taken() == 0)
 
 
 def test_lines_and_text() -> None:
@@ -250,10 +244,12 @@ def test_a_sequential_read_fetches_each_byte_once_and_several_blocks_at_a_time()
     shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_concurrency=4))
     most = 0
 
-    def look(_: int) -> None:
+    def look(start: int) -> None:
         nonlocal most
         most = max(most, shelf.under_way)
-        time.sleep(0.01)
+        if start >= 10 * MIB:  # they grow until then
+            eventually(lambda: most >= 4)
+        time.sleep(0.01)  # more would come by then, most likely
 
     shelf.before_read = look
     with filesystem.open(NAME) as file:
@@ -383,10 +379,9 @@ def test_a_file_that_is_dropped_gives_back_what_it_held() -> None:
     gc.disable()
     try:
         del file  # nothing refers to it in a circle
-        eventually(lambda: taken() == 0)
+        eventually(lambda: taken() == 0 and shelf.under_way == 0)
     finally:
         gc.enable()
-    assert shelf.under_way == 0
 
 
 def test_closing_ends_what_is_on_its_way() -> None:
@@ -459,13 +454,18 @@ def test_after_ctrl_c_nothing_runs_on_and_the_file_reads_on_where_it_was(size: i
         read = bytearray(file.read(size) + file.read(size))
         eventually(lambda: shelf.under_way == 0)
         shelf.held_up = threading.Event()
-        main = threading.main_thread().ident
-        assert main is not None
-        timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
-        timer.start()
+
+        def interrupt() -> None:
+            eventually(lambda: shelf.under_way > 0)
+            time.sleep(0.1)  # what is begun beside it is begun by then, most likely
+            eventually(main_waits)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
         with pytest.raises(KeyboardInterrupt):
             read_on(file, size, read)
-        timer.join()
+        interrupting.join()
         start = len(read)
         assert file.tell() == start
         eventually(lambda: shelf.under_way == 0 and taken() == 0)
@@ -514,7 +514,7 @@ def test_a_forked_child_reads_on_where_the_parent_was_and_so_does_the_parent() -
                     assert file.read(100) == content[1_000_000:1_000_100]
                     assert b"".join(iter(lambda: file.read(100_000), b"")) == content[1_000_100:]
                     file.close()
-                    assert taken() == 0
+                    eventually(lambda: taken() == 0)
                     ended = 0
                 finally:
                     os._exit(ended)

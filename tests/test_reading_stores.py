@@ -8,7 +8,6 @@ import json
 import pickle
 import random
 import struct
-import time
 from typing import TYPE_CHECKING, Any
 
 import fsspec.caching
@@ -27,6 +26,7 @@ from tests.conftest import make_rig
 from tests.faults import Answer, DropResponse, FlipBit, TruncateBody
 from tests.rig import MIB
 from tests.s3 import faulty as s3
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,10 +63,7 @@ def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest
 @pytest.fixture(autouse=True)
 def _nothing_is_held() -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 10
-    while memory_budget().taken:  # what was on its way when a file was closed
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: not memory_budget().taken)  # what was on its way when a file was closed
 
 
 def client_of(faulty: Faulty, part_size: str = "5MiB") -> Any:

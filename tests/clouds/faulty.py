@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gllm_storage import exclusive
-from tests.faults import Action, Answer, Fault, FaultProxy, Match, RequestLog
+from tests.faults import Action, Answer, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
 from tests.rig import MIB, Rig, new_prefix, server_rig
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NAME = "v1/model.bin"
 CONTENT = b"content"
 SMALL = 100_000
 LARGE = 3 * MIB + SMALL  # four parts
-HASTY = {"connect_timeout": "2s", "read_timeout": "2s", "part_size": "1MiB", "multipart_threshold": "1MiB"}
+SMALL_PARTS = {"part_size": "1MiB", "multipart_threshold": "1MiB"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,15 @@ AZURE = Cloud(
 CLOUDS = [GCS, AZURE]
 
 
+def impatient(action: Action, **config: str) -> dict[str, str]:
+    """Config of a client that soon gives up waiting, where the fault is silence; elsewhere a busy machine is only late."""
+    return {"read_timeout": "0.3s", **config} if isinstance(action, (Delay, StallBody)) else {}
+
+
+MANY_TIMES = "60"
+"""Attempts by which a client that soon gives up waiting outlasts a busy machine."""
+
+
 def content_of(size: int, seed: int = 0) -> bytes:
     """Bytes in which no two parts are alike; another seed gives others."""
     return random.Random(seed).randbytes(size)
@@ -113,8 +122,8 @@ class Faulty:
     proxy: FaultProxy
 
     def client(self, **config: str) -> FsspecStorageClient:
-        """A client of ours that soon gives up waiting, and has small parts."""
-        return self.rig.client(**{**HASTY, **config})
+        """A client of ours that has small parts."""
+        return self.rig.client(**{**SMALL_PARTS, **config})
 
     def inject(self, on: str, action: Action, *, skip: int = 0, times: int | None = 1) -> None:
         """Break requests of an operation."""

@@ -15,7 +15,20 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from tests.clouds.faulty import AZURE, CLOUDS, GCS, LARGE, NAME, SMALL, Cloud, behind_proxy, content_of, no_waits
+from tests.clouds.faulty import (
+    AZURE,
+    CLOUDS,
+    GCS,
+    LARGE,
+    MANY_TIMES,
+    NAME,
+    SMALL,
+    Cloud,
+    behind_proxy,
+    content_of,
+    impatient,
+    no_waits,
+)
 from tests.faults import Action, Answer, Call, DropResponse, FlipBit, Refuse, StallBody, TruncateBody
 from tests.rig import MIB
 
@@ -110,7 +123,7 @@ BROKEN = [
 @pytest.mark.parametrize("action", BROKEN)
 def test_a_fault_that_passes_is_not_noticed(download: Download, action: Action) -> None:
     download.faulty.inject(download.read, action, times=2)
-    download.run(read_timeout="1s")
+    download.run(**impatient(action, max_attempts=MANY_TIMES))
     download.assert_is(download.content)
 
 
@@ -121,7 +134,7 @@ def test_a_fault_that_stays_is_an_error_that_may_be_retried_and_the_file_is_as_b
 ) -> None:
     download.faulty.inject(download.read, action, times=None)
     with pytest.raises(StorageUnavailableError) as caught:
-        download.run(read_timeout="0.3s")
+        download.run(**impatient(action))
     error = caught.value
     assert error.retryable
     assert (error.provider, error.operation) == (download.case.cloud.provider, "download")
@@ -134,7 +147,7 @@ def test_a_fault_that_stays_is_an_error_that_may_be_retried_and_the_file_is_as_b
 def test_one_range_that_cannot_be_had_leaves_the_file_as_it_was(download: Download, action: Action) -> None:
     download.faulty.inject(download.read, action, skip=2, times=None)
     with pytest.raises(StorageUnavailableError):
-        download.run(read_timeout="0.3s")
+        download.run(**impatient(action))
     download.assert_as_before()
 
 
@@ -291,7 +304,8 @@ def test_an_object_replaced_while_it_is_open_is_an_error_and_never_a_mix(downloa
 @pytest.mark.parametrize("action", BROKEN)
 def test_a_fault_that_passes_is_not_noticed_by_who_reads_an_open_object(download: Download, action: Action) -> None:
     download.faulty.inject(download.read, action, times=2)
-    with download.faulty.client(read_timeout="0.5s").open(NAME, "rb", block_size=5 * MIB) as file:
+    client = download.faulty.client(**impatient(action, max_attempts=MANY_TIMES))
+    with client.open(NAME, "rb", block_size=5 * MIB) as file:
         assert file.read() == download.content
 
 
@@ -300,7 +314,7 @@ def test_a_fault_that_passes_is_not_noticed_by_who_reads_an_open_object(download
 def test_a_fault_that_stays_is_an_error_to_who_reads_an_open_object(download: Download, action: Action) -> None:
     download.faulty.inject(download.read, action, times=None)
     with (
-        download.faulty.client(read_timeout="0.3s").open(NAME, "rb") as file,
+        download.faulty.client(**impatient(action)).open(NAME, "rb") as file,
         pytest.raises(StorageUnavailableError) as caught,
     ):
         file.read()

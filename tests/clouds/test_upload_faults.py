@@ -17,7 +17,20 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from tests.clouds.faulty import AZURE, CLOUDS, GCS, LARGE, NAME, SMALL, Cloud, behind_proxy, content_of, no_waits
+from tests.clouds.faulty import (
+    AZURE,
+    CLOUDS,
+    GCS,
+    LARGE,
+    MANY_TIMES,
+    NAME,
+    SMALL,
+    Cloud,
+    behind_proxy,
+    content_of,
+    impatient,
+    no_waits,
+)
 from tests.faults import (
     Action,
     Answer,
@@ -144,8 +157,9 @@ def test_a_write_whose_every_answer_is_lost_is_a_success_all_the_same(upload: Up
 
 @on(UPLOADS)
 def test_an_answer_that_comes_too_late_is_no_failure_and_no_false_conflict(upload: Upload) -> None:
-    upload.faulty.inject(upload.commit, Delay(30))
-    upload.run(read_timeout="1s")
+    late = Delay(30)
+    upload.faulty.inject(upload.commit, late)
+    upload.run(**impatient(late, max_attempts=MANY_TIMES))
     upload.assert_stored()
 
 

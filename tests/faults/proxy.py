@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .actions import Action, Terminal
 
 _PREFETCH = 1024 * 1024  # of the answer's body, held before a CallAfter is called
-_JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 60.0  # on a busy machine
 
 
 class FaultProxy:

@@ -28,6 +28,7 @@ from botocore.exceptions import (
 )
 
 from tests.servers import S3Server, ministack, require
+from tests.waiting import PATIENCE, eventually
 
 from . import (
     Action,
@@ -182,7 +183,7 @@ def test_without_a_fault_everything_passes_and_is_named(proxy: FaultProxy, clien
 
 def test_one_connection_serves_many_requests(server: S3Server, proxy: FaultProxy) -> None:
     address = proxy.url.removeprefix("http://")
-    with closing(http.client.HTTPConnection(address, timeout=2)) as connection:
+    with closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
         for _ in range(5):
             connection.request("GET", "/no-such-bucket/key")
             first = connection.sock
@@ -342,13 +343,14 @@ def test_truncated_body_read_in_pieces(proxy: FaultProxy, client: "S3Client", st
         list(iter(lambda: body.read(600), b""))
 
 
-def test_stalled_body(proxy: FaultProxy, hasty: "S3Client", store: "S3Client") -> None:
+def test_stalled_body(server: S3Server, proxy: FaultProxy, store: "S3Client") -> None:
     put(store)
-    proxy.inject(Fault(Match(header=("range", "bytes=0-")), StallBody(after=1000, seconds=60)))
-    body = hasty.get_object(Bucket=BUCKET, Key=KEY, Range="bytes=0-")["Body"]
-    assert body.read(1000) == BODY[:1000]
-    with pytest.raises(ReadTimeoutError):
-        body.read(1)
+    proxy.inject(Fault(Match(header=("range", "bytes=0-")), StallBody(after=1000, seconds=60), times=None))
+    with closing(s3_client(server, proxy.url, read_timeout=1, attempts=60)) as hasty:  # a busy server's head may be late
+        body = hasty.get_object(Bucket=BUCKET, Key=KEY, Range="bytes=0-")["Body"]
+        assert body.read(1000) == BODY[:1000]
+        with pytest.raises(ReadTimeoutError):
+            body.read(1)
     # The fixture's end shows that a stall does not outlive the proxy.
 
 
@@ -366,9 +368,9 @@ def test_flipped_bit_of_a_response(proxy: FaultProxy, client: "S3Client", store:
 def test_delay_lets_the_store_finish(proxy: FaultProxy, hasty: "S3Client", store: "S3Client") -> None:
     proxy.inject(Fault(Match(method="PUT"), Delay(60)))
     with pytest.raises(ReadTimeoutError):
-        put(hasty)
-    assert proxy.requests[0].upstream_status == 200
-    assert read(store) == BODY
+        put(hasty, b"little")  # it has left when it is given up, however busy the proxy
+    eventually(lambda: proxy.requests and proxy.requests[0].upstream_status == 200)
+    assert read(store) == b"little"
 
 
 def test_throttle_slows_both_directions(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
@@ -542,7 +544,7 @@ def echo() -> Iterator[FaultProxy]:
 
 
 def connect(proxy: FaultProxy) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=2)
+    return http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -618,7 +620,7 @@ def test_truncated_chunks_and_flipped_chunks(echo: FaultProxy) -> None:
 def raw(proxy: FaultProxy, request: bytes) -> bytes:
     """What comes back until the proxy closes."""
     host, port = proxy.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=2) as sock:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
         sock.sendall(request)
         return b"".join(iter(lambda: sock.recv(4096), b""))
 
@@ -669,7 +671,7 @@ def test_client_that_leaves_harms_nobody(echo: FaultProxy) -> None:
     echo.inject(Fault(ANY, Delay(0.05)))
     for request in (b"GET / HTTP/1.1\r\n\r\n", b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc", b""):
         host, port = echo.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=2) as sock:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
             sock.sendall(request)
     with closing(connect(echo)) as connection:
         connection.request("GET", "/")
@@ -678,14 +680,15 @@ def test_client_that_leaves_harms_nobody(echo: FaultProxy) -> None:
 
 
 def test_server_that_is_gone_looks_like_a_closed_connection() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    with FaultProxy(f"http://127.0.0.1:{port}") as proxy, closing(connect(proxy)) as connection:
-        connection.request("GET", "/")
-        with pytest.raises(http.client.RemoteDisconnected):
-            connection.getresponse()
-        assert proxy.errors == []
-        assert (proxy.requests[0].status, proxy.requests[0].upstream_status) == (None, None)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        with FaultProxy(f"http://127.0.0.1:{port}") as proxy, closing(connect(proxy)) as connection:
+            connection.request("GET", "/")
+            with pytest.raises(http.client.RemoteDisconnected):
+                connection.getresponse()
+            assert proxy.errors == []
+            assert (proxy.requests[0].status, proxy.requests[0].upstream_status) == (None, None)
 
 
 @pytest.mark.parametrize("kind", [Call, CallAfter])
@@ -711,18 +714,17 @@ def test_errors_of_the_proxy_are_kept(echo: FaultProxy) -> None:
 
 def test_closing_wakes_every_thread(echo: FaultProxy) -> None:
     with FaultProxy(echo.url) as proxy:
-        proxy.inject(Fault(ANY, Delay(60)))
-        proxy.inject(Fault(ANY, StallBody(0, 60), skip=1))
+        proxy.inject(Fault(ANY, Delay(2 * PATIENCE)))
+        proxy.inject(Fault(ANY, StallBody(0, 2 * PATIENCE), skip=1))
         clients = [connect(proxy) for _ in range(4)]
         for number, one in enumerate(clients):
             if number < 3:
                 one.request("GET", "/")
             else:
                 one.connect()
-        while len(proxy.requests) < 3:
-            time.sleep(0.005)
+        eventually(lambda: len(proxy.requests) == 3)
         started = time.monotonic()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < PATIENCE / 2
     assert len([thread for thread in threading.enumerate() if thread.name == "fault-proxy"]) == 1  # the fixture's
     for one in clients:
         one.close()

@@ -25,7 +25,7 @@ from gllm_storage import get_storage_client
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CHILD_SECONDS = 30.0
+CHILD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

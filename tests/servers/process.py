@@ -22,7 +22,7 @@ import trustme
 from .base import ServerUnavailableError
 
 LOOPBACK = "127.0.0.1"
-START_SECONDS = 60.0  # for a cold and busy machine; an idle one needs two at most
+START_SECONDS = 120.0  # for a cold and busy machine; an idle one needs two at most
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.01
 LOG_TAIL_CHARACTERS = 3000

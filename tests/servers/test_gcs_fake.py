@@ -14,6 +14,7 @@ from google.api_core.exceptions import BadRequest, NotFound, PreconditionFailed
 
 from tests.rig import BUCKET, GoogleClient
 from tests.servers import GCSServer
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.conftest import Servers
@@ -70,7 +71,7 @@ def test_of_32_writers_one_wins(blob: Any, server: GCSServer) -> None:
 
     def write(number: int) -> bool:
         mine = google.bucket.blob(blob.name)
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
         try:
             mine.upload_from_string(str(number), if_generation_match=0)
         except PreconditionFailed:
@@ -96,11 +97,11 @@ class Session:
     def __init__(self, server: GCSServer, name: str, **params: str) -> None:
         url = f"{server.endpoint_url}/upload/storage/v1/b/{BUCKET}/o"
         query = {"uploadType": "resumable", "name": name, **params}
-        self.started = requests.post(url, params=query, data=json.dumps({}), timeout=10)
+        self.started = requests.post(url, params=query, data=json.dumps({}), timeout=PATIENCE)
         self.url = self.started.headers["Location"]
 
     def put(self, data: bytes, content_range: str) -> requests.Response:
-        return requests.put(self.url, data=data, headers={"Content-Range": content_range}, timeout=10)
+        return requests.put(self.url, data=data, headers={"Content-Range": content_range}, timeout=PATIENCE)
 
 
 def test_a_session_tells_how_far_it_is_and_takes_a_chunk_once(server: GCSServer, blob: Any) -> None:
@@ -131,7 +132,7 @@ def test_a_session_is_refused_at_its_end_if_an_object_has_appeared(server: GCSSe
 
 def test_a_cancelled_session_makes_no_object(server: GCSServer, blob: Any) -> None:
     session = Session(server, blob.name)
-    assert requests.delete(session.url, timeout=10).status_code == 499
+    assert requests.delete(session.url, timeout=PATIENCE).status_code == 499
     assert session.put(b"ours", "bytes 0-3/4").status_code == 499
     assert not blob.exists()
 

@@ -8,7 +8,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
+from tests.waiting import eventually
 
 from . import (
     S3Server,
@@ -105,7 +106,7 @@ def listening_addresses(pids: tuple[int, ...]) -> list[str]:
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with require(request.param, tmp_path_factory.mktemp("server")) as running:
         yield running
-    assert not any(is_running(pid) for pid in running.pids)
+    eventually(lambda: not any(is_running(pid) for pid in running.pids))
 
 
 @pytest.fixture(scope="module")
@@ -199,12 +200,9 @@ def test_a_server_dies_with_a_killed_test_process(tmp_path: Path) -> None:
         check=False,
     )
     pids = [int(pid) for pid in child.stdout.split()]
-    deadline = time.monotonic() + 5
 
     assert pids
-    while any(is_running(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_a_missing_program_skips_but_fails_in_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
