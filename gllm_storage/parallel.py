@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 _STOP_SECONDS = 10.0
 """How long a failed transfer waits for its other parts to notice. Only a server that stalls takes longer."""
+_LOOK_SECONDS = 0.5
 
 
 class TransferStopped(BaseException):
@@ -125,7 +126,9 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[
     try:
         if not _start(threads):
             crew.work()
-        crew.finished.wait()
+        # A signal that comes just before this thread waits does not wake it up: it has to look.
+        while not crew.finished.wait(_LOOK_SECONDS):
+            pass
         crew.raise_first_failure()
     except BaseException:
         stop.set()

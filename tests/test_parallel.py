@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gllm_storage.parallel import Stop, TransferStopped, check_stop, run_all
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, eventually, main_waits
 
 
 def test_results_are_in_the_order_of_the_tasks() -> None:
@@ -88,3 +88,19 @@ def test_ctrl_c_while_a_thread_is_started_is_not_taken_for_a_lack_of_threads(mon
     with pytest.raises(KeyboardInterrupt):
         run_all([work, work], 2, stop)
     assert stop.is_set()
+
+
+def test_ctrl_c_that_does_not_wake_the_waiting_thread_is_heard_all_the_same() -> None:
+    stop, heard = Stop(), threading.Event()
+    in_time: list[bool] = []
+
+    def work() -> None:
+        eventually(main_waits)
+        # As it is when the signal comes just before the main thread waits: Python notes it, and nothing ends the wait.
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        stop.on_set(heard.set)
+        in_time.append(heard.wait(PATIENCE / 2))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all([work], 1, stop)
+    assert in_time == [True]
