@@ -56,8 +56,10 @@ def typed(keys: str, here: Path) -> str:
     os.write(terminal, f"{SET_UP}{keys}\nexit\n".encode())
     shown = b""
     deadline = time.monotonic() + SECONDS
+    poll = select.poll()  # as in tests.cli.support
+    poll.register(terminal, select.POLLIN)
     while time.monotonic() < deadline:
-        if not select.select([terminal], [], [], 0.1)[0]:
+        if not poll.poll(100):
             continue
         try:
             shown += os.read(terminal, 65536)
