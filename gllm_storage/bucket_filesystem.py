@@ -47,7 +47,7 @@ class BucketFileSystem(ManyMethods, LookingMethods, ReadingMethods, WritingMetho
         kwargs = {name: value for name, value in kwargs.items() if name not in OF_FILES}
         if mode != "rb":
             kwargs |= {"acl": given["acl"]} if "acl" in given else {}
-            writer = self._open_writer(bucket, key, mode, block_size, kwargs)
+            writer = self._open_writer(bucket, key, mode, kwargs)
             writer.autocommit = given.get("autocommit", True)
             return writer
         of_reader = {name: given[name] for name in OF_READERS if name in given}

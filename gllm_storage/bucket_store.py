@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from contextlib import AbstractContextManager
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.objects import ObjectInfo
     from gllm_storage.sources import Source
     from gllm_storage.transfer import ObjectReader, Transfer, TransferSettings
-    from gllm_storage.writer import WritableFile
 
 
 @dataclass(frozen=True)
@@ -96,20 +94,3 @@ class BucketStore(Protocol):
 
     def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
         """Check that a bucket is there, or was within the last seconds; `BucketNotFoundError` if it is not."""
-
-
-@runtime_checkable
-class StreamingStore(BucketStore, Protocol):
-    """A store that takes an object while it is being written; of the others each file is collected first."""
-
-    def open_stream(self, destination: Destination, part_size: int | None) -> AbstractContextManager[WritableFile]:
-        """A file that becomes an object when the block ends well.
-
-        Args:
-            destination: Where it goes.
-            part_size: How many bytes are sent at a time; None for what the store thinks right.
-
-        Raises:
-            ValueError: If parts cannot be of that size.
-            StorageError: If it cannot be told how the store creates exclusively.
-        """

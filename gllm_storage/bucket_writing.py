@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from gllm_storage.bucket_base import OF_FILES, BucketBase
-from gllm_storage.bucket_store import Destination, StreamingStore
+from gllm_storage.bucket_store import Destination
 from gllm_storage.local_files import open_source
 from gllm_storage.opening import is_create
 from gllm_storage.parallel import Stop, run_all, running_stop
@@ -103,14 +103,11 @@ class WritingMethods(BucketBase):
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
         await self._in_thread(lambda _: self.pipe_file(path, value, mode, **kwargs))
 
-    def _open_writer(self, bucket: str, key: str, mode: str, block_size: int | None, kwargs: dict[str, Any]) -> AtomicWriter:
+    def _open_writer(self, bucket: str, key: str, mode: str, kwargs: dict[str, Any]) -> AtomicWriter:
         exclusive, options = self._write_options(mode == "xb", kwargs)
         destination = Destination(bucket, key, self._transfer(bucket, key, "upload"), exclusive, options)
         details = self._error_details(bucket, key, "open")
-        if isinstance(self.store, StreamingStore):
-            content = self.store.open_stream(destination, block_size)
-        else:
-            content = SpooledObject(partial(destination.take, self.store), self.store.settings, destination.transfer.details)
+        content = SpooledObject(partial(destination.take, self.store), self.store.settings, destination.transfer.details)
         if exclusive:
             self.store.require_creates(bucket, key, details)
         return AtomicWriter(self._published(content, f"{bucket}/{key}"), details.url, mode, fs=self)
