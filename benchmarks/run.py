@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import objects, servers
+from benchmarks import objects, servers, warm
 from benchmarks.figures import Sample, order
-from benchmarks.layout import GIB, Endpoint, Layout, Task
+from benchmarks.layout import GIB, MIB, Endpoint, Layout, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 900.0
 _SPARE_DISK = 5 * GIB
+_PROCESS_MEMORY = 512 * MIB  # for a worker, and for what the kernel keeps of its connections
 _TAIL_CHARACTERS = 600
 
 
@@ -43,7 +44,7 @@ class Bench:
         layout: Names of the files and objects.
         served: The folder that the server serves, if it serves one.
         counter: The compiled proxy, if requests are to be counted.
-        settle: Whether to wait before each run until the disk has what was written before.
+        settle: Whether to bring disk and memory into the same state before each run.
     """
 
     python: str
@@ -124,7 +125,7 @@ def run_job(bench: Bench, job: Job, peers: Sequence[str], repeats: int, outcome:
 
 def _run_once(bench: Bench, job: Job, peer: str, *, first: bool) -> dict[str, float]:
     if bench.settle:
-        os.sync()  # what the one before has written is not the next one's to wait for
+        _settle(bench.layout, job)
     try:
         figures = _measure(bench, job, peer, bench.endpoint)
         if first and job.downloads:
@@ -134,6 +135,13 @@ def _run_once(bench: Bench, job: Job, peer: str, *, first: bool) -> dict[str, fl
     if stored and stored["bytes"] != job.size * job.count:
         raise WorkerError(f"stored {stored['bytes']} bytes in place of {job.size * job.count}")
     return figures
+
+
+def _settle(layout: Layout, job: Job) -> None:
+    os.sync()  # what the one before has written is not the next one's to wait for
+    if not job.sparse:
+        warm.read_files(layout.file(size, index) for size, index in objects.names_of(job))
+    warm.take_memory(layout.folder, _PROCESS_MEMORY + (job.size * job.count if job.downloads else 0))
 
 
 def _count(bench: Bench, job: Job, peer: str, program: str) -> dict[str, Any]:
