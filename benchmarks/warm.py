@@ -16,10 +16,11 @@ _BLOCK = 16 * MIB
 def take_memory(folder: str, size: int) -> None:
     """Write a file of so many bytes and delete it, so that a run finds memory which this machine has already.
 
-    A virtual machine may give memory that is free back to its host within seconds (free page reporting), and whoever is the
-    next to write to it waits for the host: measured, `dd` of 4 GiB into the disk's cache takes 0.9 to 2.7 s just after such a
-    file was deleted and 6.5 s fifteen seconds later, 90 % of it in the kernel's copy. A run would measure how long ago another
-    one ended. Memory of another kind does not help: after as much in a memfd or an anonymous mapping, `dd` took 6.5 s as before.
+    A virtual machine may give memory that is free back to its host within seconds (free page reporting), and whoever is
+    next to write to it waits for the host: measured, `dd` of 4 GiB into the disk's cache takes 0.9 to 2.7 s just after such
+    a file was deleted and 6.5 s fifteen seconds later, 90 % of it in the kernel's copy. A run would measure how long ago
+    another one ended. Memory of another kind does not help: after as much in a memfd or in an anonymous mapping, `dd` took
+    6.5 s as before.
     """
     path = os.path.join(folder, "memory")
     block = bytes(min(_BLOCK, size))

@@ -15,7 +15,8 @@ from gllm_storage.interruptible import task_of_call
 from gllm_storage.opening import AtomicOpening
 from gllm_storage.parallel import Stop, running_stop, stopped_by
 from gllm_storage.process import PerProcess
-from gllm_storage.transfer import Progress, Transfer
+from gllm_storage.progress import Progress
+from gllm_storage.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -24,7 +24,7 @@ class BucketFileSystem(ManyMethods, LookingMethods, ReadingMethods, WritingMetho
     """Mixed into one of fsspec's asynchronous filesystems, before it.
 
     `put_file`, `get_file`, `pipe_file`, `cat_file`, `put`, `get`, `pipe`, `cat`, `info`, `exists`, `isfile`, `isdir`,
-    `rm_file`, `open` and the methods of the verbs go through the store: exclusive creates that hold at any size, downloads
+    `rm_file` and `open` go through the store: exclusive creates that hold at any size, downloads
     that are whole and verified, errors in our words, always asked from the store. The rest is the filesystem's own, with
     listings that are always fresh.
     """

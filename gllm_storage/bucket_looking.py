@@ -2,56 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gllm_storage.bucket_base import BucketBase
 from gllm_storage.errors import BucketNotFoundError, ObjectNotFoundError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gllm_storage.objects import ObjectInfo
-
 
 class LookingMethods(BucketBase):
-    """`info`, `exists`, `isfile`, `isdir`, and the methods by which the verbs look."""
-
-    def object_info(self, path: str) -> ObjectInfo:
-        """What the store knows of an object now.
-
-        Raises:
-            ObjectNotFoundError: If there is no such object; a prefix of others is none.
-            StorageError: If it cannot be told.
-        """
-        return self.store.info(*self._place(path), "info")
-
-    def object_exists(self, path: str) -> bool:
-        """Whether there is such an object now; a prefix of others is none.
-
-        Raises:
-            StorageError: If it cannot be told.
-        """
-        try:
-            self.store.info(*self._place(path), "exists")
-        except ObjectNotFoundError:
-            return False
-        return True
-
-    def iter_objects(self, path: str) -> Iterator[ObjectInfo]:
-        """All objects whose path begins with ``bucket/…``, in key order.
-
-        Raises:
-            StorageError: If listing fails.
-        """
-        yield from self.store.list(*self._split(path))
-
-    def iter_folder(self, path: str) -> Iterator[ObjectInfo | str]:
-        """What is directly behind ``bucket/…``: objects, and URLs of folders, which end with ``/``; in their order.
-
-        Raises:
-            StorageError: If listing fails.
-        """
-        yield from self.store.list_folder(*self._split(path))
+    """`info`, `exists`, `isfile`, `isdir`."""
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """What fsspec wants to know of an object, a prefix or a bucket; always asked from the store.

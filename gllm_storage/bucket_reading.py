@@ -11,9 +11,9 @@ from fsspec.asyn import sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from gllm_storage.bucket_base import BucketBase
+from gllm_storage.download import download_object, read_object
 from gllm_storage.parallel import Stop, running_stop
 from gllm_storage.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_into, read_ranges, read_slice
-from gllm_storage.transfer import download_object, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,10 +45,6 @@ class ReadingMethods(BucketBase):
             return
         told = callback or DEFAULT_CALLBACK
         await self._in_thread(lambda stop: self._download(rpath, os.fspath(lpath), told, stop))
-
-    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback = DEFAULT_CALLBACK) -> None:
-        """As `get_file`."""
-        self._download(rpath, lpath, callback, Stop())
 
     def _download(self, rpath: str, lpath: str, callback: Callback, stop: Stop) -> None:
         bucket, key = self._place(rpath)

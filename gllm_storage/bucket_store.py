@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gllm_storage.local_files import open_source
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gllm_storage.errors import ErrorDetails
+    from gllm_storage.object_reader import ObjectReader
     from gllm_storage.objects import ObjectInfo
     from gllm_storage.sources import Source
-    from gllm_storage.transfer import ObjectReader, Transfer, TransferSettings
+    from gllm_storage.transfer import Transfer, TransferSettings
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class Destination:
     def take(self, store: BucketStore, source: Source) -> None:
         """Upload a file to here; as `BucketStore.upload`."""
         store.upload(source, self.bucket, self.key, self.transfer, exclusive=self.exclusive, options=self.options)
+
+    def take_file(self, store: BucketStore, path: str) -> None:
+        """Upload the local file of that path to here; as `BucketStore.upload`."""
+        progress = self.transfer.progress
+        with open_source(path, self.transfer.details) as source:
+            progress.expect(source.size)
+            self.take(store, source)
+        progress.finish()
 
 
 class BucketStore(Protocol):

@@ -11,7 +11,6 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from gllm_storage.bucket_base import OF_FILES, BucketBase
 from gllm_storage.bucket_store import Destination
-from gllm_storage.local_files import open_source
 from gllm_storage.opening import is_create
 from gllm_storage.parallel import Stop, run_all, running_stop
 from gllm_storage.sources import MemorySource
@@ -60,19 +59,12 @@ class WritingMethods(BucketBase):
             lambda stop: self._upload(os.fspath(lpath), rpath, told, stop, exclusive=exclusive, options=options)
         )
 
-    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
-        """As `put_file`."""
-        self._upload(lpath, rpath, callback, Stop(), exclusive=exclusive, options={})
-
     def _upload(
         self, lpath: str, rpath: str, callback: Callback, stop: Stop, *, exclusive: bool, options: Mapping[str, Any]
     ) -> None:
         bucket, key = self._place(rpath)
         transfer = self._transfer(bucket, key, "upload", callback, stop)
-        with open_source(lpath, transfer.details) as source:
-            transfer.progress.expect(source.size)
-            self.store.upload(source, bucket, key, transfer, exclusive=exclusive, options=options)
-        transfer.progress.finish()
+        Destination(bucket, key, transfer, exclusive, options).take_file(self.store, lpath)
         self._forget_listings(rpath)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:

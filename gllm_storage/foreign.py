@@ -56,7 +56,7 @@ class ForeignStore:
         self._scheme = scheme
         self._base = base
 
-    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback | None = None) -> None:
         """Upload a local file.
 
         Raises:
@@ -73,7 +73,7 @@ class ForeignStore:
             )
         with open_source(lpath, details) as source:
             with _translated(details):
-                self._filesystem.put_file(lpath, self._path(rpath), callback=callback)
+                self._filesystem.put_file(lpath, self._path(rpath), callback=callback or DEFAULT_CALLBACK)
                 stored = self._filesystem.info(self._path(rpath))["size"]
             source.require_unchanged()
         if stored != source.size:
@@ -82,7 +82,7 @@ class ForeignStore:
                 details,
             )
 
-    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback = DEFAULT_CALLBACK) -> None:
+    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback | None = None) -> None:
         """Download a file; the local file is whole, or as it was.
 
         Raises:
@@ -94,7 +94,7 @@ class ForeignStore:
             before = self._info(rpath, "download")
             for _ in range(_RESTARTS):
                 with _translated(details):
-                    self._filesystem.get_file(self._path(rpath), target.temporary, callback=callback)
+                    self._filesystem.get_file(self._path(rpath), target.temporary, callback=callback or DEFAULT_CALLBACK)
                 after = self._info(rpath, "download")
                 if before == after:
                     break

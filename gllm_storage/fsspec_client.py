@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class ObjectStore(Protocol):
-    """What the verbs need; our filesystems have it, `ForeignStore` gives it to all others."""
+    """What the verbs need: `BucketObjects` of buckets, the filesystems of files and memory, `ForeignStore` of others."""
 
-    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback) -> None:
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback | None = None) -> None:
         """Upload; `put_file` is fsspec's name for it, and may take folders, too."""
 
-    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback) -> None:
+    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback | None = None) -> None:
         """Download; `get_file` is fsspec's name for it, and may take folders, too."""
 
     def rm_file(self, path: str) -> None:
@@ -111,9 +111,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileExistsError: If check_conflict is True and the object exists (`ObjectExistsError`).
             RuntimeError: If the upload fails (`StorageError`); nothing was changed then.
         """
-        from fsspec.callbacks import DEFAULT_CALLBACK  # noqa: PLC0415 - fsspec takes 50 ms to import
-
-        return self.upload_with_progress(local_path, remote_path, DEFAULT_CALLBACK, check_conflict=check_conflict)
+        return self.upload_with_progress(local_path, remote_path, None, check_conflict=check_conflict)
 
     def download_file(self, remote_path: str, local_path: str | Path) -> Path:
         """Download a file. The local file is complete and verified, or as it was before.
@@ -130,9 +128,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
             RuntimeError: If the download fails (`StorageError`).
         """
-        from fsspec.callbacks import DEFAULT_CALLBACK  # noqa: PLC0415 - fsspec takes 50 ms to import
-
-        return self.download_with_progress(remote_path, local_path, DEFAULT_CALLBACK)
+        return self.download_with_progress(remote_path, local_path, None)
 
     def file_exists(self, remote_path: str) -> bool:
         """Check whether an object exists now. A prefix of other objects does not count.
@@ -167,7 +163,7 @@ class FsspecStorageClient(CloudStorageClient):
         return True
 
     def upload_with_progress(
-        self, local_path: str | Path, remote_path: str, callback: Callback, *, check_conflict: bool = False
+        self, local_path: str | Path, remote_path: str, callback: Callback | None, *, check_conflict: bool = False
     ) -> str:
         """As `upload_file`, watched.
 
@@ -175,7 +171,7 @@ class FsspecStorageClient(CloudStorageClient):
             local_path: As in `upload_file`.
             remote_path: As in `upload_file`.
             callback: An fsspec callback, such as ``fsspec.callbacks.TqdmCallback()``; told the size, and the bytes as they
-                are sent; more than the size where something had to be sent again.
+                are sent; more than the size where something had to be sent again. None if nobody watches.
             check_conflict: As in `upload_file`.
 
         Returns:
@@ -189,7 +185,7 @@ class FsspecStorageClient(CloudStorageClient):
         self._store().store_file(os.fspath(local_path), path, exclusive=check_conflict, callback=callback)
         return self._location.url(key)
 
-    def download_with_progress(self, remote_path: str, local_path: str | Path, callback: Callback) -> Path:
+    def download_with_progress(self, remote_path: str, local_path: str | Path, callback: Callback | None) -> Path:
         """As `download_file`, watched.
 
         Args:

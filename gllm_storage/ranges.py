@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from gllm_storage.download import Download
 from gllm_storage.errors import StorageUnavailableError
 from gllm_storage.exclusive import backoff
+from gllm_storage.object_reader import ObjectChangedError
 from gllm_storage.parallel import Stop, run_all, stopped_by
-from gllm_storage.transfer import Download, ObjectChangedError, Transfer, part_ranges
+from gllm_storage.transfer import Transfer, part_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gllm_storage.object_reader import ObjectReader
     from gllm_storage.objects import ObjectInfo
-    from gllm_storage.transfer import ObjectReader
 
 T = TypeVar("T")
 Slice = tuple[int | None, int | None]

@@ -10,9 +10,9 @@ from fsspec.caching import BaseCache
 from fsspec.spec import AbstractBufferedFile
 
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, StorageError, StorageUnavailableError
+from gllm_storage.object_reader import ObjectChangedError
 from gllm_storage.process import PerProcess
 from gllm_storage.read_ahead import ReadAhead, Source
-from gllm_storage.transfer import ObjectChangedError
 
 if TYPE_CHECKING:
     from gllm_storage.bucket_filesystem import BucketFileSystem
@@ -261,7 +261,7 @@ class VersionFile:
     def _replaced(self) -> Exception:
         """What to raise when the object is another version now, or, as GCS and Azure do not tell apart, gone."""
         try:
-            self.fs.object_info(self.path)
+            self.fs.store.info(*self.fs._place(self.path), "read")  # noqa: SLF001 - its filesystem's
         except ObjectNotFoundError as gone:
             return gone
         except StorageError:

@@ -10,13 +10,15 @@ from fsspec.asyn import AsyncFileSystem
 
 from gllm_storage.bucket_filesystem import BucketFileSystem
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
+from gllm_storage.object_reader import ObjectChangedError
 from gllm_storage.objects import ObjectInfo
 from gllm_storage.parallel import check_stop
-from gllm_storage.transfer import ObjectChangedError, TransferSettings
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Generator
+
+    from gllm_storage.transfer import TransferSettings
 
 KIB = 2**10
 MIB = 2**20

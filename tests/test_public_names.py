@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 import gllm_storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DOCUMENTED = [
     "CloudStorageClient",
@@ -79,6 +84,29 @@ def test_importing_the_package_loads_no_sdk() -> None:
     program = f"import sys, gllm_storage; print([name for name in {HEAVY} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
     assert said == "[]\n"
+
+
+def test_the_verbs_on_s3_load_neither_s3fs_nor_aiohttp(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    program = f"""
+import sys
+from moto import mock_aws
+from gllm_storage import get_storage_client
+with mock_aws():
+    client = get_storage_client("s3", {{"bucket_name": "models", "region_name": "us-east-1"}})
+    client._s3.get().requests.client.create_bucket(Bucket="models")
+    client.upload_file({str(tmp_path / "file")!r}, "a", check_conflict=True)
+    client.download_file("a", {str(tmp_path / "back")!r})
+    assert client.file_exists("a") and client.info("a").size == 7 and len(list(client.list_files())) == 1
+    client.delete_file("a")
+print([name for name in ("s3fs", "aiohttp", "aiobotocore", "fsspec") if name in sys.modules])
+"""
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120, env={**os.environ, **keys}
+    ).stdout
+    assert said == "[]\n"
+    assert (tmp_path / "back").read_bytes() == b"content"
 
 
 def test_what_needs_no_sdk_loads_none() -> None:

@@ -104,8 +104,9 @@ class AzureStorageClient(FsspecStorageClient):
             ) from error
 
     def _store(self) -> ObjectStore:
-        store: ObjectStore = self.filesystem
-        return store
+        from gllm_storage.bucket_objects import BucketObjects  # noqa: PLC0415 - the client's module loads no SDK
+
+        return BucketObjects(self.filesystem.store, self.settings.container_name, self.provider, self._location.scheme)
 
     def _identity(self) -> object:
         return self.settings

@@ -29,8 +29,9 @@ from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.exclusive import Answer, Sighting
 from gllm_storage.local_files import CHUNK
 from gllm_storage.metadata import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, WRITE_ID_UNDERSCORED
+from gllm_storage.object_reader import ObjectChangedError
 from gllm_storage.parallel import run_all
-from gllm_storage.transfer import ObjectChangedError, part_ranges, part_size_for
+from gllm_storage.transfer import part_ranges, part_size_for
 
 if TYPE_CHECKING:
     import contextlib
@@ -60,7 +61,7 @@ _SERVER_ERROR = 500
 
 @dataclass(frozen=True)
 class AzureReader:
-    """One blob, as `gllm_storage.transfer` reads it.
+    """One blob, as `gllm_storage.download` reads it.
 
     Attributes:
         requests: The control requests, and the SDK's clients.

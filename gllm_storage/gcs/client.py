@@ -88,8 +88,9 @@ class GCSStorageClient(FsspecStorageClient):
             ) from error
 
     def _store(self) -> ObjectStore:
-        store: ObjectStore = self.filesystem
-        return store
+        from gllm_storage.bucket_objects import BucketObjects  # noqa: PLC0415 - the client's module loads no SDK
+
+        return BucketObjects(self.filesystem.store, self.settings.bucket_name, self.provider, self._location.scheme)
 
     def _identity(self) -> object:
         return self.settings

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import urllib3
 
 from gllm_storage import checksums
+from gllm_storage.download import READ_CHUNK
 from gllm_storage.errors import AccessDeniedError, StorageError, StorageUnavailableError
 from gllm_storage.exclusive import Answer, Sighting
 from gllm_storage.gcs.errors import (
@@ -28,8 +29,8 @@ from gllm_storage.gcs.errors import (
 from gllm_storage.gcs.requests import info_of, path_of, require_resource
 from gllm_storage.gcs.resumable import ResumableUpload
 from gllm_storage.metadata import WRITE_ID_UNDERSCORED
+from gllm_storage.object_reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 from gllm_storage.parallel import run_all
-from gllm_storage.transfer import READ_CHUNK, ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -57,7 +58,7 @@ _SERVER_ERROR = 500
 
 @dataclass(frozen=True)
 class GCSReader:
-    """One object, as `gllm_storage.transfer` reads it.
+    """One object, as `gllm_storage.download` reads it.
 
     Attributes:
         requests: Sends the requests.

@@ -48,20 +48,20 @@ class LocalStoreFileSystem(AtomicOpening, FilesAndFolders, LocalFileSystem):  # 
     ``mode="create"`` and ``open(…, "xb")`` give a temporary file its name by a hard link, which fails if the name is taken.
     """
 
-    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback | None = None) -> None:
         """As `put_file`, for one file: a folder is refused."""
         path = self._strip_protocol(rpath)
-        details = _details(path, "upload")
+        details, told = _details(path, "upload"), callback or DEFAULT_CALLBACK
         with open_source(lpath, details) as source:
-            callback.set_size(source.size)
+            told.set_size(source.size)
             with _stored(path, details, exclusive=exclusive) as target:
-                copy(source, target, callback.relative_update)
+                copy(source, target, told.relative_update)
                 source.require_unchanged()
 
-    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback = DEFAULT_CALLBACK) -> None:
+    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback | None = None) -> None:
         """As `get_file`, for one file: a folder is no object."""
         path = self._strip_protocol(rpath)
-        details = _details(path, "download")
+        details, told = _details(path, "download"), callback or DEFAULT_CALLBACK
         with atomic_target(lpath, details) as target:
             for _attempt in range(_RESTARTS):
                 _look(path, details)
@@ -71,8 +71,8 @@ class LocalStoreFileSystem(AtomicOpening, FilesAndFolders, LocalFileSystem):  # 
                     _absent_as_not_found(details),
                     open_source(path, details) as source,
                 ):
-                    callback.set_size(source.size)
-                    copy(source, target, callback.relative_update)
+                    told.set_size(source.size)
+                    copy(source, target, told.relative_update)
                     source.require_unchanged()
                     return
             raise StorageUnavailableError(

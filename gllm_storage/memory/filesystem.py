@@ -27,28 +27,28 @@ class MemoryFileSystem(AtomicOpening, FilesAndFolders, _MemoryFileSystem):  # ty
     Every write puts a new object into the store, so that readers of the old one go on with the old one.
     """
 
-    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback = DEFAULT_CALLBACK) -> None:
+    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback | None = None) -> None:
         """As `put_file`, for one file: a folder is refused."""
         path = self._strip_protocol(rpath)
-        details = _details(path, "upload")
+        details, told = _details(path, "upload"), callback or DEFAULT_CALLBACK
         with open_source(lpath, details) as source:
-            callback.set_size(source.size)
+            told.set_size(source.size)
             with self._stored(path, details, exclusive=exclusive) as content:
                 for offset in range(0, source.size, CHUNK):
                     content.write(source.read_at(offset, min(CHUNK, source.size - offset)))
-                    callback.relative_update(min(CHUNK, source.size - offset))
+                    told.relative_update(min(CHUNK, source.size - offset))
                 source.require_unchanged()
 
-    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback = DEFAULT_CALLBACK) -> None:
+    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback | None = None) -> None:
         """As `get_file`, for one file: a folder is no object."""
         path = self._strip_protocol(rpath)
-        details = _details(path, "download")
+        details, told = _details(path, "download"), callback or DEFAULT_CALLBACK
         with atomic_target(lpath, details) as target:
             content = self._look(path, details).getvalue()
-            callback.set_size(len(content))
+            told.set_size(len(content))
             target.allocate(len(content))
             target.write_at(0, content)
-            callback.relative_update(len(content))
+            told.relative_update(len(content))
 
     def object_info(self, path: str) -> ObjectInfo:
         """What is known of an object.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, split_url
+from gllm_storage.process import PerProcess
 from gllm_storage.s3.settings import S3Settings
 from gllm_storage.settings import describe, parse_config
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.fsspec_client import ObjectStore
     from gllm_storage.s3.filesystem import S3FileSystem
+    from gllm_storage.s3.store import S3Store
 
 
 class S3StorageClient(FsspecStorageClient):
@@ -64,6 +66,8 @@ class S3StorageClient(FsspecStorageClient):
                 all mistakes.
         """
         super().__init__(config)
+        # The verbs need no filesystem: to import s3fs and aiohttp takes longer than most of what they do.
+        self._s3: PerProcess[S3Store] = PerProcess(self._make_store)
 
     @classmethod
     def config_from_url(cls, url: str) -> dict[str, str]:
@@ -114,11 +118,22 @@ class S3StorageClient(FsspecStorageClient):
     def _make_filesystem(self) -> S3FileSystem:
         from gllm_storage.s3.filesystem import S3FileSystem  # noqa: PLC0415 - it imports s3fs and botocore
 
-        return S3FileSystem(**self.settings.filesystem_options(), skip_instance_cache=True)
+        filesystem = S3FileSystem(**self.settings.filesystem_options(), skip_instance_cache=True)
+        filesystem.use(self._s3.get())
+        return filesystem
+
+    def _make_store(self) -> S3Store:
+        from gllm_storage.s3.connection import Connections  # noqa: PLC0415 - the client's module loads no SDK
+        from gllm_storage.s3.requests import S3Requests  # noqa: PLC0415 - as above
+        from gllm_storage.s3.store import S3Store  # noqa: PLC0415 - as above
+
+        requests = S3Requests(Connections(self.settings.connection()), self.settings.parameters())
+        return S3Store(requests, self.settings.transfer())
 
     def _store(self) -> ObjectStore:
-        store: ObjectStore = self.filesystem
-        return store
+        from gllm_storage.bucket_objects import BucketObjects  # noqa: PLC0415 - as above
+
+        return BucketObjects(self._s3.get(), self.settings.bucket_name, self.provider, self._location.scheme)
 
     def _identity(self) -> object:
         return self.settings

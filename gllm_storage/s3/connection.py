@@ -50,6 +50,11 @@ def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
+def pool_size(max_concurrency: int) -> int:
+    """How many connections are kept for transfers that have so many requests under way, of which there may be some."""
+    return max(10, 2 * max_concurrency)
+
+
 @dataclass(frozen=True)
 class Connection:
     """How to reach a store. Secrets are not shown.

@@ -18,10 +18,11 @@ from botocore.exceptions import ClientError
 from gllm_storage.errors import StorageError, StorageUnavailableError
 from gllm_storage.exclusive import Answer, Sighting, backoff, write_object
 from gllm_storage.metadata import WRITE_ID
+from gllm_storage.object_reader import ObjectChangedError
 from gllm_storage.parallel import run_all, stopped_by
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_not_found, not_found, require_any, status_of, translated
 from gllm_storage.s3.plan import MAX_PUT
-from gllm_storage.transfer import MIB, ObjectChangedError, part_ranges, part_size_for
+from gllm_storage.transfer import MIB, part_ranges, part_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

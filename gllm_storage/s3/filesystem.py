@@ -13,6 +13,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
 
 from gllm_storage.bucket_store import Destination
+from gllm_storage.download import download_object
 from gllm_storage.errors import ObjectExistsError, StorageError
 from gllm_storage.interruptible import task_of_call
 from gllm_storage.local_files import atomic_target
@@ -20,17 +21,16 @@ from gllm_storage.many import is_collected
 from gllm_storage.metadata import WRITE_ID
 from gllm_storage.parallel import Stop, run_all, running_stop
 from gllm_storage.s3.boto import Receipt
-from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, Connections, require_one_of
+from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, Connections, pool_size, require_one_of
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.file import S3File, S3Writer
 from gllm_storage.s3.inherited import in_our_words
 from gllm_storage.s3.many import ManyObjects, with_content_type
 from gllm_storage.s3.moving import MovingMethods
-from gllm_storage.s3.options import SharedInstances, client_options_of, require_known, settings_of_call
-from gllm_storage.s3.plan import S3TransferSettings, check_transfer_settings
+from gllm_storage.s3.options import SharedInstances, client_options_of, require_known
+from gllm_storage.s3.plan import S3TransferSettings, check_transfer_settings, settings_of_call
 from gllm_storage.s3.requests import S3Requests, info_from_head
-from gllm_storage.s3.writing import WritingStore
-from gllm_storage.transfer import download_object
+from gllm_storage.s3.store import S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
     provider: ClassVar[str] = "s3"
     scheme: ClassVar[str] = "s3"
     appends: ClassVar[bool] = True
-    store: WritingStore
+    store: S3Store
 
     def __init__(
         self,
@@ -102,10 +102,16 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
         )
         require_one_of("engine", engine, ENGINES)
         require_one_of("sign_bodies", sign_bodies, BODY_SIGNING)
-        self.connections = Connections(self._connection(engine, sign_bodies))
-        requests = S3Requests(self.connections, {**self.s3_additional_kwargs, **self.req_kw})
-        self.requests = requests
-        self._attach(WritingStore(requests, self.transfer))
+        connections = Connections(self._connection(engine, sign_bodies))
+        requests = S3Requests(connections, {**self.s3_additional_kwargs, **self.req_kw})
+        self.use(S3Store(requests, self.transfer))
+
+    def use(self, store: S3Store) -> None:
+        """Go through another store, which was made of the same options, and may have its boto3 client already."""
+        self.transfer = store.settings
+        self.requests = store.requests
+        self.connections = store.requests.connections
+        self._attach(store)
 
     def _after_fork(self) -> None:
         self._s3 = None
@@ -130,7 +136,7 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
             config_options=self.config_kwargs,
             profile_name=self.kwargs.get("profile") or profile,
             anonymous=bool(self.anon),
-            pool_size=max(10, 2 * self.max_concurrency),
+            pool_size=pool_size(self.max_concurrency),
             engine=engine,
             sign_bodies=sign_bodies,
         )

@@ -259,11 +259,14 @@ class MovingMethods(BucketFileSystem):
 
     def _may_exist(self, path: str, *, unknown: bool) -> bool:
         try:
-            return self.object_exists(path)
+            self.store.info(*self._place(path), "delete")
+        except ObjectNotFoundError:
+            return False
         except AccessDeniedError:  # who may write and delete need not be able to read
             return unknown
         except BucketNotFoundError:
             return False
+        return True
 
     async def _bulk_delete(self, pathlist: list[str], **_: Any) -> list[str]:
         places = [self._place(path) for path in pathlist]

@@ -1,23 +1,17 @@
-"""The options of s3fs that need a word of ours: which there are, what a session or a call says, whose instance is cached."""
+"""The options of s3fs that need a word of ours: which there are, what a session says, whose instance is cached."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import inspect
-import operator
 from typing import TYPE_CHECKING, Any
 
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from s3fs.core import S3FileSystem
 
-from gllm_storage.s3.plan import MAX_PUT, MIN_PART
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from gllm_storage.s3.plan import S3TransferSettings
+    from collections.abc import Iterable
 
 _OF_FSSPEC = ("batch_size", "listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache")
 
@@ -52,40 +46,6 @@ def require_known(options: Iterable[str], ours: type) -> None:
             alike = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {alike[0]!r}?" if alike else ""
             raise TypeError(f"S3FileSystem has no option {name!r}{hint} It takes {', '.join(sorted(known))}")
-
-
-def settings_of_call(settings: S3TransferSettings, options: Mapping[str, Any], least: int = MIN_PART) -> S3TransferSettings:
-    """How one call moves its object, which may say how large its parts are, and how many of them go at a time.
-
-    Args:
-        settings: How the filesystem does.
-        options: The arguments of the call, s3fs's ``chunksize`` and ``max_concurrency`` among them. What is larger than a
-            chunk goes in parts then, whatever the threshold.
-        least: The fewest bytes in a part.
-
-    Raises:
-        ValueError: If parts cannot be of that size, or not so many of them go at a time.
-    """
-    changes: dict[str, Any] = {}
-    part_size, workers = options.get("chunksize"), options.get("max_concurrency")
-    if part_size is not None:
-        size = _integer(part_size)
-        if size is None or not least <= size <= MAX_PUT:
-            raise ValueError(f"chunksize must be a number of bytes between {least} and {MAX_PUT}, not {part_size!r}")
-        changes = {"part_size": size, "multipart_threshold": size}
-    if workers is not None:
-        number = _integer(workers)
-        if number is None or number < 1:
-            raise ValueError(f"max_concurrency must be a number, at least 1, not {workers!r}")
-        changes["max_concurrency"] = number
-    return dataclasses.replace(settings, **changes) if changes else settings
-
-
-def _integer(value: Any) -> int | None:
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def client_options_of(session: AioSession | None) -> tuple[str | None, dict[str, Any]]:

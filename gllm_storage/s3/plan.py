@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning
 from gllm_storage.s3.capabilities import Condition, ConditionalWrites
 from gllm_storage.transfer import MIB, TransferSettings, part_ranges, part_size_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_PUT = 5 * 2**30
 """The largest PutObject and the largest part, in bytes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
@@ -109,3 +115,37 @@ def check_transfer_settings(settings: S3TransferSettings) -> S3TransferSettings:
     if settings.multipart_threshold > MAX_PUT:
         raise ValueError(f"multipart_threshold must be at most 5 GiB, not {settings.multipart_threshold} bytes")
     return settings
+
+
+def settings_of_call(settings: S3TransferSettings, options: Mapping[str, Any], least: int = MIN_PART) -> S3TransferSettings:
+    """How one call moves its object, which may say how large its parts are, and how many of them go at a time.
+
+    Args:
+        settings: How the filesystem does.
+        options: The arguments of the call, s3fs's ``chunksize`` and ``max_concurrency`` among them. What is larger than a
+            chunk goes in parts then, whatever the threshold.
+        least: The fewest bytes in a part.
+
+    Raises:
+        ValueError: If parts cannot be of that size, or not so many of them go at a time.
+    """
+    changes: dict[str, Any] = {}
+    part_size, workers = options.get("chunksize"), options.get("max_concurrency")
+    if part_size is not None:
+        size = _integer(part_size)
+        if size is None or not least <= size <= MAX_PUT:
+            raise ValueError(f"chunksize must be a number of bytes between {least} and {MAX_PUT}, not {part_size!r}")
+        changes = {"part_size": size, "multipart_threshold": size}
+    if workers is not None:
+        number = _integer(workers)
+        if number is None or number < 1:
+            raise ValueError(f"max_concurrency must be a number, at least 1, not {workers!r}")
+        changes["max_concurrency"] = number
+    return dataclasses.replace(settings, **changes) if changes else settings
+
+
+def _integer(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

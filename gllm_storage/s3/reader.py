@@ -12,11 +12,12 @@ import urllib3
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
+from gllm_storage.download import READ_CHUNK
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
+from gllm_storage.object_reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 from gllm_storage.objects import ObjectInfo
 from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
 from gllm_storage.s3.requests import info_from_head
-from gllm_storage.transfer import READ_CHUNK, ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -32,7 +33,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class S3Answer:
-    """The answer to a GetObject of the whole, as `gllm_storage.transfer` reads it.
+    """The answer to a GetObject of the whole, as `gllm_storage.download` reads it.
 
     Attributes:
         version: What its headers say.
@@ -59,7 +60,7 @@ class S3Answer:
 
 @dataclass(frozen=True)
 class S3Reader:
-    """One object, as `gllm_storage.transfer` reads it.
+    """One object, as `gllm_storage.download` reads it.
 
     Attributes:
         requests: The control requests, and the boto3 client.

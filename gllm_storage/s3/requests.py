@@ -49,7 +49,7 @@ class S3Requests:
     """
 
     def __init__(self, connections: Connections, parameters: Mapping[str, Any]) -> None:
-        self._connections = connections
+        self.connections = connections
         self._parameters = dict(parameters)
         self._seen: dict[str, float] = {}
 
@@ -62,7 +62,7 @@ class S3Requests:
         """
         with translated(ErrorDetails("s3", "s3://", "connection")):
             try:
-                return self._connections.client
+                return self.connections.client
             except ValueError as error:  # botocore's answer to an endpoint that the environment or a profile sets
                 raise UnreadableAnswerError(str(error)) from error
 

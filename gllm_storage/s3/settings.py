@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gllm_storage.memory_budget import DEFAULT_LIMIT
 from gllm_storage.paths import clean_prefix
-from gllm_storage.s3.connection import BODY_SIGNING, ENGINES
+from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, pool_size
 from gllm_storage.settings import choice, count, duration, endpoint, existing_file, flag, setting, size, text
+
+if TYPE_CHECKING:
+    from gllm_storage.s3.plan import S3TransferSettings
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
 _ARN = re.compile(r"arn:aws[a-z\-]*:(s3|s3-outposts|s3-object-lambda):\S+")
@@ -84,23 +87,6 @@ class S3Settings:
 
     def storage_options(self) -> dict[str, Any]:
         """The options of s3fs that mean the same; its filesystem takes them, and ours."""
-        client = {"region_name": self.region_name, "verify": self.ca_bundle}
-        config: dict[str, Any] = {
-            "connect_timeout": self.connect_timeout,
-            "read_timeout": self.read_timeout,
-            "retries": {"mode": "standard", "total_max_attempts": self.max_attempts},
-            # Trailing checksums, botocore's default over https, are refused or stored as data by older servers.
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        }
-        if self.addressing_style:
-            config["s3"] = {"addressing_style": self.addressing_style}
-        additional = {
-            "ServerSideEncryption": self.server_side_encryption,
-            "SSEKMSKeyId": self.sse_kms_key_id,
-            "StorageClass": self.storage_class,
-            "ExpectedBucketOwner": self.expected_bucket_owner,
-        }
         options: dict[str, Any] = {
             "anon": self.anonymous or None,
             "key": self.aws_access_key_id,
@@ -109,9 +95,9 @@ class S3Settings:
             "profile": self.profile_name,
             "endpoint_url": self.endpoint_url,
             "requester_pays": self.requester_pays or None,
-            "client_kwargs": _given(client) or None,
-            "s3_additional_kwargs": _given(additional) or None,
-            "config_kwargs": config,
+            "client_kwargs": self._client_options() or None,
+            "s3_additional_kwargs": self._additional() or None,
+            "config_kwargs": self._config_options(),
             "max_concurrency": self.max_concurrency,
             "use_listings_cache": False,
         }
@@ -128,6 +114,65 @@ class S3Settings:
             "engine": self.engine,
             "sign_bodies": self.sign_bodies,
         }
+
+    def connection(self) -> Connection:
+        """How to reach the store: what our filesystem makes of `filesystem_options`, without the filesystem."""
+        of_client = {
+            "aws_access_key_id": self.aws_access_key_id,
+            "aws_secret_access_key": self.aws_secret_access_key,
+            "aws_session_token": self.aws_session_token,
+            "endpoint_url": self.endpoint_url,
+        }
+        return Connection(
+            client_options={**self._client_options(), **_given(of_client), "use_ssl": True},
+            config_options=self._config_options(),
+            profile_name=self.profile_name,
+            anonymous=self.anonymous,
+            pool_size=pool_size(self.max_concurrency),
+            engine=self.engine,
+            sign_bodies=self.sign_bodies,
+        )
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of all requests that take them."""
+        return {**self._additional(), **({"RequestPayer": "requester"} if self.requester_pays else {})}
+
+    def transfer(self) -> S3TransferSettings:
+        """How objects are moved."""
+        from gllm_storage.s3.plan import S3TransferSettings  # noqa: PLC0415 - it imports botocore
+
+        return S3TransferSettings(
+            multipart_threshold=self.multipart_threshold,
+            part_size=self.part_size,
+            max_concurrency=self.max_concurrency,
+            max_attempts=self.max_attempts,
+            memory_limit=self.memory_limit,
+            conditional_writes=self.conditional_writes,
+        )
+
+    def _client_options(self) -> dict[str, Any]:
+        return _given({"region_name": self.region_name, "verify": self.ca_bundle})
+
+    def _config_options(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "connect_timeout": self.connect_timeout,
+            "read_timeout": self.read_timeout,
+            "retries": {"mode": "standard", "total_max_attempts": self.max_attempts},
+            # Trailing checksums, botocore's default over https, are refused or stored as data by older servers.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+        return {**config, "s3": {"addressing_style": self.addressing_style}} if self.addressing_style else config
+
+    def _additional(self) -> dict[str, Any]:
+        return _given(
+            {
+                "ServerSideEncryption": self.server_side_encryption,
+                "SSEKMSKeyId": self.sse_kms_key_id,
+                "StorageClass": self.storage_class,
+                "ExpectedBucketOwner": self.expected_bucket_owner,
+            }
+        )
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,15 @@ from gllm_storage.s3.boto import BotoEngine
 from gllm_storage.s3.capabilities import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import translated
-from gllm_storage.s3.plan import MAX_PUT, MIN_PART, S3TransferSettings, UploadPlan, plan_create, plan_overwrite
+from gllm_storage.s3.plan import (
+    MAX_PUT,
+    MIN_PART,
+    S3TransferSettings,
+    UploadPlan,
+    plan_create,
+    plan_overwrite,
+    settings_of_call,
+)
 from gllm_storage.s3.reader import S3Reader
 from gllm_storage.s3.streaming import StreamedObject, StreamPlan
 from gllm_storage.s3.transfer import Upload, upload_object
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.bucket_store import Destination
     from gllm_storage.objects import ObjectInfo
+    from gllm_storage.s3.boto import Receipt
     from gllm_storage.s3.requests import S3Requests
     from gllm_storage.sources import Source
     from gllm_storage.transfer import Transfer
@@ -40,10 +51,22 @@ class S3Store:
         settings: How objects are moved.
     """
 
+    _receipt: Receipt | None = None
+
     def __init__(self, requests: S3Requests, settings: S3TransferSettings) -> None:
         self.requests = requests
         self.settings = settings
         self._checksum_headers = ChecksumHeaders()
+
+    def noting(self, receipt: Receipt) -> S3Store:
+        """The same store, which tells what became of an upload.
+
+        Args:
+            receipt: Told, each time.
+        """
+        store = copy.copy(self)  # what was learnt of the endpoint is shared
+        store._receipt = receipt  # noqa: SLF001 - its own
+        return store
 
     def upload(
         self,
@@ -63,13 +86,17 @@ class S3Store:
             key: The key.
             transfer: What it is about, who watches, and what stops it.
             exclusive: Whether to fail if the object exists, atomically.
-            options: Further parameters of PutObject and CreateMultipartUpload.
+            options: Further parameters of PutObject and CreateMultipartUpload; and s3fs's ``chunksize`` and
+                ``max_concurrency``, which are of this upload alone.
 
         Raises:
+            ValueError: If parts cannot be as `options` say.
             ObjectExistsError: If `exclusive`, and the object exists.
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
-        plan = self._plan(source.size, bucket, key, transfer.details, exclusive=exclusive)
+        settings = settings_of_call(self.settings, options)
+        transfer = dataclasses.replace(transfer, settings=settings)
+        plan = self._plan(source.size, settings, bucket, key, transfer.details, exclusive=exclusive)
         upload = Upload(
             source=source,
             place={"Bucket": bucket, "Key": key},
@@ -88,13 +115,20 @@ class S3Store:
 
         Args:
             destination: Where it goes.
-            part_size: Bytes in a part; None for the setting.
+            part_size: Bytes in a part; None for the setting, or for ``chunksize`` among the destination's options.
 
         Raises:
-            ValueError: If parts cannot be of that size.
+            ValueError: If parts cannot be as `part_size` and the options say, or these differ.
             StorageError: If it cannot be told how the endpoint creates exclusively.
         """
-        settings, details = self.settings, destination.transfer.details
+        options, details = destination.options, destination.transfer.details
+        wanted = options.get("chunksize")
+        if wanted is not None and part_size is not None and wanted != part_size:
+            raise ValueError(f"block_size={part_size!r} and chunksize={wanted!r} are two sizes of one part; leave one out")
+        settings = settings_of_call(self.settings, options)
+        transfer = dataclasses.replace(destination.transfer, settings=settings)
+        destination = dataclasses.replace(destination, transfer=transfer)
+        part_size = wanted if part_size is None else part_size
         if part_size is not None and not MIN_PART <= part_size <= MAX_PUT:
             raise ValueError(f"Block size must be >=5MB, and at most 5 GiB, not {part_size} bytes")
         conditional = destination.exclusive
@@ -103,7 +137,6 @@ class S3Store:
             return SpooledObject(partial(destination.take, self), settings, details)
         size = part_size or settings.part_size
         threshold = settings.multipart_threshold if part_size is None else min(settings.multipart_threshold, part_size)
-        options = destination.options
         plan = StreamPlan(
             upload=Upload(
                 source=MemorySource(b"", details),
@@ -111,7 +144,7 @@ class S3Store:
                 write_parameters=_given(options),
                 metadata=options.get("Metadata") or {},
                 plan=UploadPlan(multipart=True, part_size=size, conditional=conditional),
-                transfer=destination.transfer,
+                transfer=transfer,
             ),
             engine=self._engine(),
             head=partial(self.requests.metadata, destination.bucket, destination.key, details.operation),
@@ -208,7 +241,7 @@ class S3Store:
             ObjectExistsError: If it exists already.
             StorageError: If it cannot be told.
         """
-        self._plan(0, bucket, key, details, exclusive=True)
+        self._plan(0, self.settings, bucket, key, details, exclusive=True)
         with contextlib.suppress(AccessDeniedError):  # who may write but not read: the store itself decides, at the end
             if self.requests.metadata(bucket, key, "open") is not None:
                 raise exists_error(details)
@@ -222,12 +255,14 @@ class S3Store:
         return self._checksum_headers.accepted.get(method) is not False
 
     def _engine(self) -> BotoEngine:
-        return BotoEngine(self.requests.client, self.requests.parameters, self._checksum_headers)
+        return BotoEngine(self.requests.client, self.requests.parameters, self._checksum_headers, self._receipt)
 
-    def _plan(self, size: int, bucket: str, key: str, details: ErrorDetails, *, exclusive: bool) -> UploadPlan:
+    def _plan(
+        self, size: int, settings: S3TransferSettings, bucket: str, key: str, details: ErrorDetails, *, exclusive: bool
+    ) -> UploadPlan:
         if not exclusive:
-            return plan_overwrite(size, self.settings)
-        return plan_create(size, self.settings, self._conditional_writes(bucket, key), details)
+            return plan_overwrite(size, settings)
+        return plan_create(size, settings, self._conditional_writes(bucket, key), details)
 
     def _completes_exclusively(self, destination: Destination) -> bool:
         return self._conditional_writes(destination.bucket, destination.key).complete is Condition.ENFORCED

@@ -10,6 +10,7 @@ import pytest
 import s3fs
 
 from gllm_storage import S3StorageClient
+from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.settings import S3Settings
 from gllm_storage.settings import parse_config
 from tests.conftest import make_rig
@@ -155,6 +156,21 @@ EVERYTHING = {
     "conditional_writes": "enforced",
     "ca_bundle": __file__,  # any file will do
 }
+
+
+@pytest.mark.parametrize("config", [{}, {"anonymous": "true"}, {"profile_name": "p"}, {"sign_bodies": "never"}, EVERYTHING])
+def test_the_verbs_reach_the_store_as_the_filesystem_of_the_same_options_does(config: dict[str, str]) -> None:
+    settings = S3StorageClient({**BUCKET, **config}).settings
+    alone = S3FileSystem(**settings.filesystem_options(), skip_instance_cache=True)
+    assert settings.connection() == alone.connections.connection
+    assert settings.parameters() == {**alone.s3_additional_kwargs, **alone.req_kw}
+    assert settings.transfer() == alone.transfer
+
+
+def test_the_verbs_and_the_filesystem_of_a_client_share_their_connections() -> None:
+    client = S3StorageClient({**BUCKET, **PAIR, "region_name": "us-east-1"})
+    assert client.filesystem.store is client._s3.get()
+    assert client.filesystem.connections.client is client._s3.get().requests.client
 
 
 def test_plain_s3fs_takes_the_storage_options() -> None:
