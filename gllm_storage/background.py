@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from gllm_storage.pace import Pace
 from gllm_storage.parallel import TransferStopped, start, stopped_by
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ class Background:
         stop: Set when a task fails; each task sees to it that it ends soon then.
         on_failure: Called once a task has failed and the last one has ended, in its thread: the caller may not come back for
             long, and what others are still sending could not be taken back.
+        part_size: Bytes that each task moves, if it moves any: fewer run at a time then, where these bring as much.
     """
 
-    def __init__(self, workers: int, stop: Stop, on_failure: Callable[[], None]) -> None:
-        self._workers = workers
+    def __init__(self, workers: int, stop: Stop, on_failure: Callable[[], None], part_size: int = 0) -> None:
+        self._pace = Pace(workers, part_size)
+        self._part_size = part_size
         self._stop = stop
         self._on_failure = on_failure
         self._changed = threading.Condition()
@@ -43,7 +46,7 @@ class Background:
         Raises:
             BaseException: What another task failed with. This one was not begun then.
         """
-        self.wait_until(lambda: self._running < self._workers)
+        self.wait_until(lambda: self._running < self._pace.width)
         with self._changed:
             self._running += 1
         # A daemon: after Ctrl-C, the process must not wait for what a stalled server holds.
@@ -102,6 +105,7 @@ class Background:
         try:
             with stopped_by(self._stop):
                 task()
+            self._moved()
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             self._keep(error)
         if not self._leave_unless_last():
@@ -110,6 +114,11 @@ class Background:
             finally:
                 self._leave()
         self._own.is_task = False
+
+    def _moved(self) -> None:
+        if self._part_size:
+            with self._changed:
+                self._pace.moved(self._part_size)
 
     def _keep(self, failure: BaseException) -> None:
         with self._changed:

@@ -123,9 +123,10 @@ class Download:
             if size <= settings.part_size:
                 return self._fetch_range(0, size)
             in_parts = dataclasses.replace(self, transfer=self.transfer.attempt())
-            ranges = part_ranges(size, part_size_for(size, settings.part_size))
+            part_size = part_size_for(size, settings.part_size)
+            ranges = part_ranges(size, part_size)
             tasks = [partial(in_parts._fetch_range, *each) for each in ranges]  # noqa: SLF001 - its own
-            found = run_all(tasks, settings.max_concurrency, in_parts.transfer.stop)
+            found = run_all(tasks, settings.max_concurrency, in_parts.transfer.stop, part_size)
         except RangesIgnoredError:
             return self._fetch_range(0, size, resume=False)
         crcs = zip(found, (length for _, length in ranges), strict=True)

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from gllm_storage.pace import Pace
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -106,12 +108,13 @@ def stopped_by(stop: Stop | None) -> Iterator[None]:
         _running.stop = before
 
 
-def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[T]:
+def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_size: int = 0) -> list[T]:
     """Run tasks in threads.
 
     Args:
         tasks: What to run; each sees to it that it ends soon once `stop` is set.
         workers: How many at a time.
+        part_size: Bytes that each moves, if it moves any: fewer than `workers` go at a time then, where these bring as much.
         stop: Set when a task fails, or when this thread is interrupted.
 
     Returns:
@@ -120,12 +123,13 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[
     Raises:
         BaseException: The first failure. No task is left to run then, but one that a stalled server holds may be.
     """
-    crew = _Crew(tasks, stop)
+    crew = _Crew(tasks, stop, Pace(workers, part_size) if part_size else None)
     # Daemons: after Ctrl-C, the process must not wait for what a stalled server holds.
-    threads = [threading.Thread(target=crew.work, name="gllm-storage", daemon=True) for _ in tasks[:workers]]
+    numbers = range(min(workers, len(tasks)))
+    threads = [threading.Thread(target=crew.work, args=[each], name="gllm-storage", daemon=True) for each in numbers]
     try:
         if not _start(threads):
-            crew.work()
+            crew.work(0)
         # A signal that comes just before this thread waits does not wake it up: it has to look.
         while not crew.finished.wait(_LOOK_SECONDS):
             pass
@@ -168,19 +172,24 @@ def _start(threads: Sequence[threading.Thread]) -> bool:
 class _Crew(Generic[T]):
     """Threads that share a list of tasks."""
 
-    def __init__(self, tasks: Sequence[Callable[[], T]], stop: Stop) -> None:
+    def __init__(self, tasks: Sequence[Callable[[], T]], stop: Stop, pace: Pace | None) -> None:
         self._tasks = tasks
         self._stop = stop
-        self._lock = threading.Lock()
-        self._numbers = iter(range(len(tasks)))
+        self._pace = pace
+        self._turn = threading.Condition()
+        self._taken = 0
         self._results: dict[int, T] = {}
         self._failures: list[BaseException] = []
         self.finished = threading.Event()
 
-    def work(self) -> None:
-        """Run tasks until there are none left, or one has failed."""
+    def work(self, worker: int) -> None:
+        """Run tasks until there are none left, or one has failed.
+
+        Args:
+            worker: Which of them it is: the last are the first to have nothing to do.
+        """
         try:
-            while (number := self._next()) is not None:
+            while (number := self._next(worker)) is not None:
                 self._stop.check()
                 with stopped_by(self._stop):
                     result = self._tasks[number]()
@@ -189,15 +198,32 @@ class _Crew(Generic[T]):
             self._failures.append(error)
             self._stop.set()
             self.finished.set()
+            with self._turn:
+                self._turn.notify_all()
 
-    def _next(self) -> int | None:
-        with self._lock:
-            return next(self._numbers, None)
+    def _next(self, worker: int) -> int | None:
+        with self._turn:
+            while self._has_nothing_to_do(worker):
+                self._turn.wait(_LOOK_SECONDS)
+            if self._taken == len(self._tasks):
+                return None
+            self._taken += 1
+            return self._taken - 1
+
+    def _has_nothing_to_do(self, worker: int) -> bool:
+        is_one_too_many = self._pace is not None and worker >= self._pace.width
+        return is_one_too_many and self._taken < len(self._tasks) and not self._stop.is_set()
 
     def _done(self, number: int, result: T) -> None:
-        with self._lock:
+        with self._turn:
             self._results[number] = result
+            if self._pace is not None:
+                width = self._pace.width
+                self._pace.moved(self._pace.part_size)
+                if self._pace.width > width:
+                    self._turn.notify_all()
             if len(self._results) == len(self._tasks):
+                self._turn.notify_all()
                 self.finished.set()
 
     def raise_first_failure(self) -> None:

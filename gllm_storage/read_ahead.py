@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from gllm_storage.memory_budget import memory_budget
+from gllm_storage.pace import Pace
 from gllm_storage.parallel import Stop, check_stop, run_all, running_stop, start
 from gllm_storage.transfer import part_ranges
 
@@ -41,6 +42,8 @@ _PATIENCE = 8
 """How many small reads in places of their own are widened in vain before small reads are left as they are."""
 _RUN = 2
 """How many reads must each have begun where the one before had ended, until something is fetched ahead."""
+_STEPS = 4
+"""Into how many blocks a run divides what it may fetch ahead, until these are of full size."""
 _LOOK_SECONDS = 0.2
 
 
@@ -164,8 +167,10 @@ class ReadAhead:
         self._spare: list[_Memory] = []
         self._position = -1
         self._run = 0
+        self._counted = 0  # bytes of the run that the pace knows of
         self._reads_of_run = 0
         self._frontier = -1
+        self._pace = Pace(source.settings.max_concurrency, source.ahead, first=_STEPS)
         self._patience = _PATIENCE
         self._is_near = False
         self._at_hand: _Block | None = None  # what the next small reads are in
@@ -226,7 +231,9 @@ class ReadAhead:
     def step_back(self, position: int) -> None:
         """The caller wanted what he read only up to here; he reads on from here."""
         if self._position > position:
-            self._run = max(0, self._run - (self._position - position))
+            back = min(self._run, self._position - position)
+            self._run -= back
+            self._counted = min(self._counted, self._run)
             self._position = position
 
     def reset(self) -> None:
@@ -237,7 +244,8 @@ class ReadAhead:
             block.drop()
         self._give_back_spare()
         self._position = self._frontier = -1
-        self._run = self._reads_of_run = 0
+        self._run = self._counted = self._reads_of_run = 0
+        self._pace.begin_anew()
 
     def _prepare(self, start: int, end: int) -> list[tuple[int, int, _Block | None]]:
         """Decide what this read fetches, and have fetched what may be read next.
@@ -259,8 +267,11 @@ class ReadAhead:
         if start == self._position:
             self._run += end - start
             self._reads_of_run += 1
+            self._pace.moved(self._run - self._counted)
+            self._counted = self._run
         elif block is None:
-            self._run = end - start
+            self._run = self._counted = end - start
+            self._pace.begin_anew()
             self._reads_of_run = 0
             self._frontier = -1
             self._forget(lambda each: not each.small)
@@ -355,7 +366,7 @@ class ReadAhead:
 
     def _step(self) -> int:
         """Bytes of a block to be fetched in this run: a quarter of what it may fetch ahead, so that four are under way."""
-        return min(max(self._run // 4, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
+        return min(max(self._run // _STEPS, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
 
     def _fetch_ahead(self, position: int, *, busy: bool) -> None:
         """Let threads fetch what comes next.
@@ -367,14 +378,14 @@ class ReadAhead:
         if self._reads_of_run < _RUN or self._position == self._source.size:
             return
         source, step = self._source, self._step()
-        most = position + min(self._run, source.settings.max_concurrency * source.ahead)
+        most = position + min(self._run, self._pace.width * source.ahead)
         if self._frontier >= position and self._frontier + step > most:
             return
         frontier = position
         while (block := self._block_at(frontier)) is not None:
             frontier = block.end
         under_way = busy + sum(not each.done.is_set() for each in self._blocks)
-        while frontier < source.size and frontier + step <= most and under_way < source.settings.max_concurrency:
+        while frontier < source.size and frontier + step <= most and under_way < self._pace.width:
             added = self._add(frontier, min(step, source.size - frontier), "ahead")
             if added is None or not self._start(added):
                 return

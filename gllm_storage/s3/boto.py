@@ -155,7 +155,7 @@ class MultipartUpload:
         self.create()
         ranges = upload.plan.part_ranges(upload.source.size)
         tasks = [partial(self._send_range, number, *each) for number, each in enumerate(ranges, start=1)]
-        sent = run_all(tasks, upload.transfer.settings.max_concurrency, upload.transfer.stop)
+        sent = run_all(tasks, upload.transfer.settings.max_concurrency, upload.transfer.stop, upload.plan.part_size)
         whole = checksums.fold_crc64nvme((crc, length) for (_, crc), (_, length) in zip(sent, ranges, strict=True))
         self.complete([part for part, _ in sent], whole)
 

@@ -61,7 +61,7 @@ class PartStream:
         self._sent: dict[int, _Sent] = {}
         self._in_memory: set[int] = set()
         self._is_aborted = False
-        self._crew = Background(self._settings.max_concurrency, self._stop, self._abort)
+        self._crew = Background(self._settings.max_concurrency, self._stop, self._abort, part_size)
 
     def begin(self, collected: Source) -> None:
         """Begin the upload, and write what was collected before.
