@@ -46,6 +46,7 @@ def work(peer_class: type[Peer], task: Task) -> dict[str, Any]:
         RuntimeError: If the peer did not do what it was asked for.
     """
     do = _JOBS[task.verb]
+    peer_class.load(task.verb)
     cpu, start = _cpu_seconds(), time.perf_counter()
     figures = do(peer_class(task.endpoint), task) or {}
     figures.update(wall=time.perf_counter() - start, cpu=_cpu_seconds() - cpu, peak_rss=_peak_rss())
