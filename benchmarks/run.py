@@ -101,7 +101,7 @@ def prepare(bench: Bench, jobs: Sequence[Job]) -> None:
 def run_job(bench: Bench, job: Job, peers: Sequence[str], repeats: int, outcome: Outcome) -> None:
     """Run a job so many times with each peer, in turn; a peer that fails once is left out from then on."""
     left = list(peers)
-    if job.downloads and _too_large(bench, job):
+    if _too_large(bench, job):
         for peer in left:
             outcome.fail(job, peer, "the disk has no room for the file")
         return
@@ -275,7 +275,8 @@ def _set_aside(layout: Layout, job: Job) -> None:
 
 
 def _too_large(bench: Bench, job: Job) -> bool:
-    return shutil.disk_usage(bench.layout.folder).free < job.size * (job.count if job.many else 1) + _SPARE_DISK
+    written = job.size * (job.count if job.many else 1) if job.downloads else 0
+    return shutil.disk_usage(bench.layout.folder).free < written + _SPARE_DISK
 
 
 def clean_up(bench: Bench) -> None:

@@ -24,11 +24,11 @@ def take_memory(folder: str, size: int) -> None:
     """
     path = os.path.join(folder, "memory")
     block = bytes(min(_BLOCK, size))
-    try:
-        with open(path, "wb", buffering=0) as file:
+    with open(path, "wb", buffering=0) as file:
+        try:
             file.writelines(block for _ in range(0, size, len(block)))
-    finally:
-        os.unlink(path)
+        finally:
+            os.unlink(path)
 
 
 def read_files(paths: Iterable[str]) -> None:

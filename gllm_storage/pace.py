@@ -23,35 +23,39 @@ class Pace:
     Args:
         most: The most parts at a time.
         part_size: Bytes of each.
-        first: How many to begin with; all of them if None.
     """
 
-    def __init__(self, most: int, part_size: int, first: int | None = None) -> None:
-        self.width = most if first is None else min(first, most)
+    def __init__(self, most: int, part_size: int) -> None:
+        self.width = most
         """How many parts may be under way."""
         self._most = most
         self.part_size = part_size
         self._least = min(most, _LEAST)
         self._before: tuple[int, float] | None = None  # the width that was left on trial, and its bytes in a second
+        self._stirred = False  # what comes was begun with another width
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """What was moved until now says nothing of what comes: somebody paused, or went elsewhere."""
-        self._moved = 0
-        self._since = time.perf_counter()
-        self._settled = False
+        self._begin_round()
 
     def moved(self, size: int) -> None:
         """So many more bytes were moved."""
         self._moved += size
-        if self._moved < self.width * self.part_size:
+        if self._moved < self._round * self.part_size:
             return
         rate = self._moved / max(time.perf_counter() - self._since, 1e-9)
-        settled = self._settled
-        self.begin_anew()
-        self._settled = True
-        if settled:  # the first round with another width still brings what the one before has begun
+        if self._stirred:
+            self._stirred = False
+        else:
             self._judge(rate)
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        # In a trial long enough for all that was begun before it to come, and not to be swayed by a part or two.
+        self._round = self.width if self._before is None else self._most
+        self._moved = 0
+        self._since = time.perf_counter()
 
     def _judge(self, rate: float) -> None:
         before, self._before = self._before, None
@@ -65,5 +69,5 @@ class Pace:
             self._go_to(max(self._least, self.width // 2))
 
     def _go_to(self, width: int) -> None:
-        self._settled = self._settled and width == self.width
+        self._stirred = width != self.width
         self.width = width

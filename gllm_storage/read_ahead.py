@@ -42,8 +42,6 @@ _PATIENCE = 8
 """How many small reads in places of their own are widened in vain before small reads are left as they are."""
 _RUN = 2
 """How many reads must each have begun where the one before had ended, until something is fetched ahead."""
-_STEPS = 4
-"""Into how many blocks a run divides what it may fetch ahead, until these are of full size."""
 _LOOK_SECONDS = 0.2
 
 
@@ -170,7 +168,7 @@ class ReadAhead:
         self._counted = 0  # bytes of the run that the pace knows of
         self._reads_of_run = 0
         self._frontier = -1
-        self._pace = Pace(source.settings.max_concurrency, source.ahead, first=_STEPS)
+        self._pace = Pace(source.settings.max_concurrency, source.ahead)
         self._patience = _PATIENCE
         self._is_near = False
         self._at_hand: _Block | None = None  # what the next small reads are in
@@ -366,7 +364,7 @@ class ReadAhead:
 
     def _step(self) -> int:
         """Bytes of a block to be fetched in this run: a quarter of what it may fetch ahead, so that four are under way."""
-        return min(max(self._run // _STEPS, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
+        return min(max(self._run // 4, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
 
     def _fetch_ahead(self, position: int, *, busy: bool) -> None:
         """Let threads fetch what comes next.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import threading
 import time
 from functools import partial
@@ -18,6 +20,13 @@ from tests.waiting import eventually
 MIB = 2**20
 PART = 8 * MIB
 GIB = 2**30
+
+
+class Fixed(Pace):
+    """As many as there may be."""
+
+    def moved(self, size: int) -> None:
+        """Say nothing."""
 
 
 class Clock:
@@ -37,55 +46,77 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def go(pace: Pace, clock: Clock, parts: int, rates: dict[int, float]) -> list[int]:
-    """Move so many parts, each round as fast as the network is with that many at a time; the widths there were."""
-    widths = []
-    for _ in range(parts):
-        clock.now += PART / rates[pace.width]
-        pace.moved(PART)
-        widths.append(pace.width)
+def transfer(
+    pace: Pace, clock: Clock, parts: int, *, of_each: float, of_all: float = math.inf, jitter: float = 0.3, seed: int = 0
+) -> list[int]:
+    """Move parts over connections that bring so many bytes a second, each and in all; the widths there were."""
+    chance, widths = random.Random(seed), list[int]()
+    waiting, under_way = parts, list[tuple[float, float]]()  # the bytes that are left of each, and its rate
+    while waiting or under_way:
+        while waiting and len(under_way) < pace.width:
+            under_way.append((PART, of_each * chance.uniform(1 - jitter, 1 + jitter)))
+            waiting -= 1
+        share = min(1.0, of_all / sum(rate for _, rate in under_way))
+        seconds = min(left / (rate * share) for left, rate in under_way)
+        clock.now += seconds
+        under_way = [(left - rate * share * seconds, rate) for left, rate in under_way]
+        done = sum(left < 1 for left, _ in under_way)
+        under_way = [each for each in under_way if each[0] >= 1]
+        for _ in range(done):
+            pace.moved(PART)
+            widths.append(pace.width)
     return widths
 
 
-def test_all_are_under_way_where_the_network_is_slow(clock: Clock) -> None:
-    assert set(go(Pace(10, PART), clock, 200, {10: 500 * MIB})) == {10}
+@pytest.mark.parametrize("of_each", [50, 70])
+def test_all_are_under_way_where_the_network_is_slow(clock: Clock, of_each: int) -> None:
+    assert set(transfer(Pace(10, PART), clock, 300, of_each=of_each * MIB, jitter=0)) == {10}
 
 
 def test_fewer_are_under_way_where_they_bring_as_much(clock: Clock) -> None:
-    widths = go(Pace(10, PART), clock, 60, {10: 2 * GIB, 5: 2.1 * GIB, 2: 2.2 * GIB})
+    widths = transfer(Pace(10, PART), clock, 100, of_each=2 * GIB, of_all=2 * GIB)
     assert list(dict.fromkeys(widths)) == [10, 5, 2]
-    assert widths[-1] == 2
+    assert widths.index(2) < 50
 
 
-def test_where_fewer_bring_less_there_are_as_many_as_before_from_then_on(clock: Clock) -> None:
-    widths = go(Pace(10, PART), clock, 400, {10: 4 * GIB, 5: 2 * GIB})
-    assert widths.count(5) == 10  # one round that brings what was begun, and one that counts
-    assert set(widths[-300:]) == {10}
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("of_each", [90, 150, 200, 300, 500])
+def test_where_each_connection_has_its_limit_they_take_hardly_longer_than_all_would(
+    clock: Clock, of_each: int, seed: int
+) -> None:
+    transfer(Pace(10, PART), clock, 500, of_each=of_each * MIB, seed=seed)
+    took, clock.now = clock.now, 0.0
+    transfer(Fixed(10, PART), clock, 500, of_each=of_each * MIB, seed=seed)
+    assert took < 1.1 * clock.now
 
 
 def test_all_are_under_way_again_where_the_network_has_become_slow(clock: Clock) -> None:
     pace = Pace(10, PART)
-    go(pace, clock, 60, {10: 2 * GIB, 5: 2 * GIB, 2: 2 * GIB})
-    assert go(pace, clock, 20, {2: 100 * MIB, 10: 500 * MIB})[-1] == 10
-
-
-def test_who_begins_with_some_gets_all_where_these_are_slow(clock: Clock) -> None:
-    pace = Pace(10, PART, first=4)
-    assert pace.width == 4
-    assert go(pace, clock, 20, {4: 200 * MIB, 10: 500 * MIB})[-1] == 10
+    transfer(pace, clock, 100, of_each=2 * GIB, of_all=2 * GIB)
+    assert pace.width == 2
+    assert transfer(pace, clock, 20, of_each=80 * MIB)[-1] == 10
 
 
 def test_a_pause_says_nothing_of_the_network(clock: Clock) -> None:
     pace = Pace(10, PART)
-    go(pace, clock, 60, {10: 2 * GIB, 5: 2 * GIB, 2: 2 * GIB})
+    transfer(pace, clock, 100, of_each=2 * GIB, of_all=2 * GIB)
     clock.now += 60
     pace.begin_anew()
-    assert set(go(pace, clock, 20, {2: 2 * GIB})) == {2}
+    assert set(transfer(pace, clock, 20, of_each=2 * GIB, of_all=2 * GIB)) == {2}
+
+
+def test_a_pause_in_a_trial_leaves_it_to_the_end(clock: Clock) -> None:
+    pace = Pace(10, PART)
+    while pace.width == 10:
+        transfer(pace, clock, 1, of_each=2 * GIB)
+    clock.now += 60
+    pace.begin_anew()
+    assert set(transfer(pace, clock, 50, of_each=300 * MIB)[-30:]) == {10}
 
 
 @pytest.mark.parametrize("most", [1, 2])
 def test_so_few_stay_as_they_are(clock: Clock, most: int) -> None:
-    assert set(go(Pace(most, PART), clock, 20, {most: 9 * GIB})) == {most}
+    assert set(transfer(Pace(most, PART), clock, 20, of_each=9 * GIB)) == {most}
 
 
 def test_threads_that_are_too_many_rest_and_all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

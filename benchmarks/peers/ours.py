@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 # What the client imports when it is first used; the import belongs to no job.
 import boto3  # noqa: F401
+
 import gllm_storage.bucket_objects
 import gllm_storage.s3.client
 import gllm_storage.s3.direct.client

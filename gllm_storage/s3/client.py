@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.fsspec_client import FsspecStorageClient
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gllm_storage.fsspec_client import ObjectStore
-    from gllm_storage.s3.filesystem import S3FileSystem
+    from gllm_storage.s3.filesystem import S3FileSystem, VerbOptions
     from gllm_storage.s3.store import S3Store
 
 
@@ -119,7 +120,8 @@ class S3StorageClient(FsspecStorageClient):
         from gllm_storage.s3.filesystem import S3FileSystem  # noqa: PLC0415 - it imports s3fs and botocore
 
         filesystem = S3FileSystem(**self.settings.filesystem_options(), skip_instance_cache=True)
-        filesystem.use(self._s3.get())
+        if filesystem.options_of_verbs() == self._options_of_verbs():
+            filesystem.use(self._s3.get())
         return filesystem
 
     def _make_store(self) -> S3Store:
@@ -127,13 +129,24 @@ class S3StorageClient(FsspecStorageClient):
         from gllm_storage.s3.requests import S3Requests  # noqa: PLC0415 - as above
         from gllm_storage.s3.store import S3Store  # noqa: PLC0415 - as above
 
-        requests = S3Requests(Connections(self.settings.connection()), self.settings.parameters())
-        return S3Store(requests, self.settings.transfer())
+        connection, parameters, settings = self._options_of_verbs()
+        return S3Store(S3Requests(Connections(connection), parameters), settings)
+
+    def _options_of_verbs(self) -> VerbOptions:
+        return self.settings.connection(), self.settings.parameters(), self.settings.transfer()
+
+    @cached_property
+    def _is_configured_by_fsspec(self) -> bool:
+        from gllm_storage.fsspec_config import fsspec_configures  # noqa: PLC0415 - as above
+
+        return fsspec_configures("s3", "s3a")
 
     def _store(self) -> ObjectStore:
         from gllm_storage.bucket_objects import BucketObjects  # noqa: PLC0415 - as above
 
-        return BucketObjects(self._s3.get(), self.settings.bucket_name, self.provider, self._location.scheme)
+        # What fsspec's configuration adds, only the filesystem knows; and both must speak to the same server.
+        store = self.filesystem.store if self._is_configured_by_fsspec else self._s3.get()
+        return BucketObjects(store, self.settings.bucket_name, self.provider, self._location.scheme)
 
     def _identity(self) -> object:
         return self.settings

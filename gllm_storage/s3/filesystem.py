@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from gllm_storage.writer import WritableFile
 
 
+VerbOptions = tuple[Connection, dict[str, Any], S3TransferSettings]
+"""How to reach the store, parameters of all requests, and how objects are moved."""
+
 _ONLY_S3FS_S = {"blocksize", "requester_pays"}
 """Arguments of writes that are no parameters of S3's."""
 _OF_READERS = {"cache_options", "cache_type", "fill_cache", "size"}
@@ -102,9 +105,13 @@ class S3FileSystem(MovingMethods, ManyObjects, _S3FileSystem, metaclass=SharedIn
         )
         require_one_of("engine", engine, ENGINES)
         require_one_of("sign_bodies", sign_bodies, BODY_SIGNING)
-        connections = Connections(self._connection(engine, sign_bodies))
-        requests = S3Requests(connections, {**self.s3_additional_kwargs, **self.req_kw})
-        self.use(S3Store(requests, self.transfer))
+        self.connections = Connections(self._connection(engine, sign_bodies))
+        _, parameters, settings = self.options_of_verbs()
+        self.use(S3Store(S3Requests(self.connections, parameters), settings))
+
+    def options_of_verbs(self) -> VerbOptions:
+        """What its store was made of."""
+        return self.connections.connection, {**self.s3_additional_kwargs, **self.req_kw}, self.transfer
 
     def use(self, store: S3Store) -> None:
         """Go through another store, which was made of the same options, and may have its boto3 client already."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import botocore
@@ -9,7 +13,7 @@ import fsspec
 import pytest
 import s3fs
 
-from gllm_storage import S3StorageClient
+from gllm_storage import S3StorageClient, StorageError
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.settings import S3Settings
 from gllm_storage.settings import parse_config
@@ -171,6 +175,51 @@ def test_the_verbs_and_the_filesystem_of_a_client_share_their_connections() -> N
     client = S3StorageClient({**BUCKET, **PAIR, "region_name": "us-east-1"})
     assert client.filesystem.store is client._s3.get()
     assert client.filesystem.connections.client is client._s3.get().requests.client
+
+
+OF_FSSPEC = {
+    "endpoint_url": "http://127.0.0.1:9",
+    "key": "AKID",
+    "secret": SECRET,
+    "s3_additional_kwargs": {"ACL": "private"},
+}
+
+
+def test_what_fsspec_is_configured_with_counts_for_the_verbs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "s3", OF_FSSPEC)
+    client = S3StorageClient({**BUCKET, "region_name": "us-east-1", "max_attempts": "1"})
+    with pytest.raises(StorageError) as caught:
+        client.info("a")
+    assert '"http://127.0.0.1:9"' in str(caught.value.__cause__)  # nobody listens there
+    assert client.filesystem.endpoint_url == "http://127.0.0.1:9"
+    assert client.filesystem.connections.client.meta.endpoint_url == "http://127.0.0.1:9"
+    assert client.filesystem.requests.parameters("PutObject") == {"ACL": "private"}
+
+
+@pytest.mark.parametrize("where", ["variable", "file"])
+def test_what_fsspec_is_configured_with_counts_in_a_process_that_has_not_imported_it(where: str, tmp_path: Path) -> None:
+    environ = {"FSSPEC_CONFIG_DIR": str(tmp_path)}
+    if where == "variable":
+        environ |= {"FSSPEC_S3_ENDPOINT_URL": "http://127.0.0.1:9", "FSSPEC_S3_KEY": "AKID", "FSSPEC_S3_SECRET": SECRET}
+    else:
+        (tmp_path / "conf.json").write_text(json.dumps({"s3": OF_FSSPEC}))
+    program = """
+from gllm_storage import S3StorageClient, StorageError
+client = S3StorageClient({"bucket_name": "models", "region_name": "us-east-1", "max_attempts": "1"})
+try:
+    client.info("a")
+except StorageError as error:
+    print(error.__cause__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**os.environ, **environ},
+    )
+    assert '"http://127.0.0.1:9"' in done.stdout
 
 
 def test_plain_s3fs_takes_the_storage_options() -> None:
