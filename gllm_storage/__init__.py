@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.client import CloudStorageClient
@@ -17,16 +19,16 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from gllm_storage.objects import ObjectInfo
+from gllm_storage.info import ObjectInfo
 from gllm_storage.registry import CloudStorageRegistry, get_storage_client, storage_client_from_url
 
 if TYPE_CHECKING:
     from gllm_storage.azure.client import AzureStorageClient
+    from gllm_storage.filesystem.registration import register_filesystems
     from gllm_storage.fsspec_client import FsspecStorageClient
     from gllm_storage.gcs.client import GCSStorageClient
     from gllm_storage.local.client import LocalStorageClient
     from gllm_storage.memory.client import MemoryStorageClient
-    from gllm_storage.registration import register_filesystems
     from gllm_storage.s3.client import S3StorageClient
 
 __version__ = "0.1.0"
@@ -63,7 +65,7 @@ _ON_FIRST_USE = {
     "LocalStorageClient": "gllm_storage.local.client",
     "MemoryStorageClient": "gllm_storage.memory.client",
     "S3StorageClient": "gllm_storage.s3.client",
-    "register_filesystems": "gllm_storage.registration",
+    "register_filesystems": "gllm_storage.filesystem.registration",
 }
 
 
@@ -75,3 +77,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _MovedModule(_ModuleType):
+    """A module of version 0.1.0 that pickles still name; its contents are imported from their new module on first use."""
+
+    def __init__(self, old_name: str, new_name: str) -> None:
+        super().__init__(old_name)
+        self._new_name = new_name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self._new_name), name)
+
+
+for _old, _new in (("objects", "info"), ("reading", "filesystem.reading")):
+    sys.modules[f"{__name__}.{_old}"] = _MovedModule(f"{__name__}.{_old}", f"{__name__}.{_new}")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from fsspec import AbstractFileSystem
 
-    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.info import ObjectInfo
 
 
 class CloudStorageClient(ABC):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, Protocol  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.client import CloudStorageClient
+from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.paths import Location, split_url, without_password
-from gllm_storage.process import PerProcess
 from gllm_storage.settings import keys_of, require_mapping
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
     from fsspec.callbacks import Callback
 
-    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.info import ObjectInfo
 
 
 class ObjectStore(Protocol):
@@ -302,7 +302,7 @@ class FsspecStorageClient(CloudStorageClient):
         return filesystem
 
     def _store(self) -> ObjectStore:
-        from gllm_storage.foreign import ForeignStore  # noqa: PLC0415 - only where it is needed
+        from gllm_storage.filesystem.foreign import ForeignStore  # noqa: PLC0415 - only where it is needed
 
         return ForeignStore(self.filesystem, self._location.scheme, self._location.base)
 

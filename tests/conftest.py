@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from botocore.retries.standard import ExponentialBackoff
 from moto import mock_aws
 
-from gllm_storage.s3.direct import client as direct_client
+from gllm_storage.s3.http import client as direct_client
 from tests.rig import BUCKET, TRAITS, Boto3Client, FolderClient, MemoryClient, Rig, make_bucket, new_prefix, server_rig
 from tests.servers import (
     S3Server,

@@ -104,7 +104,7 @@ class AzureStorageClient(FsspecStorageClient):
             ) from error
 
     def _store(self) -> ObjectStore:
-        from gllm_storage.bucket_objects import BucketObjects  # noqa: PLC0415 - the client's module loads no SDK
+        from gllm_storage.store.bucket_objects import BucketObjects  # noqa: PLC0415 - the client's module loads no SDK
 
         return BucketObjects(self.filesystem.store, self.settings.container_name, self.provider, self._location.scheme)
 

@@ -11,11 +11,11 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import BlobServiceClient
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_broken, is_transient
+from gllm_storage.concurrency.fork import PerProcess
+from gllm_storage.concurrency.workers import check_stop
 from gllm_storage.errors import OURS
-from gllm_storage.http_bodies import StoppingAdapter
-from gllm_storage.parallel import check_stop
-from gllm_storage.process import PerProcess
-from gllm_storage.retries import with_retries
+from gllm_storage.store.http import StoppingAdapter
+from gllm_storage.store.retry import with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,7 @@ from gllm_storage.errors import (
     redact,
     redacted,
 )
-from gllm_storage.retries import TRANSIENT_STATUSES
+from gllm_storage.store.retry import TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,17 +6,17 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.azure.errors import translated
-from gllm_storage.azure.transfer import AzureReader, AzureUpload, AzureWrite, tier_of
+from gllm_storage.azure.upload import AzureReader, AzureUpload, AzureWrite, tier_of
 from gllm_storage.errors import AccessDeniedError, ErrorDetails
-from gllm_storage.exclusive import exists_error, write_object
+from gllm_storage.store.create import exists_error, write_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gllm_storage.azure.requests import AzureRequests
-    from gllm_storage.objects import ObjectInfo
-    from gllm_storage.sources import Source
-    from gllm_storage.transfer import Transfer, TransferSettings
+    from gllm_storage.files.source import Source
+    from gllm_storage.info import ObjectInfo
+    from gllm_storage.store.transfer import Transfer, TransferSettings
 
 ATTEMPTS = 20
 """How often a write is tried while others change the same blob: each commit throws away the blocks that others have sent for

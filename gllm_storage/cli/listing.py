@@ -12,12 +12,12 @@ from gllm_storage.cli.output import as_json as json_of
 from gllm_storage.cli.output import human_size, human_time, say, say_json, say_json_array
 from gllm_storage.cli.places import Address, Folder, Stored, address, require_object
 from gllm_storage.cli.settings import Store
-from gllm_storage.objects import url_in_listing
+from gllm_storage.info import url_in_listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.info import ObjectInfo
 
 
 @dataclass(frozen=True)

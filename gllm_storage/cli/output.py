@@ -19,7 +19,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.info import ObjectInfo
 
 PROGRAM = "gllm-storage"
 _UNIT = 1024

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gllm_storage.fsspec_client import FsspecStorageClient
-    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.info import ObjectInfo
 
 _ALMOST_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):(?!//)")
 

@@ -6,17 +6,17 @@ import errno
 import sys
 from typing import IO, TYPE_CHECKING
 
-from gllm_storage import checksums
 from gllm_storage.cli.output import stream_errors
 from gllm_storage.errors import ErrorDetails, IntegrityError, StorageUnavailableError
-from gllm_storage.local_files import CHUNK
+from gllm_storage.files.local_files import CHUNK
+from gllm_storage.store import checksums
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from gllm_storage.cli.places import Stored
     from gllm_storage.cli.progress import Bars
-    from gllm_storage.objects import ObjectInfo
+    from gllm_storage.info import ObjectInfo
 
 
 def write_out(stored: Stored, shown: Bars) -> None:

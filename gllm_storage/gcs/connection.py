@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import requests
 from google.auth.transport.requests import AuthorizedSession
 
+from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, is_transient
-from gllm_storage.http_bodies import StoppingAdapter
-from gllm_storage.process import PerProcess
-from gllm_storage.retries import with_retries
+from gllm_storage.store.http import StoppingAdapter
+from gllm_storage.store.retry import with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

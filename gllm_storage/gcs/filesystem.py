@@ -12,16 +12,16 @@ import requests
 from gcsfs.core import GCSFileSystem as _GCSFileSystem
 from gcsfs.retry import HttpError
 
-from gllm_storage.bucket_filesystem import BucketFileSystem
+from gllm_storage.concurrency.interrupt import decided, ending_its_tasks, run_interruptible, task_of_call
 from gllm_storage.errors import OURS, ErrorDetails
+from gllm_storage.filesystem.base import BucketFileSystem
+from gllm_storage.filesystem.inherited import InheritedMethods
+from gllm_storage.filesystem.moving import UNDER_WAY, MovingMethods
 from gllm_storage.gcs.connection import Connection, GCSConnections
 from gllm_storage.gcs.errors import RefusedError, translated
 from gllm_storage.gcs.requests import GCSRequests
 from gllm_storage.gcs.store import GCSStore
-from gllm_storage.inherited import InheritedMethods
-from gllm_storage.interruptible import decided, ending_its_tasks, run_interruptible, task_of_call
-from gllm_storage.moving import UNDER_WAY, MovingMethods
-from gllm_storage.transfer import MIB, TransferSettings
+from gllm_storage.store.transfer import MIB, TransferSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

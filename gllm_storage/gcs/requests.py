@@ -17,7 +17,7 @@ from gllm_storage.gcs.errors import (
     not_found,
     translated,
 )
-from gllm_storage.objects import ObjectInfo, aware, in_order
+from gllm_storage.info import ObjectInfo, aware, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -6,19 +6,19 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import AccessDeniedError, ConflictCheckUnsupportedError, ErrorDetails
-from gllm_storage.exclusive import exists_error, write_object
 from gllm_storage.gcs.errors import translated
 from gllm_storage.gcs.requests import info_of
-from gllm_storage.gcs.transfer import GCSReader, GCSUpload, GCSWrite
-from gllm_storage.objects import aware
+from gllm_storage.gcs.upload import GCSReader, GCSUpload, GCSWrite
+from gllm_storage.info import aware
+from gllm_storage.store.create import exists_error, write_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from gllm_storage.files.source import Source
     from gllm_storage.gcs.requests import GCSRequests
-    from gllm_storage.objects import ObjectInfo
-    from gllm_storage.sources import Source
-    from gllm_storage.transfer import Transfer, TransferSettings
+    from gllm_storage.info import ObjectInfo
+    from gllm_storage.store.transfer import Transfer, TransferSettings
 
 
 class GCSStore:

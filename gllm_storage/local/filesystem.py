@@ -19,8 +19,7 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from gllm_storage.exclusive import exists_error
-from gllm_storage.local_files import (
+from gllm_storage.files.local_files import (
     SourceChangedError,
     TargetExistsError,
     atomic_target,
@@ -28,9 +27,10 @@ from gllm_storage.local_files import (
     is_temporary,
     open_source,
 )
-from gllm_storage.objects import ObjectInfo
-from gllm_storage.opening import AtomicOpening, FilesAndFolders
-from gllm_storage.writer import AtomicWriter
+from gllm_storage.filesystem.opening import AtomicOpening, FilesAndFolders
+from gllm_storage.filesystem.writing import AtomicWriter
+from gllm_storage.info import ObjectInfo
+from gllm_storage.store.create import exists_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,11 @@ from fsspec.implementations.memory import MemoryFile
 from fsspec.implementations.memory import MemoryFileSystem as _MemoryFileSystem
 
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
-from gllm_storage.exclusive import exists_error
-from gllm_storage.local_files import CHUNK, atomic_target, open_source
-from gllm_storage.objects import ObjectInfo, aware, directly_in
-from gllm_storage.opening import AtomicOpening, FilesAndFolders
-from gllm_storage.writer import AtomicWriter
+from gllm_storage.files.local_files import CHUNK, atomic_target, open_source
+from gllm_storage.filesystem.opening import AtomicOpening, FilesAndFolders
+from gllm_storage.filesystem.writing import AtomicWriter
+from gllm_storage.info import ObjectInfo, aware, directly_in
+from gllm_storage.store.create import exists_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Many small objects: one thread has many requests under way, instead of one thread for each request.
 
 Python's price for a small object is that of its thread, its locks and its switches; the requests themselves are cheap
-(`gllm_storage.s3.direct`). Here they are sent once. Whatever does not go well at once, and what is not small, is left to the
+(`gllm_storage.s3.http`). Here they are sent once. Whatever does not go well at once, and what is not small, is left to the
 normal way, which tries again, decides and explains.
 """
 
@@ -13,12 +13,12 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gllm_storage.parallel import TransferStopped, run_all
+from gllm_storage.concurrency.workers import TransferStopped, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gllm_storage.parallel import Stop
+    from gllm_storage.concurrency.workers import Stop
 
 UNDER_WAY = 64
 """Requests under way: a store that answers after 20 ms gives 3200 answers per second to 64 of them."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
 
+from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, split_url
-from gllm_storage.process import PerProcess
 from gllm_storage.s3.settings import S3Settings
 from gllm_storage.settings import describe, parse_config
 
@@ -142,7 +142,7 @@ class S3StorageClient(FsspecStorageClient):
         return fsspec_configures("s3", "s3a")
 
     def _store(self) -> ObjectStore:
-        from gllm_storage.bucket_objects import BucketObjects  # noqa: PLC0415 - as above
+        from gllm_storage.store.bucket_objects import BucketObjects  # noqa: PLC0415 - as above
 
         # What fsspec's configuration adds, only the filesystem knows; and both must speak to the same server.
         store = self.filesystem.store if self._is_configured_by_fsspec else self._s3.get()

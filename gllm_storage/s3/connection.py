@@ -11,8 +11,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from gllm_storage.parallel import check_stop
-from gllm_storage.process import PerProcess
+from gllm_storage.concurrency.fork import PerProcess
+from gllm_storage.concurrency.workers import check_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,8 +114,8 @@ class Connection:
     def _direct(self, client: S3Client, session: Any, max_attempts: int) -> S3Client:
         from botocore.credentials import Credentials  # noqa: PLC0415 - as above
 
-        from gllm_storage.s3.direct.client import DirectClient  # noqa: PLC0415 - as above
-        from gllm_storage.s3.direct.template import catch_if_asked  # noqa: PLC0415 - as above
+        from gllm_storage.s3.http.client import DirectClient  # noqa: PLC0415 - as above
+        from gllm_storage.s3.http.template import catch_if_asked  # noqa: PLC0415 - as above
 
         client.meta.events.register("before-send.s3", catch_if_asked)
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")

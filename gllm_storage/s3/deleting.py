@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.exclusive import backoff
 from gllm_storage.s3.errors import translate, translated
+from gllm_storage.store.create import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gllm_storage.s3.requests import S3Requests
-    from gllm_storage.transfer import Transfer
+    from gllm_storage.store.transfer import Transfer
 
 BATCH = 1000
 """The most keys that DeleteObjects takes."""

@@ -12,32 +12,32 @@ from fsspec.asyn import sync, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
 
-from gllm_storage.bucket_store import Destination
-from gllm_storage.download import download_object
+from gllm_storage.concurrency.interrupt import task_of_call
+from gllm_storage.concurrency.workers import Stop, run_all, running_stop
 from gllm_storage.errors import ObjectExistsError, StorageError
-from gllm_storage.interruptible import task_of_call
-from gllm_storage.local_files import atomic_target
-from gllm_storage.many import is_collected
-from gllm_storage.metadata import WRITE_ID
-from gllm_storage.parallel import Stop, run_all, running_stop
-from gllm_storage.s3.boto import Receipt
+from gllm_storage.files.local_files import atomic_target
+from gllm_storage.filesystem.lists import is_collected
 from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, Connections, pool_size, require_one_of
 from gllm_storage.s3.errors import translated
-from gllm_storage.s3.file import S3File, S3Writer
-from gllm_storage.s3.inherited import in_our_words
-from gllm_storage.s3.many import ManyObjects, with_content_type
-from gllm_storage.s3.moving import MovingMethods
-from gllm_storage.s3.options import SharedInstances, client_options_of, require_known
+from gllm_storage.s3.multipart import Receipt
 from gllm_storage.s3.plan import S3TransferSettings, check_transfer_settings, settings_of_call
 from gllm_storage.s3.requests import S3Requests, info_from_head
+from gllm_storage.s3.s3fs.files import S3File, S3Writer
+from gllm_storage.s3.s3fs.inherited import in_our_words
+from gllm_storage.s3.s3fs.lists import ManyObjects, with_content_type
+from gllm_storage.s3.s3fs.moves import MovingMethods
+from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, require_known
 from gllm_storage.s3.store import S3Store
+from gllm_storage.store.download import download_object
+from gllm_storage.store.metadata import WRITE_ID
+from gllm_storage.store.port import Destination
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from gllm_storage.objects import ObjectInfo
-    from gllm_storage.writer import WritableFile
+    from gllm_storage.filesystem.writing import WritableFile
+    from gllm_storage.info import ObjectInfo
 
 
 VerbOptions = tuple[Connection, dict[str, Any], S3TransferSettings]

@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage import checksums
-from gllm_storage.background import Background
+from gllm_storage.concurrency.background import Background
+from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.errors import StorageError
-from gllm_storage.memory_budget import memory_budget
+from gllm_storage.files.source import MemorySource, is_immutable
+from gllm_storage.files.spool import Spool
 from gllm_storage.s3.body import FileSection, ViewSection
 from gllm_storage.s3.plan import MAX_PUT
-from gllm_storage.sources import MemorySource, is_immutable
-from gllm_storage.spool import Spool
-from gllm_storage.transfer import MAX_PARTS
+from gllm_storage.store import checksums
+from gllm_storage.store.transfer import MAX_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gllm_storage.s3.boto import Body, MultipartUpload
-    from gllm_storage.s3.transfer import Upload
-    from gllm_storage.sources import Source
+    from gllm_storage.files.source import Source
+    from gllm_storage.s3.multipart import Body, MultipartUpload
+    from gllm_storage.s3.upload import Upload
 
 _DOUBLES_AFTER = 950
 

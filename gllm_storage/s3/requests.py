@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.checksums import ALGORITHMS, is_well_formed
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError
-from gllm_storage.metadata import CHECKSUM, kept_checksum
-from gllm_storage.objects import ObjectInfo, in_order
+from gllm_storage.info import ObjectInfo, in_order
 from gllm_storage.s3.errors import (
     RAISED,
     SDK_ERRORS,
@@ -25,6 +23,8 @@ from gllm_storage.s3.errors import (
     translate,
     translated,
 )
+from gllm_storage.store.checksums import ALGORITHMS, is_well_formed
+from gllm_storage.store.metadata import CHECKSUM, kept_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -9,12 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails
-from gllm_storage.exclusive import exists_error, new_write_id
+from gllm_storage.files.source import MemorySource
+from gllm_storage.files.spool import SpooledObject
 from gllm_storage.s3.body import ChecksumHeaders
-from gllm_storage.s3.boto import BotoEngine
-from gllm_storage.s3.capabilities import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import translated
+from gllm_storage.s3.multipart import BotoEngine
 from gllm_storage.s3.plan import (
     MAX_PUT,
     MIN_PART,
@@ -24,23 +24,23 @@ from gllm_storage.s3.plan import (
     plan_overwrite,
     settings_of_call,
 )
-from gllm_storage.s3.reader import S3Reader
-from gllm_storage.s3.streaming import StreamedObject, StreamPlan
-from gllm_storage.s3.transfer import Upload, upload_object
-from gllm_storage.sources import MemorySource
-from gllm_storage.spool import SpooledObject
+from gllm_storage.s3.probe import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
+from gllm_storage.s3.read import S3Reader
+from gllm_storage.s3.stream import StreamedObject, StreamPlan
+from gllm_storage.s3.upload import Upload, upload_object
+from gllm_storage.store.create import exists_error, new_write_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from gllm_storage.bucket_store import Destination
-    from gllm_storage.objects import ObjectInfo
-    from gllm_storage.s3.boto import Receipt
+    from gllm_storage.files.source import Source
+    from gllm_storage.filesystem.writing import WritableFile
+    from gllm_storage.info import ObjectInfo
+    from gllm_storage.s3.multipart import Receipt
     from gllm_storage.s3.requests import S3Requests
-    from gllm_storage.sources import Source
-    from gllm_storage.transfer import Transfer
-    from gllm_storage.writer import WritableFile
+    from gllm_storage.store.port import Destination
+    from gllm_storage.store.transfer import Transfer
 
 
 class S3Store:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.support import PROGRAM, environment, ok, run, run_python, url_of
-from tests.clouds.faulty import proxied
 from tests.conftest import make_rig
 from tests.faults import FaultProxy
+from tests.promises.clouds.faulty import proxied
 from tests.rig import BUCKET, MIB, server_rig
 
 if TYPE_CHECKING:

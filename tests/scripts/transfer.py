@@ -13,7 +13,8 @@ import sys
 import time
 from typing import Any
 
-from gllm_storage import get_storage_client, local_files
+from gllm_storage import get_storage_client
+from gllm_storage.files import local_files
 
 
 def pause_after_first_piece() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.cli.check.bench import content
 from gllm_storage.cli.check.model import Row, Verdict
+from gllm_storage.concurrency.workers import Stop, run_all
 from gllm_storage.errors import ConflictCheckUnsupportedError
-from gllm_storage.parallel import Stop, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

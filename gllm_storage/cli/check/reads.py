@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from gllm_storage import checksums
 from gllm_storage.cli.check.bench import content
 from gllm_storage.cli.check.model import Row, Verdict
 from gllm_storage.errors import StorageError
+from gllm_storage.store import checksums
 
 if TYPE_CHECKING:
     from gllm_storage.cli.check.bench import Bench

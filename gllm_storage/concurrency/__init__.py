@@ -1,0 +1,1 @@
+"""How work runs and ends: threads, stops, memory, forks."""

@@ -1,0 +1,1 @@
+"""The local end of a transfer: source files, atomic targets, spools."""

@@ -1,0 +1,1 @@
+"""The fsspec face of an object store."""

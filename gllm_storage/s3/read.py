@@ -1,0 +1,220 @@
+"""`S3Reader`: reads of one S3 object, pinned to one version."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
+
+from gllm_storage.errors import ErrorDetails, StorageUnavailableError
+from gllm_storage.info import ObjectInfo
+from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
+from gllm_storage.s3.requests import info_from_head
+from gllm_storage.store.download import READ_CHUNK
+from gllm_storage.store.object_reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from gllm_storage.s3.requests import S3Requests
+
+_NOT_SATISFIABLE = 416
+_TOO_MANY = 429
+_SERVER_ERROR = 500
+_CHANGED = {412, _NOT_SATISFIABLE}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class S3Answer:
+    """The answer to a GetObject of the whole, as `gllm_storage.store.download` reads it.
+
+    Attributes:
+        version: What its headers say.
+        body: boto3's, or ours.
+        details: What it is about, for errors.
+    """
+
+    version: ObjectInfo
+    body: Any
+    details: ErrorDetails
+
+    def chunks(self, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
+        """The body.
+
+        Raises:
+            ReadInterruptedError: If it breaks.
+        """
+        return _chunks(self.body, self.details, buffer)
+
+    def close(self) -> None:
+        """Close the connection, unless all was read."""
+        self.body.close()
+
+
+@dataclass(frozen=True)
+class S3Reader:
+    """One object, as `gllm_storage.store.download` reads it.
+
+    Attributes:
+        requests: The control requests, and the boto3 client.
+        bucket: The bucket.
+        key: The key.
+        details: What it is about, for errors.
+    """
+
+    requests: S3Requests
+    bucket: str
+    key: str
+    details: ErrorDetails
+
+    def head(self) -> ObjectInfo:
+        """HeadObject."""
+        return self.requests.info(self.bucket, self.key, self.details.operation)
+
+    def begin(self) -> S3Answer | None:
+        """GetObject of the whole, whose headers say what HeadObject would say.
+
+        Returns:
+            None where HeadObject has to say it: why there is nothing to be had, or how much there is.
+
+        Raises:
+            StorageError: If the answer has no checksum, and HeadObject, which has to confirm its length then, fails.
+            botocore.exceptions.ClientError: If the store is busy or failing.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+        """
+        try:
+            answer = self.requests.client.get_object(**self._place(), ChecksumMode="ENABLED")
+        except ClientError as error:
+            if status_of(error) == _TOO_MANY or status_of(error) >= _SERVER_ERROR:
+                raise
+            return None
+        # Some servers compress on the way, and cannot tell the length then.
+        if answer.get("ContentLength") is None or not answer.get("ETag") or answer.get("ContentRange"):
+            answer["Body"].close()
+            return None
+        return self._confirmed(S3Answer(info_from_head(answer, self.details.url), answer["Body"], self.details))
+
+    def _confirmed(self, answer: S3Answer) -> S3Answer | None:
+        """The answer, if what came with it proves that it is the whole, or else HeadObject says the same."""
+        if answer.version.checksum is not None:
+            return answer
+        try:
+            looked = self.head()
+        except BaseException:
+            answer.close()
+            raise
+        if (looked.size, looked.etag) == (answer.version.size, answer.version.etag):
+            return dataclasses.replace(answer, version=looked)
+        answer.close()
+        return None
+
+    def read(
+        self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
+    ) -> Generator[bytes | memoryview, None, None]:
+        """GetObject of a range, or of the whole object, with ``If-Match``.
+
+        Raises:
+            ObjectChangedError: If another version is there, or the answer is of another one.
+            RangesIgnoredError: If the answer is the whole object, and a range was asked for.
+            ReadInterruptedError: If the answer came and then broke.
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+        """
+        whole = start == 0 and length == version.size
+        answer = self._get_object(version, start, length, whole=whole)
+        with contextlib.closing(answer["Body"]) as body:
+            _check_answer(answer, version, start, length, whole=whole)
+            yield from _chunks(body, self.details, buffer)
+
+    def read_at_once(self, start: int, end: int | None) -> tuple[ObjectInfo, bytes] | None:
+        """GetObject of a range of the version that is there, as `gllm_storage.store.ranges` reads small slices.
+
+        Raises:
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+        """
+        parameters = self._place()
+        wanted = f"bytes={start}" if end is None else f"bytes={start}-{end - 1}"
+        try:
+            answer = self.requests.client.get_object(**parameters, Range=wanted)
+        except ClientError as error:
+            if status_of(error) == _NOT_SATISFIABLE:
+                return ObjectInfo(self.details.url, 0), b""  # the object ends before
+            raise
+        with contextlib.closing(answer["Body"]) as body:
+            version = _version_of(answer, start, end, self.details.url)
+            if version is None:
+                return None
+            content = bytearray()
+            try:
+                for chunk in _chunks(body, self.details):
+                    content += chunk
+            except ReadInterruptedError:
+                return None
+        return (version, bytes(content)) if len(content) == answer.get("ContentLength") else None
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        """Raise our errors in place of botocore's."""
+        return translated(self.details)
+
+    def _place(self) -> dict[str, Any]:
+        return {"Bucket": self.bucket, "Key": self.key, **self.requests.parameters("GetObject")}
+
+    def _get_object(self, version: ObjectInfo, start: int, length: int, *, whole: bool) -> Mapping[str, Any]:
+        parameters = self._place()
+        if version.etag:
+            parameters["IfMatch"] = f'"{version.etag}"'
+        if not whole:
+            parameters["Range"] = f"bytes={start}-{start + length - 1}"
+        try:
+            return self.requests.client.get_object(**parameters)
+        except ClientError as error:
+            if status_of(error) in _CHANGED:
+                raise ObjectChangedError from error
+            raise
+
+
+def _version_of(answer: Mapping[str, Any], start: int, end: int | None, url: str) -> ObjectInfo | None:
+    """The version that an answer is of, if it is the range that was asked for, as far as the object has it."""
+    found = _CONTENT_RANGE.fullmatch(str(answer.get("ContentRange")))
+    if found is None:
+        return None
+    first, last, size = map(int, found.groups())
+    if (first, last + 1) != slice(start, end).indices(size)[:2] or answer.get("ContentLength") != last + 1 - first:
+        return None
+    return ObjectInfo(url, size, etag=str(answer.get("ETag", "")).strip('"') or None)
+
+
+def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, length: int, *, whole: bool) -> None:
+    """Check that the answer is of the version and the range that were asked for: some servers ignore both headers."""
+    etag = str(answer.get("ETag", "")).strip('"')
+    if etag and version.etag and etag != version.etag:
+        raise ObjectChangedError
+    content_range = answer.get("ContentRange")
+    if content_range is None and not whole:
+        raise RangesIgnoredError
+    if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
+        raise ObjectChangedError
+    if answer.get("ContentLength") != length:
+        raise ObjectChangedError
+
+
+def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) -> Generator[bytes | memoryview, None, None]:
+    try:
+        if isinstance(body, StreamingBody):  # boto3's
+            yield from body.iter_chunks(READ_CHUNK)
+        else:
+            yield from body.iter_chunks(READ_CHUNK, buffer)
+    except SDK_ERRORS as error:
+        raise ReadInterruptedError from error
+    except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad
+        unavailable = StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {error}", details)
+        unavailable.__cause__ = error
+        raise ReadInterruptedError from unavailable

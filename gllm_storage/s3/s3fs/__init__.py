@@ -1,0 +1,1 @@
+"""Methods and options that exist only because s3fs has them."""

@@ -1,0 +1,1 @@
+"""The promises of every object store, without a provider and without fsspec."""

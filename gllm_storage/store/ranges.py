@@ -1,0 +1,354 @@
+"""Reading slices of objects: neighbours by one request, all slices of an object of one version, objects side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from gllm_storage.concurrency.workers import Stop, run_all, stopped_by
+from gllm_storage.errors import StorageUnavailableError
+from gllm_storage.store.create import backoff
+from gllm_storage.store.download import Download
+from gllm_storage.store.object_reader import ObjectChangedError
+from gllm_storage.store.transfer import Transfer, part_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gllm_storage.info import ObjectInfo
+    from gllm_storage.store.object_reader import ObjectReader
+
+T = TypeVar("T")
+Slice = tuple[int | None, int | None]
+"""Start and end, as Python slices bytes."""
+Range = tuple[str, Slice]
+"""A path, and a slice of what is there."""
+
+DEFAULT_GAP = 64 * 2**10
+"""Bytes between two ranges that are fetched with them: they take less time than another request."""
+_RESTARTS = 5
+"""How often the slices of an object are read again because it was replaced."""
+
+
+@runtime_checkable
+class ReadsAtOnce(Protocol):
+    """An `ObjectReader` that need not look at the object before it reads a slice."""
+
+    def read_at_once(self, start: int, end: int | None) -> tuple[ObjectInfo, bytes] | None:
+        """A slice of the version that is there, by one request.
+
+        Args:
+            start: First byte; counted from the end if negative, without `end` then.
+            end: Byte before which it ends.
+
+        Returns:
+            The version, and the slice, which is cut where the object ends; None where the answer broke off or is no slice.
+
+        Raises:
+            Exception: What the SDK raises, after all retries.
+        """
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range to be fetched, and the ranges within that were asked for.
+
+    Attributes:
+        start: Its first byte.
+        end: The byte before which it ends.
+        parts: Number, first byte and end of each that was asked for.
+    """
+
+    start: int
+    end: int
+    parts: tuple[tuple[int, int, int], ...]
+
+
+def coalesced(ranges: Iterable[tuple[int, int]], max_gap: int, max_size: int) -> list[Span]:
+    """Fetch neighbours together.
+
+    Args:
+        ranges: First byte and end of each range that is asked for; none is empty.
+        max_gap: How many bytes may lie between two neighbours.
+        max_size: How many bytes may be fetched together. A range that is larger stays as it is.
+
+    Returns:
+        Spans in the order of their first bytes.
+    """
+    spans: list[Span] = []
+    for start, end, number in sorted((start, end, number) for number, (start, end) in enumerate(ranges)):
+        last = spans[-1] if spans else None
+        together = 0 if last is None else max(last.end, end) - last.start
+        if last is not None and start <= last.end + max_gap and (end <= last.end or together <= max_size):
+            spans[-1] = Span(last.start, max(last.end, end), (*last.parts, (number, start, end)))
+        else:
+            spans.append(Span(start, end, ((number, start, end),)))
+    return spans
+
+
+class ViewSink:
+    """Takes a range of an object into a buffer of the caller's.
+
+    Args:
+        start: Where in the object it begins.
+        view: The buffer.
+    """
+
+    def __init__(self, start: int, view: memoryview) -> None:
+        self._start = start
+        self._view = view
+
+    def buffer_at(self, offset: int, length: int) -> memoryview:
+        """The caller's buffer itself."""
+        return self._view[offset - self._start : offset - self._start + length]
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Take bytes at an offset of the object."""
+        if isinstance(data, memoryview) and data.obj is self._view.obj:
+            return  # they are there
+        self._view[offset - self._start : offset - self._start + len(data)] = data
+
+
+def read_into(reader: ObjectReader, version: ObjectInfo, start: int, target: memoryview, transfer: Transfer) -> None:
+    """Fill a buffer with bytes of one version of an object, from an offset on.
+
+    Raises:
+        ObjectChangedError: If the object is another version now.
+        ObjectNotFoundError: If it was deleted.
+        StorageError: If it cannot be read.
+    """
+    version = dataclasses.replace(version, checksum=None)  # of the whole object, which says nothing of a range
+    with reader.translated():
+        Download(reader, version, ViewSink(start, target), transfer).fetch_range(start, len(target))
+
+
+@dataclass(eq=False)
+class ObjectSlices:
+    """Slices of one object.
+
+    Attributes:
+        reader: Reads the object.
+        transfer: What it is about, for errors, and how objects are moved.
+        slices: Start and end of each, as Python slices bytes.
+        max_gap: How many bytes may lie between two that are fetched together.
+        results: What was read, in the order of the slices.
+        error: Why it could not be read.
+    """
+
+    reader: ObjectReader
+    transfer: Transfer
+    slices: Sequence[Slice]
+    max_gap: int = DEFAULT_GAP
+    results: list[bytes] = field(default_factory=list)
+    error: Exception | None = None
+    _whole_spans: list[tuple[Span, io.BytesIO]] = field(default_factory=list)
+
+    @property
+    def _part_size(self) -> int:
+        return self.transfer.settings.part_size
+
+    def begin(self) -> list[Callable[[], None]]:
+        """Read by one request, or look at the object; afterwards, `finish`.
+
+        Returns:
+            What is left to do, side by side. Each raises `ObjectChangedError` if the object is another version now.
+        """
+        self.results = [b""] * len(self.slices)
+        self._whole_spans = []
+        with self.reader.translated():
+            if self._read_at_once():
+                return []
+        version = self.reader.head()
+        tasks: list[Callable[[], None]] = []
+        for span in self._spans(version.size):
+            if span.end - span.start <= self._part_size:
+                tasks.append(partial(self._read_span, version, span))
+            else:
+                tasks += self._parts_of(version, span)
+        return tasks
+
+    def finish(self) -> None:
+        """Put together what was read in parts."""
+        for span, content in self._whole_spans:
+            self._give(span, content.getvalue())
+        self._whole_spans = []
+
+    def outcomes(self) -> list[bytes] | list[Exception]:
+        """What was read, in the order of the slices, or why it could not be."""
+        return self.results if self.error is None else [self.error] * len(self.slices)
+
+    def _spans(self, size: int) -> list[Span]:
+        ranges = [slice(*each).indices(size)[:2] for each in self.slices]
+        wanted = [number for number, (start, end) in enumerate(ranges) if start < end]
+        spans = coalesced([ranges[number] for number in wanted], self.max_gap, self._part_size)
+        return [
+            Span(span.start, span.end, tuple((wanted[number], start, end) for number, start, end in span.parts))
+            for span in spans
+        ]
+
+    def _read_at_once(self) -> bool:
+        """Read by one request, if it is one small range, and the reader can; whether it was done."""
+        if not isinstance(self.reader, ReadsAtOnce) or not self.slices:
+            return False
+        first, last = self.slices[0]
+        if len(self.slices) == 1 and last is None and first is not None and -self._part_size <= first < 0:
+            found = self.reader.read_at_once(first, None)
+            self.results = self.results if found is None else [found[1]]
+            return found is not None
+        span = self._only_span()
+        found = None if span is None else self.reader.read_at_once(span.start, span.end)
+        if span is None or found is None:
+            return False
+        self._give(span, found[1])
+        return True
+
+    def _only_span(self) -> Span | None:
+        """The one range that holds them all, if it is small, and can be told without the size of the object."""
+        ranges = [(start, end) for start, end in self.slices if start is not None and end is not None and 0 <= start < end]
+        spans = coalesced(ranges, self.max_gap, self._part_size)
+        is_one = len(ranges) == len(self.slices) and len(spans) == 1 and spans[0].end - spans[0].start <= self._part_size
+        return spans[0] if is_one else None
+
+    def _read_span(self, version: ObjectInfo, span: Span) -> None:
+        content = io.BytesIO(bytes(span.end - span.start))  # gives out its bytes without a copy, as a bytearray does not
+        with content.getbuffer() as view:
+            read_into(self.reader, version, span.start, view, self.transfer)
+        self._give(span, content.getvalue())
+
+    def _parts_of(self, version: ObjectInfo, span: Span) -> list[Callable[[], None]]:
+        content = io.BytesIO(bytes(span.end - span.start))
+        self._whole_spans.append((span, content))
+        return [
+            partial(self._read_part, version, span.start, content, offset, length)
+            for offset, length in part_ranges(span.end - span.start, self._part_size)
+        ]
+
+    def _read_part(self, version: ObjectInfo, start: int, content: io.BytesIO, offset: int, length: int) -> None:
+        with content.getbuffer() as view, view[offset : offset + length] as part:
+            read_into(self.reader, version, start + offset, part, self.transfer)
+
+    def _give(self, span: Span, content: bytes) -> None:
+        for number, start, end in span.parts:
+            first, last = start - span.start, end - span.start
+            is_all = first == 0 and last >= len(content)
+            self.results[number] = content if is_all else content[first:last]
+
+
+def ranges_of(paths: list[str], starts: Any, ends: Any) -> list[Range]:
+    """The arguments of fsspec's `cat_ranges`, where one start or end may stand for all.
+
+    Raises:
+        TypeError: If `paths` is no list.
+        ValueError: If there are not as many starts or ends as paths.
+    """
+    if not isinstance(paths, list):
+        raise TypeError(f"paths must be a list, not {type(paths).__name__}")
+    first = list(starts) if isinstance(starts, Iterable) else [starts] * len(paths)
+    last = list(ends) if isinstance(ends, Iterable) else [ends] * len(paths)
+    if not len(paths) == len(first) == len(last):
+        raise ValueError(f"there are {len(paths)} paths, {len(first)} starts and {len(last)} ends")
+    return list(zip(paths, zip(first, last, strict=True), strict=True))
+
+
+def read_ranges(
+    ranges: Sequence[Range], slices_of: Callable[[str, list[Slice]], ObjectSlices], workers: int, stop: Stop
+) -> list[bytes | Exception]:
+    """Read ranges of objects.
+
+    Args:
+        ranges: The ranges.
+        slices_of: What reads slices of the object of a path.
+        workers: How many requests may be under way at a time.
+        stop: Ends it.
+
+    Returns:
+        What was read, or why it could not be, in the order of the ranges.
+
+    Raises:
+        TransferStopped: If it was ended.
+    """
+    numbers: dict[str, list[int]] = {}
+    for number, (path, _) in enumerate(ranges):
+        numbers.setdefault(path, []).append(number)
+    found: dict[int, bytes | Exception] = {}
+    objects: dict[str, ObjectSlices] = {}
+    for path, of_path in numbers.items():
+        try:
+            objects[path] = slices_of(path, [ranges[number][1] for number in of_path])
+        except Exception as error:  # noqa: BLE001 - given to who asked for this object
+            found.update(dict.fromkeys(of_path, error))
+    _read_all(list(objects.values()), workers, stop)
+    for path, each in objects.items():
+        found.update(zip(numbers[path], each.outcomes(), strict=True))
+    return [found[number] for number in range(len(ranges))]
+
+
+def read_slice(wanted: ObjectSlices) -> bytes:
+    """Read the only slice of an object.
+
+    Raises:
+        ObjectNotFoundError: If the object does not exist.
+        StorageError: If it cannot be read.
+        TransferStopped: If its transfer was given up.
+    """
+    _read_all([wanted], wanted.transfer.settings.max_concurrency, wanted.transfer.stop)
+    if wanted.error is not None:
+        raise wanted.error
+    return wanted.results[0]
+
+
+def _read_all(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> None:
+    """Read until each was read of one version, or cannot be."""
+    for attempt in range(_RESTARTS):
+        objects = _read_once(objects, workers, stop)
+        if not objects:
+            return
+        backoff(attempt)
+    for each in objects:
+        details = each.transfer.details
+        each.error = StorageUnavailableError(
+            f"{details.operation} of {details.url}: the object was replaced again and again while it was read; gave up "
+            f"after {_RESTARTS} attempts. Try again",
+            details,
+        )
+
+
+def _read_once(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> list[ObjectSlices]:
+    """Read what can be read; those that were replaced meanwhile."""
+    changed: list[ObjectSlices] = []
+    begun = _side_by_side([partial(_begin, each) for each in objects], workers, stop)
+    tasks = [partial(_go_on, each, task, changed) for each, rest in zip(objects, begun, strict=True) for task in rest]
+    _side_by_side(tasks, workers, stop)
+    for each in objects:
+        each.finish()
+    return [each for each in objects if each in changed and each.error is None]
+
+
+def _begin(each: ObjectSlices) -> list[Callable[[], None]]:
+    try:
+        return each.begin()
+    except Exception as error:  # noqa: BLE001 - given to who asked for this object
+        each.error = error
+        return []
+
+
+def _go_on(each: ObjectSlices, task: Callable[[], None], changed: list[ObjectSlices]) -> None:
+    if each.error is not None or each in changed:
+        return
+    try:
+        task()
+    except ObjectChangedError:
+        changed.append(each)
+    except Exception as error:  # noqa: BLE001 - as above
+        each.error = error
+
+
+def _side_by_side(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[T]:
+    if len(tasks) > 1:
+        return run_all(tasks, workers, stop)
+    with stopped_by(stop):
+        return [task() for task in tasks]

@@ -1,0 +1,250 @@
+"""Blobs that other clients made, changed or half sent, and URLs that name an account."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import logging
+import os
+import random
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from azure.storage.blob import ContentSettings
+
+from gllm_storage import AzureStorageClient, IntegrityError, ObjectExistsError, StorageError, StorageUnavailableError
+from tests.faults import CallAfter
+from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of, no_waits
+from tests.rig import azure_config
+from tests.servers import AzureServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Servers
+    from tests.promises.clouds.faulty import Faulty
+
+
+@pytest.fixture
+def faulty(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    no_waits(monkeypatch)
+    with behind_proxy(AZURE, servers) as each:
+        yield each
+
+
+def blob_of(faulty: Faulty, name: str = NAME) -> Any:
+    """The SDK's own client of a blob."""
+    container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+    return container.get_blob_client(faulty.rig.key(name))
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "only said to be packed"])
+def test_what_is_stored_packed_is_downloaded_as_it_is_stored(
+    size: int, packed: bool, faulty: Faulty, tmp_path: Path
+) -> None:
+    content = gzip.compress(content_of(size)) if packed else content_of(size)
+    blob_of(faulty).upload_blob(content, content_settings=ContentSettings(content_encoding="gzip"))
+    client = faulty.client()
+    assert client.download_file(NAME, tmp_path / "a").read_bytes() == content
+    with client.open(NAME, "rb") as file:
+        assert file.read() == content
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "blocks"])
+def test_a_blob_that_another_client_replaced_with_our_metadata_is_whole(size: int, faulty: Faulty, tmp_path: Path) -> None:
+    client, (old, new) = faulty.client(), (content_of(size, 1), content_of(size, 2))
+    (tmp_path / "a").write_bytes(old)
+    client.upload_file(tmp_path / "a", NAME)
+    blob = blob_of(faulty)
+    blob.upload_blob(new, overwrite=True, metadata=blob.get_blob_properties().metadata)
+    assert client.download_file(NAME, tmp_path / "b").read_bytes() == new
+
+
+@pytest.mark.parametrize("with_settings", [True, False])
+def test_a_blob_that_another_client_appended_to_with_our_metadata_is_whole(
+    with_settings: bool, faulty: Faulty, tmp_path: Path
+) -> None:
+    client, content = faulty.client(), content_of(LARGE)
+    (tmp_path / "a").write_bytes(content)
+    client.upload_file(tmp_path / "a", NAME)
+    blob = blob_of(faulty)
+    known = blob.get_blob_properties()
+    length = len(blob.get_block_list("committed")[0][0].id)
+    blob.stage_block("x" * length, b"more")
+    kept = {"content_settings": known.content_settings} if with_settings else {}
+    blob.commit_block_list([*blob.get_block_list("all")[0], *blob.get_block_list("all")[1]], metadata=known.metadata, **kept)
+    assert client.download_file(NAME, tmp_path / "b").read_bytes() == content + b"more"
+
+
+def test_a_blob_that_is_damaged_is_still_noticed(faulty: Faulty, tmp_path: Path) -> None:
+    client, content = faulty.client(), content_of(LARGE)
+    (tmp_path / "a").write_bytes(content)
+    client.upload_file(tmp_path / "a", NAME)
+    blob = blob_of(faulty)
+    known = blob.get_blob_properties()
+    # As if the store had rotten: other content of that size, and all that was said of it as it was.
+    blob.stage_block("x" * 32, content_of(LARGE, 2))
+    blob.commit_block_list(["x" * 32], metadata=known.metadata, content_settings=known.content_settings)
+    with pytest.raises(IntegrityError):
+        client.download_file(NAME, tmp_path / "b")
+
+
+@pytest.mark.parametrize("length", [12, 20, 48, 64])
+def test_blocks_with_binary_ids_that_another_tool_never_committed_are_in_nobodys_way(
+    length: int, faulty: Faulty, tmp_path: Path
+) -> None:
+    block_id = b"\x80" + random.Random(length).randbytes(length - 1)
+    blob_of(faulty)._client.block_blob.stage_block(base64.b64encode(block_id).decode(), 1, body=b"q")
+    (tmp_path / "a").write_bytes(content_of(LARGE))
+    faulty.client().upload_file(tmp_path / "a", NAME, check_conflict=True)
+    faulty.assert_holds(content_of(LARGE))
+
+
+@pytest.mark.parametrize("kind", ["page", "append"])
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "blocks"])
+def test_a_create_over_a_blob_of_another_kind_is_a_conflict(kind: str, size: int, faulty: Faulty, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content_of(size))
+    blob = blob_of(faulty)
+    make = {"page": lambda: blob.create_page_blob(512), "append": blob.create_append_blob}[kind]
+    faulty.inject("HeadBlob", CallAfter(make))
+    with pytest.raises(ObjectExistsError):
+        faulty.client().upload_file(tmp_path / "a", NAME, check_conflict=True)
+    with pytest.raises(ObjectExistsError):
+        faulty.client().upload_file(tmp_path / "a", NAME, check_conflict=True)
+
+
+def test_a_large_file_over_a_blob_of_another_kind_is_an_error_that_says_what_to_do(faulty: Faulty, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content_of(LARGE))
+    blob_of(faulty).create_append_blob()
+    with pytest.raises(StorageError, match="delete it first"):
+        faulty.client().upload_file(tmp_path / "a", NAME)
+
+
+@pytest.mark.parametrize("host", ["dfs.core.windows.net", "blob.core.windows.net"])
+def test_a_url_that_names_the_account_is_understood_by_all_methods(host: str, faulty: Faulty, tmp_path: Path) -> None:
+    faulty.put(b"content")
+    client = faulty.client()
+    account = client.config["account_name"]
+    url = f"abfs://models@{account}.{host}/{faulty.rig.key(NAME)}"
+    filesystem = client.filesystem
+    assert client.download_file(url, tmp_path / "a").read_bytes() == b"content"
+    assert (filesystem.exists(url), filesystem.isfile(url), filesystem.info(url)["size"]) == (True, True, 7)
+    assert filesystem.cat_file(url) == b"content"
+    with filesystem.open(url) as file:
+        assert file.read() == b"content"
+    filesystem.put_file(str(tmp_path / "a"), f"{url}2")
+    filesystem.get_file(f"{url}2", str(tmp_path / "b"))
+    filesystem.rm_file(f"{url}2")
+    assert (tmp_path / "b").read_bytes() == b"content"
+    assert faulty.rig.keys() == [NAME]
+
+
+def test_a_url_that_names_another_account_is_refused(faulty: Faulty, tmp_path: Path) -> None:
+    client = faulty.client()
+    url = f"abfs://models@another.dfs.core.windows.net/{faulty.rig.key(NAME)}"
+    (tmp_path / "a").write_bytes(b"a")
+    faulty.put(b"of this account")
+    calls = (
+        lambda: client.upload_file(tmp_path / "a", url),
+        lambda: client.filesystem.put_file(str(tmp_path / "a"), url),
+        lambda: client.filesystem.open(url, "wb"),
+        lambda: client.filesystem.info(url),
+        lambda: client.filesystem.ls(url),
+        lambda: client.filesystem.find(url),
+        lambda: client.filesystem.rm(url, recursive=True),
+        lambda: client.filesystem.rm([url]),
+        lambda: client.filesystem.cat_file(url, 0, 1),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="another"):
+            call()
+    assert faulty.rig.keys() == [NAME]
+
+
+def test_a_path_object_is_opened_and_listed(faulty: Faulty) -> None:
+    faulty.put(b"content")
+    path, filesystem = PurePosixPath(f"models/{faulty.rig.key(NAME)}"), faulty.client().filesystem
+    with filesystem.open(path) as file:
+        assert file.read() == b"content"
+    assert filesystem.ls(path.parent, detail=False) == [str(path)]
+
+
+def test_containers_are_listed(faulty: Faulty) -> None:
+    filesystem = faulty.client().filesystem
+    assert "models" in filesystem.ls("", detail=False)
+    assert "models" in [each["name"] for each in filesystem.ls("/", detail=True)]
+
+
+def test_with_a_listing_cache_our_own_writes_are_seen(servers: Servers) -> None:
+    from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - of the extra
+
+    server = servers.get("azurite")
+    assert isinstance(server, AzureServer)
+    options = AzureStorageClient(azure_config(server)).settings.filesystem_options()
+    filesystem = AzureBlobFileSystem(**{**options, "use_listings_cache": True}, skip_instance_cache=True)
+    with behind_proxy(AZURE, servers) as faulty:
+        folder = f"models/{faulty.rig.prefix}"
+        faulty.put(b"a", "a")
+        assert filesystem.ls(folder, detail=False) == [f"{folder}/a"]
+        filesystem.pipe_file(f"{folder}/b", b"b")
+        assert filesystem.ls(folder, detail=False) == [f"{folder}/a", f"{folder}/b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"metadata": {"step": 1}}, ValueError),
+        ({"metadata": {"step": "漢"}}, ValueError),
+        ({"metadata": {"step": "a\nb"}}, ValueError),
+        ({"metadata": {"no-identifier": "a"}}, ValueError),
+        ({"content_settings": "text/plain"}, TypeError),
+        ({"content_settings": {"content_typ": "text/plain"}}, TypeError),
+        ({"content_settings": {"content_disposition": "漢"}}, ValueError),
+    ],
+    ids=str,
+)
+def test_metadata_and_settings_that_azure_does_not_take_are_refused_at_once(
+    options: dict[str, Any], error: type[Exception], faulty: Faulty, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    client = faulty.client()
+    with pytest.raises(error, match=r"metadata|content_settings"):
+        client.filesystem.put_file(str(tmp_path / "a"), client.url(NAME), **options)
+    assert faulty.proxy.requests == []
+
+
+def test_no_log_and_no_traceback_shows_a_signature(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_waits(monkeypatch)
+    caplog.set_level(logging.INFO, "gllm_storage")
+    token = "sv=2026-10-06&sr=c&sp=rcwl&se=2030-01-01T00%3A00%3A00Z&sig=c2VjcmV0LXNpZ25hdHVyZQ%3D%3D"
+    config = {"container_name": "models", "account_name": "account", "sas_token": token}
+    client = AzureStorageClient({**config, "endpoint_url": "http://127.0.0.1:1/account", "max_attempts": "2"})
+    with pytest.raises(StorageUnavailableError) as caught:
+        client.download_file("a", tmp_path / "a")
+    shown = [caplog.text]
+    error: BaseException | None = caught.value
+    while error is not None:
+        shown.append(f"{error!r} {error}")
+        error = error.__cause__ or error.__context__
+    assert "trying again" in caplog.text
+    assert len(shown) > 2
+    assert not any("c2VjcmV0" in text for text in shown)
+
+
+def test_a_certificate_file_that_is_gone_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("")
+    config = {
+        "container_name": "models",
+        "account_name": "account",
+        "account_key": "c2VjcmV0",
+        "ca_bundle": str(tmp_path / "ca.pem"),
+    }
+    client = AzureStorageClient({**config, "endpoint_url": "https://127.0.0.1:1/a", "max_attempts": "1"})
+    os.unlink(tmp_path / "ca.pem")
+    with pytest.raises(StorageUnavailableError, match="certificate"):
+        client.file_exists("a")

@@ -1,0 +1,73 @@
+"""`AzureBlobFileSystem` beneath the verbs: arguments of adlfs, and what the SDK sees of what we stored."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage import ObjectExistsError
+from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Servers
+
+
+def test_overwrite_false_of_adlfs_is_an_exclusive_create(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"ours")
+    with behind_proxy(AZURE, servers) as faulty:
+        faulty.put(b"theirs")
+        client = faulty.client()
+        with pytest.raises(ObjectExistsError):
+            client.filesystem.put_file(str(tmp_path / "a"), client.url(NAME), overwrite=False)
+        faulty.assert_holds(b"theirs")
+        client.filesystem.put_file(str(tmp_path / "a"), client.url(NAME), overwrite=True)
+        faulty.assert_holds(b"ours")
+
+
+def test_an_argument_that_nobody_knows_is_refused(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with behind_proxy(AZURE, servers) as faulty:
+        client = faulty.client()
+        with pytest.raises(TypeError, match="overwrte"):
+            client.filesystem.put_file(str(tmp_path / "a"), client.url(NAME), overwrte=False)
+        faulty.assert_holds(None)
+
+
+@pytest.mark.parametrize("size", [0, SMALL, LARGE])
+def test_the_sdk_sees_md5_metadata_and_content_type(size: int, servers: Servers, tmp_path: Path) -> None:
+    content = content_of(size)
+    (tmp_path / "a").write_bytes(content)
+    with behind_proxy(AZURE, servers) as faulty:
+        client = faulty.client()
+        settings = {"content_type": "text/plain"}
+        client.filesystem.put_file(str(tmp_path / "a"), client.url(NAME), metadata={"step": "7"}, content_settings=settings)
+        container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+        found = container.get_blob_client(faulty.rig.key(NAME)).get_blob_properties()
+        assert set(found.metadata) == {"step", "gllm_write_id", "gllm_crc64nvme", "gllm_md5"}
+        assert found.content_settings.content_type == "text/plain"
+        assert bytes(found.content_settings.content_md5) == hashlib.md5(content, usedforsecurity=False).digest()
+
+
+def test_a_filesystem_that_nobody_uses_is_collected(servers: Servers) -> None:
+    with behind_proxy(AZURE, servers) as faulty:
+        filesystem = faulty.client().filesystem
+        assert filesystem.ls("models") is not None
+        alive = weakref.ref(filesystem)
+        del filesystem
+        gc.collect()
+        assert alive() is None
+
+
+def test_snapshots_do_not_keep_an_object_from_being_deleted(servers: Servers) -> None:
+    with behind_proxy(AZURE, servers) as faulty:
+        faulty.put(b"a")
+        container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+        container.get_blob_client(faulty.rig.key(NAME)).create_snapshot()
+        assert faulty.client().delete_file(NAME)
+        faulty.assert_holds(None)

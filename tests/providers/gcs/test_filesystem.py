@@ -1,0 +1,152 @@
+"""`GCSFileSystem` beneath the verbs: zonal buckets, arguments of gcsfs, what stands on the wire."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage import ConflictCheckUnsupportedError, GCSStorageClient
+from gllm_storage.gcs import GCSFileSystem
+from tests.promises.clouds.faulty import GCS, LARGE, NAME, behind_proxy, content_of
+from tests.rig import GoogleClient, gcs_config
+from tests.servers import GCSServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Servers
+
+
+@pytest.fixture
+def zonal(servers: Servers) -> GCSStorageClient:
+    """A client of a zonal bucket."""
+    server = servers.get("gcs-fake")
+    assert isinstance(server, GCSServer)
+    bucket, google = f"zonal-{uuid.uuid4().hex[:8]}", GoogleClient(server)
+    connection = google.client._connection
+    connection.api_request("POST", "/b", data={"name": bucket, "locationType": "zone"}, query_params={"project": "p"})
+    return GCSStorageClient(gcs_config(server, bucket))
+
+
+def test_a_zonal_bucket_refuses_exclusive_creates_and_nothing_is_written(zonal: GCSStorageClient, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with pytest.raises(ConflictCheckUnsupportedError, match="zonal"):
+        zonal.upload_file(tmp_path / "a", "a", check_conflict=True)
+    with pytest.raises(ConflictCheckUnsupportedError):
+        zonal.open("a", "xb")
+    with pytest.raises(ConflictCheckUnsupportedError):
+        zonal.filesystem.pipe_file(zonal.url("a"), b"a", mode="create")
+    assert list(zonal.list_files()) == []
+    zonal.upload_file(tmp_path / "a", "a")
+    assert zonal.file_exists("a")
+
+
+def test_the_type_of_a_bucket_is_asked_once(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with behind_proxy(GCS, servers) as faulty:
+        client = faulty.client()
+        for name in ("a", "b"):
+            client.upload_file(tmp_path / "a", name, check_conflict=True)
+        assert len(faulty.sent("GetStorageLayout")) == 1
+
+
+def test_metadata_and_content_type_are_stored_beside_ours(servers: Servers, tmp_path: Path) -> None:
+    with behind_proxy(GCS, servers) as faulty:
+        client = faulty.client()
+        for size in (10, LARGE):
+            (tmp_path / "a").write_bytes(content_of(size))
+            client.filesystem.put_file(
+                str(tmp_path / "a"),
+                client.url(NAME),
+                metadata={"step": "7"},
+                content_type="text/plain",
+                cache_control="no-store",
+            )
+            blob = faulty.rig.second.bucket.get_blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
+            assert blob.metadata["step"] == "7"
+            assert set(blob.metadata) == {"step", "gllm_write_id"}
+            assert (blob.content_type, blob.cache_control) == ("text/plain", "no-store")
+
+
+def test_an_argument_that_nobody_knows_is_refused(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with behind_proxy(GCS, servers) as faulty:
+        client = faulty.client()
+        with pytest.raises(TypeError, match="overwrte"):
+            client.filesystem.put_file(str(tmp_path / "a"), client.url(NAME), overwrte=False)
+        faulty.assert_holds(None)
+
+
+def test_a_resumable_upload_goes_on_where_the_store_has_stopped_taking(servers: Servers, tmp_path: Path) -> None:
+    from tests.faults import DropResponse  # noqa: PLC0415 - one test only
+
+    content = content_of(LARGE)
+    (tmp_path / "a").write_bytes(content)
+    with behind_proxy(GCS, servers) as faulty:
+        faulty.inject("ResumableChunk", DropResponse())  # it was kept; the answer is lost
+        faulty.client().upload_file(tmp_path / "a", NAME)
+        assert faulty.get() == content
+        assert len(faulty.sent("ResumableStatus")) == 1
+        sent = sum(entry.body_bytes for entry in faulty.proxy.requests if entry.operation.startswith("Resumable"))
+        assert sent < LARGE + 100_000  # no chunk was sent twice
+
+
+def test_credentials_go_with_every_request(servers: Servers, tmp_path: Path) -> None:
+    from google.oauth2.credentials import Credentials  # noqa: PLC0415 - of the extra
+
+    from gllm_storage.gcs.filesystem import GCSFileSystem  # noqa: PLC0415 - it imports gcsfs
+
+    (tmp_path / "a").write_bytes(content_of(LARGE))
+    with behind_proxy(GCS, servers) as faulty:
+        make: Any = Credentials
+        filesystem = GCSFileSystem(
+            token=make("t0ken"),
+            endpoint_url=faulty.proxy.url,
+            part_size=2**20,
+            multipart_threshold=2**20,
+            skip_instance_cache=True,
+        )
+        path = f"models/{faulty.rig.key(NAME)}"
+        filesystem.put_file(str(tmp_path / "a"), path, mode="create")
+        filesystem.get_file(path, str(tmp_path / "b"))
+        filesystem.rm_file(path)
+        assert {entry.headers.get("authorization") for entry in faulty.proxy.requests} == {"Bearer t0ken"}
+
+
+def test_who_pays_and_where_it_is_kept_goes_with_the_requests(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with behind_proxy(GCS, servers) as faulty:
+        config = {"project": "payer", "requester_pays": "true", "storage_class": "NEARLINE", "kms_key_name": "k/1"}
+        client = faulty.client(**config)
+        client.upload_file(tmp_path / "a", NAME)
+        client.download_file(NAME, tmp_path / "b")
+        assert [each.url for each in client.list_files()] == [client.url(NAME)]
+        assert all("userProject=payer" in entry.query for entry in faulty.proxy.requests)
+        assert "kmsKeyName=k%2F1" in faulty.sent("UploadMultipart")[0].query
+        blob = faulty.rig.second.bucket.get_blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
+        assert blob.storage_class == "NEARLINE"
+
+
+def test_writes_of_a_filesystem_that_is_aware_of_versions_keep_the_promises(servers: Servers) -> None:
+    with behind_proxy(GCS, servers) as faulty:
+        client = faulty.client()
+        filesystem = GCSFileSystem(**client.storage_options, version_aware=True, skip_instance_cache=True)
+        url = client.url(NAME)
+
+        def fail() -> None:
+            with filesystem.open(url, "wb") as file:
+                file.write(content_of(LARGE))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert not client.file_exists(NAME)
+        with filesystem.open(url, "xb") as file:
+            file.write(b"first")
+        with pytest.raises(FileExistsError), filesystem.open(url, "xb") as file:
+            file.write(b"second")
+        with pytest.raises(ValueError, match="names a version"):
+            filesystem.open(f"{url}#17", "wb")
+        assert filesystem.cat_file(url) == b"first"

@@ -1,0 +1,489 @@
+"""Copies, moves and deletes of `S3FileSystem`, on servers, with boto3 as the second client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import s3fs.core
+
+from gllm_storage import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+from gllm_storage.concurrency.workers import Stop, TransferStopped, running_stop, stopped_by
+from gllm_storage.s3 import copy as copying
+from gllm_storage.s3.filesystem import S3FileSystem
+from tests.conftest import make_rig
+from tests.rig import BUCKET, MIB
+from tests.waiting import eventually, main_waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.rig import Rig
+
+CONTENT = bytes(range(256)) * (12 * MIB // 256)
+OTHER = CONTENT[::-1]
+
+
+@pytest.fixture(params=["ministack", "ceph"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    return make_rig(request.param, request)
+
+
+@pytest.fixture
+def filesystem(rig: Rig) -> S3FileSystem:
+    """Ours, by the options that a client gives to pandas."""
+    return S3FileSystem(**rig.client().storage_options, engine="boto3", skip_instance_cache=True)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects of more than 5 MiB are copied in parts of 5 MiB."""
+    monkeypatch.setattr(s3fs.core, "MANAGED_COPY_THRESHOLD", 5 * MIB)
+    monkeypatch.setattr(copying, "PART_SIZE", 5 * MIB)
+
+
+def boto3_of(rig: Rig) -> Any:
+    second: Any = rig.second
+    return second.client
+
+
+def path(rig: Rig, name: str) -> str:
+    return f"{BUCKET}/{rig.key(name)}"
+
+
+def put(rig: Rig, name: str, content: bytes, **parameters: Any) -> None:
+    boto3_of(rig).put_object(Bucket=BUCKET, Key=rig.key(name), Body=content, **parameters)
+
+
+def head(rig: Rig, name: str) -> Any:
+    return boto3_of(rig).head_object(Bucket=BUCKET, Key=rig.key(name))
+
+
+def requests_of(filesystem: S3FileSystem) -> list[str]:
+    """The names of the operations that are sent from now on."""
+    seen: list[str] = []
+    filesystem.requests.client.meta.events.register("before-call.s3", lambda model, **_: seen.append(model.name))
+    return seen
+
+
+def on_request(filesystem: S3FileSystem, operation: str, act: Callable[[], object]) -> None:
+    """Do something, once, before the first request of an operation is sent."""
+    lock = threading.Lock()
+    done: list[bool] = []
+
+    def handler(**_: object) -> None:
+        with lock:
+            if done:
+                return
+            done.append(True)
+        act()
+
+    filesystem.requests.client.meta.events.register_first(f"before-send.s3.{operation}", handler)
+
+
+def wait_until_told_to_stop() -> None:
+    """Wait, in a thread of a transfer, until the main thread has heard of Ctrl-C, however late on a busy machine."""
+    stop = running_stop()
+    assert stop is not None
+    eventually(stop.is_set)
+
+
+DESCRIBED = {
+    "ContentType": "application/x-weights",
+    "CacheControl": "no-store",
+    "ContentEncoding": "zstd",
+    "Metadata": {"epoch": "7"},
+}
+
+
+def test_a_copy_replaces_what_is_there_and_keeps_what_describes_the_object(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", b"new", **DESCRIBED)
+    put(rig, "b", b"old")
+    seen = requests_of(filesystem)
+    filesystem.cp_file(path(rig, "a"), f"s3://{path(rig, 'b')}")
+    assert seen == ["HeadObject", "CopyObject"]
+    assert rig.second.get(rig.key("b")) == b"new"
+    assert {name: head(rig, "b")[name] for name in DESCRIBED} == DESCRIBED
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_copy_in_parts_keeps_what_describes_the_object(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", CONTENT, **DESCRIBED)
+    seen = requests_of(filesystem)
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    assert seen.count("UploadPartCopy") == 3
+    assert rig.second.get(rig.key("b")) == CONTENT
+    found = head(rig, "b")
+    assert found["Metadata"].pop("gllm-write-id")
+    assert {name: found[name] for name in DESCRIBED} == DESCRIBED
+    assert rig.open_uploads() == []
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("size", [10, len(CONTENT)])
+def test_a_copy_can_be_described_anew(size: int, rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", CONTENT[:size], **DESCRIBED)
+    anew: dict[str, Any] = {"ContentType": "text/plain", "Metadata": {"epoch": "8"}, "MetadataDirective": "REPLACE"}
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"), **anew)
+    found = head(rig, "b")
+    found["Metadata"].pop("gllm-write-id", None)
+    assert (found["ContentType"], found["Metadata"]) == ("text/plain", {"epoch": "8"})
+    assert "CacheControl" not in found
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("size", [10, len(CONTENT)])
+def test_a_copy_keeps_the_tags(size: int, request: pytest.FixtureRequest) -> None:
+    rig = make_rig("moto", request)  # ministack does not tell how many there are, and Ceph 16 takes none with parts
+    filesystem = S3FileSystem(**rig.client().storage_options, skip_instance_cache=True)
+    put(rig, "a", CONTENT[:size], Tagging="model=v%203&stage=final")
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    tags = boto3_of(rig).get_object_tagging(Bucket=BUCKET, Key=rig.key("b"))["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"model": "v 3", "stage": "final"}
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("size", [10, len(CONTENT)])
+def test_a_copy_keeps_the_storage_class_unless_another_is_wanted(size: int, request: pytest.FixtureRequest) -> None:
+    rig = make_rig("ministack", request)  # ceph has one class only
+    filesystem = S3FileSystem(**rig.client().storage_options, skip_instance_cache=True)
+    put(rig, "a", CONTENT[:size], StorageClass="STANDARD_IA")
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    assert head(rig, "b")["StorageClass"] == "STANDARD_IA"
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"), StorageClass="ONEZONE_IA")
+    assert head(rig, "b")["StorageClass"] == "ONEZONE_IA"
+
+
+def upload_in_parts(rig: Rig) -> None:
+    client, place = boto3_of(rig), {"Bucket": BUCKET, "Key": rig.key("a")}
+    upload = client.create_multipart_upload(**place)["UploadId"]
+    parts = [
+        {
+            "PartNumber": number,
+            "ETag": client.upload_part(**place, UploadId=upload, PartNumber=number, Body=CONTENT[: size * MIB])["ETag"],
+        }
+        for number, size in enumerate([6, 5, 1], start=1)
+    ]
+    client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
+
+
+def test_a_copy_of_what_was_uploaded_in_parts_can_keep_the_etag(request: pytest.FixtureRequest) -> None:
+    rig = make_rig("moto", request)
+    filesystem = S3FileSystem(**rig.client().storage_options, skip_instance_cache=True)
+    upload_in_parts(rig)
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"), preserve_etag=True)
+    assert head(rig, "b")["ETag"] == head(rig, "a")["ETag"]
+    filesystem.cp_file(path(rig, "a"), path(rig, "c"))
+    assert head(rig, "c")["ContentLength"] == 12 * MIB
+
+
+def test_where_an_endpoint_does_not_tell_the_parts_the_etag_cannot_be_kept(rig: Rig, filesystem: S3FileSystem) -> None:
+    upload_in_parts(rig)
+    with pytest.raises(StorageError, match="does not tell how long its 3 parts are"):
+        filesystem.cp_file(path(rig, "a"), path(rig, "b"), preserve_etag=True)
+    assert rig.keys() == ["a"]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("size", [10, len(CONTENT)])
+def test_a_copy_of_what_is_not_there_is_told_from_a_missing_bucket(size: int, rig: Rig, filesystem: S3FileSystem) -> None:
+    with pytest.raises(ObjectNotFoundError, match="/missing does not exist"):
+        filesystem.cp_file(path(rig, "missing"), path(rig, "b"))
+    put(rig, "a", CONTENT[:size])
+    with pytest.raises(BucketNotFoundError, match="copy to s3://no-such-bucket/b of s3://"):
+        filesystem.cp_file(path(rig, "a"), "no-such-bucket/b")
+    with pytest.raises(BucketNotFoundError, match="no-such-bucket"):
+        filesystem.cp_file("no-such-bucket/a", path(rig, "b"))
+    assert rig.keys() == ["a"]
+
+
+def test_a_copy_cannot_be_exclusive(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", b"a")
+    with pytest.raises(ValueError, match="mode='create'"):
+        filesystem.cp_file(path(rig, "a"), path(rig, "b"), mode="create")
+    assert rig.keys() == ["a"]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_source_that_is_replaced_meanwhile_gives_a_copy_of_one_version(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", CONTENT)
+    on_request(filesystem, "UploadPartCopy", lambda: put(rig, "a", OTHER))
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    assert rig.second.get(rig.key("b")) == OTHER
+    assert rig.open_uploads() == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_source_that_is_replaced_again_and_again_is_given_up(
+    rig: Rig, filesystem: S3FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "backoff", lambda _: None)
+    put(rig, "a", CONTENT)
+    contents = iter([OTHER, CONTENT] * 20)
+    lock = threading.Lock()
+
+    def replace(**_: object) -> None:
+        with lock:
+            put(rig, "a", next(contents))
+
+    filesystem.requests.client.meta.events.register_first("before-send.s3.UploadPartCopy", replace)
+    with pytest.raises(StorageUnavailableError, match="replaced again and again"):
+        filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    assert rig.keys() == ["a"]
+    assert rig.open_uploads() == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_source_that_is_deleted_meanwhile_is_not_found_and_leaves_nothing(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", CONTENT)
+    delete = lambda: boto3_of(rig).delete_object(Bucket=BUCKET, Key=rig.key("a"))  # noqa: E731
+    on_request(filesystem, "UploadPartCopy", delete)
+    with pytest.raises(ObjectNotFoundError):
+        filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    assert rig.keys() == []
+    assert rig.open_uploads() == []
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPartCopy", "CompleteMultipartUpload"])
+def test_a_copy_that_is_interrupted_leaves_no_upload_and_no_object(
+    operation: str, rig: Rig, filesystem: S3FileSystem
+) -> None:
+    put(rig, "a", CONTENT)
+    stop = Stop()
+    on_request(filesystem, operation, stop.set)
+    with stopped_by(stop), pytest.raises(TransferStopped):
+        filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    assert rig.keys() == ["a"]
+    assert rig.open_uploads() == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_copy_that_is_cancelled_leaves_no_upload_and_no_object(rig: Rig) -> None:
+    put(rig, "a", CONTENT)
+
+    async def run() -> None:
+        options = rig.client().storage_options
+        filesystem = S3FileSystem(**options, engine="boto3", asynchronous=True, skip_instance_cache=True)
+        begun = threading.Event()
+        on_request(filesystem, "UploadPartCopy", begun.set)
+        task = asyncio.ensure_future(filesystem._cp_file(path(rig, "a"), path(rig, "b")))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert rig.keys() in (["a"], ["a", "b"])  # it may have been too late
+    assert rig.open_uploads() == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_completion_whose_answer_is_lost_is_a_success(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", CONTENT)
+    client: Any = filesystem.requests.client
+    complete = client.complete_multipart_upload
+
+    def and_again(**parameters: Any) -> Any:
+        complete(**parameters)
+        return complete(**parameters)  # as an SDK does when the first answer did not come
+
+    client.complete_multipart_upload = and_again
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    assert rig.second.get(rig.key("b")) == CONTENT
+
+
+def test_a_coroutine_copies_on_whichever_loop_runs(rig: Rig) -> None:
+    put(rig, "a", b"a")
+
+    async def run() -> None:
+        filesystem = S3FileSystem(**rig.client().storage_options, asynchronous=True, skip_instance_cache=True)
+        await filesystem._cp_file(path(rig, "a"), path(rig, "b"))
+        await filesystem._mv(path(rig, "b"), path(rig, "c"))
+        await filesystem._touch(path(rig, "d"))
+        await filesystem._rm_file(path(rig, "a"))
+        await filesystem._rm([path(rig, "d")])
+
+    asyncio.run(run())
+    assert rig.keys() == ["c"]
+
+
+def test_a_move_leaves_the_source_where_the_copy_fails(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "x/a", b"a")
+    put(rig, "x/b", b"b")
+    with pytest.raises(BucketNotFoundError):
+        filesystem.mv(path(rig, "x"), "no-such-bucket/y", recursive=True)
+    with pytest.raises(ObjectNotFoundError):
+        filesystem.mv(path(rig, "missing"), path(rig, "y"))
+    assert rig.keys() == ["x/a", "x/b"]
+
+
+def test_a_move_onto_itself_changes_nothing(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "x/a", b"a")
+    filesystem.mv(path(rig, "x/a"), f"s3://{path(rig, 'x/a')}")
+    filesystem.mv(path(rig, "x/"), path(rig, "x"), recursive=True)
+    assert rig.keys() == ["x/a"]
+
+
+@pytest.mark.parametrize("target", ["y", "x/y"])
+def test_a_folder_is_moved_with_all_that_is_below_it(target: str, rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "x/a", b"a")
+    put(rig, "x/deep/b", b"b")
+    filesystem.mv(path(rig, "x"), path(rig, target), recursive=True)
+    assert rig.keys() == [f"{target}/a", f"{target}/deep/b"]
+
+
+def test_a_move_of_one_level_leaves_the_deeper_ones(rig: Rig, filesystem: S3FileSystem) -> None:
+    for name in ["x/a", "x/b", "x/deep/b"]:
+        put(rig, name, b"")
+    filesystem.mv(path(rig, "x"), path(rig, "y"), recursive=True, maxdepth=1)
+    assert rig.keys() == ["x/deep/b", "y/a", "y/b"]
+
+
+def test_many_objects_are_deleted_by_few_requests(rig: Rig, filesystem: S3FileSystem) -> None:
+    for number in range(12):
+        put(rig, f"x/{number}", b"")
+    put(rig, "xy", b"")
+    put(rig, "x", b"")
+    seen = requests_of(filesystem)
+    deleted = filesystem.rm(path(rig, "x"), recursive=True)
+    assert seen.count("DeleteObjects") == 1
+    assert len(seen) == 2
+    assert sorted(deleted) == sorted([path(rig, "x"), *(path(rig, f"x/{number}") for number in range(12))])
+    assert rig.keys() == ["xy"]
+
+
+def test_what_is_not_there_cannot_be_deleted(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "x/a", b"a")
+    for missing in ["missing", "x", "x/missing"]:
+        with pytest.raises(ObjectNotFoundError, match=f"{missing} does not exist"):
+            filesystem.rm(path(rig, missing))
+        with pytest.raises(ObjectNotFoundError, match=missing):
+            filesystem.rm_file(path(rig, missing))
+    with pytest.raises(FileNotFoundError):
+        filesystem.rm([path(rig, "x/a"), path(rig, "missing")])
+    with pytest.raises(FileNotFoundError):
+        filesystem.rm(path(rig, "missing"), recursive=True)
+    with pytest.raises(FileNotFoundError):
+        filesystem.rm("no-such-bucket/a")
+    assert rig.keys() == ["x/a"]
+
+
+def test_objects_are_deleted_by_a_list_and_by_a_pattern(rig: Rig, filesystem: S3FileSystem) -> None:
+    for name in ["a1", "a2", "b1", "b2", "c/d/e"]:
+        put(rig, name, b"")
+    filesystem.rm([path(rig, "a1"), f"s3://{path(rig, 'b2')}"])
+    assert rig.keys() == ["a2", "b1", "c/d/e"]
+    filesystem.rm(path(rig, "?[12]"))
+    assert rig.keys() == ["c/d/e"]
+    filesystem.rm(path(rig, "*"), recursive=True)
+    assert rig.keys() == []
+
+
+def test_a_bucket_is_deleted_with_all_that_is_in_it(rig: Rig, filesystem: S3FileSystem) -> None:
+    bucket = rig.prefix
+    boto3_of(rig).create_bucket(Bucket=bucket)
+    filesystem.touch(f"{bucket}/a/b")
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTEMPTY):
+        filesystem.rm(bucket)
+    filesystem.rm(bucket, recursive=True)
+    assert not filesystem.exists(bucket)
+
+
+def test_a_failure_among_many_deletes_is_raised(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", b"")
+    put(rig, "b", b"")
+    client: Any = filesystem.requests.client
+    answers: list[Any] = [
+        {"Errors": [{"Key": rig.key("a"), "Code": "SlowDown"}]},
+        {"Errors": [{"Key": rig.key("a"), "Code": "AccessDenied", "Message": "no"}]},
+    ]
+    asked = []
+
+    def delete_objects(**parameters: Any) -> Any:
+        asked.append([each["Key"] for each in parameters["Delete"]["Objects"]])
+        return answers.pop(0)
+
+    client.delete_objects = delete_objects
+    with pytest.raises(AccessDeniedError, match=r"delete of s3://models/.*/a failed: no"):
+        filesystem.rm([path(rig, "a"), path(rig, "b")])
+    assert asked == [[rig.key("a"), rig.key("b")], [rig.key("a")]]
+
+
+def test_a_touch_makes_an_empty_object_or_leaves_what_is_there(rig: Rig, filesystem: S3FileSystem) -> None:
+    filesystem.touch(path(rig, "a"), truncate=False)
+    assert rig.second.get(rig.key("a")) == b""
+    put(rig, "a", b"content")
+    with pytest.raises(ValueError, match="exists already"):
+        filesystem.touch(path(rig, "a"), truncate=False)
+    assert rig.second.get(rig.key("a")) == b"content"
+    filesystem.touch(path(rig, "a"), ContentType="text/plain")
+    assert rig.second.get(rig.key("a")) == b""
+    assert head(rig, "a")["ContentType"] == "text/plain"
+    with pytest.raises(BucketNotFoundError):
+        filesystem.touch("no-such-bucket/a")
+
+
+def test_methods_that_s3fs_has_raise_our_errors(rig: Rig, filesystem: S3FileSystem) -> None:
+    denied = S3FileSystem(**{**rig.client().storage_options, "secret": "wrong", "key": "wrong"}, skip_instance_cache=True)
+    with pytest.raises(FileNotFoundError, match="no such bucket") as missing:
+        filesystem.ls("no-such-bucket")
+    assert isinstance(missing.value, ObjectNotFoundError)
+    with pytest.raises(StorageError, match="InvalidBucketName"):
+        filesystem.mkdir("no")
+    if rig.name == "ceph":  # ministack lets everybody in
+        with pytest.raises(AccessDeniedError):
+            denied.ls(BUCKET)
+    dead = S3FileSystem(**{**rig.client().storage_options, "endpoint_url": "http://127.0.0.1:9"}, skip_instance_cache=True)
+    dead.retries = 1
+    with pytest.raises(StorageUnavailableError):
+        dead.find(BUCKET)
+    with contextlib.suppress(StorageError):
+        dead.metadata(path(rig, "a"))
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("verb", ["cp_file", "copy", "mv"])
+def test_after_ctrl_c_nothing_is_copied_later(verb: str, rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", CONTENT)
+
+    def interrupt() -> None:
+        eventually(main_waits)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_until_told_to_stop()  # a copy that is complete before the main thread hears of it stays
+
+    on_request(filesystem, "UploadPartCopy", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(filesystem, verb)(path(rig, "a"), path(rig, "b"))
+    assert rig.open_uploads() == []
+    assert rig.keys() == ["a"]
+
+
+def test_after_ctrl_c_a_delete_is_not_sent_later(rig: Rig, filesystem: S3FileSystem) -> None:
+    put(rig, "a", b"a")
+    put(rig, "b", b"b")
+
+    def interrupt() -> None:
+        eventually(main_waits)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_until_told_to_stop()
+
+    on_request(filesystem, "DeleteObjects", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        filesystem.rm([path(rig, "a"), path(rig, "b")])
+    there = rig.keys()
+    time.sleep(0.3)
+    assert rig.keys() == there

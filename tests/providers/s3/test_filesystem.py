@@ -1,0 +1,244 @@
+"""`S3FileSystem` beneath the verbs: what reviews found, each as a test."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from awscrt.checksums import crc64nvme
+from botocore.exceptions import ClientError
+
+from gllm_storage import IntegrityError, StorageError, get_storage_client
+from gllm_storage.concurrency.workers import Stop, stopped_by
+from gllm_storage.s3.body import ChecksumHeaders
+from gllm_storage.s3.filesystem import S3FileSystem
+from gllm_storage.s3.multipart import BotoEngine, MultipartUpload
+from tests.rig import BUCKET, MIB, SMALL_PARTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Servers
+    from tests.rig import Rig
+
+pytestmark = pytest.mark.usefixtures("mocked_aws")
+
+
+@pytest.fixture
+def moto_rig(request: pytest.FixtureRequest) -> Rig:
+    """Moto in this process."""
+    from tests.conftest import make_rig  # noqa: PLC0415 - one rig only
+
+    return make_rig("moto", request)
+
+
+def before(client: Any, operation: str, act: Any) -> None:
+    """Do something before each request of an operation is sent."""
+    events = client.filesystem.requests.client.meta.events
+
+    def handler(**_: object) -> None:  # None lets the request go on
+        act()
+
+    events.register_first(f"before-send.s3.{operation}", handler)
+
+
+@pytest.mark.parametrize("check_conflict", [True, False])
+@pytest.mark.parametrize("size", [10, 6 * MIB])
+def test_a_file_that_changes_after_it_was_looked_at_is_not_stored(
+    size: int, check_conflict: bool, moto_rig: Rig, tmp_path: Path
+) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"a" * size)
+    client = moto_rig.client(**SMALL_PARTS)
+    operation = "HeadObject" if check_conflict else "CreateMultipartUpload"
+    if not check_conflict and size == 10:
+        # One small request: the file is read at once, so there is no moment between. Change it while it is opened.
+        store = client.filesystem.store
+        upload = store.upload
+        store.upload = lambda source, *rest, **more: (file.write_bytes(b"b" * 11), upload(source, *rest, **more))
+    else:
+        before(client, operation, lambda: file.write_bytes(b"b" * (size + 1)))
+    with pytest.raises(StorageError, match="changed while it was read"):
+        client.upload_file(file, "a", check_conflict=check_conflict)
+    assert moto_rig.keys() == []
+    assert moto_rig.open_uploads() == []
+
+
+@pytest.mark.parametrize("config", [{"requester_pays": "true"}, {"expected_bucket_owner": "123456789012"}], ids=str)
+@pytest.mark.parametrize("size", [10, 6 * MIB])
+def test_settings_for_every_request_go_with_every_request(
+    size: int, config: dict[str, str], moto_rig: Rig, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(b"a" * size)
+    client = moto_rig.client(**SMALL_PARTS, **config)
+    client.upload_file(tmp_path / "a", "a", check_conflict=True)
+    client.download_file("a", tmp_path / "b")
+    assert [info.size for info in client.list_files()] == [size]
+    client.delete_file("a")
+
+
+def test_an_upload_that_was_given_up_is_aborted_by_a_thread_that_was_told_to_stop(moto_rig: Rig) -> None:
+    requests = moto_rig.client().filesystem.requests
+    created = requests.client.create_multipart_upload(Bucket=BUCKET, Key=moto_rig.key("a"))
+    engine = BotoEngine(requests.client, requests.parameters, ChecksumHeaders())
+
+    class Wanted:
+        place = {"Bucket": BUCKET, "Key": moto_rig.key("a")}  # noqa: RUF012 - read only
+
+    upload = MultipartUpload(engine, Wanted(), {})  # type: ignore[arg-type]  # all that an abort needs
+    upload._upload_id = created["UploadId"]
+    stop = Stop()
+    stop.set()
+    with stopped_by(stop):
+        upload.discard()
+    assert moto_rig.open_uploads() == []
+
+
+def test_uploads_that_are_cancelled_while_they_wait_store_nothing(moto_rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    client = moto_rig.client(max_concurrency="1")
+    filesystem = client.filesystem
+    cancelled = threading.Event()
+    before(client, "PutObject", cancelled.wait)  # or else the second may have begun before it is cancelled
+
+    async def run() -> list[object]:
+        paths = [f"{BUCKET}/{moto_rig.key(str(number))}" for number in range(30)]
+        tasks = [asyncio.ensure_future(filesystem._put_file(str(tmp_path / "a"), path)) for path in paths]
+        await asyncio.sleep(0)
+        for task in tasks[1:]:
+            task.cancel()
+        cancelled.set()
+        outcomes: list[object] = await asyncio.gather(*tasks, return_exceptions=True)
+        return outcomes
+
+    outcomes = asyncio.run(run())
+    assert sum(isinstance(each, asyncio.CancelledError) for each in outcomes) == 29
+    assert moto_rig.keys() == ["0"]
+
+
+def refused(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "PutObject")  # type: ignore[typeddict-item]
+
+
+def test_checksums_are_given_up_only_where_the_endpoint_refuses_them(caplog: pytest.LogCaptureFixture) -> None:
+    headers = ChecksumHeaders()
+    sent: list[dict[str, str]] = []
+
+    def put_object(**parameters: str) -> str:
+        sent.append(parameters)
+        if "Checksum" in parameters:
+            raise refused("InvalidArgument" if len(sent) > 1 else "RequestTimeout")
+        return "stored"
+
+    with pytest.raises(ClientError):
+        headers.call(put_object, {"Checksum": "c"}, Key="a")
+    assert headers.accepted == {}
+    with caplog.at_level(logging.WARNING):
+        assert headers.call(put_object, {"Checksum": "c"}, Key="a") == "stored"
+    assert "refuses checksums on put_object" in caplog.text
+    assert headers.call(put_object, {"Checksum": "c"}, Key="a") == "stored"
+    assert sent[-1] == {"Key": "a"}
+
+
+def crc(content: bytes) -> str:
+    return base64.b64encode(crc64nvme(content).to_bytes(8, "big")).decode()
+
+
+def test_an_object_that_another_client_appended_to_is_not_taken_for_damaged(servers: Servers, tmp_path: Path) -> None:
+    client, second = ceph_and_second(servers)
+    kept = {"gllm-crc64nvme": f"{crc(b'old')}-3"}
+    second.put_object(Bucket=BUCKET, Key="appended", Body=b"old and new", Metadata=kept)
+    assert client.download_file("/appended", tmp_path / "a").read_bytes() == b"old and new"
+
+
+def test_an_object_that_a_store_has_cut_off_is_taken_for_damaged(servers: Servers, tmp_path: Path) -> None:
+    client, second = ceph_and_second(servers)
+    kept = {"gllm-crc64nvme": f"{crc(b'old and new')}-11"}
+    second.put_object(Bucket=BUCKET, Key="cut", Body=b"old", Metadata=kept)
+    with pytest.raises(IntegrityError):
+        client.download_file("/cut", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def ceph_and_second(servers: Servers) -> tuple[Any, Any]:
+    """A client of ours and boto3 on a store that keeps no checksums. Moto lets requests to other hosts pass."""
+    from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - two tests only
+
+    server = servers.s3("ceph")
+    return get_storage_client("s3", s3_config(server)), plain_boto3(server)
+
+
+@pytest.fixture
+def versioned(servers: Servers) -> tuple[Any, Any, str]:
+    """boto3, our filesystem that is aware of versions, and a bucket that keeps them."""
+    from tests.rig import new_prefix, plain_boto3, s3_config  # noqa: PLC0415 - as above
+
+    server = servers.s3("ministack")
+    second, bucket = plain_boto3(server), new_prefix()
+    second.create_bucket(Bucket=bucket)
+    second.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    options = get_storage_client("s3", s3_config(server)).storage_options
+    return second, S3FileSystem(**options, version_aware=True, skip_instance_cache=True), bucket
+
+
+def test_a_version_is_read_by_its_id_and_by_its_url(versioned: tuple[Any, Any, str], tmp_path: Path) -> None:
+    second, filesystem, bucket = versioned
+    old = second.put_object(Bucket=bucket, Key="a", Body=b"old")["VersionId"]
+    second.put_object(Bucket=bucket, Key="a", Body=b"newer")
+    path, of_old = f"{bucket}/a", f"{bucket}/a?versionId={old}"
+    assert filesystem.cat_file(path) == b"newer"
+    assert filesystem.cat_file(path, version_id=old) == filesystem.cat_file(of_old) == b"old"
+    assert filesystem.info(path)["size"] == 5
+    assert filesystem.info(path, version_id=old)["size"] == filesystem.info(of_old)["size"] == 3
+    assert filesystem.exists(of_old)
+    assert filesystem.isfile(of_old)
+    for name, source, options in [("1", path, {"version_id": old}), ("2", of_old, {})]:
+        filesystem.get_file(source, str(tmp_path / name), **options)
+        assert (tmp_path / name).read_bytes() == b"old"
+    filesystem.get_file(path, str(tmp_path / "3"))
+    assert (tmp_path / "3").read_bytes() == b"newer"
+    with filesystem.open(of_old) as file:
+        assert file.read() == b"old"
+    filesystem.cp_file(of_old, path)
+    assert second.get_object(Bucket=bucket, Key="a")["Body"].read() == b"old"
+    with pytest.raises(ValueError, match="names a version"):
+        filesystem.cp_file(path, of_old)
+    with pytest.raises(ValueError, match="names a version"):
+        filesystem.touch(of_old)
+
+
+def test_a_version_that_cannot_be_read_leaves_the_local_file(versioned: tuple[Any, Any, str], tmp_path: Path) -> None:
+    second, filesystem, bucket = versioned
+    second.put_object(Bucket=bucket, Key="a", Body=b"content")
+    (tmp_path / "a").write_bytes(b"before")
+    with pytest.raises((FileNotFoundError, StorageError)):
+        filesystem.get_file(f"{bucket}/a", str(tmp_path / "a"), version_id="0" * 32)
+    assert (tmp_path / "a").read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_version_needs_a_filesystem_that_is_aware_of_them(moto_rig: Rig, tmp_path: Path) -> None:
+    filesystem = moto_rig.client().filesystem
+    with pytest.raises(ValueError, match="version_aware"):
+        filesystem.get_file(f"{BUCKET}/a", str(tmp_path / "a"), version_id="1")
+
+
+def test_a_file_that_is_read_with_parameters_of_its_own_is_read_with_them(servers: Servers) -> None:
+    from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - as above
+
+    server = servers.s3("ministack")
+    plain_boto3(server).put_object(Bucket=BUCKET, Key="own", Body=b"content")
+    filesystem = S3FileSystem(**get_storage_client("s3", s3_config(server)).storage_options, skip_instance_cache=True)
+    with filesystem.open(f"{BUCKET}/own", requester_pays=True) as file:
+        assert file.req_kw == {"RequestPayer": "requester"}
+        assert file.read() == b"content"
+    with filesystem.open(f"{BUCKET}/own", ResponseContentType="text/plain") as file:
+        assert file.s3_additional_kwargs["ResponseContentType"] == "text/plain"
+        assert file.read() == b"content"
+    with filesystem.open(f"{BUCKET}/own") as file:
+        assert file.req_kw == {}
+        assert file.read() == b"content"

@@ -1,0 +1,285 @@
+"""`open("wb")` and `open("xb")` where versions are kept; and writes that say for themselves how large their parts are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage import get_storage_client
+from gllm_storage.errors import ObjectExistsError
+from gllm_storage.s3.filesystem import S3FileSystem
+from tests.faults import Call, Delay, DropResponse
+from tests.promises.s3.faulty import Faulty, behind_proxy, content_of, no_waits
+from tests.rig import MIB, Boto3Client, new_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Servers
+
+PART = 5 * MIB
+MORE = PART + 1000
+THEIRS = b"theirs"
+
+
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_waits(monkeypatch)
+
+
+class Bucket:
+    """A bucket that keeps versions, and our filesystem that is aware of them, behind a fault proxy."""
+
+    def __init__(self, faulty: Faulty) -> None:
+        self.faulty = faulty
+        self.name = new_prefix()
+        self.second = Boto3Client(faulty.boto3, self.name)
+        self.second.client.create_bucket(Bucket=self.name)
+        enabled: Any = {"Status": "Enabled"}
+        self.second.client.put_bucket_versioning(Bucket=self.name, VersioningConfiguration=enabled)
+        self.path = f"{self.name}/a"
+        self.filesystem = filesystem_of(faulty, version_aware=True)
+
+    def versions(self) -> dict[str, bytes]:
+        """What is kept under the key, by version."""
+        found = self.second.client.list_object_versions(Bucket=self.name, Prefix="a").get("Versions", [])
+        return {each["VersionId"]: self.content_of(each["VersionId"]) for each in found}
+
+    def content_of(self, version: str) -> bytes:
+        return self.second.client.get_object(Bucket=self.name, Key="a", VersionId=version)["Body"].read()
+
+
+def filesystem_of(faulty: Faulty, **options: Any) -> S3FileSystem:
+    """Our filesystem behind the proxy; it trusts the server without a probe."""
+    storage = get_storage_client("s3", faulty.rig.config).storage_options
+    return S3FileSystem(**{**storage, "conditional_writes": "enforced", "skip_instance_cache": True, **options})
+
+
+@pytest.fixture(params=["ministack", "ceph"])
+def bucket(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Bucket]:
+    with behind_proxy(request.param, servers) as faulty:
+        yield Bucket(faulty)
+
+
+@pytest.fixture
+def creating(servers: Servers) -> Iterator[Bucket]:
+    """On MiniStack, which creates exclusively in parts, too."""
+    with behind_proxy("ministack", servers) as faulty:
+        yield Bucket(faulty)
+
+
+@pytest.fixture
+def ceph(servers: Servers) -> Iterator[Faulty]:
+    with behind_proxy("ceph", servers) as faulty:
+        yield faulty
+
+
+# ---- versions
+
+
+@pytest.mark.parametrize("size", [0, 10, MORE])
+def test_a_written_file_tells_the_version_that_came_of_it(size: int, bucket: Bucket) -> None:
+    written: dict[str, bytes] = {}
+    for content in (content_of(size), content_of(size, 1)):
+        with bucket.filesystem.open(bucket.path, "wb", block_size=PART) as file:
+            assert file.version_id is None
+            file.write(content)
+        written[str(file.version_id)] = content
+    assert bucket.versions() == written
+
+
+@pytest.mark.parametrize("size", [10, MORE])
+def test_an_exception_inside_with_stores_no_version(size: int, bucket: Bucket) -> None:
+    def write() -> None:
+        with bucket.filesystem.open(bucket.path, "wb", block_size=PART) as file:
+            file.write(content_of(size))
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write()
+    assert bucket.versions() == {}
+    assert bucket.second.open_uploads() == []
+
+
+@pytest.mark.parametrize("size", [0, 10, MORE])
+def test_a_version_aware_create_is_exclusive_at_open_and_at_close(size: int, creating: Bucket) -> None:
+    file = creating.filesystem.open(creating.path, "xb", block_size=PART)
+    file.write(content_of(size))
+    creating.second.put("a", THEIRS)
+    with pytest.raises(ObjectExistsError):
+        file.close()
+    assert file.version_id is None
+    assert list(creating.versions().values()) == [THEIRS]
+    with pytest.raises(ObjectExistsError):
+        creating.filesystem.open(creating.path, "xb")
+    assert creating.second.open_uploads() == []
+
+
+@pytest.mark.parametrize("size", [10, MORE])
+def test_a_version_is_told_though_the_answer_was_lost(size: int, servers: Servers) -> None:
+    with behind_proxy("ceph", servers) as faulty:
+        bucket = Bucket(faulty)
+        commit = "CompleteMultipartUpload" if size > PART else "PutObject"
+        faulty.inject(commit, DropResponse(), times=None)
+        with bucket.filesystem.open(bucket.path, "wb", block_size=PART) as file:
+            file.write(content_of(size))
+        assert file.version_id in bucket.versions()
+        assert bucket.content_of(str(file.version_id)) == content_of(size)
+
+
+def test_a_version_is_not_guessed_where_somebody_else_has_written_since(servers: Servers) -> None:
+    with behind_proxy("ceph", servers) as faulty:
+        bucket = Bucket(faulty)
+        faulty.inject("PutObject", DropResponse(), times=None)
+        # The look that finds ours, and then the one for the version.
+        faulty.inject("HeadObject", Call(lambda: bucket.second.put("a", THEIRS)), skip=1)
+        with bucket.filesystem.open(bucket.path, "wb") as file:
+            file.write(b"ours")
+        assert file.version_id is None
+
+
+def test_a_file_on_a_filesystem_that_is_not_aware_of_versions_tells_none(bucket: Bucket) -> None:
+    with filesystem_of(bucket.faulty).open(bucket.path, "wb") as file:
+        file.write(b"content")
+    assert file.version_id is None
+    assert file.blocksize == 50 * MIB
+
+
+def test_a_version_cannot_be_written(bucket: Bucket) -> None:
+    with pytest.raises(ValueError, match="names a version"):
+        bucket.filesystem.open(f"{bucket.path}?versionId=1", "wb")
+    with pytest.raises(ValueError, match="names a version"):
+        bucket.filesystem.open(bucket.path, "wb", version_id="1")
+    with pytest.raises(ValueError, match="version_aware"):
+        filesystem_of(bucket.faulty).open(bucket.path, "wb", version_id="1")
+    assert bucket.versions() == {}
+
+
+def test_a_version_is_committed_or_discarded_when_the_writer_says_so(bucket: Bucket) -> None:
+    with bucket.filesystem.open(bucket.path, "wb", autocommit=False) as file:
+        file.write(b"1")
+    assert bucket.versions() == {}
+    file.commit()
+    assert bucket.versions() == {file.version_id: b"1"}
+    with bucket.filesystem.open(bucket.path, "wb", autocommit=False) as other:
+        other.write(b"2")
+    other.discard()
+    with pytest.raises(ValueError, match="discarded"):
+        other.commit()
+    assert len(bucket.versions()) == 1
+
+
+def test_what_was_streamed_in_parts_has_no_checksum_where_the_store_keeps_none(ceph: Faulty, tmp_path: Path) -> None:
+    client = ceph.client()
+    with client.open("small", "wb") as file:
+        file.write(b"content")
+    with client.open("large", "wb") as file:
+        file.write(content_of(MORE))
+    (tmp_path / "file").write_bytes(content_of(MORE))
+    client.upload_file(tmp_path / "file", "file")
+    assert [bool(client.info(name).checksum) for name in ("small", "large", "file")] == [True, False, True]
+    assert client.download_file("large", tmp_path / "again").read_bytes() == content_of(MORE)
+
+
+# ---- the size of parts, and how many go at a time
+
+
+def write_by_open(filesystem: S3FileSystem, path: str, content: bytes, _: Path, **given: Any) -> None:
+    with filesystem.open(path, "wb", **given) as file:
+        file.write(content)
+
+
+def write_by_pipe_file(filesystem: S3FileSystem, path: str, content: bytes, _: Path, **given: Any) -> None:
+    filesystem.pipe_file(path, content, **given)
+
+
+def write_by_pipe(filesystem: S3FileSystem, path: str, content: bytes, _: Path, **given: Any) -> None:
+    filesystem.pipe({path: content, f"{path}2": b"small"}, **given)
+
+
+def write_by_put_file(filesystem: S3FileSystem, path: str, content: bytes, folder: Path, **given: Any) -> None:
+    (folder / "file").write_bytes(content)
+    filesystem.put_file(str(folder / "file"), path, **given)
+
+
+def write_by_put(filesystem: S3FileSystem, path: str, content: bytes, folder: Path, **given: Any) -> None:
+    (folder / "file").write_bytes(content)
+    filesystem.put(str(folder / "file"), path, **given)
+
+
+WRITES: list[Any] = [write_by_open, write_by_pipe_file, write_by_pipe, write_by_put_file, write_by_put]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_goes_in_parts_of_the_size_that_it_says(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+    content = content_of(13 * MIB)
+    path = f"models/{ceph.rig.key('a')}"
+    write(filesystem_of(ceph), path, content, tmp_path, chunksize=6 * MIB)
+    assert sorted(entry.body_bytes for entry in ceph.sent("UploadPart")) == [MIB, 6 * MIB, 6 * MIB]
+    assert ceph.get("a") == content
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_that_is_no_larger_than_its_parts_is_one_request(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+    content = content_of(20 * MIB)
+    write(filesystem_of(ceph), f"models/{ceph.rig.key('a')}", content, tmp_path, chunksize=32 * MIB)
+    assert ceph.sent("UploadPart") == []
+    assert ceph.get("a") == content
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_has_no_more_parts_under_way_than_it_says(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+    most: list[int] = []
+
+    def count() -> None:
+        most.append(len([entry for entry in ceph.sent("UploadPart") if entry.status is None]))
+
+    ceph.inject("UploadPart", Call(count), times=4)
+    ceph.inject("UploadPart", Delay(0.2), times=4)
+    path = f"models/{ceph.rig.key('a')}"
+    write(filesystem_of(ceph), path, content_of(4 * PART), tmp_path, chunksize=PART, max_concurrency=1)
+    assert most == [1] * 4
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"chunksize": 0},
+        {"chunksize": 5 * MIB - 1},
+        {"chunksize": 5 * 2**30 + 1},
+        {"chunksize": "5MiB"},
+        {"chunksize": 5e6},
+        {"max_concurrency": 0},
+        {"max_concurrency": -3},
+        {"max_concurrency": "2"},
+    ],
+    ids=str,
+)
+def test_a_size_or_a_number_that_cannot_be_is_refused_and_nothing_is_written(
+    write: Any, given: dict[str, Any], ceph: Faulty, tmp_path: Path
+) -> None:
+    ((name, value),) = given.items()
+    with pytest.raises(ValueError, match=f"{name}.*{value}"):
+        write(filesystem_of(ceph), f"models/{ceph.rig.key('a')}", b"content", tmp_path, **given)
+    assert ceph.rig.keys() == []
+    assert {entry.method for entry in ceph.proxy.requests} <= {"GET", "HEAD"}
+
+
+def test_a_block_size_and_another_chunksize_contradict_each_other(ceph: Faulty) -> None:
+    with pytest.raises(ValueError, match=f"{5 * MIB}.*{6 * MIB}"):
+        filesystem_of(ceph).open("models/a", "wb", block_size=5 * MIB, chunksize=6 * MIB)
+
+
+def test_a_download_goes_in_ranges_of_the_size_that_it_says(ceph: Faulty, tmp_path: Path) -> None:
+    content = content_of(5 * MIB)
+    ceph.put(content, "a")
+    filesystem_of(ceph).get_file(f"models/{ceph.rig.key('a')}", str(tmp_path / "a"), chunksize=2 * MIB, max_concurrency=2)
+    assert (tmp_path / "a").read_bytes() == content
+    ranges = [entry.response_bytes for entry in ceph.sent("GetObject") if "range" in entry.headers]
+    assert sorted(ranges) == [MIB, 2 * MIB, 2 * MIB]
+    for given in ({"chunksize": 0}, {"max_concurrency": 0}):
+        with pytest.raises(ValueError, match="not 0"):
+            filesystem_of(ceph).get_file(f"models/{ceph.rig.key('a')}", str(tmp_path / "b"), **given)

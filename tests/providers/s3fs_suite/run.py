@@ -1,0 +1,117 @@
+"""Running a part of the suite in a process of its own, with a moto server of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.providers.s3fs_suite.deviations import LEFT_OUT
+from tests.servers.process import reserved_ports
+
+ROOT = Path(__file__).parents[3]
+_PORTS = ("5555", "5556")
+"""The ports that the suite's moto servers take, in the source of its fixtures."""
+_FILES = ("test_s3fs.py", "test_mapping.py", "test_utils.py", "test_custom_error_handler.py", "derived/s3fs_test.py")
+_INI = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
+_SECONDS = 840
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out.
+
+    Attributes:
+        outcomes: Of each test of this part, by its name, such as ``test_s3fs.py::test_info``.
+        messages: How each that failed did.
+        collected: The names of all tests, those of other parts and those left out among them.
+        seconds: How long it took.
+    """
+
+    outcomes: dict[str, str]
+    messages: dict[str, str]
+    collected: list[str]
+    seconds: float
+
+    def those(self, wanted: str) -> set[str]:
+        """The tests with an outcome, such as ``"failed"``."""
+        return {name for name, outcome in self.outcomes.items() if outcome == wanted}
+
+    def counts(self) -> str:
+        """Such as ``180 passed, 2 xfailed``."""
+        return ", ".join(f"{number} {outcome}" for outcome, number in sorted(Counter(self.outcomes.values()).items()))
+
+
+def run_part(part: int, parts: int, suite: Path, directory: Path) -> Report:
+    """Run a part of the suite.
+
+    Args:
+        part: Which, from 0.
+        parts: Of how many.
+        suite: The folder of its tests.
+        directory: An empty folder to run in.
+
+    Raises:
+        RuntimeError: If the run ended without a report; its output is in the message.
+    """
+    report = directory / "report.json"
+    job = {"part": part, "parts": parts, "report": str(report), "left_out": sorted(LEFT_OUT)}
+    began = time.monotonic()
+    with reserved_ports(len(_PORTS)) as ports:
+        _copy(suite, directory / "upstream_tests", dict(zip(_PORTS, map(str, ports), strict=True)))
+        (directory / "pytest.ini").write_text(_INI)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.providers.s3fs_suite.plugin", "-p", "no:xdist"]
+        command += ["-p", "no:cacheprovider", "--timeout", "120"]
+        command += [f"upstream_tests/{file}" for file in _FILES]
+        with (directory / "output").open("w") as output:
+            subprocess.run(
+                command,
+                cwd=directory,
+                env=_environment(directory, json.dumps(job)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=_SECONDS,
+                check=False,
+            )
+    if not report.exists():
+        raise RuntimeError(f"s3fs's suite did not run:\n{(directory / 'output').read_text()[-3000:]}")
+    found = json.loads(report.read_text())
+    return Report(**found, seconds=time.monotonic() - began)
+
+
+def _copy(suite: Path, to: Path, ports: dict[str, str]) -> None:
+    shutil.copytree(suite, to)
+    replaced = set()
+    for file in to.rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        for theirs, ours in ports.items():
+            if f"\nport = {theirs}\n" in source:
+                source = source.replace(f"\nport = {theirs}\n", f"\nport = {ours}\n")
+                replaced.add(theirs)
+        file.write_text(source, encoding="utf-8")
+    if replaced != set(ports):
+        raise RuntimeError(f"s3fs's fixtures no longer take the ports {_PORTS}; look how they start moto")
+
+
+def _environment(directory: Path, job: str) -> dict[str, str]:
+    """Nothing of ours: neither pytest's options nor AWS settings."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}",
+        "S3FS_SUITE_JOB": job,
+        "AWS_ACCESS_KEY_ID": "foo",
+        "AWS_SECRET_ACCESS_KEY": "foo",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }

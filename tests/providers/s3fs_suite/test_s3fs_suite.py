@@ -1,0 +1,58 @@
+"""s3fs's own tests pass on our class, but for the deviations that we name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.providers.s3fs_suite.deviations import BETTER, DEVIATIONS, LEFT_OUT
+from tests.providers.s3fs_suite.run import run_part
+from tests.providers.s3fs_suite.source import SuiteUnavailableError, fetch_suite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PARTS = 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_suite_of_s3fs_passes_but_for_the_deviations_that_are_named(
+    part: int, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    report = run_part(part, PARTS, fetch_suite(), tmp_path)
+    record_property(f"s3fs's suite, part {part + 1} of {PARTS}", f"{report.counts()} in {report.seconds:.0f} s")
+    functions = {name.partition("[")[0] for name in report.collected}
+    assert set(LEFT_OUT) <= functions
+    assert set(DEVIATIONS) <= functions | set(report.collected)
+    expected = {name for name in report.outcomes if name in DEVIATIONS or name.partition("[")[0] in DEVIATIONS}
+    unexpected = report.those("failed") - expected
+    assert not unexpected, "\n\n".join(f"{name}\n{report.messages[name]}" for name in sorted(unexpected))
+    assert report.those("failed") == expected, (
+        f"these pass now; take them out of the deviations: {expected - report.those('failed')}"
+    )
+    assert report.those("xpassed") == set(BETTER) & set(report.outcomes)
+
+
+def test_without_a_network_the_suite_is_a_clear_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(SuiteUnavailableError, match="pip cannot download that of s3fs"):
+        fetch_suite(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_fetched_is_no_part_of_the_repository() -> None:
+    root = Path(__file__).parents[3]
+    ignored = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert f"{fetch_suite().relative_to(root).parts[0]}/" in ignored
+
+
+def test_the_documentation_names_each_deviation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "s3fs.md").read_text(encoding="utf-8")
+    for name in [*DEVIATIONS, *LEFT_OUT, *BETTER]:
+        assert name.rpartition("::")[2] in text

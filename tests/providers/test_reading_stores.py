@@ -1,0 +1,325 @@
+"""Objects that are open for reading, and slices, on real servers: right everywhere, and at what cost in requests."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import random
+import struct
+from typing import TYPE_CHECKING, Any
+
+import fsspec.caching
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+from safetensors.numpy import save
+
+from gllm_storage.concurrency.budget import memory_budget
+from gllm_storage.errors import ObjectNotFoundError, StorageError
+from gllm_storage.s3.filesystem import S3FileSystem
+from tests.conftest import make_rig
+from tests.faults import Answer, DropResponse, FlipBit, TruncateBody
+from tests.promises.clouds import faulty as clouds
+from tests.promises.s3 import faulty as s3
+from tests.rig import MIB
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Servers
+    from tests.rig import Rig
+
+KIB = 2**10
+SIZE = 7 * MIB + 12_345
+CONTENT = random.Random(0).randbytes(SIZE)
+STORES = ["moto", "ministack", "ministack-tls", "ceph", "rclone", "azurite", "gcs-fake", "fake-gcs-server"]
+BEHIND_PROXY = ["ceph", "ministack", "gcs", "azure"]
+Faulty = s3.Faulty | clouds.Faulty
+
+
+@pytest.fixture(params=STORES)
+def bucket_rig(request: pytest.FixtureRequest) -> Rig:
+    """Each store with buckets."""
+    return make_rig(request.param, request)
+
+
+@pytest.fixture(params=BEHIND_PROXY)
+def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    """Stores behind a proxy that counts requests."""
+    clouds.no_waits(monkeypatch)
+    with contextlib.ExitStack() as stack:
+        if request.param in {"gcs", "azure"}:
+            cloud = clouds.GCS if request.param == "gcs" else clouds.AZURE
+            yield stack.enter_context(clouds.behind_proxy(cloud, servers))
+        else:
+            yield stack.enter_context(s3.behind_proxy(request.param, servers))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_held() -> Iterator[None]:
+    yield
+    eventually(lambda: not memory_budget().taken)  # what was on its way when a file was closed
+
+
+def client_of(faulty: Faulty, part_size: str = "5MiB") -> Any:
+    return faulty.client(part_size=part_size, multipart_threshold=part_size)
+
+
+def reads_of(faulty: Faulty) -> list[int]:
+    """Bytes of the answers to reads so far."""
+    read = "GetObject" if isinstance(faulty, s3.Faulty) else faulty.cloud.read
+    return [entry.response_bytes for entry in faulty.sent(read)]
+
+
+def read_operation(faulty: Faulty) -> str:
+    return "GetObject" if isinstance(faulty, s3.Faulty) else faulty.cloud.read
+
+
+# ---- what is read
+
+
+def test_a_file_reads_as_one_in_memory(bucket_rig: Rig) -> None:
+    bucket_rig.second.put(bucket_rig.key("a"), CONTENT)
+    chance, expected = random.Random(3), io.BytesIO(CONTENT)
+    with bucket_rig.client(part_size="5MiB", max_concurrency="3").open("a", "rb") as file:
+        for _ in range(40):
+            size = chance.choice([-1, 10, 5000, 70_000, 900_000, 6 * MIB])
+            offset = chance.choice([None, None, None, chance.randrange(SIZE), SIZE - 10])
+            if offset is not None:
+                assert file.seek(offset) == expected.seek(offset)
+            assert file.read(size) == expected.read(size)
+            assert file.readline() == expected.readline()
+            target, other = bytearray(abs(size)), bytearray(abs(size))
+            assert (file.readinto(target), target) == (expected.readinto(other), other)
+            assert file.tell() == expected.tell()
+
+
+def test_slices_are_what_slices_of_bytes_are(bucket_rig: Rig) -> None:
+    for name, content in (("a", CONTENT), ("empty", b"")):
+        bucket_rig.second.put(bucket_rig.key(name), content)
+    client = bucket_rig.client(part_size="5MiB")
+    filesystem, bounds = client.filesystem, [None, 0, 7, 100_000, -1, -9000, SIZE - 1, SIZE, SIZE + 5, -SIZE - 5]
+    slices = [(start, end) for start in bounds for end in bounds]
+    for name, content in (("a", CONTENT), ("empty", b"")):
+        path = client.url(name)
+        found = filesystem.cat_ranges([path] * len(slices), [start for start, _ in slices], [end for _, end in slices])
+        assert found == [content[start:end] for start, end in slices]
+    for start, end in [*((100, end) for end in bounds), (SIZE, SIZE + 1), (SIZE + 1, SIZE + 3), (-9000, None), (6, 6 * MIB)]:
+        if bucket_rig.provider == "s3" or (
+            start < SIZE and (end is None or 0 < end <= SIZE)
+        ):  # others leave that to fsspec's
+            assert filesystem.cat_file(client.url("a"), start, end) == CONTENT[start:end], (start, end)
+
+
+def test_a_pickled_file_reads_on_the_same_version_without_a_look(faulty: Faulty) -> None:
+    faulty.put(CONTENT)
+    with client_of(faulty).open(s3.NAME, "rb", block_size=MIB) as file:
+        file.read(1000)
+        sent = len(faulty.proxy.requests)
+        with pickle.loads(pickle.dumps(file)) as again:  # noqa: S301 - our own bytes
+            assert again.tell() == 1000
+            assert len(faulty.proxy.requests) == sent
+            assert again.read(5000) == CONTENT[1000:6000]
+            faulty.put(CONTENT[::-1])
+            with pytest.raises((OSError, StorageError), match=r"replaced|Etag"):
+                again.read()
+        assert file.tell() == 1000
+
+
+def test_the_defaults_of_s3fs_are_taken_for_the_callers_only_if_he_gave_them(request: pytest.FixtureRequest) -> None:
+    rig = make_rig("moto", request)
+    rig.second.put(rig.key("a"), CONTENT)
+    url = rig.client().url("a")
+    cache = fsspec.caching.ReadAheadCache
+    for options, is_ours in (({}, True), ({"default_cache_type": "readahead"}, False), ({"default_block_size": 1000}, True)):
+        filesystem = S3FileSystem(**options)
+        with filesystem.open(url, "rb") as file:
+            assert isinstance(file, s3fs.S3File)
+            assert isinstance(file.cache, cache) is not is_ours
+            assert file.blocksize == options.get("default_block_size", s3fs.S3FileSystem.default_block_size)
+            assert file.info()["size"] == file.details["size"] == SIZE
+            assert file.read(10) == CONTENT[:10]
+
+
+# ---- what it costs
+
+
+def test_a_sequential_read_is_few_requests_of_each_byte_once(faulty: Faulty) -> None:
+    faulty.put(CONTENT * 3)
+    with client_of(faulty).open(s3.NAME, "rb") as file:
+        assert b"".join(iter(lambda: file.read(MIB), b"")) == CONTENT * 3
+    assert sum(reads_of(faulty)) == 3 * SIZE
+    assert len(reads_of(faulty)) <= 16
+
+
+def test_random_reads_fetch_at_most_twice_what_they_ask_for(faulty: Faulty) -> None:
+    faulty.put(CONTENT)
+    chance = random.Random(0)
+    with client_of(faulty).open(s3.NAME, "rb") as file:
+        for _ in range(60):
+            offset = chance.randrange(SIZE - 64 * KIB)
+            file.seek(offset)
+            assert file.read(64 * KIB) == CONTENT[offset : offset + 64 * KIB]
+    assert len(reads_of(faulty)) <= 60
+    assert sum(reads_of(faulty)) <= 60 * 64 * KIB
+
+
+def test_the_header_of_a_safetensors_file_and_one_tensor_are_few_requests(faulty: Faulty) -> None:
+    import numpy as np  # noqa: PLC0415 - one test only
+
+    tensors = {f"layer.{number}": np.full((100_000,), number, dtype=np.float32) for number in range(20)}
+    faulty.put(save(tensors))
+    with client_of(faulty).open(s3.NAME, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        start, end = header["layer.7"]["data_offsets"]
+        file.seek(8 + length + start)
+        assert np.array_equal(np.frombuffer(file.read(end - start), dtype=np.float32), tensors["layer.7"])
+    assert len(reads_of(faulty)) == 2
+    assert sum(reads_of(faulty)) == 128 * KIB + 400_000
+
+
+def test_a_column_of_a_parquet_file_is_read_without_the_others(faulty: Faulty) -> None:
+    chance = random.Random(0)
+    columns = {f"c{number}": [chance.random() for _ in range(60_000)] for number in range(10)}
+    stored = io.BytesIO()
+    pq.write_table(pa.table(columns), stored, row_group_size=20_000)
+    faulty.put(stored.getvalue())
+    client = client_of(faulty)
+    with client.open(s3.NAME, "rb") as file:
+        found = pq.read_table(file, columns=["c4"], pre_buffer=False)
+    assert found.column("c4").to_pylist() == columns["c4"]
+    size = len(stored.getvalue())
+    assert sum(reads_of(faulty)) <= 128 * KIB + 2 * size / 10
+    before = sum(reads_of(faulty))
+    frame = pd.read_parquet(client.url(s3.NAME), columns=["c4"], filesystem=client.filesystem)
+    assert list(frame["c4"]) == columns["c4"]
+    assert sum(reads_of(faulty)) - before <= 2 * 128 * KIB + 2 * size / 10
+
+
+# ---- what goes wrong
+
+
+BROKEN = [TruncateBody(1000), TruncateBody(0, reset=True), DropResponse(), Answer(503, "SlowDown")]
+
+
+@pytest.mark.parametrize("action", BROKEN, ids=str)
+def test_a_fault_that_passes_is_not_noticed_in_what_is_read_ahead(faulty: Faulty, action: Any) -> None:
+    faulty.put(CONTENT)
+    faulty.inject(read_operation(faulty), action, skip=2, times=2)
+    with client_of(faulty).open(s3.NAME, "rb") as file:
+        assert b"".join(iter(lambda: file.read(MIB), b"")) == CONTENT
+
+
+def test_a_fault_that_stays_is_raised_by_the_read_that_meets_it(faulty: Faulty) -> None:
+    faulty.put(CONTENT)
+    faulty.inject(read_operation(faulty), DropResponse(), skip=2, times=None)
+    read = bytearray()
+    with client_of(faulty).open(s3.NAME, "rb") as file:
+        with pytest.raises(StorageError) as caught:
+            read_on(file, MIB, read)
+        assert caught.value.operation == "read"
+        assert read == CONTENT[: len(read)]
+        assert len(read) == file.tell() == 2 * MIB
+        faulty.proxy.clear()
+        assert file.read() == CONTENT[2 * MIB :]
+
+
+def read_on(file: Any, size: int, read: bytearray) -> None:
+    while piece := file.read(size):
+        read += piece
+
+
+@pytest.mark.parametrize("size", [10_000, MIB, -1])
+def test_an_object_replaced_while_it_is_read_ahead_is_an_error_and_never_a_mix(faulty: Faulty, size: int) -> None:
+    faulty.put(CONTENT)
+    with client_of(faulty).open(s3.NAME, "rb") as file:
+        read = bytearray().join(file.read(100_000) for _ in range(5))
+        faulty.put(CONTENT[::-1])
+        with pytest.raises((OSError, StorageError), match=r"replaced|Etag"):
+            read_on(file, size, read)
+        assert CONTENT.startswith(read)
+
+
+def test_an_object_deleted_while_it_is_open_is_not_found(faulty: Faulty) -> None:
+    faulty.put(CONTENT)
+    client = client_of(faulty)
+    with client.open(s3.NAME, "rb") as file:
+        file.read(10)
+        assert client.delete_file(s3.NAME)
+        with pytest.raises(FileNotFoundError):
+            file.read()
+
+
+# ---- slices on S3, by one request
+
+
+@pytest.fixture(params=["ceph", "ministack"])
+def s3_faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Faulty]:
+    """S3 servers behind a proxy."""
+    s3.no_waits(monkeypatch)
+    with s3.behind_proxy(request.param, servers) as faulty:
+        yield faulty
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 10), (5000, 100_000), (SIZE - 10, SIZE + 10), (SIZE + 1, SIZE + 5), (-404, None)]
+)
+def test_a_slice_is_one_request(s3_faulty: s3.Faulty, start: int, end: int | None) -> None:
+    s3_faulty.put(CONTENT)
+    client = s3_faulty.client()
+    assert client.filesystem.cat_file(client.url(s3.NAME), start, end) == CONTENT[start:end]
+    assert [entry.operation for entry in s3_faulty.proxy.requests] == ["GetObject"]
+    assert client.filesystem.cat_ranges([client.url(s3.NAME)], [start], [end]) == [CONTENT[start:end]]
+    assert [entry.operation for entry in s3_faulty.proxy.requests] == ["GetObject"] * 2
+
+
+def test_neighbours_are_one_request(s3_faulty: s3.Faulty) -> None:
+    s3_faulty.put(CONTENT)
+    client = s3_faulty.client()
+    starts = [number * 20_000 for number in range(10)]
+    found = client.filesystem.cat_ranges([client.url(s3.NAME)] * 10, starts, [start + 100 for start in starts])
+    assert found == [CONTENT[start : start + 100] for start in starts]
+    assert [entry.operation for entry in s3_faulty.proxy.requests] == ["GetObject"]
+
+
+def test_a_slice_of_what_is_not_there_is_not_found(s3_faulty: s3.Faulty) -> None:
+    client = s3_faulty.client()
+    with pytest.raises(ObjectNotFoundError):
+        client.filesystem.cat_file(client.url(s3.NAME), 0, 10)
+    (found,) = client.filesystem.cat_ranges([client.url(s3.NAME)], 0, 10)
+    assert isinstance(found, ObjectNotFoundError)
+
+
+@pytest.mark.parametrize("action", [TruncateBody(1000), TruncateBody(0, reset=True), DropResponse(), s3.SLOW_DOWN], ids=str)
+def test_a_fault_that_passes_is_not_noticed_in_a_slice(s3_faulty: s3.Faulty, action: Any) -> None:
+    s3_faulty.put(CONTENT)
+    s3_faulty.inject("GetObject", action, times=3)
+    client = s3_faulty.client()
+    assert client.filesystem.cat_file(client.url(s3.NAME), 10, 50_000) == CONTENT[10:50_000]
+
+
+def test_a_server_that_answers_a_slice_with_something_else_is_not_believed(s3_faulty: s3.Faulty) -> None:
+    s3_faulty.put(CONTENT)
+    client = s3_faulty.client()
+    etag = ("ETag", f'"{client.info(s3.NAME).etag}"')
+    for header in (
+        (),
+        (("Content-Range", f"bytes 0-9/{SIZE}"),),
+        (("Content-Range", "bytes 10-19/12"),),
+        (("Content-Range", "x"),),
+    ):
+        s3_faulty.inject("GetObject", Answer(206, body=b"0123456789", headers=(etag, *header)))
+        assert client.filesystem.cat_file(client.url(s3.NAME), 10, 20) == CONTENT[10:20]
+
+
+def test_a_bit_that_flips_in_a_range_is_not_noticed_for_no_store_keeps_checksums_of_ranges(s3_faulty: s3.Faulty) -> None:
+    s3_faulty.put(CONTENT)
+    s3_faulty.inject("GetObject", FlipBit(at=5))
+    client = s3_faulty.client()
+    assert client.filesystem.cat_file(client.url(s3.NAME), 10, 20) != CONTENT[10:20]

@@ -1,0 +1,179 @@
+"""`register_filesystems`: URLs that pandas and fsspec open go through our filesystems, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pandas as pd
+import pytest
+from fsspec.registry import _registry as loaded
+from fsspec.registry import known_implementations
+
+from gllm_storage import IntegrityError, ObjectExistsError, ObjectNotFoundError, register_filesystems
+from gllm_storage.azure.filesystem import AzureBlobFileSystem
+from gllm_storage.gcs.filesystem import GCSFileSystem
+from gllm_storage.s3.filesystem import S3FileSystem
+from tests.conftest import make_rig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.rig import Rig
+
+CLASSES: dict[str, Any] = {
+    "s3": S3FileSystem,
+    "s3a": S3FileSystem,
+    "gs": GCSFileSystem,
+    "gcs": GCSFileSystem,
+    "az": AzureBlobFileSystem,
+    "abfs": AzureBlobFileSystem,
+    "abfss": AzureBlobFileSystem,
+}
+CHILD_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _registry() -> Iterator[None]:
+    """What fsspec has registered is as it was, afterwards."""
+    before, known = dict(loaded), dict(known_implementations)
+    yield
+    loaded.clear()
+    loaded.update(before)
+    known_implementations.clear()
+    known_implementations.update(known)
+
+
+@pytest.fixture(params=["ministack", "gcs-fake", "azurite"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    return make_rig(request.param, request)
+
+
+def said_by(program: str, **environment: str) -> str:
+    """What a Python of its own prints."""
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=CHILD_SECONDS, env={**os.environ, **environment}
+    )
+    return ran.stdout.strip()
+
+
+def test_all_protocols_are_registered() -> None:
+    assert register_filesystems() == list(CLASSES)
+    assert {protocol: fsspec.get_filesystem_class(protocol) for protocol in CLASSES} == CLASSES
+
+
+def test_only_the_protocols_that_are_named_are_registered() -> None:
+    before = {protocol: fsspec.get_filesystem_class(protocol) for protocol in CLASSES}
+    assert register_filesystems("gs", "s3") == ["gs", "s3"]
+    now = {protocol: fsspec.get_filesystem_class(protocol) for protocol in CLASSES}
+    assert now == {**before, "gs": GCSFileSystem, "s3": S3FileSystem}
+
+
+def test_a_protocol_that_we_have_nothing_for_is_a_value_error_and_registers_nothing() -> None:
+    before = fsspec.get_filesystem_class("s3")
+    with pytest.raises(ValueError, match=r"'ftp', only for s3, s3a, gs"):
+        register_filesystems("s3", "ftp")
+    assert fsspec.get_filesystem_class("s3") is before
+
+
+def test_importing_the_package_changes_nothing() -> None:
+    program = """
+import fsspec.registry
+from fsspec.registry import known_implementations, registry
+before = dict(registry), {name: dict(each) for name, each in known_implementations.items()}
+import gllm_storage, gllm_storage.filesystem.registration, gllm_storage.s3.filesystem, gllm_storage.gcs.filesystem
+import gllm_storage.azure.filesystem
+gllm_storage.register_filesystems
+assert before == (dict(registry), dict(known_implementations))
+print(fsspec.get_filesystem_class("s3").__module__)
+"""
+    assert said_by(program) == "s3fs.core"
+
+
+def test_what_is_not_installed_is_left_out_and_missed_only_where_it_is_named() -> None:
+    program = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in {"gcsfs", "adlfs"} else found(name, *rest)
+sys.modules["gcsfs"] = sys.modules["adlfs"] = None
+import gllm_storage
+print(gllm_storage.register_filesystems())
+try:
+    gllm_storage.register_filesystems("s3", "gs")
+except ImportError as error:
+    print(error)
+"""
+    said = said_by(program).splitlines()
+    assert said[0] == "['s3', 's3a']"
+    assert "pip install 'gllm-storage[gcs]'" in said[1]
+
+
+def test_pandas_writes_and_reads_by_url(rig: Rig) -> None:
+    register_filesystems()
+    options = rig.client().storage_options
+    table = pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.25]})
+    url = f"{rig.scheme}://{rig.base}{rig.prefix}"
+    table.to_csv(f"{url}/table.csv", index=False, storage_options=options)
+    table.to_parquet(f"{url}/table.parquet", storage_options=options)
+    assert rig.second.get(rig.key("table.csv")) == b"epoch,loss\n1,0.5\n2,0.25\n"
+    assert pd.read_csv(f"{url}/table.csv", storage_options=options).equals(table)
+    assert pd.read_parquet(f"{url}/table.parquet", storage_options=options).equals(table)
+    with pytest.raises(ObjectNotFoundError):
+        pd.read_csv(f"{url}/missing.csv", storage_options=options)
+
+
+def test_fsspec_opens_with_the_promises(rig: Rig) -> None:
+    register_filesystems()
+    url, options = url_of(rig, "a"), rig.client().storage_options
+    with fsspec.open(url, "xb", **options) as file:
+        file.write(b"first")
+    with pytest.raises(ObjectExistsError), fsspec.open(url, "xb", **options) as file:
+        file.write(b"second")
+    with fsspec.open(url, "rb", **options) as file:
+        assert file.read() == b"first"
+    filesystem, path = fsspec.url_to_fs(url, **options)
+    assert type(filesystem) is CLASSES[rig.scheme]
+    assert filesystem.exists(path)
+
+
+def test_a_forked_child_opens_through_ours(rig: Rig) -> None:
+    rig.second.put(rig.key("a"), b"content")
+    program = f"""
+import json, os
+import fsspec, gllm_storage
+gllm_storage.register_filesystems()
+options = json.loads(os.environ["OPTIONS"])
+url = {url_of(rig, "a")!r}
+with fsspec.open(url, "rb", **options) as file:
+    assert file.read() == b"content"
+pid = os.fork()
+if not pid:
+    code = 1
+    try:
+        with fsspec.open(url, "rb", **options) as file:
+            code = 0 if file.read() == b"content" and "gllm_storage" in type(file.fs).__module__ else 2
+    finally:
+        os._exit(code)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert said_by(program, OPTIONS=json.dumps(rig.client().storage_options)) == "0"
+
+
+def test_the_content_that_a_url_gives_is_verified(request: pytest.FixtureRequest) -> None:
+    register_filesystems("s3")
+    rig = make_rig("ceph", request)
+    second: Any = rig.second
+    kept = {"gllm-crc64nvme": "AAAAAAAAAAA=-7"}
+    second.client.put_object(Bucket=second.bucket, Key=rig.key("a"), Body=b"damaged", Metadata=kept)
+    filesystem, path = fsspec.url_to_fs(url_of(rig, "a"), **rig.client().storage_options)
+    with pytest.raises(IntegrityError):
+        filesystem.cat_file(path)
+
+
+def url_of(rig: Rig, name: str) -> str:
+    return f"{rig.scheme}://{rig.base}{rig.key(name)}"

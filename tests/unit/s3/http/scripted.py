@@ -1,0 +1,237 @@
+"""A server that answers as a test tells it, byte by byte; and a client of ours that talks to it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+from gllm_storage.s3.connection import Connection as Settings
+from gllm_storage.s3.http import template
+from gllm_storage.s3.http.pool import Pool
+from gllm_storage.s3.http.wire import Server
+from tests.waiting import PATIENCE
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from gllm_storage.s3.http.client import DirectClient
+
+    Step = bytes | Callable[["Peer"], None]
+
+OK = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: "e"\r\n\r\nok'
+EMPTY = b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "e"\r\n\r\n'
+KEYS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
+
+
+class Peer:
+    """One connection as the server sees it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.head = b""
+        self._left = b""
+
+    def read_head(self) -> bytes:
+        """A request without its body; nothing at the end of the connection."""
+        while b"\r\n\r\n" not in self._left:
+            more = self.socket.recv(2**16)
+            if not more:
+                return b""
+            self._left += more
+        head, _, self._left = self._left.partition(b"\r\n\r\n")
+        return head
+
+    def read_body(self, head: bytes) -> bytes:
+        """The body that belongs to it."""
+        length = int(header(head, "content-length") or 0)
+        if header(head, "expect"):
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # boto3 waits a second for it
+        while len(self._left) < length and (more := self.socket.recv(2**16)):
+            self._left += more
+        body, self._left = self._left[:length], self._left[length:]
+        return body
+
+    def send(self, data: bytes) -> None:
+        """Send."""
+        self.socket.sendall(data)
+
+    def close(self, *, reset: bool = False) -> None:
+        """Hang up."""
+        if reset:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+def header(head: bytes, name: str) -> str | None:
+    """A header of a request."""
+    for line in head.split(b"\r\n")[1:]:
+        found, _, value = line.decode("latin-1").partition(":")
+        if found.lower() == name:
+            return value.strip()
+    return None
+
+
+def hang_up(peer: Peer) -> None:
+    """An answer that is none."""
+    peer.close()
+
+
+def reset(peer: Peer) -> None:
+    """The same, rudely."""
+    peer.close(reset=True)
+
+
+def wait(peer: Peer) -> None:
+    """No answer, until the client has had enough."""
+    while peer.socket.recv(2**16):
+        pass
+
+
+def then_hang_up(data: bytes) -> Step:
+    """An answer after which the connection ends."""
+
+    def step(peer: Peer) -> None:
+        peer.send(data)
+        peer.close()
+
+    return step
+
+
+class ScriptedServer:
+    """Answers each request by the next step; the last one is for all that come after.
+
+    Args:
+        steps: Bytes to answer with, or what to do.
+        tls: For https.
+        reads_bodies: Whether bodies are read before the answer.
+    """
+
+    def __init__(self, *steps: Step, tls: ssl.SSLContext | None = None, reads_bodies: bool = True) -> None:
+        self._steps = list(steps)
+        self._tls = tls
+        self._reads_bodies = reads_bodies
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._closed = False
+        self._peers: list[Peer] = []
+        self._threads: list[threading.Thread] = []
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.connections = 0
+        self.requests: list[tuple[bytes, bytes]] = []
+
+    def __enter__(self) -> Self:
+        self._run(self._accept)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._closed = True
+        for peer in self._peers:
+            peer.close()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _run(self, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self.connections += 1
+                self._run(self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), sock, self._tls_of(sock) as wrapped:
+            peer = Peer(wrapped)
+            self._peers.append(peer)
+            while not self._closed and (head := peer.read_head()):
+                with self._lock:
+                    step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+                peer.head = head
+                self.requests.append((head, peer.read_body(head) if self._reads_bodies else b""))
+                if isinstance(step, bytes):
+                    peer.send(step)
+                else:
+                    step(peer)
+
+    def _tls_of(self, sock: socket.socket) -> socket.socket:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._tls.wrap_socket(sock, server_side=True) if self._tls else sock
+
+    def pool(self, *, read_timeout: float = PATIENCE, keep: int = 8, tls: ssl.SSLContext | None = None) -> Pool:
+        """Connections of ours to it."""
+        scheme = "https" if self._tls else "http"
+        return Pool(Server(scheme, "127.0.0.1", self.port, PATIENCE, read_timeout, tls), keep)
+
+    def client(self, **options: Any) -> DirectClient:
+        """A client of ours that sends its requests to it; options are those of `made_client`."""
+        return made_client(self.url, **options)
+
+
+def made_client(
+    url: str | None, *, config: dict[str, Any] | None = None, attempts: int = 3, engine: str = "auto", **options: Any
+) -> DirectClient:
+    """A client of ours, as the filesystem makes it.
+
+    Args:
+        url: The endpoint.
+        config: Options of botocore's ``Config``.
+        attempts: How often a request is sent in all.
+        engine: Which one.
+        options: Those of `Settings`; others are boto3's for the client.
+    """
+    ours = {name: options.pop(name) for name in ("anonymous", "sign_bodies", "profile_name") if name in options}
+    keys = {} if ours.get("anonymous") or ours.get("profile_name") else KEYS
+    settings = Settings(
+        client_options={"endpoint_url": url, "region_name": "us-east-1", **keys, **options},
+        config_options={
+            "s3": {"addressing_style": "path"},
+            "connect_timeout": PATIENCE,
+            "read_timeout": PATIENCE,
+            "retries": {"mode": "standard", "total_max_attempts": attempts},
+            **(config or {}),
+        },
+        engine=engine,
+        **ours,
+    )
+    client: Any = settings.make_client()
+    found: DirectClient = client
+    return found
+
+
+def boto_request(client: DirectClient, method: str, **parameters: Any) -> Any:
+    """The request that boto3 would send."""
+    template._catching.on = True
+    try:
+        getattr(client.boto, method)(**parameters)
+    except template._CaughtError as caught:
+        return caught.request
+    finally:
+        template._catching.on = False
+    raise AssertionError("boto3 made no request")
+
+
+def open_sockets() -> set[str]:
+    """The sockets that this process has open; others' may still be closed meanwhile, so compare by ``<=``."""
+    gc.collect()
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{name}"))
+    return {each for each in found if each.startswith("socket:")}

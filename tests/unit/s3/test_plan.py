@@ -1,0 +1,128 @@
+"""How an upload goes, by its size, the settings, and what the endpoint enforces."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning
+from gllm_storage.s3.plan import (
+    MAX_PUT,
+    S3TransferSettings,
+    UploadPlan,
+    check_transfer_settings,
+    plan_create,
+    plan_overwrite,
+)
+from gllm_storage.s3.probe import ALL_ENFORCED, Condition, ConditionalWrites
+from gllm_storage.store.transfer import MAX_PARTS, MIB, part_size_for
+
+DETAILS = ErrorDetails("s3", "s3://models/a", "upload")
+USUAL = S3TransferSettings()
+PUT_ONLY = ConditionalWrites(Condition.ENFORCED, Condition.IGNORED)
+COMPLETE_ONLY = ConditionalWrites(Condition.REFUSED, Condition.ENFORCED)
+NEITHER = [
+    ConditionalWrites(put, complete)
+    for put in (Condition.IGNORED, Condition.REFUSED)
+    for complete in (Condition.IGNORED, Condition.REFUSED)
+]
+TB = 10**12
+
+
+@pytest.mark.parametrize(
+    ("size", "threshold", "multipart"),
+    [
+        (0, 16 * MIB, False),
+        (16 * MIB, 16 * MIB, False),
+        (16 * MIB + 1, 16 * MIB, True),
+        (1, 1, False),
+        (2, 1, True),
+        (5 * 10**9, 5 * 10**9, False),
+        (5 * 10**9 + 1, 5 * 10**9, True),
+        (MAX_PUT, MAX_PUT, False),
+        (MAX_PUT + 1, MAX_PUT, True),
+        (5 * TB, 16 * MIB, True),
+    ],
+)
+def test_files_above_the_threshold_go_in_parts(size: int, threshold: int, multipart: bool) -> None:
+    settings = S3TransferSettings(multipart_threshold=threshold)
+    for plan in (plan_overwrite(size, settings), plan_create(size, settings, ALL_ENFORCED, DETAILS)):
+        assert plan.multipart == multipart
+    assert not plan_overwrite(size, settings).conditional
+    assert plan_create(size, settings, ALL_ENFORCED, DETAILS).conditional
+
+
+@pytest.mark.parametrize("size", [0, 1, 8 * MIB, 8 * MIB + 1, 100 * MIB, 80_000 * MIB, 80_000 * MIB + 1, 5 * 2**40, 50 * TB])
+def test_parts_cover_the_file_and_are_at_most_10_000(size: int) -> None:
+    plan = UploadPlan(multipart=True, part_size=part_size_for(size, 8 * MIB), conditional=True)
+    ranges = plan.part_ranges(size)
+    assert len(ranges) <= MAX_PARTS
+    assert ranges[0][0] == 0
+    assert all(start + length == following for (start, length), (following, _) in pairwise(ranges))
+    assert sum(ranges[-1]) == size
+    assert {length for _, length in ranges[:-1]} <= {plan.part_size}
+    assert plan.part_size >= 8 * MIB
+
+
+def test_an_empty_file_in_parts_has_one_empty_part() -> None:
+    assert UploadPlan(multipart=True, part_size=8 * MIB, conditional=True).part_ranges(0) == [(0, 0)]
+
+
+@pytest.mark.parametrize("size", [0, 16 * MIB, 17 * MIB, MAX_PUT])
+def test_where_only_put_object_is_enforced_everything_up_to_5_gib_goes_so(size: int) -> None:
+    plan = plan_create(size, S3TransferSettings(multipart_threshold=5 * MIB), PUT_ONLY, DETAILS)
+    assert (plan.multipart, plan.conditional) == (False, True)
+
+
+@pytest.mark.parametrize("conditional_writes", ["auto", "best-effort"])
+def test_where_only_put_object_is_enforced_more_than_5_gib_go_with_a_warning(conditional_writes: str) -> None:
+    with pytest.warns(NonAtomicWriteWarning, match="s3://models/a.*5 GiB"):
+        plan = plan_create(MAX_PUT + 1, S3TransferSettings(conditional_writes=conditional_writes), PUT_ONLY, DETAILS)
+    assert (plan.multipart, plan.conditional) == (True, False)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * MIB, 17 * MIB, MAX_PUT + 1, 5 * TB])
+def test_where_only_completing_is_enforced_everything_goes_in_parts(size: int) -> None:
+    plan = plan_create(size, USUAL, COMPLETE_ONLY, DETAILS)
+    assert (plan.multipart, plan.conditional) == (True, True)
+
+
+@pytest.mark.parametrize("enforced", NEITHER, ids=str)
+@pytest.mark.parametrize("size", [0, 17 * MIB, 5 * TB])
+def test_where_nothing_is_enforced_the_call_is_refused(enforced: ConditionalWrites, size: int) -> None:
+    with pytest.raises(ConflictCheckUnsupportedError, match="s3://models/a") as caught:
+        plan_create(size, USUAL, enforced, DETAILS)
+    for part in (enforced.put.value, enforced.complete.value, "best-effort", "check_conflict=False"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("enforced", NEITHER, ids=str)
+@pytest.mark.parametrize(("size", "multipart"), [(0, False), (17 * MIB, True)])
+def test_best_effort_looks_and_writes_with_a_warning(enforced: ConditionalWrites, size: int, multipart: bool) -> None:
+    with pytest.warns(NonAtomicWriteWarning, match="s3://models/a"):
+        plan = plan_create(size, S3TransferSettings(conditional_writes="best-effort"), enforced, DETAILS)
+    assert (plan.multipart, plan.conditional) == (multipart, False)
+
+
+@pytest.mark.parametrize("enforced", [ALL_ENFORCED, PUT_ONLY, COMPLETE_ONLY], ids=["all", "put", "complete"])
+def test_best_effort_does_not_lessen_what_the_endpoint_can(enforced: ConditionalWrites) -> None:
+    settings = S3TransferSettings(conditional_writes="best-effort")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plan_create(17 * MIB, settings, enforced, DETAILS) == plan_create(17 * MIB, USUAL, enforced, DETAILS)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"part_size": 5 * MIB - 1}, {"part_size": MAX_PUT + 1}, {"multipart_threshold": MAX_PUT + 1}], ids=str
+)
+def test_sizes_that_s3_cannot_take_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        check_transfer_settings(S3TransferSettings(**wrong))
+
+
+def test_sizes_at_the_limits_are_taken() -> None:
+    settings = S3TransferSettings(part_size=5 * MIB, multipart_threshold=MAX_PUT)
+    assert check_transfer_settings(settings) is settings

@@ -1,0 +1,241 @@
+"""What an endpoint does with conditional writes: who is asked, how often, and what is remembered."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from gllm_storage.s3.connection import Connection, is_amazon
+from gllm_storage.s3.probe import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
+from tests.waiting import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+AMAZON = [
+    "https://s3.amazonaws.com",
+    "https://s3.eu-central-1.amazonaws.com",
+    "https://models.s3.eu-central-1.amazonaws.com",
+    "https://s3.dualstack.us-east-1.amazonaws.com",
+    "https://s3-fips.us-gov-west-1.amazonaws.com",
+    "https://s3.cn-north-1.amazonaws.com.cn",
+    "https://S3.AMAZONAWS.COM",
+    "https://s3.eu-central-1.api.aws",
+]
+OTHERS = [
+    "http://127.0.0.1:9000",
+    "https://minio.example.com",
+    "https://s3.amazonaws.com.example.org",
+    "https://notamazonaws.com",
+    "https://example.org/s3.amazonaws.com",
+    "https://s3.amazonaws.com@example.org",
+    "https://storage.googleapis.com",
+]
+
+
+def made(**client_options: Any) -> Any:
+    """A boto3 client, as a filesystem makes it."""
+    profile = client_options.pop("profile_name", None)
+    return Connection({"region_name": "eu-central-1", **client_options}, {}, profile_name=profile).make_client()
+
+
+@pytest.mark.parametrize("url", AMAZON)
+def test_amazon_is_recognized(url: str) -> None:
+    assert is_amazon(Store(url))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", OTHERS)
+def test_others_are_not_taken_for_amazon(url: str) -> None:
+    assert not is_amazon(Store(url))  # type: ignore[arg-type]
+
+
+def test_without_any_endpoint_it_is_amazon() -> None:
+    assert is_amazon(made())
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_in_the_environment_is_not_amazon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:9000")
+    assert not is_amazon(made())
+
+
+PROFILES = {
+    "endpoint": "[profile own]\nendpoint_url = http://127.0.0.1:9000\n",
+    "services": "[profile own]\nservices = mine\n[services mine]\ns3 =\n  endpoint_url = http://127.0.0.1:9000\n",
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+@pytest.mark.parametrize("by", ["config", "environment"])
+def test_an_endpoint_in_a_profile_is_not_amazon(
+    profile: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "aws").write_text(profile)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
+    if by == "environment":
+        monkeypatch.setenv("AWS_PROFILE", "own")
+    assert not is_amazon(made(profile_name="own") if by == "config" else made())
+
+
+def test_an_endpoint_of_amazon_in_the_config_is_amazon() -> None:
+    assert is_amazon(made(endpoint_url="https://s3.eu-central-1.amazonaws.com"))
+
+
+def failed(status: int, code: str = "") -> ClientError:
+    metadata: Any = {"HTTPStatusCode": status}
+    return ClientError({"Error": {"Code": code or str(status)}, "ResponseMetadata": metadata}, "Operation")
+
+
+ANSWERS: dict[str, tuple[ClientError | None, Condition]] = {
+    "412": (failed(412, "PreconditionFailed"), Condition.ENFORCED),
+    "200": (None, Condition.IGNORED),
+    "501": (failed(501, "NotImplemented"), Condition.REFUSED),
+    "400": (failed(400, "InvalidArgument"), Condition.REFUSED),
+    "405": (failed(405, "MethodNotAllowed"), Condition.REFUSED),
+}
+
+
+@dataclass
+class Store:
+    """A boto3 client of an endpoint that answers from a table, and keeps what is in it."""
+
+    url: str = field(default_factory=lambda: f"http://{uuid.uuid4().hex}:9000")
+    put: Exception | None = None
+    complete: Exception | None = None
+    create: Exception | None = None
+    part: Exception | None = None
+    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    objects: set[str] = field(default_factory=set)
+    uploads: set[str] = field(default_factory=set)
+
+    @property
+    def meta(self) -> Any:
+        return SimpleNamespace(endpoint_url=self.url)
+
+    def put_object(self, **parameters: Any) -> Any:
+        self._log("PutObject", parameters, self.put if "IfNoneMatch" in parameters else None)
+        self.objects.add(parameters["Key"])
+        return {"ETag": '"e"'}
+
+    def delete_object(self, **parameters: Any) -> Any:
+        self._log("DeleteObject", parameters)
+        self.objects.discard(parameters["Key"])
+
+    def create_multipart_upload(self, **parameters: Any) -> Any:
+        self._log("CreateMultipartUpload", parameters, self.create)
+        self.uploads.add("U1")
+        return {"UploadId": "U1"}
+
+    def upload_part(self, **parameters: Any) -> Any:
+        self._log("UploadPart", parameters, self.part)
+        return {"ETag": '"e"'}
+
+    def complete_multipart_upload(self, **parameters: Any) -> Any:
+        self._log("CompleteMultipartUpload", parameters, self.complete)
+        self.uploads.discard(parameters["UploadId"])
+
+    def abort_multipart_upload(self, **parameters: Any) -> Any:
+        self._log("AbortMultipartUpload", parameters)
+        if parameters["UploadId"] not in self.uploads:
+            raise failed(404, "NoSuchUpload")
+        self.uploads.discard(parameters["UploadId"])
+
+    def ask(self, bucket: str = "models", folder: str = "team/", **common: str) -> ConditionalWrites:
+        client: Any = self
+        return conditional_writes(client, bucket, folder, lambda _: dict(common))
+
+    def _log(self, name: str, parameters: dict[str, Any], failure: Exception | None = None) -> None:
+        self.requests.append((name, parameters))
+        if failure:
+            raise failure
+
+
+@pytest.mark.parametrize("put", ANSWERS)
+@pytest.mark.parametrize("complete", ANSWERS)
+def test_the_two_operations_are_found_out_apart_and_nothing_is_left(put: str, complete: str) -> None:
+    store = Store(put=ANSWERS[put][0], complete=ANSWERS[complete][0])
+    assert store.ask() == ConditionalWrites(ANSWERS[put][1], ANSWERS[complete][1])
+    assert (store.objects, store.uploads) == (set(), set())
+
+
+def test_a_store_without_multipart_uploads_refuses_the_condition_on_them() -> None:
+    store = Store(put=failed(412), create=failed(501, "NotImplemented"))
+    assert store.ask() == ConditionalWrites(Condition.ENFORCED, Condition.REFUSED)
+    assert store.objects == set()
+
+
+FAILURES = {
+    "put": lambda: Store(put=failed(503, "SlowDown")),
+    "create": lambda: Store(create=failed(403, "AccessDenied")),
+    "part": lambda: Store(part=failed(500, "InternalError")),
+    "complete": lambda: Store(complete=failed(503, "SlowDown")),
+    "connection": lambda: Store(complete=EndpointConnectionError(endpoint_url="x")),
+    "interrupted": lambda: Store(part=KeyboardInterrupt()),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("broken", FAILURES.values(), ids=FAILURES)
+def test_a_probe_that_fails_leaves_nothing_and_is_not_remembered(broken: Callable[[], Store]) -> None:
+    store = broken()
+    with pytest.raises((ClientError, EndpointConnectionError, KeyboardInterrupt)):
+        store.ask()
+    assert (store.objects, store.uploads) == (set(), set())
+    healed = Store(store.url, put=failed(412), complete=failed(412))
+    assert healed.ask() == ALL_ENFORCED
+    assert healed.requests
+
+
+def test_the_probe_is_small_beside_the_target_and_carries_the_common_parameters() -> None:
+    store = Store(put=failed(412), complete=failed(412))
+    store.ask("models", "team/v3/", RequestPayer="requester")
+    keys = {parameters["Key"] for _, parameters in store.requests}
+    assert len(keys) == 1
+    assert keys.pop().startswith("team/v3/.gllm-probe-")
+    assert {parameters["Bucket"] for _, parameters in store.requests} == {"models"}
+    assert {parameters["RequestPayer"] for _, parameters in store.requests} == {"requester"}
+    assert all(len(parameters.get("Body", b"")) <= 16 for _, parameters in store.requests)
+
+
+def test_two_probes_never_use_the_same_key() -> None:
+    stores = [Store(put=failed(412)) for _ in range(20)]
+    for store in stores:
+        store.ask()
+    assert len({store.requests[0][1]["Key"] for store in stores}) == 20
+
+
+def test_each_endpoint_and_bucket_is_asked_once() -> None:
+    store = Store(put=failed(412), complete=failed(412))
+    assert store.ask("one") == store.ask("one", "elsewhere/")
+    asked = len(store.requests)
+    assert {parameters["Bucket"] for _, parameters in store.requests} == {"one"}
+    store.ask("two")
+    assert len(store.requests) == 2 * asked
+    assert Store(store.url).ask("one") == ALL_ENFORCED, "another client of that endpoint"
+    assert Store().ask("one") == ConditionalWrites(Condition.IGNORED, Condition.IGNORED), "another endpoint"
+
+
+def test_amazon_is_not_asked() -> None:
+    store = Store("https://s3.eu-central-1.amazonaws.com")
+    assert store.ask() == ALL_ENFORCED
+    assert store.requests == []
+
+
+def test_sixteen_threads_probe_once() -> None:
+    barrier = threading.Barrier(16)
+    store = Store(put=failed(412), complete=failed(412))
+
+    def ask(_: int) -> ConditionalWrites:
+        barrier.wait(PATIENCE)
+        return Store(store.url, store.put, store.complete, requests=store.requests).ask()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(ask, range(16))) == {ALL_ENFORCED}
+    assert [name for name, _ in store.requests].count("CreateMultipartUpload") == 1

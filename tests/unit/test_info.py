@@ -1,0 +1,68 @@
+"""What each filesystem says of a file, in one vocabulary."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from gllm_storage import ObjectInfo
+from gllm_storage.info import aware, info_from_fsspec
+
+MOMENT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+
+ENTRIES: dict[str, tuple[dict[str, Any], ObjectInfo]] = {
+    "s3fs": (
+        {"name": "b/k", "size": 3, "ETag": '"abc"', "LastModified": MOMENT, "type": "file"},
+        ObjectInfo("u", 3, "abc", MOMENT),
+    ),
+    "gcsfs": (
+        {"name": "b/k", "size": 3, "etag": "xyz", "mtime": MOMENT, "metadata": {"a": "b"}},
+        ObjectInfo("u", 3, "xyz", MOMENT, metadata={"a": "b"}),
+    ),
+    "local": ({"name": "/k", "size": 3, "mtime": MOMENT.timestamp()}, ObjectInfo("u", 3, None, MOMENT)),
+    "memory": ({"name": "/k", "size": 3, "created": MOMENT.replace(tzinfo=None)}, ObjectInfo("u", 3, None, MOMENT)),
+    "webdav": ({"size": 3, "modified": MOMENT, "created": MOMENT - timedelta(1)}, ObjectInfo("u", 3, None, MOMENT)),
+    "md5": ({"size": 3, "md5": "m"}, ObjectInfo("u", 3, "m")),
+    "text time": ({"size": 3, "LastModified": "2026-03-01T12:30:00Z"}, ObjectInfo("u", 3, None, MOMENT)),
+    "no size": ({"size": None}, ObjectInfo("u", 0)),
+    "nothing": ({}, ObjectInfo("u", 0)),
+    "empty": ({"size": 0, "ETag": "", "LastModified": ""}, ObjectInfo("u", 0)),
+    "number tag": ({"size": 3, "etag": 17}, ObjectInfo("u", 3, "17")),
+}
+
+
+@pytest.mark.parametrize(("entry", "expected"), ENTRIES.values(), ids=ENTRIES)
+def test_an_entry_is_read_whoever_wrote_it(entry: dict[str, Any], expected: ObjectInfo) -> None:
+    assert info_from_fsspec(entry, "u") == expected
+
+
+@pytest.mark.parametrize(
+    ("moment", "meant"),
+    [
+        (MOMENT, MOMENT),
+        (MOMENT.replace(tzinfo=None), MOMENT),
+        (MOMENT.astimezone(timezone(timedelta(hours=7))), MOMENT),
+        (MOMENT.timestamp(), MOMENT),
+        (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        ("2026-03-01T12:30:00+00:00", MOMENT),
+        ("2026-03-01T19:30:00+07:00", MOMENT),
+        ("2026-03-01 12:30", MOMENT),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+        (b"2026", None),
+    ],
+)
+def test_a_time_in_any_form_gets_a_time_zone(moment: object, meant: datetime | None) -> None:
+    found = aware(moment)
+    assert found == meant
+    assert found is None or found.tzinfo is not None
+
+
+def test_information_is_a_value() -> None:
+    info = ObjectInfo("u", 3)
+    assert info == ObjectInfo("u", 3, None, None, None, None)
+    with pytest.raises(AttributeError):
+        info.size = 4  # type: ignore[misc]

@@ -1,0 +1,75 @@
+"""Pickles that version 0.1.0 wrote, at commit bcac1e2, still load."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gllm_storage import ObjectInfo, StorageError, get_storage_client
+from gllm_storage.errors import OURS
+
+PICKLES = Path(__file__).parents[1] / "pickles"
+NAMES = sorted(each.stem for each in PICKLES.glob("*.pickle"))
+
+
+def load(name: str) -> Any:
+    return pickle.loads((PICKLES / f"{name}.pickle").read_bytes())  # noqa: S301 - our own files
+
+
+def those(kind: str) -> list[str]:
+    return [name for name in NAMES if name.startswith(f"{kind}-")]
+
+
+@pytest.mark.parametrize("name", those("client"))
+def test_client(name: str) -> None:
+    """A client loads with its config, and equals one that is made of that config."""
+    client = load(name)
+    assert client == get_storage_client(name.removeprefix("client-"), client.config)
+    assert client.config.items() >= {"prefix": "team-a"}.items() or name in {"client-file", "client-fsspec", "client-memory"}
+
+
+@pytest.mark.parametrize("name", those("filesystem"))
+def test_filesystem(name: str) -> None:
+    """A filesystem loads, with the options that it had."""
+    filesystem = load(name)
+    expected = load(name.replace("filesystem-", "client-")).filesystem
+    assert type(filesystem) is type(expected)
+    assert filesystem.storage_options == expected.storage_options
+
+
+@pytest.mark.parametrize("name", those("file"))
+def test_open_file(name: str) -> None:
+    """An open file loads at its position, pinned to its version."""
+    file = load(name)
+    assert file.tell() == 10
+    assert file.size == 1000
+    assert file.version == load(name.replace("file-", "info-"))
+    assert file.path == "models/key"
+
+
+@pytest.mark.parametrize("name", those("info"))
+def test_info(name: str) -> None:
+    """A description of an object loads with all its fields."""
+    info = load(name)
+    assert isinstance(info, ObjectInfo)
+    assert (info.size, info.etag, info.checksum, info.metadata) == (1000, "abc", "crc64nvme:AAAAAAAAAAA=", {"a": "b"})
+
+
+@pytest.mark.parametrize("name", those("error"))
+def test_error(name: str) -> None:
+    """An error loads as its class, with its details."""
+    error = load(name)
+    assert type(error).__name__ == name.removeprefix("error-")
+    assert isinstance(error, OURS)
+    assert error.message == "it failed"
+    assert (error.provider, error.url, error.operation) == ("s3", "s3://models/key", "upload")
+    assert (error.status, error.code, error.request_id) == (503, "SlowDown", "id-1")
+    assert not isinstance(error, StorageError) or "it failed" in str(error)
+
+
+def test_all_kinds() -> None:
+    """None of the fixtures is missing."""
+    assert len(NAMES) == 26

@@ -1,0 +1,126 @@
+"""What was written and is not stored yet: in memory while there is room, then in a temporary file."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage.concurrency.budget import memory_budget
+from gllm_storage.errors import ErrorDetails, StorageError
+from gllm_storage.files.spool import Spool, SpooledObject, spool_of
+from gllm_storage.store.transfer import TransferSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gllm_storage.files.source import Source
+
+MIB = 2**20
+DETAILS = ErrorDetails("fake", "fake://bucket/a", "upload")
+
+
+@pytest.fixture(autouse=True)
+def _gives_back() -> Iterator[None]:
+    before = memory_budget().taken
+    yield
+    assert memory_budget().taken == before
+
+
+@contextmanager
+def spooled(most: int = 2 * MIB, limit: int = 8 * MIB) -> Iterator[Spool]:
+    made = Spool(limit, MIB, most, DETAILS)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def content_of(found: Spool) -> bytes:
+    source = found.source()
+    assert source.size == found.size
+    return source.read_at(0, source.size)
+
+
+@pytest.mark.parametrize("most", [0, 1, 2**16, 2 * MIB])
+def test_it_holds_what_a_file_would_hold_in_memory_and_on_disk(most: int) -> None:
+    expected = io.BytesIO()
+    with spooled(most) as found:
+        assert content_of(found) == b""
+        for file in (found, expected):
+            assert file.write(b"0123456789") == 10
+            assert file.seek(2) == 2
+            assert file.write(b"xx") == 2
+            assert file.seek(100_000, io.SEEK_CUR) == 100_004
+            assert file.write(b"behind a gap") == 12
+            assert file.seek(-5, io.SEEK_END) == 100_011
+            assert file.tell() == 100_011
+            file.write(b"z")
+        assert content_of(found) == expected.getvalue()
+        assert found.in_memory is (most == 2 * MIB)
+
+
+def test_a_position_before_the_start_is_refused() -> None:
+    with spooled() as found, pytest.raises(ValueError, match="-1"):
+        found.seek(-1)
+
+
+def test_it_takes_memory_in_steps_and_gives_it_back() -> None:
+    before = memory_budget().taken
+    with spooled() as found:
+        found.write(b"x")
+        assert memory_budget().taken == before + 2**16
+        found.write(bytes(2**16))
+        assert memory_budget().taken == before + 2 * 2**16
+    assert memory_budget().taken == before
+
+
+def test_it_moves_to_a_file_when_others_have_the_memory() -> None:
+    with spooled(limit=2 * MIB) as found, spooled(limit=2 * MIB) as other:
+        found.write(b"head")
+        other.write(bytes(MIB - 2**16))
+        assert other.in_memory
+        found.write(bytes(2**16))
+        assert not found.in_memory
+        assert content_of(found) == b"head" + bytes(2**16)
+
+
+def test_a_full_disk_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with spooled(most=0) as found, pytest.raises(StorageError, match="No space left") as caught:
+        found.write(b"x")
+    assert caught.value.url == DETAILS.url
+
+
+def test_large_thresholds_do_not_mean_large_memory() -> None:
+    settings = TransferSettings(multipart_threshold=5 * 2**30, part_size=MIB)
+    made = spool_of(settings, DETAILS)
+    where = []
+    for more in (bytes(2 * MIB), b"x"):
+        made.write(more)
+        where.append(made.in_memory)
+    made.close()
+    assert where == [True, False]
+
+
+def test_an_object_is_uploaded_at_the_end_of_a_block_and_not_after_an_exception() -> None:
+    stored: list[bytes] = []
+
+    def upload(source: Source) -> None:
+        stored.append(source.read_at(0, source.size))
+
+    with SpooledObject(upload, TransferSettings(), DETAILS) as file:
+        file.write(b"some")
+    assert stored == [b"some"]
+    error = ZeroDivisionError()
+    failing = SpooledObject(upload, TransferSettings(), DETAILS)
+    failing.__enter__().write(b"more")
+    failing.__exit__(type(error), error, None)
+    assert stored == [b"some"]
