@@ -6,38 +6,45 @@
     FileNotFoundError
     └── ObjectNotFoundError          no such object (a missing local file is a plain FileNotFoundError)
     FileExistsError
-    └── ObjectExistsError            check_conflict=True, and the object is there
+    └── ObjectExistsError            check_conflict=True, and the object exists
     RuntimeError
-    └── StorageError                 anything else
+    └── StorageError                 any other failure
         ├── AccessDeniedError            403; wrong, expired or missing credentials
-        ├── BucketNotFoundError          the bucket or container is not there
-        ├── IntegrityError               size or checksum differ from what was stored
+        ├── BucketNotFoundError          the bucket or container does not exist
+        ├── IntegrityError               size or checksum differ from the stored ones
         ├── ConflictCheckUnsupportedError    the store cannot create exclusively
         └── StorageUnavailableError      timeouts, refused connections, 5xx after all retries
 
 `ObjectNotFoundError` and `ObjectExistsError` are not `RuntimeError`, so an ``except RuntimeError`` written against the
-documented interface keeps its meaning. `AccessDeniedError` is a `PermissionError` as well, because that is what pandas,
-fsspec and zarr look for when they open a URL.
+documented interface keeps its meaning. `AccessDeniedError` is a `PermissionError` as well: pandas, fsspec and zarr check
+for that class when they open a URL.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import re
+import time
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
-# Of a SAS token, and of an upload session on GCS, whose id is all that it takes to write to it.
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# Of a SAS token, and of an upload session on GCS, whose id alone grants write access.
 _SECRET_PARAMETERS = re.compile(r"\b(sig|upload_id)=[^&\s)'\"]+", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
-    """A text of an SDK as it may be shown and logged: without the parameters of URLs that let everybody in."""
+    """A text of an SDK without the URL parameters that grant access, for messages and logs."""
     return _SECRET_PARAMETERS.sub(r"\1=***", text)
 
 
 def redact(error: BaseException | None) -> None:
-    """Take such parameters out of an exception, and of all behind it, which tracebacks show."""
+    """Remove such parameters from an exception and from its causes, which tracebacks show."""
     found, waiting = set(), [error]
     while waiting:
         each = waiting.pop()
@@ -50,17 +57,61 @@ def redact(error: BaseException | None) -> None:
             vars(each)["message"] = redacted(vars(each)["message"])
 
 
+class Remedy(Enum):
+    """The advice that an error carries. Its value is the sentence for callers of the library.
+
+    The command line has sentences of its own for some of them, since its users pass options instead of arguments.
+    """
+
+    ALLOW_OVERWRITE = "Choose another name, delete the object first, or pass check_conflict=False to replace it"
+    NO_CONFLICT_CHECK = "Pass check_conflict=False, or use another store"
+    ACCEPT_RACE = (
+        "Pass check_conflict=False, use another store, or set conditional_writes='best-effort' to accept a check that can "
+        "race"
+    )
+    USE_OTHER_FOLDER = "Pass check_conflict=False, or use another folder"
+    REPEAT = "Repeat the call later"
+    REPEAT_NOW = "Repeat the call"
+    CHECK_FIRST = "Check the object before you repeat the call"
+    CHECK_CREDENTIALS = "Check that the credentials are right and not expired, and that they permit this operation"
+    CHECK_CREDENTIAL_FILES = "Check the files that hold the credentials"
+    CHECK_ENDPOINT = "Check endpoint_url"
+    CHECK_NETWORK = "Check endpoint_url and the network, then repeat the call"
+    CHECK_OPTIONS = "Check the URL and the storage options"
+    CHECK_ACCOUNT = "Check the account and its credentials"
+    CHECK_FOLDER = "Check the folder and its permissions"
+    CREATE_BUCKET = "Create the bucket, or check its name and endpoint_url"
+    CREATE_CONTAINER = "Create the container, or check its name and the account"
+    UPLOAD_AGAIN = "Upload the object again"
+    REPORT_DAMAGE = "If the error repeats, the stored object is damaged: upload it again"
+    FINISH_WRITING = "Finish writing to the source, then upload it again"
+    NAME_FILE = "Name one regular file"
+    SET_REGION = "Set region_name to the region of the bucket"
+    LARGER_PARTS = "Set a larger part_size"
+    SMALLER_PARTS = "Set a smaller part_size"
+    RESTORE_OBJECT = "The object is archived: restore it first"
+    CHECK_KMS_KEY = "Check sse_kms_key_id"
+    DELETE_FIRST = "Delete the existing object first"
+    DOWNLOAD_INSTEAD = "Download the complete object instead"
+    NO_PRESERVE_ETAG = "Copy without preserve_etag"
+    WRITE_NEW_OBJECT = "Write the complete object again, or write another object"
+    OPEN_AGAIN = "Open the object again"
+
+
 @dataclass(frozen=True)
 class ErrorDetails:
-    """What is known about a failure; every error carries one, and none of it is ever a secret.
+    """The facts about a failure. Every error carries one, and it never holds a secret.
 
     Attributes:
         provider: Provider name, such as ``"s3"``.
         url: URL of the object, bucket or file that the operation was about.
-        operation: What was being done: ``"upload"``, ``"download"``, ``"info"``, ``"delete"``, …
-        status: HTTP status, where the store answered.
+        operation: The operation that failed: ``"upload"``, ``"download"``, ``"info"``, ``"delete"``, …
+        status: HTTP status, if the store answered.
         code: The store's own error code, such as ``"SlowDown"``.
         request_id: The store's id of the failed request, for its support desk.
+        attempts: How often the failed request was sent; None if no request failed.
+        elapsed: Seconds from the start of the operation to the failure; None if they were not measured.
+        remedy: The advice; None if there is none.
     """
 
     provider: str = ""
@@ -69,17 +120,21 @@ class ErrorDetails:
     status: int | None = None
     code: str | None = None
     request_id: str | None = None
+    attempts: int | None = None
+    elapsed: float | None = None
+    remedy: Remedy | None = None
 
 
 class _Detailed:
-    """The attributes that all our errors share. Mixed into a builtin exception, never used alone."""
+    """The attributes that all errors of this module share. Mixed into a builtin exception, never used alone."""
 
     details: ErrorDetails
     message: str
 
-    def _describe(self, message: str, details: ErrorDetails | None) -> None:
+    def _describe(self, message: str, details: ErrorDetails | None, remedy: Remedy | None) -> None:
         self.message = message
-        self.details = details or ErrorDetails()
+        details = details or ErrorDetails()
+        self.details = details if remedy is None else dataclasses.replace(details, remedy=remedy)
 
     @property
     def provider(self) -> str:
@@ -88,17 +143,17 @@ class _Detailed:
 
     @property
     def url(self) -> str:
-        """URL of what the operation was about."""
+        """URL of the object, bucket or file that the operation was about."""
         return self.details.url
 
     @property
     def operation(self) -> str:
-        """What was being done."""
+        """The operation that failed."""
         return self.details.operation
 
     @property
     def status(self) -> int | None:
-        """HTTP status, where the store answered."""
+        """HTTP status, if the store answered."""
         return self.details.status
 
     @property
@@ -111,27 +166,62 @@ class _Detailed:
         """The store's id of the failed request."""
         return self.details.request_id
 
+    @property
+    def attempts(self) -> int | None:
+        """How often the failed request was sent; None if no request failed."""
+        return self.details.attempts
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds from the start of the operation to the failure; None if they were not measured."""
+        return self.details.elapsed
+
+    @property
+    def remedy(self) -> Remedy | None:
+        """The advice; None if there is none."""
+        return self.details.remedy
+
+    def describe(self, advice: str | None) -> str:
+        """The message, the attempts and the time, and an advice.
+
+        Args:
+            advice: A sentence without a full stop; None leaves it out.
+        """
+        effort = _effort(self.details)
+        described = f"{self.message} ({effort})" if effort else self.message
+        return f"{described}. {advice}" if advice else described
+
     def __str__(self) -> str:
-        return self.message
+        return self.describe(self.remedy.value if self.remedy else None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError's own __reduce__ would call the class with (errno, strerror, filename).
         return type(self), (self.message, self.details)
 
 
+def _effort(details: ErrorDetails) -> str:
+    """The attempts and the time, if there was more than one attempt or more than a second."""
+    attempts = details.attempts or 0
+    elapsed = details.elapsed or 0.0
+    told = [f"{attempts} attempts"] if attempts > 1 else []
+    if attempts > 1 or elapsed >= 1:
+        told += [f"{elapsed:.1f} s"] if details.elapsed is not None else []
+    return ", ".join(told)
+
+
 class ObjectNotFoundError(_Detailed, FileNotFoundError):
     """The object does not exist. `filename` is its URL, `errno` is ENOENT."""
 
-    def __init__(self, message: str, details: ErrorDetails | None = None) -> None:
-        self._describe(message, details)
+    def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
+        self._describe(message, details, remedy)
         FileNotFoundError.__init__(self, errno.ENOENT, message, self.details.url)
 
 
 class ObjectExistsError(_Detailed, FileExistsError):
-    """The object exists already and was left as it was. `filename` is its URL, `errno` is EEXIST."""
+    """The object exists and was not changed. `filename` is its URL, `errno` is EEXIST."""
 
-    def __init__(self, message: str, details: ErrorDetails | None = None) -> None:
-        self._describe(message, details)
+    def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
+        self._describe(message, details, remedy)
         FileExistsError.__init__(self, errno.EEXIST, message, self.details.url)
 
 
@@ -139,10 +229,10 @@ class StorageError(_Detailed, RuntimeError):
     """The operation failed for a reason that has no builtin exception. The cause is in ``__cause__``."""
 
     retryable = False
-    """Whether the same call may well succeed later, with nothing changed."""
+    """Whether the same call may succeed later, with nothing changed."""
 
-    def __init__(self, message: str, details: ErrorDetails | None = None) -> None:
-        self._describe(message, details)
+    def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
+        self._describe(message, details, remedy)
         RuntimeError.__init__(self, message)
 
 
@@ -153,17 +243,17 @@ OURS = (StorageError, ObjectNotFoundError, ObjectExistsError)
 class AccessDeniedError(StorageError, PermissionError):
     """The store refused: credentials are wrong, expired or missing, or do not permit this. `errno` is EACCES."""
 
-    def __init__(self, message: str, details: ErrorDetails | None = None) -> None:
-        self._describe(message, details)
+    def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
+        self._describe(message, details, remedy)
         PermissionError.__init__(self, errno.EACCES, message, self.details.url)
 
 
 class BucketNotFoundError(StorageError):
-    """The bucket or container is not there. Not a `FileNotFoundError`: nothing was learned about the object."""
+    """The bucket or container does not exist. Not a `FileNotFoundError`: the error says nothing about the object."""
 
 
 class IntegrityError(StorageError):
-    """Size or checksum differ from what was stored, also after trying again. Nothing was kept."""
+    """Size or checksum differ from the stored ones, also after a second attempt. The received bytes were discarded."""
 
 
 class ConflictCheckUnsupportedError(StorageError):
@@ -177,4 +267,81 @@ class StorageUnavailableError(StorageError):
 
 
 class NonAtomicWriteWarning(UserWarning):
-    """An exclusive create went ahead by looking first and writing then, because the store can do no better."""
+    """An exclusive create checked with a HEAD request and wrote afterwards, because the store cannot do both in one step."""
+
+
+def note_attempts(error: BaseException, attempts: int) -> None:
+    """Record on an SDK's exception how often its request was sent; `translation` puts it into the error details."""
+    error.__dict__["gllm_attempts"] = attempts
+
+
+def attempts_of(error: BaseException | None) -> int | None:
+    """The number that `note_attempts` recorded on an exception, or on one of its causes."""
+    while error is not None:
+        found: int | None = error.__dict__.get("gllm_attempts")
+        if found is not None:
+            return found
+        error = error.__cause__
+    return None
+
+
+@contextlib.contextmanager
+def translation(
+    details: ErrorDetails,
+    sdk_errors: tuple[type[BaseException], ...],
+    translate: Callable[[Any, ErrorDetails], Exception],
+    answered: Callable[[ErrorDetails, BaseException], ErrorDetails] = lambda details, _: details,
+) -> Iterator[None]:
+    """Raise an error of this module in place of an SDK's, with the attempts and the time.
+
+    Nested blocks add to the details of an error that passes through; the outermost block measures the longest time.
+
+    Args:
+        details: The facts that are known before the operation.
+        sdk_errors: The exceptions to translate.
+        translate: Makes the error.
+        answered: Adds the HTTP status, code and request id of an SDK's exception to details that lack them.
+
+    Raises:
+        StorageError: Or another error of `OURS`; other exceptions pass unchanged.
+    """
+    began = time.monotonic()
+    try:
+        yield
+    except OURS as error:
+        cause = error.__cause__
+        if cause is not None and error.status is None:
+            error.details = answered(error.details, cause)
+        complete(error, began)
+        raise
+    except sdk_errors as error:
+        redact(error)
+        translated = translate(error, details)
+        if isinstance(translated, OURS):
+            translated.__cause__ = error
+            complete(translated, began)
+        raise translated from error
+
+
+def complete(error: StorageError | ObjectNotFoundError | ObjectExistsError, began: float) -> None:
+    """Add the attempts and the elapsed time to the details of an error.
+
+    Args:
+        error: The error; its cause carries the attempts.
+        began: The start of the operation, by `time.monotonic`.
+    """
+    details = error.details
+    attempts = details.attempts if details.attempts is not None else attempts_of(error.__cause__)
+    elapsed = max(time.monotonic() - began, details.elapsed or 0.0)
+    error.details = dataclasses.replace(details, attempts=attempts, elapsed=elapsed)
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[None]:
+    """Put the time since the start of the block into errors of this module that leave it."""
+    began = time.monotonic()
+    try:
+        yield
+    except OURS as error:
+        complete(error, began)
+        raise
