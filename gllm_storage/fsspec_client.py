@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Protocol  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.client import CloudStorageClient
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.errors import ErrorDetails, StorageError
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, timed
+from gllm_storage.files.source import open_source
 from gllm_storage.paths import Location, split_url, without_password
 from gllm_storage.settings import keys_of, require_mapping
+from gllm_storage.store.port import UploadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,31 +25,7 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from gllm_storage.info import ObjectInfo
-
-
-class ObjectStore(Protocol):
-    """What the verbs need: `BucketObjects` of buckets, the filesystems of files and memory, `ForeignStore` of others."""
-
-    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback | None = None) -> None:
-        """Upload; `put_file` is fsspec's name for it, and may take folders, too."""
-
-    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback | None = None) -> None:
-        """Download; `get_file` is fsspec's name for it, and may take folders, too."""
-
-    def rm_file(self, path: str) -> None:
-        """Delete."""
-
-    def object_info(self, path: str) -> ObjectInfo:
-        """Describe."""
-
-    def object_exists(self, path: str) -> bool:
-        """Look."""
-
-    def iter_objects(self, path: str) -> Iterator[ObjectInfo]:
-        """List."""
-
-    def iter_folder(self, path: str) -> Iterator[ObjectInfo | str]:
-        """List one level."""
+    from gllm_storage.store.port import ObjectStore
 
 
 class FsspecStorageClient(CloudStorageClient):
@@ -66,17 +47,70 @@ class FsspecStorageClient(CloudStorageClient):
         Args:
             config: Configuration parameters:
 
-                - url: Where to store, as in ``"sftp://host/folder"``.
-                - anything else is a storage option of that filesystem.
+                - url: The folder of the objects, as in ``"sftp://host/folder"``.
+                - any other key is a storage option of that filesystem.
 
         Raises:
             ValueError: If the configuration is wrong: one error that names all mistakes.
         """
         require_mapping(config, self.provider)
         super().__init__(config)
-        self._location = self._configure(config)
-        # A filesystem may hold an event loop or connections, which must not cross a fork.
-        self._filesystem: PerProcess[AbstractFileSystem] = PerProcess(self._make_filesystem)
+        self._location = self.read_config(config)
+        # Both may hold connections or an event loop, which must not cross a fork.
+        self._store: PerProcess[ObjectStore] = PerProcess(self.make_store)
+        self._filesystem: PerProcess[AbstractFileSystem] = PerProcess(self.make_filesystem)
+
+    # ------------------------------------------------------------------ hooks for providers
+
+    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+        """Read the config: a hook that a provider replaces. The constructor calls it once.
+
+        Args:
+            config: The config of the caller.
+
+        Returns:
+            The location of the objects: the scheme and base of URLs, and the prefix of relative remote paths.
+
+        Raises:
+            ValueError: If the config is wrong.
+        """
+        if "url" not in config:
+            raise ValueError("fsspec config: missing key 'url'. Known keys: url, and the filesystem's storage options")
+        scheme, rest = split_url(config["url"])
+        if not is_fsspec_protocol(scheme):
+            raise ValueError(f"unknown URL scheme {scheme!r}: fsspec has no such protocol")
+        return Location(scheme, _with_slash(rest.rstrip("/")) if rest.strip("/") else rest)
+
+    def make_store(self) -> ObjectStore:
+        """Make the store that the verbs use: a hook that a provider replaces. Called once in each process, on first use.
+
+        Raises:
+            StorageError: If the store cannot be made.
+        """
+        from gllm_storage.filesystem.foreign import ForeignStore  # noqa: PLC0415 - fsspec takes 50 ms to import
+
+        return ForeignStore(self.filesystem, self._location.scheme, self._location.base)
+
+    def make_filesystem(self) -> AbstractFileSystem:
+        """Make the fsspec filesystem: a hook that a provider replaces. Called once in each process, on first use.
+
+        Raises:
+            StorageError: If the filesystem cannot be made.
+        """
+        from fsspec.core import url_to_fs  # noqa: PLC0415 - fsspec takes 50 ms to import
+
+        try:
+            filesystem, _ = url_to_fs(self.config["url"], **self.storage_options, skip_instance_cache=True)
+        except Exception as error:  # a missing package, a host that is down: each filesystem has its own exceptions
+            url = without_password(self.config["url"])
+            raise StorageError(
+                f"fsspec cannot open {url}: {type(error).__name__}: {error}",
+                ErrorDetails("fsspec", url, "open"),
+                Remedy.CHECK_OPTIONS,
+            ) from error
+        return filesystem
+
+    # ------------------------------------------------------------------ the verbs
 
     @classmethod
     def config_from_url(cls, url: str) -> dict[str, str]:
@@ -143,7 +177,12 @@ class FsspecStorageClient(CloudStorageClient):
             ValueError: If the remote path is impossible.
             RuntimeError: If it cannot be told (`StorageError`).
         """
-        return self._store().object_exists(self._location.path(self._location.key(remote_path)))
+        with timed():
+            try:
+                self.store.info(self._location.key(remote_path), "exists")
+            except ObjectNotFoundError:
+                return False
+        return True
 
     def delete_file(self, remote_path: str) -> bool:
         """Delete an object.
@@ -159,7 +198,10 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
             RuntimeError: If the deletion fails (`StorageError`).
         """
-        self._store().rm_file(self._location.path(self._location.key(remote_path)))
+        # In a thread: Ctrl-C, which interrupts the main thread, must not leave the request in progress.
+        delete = partial(self.store.delete, self._location.key(remote_path))
+        with timed():
+            run_all([delete], 1, Stop(running_stop()))
         return True
 
     def upload_with_progress(
@@ -181,8 +223,12 @@ class FsspecStorageClient(CloudStorageClient):
             Exception: What `upload_file` raises.
         """
         key = self._location.key(remote_path)
-        path = self._location.path(key)
-        self._store().store_file(os.fspath(local_path), path, exclusive=check_conflict, callback=callback)
+        store = self.store
+        transfer = store.transfer(key, "upload", callback)
+        with timed(), open_source(os.fspath(local_path), transfer.details) as source:
+            transfer.progress.expect(source.size)
+            store.upload(UploadRequest(key, source, transfer, exclusive=check_conflict))
+        transfer.progress.finish()
         return self._location.url(key)
 
     def download_with_progress(self, remote_path: str, local_path: str | Path, callback: Callback | None) -> Path:
@@ -199,8 +245,9 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             Exception: What `download_file` raises.
         """
-        path = self._location.path(self._location.key(remote_path))
-        self._store().fetch_file(path, os.fspath(local_path), callback=callback)
+        key = self._location.key(remote_path)
+        with timed():
+            self.store.download(key, os.fspath(local_path), self.store.transfer(key, "download", callback))
         return Path(local_path)
 
     def url(self, remote_path: str) -> str:
@@ -235,7 +282,8 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
             RuntimeError: If it cannot be told (`StorageError`).
         """
-        return self._store().object_info(self._location.path(self._location.key(remote_path)))
+        with timed():
+            return self.store.info(self._location.key(remote_path))
 
     def list_files(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose path begins with `prefix`, at any depth, in key order.
@@ -247,7 +295,7 @@ class FsspecStorageClient(CloudStorageClient):
             ValueError: If no remote path can begin so.
             RuntimeError: If listing fails (`StorageError`).
         """
-        return self._store().iter_objects(self._location.path(self._location.listing_prefix(prefix)))
+        return self.store.list(self._location.listing_prefix(prefix))
 
     def list_folder(self, folder: str = "") -> Iterator[ObjectInfo | str]:
         """What is directly in a folder, in the order of the URLs. Stores are not asked for what is below its folders.
@@ -263,8 +311,12 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If listing fails (`StorageError`).
         """
         below = self._location.listing_prefix(folder)
-        path = f"{below}/" if below and not below.endswith("/") else below
-        return self._store().iter_folder(self._location.path(path))
+        return self.store.list_folder(f"{below}/" if below and not below.endswith("/") else below)
+
+    @property
+    def store(self) -> ObjectStore:
+        """The store of the verbs, which `filesystem` shares; each process has its own."""
+        return self._store.get()
 
     @property
     def filesystem(self) -> AbstractFileSystem:
@@ -275,36 +327,6 @@ class FsspecStorageClient(CloudStorageClient):
     def storage_options(self) -> dict[str, Any]:
         """What pandas, torch, dask and `fsspec.open` need beside a URL. It holds the secrets of the config, if any."""
         return {name: value for name, value in self.config.items() if name != "url"}
-
-    def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
-        """Read the config; called once, by the constructor.
-
-        Raises:
-            ValueError: If it is wrong.
-        """
-        if "url" not in config:
-            raise ValueError("fsspec config: missing key 'url'. Known keys: url, and the filesystem's storage options")
-        scheme, rest = split_url(config["url"])
-        _require_known_protocol(scheme)
-        return Location(scheme, _with_slash(rest.rstrip("/")) if rest.strip("/") else rest)
-
-    def _make_filesystem(self) -> AbstractFileSystem:
-        from fsspec.core import url_to_fs  # noqa: PLC0415 - fsspec takes 50 ms to import
-
-        try:
-            filesystem, _ = url_to_fs(self.config["url"], **self.storage_options, skip_instance_cache=True)
-        except Exception as error:  # a package that is missing, a host that is down: each filesystem has its own
-            url = without_password(self.config["url"])
-            raise StorageError(
-                f"fsspec cannot open {url}: {type(error).__name__}: {error}. Check the URL and the storage options",
-                ErrorDetails("fsspec", url, "open"),
-            ) from error
-        return filesystem
-
-    def _store(self) -> ObjectStore:
-        from gllm_storage.filesystem.foreign import ForeignStore  # noqa: PLC0415 - only where it is needed
-
-        return ForeignStore(self.filesystem, self._location.scheme, self._location.base)
 
     def _identity(self) -> object:
         return self._location, tuple(sorted(self.config.items()))
@@ -324,14 +346,9 @@ def _with_slash(path: str) -> str:
     return path if path.endswith("/") else f"{path}/"
 
 
-def _require_known_protocol(scheme: str) -> None:
+def is_fsspec_protocol(scheme: str) -> bool:
+    """Whether fsspec, or a package that registers with it, knows a protocol."""
     from fsspec import available_protocols  # noqa: PLC0415 - fsspec takes 50 ms to import
-    from fsspec.registry import registry  # noqa: PLC0415 - as above
+    from fsspec.registry import registry  # noqa: PLC0415 - fsspec takes 50 ms to import
 
-    if scheme not in available_protocols() and scheme not in registry:
-        from gllm_storage.registry import CloudStorageRegistry  # noqa: PLC0415 - the registry knows the clients
-
-        known = ", ".join(CloudStorageRegistry.list_available_providers())
-        raise ValueError(
-            f"unknown URL scheme {scheme!r}: neither a storage provider ({known}) nor a protocol that fsspec knows"
-        )
+    return scheme in available_protocols() or scheme in registry

@@ -35,6 +35,30 @@ class ObjectInfo:
     version: str | None = None
 
 
+@dataclass(frozen=True)
+class Stored:
+    """An object that an upload stored. A field that the store did not tell is None.
+
+    Attributes:
+        url: Its URL.
+        size: Its size in bytes.
+        etag: The store's ETag of this version, without quotes.
+        version: The store's name of this version: the generation on GCS, the version id on S3 and Azure with versioning.
+        checksum: The checksum of the complete content, as in `ObjectInfo`.
+    """
+
+    url: str
+    size: int
+    etag: str | None = None
+    version: str | None = None
+    checksum: str | None = None
+
+    @classmethod
+    def of(cls, info: ObjectInfo) -> Stored:
+        """The same facts of an object that a HEAD request described."""
+        return cls(info.url, info.size, info.etag, info.version, info.checksum)
+
+
 def info_from_fsspec(entry: Mapping[str, Any], url: str) -> ObjectInfo:
     """Read what any fsspec filesystem says of a file; each has its own names for the same facts."""
     etag = next((entry[name] for name in ("ETag", "etag", "content_hash", "md5") if entry.get(name)), None)

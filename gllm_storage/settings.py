@@ -44,6 +44,30 @@ _MOST = 2**63 - 1
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+MIB = 2**20
+DEFAULT_MEMORY_LIMIT = 128 * MIB
+"""Bytes of content that all transfers of a process hold in memory at a time, unless the config says otherwise."""
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """How objects are moved.
+
+    Attributes:
+        multipart_threshold: Files of more bytes than this are uploaded in parts.
+        part_size: Bytes in a part, and in a ranged read; more where an object would have over 10,000 parts.
+        max_concurrency: How many parts of one object are under way at a time.
+        max_attempts: How often a part is tried in all.
+        memory_limit: Bytes of content that all transfers of the process hold in memory at a time (`concurrency.budget`).
+    """
+
+    multipart_threshold: int = 16 * MIB
+    part_size: int = 8 * MIB
+    max_concurrency: int = 10
+    max_attempts: int = 5
+    memory_limit: int = DEFAULT_MEMORY_LIMIT
+
+
 @dataclass(frozen=True)
 class _Rule:
     """How one key is read; kept in the dataclass field's metadata."""

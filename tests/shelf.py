@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsspec.asyn import AsyncFileSystem
 
-from gllm_storage.concurrency.workers import check_stop
+from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
 from gllm_storage.filesystem.base import BucketFileSystem
 from gllm_storage.info import ObjectInfo
-from gllm_storage.store.object_reader import ObjectChangedError
+from gllm_storage.store.reader import ObjectChangedError
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Generator
 
-    from gllm_storage.store.transfer import TransferSettings
+    from gllm_storage.settings import TransferSettings
 
 KIB = 2**10
 MIB = 2**20

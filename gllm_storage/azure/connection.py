@@ -12,7 +12,7 @@ from azure.storage.blob import BlobServiceClient
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_broken, is_transient
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.workers import check_stop
+from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import OURS
 from gllm_storage.store.http import StoppingAdapter
 from gllm_storage.store.retry import with_retries

@@ -20,12 +20,13 @@ from gllm_storage.azure.connection import AzureConnections, Connection
 from gllm_storage.azure.errors import translate, translated
 from gllm_storage.azure.requests import AzureRequests
 from gllm_storage.azure.store import AzureStore
-from gllm_storage.concurrency.workers import Stop, run_all, running_stop
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import OURS, ErrorDetails, ObjectNotFoundError, redact
 from gllm_storage.filesystem.base import BucketFileSystem
 from gllm_storage.filesystem.inherited import InheritedMethods
 from gllm_storage.filesystem.moving import MovingMethods
-from gllm_storage.store.transfer import TransferSettings
+from gllm_storage.settings import TransferSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from azure.storage.blob import BlobPrefix
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, code_of, not_found, status_of, translated
-from gllm_storage.concurrency.workers import stopped_by
+from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageError
 from gllm_storage.info import ObjectInfo, aware, in_order
+from gllm_storage.store.checksums import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, kept_checksum
 from gllm_storage.store.create import backoff
-from gllm_storage.store.metadata import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, kept_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

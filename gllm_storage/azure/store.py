@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gllm_storage.azure.requests import AzureRequests
     from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo
-    from gllm_storage.store.transfer import Transfer, TransferSettings
+    from gllm_storage.settings import TransferSettings
+    from gllm_storage.store.transfer import Transfer
 
 ATTEMPTS = 20
 """How often a write is tried while others change the same blob: each commit throws away the blocks that others have sent for

@@ -26,11 +26,11 @@ from gllm_storage.azure.errors import (
 )
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, StorageError
-from gllm_storage.files.local_files import CHUNK
+from gllm_storage.files.source import CHUNK
 from gllm_storage.store import checksums
+from gllm_storage.store.checksums import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, WRITE_ID_UNDERSCORED
 from gllm_storage.store.create import Answer, Sighting
-from gllm_storage.store.metadata import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, WRITE_ID_UNDERSCORED
-from gllm_storage.store.object_reader import ObjectChangedError
+from gllm_storage.store.reader import ObjectChangedError
 from gllm_storage.store.transfer import part_ranges, part_size_for
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
 
     from gllm_storage.azure.requests import AzureRequests
-    from gllm_storage.concurrency.workers import Stop
+    from gllm_storage.concurrency.stop import Stop
     from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.transfer import Transfer

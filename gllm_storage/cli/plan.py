@@ -11,7 +11,7 @@ from gllm_storage.cli.output import complain
 from gllm_storage.cli.places import Address, Folder, LocalPath, Stored, Stream, require_utf8
 from gllm_storage.cli.settings import SOURCE, TARGET, Store
 from gllm_storage.errors import StorageError
-from gllm_storage.files.local_files import is_temporary
+from gllm_storage.files.target import is_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 from gllm_storage.cli.output import stream_errors
 from gllm_storage.errors import ErrorDetails, IntegrityError, StorageUnavailableError
-from gllm_storage.files.local_files import CHUNK
+from gllm_storage.files.source import CHUNK
 from gllm_storage.store import checksums
 
 if TYPE_CHECKING:

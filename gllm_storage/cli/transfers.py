@@ -12,7 +12,8 @@ from gllm_storage.cli.output import stream_errors
 from gllm_storage.cli.places import LocalPath, Stored, Stream, address_of_local
 from gllm_storage.cli.reading import write_out
 from gllm_storage.errors import AccessDeniedError, ErrorDetails
-from gllm_storage.files.local_files import CHUNK, atomic_target
+from gllm_storage.files.source import CHUNK
+from gllm_storage.files.target import atomic_target
 from gllm_storage.registry import storage_client_from_url
 from gllm_storage.store.create import exists_error
 

@@ -17,10 +17,8 @@ from gllm_storage.concurrency.fork import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gllm_storage.concurrency.workers import Stop
+    from gllm_storage.concurrency.stop import Stop
 
-DEFAULT_LIMIT = 128 * 2**20
-"""Bytes of content that all transfers of a process hold in memory at a time, unless the caller says otherwise."""
 _LOOK_SECONDS = 0.2
 
 

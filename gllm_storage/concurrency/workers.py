@@ -1,111 +1,26 @@
-"""Running the parts of one transfer side by side, and stopping them all when one fails or the user gives up."""
+"""Threads that share the tasks of one transfer: `run_all` waits for them, `Background` works beside the caller.
+
+The first failure ends all tasks of a transfer; a failed or interrupted transfer leaves no task that takes effect later.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gllm_storage.concurrency.pace import Pace
+from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 
 _STOP_SECONDS = 10.0
-"""How long a failed transfer waits for its other parts to notice. Only a server that stalls takes longer."""
-_LOOK_SECONDS = 0.5
-
-
-class TransferStopped(BaseException):
-    """Raised inside a transfer's threads when the transfer was given up.
-
-    A `BaseException`, because SDKs retry any `Exception`.
-    """
-
-
-class Stop:
-    """Tells the threads of one attempt to end.
-
-    Args:
-        whole: Tells all attempts of the transfer to end, as when an asyncio task is cancelled.
-    """
-
-    def __init__(self, whole: Stop | None = None) -> None:
-        self._whole = whole
-        self._set = threading.Event()
-        self._endings: list[Callable[[], None]] = []
-
-    def set(self) -> None:
-        """End this attempt."""
-        self._set.set()
-        for end in list(self._endings):
-            end()
-
-    def on_set(self, end: Callable[[], None]) -> None:
-        """Have something called when it is said to end, such as what ends a request that a server keeps waiting.
-
-        Args:
-            end: Called at once, if it was said already; may be called twice, and by any thread.
-        """
-        self._endings.append(end)
-        if self._whole is not None:
-            self._whole.on_set(end)
-        if self.is_set():
-            end()
-
-    def forget(self, end: Callable[[], None]) -> None:
-        """Do not call it any more."""
-        with contextlib.suppress(ValueError):
-            self._endings.remove(end)
-        if self._whole is not None:
-            self._whole.forget(end)
-
-    def is_set(self) -> bool:
-        """Whether to end."""
-        return self._set.is_set() or (self._whole is not None and self._whole.is_set())
-
-    def check(self) -> None:
-        """End here, if it was said.
-
-        Raises:
-            TransferStopped: If it was.
-        """
-        if self.is_set():
-            raise TransferStopped
-
-
-_running = threading.local()
-
-
-def running_stop() -> Stop | None:
-    """What ends the work of this thread, if anything does; for a transfer that begins within it."""
-    stop: Stop | None = getattr(_running, "stop", None)
-    return stop
-
-
-def check_stop(*_: Any, **__: Any) -> None:
-    """End here if the transfer that this thread works for was given up; a hook for SDKs to call before each request.
-
-    Raises:
-        TransferStopped: If it was.
-    """
-    stop = running_stop()
-    if stop is not None:
-        stop.check()
-
-
-@contextlib.contextmanager
-def stopped_by(stop: Stop | None) -> Iterator[None]:
-    """Let a stop end the requests of this thread; None lets nothing end them, as when there is something to take back."""
-    before = getattr(_running, "stop", None)
-    _running.stop = stop
-    try:
-        yield
-    finally:
-        _running.stop = before
+"""How long a failed transfer waits for its other tasks to end. Only a server that stalls takes longer."""
+_POLL_SECONDS = 0.5
+_BACKGROUND_POLL_SECONDS = 0.2
 
 
 def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_size: int = 0) -> list[T]:
@@ -123,17 +38,17 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_siz
     Raises:
         BaseException: The first failure. No task is left to run then, but one that a stalled server holds may be.
     """
-    crew = _Crew(tasks, stop, Pace(workers, part_size) if part_size else None)
+    team = _Team(tasks, stop, Pace(workers, part_size) if part_size else None)
     # Daemons: after Ctrl-C, the process must not wait for what a stalled server holds.
     numbers = range(min(workers, len(tasks)))
-    threads = [threading.Thread(target=crew.work, args=[each], name="gllm-storage", daemon=True) for each in numbers]
+    threads = [threading.Thread(target=team.work, args=[each], name="gllm-storage", daemon=True) for each in numbers]
     try:
         if not _start(threads):
-            crew.work(0)
+            team.work(0)
         # A signal that comes just before this thread waits does not wake it up: it has to look.
-        while not crew.finished.wait(_LOOK_SECONDS):
+        while not team.finished.wait(_POLL_SECONDS):
             pass
-        crew.raise_first_failure()
+        team.raise_first_failure()
     except BaseException:
         stop.set()
         deadline = time.monotonic() + _STOP_SECONDS
@@ -141,7 +56,7 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_siz
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
         raise
-    return crew.results()
+    return team.results()
 
 
 def start(thread: threading.Thread) -> bool:
@@ -169,7 +84,7 @@ def _start(threads: Sequence[threading.Thread]) -> bool:
     return True
 
 
-class _Crew(Generic[T]):
+class _Team(Generic[T]):
     """Threads that share a list of tasks."""
 
     def __init__(self, tasks: Sequence[Callable[[], T]], stop: Stop, pace: Pace | None) -> None:
@@ -204,7 +119,7 @@ class _Crew(Generic[T]):
     def _next(self, worker: int) -> int | None:
         with self._turn:
             while self._has_nothing_to_do(worker):
-                self._turn.wait(_LOOK_SECONDS)
+                self._turn.wait(_POLL_SECONDS)
             if self._taken == len(self._tasks):
                 return None
             self._taken += 1
@@ -234,3 +149,126 @@ class _Crew(Generic[T]):
     def results(self) -> list[T]:
         """What the tasks returned, in their order."""
         return [self._results[number] for number in range(len(self._tasks))]
+
+
+class Background:
+    """Tasks in threads of their own, a few at a time. The first failure ends all of them.
+
+    Args:
+        workers: How many tasks run at a time.
+        stop: Set when a task fails; each task sees to it that it ends soon then.
+        on_failure: Called once a task has failed and the last one has ended, in its thread: the caller may not come back for
+            long, and what others are still sending could not be taken back.
+        part_size: Bytes that each task moves, if it moves any: fewer run at a time then, where these bring as much.
+    """
+
+    def __init__(self, workers: int, stop: Stop, on_failure: Callable[[], None], part_size: int = 0) -> None:
+        self._pace = Pace(workers, part_size)
+        self._part_size = part_size
+        self._stop = stop
+        self._on_failure = on_failure
+        self._changed = threading.Condition()
+        self._running = 0
+        self._own = threading.local()
+        self._failure: BaseException | None = None
+
+    def start(self, task: Callable[[], None]) -> None:
+        """Begin a task; waits while as many run as may. It is called even if all is to end by then.
+
+        Raises:
+            BaseException: What another task failed with. This one was not begun then.
+        """
+        self.wait_until(lambda: self._running < self._pace.width)
+        with self._changed:
+            self._running += 1
+        # A daemon: after Ctrl-C, the process must not wait for what a stalled server holds.
+        thread = threading.Thread(target=self._run, args=(task,), name="gllm-storage-stream", daemon=True)
+        if not start(thread):
+            self._run(task)
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for something that comes about by the end of a task.
+
+        Raises:
+            BaseException: What a task failed with.
+            TransferStopped: If all is to end.
+        """
+        with self._changed:
+            self._check()
+            while not is_so():
+                self._changed.wait(_BACKGROUND_POLL_SECONDS)
+                self._check()
+
+    def check(self) -> None:
+        """End here, if all is to end.
+
+        Raises:
+            BaseException: What a task failed with.
+            TransferStopped: If none did.
+        """
+        with self._changed:
+            self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._stop.check()
+
+    def finish(self) -> None:
+        """Wait for all tasks.
+
+        Raises:
+            BaseException: What one failed with.
+        """
+        self.wait_until(lambda: not self._running)
+
+    def end(self) -> None:
+        """Have all tasks end, and wait for that, but not for ever."""
+        self._stop.set()
+        deadline = time.monotonic() + _STOP_SECONDS
+        # One of the tasks does not wait for itself: the garbage collector, which runs in any thread, may drop the stream.
+        mine = int(getattr(self._own, "is_task", False))
+        with self._changed:
+            while self._running > mine and self._changed.wait(max(0.0, deadline - time.monotonic())):
+                pass
+
+    def _run(self, task: Callable[[], None]) -> None:
+        self._own.is_task = True
+        try:
+            with stopped_by(self._stop):
+                task()
+            self._moved()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            self._keep(error)
+        if not self._leave_unless_last():
+            try:
+                self._on_failure()
+            finally:
+                self._leave()
+        self._own.is_task = False
+
+    def _moved(self) -> None:
+        if self._part_size:
+            with self._changed:
+                self._pace.moved(self._part_size)
+
+    def _keep(self, failure: BaseException) -> None:
+        with self._changed:
+            # A task that stopped because another failed says nothing of why.
+            if self._failure is None or isinstance(self._failure, TransferStopped):
+                self._failure = failure
+            self._changed.notify_all()
+        self._stop.set()
+
+    def _leave_unless_last(self) -> bool:
+        """End a task, unless it is the last one and there was a failure."""
+        with self._changed:
+            is_last = self._running == 1 and self._failure is not None
+            if not is_last:
+                self._leave()
+            return not is_last
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()

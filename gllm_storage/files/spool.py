@@ -8,19 +8,16 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.budget import memory_budget
-from gllm_storage.files.local_files import CHUNK, local_errors, source_of
-from gllm_storage.files.source import MemorySource, bytes_of
+from gllm_storage.files.source import CHUNK, MemorySource, bytes_of, local_errors, source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
     from typing import IO
 
     from _typeshed import ReadableBuffer
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
-    from gllm_storage.store.transfer import TransferSettings
+    from gllm_storage.settings import TransferSettings
 
 _STEP = 2**16
 """Memory is taken from the budget in steps of so many bytes: a hundred open files of a few bytes take hardly any."""
@@ -148,33 +145,6 @@ class Spool:
         if self._file is None:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by `close`
         return self._file.fileno()
-
-
-class SpooledObject:
-    """A file to be written; the store gets it as a whole when the block ends well.
-
-    Args:
-        upload: Stores it.
-        settings: How objects are moved.
-        details: What the upload is about, for errors.
-    """
-
-    def __init__(self, upload: Callable[[Source], None], settings: TransferSettings, details: ErrorDetails) -> None:
-        self._upload = upload
-        self._spool = spool_of(settings, details)
-        self._pid = os.getpid()
-
-    def __enter__(self) -> Spool:
-        return self._spool
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pid != os.getpid():
-            return  # it is another process's
-        try:
-            if kind is None:
-                self._upload(self._spool.source())
-        finally:
-            self._spool.close()
 
 
 def spool_of(settings: TransferSettings, details: ErrorDetails, most: int | None = None) -> Spool:

@@ -24,7 +24,8 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from gllm_storage.files.local_files import atomic_target, open_source
+from gllm_storage.files.source import open_source
+from gllm_storage.files.target import atomic_target
 from gllm_storage.info import in_order, info_from_fsspec
 from gllm_storage.paths import without_password
 

@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Literal
 
 from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.concurrency.pace import Pace
-from gllm_storage.concurrency.workers import Stop, check_stop, run_all, running_stop, start
+from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
+from gllm_storage.concurrency.workers import run_all, start
 from gllm_storage.store.transfer import part_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gllm_storage.concurrency.budget import MemoryBudget
-    from gllm_storage.store.transfer import TransferSettings
+    from gllm_storage.settings import TransferSettings
 
 _KIB = 2**10
 _SMALL_READ = 64 * _KIB

@@ -10,13 +10,15 @@ from fsspec.caching import BaseCache
 from fsspec.spec import AbstractBufferedFile
 
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, StorageError, StorageUnavailableError
+from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, StorageUnavailableError
 from gllm_storage.filesystem.read_ahead import ReadAhead, Source
-from gllm_storage.store.object_reader import ObjectChangedError
+from gllm_storage.store.ranges import read_into
+from gllm_storage.store.reader import ObjectChangedError
 
 if TYPE_CHECKING:
-    from gllm_storage.filesystem.base import BucketFileSystem
+    from gllm_storage.concurrency.stop import Stop
     from gllm_storage.info import ObjectInfo
+    from gllm_storage.store.port import ObjectStore
 
 _CACHE_OPTIONS = {"cache_type", "cache_options"}
 _LINE = 8 * 2**10
@@ -53,9 +55,11 @@ class VersionFile:
     """Mixed into one of fsspec's files, before it: reads of one version, ahead of the caller.
 
     Args:
-        fs: The filesystem.
+        fs: The filesystem; it opens the file again after pickling.
         path: ``bucket/key``.
-        version: What is read.
+        version: The version to read.
+        store: The store of the object.
+        key: The key of the object.
         block_size: The most bytes that one request fetches of what was not asked for yet; never more than a part's.
         **options: ``cache_type`` and ``cache_options``, if one of fsspec's own caches is wanted, which then goes by
             `block_size`; and what else the file below takes.
@@ -72,9 +76,11 @@ class VersionFile:
 
     def __init__(
         self,
-        fs: BucketFileSystem,
+        fs: Any,
         path: str,
         version: ObjectInfo,
+        store: ObjectStore,
+        key: str,
         *,
         block_size: int | None = None,
         **options: Any,
@@ -82,6 +88,8 @@ class VersionFile:
         if block_size is not None and block_size < 0:
             raise ValueError(f"block_size must not be negative, and is {block_size}")
         self.version = version
+        self._store = store
+        self._key = key
         self._given = {"block_size": block_size, **options}
         self._ahead: PerProcess[ReadAhead] | None = None
         is_ours = not _CACHE_OPTIONS & options.keys()
@@ -91,10 +99,11 @@ class VersionFile:
             fs, path, "rb", block_size=shown, size=version.size, **({"cache_type": "none"} if is_ours else {}), **options
         )
         if is_ours:
-            settings = fs.store.settings
+            settings = store.settings
             most = min(block_size or settings.part_size, settings.part_size)
             # Not a method of this file, which would keep it alive.
-            self.cache = ParallelCache(Source(partial(fs.read_version_into, path, version), version.size, settings, most))
+            fetch = partial(_fetch_version, store, key, version)
+            self.cache = ParallelCache(Source(fetch, version.size, settings, most))
             self._ahead = self.cache.of_process
 
     def read(self, length: int | None = -1) -> bytes:
@@ -252,27 +261,37 @@ class VersionFile:
         """For fsspec's caches."""
         if start >= end:
             return b""
+        content = io.BytesIO(bytes(end - start))  # gives out its bytes without a copy, as a bytearray does not
         try:
-            found: bytes = self.fs.read_version(self.path, self.version, start, end)
+            with content.getbuffer() as target:
+                _fetch_version(self._store, self._key, self.version, start, target, None)
         except ObjectChangedError as error:
             raise self._replaced() from error
-        return found
+        return content.getvalue()
 
     def _replaced(self) -> Exception:
         """What to raise when the object is another version now, or, as GCS and Azure do not tell apart, gone."""
         try:
-            self.fs.store.info(*self.fs._place(self.path), "read")  # noqa: SLF001 - its filesystem's
+            self._store.info(self._key, "read")
         except ObjectNotFoundError as gone:
             return gone
         except StorageError:
             pass  # this version at least is not to be had
         return StorageUnavailableError(
-            f"read of {self.version.url}: the object was replaced since it was opened. Open it again",
-            ErrorDetails(self.fs.provider, self.version.url, "read"),
+            f"read of {self.version.url}: the object was replaced since it was opened",
+            ErrorDetails(self._store.provider, self.version.url, "read"),
+            Remedy.OPEN_AGAIN,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.fs, self.path, self.version, self.loc, self._given)
+
+
+def _fetch_version(  # noqa: PLR0917 - called by `functools.partial`, front to back
+    store: ObjectStore, key: str, version: ObjectInfo, start: int, target: memoryview, stop: Stop | None
+) -> None:
+    """Fill a buffer with bytes of one version of an object. Each call makes a reader, which therefore survives a fork."""
+    read_into(store.open_reader(key), version, start, target, store.transfer(key, "read", stop=stop))
 
 
 def _reopened(fs: Any, path: str, version: ObjectInfo, position: int, given: dict[str, Any]) -> Any:

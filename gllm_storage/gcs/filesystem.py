@@ -21,7 +21,7 @@ from gllm_storage.gcs.connection import Connection, GCSConnections
 from gllm_storage.gcs.errors import RefusedError, translated
 from gllm_storage.gcs.requests import GCSRequests
 from gllm_storage.gcs.store import GCSStore
-from gllm_storage.store.transfer import MIB, TransferSettings
+from gllm_storage.settings import MIB, TransferSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,7 +7,8 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage.concurrency.workers import run_all, stopped_by
+from gllm_storage.concurrency.stop import stopped_by
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.gcs.errors import LOST_SESSION, SDK_ERRORS, RefusedError, UnreadableAnswerError, is_transient, lost_session
 from gllm_storage.gcs.requests import require_resource
 from gllm_storage.store.create import backoff

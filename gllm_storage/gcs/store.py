@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from gllm_storage.files.source import Source
     from gllm_storage.gcs.requests import GCSRequests
     from gllm_storage.info import ObjectInfo
-    from gllm_storage.store.transfer import Transfer, TransferSettings
+    from gllm_storage.settings import TransferSettings
+    from gllm_storage.store.transfer import Transfer
 
 
 class GCSStore:

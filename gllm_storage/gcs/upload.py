@@ -27,10 +27,10 @@ from gllm_storage.gcs.errors import (
 from gllm_storage.gcs.requests import info_of, path_of, require_resource
 from gllm_storage.gcs.session import ResumableUpload
 from gllm_storage.store import checksums
+from gllm_storage.store.checksums import WRITE_ID_UNDERSCORED
 from gllm_storage.store.create import Answer, Sighting
 from gllm_storage.store.download import READ_CHUNK
-from gllm_storage.store.metadata import WRITE_ID_UNDERSCORED
-from gllm_storage.store.object_reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.store.reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping

@@ -19,14 +19,8 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from gllm_storage.files.local_files import (
-    SourceChangedError,
-    TargetExistsError,
-    atomic_target,
-    copy,
-    is_temporary,
-    open_source,
-)
+from gllm_storage.files.source import SourceChangedError, open_source
+from gllm_storage.files.target import TargetExistsError, atomic_target, copy, is_temporary
 from gllm_storage.filesystem.opening import AtomicOpening, FilesAndFolders
 from gllm_storage.filesystem.writing import AtomicWriter
 from gllm_storage.info import ObjectInfo

@@ -11,7 +11,8 @@ from fsspec.implementations.memory import MemoryFile
 from fsspec.implementations.memory import MemoryFileSystem as _MemoryFileSystem
 
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
-from gllm_storage.files.local_files import CHUNK, atomic_target, open_source
+from gllm_storage.files.source import CHUNK, open_source
+from gllm_storage.files.target import atomic_target
 from gllm_storage.filesystem.opening import AtomicOpening, FilesAndFolders
 from gllm_storage.filesystem.writing import AtomicWriter
 from gllm_storage.info import ObjectInfo, aware, directly_in

@@ -14,7 +14,7 @@ from gllm_storage.s3.errors import code_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gllm_storage.concurrency.workers import Stop
+    from gllm_storage.concurrency.stop import Stop
     from gllm_storage.files.source import Source
 
 _logger = logging.getLogger(__name__)

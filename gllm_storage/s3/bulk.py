@@ -13,12 +13,13 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gllm_storage.concurrency.workers import TransferStopped, run_all
+from gllm_storage.concurrency.stop import TransferStopped
+from gllm_storage.concurrency.workers import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gllm_storage.concurrency.workers import Stop
+    from gllm_storage.concurrency.stop import Stop
 
 UNDER_WAY = 64
 """Requests under way: a store that answers after 20 ms gives 3200 answers per second to 64 of them."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.workers import check_stop
+from gllm_storage.concurrency.stop import check_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

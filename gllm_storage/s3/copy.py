@@ -15,14 +15,16 @@ from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.concurrency.workers import run_all, stopped_by
+from gllm_storage.concurrency.stop import stopped_by
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import StorageError, StorageUnavailableError
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_not_found, not_found, require_any, status_of, translated
 from gllm_storage.s3.plan import MAX_PUT
+from gllm_storage.settings import MIB
+from gllm_storage.store.checksums import WRITE_ID
 from gllm_storage.store.create import Answer, Sighting, backoff, write_object
-from gllm_storage.store.metadata import WRITE_ID
-from gllm_storage.store.object_reader import ObjectChangedError
-from gllm_storage.store.transfer import MIB, part_ranges, part_size_for
+from gllm_storage.store.reader import ObjectChangedError
+from gllm_storage.store.transfer import part_ranges, part_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,9 +13,10 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
 
 from gllm_storage.concurrency.interrupt import task_of_call
-from gllm_storage.concurrency.workers import Stop, run_all, running_stop
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ObjectExistsError, StorageError
-from gllm_storage.files.local_files import atomic_target
+from gllm_storage.files.target import atomic_target
 from gllm_storage.filesystem.lists import is_collected
 from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, Connections, pool_size, require_one_of
 from gllm_storage.s3.errors import translated
@@ -28,8 +29,8 @@ from gllm_storage.s3.s3fs.lists import ManyObjects, with_content_type
 from gllm_storage.s3.s3fs.moves import MovingMethods
 from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, require_known
 from gllm_storage.s3.store import S3Store
+from gllm_storage.store.checksums import WRITE_ID
 from gllm_storage.store.download import download_object
-from gllm_storage.store.metadata import WRITE_ID
 from gllm_storage.store.port import Destination
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.budget import in_flight
-from gllm_storage.concurrency.workers import run_all, stopped_by
-from gllm_storage.files.local_files import CHUNK
-from gllm_storage.files.source import MemorySource
+from gllm_storage.concurrency.stop import stopped_by
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.files.source import CHUNK, MemorySource
 from gllm_storage.s3.body import ChecksumHeaders, FileSection, ViewSection
 from gllm_storage.s3.errors import DIGEST_CODES, SDK_ERRORS, code_of, require_any
 from gllm_storage.store import checksums
-from gllm_storage.store.metadata import WRITE_ID
+from gllm_storage.store.checksums import WRITE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage.concurrency.background import Background
 from gllm_storage.concurrency.budget import memory_budget
+from gllm_storage.concurrency.workers import Background
 from gllm_storage.errors import StorageError
 from gllm_storage.files.source import MemorySource, is_immutable
 from gllm_storage.files.spool import Spool

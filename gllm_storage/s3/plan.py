@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning
 from gllm_storage.s3.probe import Condition, ConditionalWrites
-from gllm_storage.store.transfer import MIB, TransferSettings, part_ranges, part_size_for
+from gllm_storage.settings import MIB, TransferSettings
+from gllm_storage.store.transfer import part_ranges, part_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

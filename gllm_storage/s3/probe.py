@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.workers import Stop, run_all
+from gllm_storage.concurrency.stop import Stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.errors import SDK_ERRORS, require_any, status_of, translate

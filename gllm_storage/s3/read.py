@@ -17,7 +17,7 @@ from gllm_storage.info import ObjectInfo
 from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
 from gllm_storage.s3.requests import info_from_head
 from gllm_storage.store.download import READ_CHUNK
-from gllm_storage.store.object_reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.store.reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping

@@ -23,8 +23,7 @@ from gllm_storage.s3.errors import (
     translate,
     translated,
 )
-from gllm_storage.store.checksums import ALGORITHMS, is_well_formed
-from gllm_storage.store.metadata import CHECKSUM, kept_checksum
+from gllm_storage.store.checksums import ALGORITHMS, CHECKSUM, is_well_formed, kept_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage.concurrency.budget import DEFAULT_LIMIT
 from gllm_storage.paths import clean_prefix
 from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, pool_size
+from gllm_storage.settings import DEFAULT_MEMORY_LIMIT as DEFAULT_LIMIT
 from gllm_storage.settings import choice, count, duration, endpoint, existing_file, flag, setting, size, text
 
 if TYPE_CHECKING:

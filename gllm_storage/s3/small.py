@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from botocore.client import BaseClient
 
 from gllm_storage.concurrency.budget import in_flight
-from gllm_storage.concurrency.workers import Stop, running_stop
-from gllm_storage.files.local_files import atomic_target
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.files.target import atomic_target
 from gllm_storage.s3.connection import is_amazon
 from gllm_storage.s3.requests import info_from_head
 from gllm_storage.store import checksums
-from gllm_storage.store.metadata import CHECKSUM, WRITE_ID
+from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from gllm_storage.concurrency.workers import TransferStopped
+from gllm_storage.concurrency.stop import TransferStopped
 from gllm_storage.errors import StorageError
 from gllm_storage.files.source import bytes_of
 from gllm_storage.files.spool import spool_of
@@ -19,8 +19,8 @@ from gllm_storage.s3.errors import translated
 from gllm_storage.s3.multipart import MultipartUpload
 from gllm_storage.s3.part_stream import PartStream
 from gllm_storage.s3.upload import S3Write
+from gllm_storage.store.checksums import WRITE_ID
 from gllm_storage.store.create import write_object
-from gllm_storage.store.metadata import WRITE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -12,14 +12,14 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translated
 from gllm_storage.store import checksums
+from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
 from gllm_storage.store.create import Answer, Sighting, write_object
-from gllm_storage.store.metadata import CHECKSUM, WRITE_ID
 from gllm_storage.store.transfer import part_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gllm_storage.concurrency.workers import Stop
+    from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
     from gllm_storage.s3.plan import UploadPlan

@@ -1,21 +1,25 @@
-"""The exclusive-create decision: did *our* write make the object, or did somebody else's?
+"""Exclusive create: did *our* write make the object, or another writer's?
 
-One procedure for all stores; it knows no provider. A store tells it four things (`Write`): what is there now, how to
-write under a precondition, what an error means, and how to take back what a failed write left open.
+One procedure for all stores; it knows no provider. A store implements `Write`: HEAD, a write under a precondition, the
+meaning of an error, and the removal of a failed write's remains. Two facts shape the procedure.
 
-Two facts shape it. An answer can be lost: the SDK then asks again, and the second answer, "precondition failed", is about
-the caller's own object. So each write carries a random *write-id* in the object's metadata, and whoever finds it there
-knows the object for his own. And "409 ConditionalRequestConflict" is not "exists": S3 answers it when somebody changes
-the key at that moment, and asks to try again, for a multipart upload with all its parts
+**An answer can be lost.** The write succeeds, the connection breaks, and the repeated request is refused: "precondition
+failed". That refusal is about the caller's own object. So each write carries a random *write-id* in the object's user
+metadata; a HEAD request that finds it there proves that the object is ours, and the write is a success. Without a
+precondition the same care is taken: an upload that the store completed is a success, whatever the repeated request was told.
+
+**409 is not "exists".** S3 answers 409 ConditionalRequestConflict when another writer changes the key at that moment. The
+write has to be sent again, a multipart upload with all its parts
 (https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html).
+
+After a failure the order matters: first HEAD, then discard (abort the multipart upload), never the other way round, because
+an abort can fail a completion that the store is still working on. If the outcome is unknown, one more HEAD request follows
+the abort: by then nothing is in progress any more.
 """
 
 from __future__ import annotations
 
-import random
 import secrets
-import time
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,37 +28,27 @@ from gllm_storage.errors import (
     ConflictCheckUnsupportedError,
     ErrorDetails,
     ObjectExistsError,
+    Remedy,
     StorageError,
     StorageUnavailableError,
 )
+from gllm_storage.info import Stored
+from gllm_storage.store.checksums import WRITE_ID, WRITE_ID_UNDERSCORED
+from gllm_storage.store.retry import CONFLICT, RetryPolicy, rescued
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-ATTEMPTS = 6
-"""How often a write is tried while the store answers that somebody else is changing the key at that moment; unless the store
-says otherwise."""
+    from gllm_storage.concurrency.stop import Stop
+    from gllm_storage.info import ObjectInfo
 
 
 class Answer(Enum):
-    """What an error says about the write that it ended."""
+    """The meaning of an error that ended a write."""
 
-    EXISTS = "the precondition failed: something is there"
-    CONCURRENT = "somebody is changing the key right now; try again"
-    UNKNOWN = "the write may have happened or not"
+    EXISTS = "the precondition failed: an object exists"
+    CONCURRENT = "another writer is changing the key right now; try again"
+    UNKNOWN = "the write may have succeeded or not"
     REFUSED = "the store does not write conditionally"
     FAILED = "the write did not happen"
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """An object that is there.
-
-    Attributes:
-        write_id: The write-id in its metadata, if it has one.
-    """
-
-    write_id: str | None
 
 
 class Write(Protocol):
@@ -62,92 +56,91 @@ class Write(Protocol):
 
     @property
     def details(self) -> ErrorDetails:
-        """What the write is about, for errors."""
+        """The operation, for errors."""
 
     @property
     def conditional(self) -> bool:
-        """Whether the store itself checks, when it writes, that nothing is there."""
+        """Whether the store itself checks, when it writes, that no object exists."""
 
-    def look(self) -> Sighting | None:
-        """Ask the store what is there now; None for nothing.
+    def head(self) -> ObjectInfo | None:
+        """HEAD request: the object that exists now; None if there is none.
 
         Raises:
-            StorageError: If it cannot be told; `AccessDeniedError` where we may not look.
+            StorageError: If the request fails; `AccessDeniedError` without read permission.
         """
 
-    def write(self, write_id: str) -> None:
-        """Write the object under its precondition, with `write_id` in its metadata. May be called again.
+    def write(self, write_id: str) -> Stored:
+        """Write the object under its precondition, with `write_id` in its user metadata. May be called again.
 
         Raises:
-            Exception: Whatever the SDK raises; `judge` is asked what it means.
+            Exception: Any exception of the SDK; `judge` says what it means.
         """
 
     def judge(self, error: Exception) -> Answer:
-        """Say what an error of `write` means."""
+        """The meaning of an error of `write`."""
 
     def discard(self) -> None:
-        """Take back what a failed `write` left open, such as a multipart upload. Called after the look, never before it.
+        """Remove the remains of a failed `write`, such as a multipart upload. Called after `head`, never before it.
 
-        Must not raise an `Exception`: the failure that led here is the one to report.
+        Raises no `Exception`: the failure that led here is the one to report.
         """
-
-
-def backoff(attempt: int) -> None:
-    """Wait before attempt number `attempt` + 1: up to 0.1 s, 0.2 s, 0.4 s, …, at most 3 s, with full jitter."""
-    time.sleep(random.uniform(0, min(3.0, 0.1 * 2 ** min(attempt, 10))))  # noqa: S311 - jitter, not a secret
 
 
 def write_object(
     write: Write,
     *,
     exclusive: bool,
-    look_first: bool = True,
-    attempts: int = ATTEMPTS,
+    head_first: bool = True,
+    policy: RetryPolicy = CONFLICT,
     write_id: str | None = None,
-    pause: Callable[[int], None] = backoff,
-) -> None:
+    stop: Stop | None = None,
+) -> Stored:
     """Write an object, and know at the end whether it is ours.
 
     Args:
         write: The write.
-        exclusive: Whether the write has a precondition that nothing may be there. Without one the same care is taken of
-            lost answers: an upload that the store did complete is a success, whatever the repeated request was told.
-        look_first: Whether to look before each attempt at an exclusive write. It is only for speed: a conflict on a 50 GB
-            file must not cost 50 GB.
-        attempts: How often it is tried while somebody else is changing the key at that moment.
-        write_id: The write-id, where what is written has it already.
-        pause: Waits between attempts.
+        exclusive: Whether the write has the precondition that no object exists.
+        head_first: Whether a HEAD request precedes each attempt at an exclusive write. Only for speed: a conflict on a
+            50 GB file must not cost an upload of 50 GB.
+        policy: How often the write is sent while another writer is changing the key.
+        write_id: The write-id, if the content carries it already.
+        stop: Ends the waits between attempts.
+
+    Returns:
+        The stored object.
 
     Raises:
-        ObjectExistsError: If something is there that is not ours. It was left as it was.
+        ObjectExistsError: If another writer's object exists. It was not changed.
         ConflictCheckUnsupportedError: If the store refuses conditional writes. Nothing was written.
-        StorageUnavailableError: If others kept changing the key, or it cannot be told whose object is there.
-        Exception: What the SDK raised, where the write did not happen.
+        StorageUnavailableError: If other writers kept changing the key, or the owner of the object is unknown.
+        Exception: The SDK's exception, if the write did not happen.
     """
-    if exclusive and look_first:
+    if exclusive and head_first:
         _refuse_if_present(write)
     write_id = write_id or new_write_id()
-    last: Exception | None = None
-    for attempt in range(attempts):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
-            write.write(write_id)
+            return write.write(write_id)
         except Exception as error:  # noqa: BLE001 - judged, and raised again unless the object turns out to be ours
-            if _is_settled(write, write_id, error):
-                return
-            last = error
+            found = _settle(write, write_id, error)
+            if found is not None:
+                rescued(write.details, attempt, policy.limit, error)
+                return found
+            failure = error
         except BaseException:
-            # Ctrl-C and cancellation: nothing may stay behind, and nothing may complete later.
+            # Ctrl-C and cancellation: leave nothing behind, and let nothing complete later.
             write.discard()
             raise
-        else:
-            return
-        if attempt + 1 < attempts:
-            pause(attempt)
-            if exclusive and look_first and _is_decided(write, write_id):
-                return
-    if exclusive and attempts == 1 and _is_decided(write, write_id):  # another attempt would find that out
-        return
-    raise _given_up(write.details, attempts) from last
+        if attempt < policy.limit:
+            policy.again(write.details, attempt, failure, "conflict", stop)
+        if exclusive and (head_first or policy.limit == 1):
+            found = _decided(write, write_id)
+            if found is not None:
+                return found
+        if attempt >= policy.limit:
+            raise _too_many_conflicts(write.details, attempt) from failure
 
 
 def new_write_id() -> str:
@@ -155,93 +148,100 @@ def new_write_id() -> str:
     return secrets.token_hex(16)
 
 
-def _given_up(details: ErrorDetails, attempts: int) -> StorageUnavailableError:
+def exists_error(details: ErrorDetails) -> ObjectExistsError:
+    """The error for an object that exists already."""
+    return ObjectExistsError(f"{details.url} exists and was not changed", details, Remedy.ALLOW_OVERWRITE)
+
+
+def _too_many_conflicts(details: ErrorDetails, attempts: int) -> StorageUnavailableError:
     if attempts == 1:
-        what = "another writer was changing the object at the moment of the write, and what was to be written is gone"
+        what = "another writer was changing the object at the moment of the write, and the streamed content cannot be resent"
     else:
-        what = f"other writers kept changing the object; gave up after {attempts} attempts"
-    return StorageUnavailableError(f"{details.url}: {what}. Try again", details)
+        what = f"other writers kept changing the object during {attempts} attempts"
+    return StorageUnavailableError(f"{details.url}: {what}", details, Remedy.REPEAT)
 
 
 def _refuse_if_present(write: Write) -> None:
     try:
-        there = write.look()
+        found = write.head()
     except AccessDeniedError:
         if not write.conditional:
-            raise  # nobody would check at all
+            raise  # then nothing at all would check
         return  # Credentials that may write but not read are common; the store's own precondition decides.
-    if there:
+    if found:
         raise exists_error(write.details)
 
 
-def _is_decided(write: Write, write_id: str) -> bool:
-    """Whether the object is ours already, after somebody changed the key: all of it would be sent again for nothing.
+def _decided(write: Write, write_id: str) -> Stored | None:
+    """Our object, if it exists already after a conflict: a further attempt would send all of it again in vain.
 
     Raises:
-        ObjectExistsError: If it is somebody else's.
+        ObjectExistsError: If another writer's object exists.
     """
     try:
-        there = write.look()
+        found = write.head()
     except StorageError:
-        return False  # only for speed
-    if there and there.write_id != write_id:
+        return None  # this request is only for speed
+    if found is None:
+        return None
+    if _write_id_of(found) != write_id:
         raise exists_error(write.details)
-    return there is not None
+    return Stored.of(found)
 
 
-def _is_settled(write: Write, write_id: str, error: Exception) -> bool:
-    """Whether the object is ours after all. False means: try again.
+def _settle(write: Write, write_id: str, error: Exception) -> Stored | None:
+    """Our object, if the write succeeded in spite of the error. None means: send it again.
 
     Raises:
         Exception: In every other case.
     """
     answer = write.judge(error)
-    ours: bool | None = None
+    ours: Stored | None = None
+    known = False
     try:
         if answer in {Answer.EXISTS, Answer.UNKNOWN}:
-            ours = _is_ours(write, write_id, answer, error)
+            known, ours = _head_for_ours(write, write_id, answer, error)
     finally:
-        if not ours:
+        if ours is None:
             write.discard()
-    if answer is Answer.UNKNOWN and ours is False:
-        # A request that the store was still working on when we looked is decided now that nothing is open any more.
-        ours = _is_ours(write, write_id, answer, error)
-    if ours:
-        return True
+    if answer is Answer.UNKNOWN and known and ours is None:
+        # The first HEAD request may have come before the store had finished. After the abort nothing is in progress.
+        _, ours = _head_for_ours(write, write_id, answer, error)
+    if ours is not None:
+        return ours
     if answer is Answer.CONCURRENT:
-        return False
+        return None
     if answer is Answer.EXISTS:
         raise exists_error(write.details) from error
     if answer is Answer.REFUSED:
         raise ConflictCheckUnsupportedError(
-            f"{write.details.url}: the store refuses conditional writes, so it cannot create exclusively. "
-            "Upload with check_conflict=False, or set conditional_writes='best-effort' to accept a check that can race",
+            f"{write.details.url}: the store refuses conditional writes, so it cannot create exclusively",
             write.details,
+            Remedy.ACCEPT_RACE,
         ) from error
     raise error
 
 
-def _is_ours(write: Write, write_id: str, answer: Answer, error: Exception) -> bool | None:
-    """Whether the object that is there is ours; None if the store could not be asked."""
+def _head_for_ours(write: Write, write_id: str, answer: Answer, error: Exception) -> tuple[bool, Stored | None]:
+    """Whether the store could be asked, and our object if it exists."""
     try:
-        there = write.look()
+        found = write.head()
     except AccessDeniedError:
-        return None
+        return False, None
     except StorageError as failure:
         if answer is Answer.UNKNOWN:
-            return None  # The caller gets the original failure: it says what went wrong first.
+            return False, None  # The caller gets the original failure, which came first.
         raise StorageUnavailableError(
-            f"{write.details.url}: the store reports an existing object, and then could not be asked whose it is "
-            f"({failure}). It may be the one that this call wrote. Look before you try again",
+            f"{write.details.url}: the store reports an existing object, and then did not say which writer made it "
+            f"({failure.message}). This call may have made it",
             write.details,
+            Remedy.CHECK_FIRST,
         ) from error
-    return there is not None and there.write_id == write_id
+    if found is None or _write_id_of(found) != write_id:
+        return True, None
+    return True, Stored.of(found)
 
 
-def exists_error(details: ErrorDetails) -> ObjectExistsError:
-    """The error for an object that is there already."""
-    return ObjectExistsError(
-        f"{details.url} exists already and was left as it is. "
-        "Choose another name, delete it first, or upload with check_conflict=False to replace it",
-        details,
-    )
+def _write_id_of(info: ObjectInfo) -> str | None:
+    metadata = info.metadata or {}
+    return metadata.get(WRITE_ID) or metadata.get(WRITE_ID_UNDERSCORED)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gllm_storage.concurrency.workers import run_all, stopped_by
-from gllm_storage.errors import IntegrityError, StorageError, StorageUnavailableError
-from gllm_storage.files.local_files import atomic_target
-from gllm_storage.files.target import MemoryTarget
+from gllm_storage.concurrency.stop import stopped_by
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import IntegrityError, Remedy, StorageError, StorageUnavailableError, note_attempts, timed
+from gllm_storage.files.target import MemoryTarget, atomic_target
 from gllm_storage.store import checksums
-from gllm_storage.store.create import backoff
-from gllm_storage.store.object_reader import BeginsAtOnce, ObjectChangedError, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.store.retry import RESTART, RetryPolicy
 from gllm_storage.store.transfer import part_ranges, part_size_for
 
 if TYPE_CHECKING:
@@ -24,20 +23,16 @@ if TYPE_CHECKING:
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.target import Sink, Target
     from gllm_storage.info import ObjectInfo
-    from gllm_storage.store.object_reader import ObjectReader, WholeAnswer
+    from gllm_storage.store.reader import FullAnswer
     from gllm_storage.store.transfer import Transfer
-
-_logger = logging.getLogger(__name__)
 
 READ_CHUNK = 2**18
 """Bytes of an answer that are taken at a time; what a chunk that breaks off had brought is lost."""
-_RESTARTS = 5
-"""How often a download starts over because the object was replaced."""
 _CORRUPTIONS = 2
-"""How often a download is tried whose content does not match the checksum."""
+"""How often a download is attempted whose content does not match the checksum."""
 
 
-class _SmallAtOnce:
+class _SmallAtOnce(ObjectReader):
     """Reads an object of one part by the request that also tells its version: a look before would be as slow as that.
 
     Args:
@@ -48,7 +43,7 @@ class _SmallAtOnce:
     def __init__(self, reader: ObjectReader, transfer: Transfer) -> None:
         self._reader = reader
         self._transfer = transfer
-        self._answer: WholeAnswer | None = None
+        self._answer: FullAnswer | None = None
 
     def head(self) -> ObjectInfo:
         """What is there now; if it is small, the next `read` is of the same answer."""
@@ -61,9 +56,7 @@ class _SmallAtOnce:
             self.close()  # what came of the body meanwhile is what a connection takes unread, some 100 KiB
         return answer.version
 
-    def _begin(self) -> WholeAnswer | None:
-        if not isinstance(self._reader, BeginsAtOnce):
-            return None
+    def _begin(self) -> FullAnswer | None:
         with stopped_by(self._transfer.stop), self._reader.translated():
             return self._reader.begin()
 
@@ -85,7 +78,7 @@ class _SmallAtOnce:
             answer.close()
 
 
-def _all_of(answer: WholeAnswer, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
+def _all_of(answer: FullAnswer, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
     with contextlib.closing(answer):
         yield from answer.chunks(buffer)
 
@@ -151,8 +144,9 @@ class Download:
         except RangesIgnoredError as error:
             details = self.transfer.details
             raise StorageError(
-                f"{details.operation} of {details.url}: the endpoint ignores ranges; download the object instead",
+                f"{details.operation} of {details.url}: the endpoint ignores the Range header",
                 details,
+                Remedy.DOWNLOAD_INSTEAD,
             ) from error
 
     def _fetch_range(self, start: int, length: int, *, resume: bool = True) -> int:
@@ -166,7 +160,7 @@ class Download:
             length: Its length in bytes.
             resume: Whether the endpoint can go on in the middle. If not, each try begins anew.
         """
-        most = self.transfer.settings.max_attempts
+        policy = RetryPolicy(self.transfer.settings.max_attempts)
         received = failures = crc = 0
         while True:
             self.transfer.stop.check()
@@ -178,10 +172,10 @@ class Download:
             # SDKs try a request again, but not the reading of an answer's body. A try that got on does not count.
             failures = 0 if resume and more >= READ_CHUNK else failures + 1
             cause = broken.__cause__ or broken
-            if failures == most:
+            if failures == policy.limit:
+                note_attempts(cause, failures)
                 raise cause from cause.__cause__
-            _logger.info("reading %s at %d failed (%s); trying again", self.transfer.details.url, start, cause)
-            backoff(failures)
+            policy.again(self.transfer.details, max(1, failures), cause, stop=self.transfer.stop)
         self.transfer.progress(length)
         return read_crc
 
@@ -251,9 +245,10 @@ def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:
 
 
 def _download(reader: ObjectReader, target: Target, transfer: Transfer) -> None:
-    corruptions = 0
-    with contextlib.closing(_SmallAtOnce(reader, transfer)) as at_once:
-        for attempt in range(_RESTARTS + _CORRUPTIONS):
+    attempt = corruptions = 0
+    with timed(), contextlib.closing(_SmallAtOnce(reader, transfer)) as at_once:
+        while True:
+            attempt += 1
             download = Download(at_once, at_once.head(), target, transfer.attempt())
             transfer.progress.expect(download.version.size)
             target.allocate(download.version.size)
@@ -261,22 +256,25 @@ def _download(reader: ObjectReader, target: Target, transfer: Transfer) -> None:
                 with reader.translated():
                     crc = download.fetch()
                 _verify(download, target, crc)
-            except ObjectChangedError:
-                backoff(attempt)
-            except IntegrityError:
+            except ObjectChangedError as error:
+                if attempt == RESTART.limit:
+                    raise replaced_too_often(transfer.details, attempt) from error
+                RESTART.again(transfer.details, attempt, "the object was replaced", "restart", transfer.stop)
+            except IntegrityError as error:
                 corruptions += 1
-                if corruptions == _CORRUPTIONS:
+                if corruptions == _CORRUPTIONS or attempt == RESTART.limit:
                     raise
+                RESTART.again(transfer.details, attempt, error.message, "corruption", transfer.stop)
             else:
                 return
-    raise _replaced_too_often(transfer.details, _RESTARTS + _CORRUPTIONS)
 
 
-def _replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavailableError:
+def replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavailableError:
+    """The error for an object that was replaced during each attempt to read it."""
     return StorageUnavailableError(
-        f"{details.operation} of {details.url}: the object was replaced again and again while it was read; gave up after "
-        f"{attempts} attempts. Try again",
+        f"{details.operation} of {details.url}: the object was replaced during each of {attempts} attempts to read it",
         details,
+        Remedy.REPEAT,
     )
 
 
@@ -292,7 +290,8 @@ def _verify(download: Download, target: Target, crc: int) -> None:
     if found != expected:
         details = download.transfer.details
         raise IntegrityError(
-            f"{details.operation} of {details.url}: the content has {algorithm} {found}, but {expected} was stored; nothing "
-            "was kept of it. If this stays so, the object is damaged: upload it again",
+            f"{details.operation} of {details.url}: the content has {algorithm} {found}, but the stored checksum is "
+            f"{expected}; the received bytes were discarded",
             details,
+            Remedy.REPORT_DAMAGE,
         )

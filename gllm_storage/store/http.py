@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from requests.adapters import HTTPAdapter
 
-from gllm_storage.concurrency.workers import check_stop
+from gllm_storage.concurrency.stop import check_stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

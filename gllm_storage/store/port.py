@@ -1,107 +1,475 @@
-"""`BucketStore`: what a provider gives, so that `BucketFileSystem` can put fsspec's face on it."""
+"""The port: the interface that a provider implements, so that it gets every verb and an fsspec filesystem.
+
+A store is one bucket (or container, or folder). A provider implements seven members of `ObjectStore`: `settings`, `url`,
+`upload`, `open_reader`, `info`, `delete` and `list`. Everything else has a default here, which a provider replaces if the
+service offers something better: `open_writer` (a default collects the content and uploads it at the end), `download`
+(pinned ranges), `copy` (through this machine), and the methods for many objects.
+
+`gllm_storage.testing.StoreSuite` tests an implementation against the promises.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import dataclasses
+import io
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from gllm_storage.files.local_files import open_source
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import AccessDeniedError, ConflictCheckUnsupportedError, ErrorDetails, ObjectNotFoundError, Remedy
+from gllm_storage.files.source import MemorySource, Source, open_source
+from gllm_storage.files.spool import spool_of
+from gllm_storage.info import directly_in
+from gllm_storage.store.create import exists_error
+from gllm_storage.store.download import download_object, read_object
+from gllm_storage.store.transfer import Progress, Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from gllm_storage.errors import ErrorDetails
-    from gllm_storage.files.source import Source
-    from gllm_storage.info import ObjectInfo
-    from gllm_storage.store.object_reader import ObjectReader
-    from gllm_storage.store.transfer import Transfer, TransferSettings
+    from _typeshed import ReadableBuffer
+    from fsspec.callbacks import Callback
+
+    from gllm_storage.files.spool import Spool
+    from gllm_storage.info import ObjectInfo, Stored
+    from gllm_storage.settings import TransferSettings
+    from gllm_storage.store.reader import ObjectReader
 
 
 @dataclass(frozen=True)
-class Destination:
-    """An object that is to be written.
+class UploadRequest:
+    """One upload. The caller makes it once, and it reaches the provider as it is.
 
     Attributes:
-        bucket: The bucket.
-        key: The key.
-        transfer: What it is about, who watches, and what stops it.
-        exclusive: Whether to fail if the object exists, atomically.
-        options: What the object gets beside its content, in the provider's own words.
+        key: The key of the object.
+        source: The content.
+        transfer: The operation for errors, the settings, the progress, and the stop.
+        exclusive: Whether the upload fails if the object exists, atomically.
+        options: Properties of the object beside its content, in the provider's own terms, such as ``ContentType``.
     """
 
-    bucket: str
     key: str
+    source: Source
     transfer: Transfer
-    exclusive: bool
-    options: Mapping[str, Any]
-
-    def take(self, store: BucketStore, source: Source) -> None:
-        """Upload a file to here; as `BucketStore.upload`."""
-        store.upload(source, self.bucket, self.key, self.transfer, exclusive=self.exclusive, options=self.options)
-
-    def take_file(self, store: BucketStore, path: str) -> None:
-        """Upload the local file of that path to here; as `BucketStore.upload`."""
-        progress = self.transfer.progress
-        with open_source(path, self.transfer.details) as source:
-            progress.expect(source.size)
-            self.take(store, source)
-        progress.finish()
-
-
-class BucketStore(Protocol):
-    """The objects of a provider. It knows nothing of fsspec, and raises our errors only."""
+    exclusive: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def settings(self) -> TransferSettings:
-        """How objects are moved."""
+    def details(self) -> ErrorDetails:
+        """The operation, for errors."""
+        return self.transfer.details
 
-    def upload(
-        self, source: Source, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
-    ) -> None:
-        """Upload a local file, or what stands for one.
 
-        Args:
-            source: The file.
-            bucket: The bucket.
-            key: The key.
-            transfer: What it is about, who watches, and what stops it.
-            exclusive: Whether to fail if the object exists, atomically.
-            options: What the object gets beside its content, in the provider's own words.
+class ObjectWriter(Protocol):
+    """An object that is being written. `commit` publishes it, `discard` leaves nothing; no context manager publishes."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write the bytes of a buffer.
+
+        Returns:
+            Their number.
 
         Raises:
-            ObjectExistsError: If `exclusive`, and the object exists.
+            StorageError: If they cannot be stored; then nothing is stored at all.
+        """
+
+    def tell(self) -> int:
+        """The position in bytes."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int:
+        """Move the position.
+
+        Raises:
+            OSError: If the writer is not `seekable`.
+        """
+
+    def seekable(self) -> bool:
+        """Whether `seek` works."""
+
+    def commit(self) -> Stored:
+        """Publish the object.
+
+        Raises:
+            ObjectExistsError: If the request is exclusive, and the object exists.
+            StorageError: If the object cannot be stored; nothing was changed then.
+        """
+
+    def discard(self) -> None:
+        """Cancel the write; nothing of it stays. May be called by any thread, and again."""
+
+
+@dataclass(frozen=True)
+class UploadItem:
+    """One of many uploads.
+
+    Attributes:
+        key: The key of the object.
+        open_source: Opens the content; called when the upload begins.
+        watch: A context around the upload that gives its progress; leaving it reports the end of this object.
+        exclusive: As in `UploadRequest`.
+        options: As in `UploadRequest`.
+    """
+
+    key: str
+    open_source: Callable[[ErrorDetails], AbstractContextManager[Source]]
+    watch: Callable[[], AbstractContextManager[Progress]]
+    exclusive: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReadItem:
+    """One of many reads.
+
+    Attributes:
+        key: The key of the object.
+        watch: As in `UploadItem`.
+        path: The local file to replace; None reads the object into memory.
+    """
+
+    key: str
+    watch: Callable[[], AbstractContextManager[Progress]]
+    path: str | None = None
+
+
+@contextmanager
+def unwatched() -> Iterator[Progress]:
+    """The `watch` of an item that reports to no callback."""
+    yield Progress()
+
+
+class ObjectStore(ABC):
+    """The objects of one bucket."""
+
+    provider: ClassVar[str] = ""
+    """Name of the provider, for errors."""
+    creates_exclusively: ClassVar[bool] = False
+    """Whether `upload` honours `UploadRequest.exclusive` atomically. A store that does not must refuse such a request."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> TransferSettings:
+        """Part sizes, concurrency, attempts and memory."""
+
+    @abstractmethod
+    def url(self, key: str) -> str:
+        """The URL of a key, whether the object exists or not."""
+
+    @abstractmethod
+    def upload(self, request: UploadRequest) -> Stored:
+        """Store an object.
+
+        Returns:
+            The stored object; a field that the store did not tell is None.
+
+        Raises:
+            ObjectExistsError: If the request is exclusive, and the object exists.
+            ConflictCheckUnsupportedError: If the request is exclusive, and the store cannot do that; nothing was written.
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
 
-    def reader(self, bucket: str, key: str, details: ErrorDetails) -> ObjectReader:
-        """Read an object."""
+    @abstractmethod
+    def open_reader(self, key: str, operation: str = "read") -> ObjectReader:
+        """A reader of an object. Sends no request.
 
-    def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
-        """Check that an object can be created exclusively, before its content is there.
-
-        Raises:
-            ConflictCheckUnsupportedError: If it cannot.
-            ObjectExistsError: If it exists already.
-            StorageError: If it cannot be told.
+        Args:
+            key: The key.
+            operation: The operation that reads, for errors.
         """
 
-    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
-        """What there is to know of an object; `ObjectNotFoundError` if it does not exist."""
+    @abstractmethod
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        """The facts about an object, from a HEAD request.
 
-    def entry(self, bucket: str, key: str) -> dict[str, Any]:
-        """The same as fsspec's filesystem of this provider has it, for `info`."""
+        Args:
+            key: The key.
+            operation: The operation that asks, for errors.
 
-    def delete(self, bucket: str, key: str) -> None:
-        """Delete an object; `ObjectNotFoundError` if it does not exist."""
+        Raises:
+            ObjectNotFoundError: If the object does not exist; a prefix of other keys is not an object.
+            StorageError: If the request fails.
+        """
 
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key begins with a prefix, in key order."""
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Delete an object.
 
-    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
-        """What is directly behind a prefix: objects, and URLs of folders, which end with ``/``."""
+        Raises:
+            ObjectNotFoundError: If it does not exist; without read permission this may remain unnoticed.
+            StorageError: If it cannot be deleted.
+        """
 
-    def is_prefix(self, bucket: str, prefix: str) -> bool:
-        """Whether any key begins with a prefix."""
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key begins with a prefix, in key order.
 
-    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
-        """Check that a bucket is there, or was within the last seconds; `BucketNotFoundError` if it is not."""
+        Raises:
+            StorageError: If a request for a page fails; a listing is never cut short.
+        """
+
+    def details(self, key: str, operation: str) -> ErrorDetails:
+        """The facts about an operation on a key, for errors."""
+        return ErrorDetails(self.provider, self.url(key).rstrip("/"), operation)
+
+    def transfer(
+        self, key: str, operation: str, callback: Callback | Progress | None = None, stop: Stop | None = None
+    ) -> Transfer:
+        """A transfer of an object.
+
+        Args:
+            key: The key.
+            operation: The operation, for errors.
+            callback: Receives the size in bytes, and the bytes as they move.
+            stop: Cancels the transfer; by default the stop of this thread's work.
+        """
+        progress = callback if isinstance(callback, Progress) else Progress(callback)
+        details = self.details(key, operation)
+        return Transfer(details, self.settings, progress=progress, stop=stop or Stop(running_stop()))
+
+    def open_writer(self, request: UploadRequest) -> ObjectWriter:
+        """Write an object piece by piece.
+
+        By default the content is collected, in memory or in a temporary file, and uploaded by `commit`.
+
+        Args:
+            request: The upload; its source is not read.
+        """
+        return SpooledWriter(self, request)
+
+    def download(self, key: str, path: str, transfer: Transfer) -> None:
+        """Download an object: complete, one version of it, verified against its checksum, or not at all.
+
+        Args:
+            key: The key.
+            path: The local file. It is replaced when the download is complete.
+            transfer: The operation, the settings, the progress, and the stop.
+
+        Raises:
+            ObjectNotFoundError: If the object does not exist.
+            IntegrityError: If the content does not match its checksum, twice.
+            StorageError: If the download fails; the local file is unchanged then.
+        """
+        download_object(self.open_reader(key, transfer.details.operation), path, transfer)
+
+    def read(self, key: str, transfer: Transfer) -> bytes:
+        """Read an object into memory; as `download`."""
+        return read_object(self.open_reader(key, transfer.details.operation), transfer)
+
+    def require_create(self, key: str, operation: str = "open") -> None:
+        """Check, before there is any content, that an object can be created exclusively.
+
+        Raises:
+            ConflictCheckUnsupportedError: If the store cannot create exclusively.
+            ObjectExistsError: If the object exists.
+            StorageError: If a request fails.
+        """
+        details = self.details(key, operation)
+        if not self.creates_exclusively:
+            raise ConflictCheckUnsupportedError(
+                f"{details.url}: the provider {self.provider!r} cannot create exclusively; nothing was written",
+                details,
+                Remedy.NO_CONFLICT_CHECK,
+            )
+        try:
+            self.info(key, operation)
+        except (ObjectNotFoundError, AccessDeniedError):  # without read permission, the write itself decides
+            return
+        raise exists_error(details)
+
+    def is_prefix(self, prefix: str) -> bool:
+        """Whether any key begins with a prefix.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        return next(iter(self.list(prefix)), None) is not None
+
+    def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
+        """The objects directly behind a prefix, and the URLs of the folders there, which end with ``/``; in URL order.
+
+        Raises:
+            StorageError: If a request for a page fails.
+        """
+        return directly_in(self.list(prefix), self.url(prefix))
+
+    def require_bucket(self, operation: str = "info", *, recently: bool = True) -> None:  # noqa: ARG002 - for providers that can ask
+        """Check that the bucket exists. By default nothing is checked.
+
+        Args:
+            operation: The operation that asks, for errors.
+            recently: Whether a check within the last seconds is enough.
+
+        Raises:
+            BucketNotFoundError: If the bucket does not exist.
+            StorageError: If the request fails.
+        """
+        return
+
+    def upload_many(self, items: Sequence[UploadItem], stop: Stop, workers: int = 0) -> Sequence[Stored]:
+        """Store several objects, some at a time.
+
+        Args:
+            items: The uploads.
+            stop: Cancels them.
+            workers: How many at a time; `max_concurrency` if 0.
+
+        Returns:
+            The stored objects, in the order of the items.
+
+        Raises:
+            Exception: The first failure; uploads that were not begun by then do not begin.
+        """
+        stored: Sequence[Stored] = self._side_by_side(
+            [partial(self._upload_item, each, stop) for each in items], stop, workers
+        )
+        return stored
+
+    def read_many(
+        self, items: Sequence[ReadItem], stop: Stop, *, on_error: str = "raise", workers: int = 0
+    ) -> Sequence[bytes | Exception | None]:
+        """Read several objects, some at a time.
+
+        Args:
+            items: The reads.
+            stop: Cancels them.
+            on_error: ``"raise"`` ends all reads at the first failure; ``"return"`` puts the exception into the result.
+            workers: As in `upload_many`.
+
+        Returns:
+            For each item its content; None if it went to a local file.
+
+        Raises:
+            Exception: The first failure, if `on_error` is ``"raise"``.
+        """
+        tasks = [partial(self._read_item, each, stop, on_error) for each in items]
+        contents: Sequence[bytes | Exception | None] = self._side_by_side(tasks, stop, workers)
+        return contents
+
+    def delete_many(self, keys: Sequence[str], transfer: Transfer) -> None:
+        """Delete several objects, some at a time; an object that does not exist is not an error.
+
+        Raises:
+            StorageError: If one cannot be deleted; others may have been.
+        """
+        self._side_by_side([partial(self._delete_if_there, each) for each in keys], transfer.stop, 0)
+
+    def copy(
+        self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Copy an object; an existing target is replaced. By default the content passes through this machine.
+
+        Args:
+            key: The key of the source object.
+            target: The store of the copy.
+            target_key: The key of the copy.
+            transfer: The operation, the settings, the progress, and the stop.
+            options: As in `UploadRequest`.
+
+        Raises:
+            ObjectNotFoundError: If the source object does not exist.
+            StorageError: If the copy fails; the target is unchanged then.
+        """
+        with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
+            path = os.path.join(folder, "content")
+            self.download(key, path, transfer)
+            with open_source(path, transfer.details) as source:
+                target.upload(UploadRequest(target_key, source, transfer, options=options or {}))
+
+    def _upload_item(self, item: UploadItem, stop: Stop) -> Stored:
+        with item.watch() as progress:
+            transfer = self.transfer(item.key, "upload", progress, Stop(stop))
+            with item.open_source(transfer.details) as source:
+                progress.expect(source.size)
+                stored = self.upload(UploadRequest(item.key, source, transfer, item.exclusive, item.options))
+            progress.finish()
+        return stored
+
+    def _read_item(self, item: ReadItem, stop: Stop, on_error: str) -> bytes | Exception | None:
+        operation = "read" if item.path is None else "download"
+        try:
+            with item.watch() as progress:
+                transfer = self.transfer(item.key, operation, progress, Stop(stop))
+                if item.path is None:
+                    return self.read(item.key, transfer)
+                self.download(item.key, item.path, transfer)
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            return error
+        return None
+
+    def _delete_if_there(self, key: str) -> None:
+        try:
+            self.delete(key)
+        except ObjectNotFoundError:
+            return
+
+    def _side_by_side(self, tasks: Sequence[Callable[[], Any]], stop: Stop, workers: int) -> Any:
+        return run_all(tasks, workers or self.settings.max_concurrency, stop) if tasks else []
+
+
+class SpooledWriter:
+    """An `ObjectWriter` that collects the content, and uploads it by `commit`.
+
+    Args:
+        store: The store.
+        request: The upload; its source is not read.
+    """
+
+    def __init__(self, store: ObjectStore, request: UploadRequest) -> None:
+        self._store = store
+        self._request = request
+        self._spool: Spool = spool_of(request.transfer.settings, request.details)
+        self._pid = os.getpid()
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Write the bytes of a buffer.
+
+        Raises:
+            StorageError: If the disk is full or fails.
+        """
+        return self._spool.write(data)
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._spool.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position; a gap becomes zeros.
+
+        Raises:
+            ValueError: If the position would be negative.
+        """
+        return self._spool.seek(offset, whence)
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def commit(self) -> Stored:
+        """Upload the content.
+
+        Raises:
+            ObjectExistsError: If the request is exclusive, and the object exists.
+            StorageError: If the upload fails; nothing was changed then.
+        """
+        try:
+            return self._store.upload(dataclasses.replace(self._request, source=self._spool.source()))
+        finally:
+            self._spool.close()
+
+    def discard(self) -> None:
+        """Drop the content."""
+        if self._pid == os.getpid():  # a forked child has only a copy
+            self._spool.close()
+
+
+def nothing(details: ErrorDetails) -> MemorySource:
+    """The source of a request for `ObjectStore.open_writer`."""
+    return MemorySource(b"", details)

@@ -7,20 +7,20 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gllm_storage.concurrency.workers import Stop, run_all, stopped_by
-from gllm_storage.errors import StorageUnavailableError
-from gllm_storage.store.create import backoff
-from gllm_storage.store.download import Download
-from gllm_storage.store.object_reader import ObjectChangedError
+from gllm_storage.concurrency.stop import Stop, stopped_by
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.store.download import Download, replaced_too_often
+from gllm_storage.store.reader import ObjectChangedError
+from gllm_storage.store.retry import RESTART
 from gllm_storage.store.transfer import Transfer, part_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gllm_storage.info import ObjectInfo
-    from gllm_storage.store.object_reader import ObjectReader
+    from gllm_storage.store.reader import ObjectReader
 
 T = TypeVar("T")
 Slice = tuple[int | None, int | None]
@@ -28,29 +28,9 @@ Slice = tuple[int | None, int | None]
 Range = tuple[str, Slice]
 """A path, and a slice of what is there."""
 
+_REPLACED = "the object was replaced"
 DEFAULT_GAP = 64 * 2**10
 """Bytes between two ranges that are fetched with them: they take less time than another request."""
-_RESTARTS = 5
-"""How often the slices of an object are read again because it was replaced."""
-
-
-@runtime_checkable
-class ReadsAtOnce(Protocol):
-    """An `ObjectReader` that need not look at the object before it reads a slice."""
-
-    def read_at_once(self, start: int, end: int | None) -> tuple[ObjectInfo, bytes] | None:
-        """A slice of the version that is there, by one request.
-
-        Args:
-            start: First byte; counted from the end if negative, without `end` then.
-            end: Byte before which it ends.
-
-        Returns:
-            The version, and the slice, which is cut where the object ends; None where the answer broke off or is no slice.
-
-        Raises:
-            Exception: What the SDK raises, after all retries.
-        """
 
 
 @dataclass(frozen=True)
@@ -192,7 +172,7 @@ class ObjectSlices:
 
     def _read_at_once(self) -> bool:
         """Read by one request, if it is one small range, and the reader can; whether it was done."""
-        if not isinstance(self.reader, ReadsAtOnce) or not self.slices:
+        if not self.slices:
             return False
         first, last = self.slices[0]
         if len(self.slices) == 1 and last is None and first is not None and -self._part_size <= first < 0:
@@ -302,19 +282,20 @@ def read_slice(wanted: ObjectSlices) -> bytes:
 
 
 def _read_all(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> None:
-    """Read until each was read of one version, or cannot be."""
-    for attempt in range(_RESTARTS):
+    """Read until each object was read in one version, or failed."""
+    attempt = 0
+    while True:
+        attempt += 1
         objects = _read_once(objects, workers, stop)
         if not objects:
             return
-        backoff(attempt)
+        if attempt == RESTART.limit:
+            break
+        for each in objects[1:]:
+            RESTART.report(each.transfer.details, attempt, _REPLACED, "restart")
+        RESTART.again(objects[0].transfer.details, attempt, _REPLACED, "restart", stop)
     for each in objects:
-        details = each.transfer.details
-        each.error = StorageUnavailableError(
-            f"{details.operation} of {details.url}: the object was replaced again and again while it was read; gave up "
-            f"after {_RESTARTS} attempts. Try again",
-            details,
-        )
+        each.error = replaced_too_often(each.transfer.details, attempt)
 
 
 def _read_once(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> list[ObjectSlices]:

@@ -1,40 +1,22 @@
-"""`Transfer`: what all uploads and downloads share: how they go, who watches, and what stops them."""
+"""`Transfer`: the settings, the progress and the stop that all uploads and downloads carry; and their part sizes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gllm_storage.concurrency.budget import DEFAULT_LIMIT
-from gllm_storage.concurrency.workers import Stop
-from gllm_storage.store.progress import Progress
+from gllm_storage.concurrency.stop import Stop
+from gllm_storage.settings import MIB, TransferSettings
 
 if TYPE_CHECKING:
+    from fsspec.callbacks import Callback
+
     from gllm_storage.errors import ErrorDetails
 
-MIB = 2**20
 MAX_PARTS = 10_000
-
-
-@dataclass(frozen=True)
-class TransferSettings:
-    """How objects are moved.
-
-    Attributes:
-        multipart_threshold: Files of more bytes than this are uploaded in parts.
-        part_size: Bytes in a part, and in a ranged read; more where an object would have over 10,000 parts.
-        max_concurrency: How many parts of one object are under way at a time.
-        max_attempts: How often a part is tried in all.
-        memory_limit: Bytes of content that all transfers of the process hold in memory at a time (`memory_budget`).
-    """
-
-    multipart_threshold: int = 16 * MIB
-    part_size: int = 8 * MIB
-    max_concurrency: int = 10
-    max_attempts: int = 5
-    memory_limit: int = DEFAULT_LIMIT
 
 
 def part_size_for(size: int, part_size: int, max_parts: int = MAX_PARTS) -> int:
@@ -46,6 +28,42 @@ def part_size_for(size: int, part_size: int, max_parts: int = MAX_PARTS) -> int:
 def part_ranges(size: int, part_size: int) -> list[tuple[int, int]]:
     """(offset, length) of each part; an empty object has one empty part."""
     return [(offset, min(part_size, size - offset)) for offset in range(0, size, part_size)] or [(0, 0)]
+
+
+class Progress:
+    """Tells an fsspec callback, from any thread, how much was moved: never more than there is, and all of it at the end.
+
+    Parts that are sent again, and answers that are lost, would otherwise make it more or less.
+
+    Args:
+        callback: Told the size in bytes, and how many more were moved; None if nobody watches.
+    """
+
+    def __init__(self, callback: Callback | None = None) -> None:
+        self._callback = callback
+        self._lock = threading.Lock()
+        self._size = 0
+        self._told = 0
+
+    def expect(self, size: int) -> None:
+        """So many bytes there are in all."""
+        with self._lock:
+            self._size = size
+            if self._callback is not None:
+                self._callback.set_size(size)
+
+    def __call__(self, moved: int) -> None:
+        """So many more bytes were moved."""
+        with self._lock:
+            more = min(moved, self._size - self._told)
+            if more > 0:
+                self._told += more
+                if self._callback is not None:
+                    self._callback.relative_update(more)
+
+    def finish(self) -> None:
+        """All of them were."""
+        self(self._size)
 
 
 @dataclass(frozen=True)

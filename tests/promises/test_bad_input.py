@@ -290,7 +290,7 @@ def test_a_full_disk_is_a_storage_error_and_keeps_the_file_that_was_there(
                 assert str(path) in str(caught.value)
                 assert os.strerror(errno.EFBIG) in str(caught.value)
                 assert isinstance(caught.value.__cause__, OSError)
-        monkeypatch.setattr("gllm_storage.files.local_files._allocate", lambda *_: None)
+        monkeypatch.setattr("gllm_storage.files.target._allocate", lambda *_: None)
 
 
 @pytest.mark.hostile

@@ -14,20 +14,20 @@ import time
 from typing import Any
 
 from gllm_storage import get_storage_client
-from gllm_storage.files import local_files
+from gllm_storage.files import source
 
 
 def pause_after_first_piece() -> None:
     """Make the reading of local files stop when something was read."""
-    read_at = local_files.LocalSource.read_at
+    read_at = source.LocalSource.read_at
 
-    def read_once(self: local_files.LocalSource, offset: int, length: int) -> bytes:
+    def read_once(self: source.LocalSource, offset: int, length: int) -> bytes:
         if offset:
             print("halfway", flush=True)  # noqa: T201 - the test reads it
             time.sleep(600)
         return read_at(self, offset, length)
 
-    local_files.LocalSource.read_at = read_once  # type: ignore[method-assign]
+    source.LocalSource.read_at = read_once  # type: ignore[method-assign]
 
 
 def main(job: dict[str, Any]) -> None:

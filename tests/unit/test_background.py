@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from gllm_storage.concurrency import background
-from gllm_storage.concurrency.background import Background
-from gllm_storage.concurrency.workers import Stop, TransferStopped, running_stop
+from gllm_storage.concurrency import workers as background
+from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop
+from gllm_storage.concurrency.workers import Background
 from tests.waiting import PATIENCE
 
 SECONDS = PATIENCE

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from gllm_storage.concurrency.budget import MemoryBudget, memory_budget
-from gllm_storage.concurrency.workers import Stop, TransferStopped
+from gllm_storage.concurrency.stop import Stop, TransferStopped
 from tests.waiting import PATIENCE
 
 

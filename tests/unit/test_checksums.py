@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gllm_storage.files.local_files import CHUNK
+from gllm_storage.files.source import CHUNK
 from gllm_storage.store.checksums import (
     ALGORITHMS,
     checksum_of,

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, StorageError
-from gllm_storage.files import local_files
-from gllm_storage.files.local_files import CHUNK, atomic_target, copy, is_temporary, open_source
+from gllm_storage.files import target as local_files
+from gllm_storage.files.source import CHUNK, open_source
+from gllm_storage.files.target import atomic_target, copy, is_temporary
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def test_a_device_is_no_destination(tmp_path: Path) -> None:
 DOWNLOAD_TO = """
 import sys
 from gllm_storage.errors import ErrorDetails, StorageError
-from gllm_storage.files.local_files import atomic_target
+from gllm_storage.files.target import atomic_target
 print("earlier output", flush=True)
 try:
     with atomic_target(sys.argv[1], ErrorDetails("s3", "s3://models/a.bin", "download")):
@@ -228,7 +229,7 @@ def test_a_full_disk_is_a_storage_error_that_says_so(tmp_path: Path, monkeypatch
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("gllm_storage.files.local_files.os.pwrite", full)
+    monkeypatch.setattr("gllm_storage.files.target.os.pwrite", full)
     with refused(tmp_path / "x/a", os.strerror(errno.ENOSPC)), atomic_target(str(tmp_path / "x/a"), DETAILS) as target:
         target.write_at(0, b"x")
     assert tree(tmp_path) == {}
@@ -241,7 +242,7 @@ def test_a_file_system_that_cannot_allocate_is_used_without(
     def cannot(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("gllm_storage.files.local_files.os.posix_fallocate", cannot)
+    monkeypatch.setattr("gllm_storage.files.target.os.posix_fallocate", cannot)
     publish(tmp_path / "a", b"x" * 10)
     assert tree(tmp_path) == {"a": b"x" * 10}
 
@@ -258,7 +259,7 @@ def test_allocating_again_forgets_what_was_there(tmp_path: Path) -> None:
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
-    monkeypatch.setattr("gllm_storage.files.local_files.os.pwrite", lambda fd, data, at: real(fd, data[:3], at))
+    monkeypatch.setattr("gllm_storage.files.target.os.pwrite", lambda fd, data, at: real(fd, data[:3], at))
     publish(tmp_path / "a", b"0123456789")
     assert tree(tmp_path) == {"a": b"0123456789"}
 
@@ -276,7 +277,7 @@ def _no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr("gllm_storage.files.local_files.os.link", refuse)
+    monkeypatch.setattr("gllm_storage.files.target.os.link", refuse)
 
 
 def _neither(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +286,7 @@ def _neither(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("gllm_storage.files.local_files.os.link", refuse)
+    monkeypatch.setattr("gllm_storage.files.target.os.link", refuse)
     monkeypatch.setattr(local_files, "_renameat2", lambda *_: errno.ENOSYS)
 
 
@@ -353,7 +354,7 @@ def test_a_link_whose_answer_was_lost_is_no_false_conflict(tmp_path: Path, monke
         real(source, destination)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), destination)
 
-    monkeypatch.setattr("gllm_storage.files.local_files.os.link", made_but_refused)
+    monkeypatch.setattr("gllm_storage.files.target.os.link", made_but_refused)
     publish(tmp_path / "a", exclusive=True)
     assert tree(tmp_path) == {"a": b"new"}
 
@@ -362,7 +363,7 @@ def test_a_link_that_fails_for_another_reason_is_a_storage_error(tmp_path: Path,
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("gllm_storage.files.local_files.os.link", full)
+    monkeypatch.setattr("gllm_storage.files.target.os.link", full)
     with refused(tmp_path / "x/a", os.strerror(errno.ENOSPC)):
         publish(tmp_path / "x/a", exclusive=True)
     assert tree(tmp_path) == {}
@@ -390,7 +391,7 @@ def test_a_disk_that_reports_its_error_at_the_close_leaves_the_old_file(
 
     with refused(tmp_path / "a", os.strerror(errno.EDQUOT)), atomic_target(str(tmp_path / "a"), DETAILS) as target:
         target.write_at(0, b"new")
-        monkeypatch.setattr("gllm_storage.files.local_files.os.close", fail)
+        monkeypatch.setattr("gllm_storage.files.target.os.close", fail)
     assert tree(tmp_path) == {"a": b"old"}
 
 
@@ -402,7 +403,7 @@ def test_a_durable_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, mo
         seen.append([name for name in os.listdir(tmp_path) if not name.startswith(".")])
         real(fd)
 
-    monkeypatch.setattr("gllm_storage.files.local_files.os.fsync", spy)
+    monkeypatch.setattr("gllm_storage.files.target.os.fsync", spy)
     with atomic_target(str(tmp_path / "a"), DETAILS, durable=True) as target:
         target.write_at(0, b"new")
     assert seen == [[]]
@@ -489,7 +490,7 @@ def test_a_path_that_no_file_can_have_is_a_storage_error(path: str) -> None:
 UNREADABLE = """
 import os, sys
 from gllm_storage.errors import ErrorDetails, StorageError
-from gllm_storage.files.local_files import open_source
+from gllm_storage.files.source import open_source
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -552,7 +553,7 @@ def test_a_failing_disk_is_a_storage_error_with_its_cause(source_file: Path, mon
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with open_source(str(source_file), DETAILS) as source:
-        monkeypatch.setattr("gllm_storage.files.local_files.os.pread", fail)
+        monkeypatch.setattr("gllm_storage.files.source.os.pread", fail)
         with refused(source_file, os.strerror(errno.EIO)):
             source.read_at(0, 10)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage import ConflictCheckUnsupportedError, ObjectExistsError
-from gllm_storage.files.local_files import is_temporary
+from gllm_storage.files.target import is_temporary
 
 if TYPE_CHECKING:
     from pathlib import Path

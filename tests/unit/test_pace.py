@@ -12,9 +12,9 @@ from statistics import median
 import pytest
 
 from gllm_storage.concurrency import pace
-from gllm_storage.concurrency.background import Background
 from gllm_storage.concurrency.pace import Pace
-from gllm_storage.concurrency.workers import Stop, TransferStopped, run_all
+from gllm_storage.concurrency.stop import Stop, TransferStopped
+from gllm_storage.concurrency.workers import Background, run_all
 from tests.waiting import eventually
 
 MIB = 2**20

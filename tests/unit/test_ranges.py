@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
+from gllm_storage.settings import TransferSettings
 from gllm_storage.store import create as exclusive
 from gllm_storage.store.ranges import coalesced
-from gllm_storage.store.transfer import TransferSettings
 from tests.shelf import KIB, Shelf, ShelfFileSystem
 from tests.waiting import eventually
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from gllm_storage.concurrency import budget as memory_budget
 from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
+from gllm_storage.settings import TransferSettings
 from gllm_storage.store import create as exclusive
-from gllm_storage.store.transfer import TransferSettings
 from tests.shelf import KIB, MIB, Shelf, ShelfFileSystem
 from tests.waiting import eventually, main_waits
 

@@ -13,7 +13,7 @@ import pytest
 from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.files.spool import Spool, SpooledObject, spool_of
-from gllm_storage.store.transfer import TransferSettings
+from gllm_storage.settings import TransferSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

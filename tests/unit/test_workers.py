@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gllm_storage.concurrency.workers import Stop, TransferStopped, check_stop, run_all
+from gllm_storage.concurrency.stop import Stop, TransferStopped, check_stop
+from gllm_storage.concurrency.workers import run_all
 from tests.waiting import PATIENCE, eventually, main_waits
 
 

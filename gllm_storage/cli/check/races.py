@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.cli.check.bench import content
 from gllm_storage.cli.check.model import Row, Verdict
-from gllm_storage.concurrency.workers import Stop, run_all
+from gllm_storage.concurrency.stop import Stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ConflictCheckUnsupportedError
 
 if TYPE_CHECKING:

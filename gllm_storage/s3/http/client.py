@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from botocore import exceptions as boto
 from botocore.exceptions import ClientError
 
-from gllm_storage.concurrency.workers import check_stop
+from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.s3.http.endpoint import refusal_of, tls_context_of
 from gllm_storage.s3.http.guard import Listeners
 from gllm_storage.s3.http.operations import Operation, Request, operations_of

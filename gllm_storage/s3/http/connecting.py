@@ -10,7 +10,7 @@ import ssl
 import time
 from typing import TYPE_CHECKING
 
-from gllm_storage.concurrency.workers import check_stop
+from gllm_storage.concurrency.stop import check_stop
 
 if TYPE_CHECKING:
     from gllm_storage.s3.http.wire import Server

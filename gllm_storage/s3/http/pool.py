@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.workers import TransferStopped, check_stop, running_stop
+from gllm_storage.concurrency.stop import TransferStopped, check_stop, running_stop
 from gllm_storage.s3.http.wire import ClosedEarlyError, Connection, CutAnswerError, MalformedAnswerError
 
 if TYPE_CHECKING:

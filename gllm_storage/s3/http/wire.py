@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage.concurrency.workers import check_stop
+from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.s3.http.connecting import connected
 
 if TYPE_CHECKING:

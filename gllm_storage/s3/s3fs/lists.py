@@ -8,8 +8,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage.files.local_files import open_source
-from gllm_storage.files.source import MemorySource
+from gllm_storage.files.source import MemorySource, open_source
 from gllm_storage.filesystem.base import BucketFileSystem
 from gllm_storage.filesystem.opening import is_create
 from gllm_storage.s3.bulk import run_jobs
@@ -18,7 +17,7 @@ from gllm_storage.s3.small import SmallGet, SmallPut, small_objects, write_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from gllm_storage.concurrency.workers import Stop
+    from gllm_storage.concurrency.stop import Stop
     from gllm_storage.files.source import Source
     from gllm_storage.filesystem.lists import Counted
     from gllm_storage.s3.bulk import Job

@@ -9,7 +9,8 @@ import s3fs.core
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import has_magic
 
-from gllm_storage.concurrency.workers import Stop, run_all, running_stop
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, ObjectNotFoundError
 from gllm_storage.filesystem.base import BucketFileSystem
 from gllm_storage.filesystem.opening import is_create

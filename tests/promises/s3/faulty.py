@@ -14,7 +14,7 @@ from botocore.loaders import Loader
 
 from gllm_storage.store import checksums
 from gllm_storage.store import create as exclusive
-from gllm_storage.store.metadata import CHECKSUM
+from gllm_storage.store.checksums import CHECKSUM
 from tests.faults import Action, Answer, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
 from tests.rig import BUCKET, MIB, SMALL_PARTS, Boto3Client, Rig, new_prefix, server_rig
 

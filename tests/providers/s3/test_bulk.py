@@ -25,7 +25,7 @@ from gllm_storage.errors import (
     ObjectNotFoundError,
     StorageError,
 )
-from gllm_storage.files.local_files import is_temporary
+from gllm_storage.files.target import is_temporary
 from gllm_storage.s3.http.pool import Pool
 from tests.conftest import make_rig
 from tests.faults import (

@@ -21,7 +21,7 @@ from gllm_storage import (
     StorageError,
     StorageUnavailableError,
 )
-from gllm_storage.concurrency.workers import Stop, TransferStopped, running_stop, stopped_by
+from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop, stopped_by
 from gllm_storage.s3 import copy as copying
 from gllm_storage.s3.filesystem import S3FileSystem
 from tests.conftest import make_rig

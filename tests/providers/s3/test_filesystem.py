@@ -13,7 +13,7 @@ from awscrt.checksums import crc64nvme
 from botocore.exceptions import ClientError
 
 from gllm_storage import IntegrityError, StorageError, get_storage_client
-from gllm_storage.concurrency.workers import Stop, stopped_by
+from gllm_storage.concurrency.stop import Stop, stopped_by
 from gllm_storage.s3.body import ChecksumHeaders
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.multipart import BotoEngine, MultipartUpload

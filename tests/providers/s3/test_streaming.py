@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from gllm_storage.concurrency.budget import memory_budget
-from gllm_storage.concurrency.workers import Stop
+from gllm_storage.concurrency.stop import Stop
 from gllm_storage.errors import (
     AccessDeniedError,
     IntegrityError,

@@ -18,7 +18,8 @@ from gllm_storage.s3.plan import (
     plan_overwrite,
 )
 from gllm_storage.s3.probe import ALL_ENFORCED, Condition, ConditionalWrites
-from gllm_storage.store.transfer import MAX_PARTS, MIB, part_size_for
+from gllm_storage.settings import MIB
+from gllm_storage.store.transfer import MAX_PARTS, part_size_for
 
 DETAILS = ErrorDetails("s3", "s3://models/a", "upload")
 USUAL = S3TransferSettings()

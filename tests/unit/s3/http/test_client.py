@@ -16,7 +16,7 @@ import trustme
 from botocore import exceptions as boto
 from botocore.exceptions import ClientError
 
-from gllm_storage.concurrency.workers import Stop, TransferStopped, stopped_by
+from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.errors import AccessDeniedError
 from gllm_storage.s3.body import ViewSection
 from gllm_storage.s3.filesystem import S3FileSystem
@@ -152,7 +152,7 @@ def test_a_wait_ends_when_the_transfer_is_given_up(monkeypatch: pytest.MonkeyPat
             client.head_object(**PLACE)
         assert time.monotonic() - begun < PATIENCE
         assert len(server.requests) == 1
-    assert stop._endings == []
+    assert stop._callbacks == []
 
 
 def test_a_body_that_breaks_off_is_an_error_that_we_know() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from gllm_storage.concurrency.workers import Stop, TransferStopped, stopped_by
+from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.http.wire import CannotConnectError, Connection, Server
 from tests.unit.s3.http.scripted import KEYS, OK, ScriptedServer, open_sockets, wait

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from gllm_storage.concurrency.workers import Stop, TransferStopped, stopped_by
+from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.s3.body import ViewSection
 from gllm_storage.s3.http.pool import Exchange, Pool
 from gllm_storage.s3.http.wire import ClosedEarlyError, Connection
@@ -93,7 +93,7 @@ def test_a_read_that_waits_is_cut_at_once(step: Any, contexts: tuple[Any, Any]) 
     with ScriptedServer(step, tls=contexts[0]) as server:
         pool = server.pool(tls=contexts[1])
         assert given_up(stop, lambda: pool.request(HEAD), when=lambda: server.requests) < AT_ONCE
-    assert stop._endings == []
+    assert stop._callbacks == []
     assert list(pool._free.get()) == []
 
 
@@ -130,7 +130,7 @@ def test_a_write_that_is_half_sent_is_cut(contexts: tuple[Any, Any]) -> None:
         send = partial(pool.request, put_head(size), bytes(size), changes=True)
         assert given_up(stop, send, when=lambda: len(received) >= 10) < AT_ONCE
     assert sum(received) < size
-    assert stop._endings == []
+    assert stop._callbacks == []
 
 
 def test_a_write_that_has_left_is_awaited(contexts: tuple[Any, Any]) -> None:
@@ -188,7 +188,7 @@ def test_a_stop_of_a_whole_transfer_ends_the_requests_of_its_attempts_once() -> 
             pool.request(HEAD)
         attempt.set()
         whole.set()
-    assert (whole._endings, attempt._endings) == ([], [])
+    assert (whole._callbacks, attempt._endings) == ([], [])
 
 
 def test_a_late_stop_does_not_end_the_request_of_the_next_user_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:

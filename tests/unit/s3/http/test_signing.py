@@ -14,7 +14,7 @@ from botocore.credentials import Credentials, RefreshableCredentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gllm_storage.concurrency.workers import Stop
+from gllm_storage.concurrency.stop import Stop
 from gllm_storage.errors import ErrorDetails
 from gllm_storage.files.source import MemorySource
 from gllm_storage.s3.body import FileSection, ViewSection

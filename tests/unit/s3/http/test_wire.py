@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gllm_storage.concurrency.workers import Stop
+from gllm_storage.concurrency.stop import Stop
 from gllm_storage.s3.body import ViewSection
 from gllm_storage.s3.http.pool import Answer, Pool
 from gllm_storage.s3.http.wire import (

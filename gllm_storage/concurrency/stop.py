@@ -1,0 +1,125 @@
+"""`Stop`: how the threads of a transfer learn that it was cancelled.
+
+A transfer runs in several threads, and Python cannot end a thread from outside. So every thread asks: before each request,
+between the pieces of a body, and while it waits. A `Stop` answers. The thread's own stop is in a thread-local variable
+(`stopped_by`, `running_stop`), so that code far below, such as a hook inside an SDK, can ask without a parameter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class TransferStopped(BaseException):
+    """Raised in the threads of a transfer that was cancelled.
+
+    A `BaseException`, because SDKs retry after any `Exception`.
+    """
+
+
+class Stop:
+    """Tells the threads of one attempt to end.
+
+    Args:
+        parent: Ends all attempts of the transfer, for example when an asyncio task is cancelled.
+    """
+
+    def __init__(self, parent: Stop | None = None) -> None:
+        self._parent = parent
+        self._set = threading.Event()
+        self._callbacks: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        """End this attempt."""
+        self._set.set()
+        for callback in list(self._callbacks):
+            callback()
+
+    def on_set(self, callback: Callable[[], None]) -> None:
+        """Register a callback, such as the close of a connection on which a server stalls.
+
+        Args:
+            callback: Called by any thread, at once if the stop is set already, and perhaps twice.
+        """
+        self._callbacks.append(callback)
+        if self._parent is not None:
+            self._parent.on_set(callback)
+        if self.is_set():
+            callback()
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Unregister a callback."""
+        with contextlib.suppress(ValueError):
+            self._callbacks.remove(callback)
+        if self._parent is not None:
+            self._parent.forget(callback)
+
+    def is_set(self) -> bool:
+        """Whether the attempt ends."""
+        return self._set.is_set() or (self._parent is not None and self._parent.is_set())
+
+    def check(self) -> None:
+        """End here if the stop is set.
+
+        Raises:
+            TransferStopped: If the stop is set.
+        """
+        if self.is_set():
+            raise TransferStopped
+
+    def wait(self, seconds: float) -> None:
+        """Wait; the wait ends at once when the stop is set.
+
+        Args:
+            seconds: How long.
+
+        Raises:
+            TransferStopped: If the stop is set.
+        """
+        woken = threading.Event()
+        self.on_set(woken.set)
+        try:
+            woken.wait(seconds)
+        finally:
+            self.forget(woken.set)
+        self.check()
+
+
+_running = threading.local()
+
+
+def running_stop() -> Stop | None:
+    """The stop of this thread's work, for a transfer that begins within it; None if nothing ends it."""
+    stop: Stop | None = getattr(_running, "stop", None)
+    return stop
+
+
+def check_stop(*_: Any, **__: Any) -> None:
+    """End here if this thread's transfer was cancelled; a hook that SDKs call before each request.
+
+    Raises:
+        TransferStopped: If it was cancelled.
+    """
+    stop = running_stop()
+    if stop is not None:
+        stop.check()
+
+
+@contextlib.contextmanager
+def stopped_by(stop: Stop | None) -> Iterator[None]:
+    """Let a stop end the requests of this thread.
+
+    Args:
+        stop: The stop; None lets nothing end them, as for the abort of a multipart upload.
+    """
+    before = getattr(_running, "stop", None)
+    _running.stop = stop
+    try:
+        yield
+    finally:
+        _running.stop = before

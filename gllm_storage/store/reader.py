@@ -1,0 +1,106 @@
+"""`ObjectReader`: how a provider reads one object, pinned to one version."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Generator
+
+    from gllm_storage.info import ObjectInfo
+
+
+class ObjectChangedError(Exception):
+    """The object was replaced while it was read."""
+
+
+class ReadInterruptedError(Exception):
+    """The body of an answer ended early or broke. The read is tried again, and at last the cause of this error raised."""
+
+
+class RangesIgnoredError(Exception):
+    """The server answered a ranged read with the complete object."""
+
+
+class FullAnswer(Protocol):
+    """An answer with the complete object, of which only the headers have been read."""
+
+    @property
+    def version(self) -> ObjectInfo:
+        """The version of the answer; the same facts as `ObjectReader.head`."""
+
+    def chunks(self, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
+        """The complete content; as `ObjectReader.read`."""
+
+    def close(self) -> None:
+        """Discard the rest of the body."""
+
+
+class ObjectReader(ABC):
+    """Reads one object. A provider implements `head`, `read` and `translated`; the rest saves requests where it can."""
+
+    @abstractmethod
+    def head(self) -> ObjectInfo:
+        """HEAD request: size, checksum, and the ETag or version that pins the following reads.
+
+        Raises:
+            StorageError: If the request fails; `ObjectNotFoundError` if there is no object.
+        """
+
+    @abstractmethod
+    def read(
+        self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
+    ) -> Generator[bytes | memoryview, None, None]:
+        """Bytes of that version and of no other; `start` 0 with the full size means the complete object.
+
+        The caller counts the bytes: it requests the rest of an answer that ends early.
+
+        Args:
+            version: The result of `head`.
+            start: Offset of the first byte.
+            length: Number of bytes.
+            buffer: Memory for the bytes, filled again and again from its beginning; a yielded view is valid until the next
+                one is requested. None: the reader uses memory of its own.
+
+        Yields:
+            The bytes as they arrive.
+
+        Raises:
+            ObjectChangedError: If the object, or the answer, is of another version.
+            RangesIgnoredError: If the answer is the complete object, and a range was requested.
+            ReadInterruptedError: If the body of the answer broke.
+            Exception: The SDK's exception after all retries, if there is no answer.
+        """
+
+    @abstractmethod
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        """Raise errors of this library in place of the SDK's."""
+
+    def begin(self) -> FullAnswer | None:
+        """Read the current version without a HEAD request before.
+
+        Returns:
+            None if the reader cannot, or if `head` has to say why there is nothing.
+
+        Raises:
+            Exception: The SDK's exception after all retries.
+        """
+        return None
+
+    def read_at_once(self, start: int, end: int | None) -> tuple[ObjectInfo, bytes] | None:  # noqa: ARG002 - for readers that can
+        """A slice of the current version by one request.
+
+        Args:
+            start: First byte; counted from the end if negative, and then without `end`.
+            end: Byte before which the slice ends.
+
+        Returns:
+            The version and the slice, cut where the object ends; None if the reader cannot, or if the answer broke off or
+            is not a slice.
+
+        Raises:
+            Exception: The SDK's exception after all retries.
+        """
+        return None
