@@ -10,7 +10,7 @@ import pytest
 from gllm_storage.errors import AccessDeniedError, ConflictCheckUnsupportedError, IntegrityError, StorageUnavailableError
 from gllm_storage.s3 import probe as capabilities
 from tests.faults import Action, Answer, DropResponse, FlipRequestBit, Match, Refuse, RequestLog
-from tests.promises.s3.faulty import DENIED, NAME, SLOW_DOWN, Faulty, behind_proxy, content_of, no_waits
+from tests.promises.faulty import CEPH, MINISTACK, NAME, Faulty, Says, behind_proxy, content_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,9 +39,14 @@ STEPS = {
 on_every_step = pytest.mark.parametrize("step", STEPS)
 
 
-@pytest.fixture(params=["ceph", "ministack"])
-def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    no_waits(monkeypatch)
+@pytest.fixture(params=[CEPH, MINISTACK], ids=str)
+def faulty(
+    request: pytest.FixtureRequest,
+    servers: Servers,
+    monkeypatch: pytest.MonkeyPatch,
+    no_waits: None,  # noqa: ARG001
+) -> Iterator[Faulty]:
+    """Each S3 server behind a proxy, not probed yet."""
     monkeypatch.setattr(capabilities, "_found", {})
     with behind_proxy(request.param, servers) as each:
         yield each
@@ -64,9 +69,10 @@ def probes(faulty: Faulty) -> list[RequestLog]:
     return [entry for entry in faulty.proxy.requests if PROBE in entry.path]
 
 
-def test_an_endpoint_is_probed_once(faulty: Faulty, source: Path) -> None:
+def test_probed_once(faulty: Faulty, source: Path) -> None:
+    """An endpoint is probed once."""
     create(faulty, source)
-    faulty.assert_holds(content=CONTENT)
+    faulty.assert_holds(CONTENT)
     asked = len(probes(faulty))
     assert asked > 0
     faulty.client(conditional_writes="auto").upload_file(source, "other", check_conflict=True)
@@ -74,18 +80,18 @@ def test_an_endpoint_is_probed_once(faulty: Faulty, source: Path) -> None:
 
 
 @on_every_step
-@pytest.mark.parametrize("action", [SLOW_DOWN, Refuse()], ids=["503", "refused"])
-def test_a_fault_that_passes_is_not_noticed(faulty: Faulty, source: Path, step: str, action: Action) -> None:
+@pytest.mark.parametrize("action", [Says(503), Refuse()], ids=["503", "refused"])
+def test_passing_fault(faulty: Faulty, source: Path, step: str, action: Action | Says) -> None:
+    """A fault that passes is not noticed."""
     faulty.inject(STEPS[step], action, times=3)
     create(faulty, source)
-    faulty.assert_holds(content=CONTENT)
+    faulty.assert_holds(CONTENT)
 
 
 @on_every_step
-@pytest.mark.parametrize("action", [SLOW_DOWN, Refuse()], ids=["503", "refused"])
-def test_a_probe_that_fails_decides_nothing_and_leaves_nothing(
-    faulty: Faulty, source: Path, step: str, action: Action
-) -> None:
+@pytest.mark.parametrize("action", [Says(503), Refuse()], ids=["503", "refused"])
+def test_failed_probe(faulty: Faulty, source: Path, step: str, action: Action | Says) -> None:
+    """A probe that fails decides nothing and leaves nothing."""
     faulty.inject(STEPS[step], action, times=5)  # as often as a request is sent
     with pytest.raises(StorageUnavailableError):
         create(faulty, source)
@@ -93,11 +99,12 @@ def test_a_probe_that_fails_decides_nothing_and_leaves_nothing(
     asked = len(probes(faulty))
     create(faulty, source)
     assert len(probes(faulty)) > asked
-    faulty.assert_holds(content=CONTENT)
+    faulty.assert_holds(CONTENT)
 
 
 @pytest.mark.parametrize("action", [DropResponse(), DropResponse(reset=True)], ids=["fin", "rst"])
-def test_a_probe_whose_first_answer_never_comes_leaves_nothing(faulty: Faulty, source: Path, action: Action) -> None:
+def test_first_answer_lost(faulty: Faulty, source: Path, action: Action) -> None:
+    """A probe without an answer to its first request leaves nothing."""
     faulty.inject(FIRST_PUT, action, times=5)
     with pytest.raises(StorageUnavailableError):
         create(faulty, source)
@@ -105,22 +112,25 @@ def test_a_probe_whose_first_answer_never_comes_leaves_nothing(faulty: Faulty, s
 
 
 @pytest.mark.parametrize("step", ["first put", "second put", "part"])
-def test_a_lost_answer_to_the_probe_changes_nothing(faulty: Faulty, source: Path, step: str) -> None:
+def test_answer_lost(faulty: Faulty, source: Path, step: str) -> None:
+    """A lost answer to the probe changes nothing."""
     faulty.inject(STEPS[step], DropResponse())
     create(faulty, source)
-    faulty.assert_holds(content=CONTENT)
+    faulty.assert_holds(CONTENT)
 
 
-def test_a_probe_whose_completion_is_not_answered_leaves_nothing_and_is_made_again(faulty: Faulty, source: Path) -> None:
+def test_completion_lost(faulty: Faulty, source: Path) -> None:
+    """A probe without an answer to its completion leaves nothing, and is made again."""
     faulty.inject(STEPS["complete"], DropResponse(), times=5)
     with pytest.raises(StorageUnavailableError):
         create(faulty, source)
     faulty.assert_holds()
     create(faulty, source)
-    faulty.assert_holds(content=CONTENT)
+    faulty.assert_holds(CONTENT)
 
 
-def test_a_bit_that_flips_in_the_probe_decides_nothing(faulty: Faulty, source: Path) -> None:
+def test_flipped_bit(faulty: Faulty, source: Path) -> None:
+    """A bit that flips in the probe decides nothing."""
     faulty.inject(SECOND_PUT, FlipRequestBit(at=2))
     with suppress(StorageUnavailableError, IntegrityError):
         create(faulty, source)
@@ -128,8 +138,9 @@ def test_a_bit_that_flips_in_the_probe_decides_nothing(faulty: Faulty, source: P
 
 
 @on_every_step
-def test_a_probe_that_is_refused_is_named_and_leaves_nothing(faulty: Faulty, source: Path, step: str) -> None:
-    faulty.inject(STEPS[step], DENIED, times=None)
+def test_denied(faulty: Faulty, source: Path, step: str) -> None:
+    """A probe that is refused is named in the error, and leaves nothing."""
+    faulty.inject(STEPS[step], Says(403), times=None)
     with pytest.raises(AccessDeniedError, match="probe") as caught:
         create(faulty, source)
     assert "probe" in caught.value.operation
@@ -137,10 +148,9 @@ def test_a_probe_that_is_refused_is_named_and_leaves_nothing(faulty: Faulty, sou
     faulty.assert_holds()
 
 
-def test_who_may_not_delete_can_create_and_is_told_what_stays(
-    faulty: Faulty, source: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    faulty.inject(of_probe("DeleteObject"), DENIED, times=None)
+def test_delete_denied(faulty: Faulty, source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Credentials without delete permission can create, and the log names the object that the probe leaves."""
+    faulty.inject(of_probe("DeleteObject"), Says(403), times=None)
     create(faulty, source)
     assert faulty.get() == CONTENT
     (left,) = [name for name in faulty.rig.keys() if name != NAME]  # noqa: SIM118 - a method of the rig, not a dict's
@@ -148,7 +158,8 @@ def test_who_may_not_delete_can_create_and_is_told_what_stays(
 
 
 @pytest.mark.parametrize("status", [400, 501])
-def test_an_endpoint_that_refuses_both_conditions_gets_no_object(faulty: Faulty, source: Path, status: int) -> None:
+def test_conditions_refused(faulty: Faulty, source: Path, status: int) -> None:
+    """An endpoint that refuses both conditions gets no object."""
     refused = Answer(status, "NotImplemented")
     faulty.inject(SECOND_PUT, refused, times=None)
     faulty.inject(STEPS["complete"], refused, times=None)

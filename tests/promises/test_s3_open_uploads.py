@@ -1,4 +1,4 @@
-"""Multipart uploads that nobody can abort: the answer that named them was lost. docs/promises.md says what remains."""
+"""Multipart uploads that cannot be aborted: the answer that named them was lost. docs/promises.md says what remains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from gllm_storage.errors import StorageUnavailableError
 from tests.faults import AnswerAfter, Call, DropResponse
-from tests.promises.s3.faulty import NAME, Faulty, behind_proxy, content_of, no_waits
+from tests.promises.faulty import CEPH, MINISTACK, NAME, Faulty, behind_proxy, content_of
 from tests.rig import BUCKET, MIB
 
 if TYPE_CHECKING:
@@ -25,19 +25,15 @@ LOST = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waits(monkeypatch)
-
-
-@pytest.fixture(params=["ceph", "ministack"])
-def faulty(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Faulty]:
+@pytest.fixture(params=[CEPH, MINISTACK], ids=str)
+def faulty(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> Iterator[Faulty]:  # noqa: ARG001
+    """Each S3 server behind a proxy."""
     with behind_proxy(request.param, servers) as each:
         yield each
 
 
 class Other:
-    """Another writer of the same object, with the same credentials, who has begun and not ended."""
+    """Another writer of the same object, with the same credentials, that has begun and not ended."""
 
     def __init__(self, faulty: Faulty) -> None:
         self._faulty = faulty
@@ -62,9 +58,8 @@ def upload_ids(faulty: Faulty) -> set[str]:
 
 
 @pytest.mark.parametrize("action", LOST)
-def test_after_a_lost_answer_to_its_beginning_an_upload_succeeds_and_aborts_nobody_elses(
-    action: Any, faulty: Faulty, tmp_path: Path
-) -> None:
+def test_begin_answer_lost(action: Any, faulty: Faulty, tmp_path: Path) -> None:
+    """After a lost answer to its beginning an upload succeeds, and aborts no upload of another writer."""
     (tmp_path / "file").write_bytes(content_of(SIZE))
     before, meanwhile = Other(faulty), Other(faulty)
     before.begin()
@@ -80,9 +75,8 @@ def test_after_a_lost_answer_to_its_beginning_an_upload_succeeds_and_aborts_nobo
     assert faulty.get() == b"theirs"
 
 
-def test_where_no_answer_to_its_beginning_arrives_an_upload_fails_and_aborts_nobody_elses(
-    faulty: Faulty, tmp_path: Path
-) -> None:
+def test_begin_every_answer_lost(faulty: Faulty, tmp_path: Path) -> None:
+    """If no answer to its beginning arrives, an upload fails, and aborts no upload of another writer."""
     (tmp_path / "file").write_bytes(content_of(SIZE))
     other = Other(faulty)
     other.begin()
@@ -95,15 +89,16 @@ def test_where_no_answer_to_its_beginning_arrives_an_upload_fails_and_aborts_nob
     assert faulty.get() == b"theirs"
 
 
-def test_what_a_store_tells_of_open_uploads_does_not_say_whose_they_are(faulty: Faulty) -> None:
+def test_listing_names_no_writer(faulty: Faulty) -> None:
+    """The store's answers about open uploads do not say which writer began them."""
     place: dict[str, Any] = {"Bucket": BUCKET, "Key": faulty.rig.key(NAME)}
     for writer in ("ours", "theirs"):
         faulty.boto3.create_multipart_upload(**place, Metadata={"gllm-write-id": writer}, ContentType=f"text/{writer}")
     listed: list[Any] = list(faulty.boto3.list_multipart_uploads(Bucket=BUCKET, Prefix=place["Key"])["Uploads"])
-    looked_at: list[Any] = [faulty.boto3.list_parts(**place, UploadId=each["UploadId"]) for each in listed]
-    for entries in (listed, looked_at):
-        kept = [{name: each[name] for name in each if name not in _THAT_DIFFER} for each in entries]
+    inspected: list[Any] = [faulty.boto3.list_parts(**place, UploadId=each["UploadId"]) for each in listed]
+    for entries in (listed, inspected):
+        kept = [{name: each[name] for name in each if name not in _DIFFERENT} for each in entries]
         assert kept[0] == kept[1]
 
 
-_THAT_DIFFER = {"UploadId", "Initiated", "ResponseMetadata"}
+_DIFFERENT = {"UploadId", "Initiated", "ResponseMetadata"}

@@ -55,9 +55,10 @@ def disk_server(tmp_path: Path) -> Iterator[S3Server]:
             second.delete_object(Bucket=BUCKET, Key=each["Key"])
 
 
-def test_5_1_gb_are_created_exclusively_and_refused_the_second_time(
+def test_create_5_1_gb(
     disk_server: S3Server, large_file: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    """5.1 GB are created exclusively, and refused the second time."""
     rig = dataclasses.replace(server_rig("ministack", disk_server), name="localbucket")
     # The server joins the parts before it answers, which takes a busy disk more than the default of a minute.
     client = rig.client(read_timeout="600s")
@@ -85,7 +86,8 @@ def test_5_1_gb_are_created_exclusively_and_refused_the_second_time(
 
 
 @pytest.mark.parametrize(("size", "operation"), [(5 * GB, "PutObject"), (LARGE, "CreateMultipartUpload")])
-def test_a_threshold_of_5_gb_sends_as_documented(size: int, operation: str, servers: Servers, tmp_path: Path) -> None:
+def test_threshold_of_5_gb(size: int, operation: str, servers: Servers, tmp_path: Path) -> None:
+    """A threshold of 5 GB sends 5 GB in one request, and more in parts."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         rig = server_rig("ministack", server, proxy.url)
