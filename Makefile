@@ -6,7 +6,6 @@ URL ?=
 ARGS ?=
 # Most tests wait for a server or a timeout: four workers keep two cores busy.
 WORKERS ?= 4
-SITE := site
 
 .PHONY: help demo test test-fast torch bench lint types check dist docs docs-serve clean
 
@@ -57,10 +56,10 @@ dist: $(VENV)/dist ## Build the wheel and the sdist, check them, and run the dem
 	.ci/dist $(BIN)
 
 docs: $(VENV)/docs ## Build the documentation site into site/; a broken link is an error.
-	$(BIN)/mkdocs build --strict --quiet --site-dir $(SITE)
+	$(BIN)/zensical build --strict --clean
 
-docs-serve: $(VENV)/docs ## Serve the documentation on http://127.0.0.1:8000 and rebuild it on each change.
-	$(BIN)/mkdocs serve --strict
+docs-serve: $(VENV)/docs ## Serve the documentation on http://localhost:8000 and rebuild it on each change.
+	$(BIN)/zensical serve
 
 clean: ## Remove everything that the other targets made.
-	rm -rf $(VENV) .venv-servers .venv-bench build dist $(SITE) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-servers .venv-bench build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

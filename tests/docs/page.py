@@ -1,7 +1,7 @@
 """Run the code blocks of one Markdown page, top to bottom, in the current folder: ``python -m tests.docs.page PAGE``.
 
-Python blocks share one namespace, as in a session. Console blocks run by bash; the lines below a command are its output. A line
-that ends with ``# -> text`` is an expression whose `repr` is that text. ``...`` in expected output matches anything.
+Python blocks share one namespace, as in a session. Console blocks run in bash; the lines below a command are its output. A
+line that ends with ``# -> text`` is an expression whose `repr` is that text. ``...`` in expected output matches anything.
 
 A block that does not run carries a mark in the comment before it, with the reason:
 
@@ -100,11 +100,11 @@ class Page:
     def __init__(self, path: str) -> None:
         self._path = path
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
-        self._run_as: dict[str, Callable[[Block], None]] = {
+        self._run_as: dict[str, Callable[[Block], object]] = {
             "python": self._run_python,
             "console": self._run_console,
             "json": lambda block: json.loads(block.code),
-            "toml": lambda block: tomllib.loads(block.code) and None,
+            "toml": lambda block: tomllib.loads(block.code),
             "ini": lambda block: configparser.ConfigParser().read_string(block.code),
             "text": lambda _: None,
         }
@@ -145,7 +145,7 @@ class Page:
 
     def _run_console(self, block: Block) -> None:
         for number, command, expected in _commands(block):
-            done = subprocess.run(  # noqa: S603 - our docs
+            done = subprocess.run(
                 ["/bin/bash", "-euo", "pipefail", "-c", command],
                 capture_output=True,
                 check=False,

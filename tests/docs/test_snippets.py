@@ -32,13 +32,14 @@ def s3_environment() -> Iterator[dict[str, str]]:
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "docs", "aws_secret_access_key": "docs-secret", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=url, **keys).create_bucket(Bucket="models")
+    key, secret, region = "docs", "docs-secret", "us-east-1"
+    client = boto3.client("s3", endpoint_url=url, aws_access_key_id=key, aws_secret_access_key=secret, region_name=region)
+    client.create_bucket(Bucket="models")
     yield {
         "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": keys["aws_access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": keys["aws_secret_access_key"],
-        "AWS_DEFAULT_REGION": keys["region_name"],
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": region,
     }
     server.stop()
 
@@ -92,7 +93,7 @@ def test_pages_have_snippets() -> None:
         pytest.param(Block(1, "console", "echo a\n"), "begins with", id="no-prompt"),
         pytest.param(Block(1, "", "x\n"), "name one of", id="no-language"),
         pytest.param(Block(1, "bash", "true\n"), "name one of", id="unknown-language"),
-        pytest.param(Block(1, "python", "x\n", "not yet", "gllm_storage:StorageError"), "remove the mark", id="outdated-mark"),
+        pytest.param(Block(1, "python", "x\n", "not yet", "gllm_storage:StorageError"), "remove the mark", id="old-mark"),
         pytest.param(Block(1, "python", "x\n", "skip", ""), "no reason", id="no-reason"),
     ],
 )
