@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SLOW = {"README.md", "docs/cli.md", "docs/s3fs.md"}
+"""Pages that take more than three seconds: their blocks import pandas and s3fs, or start many commands."""
 RUNNABLE = {"python", "console", "json", "toml", "ini", "bash", "sh", "shell"}
 
 
@@ -53,7 +55,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for page in PAGES
+        for name in [str(page.relative_to(ROOT))]
+    ],
+)
 def test_snippets(page: Path, folder: Path, s3_environment: dict[str, str]) -> None:
     """The blocks of a page run from top to bottom, and show what the page shows."""
     kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
