@@ -17,9 +17,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from gllm_storage.store import checksums
-from gllm_storage.store import create as exclusive
 from gllm_storage.store.metadata import CHECKSUM
+
+from gllm_storage.store import checksums, retry
 from tests.faults import Action, Answer, AnswerAfter, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
 from tests.rig import BUCKET, MIB, TRAITS, Boto3Client, Rig, new_prefix, server_rig
 
@@ -267,7 +267,7 @@ def content_of(size: int, seed: int = 0) -> bytes:
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between attempts take no time: the library's, and those of Azure's SDK within a download."""
     still = SimpleNamespace(sleep=lambda _: None)
-    monkeypatch.setattr(exclusive, "time", still)
+    monkeypatch.setattr(retry._Waits, "on", False)
     monkeypatch.setattr("azure.storage.blob._download.time", still)
 
 
