@@ -1,8 +1,8 @@
 """Count the modules that `check_conflict` passes on S3: python -m tests.scripts.conflict_path.
 
-A small file is uploaded with ``check_conflict=True`` to a server in this process. The script looks at the stack at two places:
-the line that puts ``IfNoneMatch`` among the parameters of PutObject, and the line that makes the header of it. A thread counts
-with the stack that started it.
+A small file is uploaded with ``check_conflict=True`` to a server in this process. The script looks at the stack at two
+places: the line that puts ``IfNoneMatch`` among the parameters of PutObject, and the line that makes the header of it. A
+thread counts with the stack that started it.
 """
 
 from __future__ import annotations
