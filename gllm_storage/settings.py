@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from decimal import Decimal
@@ -242,3 +243,30 @@ def describe(settings: DataclassInstance) -> str:
         rule: _Rule = each.metadata["rule"]
         shown.append(f"{each.name}={_HIDDEN if rule.secret else repr(value)}")
     return ", ".join(shown)
+
+
+def fsspec_configuration(*protocols: str) -> dict[str, Any]:
+    """The options that fsspec's own configuration has for a filesystem: ``FSSPEC_GCS_PROJECT`` and the like, and its files.
+
+    fsspec puts them below the options of each filesystem that it makes; a store that is made without a filesystem has to
+    ask. See https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration.
+
+    Args:
+        *protocols: The protocols of the filesystem, in the order of its class; the options of a later one come first.
+
+    Returns:
+        The options. fsspec is imported only if there may be some.
+    """
+    if "fsspec.config" not in sys.modules and not _may_configure_fsspec(protocols):
+        return {}
+    from fsspec.config import conf  # noqa: PLC0415 - fsspec takes 50 ms to import
+
+    return {name: value for each in protocols for name, value in conf.get(each, {}).items()}
+
+
+def _may_configure_fsspec(protocols: tuple[str, ...]) -> bool:
+    names = tuple(f"FSSPEC_{each.upper()}" for each in protocols)
+    if any(each.upper().startswith(names) for each in os.environ):
+        return True
+    folder = os.environ.get("FSSPEC_CONFIG_DIR", os.path.join(os.path.expanduser("~"), ".config/fsspec"))
+    return os.path.isdir(folder)
