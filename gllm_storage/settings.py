@@ -246,25 +246,28 @@ def describe(settings: DataclassInstance) -> str:
 
 
 def fsspec_configuration(*protocols: str) -> dict[str, Any]:
-    """The options that fsspec's own configuration has for a filesystem: ``FSSPEC_GCS_PROJECT`` and the like, and its files.
+    """The options that fsspec's own configuration (environment, files in ``~/.config/fsspec``) has for a filesystem.
 
-    fsspec puts them below the options of each filesystem that it makes; a store that is made without a filesystem has to
-    ask. See https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration.
+    fsspec puts them below the options of every filesystem. The verbs do without a filesystem, so they ask here:
+    https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration
 
     Args:
-        *protocols: The protocols of the filesystem, in the order of its class; the options of a later one come first.
+        *protocols: The protocols of the filesystem; a later one overrides an earlier one, as in fsspec.
 
     Returns:
-        The options. fsspec is imported only if there may be some.
+        The options; empty, without importing fsspec, if nothing can be configured.
     """
-    if "fsspec.config" not in sys.modules and not _may_configure_fsspec(protocols):
+    if "fsspec.config" not in sys.modules and not _may_be_configured(protocols):
         return {}
     from fsspec.config import conf  # noqa: PLC0415 - fsspec takes 50 ms to import
 
-    return {name: value for each in protocols for name, value in conf.get(each, {}).items()}
+    found: dict[str, Any] = {}
+    for protocol in protocols:
+        found.update(conf.get(protocol, {}))
+    return found
 
 
-def _may_configure_fsspec(protocols: tuple[str, ...]) -> bool:
+def _may_be_configured(protocols: tuple[str, ...]) -> bool:
     names = tuple(f"FSSPEC_{each.upper()}" for each in protocols)
     if any(each.upper().startswith(names) for each in os.environ):
         return True
