@@ -172,7 +172,8 @@ class GCSConnection:
         try:
             return _account_of(self.options.token, self)
         except (GoogleAuthError, ValueError, KeyError, TypeError, OSError) as error:
-            raise CredentialsError(f"{type(error).__name__}: {error}") from error
+            make: Any = CredentialsError  # google-auth publishes no types for its base class
+            raise make(f"{type(error).__name__}: {error}") from error
 
     def _new_session(self) -> requests.Session:
         credentials = self.account.credentials
@@ -198,7 +199,9 @@ class _Adapter(StoppingAdapter):
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """As the base class, with the certificate."""
-        super().init_poolmanager(*args, **options, **({"ssl_context": self._context} if self._context else {}))
+        if self._context is not None:
+            options["ssl_context"] = self._context
+        super().init_poolmanager(*args, **options)
 
 
 # ---------------------------------------------------------------------- server
@@ -220,7 +223,8 @@ def _has_certificate() -> bool:
     """Whether google-auth is configured to present a client certificate."""
     if not hasattr(mtls, "get_default_ssl_context"):  # an older release of google-auth
         return False
-    return bool(mtls.should_use_client_cert() and mtls.has_default_client_cert_source())
+    typed: Any = mtls
+    return bool(typed.should_use_client_cert() and typed.has_default_client_cert_source())
 
 
 # ---------------------------------------------------------------------- credentials

@@ -53,7 +53,7 @@ class UnreadableAnswerError(Exception):
     """A successful answer without the content that Google sends: a web server or a login page answers 200 to anything."""
 
 
-class CredentialsError(GoogleAuthError, ValueError):  # type: ignore[misc]  # google-auth publishes no types for it
+class CredentialsError(GoogleAuthError, ValueError):
     """The credentials that the options name cannot be read. Both are classes that gcsfs raises for that."""
 
 
