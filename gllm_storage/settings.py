@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from decimal import Decimal
@@ -242,3 +243,31 @@ def describe(settings: DataclassInstance) -> str:
         rule: _Rule = each.metadata["rule"]
         shown.append(f"{each.name}={_HIDDEN if rule.secret else repr(value)}")
     return ", ".join(shown)
+
+
+def fsspec_configuration(*protocols: str) -> dict[str, Any]:
+    """The options in fsspec's own configuration: ``FSSPEC_S3_ENDPOINT_URL`` and the like, and files in ``~/.config/fsspec``.
+
+    fsspec merges them below the options of each filesystem that it makes
+    (https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration). A store that is made without a
+    filesystem reads them here. fsspec is imported only if there may be such options.
+
+    Args:
+        *protocols: The protocols of the filesystem class, in its order.
+
+    Returns:
+        The merged options; a later protocol's option replaces that of an earlier one.
+    """
+    if "fsspec.config" not in sys.modules and not _may_configure(protocols):
+        return {}
+    from fsspec.config import conf  # noqa: PLC0415 - fsspec takes 50 ms to import
+
+    return {name: value for protocol in protocols for name, value in conf.get(protocol, {}).items()}
+
+
+def _may_configure(protocols: tuple[str, ...]) -> bool:
+    names = tuple(f"FSSPEC_{each.upper()}" for each in protocols)
+    if any(each.upper().startswith(names) for each in os.environ):
+        return True
+    folder = os.environ.get("FSSPEC_CONFIG_DIR", os.path.join(os.path.expanduser("~"), ".config/fsspec"))
+    return os.path.isdir(folder)
