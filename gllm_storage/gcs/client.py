@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails
-from gllm_storage.extras import require_extra
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.gcs.settings import GCSSettings
 from gllm_storage.paths import Location, split_url
-from gllm_storage.settings import describe, parse_config
+from gllm_storage.settings import describe, parse_config, require_extra
 
 if TYPE_CHECKING:
     from gllm_storage.fsspec_client import ObjectStore
