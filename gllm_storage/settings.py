@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from decimal import Decimal
@@ -268,3 +269,33 @@ def describe(settings: DataclassInstance) -> str:
         rule: _Rule = each.metadata["rule"]
         shown.append(f"{each.name}={_HIDDEN if rule.secret else repr(value)}")
     return ", ".join(shown)
+
+
+def fsspec_configuration(*protocols: str) -> dict[str, Any]:
+    """The options that fsspec's own configuration (environment, files in ``~/.config/fsspec``) has for a filesystem.
+
+    fsspec puts them below the options of every filesystem. The verbs do without a filesystem, so they ask here:
+    https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration
+
+    Args:
+        *protocols: The protocols of the filesystem; a later one overrides an earlier one, as in fsspec.
+
+    Returns:
+        The options; empty, without importing fsspec, if nothing can be configured.
+    """
+    if "fsspec.config" not in sys.modules and not _may_be_configured(protocols):
+        return {}
+    from fsspec.config import conf  # noqa: PLC0415 - fsspec takes 50 ms to import
+
+    found: dict[str, Any] = {}
+    for protocol in protocols:
+        found.update(conf.get(protocol, {}))
+    return found
+
+
+def _may_be_configured(protocols: tuple[str, ...]) -> bool:
+    names = tuple(f"FSSPEC_{each.upper()}" for each in protocols)
+    if any(each.upper().startswith(names) for each in os.environ):
+        return True
+    folder = os.environ.get("FSSPEC_CONFIG_DIR", os.path.join(os.path.expanduser("~"), ".config/fsspec"))
+    return os.path.isdir(folder)

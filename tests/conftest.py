@@ -7,7 +7,6 @@ import os
 # Before gcsfs is imported: its extended class asks the network for the type of each bucket, and waits for a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-import random
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -17,10 +16,9 @@ import botocore.loaders
 import botocore.session
 import pytest
 from botocore.exceptions import ClientError
-from botocore.retries.standard import ExponentialBackoff
 from moto import mock_aws
 
-from gllm_storage.s3.http import client as direct_client
+from gllm_storage.store import retry
 from tests.rig import BUCKET, TRAITS, Boto3Client, FolderClient, MemoryClient, Rig, make_bucket, new_prefix, server_rig
 from tests.servers import (
     S3Server,
@@ -69,8 +67,7 @@ def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     # botocore reads its models for each client, which takes 0.15 s; here once.
     monkeypatch.setattr(botocore.session, "create_loader", lambda *_: _LOADER)
-    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: random.uniform(0, 0.02))
-    monkeypatch.setattr(direct_client, "_FIRST_WAIT", 0.02)
+    monkeypatch.setattr(retry, "S3_FIRST_WAIT", 0.02)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

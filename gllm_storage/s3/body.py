@@ -1,21 +1,29 @@
-"""What a request carries: a section of a local file, and the checksum of it where the endpoint takes one."""
+"""Bodies of requests and answers: sections of a source to send, their checksum headers, and boto3's bodies to read."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.s3.errors import code_of
+from gllm_storage.concurrency.budget import in_flight
+from gllm_storage.files.source import CHUNK, MemorySource
+from gllm_storage.s3.errors import DIGEST_CODES, code_of
+from gllm_storage.store import checksums
+from gllm_storage.store.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from gllm_storage.concurrency.stop import Stop
+    from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
+    from gllm_storage.settings import TransferSettings
 
 _logger = logging.getLogger(__name__)
 
@@ -162,3 +170,88 @@ class ChecksumHeaders:
             return answer
         self.accepted[name] = True
         return answer
+
+
+Body: TypeAlias = bytes | ViewSection | FileSection
+"""The body of a request."""
+
+_SHARE = 4
+"""A part is held in memory while it is sent if it takes no more than this fraction of the limit; a larger part is read while
+it is sent."""
+_buffers = threading.local()
+
+
+@contextlib.contextmanager
+def body_of(source: Source, offset: int, length: int, settings: TransferSettings, stop: Stop) -> Iterator[tuple[Body, int]]:
+    """A section of a source as the body of a request, and its CRC-64/NVME.
+
+    A small section is read into memory, so that the sent bytes are those of the CRC.
+    """
+    if length <= CHUNK:
+        data = source.read_at(offset, length)
+        yield data, checksums.crc64nvme(data)
+    elif isinstance(source, MemorySource):
+        view = source.view_at(offset, length)
+        yield ViewSection(view, stop), checksums.crc64nvme(view)
+    elif length <= settings.memory_limit // _SHARE:
+        with in_flight(length, settings.memory_limit, stop):
+            view = _buffer(length)
+            source.read_into(offset, view)
+            yield ViewSection(view, stop), checksums.crc64nvme(view)
+    else:
+        checksum = checksums.crc_of(source.read_at, length, start=offset)
+        yield FileSection(source, offset, length, stop), checksum
+
+
+def _buffer(length: int) -> memoryview:
+    """Memory of this thread, which its next part uses again: new memory costs page faults."""
+    if len(getattr(_buffers, "memory", b"")) < length:
+        _buffers.memory = bytearray(length)
+    return memoryview(_buffers.memory)[:length]
+
+
+def resend_after(error: ClientError, attempt: int, limit: int, body: Body, details: ErrorDetails) -> None:
+    """Prepare to send a body again that arrived with another digest, which botocore does not do.
+
+    Args:
+        error: The refusal.
+        attempt: Number of the attempt, from 1.
+        limit: The most attempts.
+        body: The body; it is rewound.
+        details: The operation, for the report.
+
+    Raises:
+        botocore.exceptions.ClientError: `error`, if it is not about the digest, or if that was the last attempt.
+    """
+    if code_of(error) not in DIGEST_CODES or attempt >= limit:
+        raise error
+    RetryPolicy(limit).report(details, attempt, error, "corruption")
+    if not isinstance(body, bytes):
+        body.seek(0)
+
+
+class BotoBody:
+    """The body of boto3's GetObject, with the interface of the direct client's `Body`.
+
+    Args:
+        body: botocore's ``StreamingBody``.
+    """
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def iter_chunks(self, chunk_size: int = 2**18, buffer: memoryview | None = None) -> Iterator[bytes]:  # noqa: ARG002
+        """Pieces of the body; botocore uses memory of its own instead of `buffer`."""
+        yield from self._body.iter_chunks(chunk_size)
+
+    def read(self, *args: Any) -> bytes:
+        """The complete body."""
+        content: bytes = self._body.read(*args)
+        return content
+
+    def close(self) -> None:
+        """Close the connection, unless the complete body was read."""
+        self._body.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)

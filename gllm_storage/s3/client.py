@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, split_url
 from gllm_storage.s3.settings import S3Settings
-from gllm_storage.settings import describe, parse_config
+from gllm_storage.settings import describe, fsspec_configuration, parse_config
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from gllm_storage.fsspec_client import ObjectStore
-    from gllm_storage.s3.filesystem import S3FileSystem, VerbOptions
-    from gllm_storage.s3.store import S3Store
+    from gllm_storage.s3.connection import S3Connection
+    from gllm_storage.s3.filesystem import S3FileSystem
+    from gllm_storage.store.port import ObjectStore
 
 
 class S3StorageClient(FsspecStorageClient):
     """AWS S3 and S3-compatible storage client implementation.
 
     This class implements the CloudStorageClient interface for AWS S3 and other S3-compatible storage providers like MinIO.
+
+    Files up to `multipart_threshold` are uploaded by a single PutObject, larger ones in parts, side by side. With
+    ``check_conflict=True`` the request that makes the object visible (PutObject or CompleteMultipartUpload) carries
+    ``If-None-Match: *``, so that S3 rejects the upload atomically if the key exists, at any size. A HeadObject before it
+    saves the bytes of an upload that would be rejected. If an endpoint enforces the precondition on PutObject only, files
+    up to 5 GiB are uploaded by one PutObject; above that size the HeadObject is the only check, and a
+    `NonAtomicWriteWarning` says so. If it enforces neither, the call is refused before anything is written.
     """
 
     provider: ClassVar[str] = "s3"
@@ -67,8 +71,7 @@ class S3StorageClient(FsspecStorageClient):
                 all mistakes.
         """
         super().__init__(config)
-        # The verbs need no filesystem: to import s3fs and aiohttp takes longer than most of what they do.
-        self._s3: PerProcess[S3Store] = PerProcess(self._make_store)
+        self._connection: PerProcess[S3Connection] = PerProcess(self._make_connection)
 
     @classmethod
     def config_from_url(cls, url: str) -> dict[str, str]:
@@ -80,73 +83,40 @@ class S3StorageClient(FsspecStorageClient):
         bucket, _, prefix = split_url(url)[1].partition("/")
         return {"bucket_name": bucket, "prefix": prefix} if prefix else {"bucket_name": bucket}
 
-    def upload_file(self, local_path: str | Path, remote_path: str, check_conflict: bool = False) -> str:
-        """Upload a file to S3 storage.
-
-        Files up to `multipart_threshold` go in a single PutObject, larger ones in parts, side by side. With
-        `check_conflict=True` the request that makes the object visible (PutObject or CompleteMultipartUpload) carries
-        ``If-None-Match: *``, so that S3 rejects the upload atomically if the key exists, at any size. A HeadObject before
-        saves the bytes where the conflict can be seen early. Where an endpoint enforces the condition on PutObject only,
-        files up to 5 GiB go in one PutObject; above that the HeadObject is all there is, and a `NonAtomicWriteWarning` says
-        so. Where it enforces neither, the call is refused before anything is written.
-
-        Args:
-            local_path: Path to the local file to upload.
-            remote_path: Path in S3 where the file should be saved. If a relative path is provided, it will be appended to
-                the prefix; one that begins with ``/`` is taken from the bucket's root.
-            check_conflict: When True, prevent overwriting an existing remote key. Defaults to False.
-
-        Returns:
-            S3 URI for the uploaded file (s3://{bucket_name}/{full_remote_path}).
-
-        Raises:
-            ValueError: If the remote path is impossible.
-            FileNotFoundError: If the local file does not exist.
-            FileExistsError: If check_conflict is True and the remote key already exists (`ObjectExistsError`).
-            RuntimeError: If the upload fails (`StorageError`); nothing was changed then, and nothing is left behind.
-        """
-        return super().upload_file(local_path, remote_path, check_conflict)
-
     @property
     def storage_options(self) -> dict[str, Any]:
         """What pandas, torch, dask and `fsspec.open` need beside a URL; s3fs takes it. It holds the config's secrets."""
         return self.settings.storage_options()
 
-    def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+        """Read the config; see `FsspecStorageClient.read_config`.
+
+        Raises:
+            ValueError: If it is wrong.
+        """
         self.settings = parse_config(S3Settings, self.provider, config)
         return Location("s3", f"{self.settings.bucket_name}/", self.settings.prefix, aliases=("s3a",))
 
-    def _make_filesystem(self) -> S3FileSystem:
-        from gllm_storage.s3.filesystem import S3FileSystem  # noqa: PLC0415 - it imports s3fs and botocore
+    def make_store(self) -> ObjectStore:
+        """Make the store of the verbs, without s3fs and aiohttp, whose import takes longer than most verbs."""
+        return self._connection.get().store(self.settings.bucket_name)
 
-        filesystem = S3FileSystem(**self.settings.filesystem_options(), skip_instance_cache=True)
-        if filesystem.options_of_verbs() == self._options_of_verbs():
-            filesystem.use(self._s3.get())
+    def make_filesystem(self) -> S3FileSystem:
+        """Make the filesystem, which shares the connection of the verbs."""
+        from gllm_storage.s3.filesystem import S3FileSystem  # noqa: PLC0415 - it imports s3fs and aiohttp
+
+        filesystem = S3FileSystem(**self._options(), skip_instance_cache=True)
+        filesystem.connection = self._connection.get()
         return filesystem
 
-    def _make_store(self) -> S3Store:
-        from gllm_storage.s3.connection import Connections  # noqa: PLC0415 - the client's module loads no SDK
-        from gllm_storage.s3.requests import S3Requests  # noqa: PLC0415 - as above
-        from gllm_storage.s3.store import S3Store  # noqa: PLC0415 - as above
+    def _make_connection(self) -> S3Connection:
+        from gllm_storage.s3.connection import connection_of  # noqa: PLC0415 - it imports botocore
 
-        connection, parameters, settings = self._options_of_verbs()
-        return S3Store(S3Requests(Connections(connection), parameters), settings)
+        return connection_of(self._options())
 
-    def _options_of_verbs(self) -> VerbOptions:
-        return self.settings.connection(), self.settings.parameters(), self.settings.transfer()
-
-    @cached_property
-    def _is_configured_by_fsspec(self) -> bool:
-        from gllm_storage.fsspec_config import fsspec_configures  # noqa: PLC0415 - as above
-
-        return fsspec_configures("s3", "s3a")
-
-    def _store(self) -> ObjectStore:
-        from gllm_storage.store.bucket_objects import BucketObjects  # noqa: PLC0415 - as above
-
-        # What fsspec's configuration adds, only the filesystem knows; and both must speak to the same server.
-        store = self.filesystem.store if self._is_configured_by_fsspec else self._s3.get()
-        return BucketObjects(store, self.settings.bucket_name, self.provider, self._location.scheme)
+    def _options(self) -> dict[str, Any]:
+        """The options of the filesystem, over those of fsspec's own configuration."""
+        return {**fsspec_configuration("s3", "s3a"), **self.settings.filesystem_options()}
 
     def _identity(self) -> object:
         return self.settings

@@ -1,77 +1,68 @@
-"""Making boto3 clients: one for each filesystem and process, from the options that s3fs knows."""
+"""`S3Connection`: an endpoint, its boto3 client in each process, and its stores; `connection_of` makes it from options."""
 
 from __future__ import annotations
 
 import logging
-import random
-import re
 from dataclasses import dataclass, field
-from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.errors import ErrorDetails, note_attempts
+from gllm_storage.s3.body import BotoBody, ChecksumHeaders
+from gllm_storage.s3.errors import (
+    TRANSIENT_CODES,
+    TRANSIENT_EXCEPTIONS,
+    TRANSIENT_STATUSES,
+    UnreadableAnswerError,
+    translated,
+)
+from gllm_storage.s3.settings import BODY_SIGNING, ENGINES, S3TransferSettings, check_transfer_settings
+from gllm_storage.s3.store import S3Store
+from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mypy_boto3_s3.client import S3Client
 
+    from gllm_storage.s3.small import Pipeline
+
 _logger = logging.getLogger(__name__)
-
-_AMAZON = re.compile(r"(.*\.)?(amazonaws\.com(\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.com\.cn)")
-
-ENGINES = ("auto", "boto3")
-BODY_SIGNING = ("auto", "always", "never")
 
 _CLIENT_DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "read_timeout": 60,
-    # "standard" waits up to 1, 2, 4, 8 s with full jitter; "legacy", botocore's default, does not know throttling codes.
-    "retries": {"mode": "standard", "total_max_attempts": 5},
     "tcp_keepalive": True,
-    # We compute and check checksums ourselves (checksums.py). botocore's default over https is a trailing checksum, which
-    # Ceph 16 and rclone refuse and some servers store as data; and its check of a range against a checksum of the whole,
-    # which rclone sends, fails a good download.
+    # We compute and verify checksums ourselves (store/checksums.py). botocore's default over https is a trailing checksum,
+    # which Ceph 16 and rclone refuse and some servers store as data; and its check of a range against a checksum of the
+    # complete object, which rclone sends, fails a good download.
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
-
-
-def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Check an option of the filesystem.
-
-    Raises:
-        ValueError: If the value is none of those that are allowed.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-
-def pool_size(max_concurrency: int) -> int:
-    """How many connections are kept for transfers that have so many requests under way, of which there may be some."""
-    return max(10, 2 * max_concurrency)
+_AMAZON = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".api.amazonwebservices.com.cn")
 
 
 @dataclass(frozen=True)
-class Connection:
-    """How to reach a store. Secrets are not shown.
+class Endpoint:
+    """How to reach an endpoint. Secrets are not shown.
 
     Attributes:
         client_options: Arguments of boto3's ``Session.client("s3", …)``, without the config.
-        config_options: Arguments of botocore's ``Config``; ours are put below them.
+        config_options: Arguments of botocore's ``Config``; they override our defaults.
+        max_attempts: How often a request is sent at most.
         profile_name: Name of a profile of the AWS configuration files.
-        anonymous: Whether requests go out unsigned.
-        pool_size: How many connections are kept open.
-        engine: ``"auto"`` sends the hot requests straight to a socket, where nothing speaks against it (`DirectClient`);
-            ``"boto3"`` sends all through boto3.
-        sign_bodies: When the direct engine makes bodies a part of the signature; see `BodySigning`.
+        anonymous: Whether requests are unsigned.
+        pool_size: The number of connections that are kept open.
+        engine: ``"auto"`` sends the frequent requests over the direct HTTP client, if nothing prevents it; ``"boto3"`` sends
+            all requests through boto3.
+        sign_bodies: When the direct client signs bodies; see `BodySigning`.
     """
 
     client_options: Mapping[str, Any] = field(repr=False)
     config_options: Mapping[str, Any] = field(repr=False)
+    max_attempts: int = S3TransferSettings.max_attempts
     profile_name: str | None = None
     anonymous: bool = False
     pool_size: int = 10
@@ -79,43 +70,48 @@ class Connection:
     sign_bodies: str = "auto"
 
     def make_client(self) -> S3Client:
-        """A new client: boto3's, or one that is used like it.
+        """A new client: boto3's, or the direct client, which has the same methods.
 
         Raises:
             botocore.exceptions.BotoCoreError: If the profile is unknown or the configuration is broken.
         """
-        # Imported here: boto3 takes about 0.2 s to load, and importing gllm_storage should not.
+        # boto3 takes about 0.2 s to import: only when the first request is sent.
         import boto3  # noqa: PLC0415
         from botocore import UNSIGNED  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
 
         options = {**_CLIENT_DEFAULTS, "max_pool_connections": self.pool_size, **self.config_options}
+        # botocore sends each request once; the library repeats it (`_Retries`), reports it, and can be cancelled meanwhile.
+        options["retries"] = {"mode": "standard", "total_max_attempts": 1}
         if self.anonymous:
             options["signature_version"] = UNSIGNED
         # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
         session = boto3.session.Session(profile_name=self.profile_name)
         client = session.client("s3", config=Config(**options), **self.client_options)
-        client.meta.events.register("before-send.s3", check_stop)
-        most = options["retries"].get("total_max_attempts", 1)
-        retry: Any = partial(_retry_429, most)
-        client.meta.events.register("needs-retry.s3", retry)
+        events = client.meta.events
+        events.register("before-send.s3", check_stop)
+        retry: Any = _Retries(self.max_attempts).needs_retry
+        events.register_first("needs-retry.s3", retry)
+        adapt: Any = _adapt_body
+        events.register("after-call.s3.GetObject", adapt)
         if not is_amazon(client):
-            client.meta.events.register("before-call.s3", _stay_at_endpoint)
-        return client if self.engine == "boto3" else self._direct_or(client, session, most)
+            stay: Any = _stay_at_endpoint
+            events.register("before-call.s3", stay)
+        return client if self.engine == "boto3" else self._direct_or(client, session)
 
-    def _direct_or(self, client: S3Client, session: Any, max_attempts: int) -> S3Client:
-        """The direct engine on top of a client; or the client, where botocore has moved what the engine needs of it."""
+    def _direct_or(self, client: S3Client, session: Any) -> S3Client:
+        """The direct client over a boto3 client; or the boto3 client, if botocore has moved parts that it needs."""
         try:
-            return self._direct(client, session, max_attempts)
+            return self._direct(client, session)
         except (ImportError, AttributeError, KeyError, TypeError) as error:
             _logger.warning("the direct engine does not know this release of botocore (%r); boto3 sends all requests", error)
             return client
 
-    def _direct(self, client: S3Client, session: Any, max_attempts: int) -> S3Client:
-        from botocore.credentials import Credentials  # noqa: PLC0415 - as above
+    def _direct(self, client: S3Client, session: Any) -> S3Client:
+        from botocore.credentials import Credentials  # noqa: PLC0415 - with boto3
 
-        from gllm_storage.s3.http.client import DirectClient  # noqa: PLC0415 - as above
-        from gllm_storage.s3.http.template import catch_if_asked  # noqa: PLC0415 - as above
+        from gllm_storage.s3.http.client import DirectClient  # noqa: PLC0415 - it imports botocore
+        from gllm_storage.s3.http.template import catch_if_asked  # noqa: PLC0415 - it imports botocore
 
         client.meta.events.register("before-send.s3", catch_if_asked)
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -128,7 +124,7 @@ class Connection:
         direct: Any = DirectClient(
             client,
             credentials,
-            max_attempts=max_attempts,
+            max_attempts=self.max_attempts,
             is_amazon=is_amazon(client),
             pool_size=self.pool_size,
             sign_bodies=self.sign_bodies,
@@ -136,41 +132,187 @@ class Connection:
         return cast("S3Client", direct)
 
 
-class Connections:
-    """The boto3 client of a filesystem, made once in each process on first use.
+class S3Connection:
+    """An endpoint, and the settings of the transfers to it. The verbs and the filesystem of a client share one.
 
     Args:
-        connection: How to reach the store.
+        endpoint: How to reach it.
+        parameters: Parameters of all requests that take them, such as ``RequestPayer`` or ``StorageClass``.
+        settings: Part sizes, concurrency and preconditions.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self._client: PerProcess[S3Client] = PerProcess(connection.make_client)
+    def __init__(self, endpoint: Endpoint, parameters: Mapping[str, Any], settings: S3TransferSettings) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self.checksum_headers = ChecksumHeaders()
+        self._parameters = dict(parameters)
+        self._client: PerProcess[S3Client] = PerProcess(endpoint.make_client)
+        self._stores: dict[str, S3Store] = {}
 
     @property
     def client(self) -> S3Client:
-        """The client of this process. boto3 clients may be shared by threads."""
-        return self._client.get()
+        """The client of this process. Threads share it.
+
+        Raises:
+            StorageError: If it cannot be made, as from a broken profile.
+        """
+        with translated(ErrorDetails("s3", "s3://", "connection")):
+            try:
+                return self._client.get()
+            except ValueError as error:  # botocore's answer to an endpoint that the environment or a profile sets
+                raise UnreadableAnswerError(str(error)) from error
+
+    @property
+    def is_amazon(self) -> bool:
+        """Whether requests go to Amazon itself."""
+        return is_amazon(self.client)
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """Sends requests whose answers are read later; None if all requests go through boto3."""
+        client: Any = self.client
+        pipeline: Pipeline | None = getattr(client, "pipeline", None)
+        return pipeline
+
+    def store(self, bucket: str) -> S3Store:
+        """The store of a bucket."""
+        store = self._stores.get(bucket)
+        return store or self._stores.setdefault(bucket, S3Store(self, bucket))
+
+    def parameters(self, operation: str) -> dict[str, Any]:
+        """The parameters of all requests that an operation takes.
+
+        Args:
+            operation: Such as ``"PutObject"``.
+        """
+        members = self.members(operation)
+        return {name: value for name, value in self._parameters.items() if name in members}
+
+    def members(self, operation: str) -> Mapping[str, Any]:
+        """The parameters that botocore's model has for an operation."""
+        shape: Any = self.client.meta.service_model.operation_model(operation).input_shape
+        found: Mapping[str, Any] = shape.members if shape else {}
+        return found
 
 
-def _retry_429(most: int, attempts: int, response: Any, **_: Any) -> float | None:
-    """Let botocore wait and try again after 429, which is how some stores say SlowDown; its standard mode does not.
+def connection_of(options: Mapping[str, Any]) -> S3Connection:
+    """The connection that s3fs's options, and ours, stand for.
 
     Args:
-        most: How often a request is sent in all.
-        attempts: How often it was.
-        response: The HTTP answer and what was read from it, if there was one.
+        options: s3fs's ``anon``, ``key``, ``secret``, ``token``, ``profile``, ``endpoint_url``, ``use_ssl``,
+            ``requester_pays``, ``client_kwargs``, ``config_kwargs``, ``s3_additional_kwargs`` and ``max_concurrency``; and
+            ours: ``multipart_threshold``, ``part_size``, ``memory_limit``, ``conditional_writes``, ``engine`` and
+            ``sign_bodies``.
 
-    Returns:
-        Seconds to wait, or None not to try again.
+    Raises:
+        ValueError: If a value is impossible.
     """
-    if response is None or response[0].status_code != HTTPStatus.TOO_MANY_REQUESTS or attempts >= most:
+    require_one_of("engine", options.get("engine", "auto"), ENGINES)
+    require_one_of("sign_bodies", options.get("sign_bodies", "auto"), BODY_SIGNING)
+    config = dict(options.get("config_kwargs") or {})
+    concurrency = options.get("max_concurrency") or S3TransferSettings.max_concurrency
+    names = ("multipart_threshold", "part_size", "memory_limit", "conditional_writes")
+    settings = S3TransferSettings(
+        max_concurrency=concurrency,
+        max_attempts=_attempts(config.pop("retries", None) or {}),
+        **{name: options[name] for name in names if options.get(name) is not None},
+    )
+    payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
+    return S3Connection(
+        Endpoint(
+            client_options=_client_options(options),
+            config_options=config,
+            max_attempts=settings.max_attempts,
+            profile_name=options.get("profile"),
+            anonymous=bool(options.get("anon")),
+            pool_size=max(10, 2 * concurrency),  # several transfers may have as many requests in progress each
+            engine=options.get("engine", "auto"),
+            sign_bodies=options.get("sign_bodies", "auto"),
+        ),
+        {**(options.get("s3_additional_kwargs") or {}), **payer},
+        check_transfer_settings(settings),
+    )
+
+
+def _client_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    named = not options.get("anon")
+    of_client = {
+        "aws_access_key_id": options.get("key") if named else None,
+        "aws_secret_access_key": options.get("secret") if named else None,
+        "aws_session_token": options.get("token") if named else None,
+        "endpoint_url": options.get("endpoint_url"),
+    }
+    given = {name: value for name, value in of_client.items() if value is not None}
+    return {"use_ssl": options.get("use_ssl", True), **(options.get("client_kwargs") or {}), **given}
+
+
+def _attempts(retries: Mapping[str, Any]) -> int:
+    """The attempts that a caller's ``retries`` of botocore's config stand for."""
+    if "total_max_attempts" in retries:
+        return int(retries["total_max_attempts"])
+    if "max_attempts" in retries:
+        return int(retries["max_attempts"]) + 1
+    return S3TransferSettings.max_attempts
+
+
+def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Check an option.
+
+    Raises:
+        ValueError: If the value is not allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+class _Retries:
+    """Repeats boto3's requests by our policy: a handler of botocore's event ``needs-retry``.
+
+    botocore sends a request again if the handler returns a number of seconds, and sleeps that long where no cancellation
+    reaches it. So the handler waits itself, and returns 0.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._policy = s3_requests(limit)
+
+    def needs_retry(
+        self,
+        attempts: int,
+        request_dict: Mapping[str, Any],
+        operation: Any,
+        response: Any = None,
+        caught_exception: Exception | None = None,
+        **_: Any,
+    ) -> float | None:
+        cause = self._transient(response, caught_exception)
+        if cause is None or attempts >= self._policy.limit:
+            if caught_exception is not None:
+                note_attempts(caught_exception, attempts)
+            return None
+        url = str(request_dict.get("url", "")).partition("?")[0]
+        self._policy.again(ErrorDetails("s3", url, operation.name), attempts, cause)
+        return 0.0
+
+    def _transient(self, response: Any, caught_exception: Exception | None) -> BaseException | str | None:
+        if caught_exception is not None:
+            return caught_exception if isinstance(caught_exception, TRANSIENT_EXCEPTIONS) else None
+        if response is None:
+            return None
+        answer, parsed = response
+        code = parsed.get("Error", {}).get("Code", "")
+        if answer.status_code in TRANSIENT_STATUSES or code in TRANSIENT_CODES:
+            return f"HTTP {answer.status_code} {code}".strip()
         return None
-    return random.uniform(0, min(3.0, 0.1 * 2**attempts))  # noqa: S311 - jitter, not a secret
+
+
+def _adapt_body(parsed: dict[str, Any], **_: Any) -> None:
+    """Give the body of boto3's GetObject the interface of the direct client's."""
+    if "Body" in parsed:
+        parsed["Body"] = BotoBody(parsed["Body"])
 
 
 def _stay_at_endpoint(context: dict[str, Any], **_: Any) -> None:
-    """Tell botocore that a request was sent on to the right region already.
+    """Tell botocore that a request was redirected to the right region already.
 
     Regions are Amazon's. From any other server a 301, 302 or 400 starts a search for the bucket's region, which for a web
     server that redirects everything ends in a RecursionError after hundreds of requests.
@@ -181,6 +323,6 @@ def _stay_at_endpoint(context: dict[str, Any], **_: Any) -> None:
 def is_amazon(client: S3Client) -> bool:
     """Whether requests go to Amazon itself, judged by the endpoint that botocore resolved.
 
-    Our own config does not tell: ``AWS_ENDPOINT_URL`` and profiles set an endpoint, too.
+    Our own config does not tell: ``AWS_ENDPOINT_URL`` and profiles set an endpoint as well.
     """
-    return _AMAZON.fullmatch(urlsplit(client.meta.endpoint_url).hostname or "") is not None
+    return f".{urlsplit(client.meta.endpoint_url).hostname or ''}".endswith(_AMAZON)

@@ -1,7 +1,7 @@
-"""Copies within S3: in one request where that is enough, or in parts side by side, all of one version of the source.
+"""Copies within S3: in one request, or in parts side by side, all parts of one version of the source.
 
-A copy in parts is an upload whose parts the store reads itself. So it is written with the same care as one: a write-id tells
-whose object is there when an answer was lost, and no failure, Ctrl-C among them, leaves the multipart upload open.
+A copy in parts is an upload whose parts the store reads itself. So it is written with the same care as an upload: a write-id
+shows whether the copy succeeded when an answer was lost, and no failure, not even Ctrl-C, leaves the multipart upload open.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import StorageError, StorageUnavailableError
+from gllm_storage.errors import Remedy, StorageError, StorageUnavailableError
+from gllm_storage.info import Stored
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_not_found, not_found, require_any, status_of, translated
-from gllm_storage.s3.plan import MAX_PUT
+from gllm_storage.s3.settings import MAX_PUT
 from gllm_storage.settings import MIB
 from gllm_storage.store.checksums import WRITE_ID
-from gllm_storage.store.create import Answer, Sighting, backoff, write_object
+from gllm_storage.store.create import Answer, write_object
 from gllm_storage.store.reader import ObjectChangedError
+from gllm_storage.store.retry import RESTART
 from gllm_storage.store.transfer import part_ranges, part_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gllm_storage.errors import ErrorDetails
+    from gllm_storage.info import ObjectInfo
     from gllm_storage.s3.requests import S3Requests
     from gllm_storage.store.transfer import Transfer
 
 PART_SIZE = 64 * MIB
 """Nothing of a part passes through this machine, so it may be larger than those of an upload."""
-_RESTARTS = 5
-"""How often a copy in parts starts over because its source was replaced."""
 _DESCRIPTION = (
     "CacheControl",
     "ContentDisposition",
@@ -101,32 +102,35 @@ class Copy:
 
 
 def copy_object(requests: S3Requests, copy: Copy) -> None:
-    """Copy an object: its content, metadata and tags, and the storage class unless another is wanted.
+    """Copy an object: its content, metadata and tags, and the storage class unless the options name one.
 
     Args:
-        requests: How to ask S3.
-        copy: What to copy.
+        requests: The control requests of the target's bucket.
+        copy: The copy.
 
     Raises:
-        ObjectNotFoundError: If the source does not exist.
-        StorageUnavailableError: If the source was replaced again and again.
+        ObjectNotFoundError: If the source object does not exist.
+        StorageUnavailableError: If the source was replaced during each attempt.
         StorageError: If the copy fails; nothing was changed then, and nothing is left behind.
     """
-    for attempt in range(_RESTARTS):
+    attempt = 0
+    while True:
+        attempt += 1
         version = _head(requests, copy)
         this = dataclasses.replace(copy, transfer=copy.transfer.attempt())
         try:
             with translated(_about(copy)):
                 _copy_version(requests, this, version)
-        except ObjectChangedError:
-            backoff(attempt)
+        except ObjectChangedError as error:
+            if attempt == RESTART.limit:
+                raise StorageUnavailableError(
+                    f"copy of {copy.source.url}: the object was replaced during each of {attempt} attempts to copy it",
+                    copy.transfer.details,
+                    Remedy.REPEAT,
+                ) from error
+            RESTART.again(_about(copy), attempt, "the source object was replaced", "restart", copy.transfer.stop)
         else:
             return
-    raise StorageUnavailableError(
-        f"copy of {copy.source.url}: the object was replaced again and again while it was copied; gave up after {_RESTARTS} "
-        "attempts. Try again",
-        copy.transfer.details,
-    )
 
 
 def _about(copy: Copy) -> ErrorDetails:
@@ -134,13 +138,13 @@ def _about(copy: Copy) -> ErrorDetails:
 
 
 def _head(requests: S3Requests, copy: Copy) -> Mapping[str, Any]:
-    """What the source is now, or its version that is meant."""
-    source = copy.source
+    """HeadObject of the source, or of the version that the caller named."""
+    source, connection = copy.source, requests.connection
     if source.version_id is None:
-        return requests.head(source.bucket, source.key, "copy")
+        return connection.store(source.bucket).requests.head(source.key, "copy")
     with translated(copy.transfer.details):
         try:
-            return requests.client.head_object(**requests.parameters("HeadObject"), **_any(source.parameters()))
+            return connection.client.head_object(**connection.parameters("HeadObject"), **_any(source.parameters()))
         except ClientError as error:
             if is_not_found(error):
                 raise not_found(copy.transfer.details) from error
@@ -164,7 +168,7 @@ def _copy_whole(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) ->
     """CopyObject. It is of one version in any case, so it need not be pinned to the one we looked at."""
     parameters = _accepted(requests, "CopyObject", {**_storage(copy, version), **_settings(requests, copy, "CopyObject")})
     try:
-        answer = requests.client.copy_object(
+        answer = requests.connection.client.copy_object(
             **parameters, **_any(copy.target.parameters()), CopySource=_any(copy.source.parameters())
         )
     except ClientError as error:
@@ -180,17 +184,18 @@ def _ranges_of_source(
     """(offset, length) of the parts in which the source was uploaded."""
 
     def length_of(number: int) -> int:
-        parameters = {**requests.parameters("HeadObject"), **copy.source.parameters()}
-        return int(requests.client.head_object(**parameters, PartNumber=number)["ContentLength"])
+        parameters = {**requests.connection.parameters("HeadObject"), **copy.source.parameters()}
+        return int(requests.connection.client.head_object(**parameters, PartNumber=number)["ContentLength"])
 
     numbers = range(1, number_of_parts + 1)
     workers = copy.transfer.settings.max_concurrency
     lengths = run_all([partial(length_of, number) for number in numbers], workers, copy.transfer.stop)
     if sum(lengths) != version["ContentLength"]:
         raise StorageError(
-            f"copy of {copy.source.url}: the endpoint does not tell how long its {number_of_parts} parts are, so the ETag "
-            "cannot be kept. Copy without preserve_etag",
+            f"copy of {copy.source.url}: the endpoint does not tell the lengths of its {number_of_parts} parts, so "
+            "the ETag cannot be preserved",
             copy.transfer.details,
+            Remedy.NO_PRESERVE_ETAG,
         )
     offsets = [sum(lengths[:index]) for index in range(len(lengths))]
     return list(zip(offsets, lengths, strict=True))
@@ -210,7 +215,7 @@ class _CopyInParts:
         self._ranges = ranges
         self._place = _any(copy.target.parameters())
         self._upload_id: str | None = None
-        self._given_up = False
+        self._discarded = False
         self._committing = False
 
     @property
@@ -218,21 +223,21 @@ class _CopyInParts:
         """What the write is about."""
         return _about(self._copy)
 
-    def look(self) -> Sighting | None:
+    def head(self) -> ObjectInfo | None:
         """HeadObject of the target."""
-        metadata = self._requests.metadata(self._copy.target.bucket, self._copy.target.key, "copy")
-        return None if metadata is None else Sighting(metadata.get(WRITE_ID))
+        return self._requests.find(self._copy.target.key, "copy")
 
-    def write(self, write_id: str) -> None:
+    def write(self, write_id: str) -> Stored:
         """Copy all parts and make an object of them."""
         transfer = self._copy.transfer
-        # Creating and completing run in a thread as well: Ctrl-C, which comes to this one, must not lose the answer that
-        # says what there is to abort, nor leave a completion on its way.
+        # In threads: Ctrl-C, which interrupts the main thread, must neither lose the answer with the upload id to abort, nor
+        # leave a completion in progress.
         run_all([partial(self._create, write_id)], 1, transfer.stop)
         tasks = [partial(self._copy_part, number, *each) for number, each in enumerate(self._ranges, start=1)]
         parts = run_all(tasks, transfer.settings.max_concurrency, transfer.stop)
         run_all([self._require_unchanged], 1, transfer.stop)
         run_all([partial(self._complete, parts)], 1, transfer.stop)
+        return Stored(self._copy.target.url, int(self._version["ContentLength"]))
 
     def judge(self, error: Exception) -> Answer:
         """Whether an object may have come of it after all: an answer may have been lost."""
@@ -245,7 +250,7 @@ class _CopyInParts:
 
     def discard(self) -> None:
         """Abort the upload, so that no parts stay."""
-        self._given_up = True
+        self._discarded = True
         if self._upload_id is not None:
             self._abort()
 
@@ -253,17 +258,17 @@ class _CopyInParts:
         operation = "CreateMultipartUpload"
         wanted = {**_storage(self._copy, self._version), **_settings(self._requests, self._copy, operation)}
         parameters = {**wanted, **self._description(), "Metadata": {**self._metadata(), WRITE_ID: write_id}}
-        answer = self._requests.client.create_multipart_upload(
+        answer = self._requests.connection.client.create_multipart_upload(
             **_accepted(self._requests, operation, parameters), **self._place
         )
         require_any(answer, "UploadId")
         self._upload_id = answer["UploadId"]
-        if self._given_up:
-            self._abort()  # the answer came when nobody waited for it any more
+        if self._discarded:
+            self._abort()  # the answer came after the copy was discarded
 
     def _copy_part(self, number: int, offset: int, length: int) -> dict[str, Any]:
         try:
-            answer = self._requests.client.upload_part_copy(
+            answer = self._requests.connection.client.upload_part_copy(
                 **_accepted(self._requests, "UploadPartCopy", _settings(self._requests, self._copy, "UploadPartCopy")),
                 **self._place,
                 UploadId=str(self._upload_id),
@@ -275,7 +280,7 @@ class _CopyInParts:
         except ClientError as error:
             raise (ObjectChangedError if _is_changed(error) else error) from error
         finally:
-            if self._given_up:
+            if self._discarded:
                 self._abort()  # a stalled server held this part when the upload was aborted, and may have kept it
         result: Any = answer.get("CopyPartResult", {})
         require_any(result, "ETag")
@@ -289,8 +294,8 @@ class _CopyInParts:
 
     def _complete(self, parts: list[dict[str, Any]]) -> None:
         self._committing = True
-        answer = self._requests.client.complete_multipart_upload(
-            **self._requests.parameters("CompleteMultipartUpload"),
+        answer = self._requests.connection.client.complete_multipart_upload(
+            **self._requests.connection.parameters("CompleteMultipartUpload"),
             **self._place,
             UploadId=str(self._upload_id),
             MultipartUpload={"Parts": _any(parts)},
@@ -298,10 +303,10 @@ class _CopyInParts:
         require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
 
     def _abort(self) -> None:
-        place = {**self._requests.parameters("AbortMultipartUpload"), **self._place}
+        place = {**self._requests.connection.parameters("AbortMultipartUpload"), **self._place}
         # Completed or aborted already, or unreachable: there is nothing better to do.
         with stopped_by(None), contextlib.suppress(*SDK_ERRORS):
-            self._requests.client.abort_multipart_upload(**place, UploadId=str(self._upload_id))
+            self._requests.connection.client.abort_multipart_upload(**place, UploadId=str(self._upload_id))
 
     def _replaces(self) -> bool:
         return self._copy.options.get("MetadataDirective") == "REPLACE"
@@ -316,9 +321,9 @@ class _CopyInParts:
         described = {} if self._replaces() else {name: version[name] for name in _DESCRIPTION if version.get(name)}
         if version.get("TagCount") and self._copy.options.get("TaggingDirective") != "REPLACE":
             source = self._copy.source.parameters()
-            tags = self._requests.client.get_object_tagging(**self._requests.parameters("GetObjectTagging"), **_any(source))[
-                "TagSet"
-            ]
+            connection = self._requests.connection
+            parameters = {**connection.parameters("GetObjectTagging"), **_any(source)}
+            tags = connection.client.get_object_tagging(**parameters)["TagSet"]
             described["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
         return described
 
@@ -337,8 +342,8 @@ def _storage(copy: Copy, version: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(requests: S3Requests, copy: Copy, operation: str) -> dict[str, Any]:
     """What the filesystem and the caller want; the caller's word counts."""
-    settings = requests.parameters(operation)
-    owner = requests.parameters("HeadObject").get("ExpectedBucketOwner")
+    settings = requests.connection.parameters(operation)
+    owner = requests.connection.parameters("HeadObject").get("ExpectedBucketOwner")
     if owner:
         settings["ExpectedSourceBucketOwner"] = owner
     return {**settings, **{name: value for name, value in copy.options.items() if value is not None}}
@@ -346,8 +351,7 @@ def _settings(requests: S3Requests, copy: Copy, operation: str) -> dict[str, Any
 
 def _accepted(requests: S3Requests, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the parameters that an operation takes; s3fs, too, drops the others."""
-    shape = requests.client.meta.service_model.operation_model(operation).input_shape
-    members = shape.members if shape else {}
+    members = requests.connection.members(operation)
     return {name: value for name, value in parameters.items() if name in members}
 
 

@@ -1,8 +1,7 @@
-"""What botocore's exceptions mean, in our words. Nothing of botocore's leaves a verb."""
+"""Translation of botocore's exceptions into errors of this library. No exception of botocore leaves a verb."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,20 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from gllm_storage.errors import (
-    OURS,
     AccessDeniedError,
     BucketNotFoundError,
     ErrorDetails,
     IntegrityError,
     ObjectNotFoundError,
+    Remedy,
     StorageError,
     StorageUnavailableError,
+    translation,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import contextlib
+    from collections.abc import Mapping
 
 DIGEST_CODES = frozenset(
     {
@@ -50,6 +51,28 @@ SDK_ERRORS = (
 
 RAISED = (*SDK_ERRORS, OSError)
 """The same, and what making credentials may raise: a token file that is missing, a process that cannot be started."""
+
+TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
+"""Statuses after which the same request may succeed."""
+TRANSIENT_CODES = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "InternalError",
+        "PriorRequestNotComplete",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+"""Codes that botocore's mode "standard" retries: https://docs.aws.amazon.com/boto3/latest/guide/retries.html"""
+TRANSIENT_EXCEPTIONS = (boto.ConnectionError, boto.HTTPClientError)
+"""Exceptions that it retries."""
 
 _NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
 _ABOUT_AN_OBJECT = {"delete", "download", "exists", "info", "open", "read"}
@@ -111,8 +134,6 @@ _NO_CREDENTIALS = (
     boto.ConfigParseError,
 )
 _UNREACHABLE = (boto.ConnectionError, boto.HTTPClientError, boto.ReadTimeoutError, boto.IncompleteReadError)
-_DENIED_HINT = "Check the credentials (are they right, and not expired?) and what they permit"
-_REACH_HINT = "Check endpoint_url, region_name and the network; the call can be repeated"
 _HTTP_TOO_MANY = 429
 _HTTP_SERVER_ERROR = 500
 _HTTP_NOT_IMPLEMENTED = 501
@@ -143,46 +164,46 @@ def is_not_found(error: ClientError) -> bool:
     return code_of(error) in _NOT_FOUND_CODES
 
 
-@contextlib.contextmanager
-def translated(details: ErrorDetails) -> Iterator[None]:
-    """Raise our errors in place of botocore's."""
-    try:
-        yield
-    except OURS as error:
-        cause = error.__cause__
-        if isinstance(cause, ClientError) and error.status is None:
-            error.details = _answered(error.details, cause)
-        raise
-    except RAISED as error:
-        raise translate(error, details) from error
+def translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
+    """Raise errors of this library in place of botocore's."""
+    return translation(details, RAISED, translate, _answered)
 
 
 def translate(error: Exception, details: ErrorDetails) -> Exception:
-    """Our error for one of botocore's.
+    """The error of this library for one of botocore's.
 
     Args:
-        error: A `ClientError` or `BotoCoreError`.
-        details: What the operation is about.
+        error: A `ClientError` or `BotoCoreError`, or an `OSError` of the credentials.
+        details: The operation.
     """
     what = f"s3 {details.operation} of {details.url} failed"
     if isinstance(error, ClientError):
         return _from_answer(error, details, what)
     if isinstance(error, _NO_CREDENTIALS):
-        return AccessDeniedError(f"{what}: {error}. {_DENIED_HINT}", details)
+        return AccessDeniedError(f"{what}: {_sentence(error)}", details, Remedy.CHECK_CREDENTIALS)
     if isinstance(error, (ResponseParserError, UnreadableAnswerError)):
-        return StorageError(f"{what}: the endpoint does not speak S3: {_first_line(error)}. Check endpoint_url", details)
+        message = f"{what}: the endpoint does not speak S3: {_first_line(error)}"
+        return StorageError(message, details, Remedy.CHECK_ENDPOINT)
     if isinstance(error, (boto.FlexibleChecksumError, boto.ChecksumError)):
-        return IntegrityError(f"{what}: {error}", details)
+        return IntegrityError(f"{what}: {_sentence(error)}", details)
     if isinstance(error, _UNREACHABLE):
-        return StorageUnavailableError(f"{what}: {error}. {_REACH_HINT}", details)
-    hint = ". Check the files that the credentials come from" if isinstance(error, OSError) else ""
-    return StorageError(f"{what}: {error}{hint}", details)
+        return StorageUnavailableError(f"{what}: {_sentence(error)}", details, Remedy.CHECK_NETWORK)
+    remedy = Remedy.CHECK_CREDENTIAL_FILES if isinstance(error, OSError) else None
+    return StorageError(f"{what}: {_sentence(error)}", details, remedy)
 
 
-def _answered(details: ErrorDetails, error: ClientError) -> ErrorDetails:
-    """The details with what the store answered."""
-    request_id = error.response.get("ResponseMetadata", {}).get("RequestId")
-    return dataclasses.replace(details, status=status_of(error), code=code_of(error), request_id=request_id)
+def _answered(details: ErrorDetails, error: BaseException) -> ErrorDetails:
+    """The details with the status, code and request id of the store's answer."""
+    if not isinstance(error, ClientError):
+        return details
+    metadata = error.response.get("ResponseMetadata", {})
+    return dataclasses.replace(
+        details,
+        status=status_of(error),
+        code=code_of(error),
+        request_id=metadata.get("RequestId"),
+        attempts=int(metadata.get("RetryAttempts", 0)) + 1,
+    )
 
 
 def not_found(details: ErrorDetails) -> ObjectNotFoundError:
@@ -193,34 +214,37 @@ def not_found(details: ErrorDetails) -> ObjectNotFoundError:
 def _from_answer(error: ClientError, details: ErrorDetails, what: str) -> Exception:
     status, code = status_of(error), code_of(error)
     details = _answered(details, error)
-    cause = f"{what}: {error.response.get('Error', {}).get('Message') or 'no explanation'} ({code}, HTTP {status})"
+    explanation = str(error.response.get("Error", {}).get("Message") or "no explanation").rstrip(".")
+    cause = f"{what}: {explanation} ({code}, HTTP {status})"
     if code == "NoSuchBucket":
-        return BucketNotFoundError(f"{cause}. Create the bucket, or check its name and the endpoint_url", details)
+        return BucketNotFoundError(cause, details, Remedy.CREATE_BUCKET)
     if code in _NOT_FOUND_CODES and details.operation in _ABOUT_AN_OBJECT:
         return not_found(details)
     if code in _DENIED_CODES or status in {401, 403}:
-        return AccessDeniedError(f"{cause}. {_DENIED_HINT}", details)
+        return AccessDeniedError(cause, details, Remedy.CHECK_CREDENTIALS)
     if code in DIGEST_CODES:
-        return IntegrityError(f"{cause}. The bytes changed on the way; try again", details)
+        return IntegrityError(f"{cause}: the bytes changed on the way", details, Remedy.REPEAT_NOW)
     if (
         code in _UNAVAILABLE_CODES
         or status == _HTTP_TOO_MANY
         or (status >= _HTTP_SERVER_ERROR and status != _HTTP_NOT_IMPLEMENTED)
     ):
-        return StorageUnavailableError(f"{cause}. The store is busy or failing; the call can be repeated", details)
-    return StorageError(f"{cause}.{_hint(code)}", details)
+        return StorageUnavailableError(f"{cause}: the store is busy or failing", details, Remedy.REPEAT)
+    return StorageError(cause, details, _REMEDIES.get(code))
+
+
+_REMEDIES = {
+    "InvalidObjectState": Remedy.RESTORE_OBJECT,
+    "PermanentRedirect": Remedy.SET_REGION,
+    "301": Remedy.SET_REGION,
+    "KMS.NotFoundException": Remedy.CHECK_KMS_KEY,
+}
+
+
+def _sentence(error: Exception) -> str:
+    """An exception's text as part of a sentence."""
+    return str(error).rstrip(". ") or type(error).__name__
 
 
 def _first_line(error: Exception) -> str:
     return str(error).split("\n", maxsplit=1)[0][:200]
-
-
-def _hint(code: str) -> str:
-    hints = {
-        "InvalidObjectState": " The object is archived; restore it first",
-        "PermanentRedirect": " The bucket is in another region; set region_name",
-        "301": " The bucket is in another region; set region_name",
-        "EntityTooLarge": " The store takes no object this large",
-        "KMS.NotFoundException": " Check sse_kms_key_id",
-    }
-    return hints.get(code, "")

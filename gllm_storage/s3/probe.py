@@ -1,9 +1,10 @@
-"""What an S3 endpoint does with conditional writes: found out, not assumed.
+"""What an S3 endpoint enforces (the probe), and the form of an upload that follows from it (the plan).
 
 S3-compatible servers enforce ``If-None-Match: *``, refuse it, or ignore it and overwrite; and PutObject and
 CompleteMultipartUpload differ on one server. Ceph 16 enforces the first and silently overwrites on the second, OpenStack
 Swift refuses the first and enforces the second, ``rclone serve s3`` ignores both. Amazon enforces both
-(https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html); any other endpoint is asked once.
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html); the probe asks any other endpoint
+once, with a small object beside the first target.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import logging
 import secrets
 import threading
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import Enum
@@ -23,14 +25,18 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ErrorDetails, StorageError
-from gllm_storage.s3.connection import is_amazon
-from gllm_storage.s3.errors import SDK_ERRORS, require_any, status_of, translate
+from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning, Remedy, StorageError
+from gllm_storage.s3.errors import SDK_ERRORS, require_any, status_of, translate, translated
+from gllm_storage.s3.settings import MAX_PUT, S3TransferSettings
+from gllm_storage.store.transfer import part_ranges, part_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_s3.client import S3Client
+
+    from gllm_storage.s3.connection import S3Connection
+    from gllm_storage.settings import TransferSettings
 
 
 class Condition(Enum):
@@ -65,27 +71,27 @@ _found: dict[tuple[str, str], ConditionalWrites] = {}
 _probing: PerProcess[defaultdict[tuple[str, str], threading.Lock]] = PerProcess(lambda: defaultdict(threading.Lock))
 
 
-def conditional_writes(
-    client: S3Client, bucket: str, folder: str, parameters: Callable[[str], dict[str, Any]]
-) -> ConditionalWrites:
-    """What this endpoint does with conditional writes to this bucket; asked once in a process.
+def conditional_writes(connection: S3Connection, bucket: str, folder: str) -> ConditionalWrites:
+    """The preconditions that this endpoint enforces on writes to a bucket; probed once in a process.
 
     Args:
-        client: The client that the writes will use.
+        connection: The endpoint.
         bucket: The bucket.
-        folder: Where a probe object may be written for a moment: empty, or a key prefix that ends with ``/``.
-        parameters: Gives the parameters that an operation takes in addition, such as ``RequestPayer``.
+        folder: Where the probe may write an object for a moment: empty, or a key prefix that ends with ``/``.
 
     Raises:
-        botocore.exceptions.BotoCoreError: If the store cannot be reached.
-        botocore.exceptions.ClientError: If it does not let us write the probe.
+        StorageError: If the store cannot be reached, or does not permit the probe's writes.
     """
-    if is_amazon(client):
+    client = connection.client
+    if connection.is_amazon:
         return ALL_ENFORCED
     place = (client.meta.endpoint_url, bucket)
-    with _probing.get()[place]:
+    with (
+        translated(ErrorDetails("s3", f"s3://{bucket}/{folder}", "probe of conditional writes")),
+        _probing.get()[place],
+    ):
         if place not in _found:
-            _found[place] = _Probe(client, bucket, folder, parameters).run()
+            _found[place] = _Probe(client, bucket, folder, connection.parameters).run()
         return _found[place]
 
 
@@ -153,3 +159,68 @@ def _condition(write: Callable[[], object]) -> Condition:
             return Condition.REFUSED
         raise
     return Condition.IGNORED
+
+
+@dataclass(frozen=True)
+class UploadPlan:
+    """The form of an upload.
+
+    Attributes:
+        multipart: Whether it goes in parts.
+        part_size: Bytes in a part but the last.
+        conditional: Whether the write carries ``If-None-Match: *``.
+    """
+
+    multipart: bool
+    part_size: int
+    conditional: bool
+
+    def part_ranges(self, size: int) -> list[tuple[int, int]]:
+        """(offset, length) of each part; an empty object has one empty part."""
+        return part_ranges(size, self.part_size)
+
+
+def plan_overwrite(size: int, settings: TransferSettings) -> UploadPlan:
+    """The plan of an upload that replaces an existing object."""
+    multipart = size > min(settings.multipart_threshold, MAX_PUT)
+    return UploadPlan(multipart, part_size_for(size, settings.part_size), conditional=False)
+
+
+def plan_create(size: int, settings: S3TransferSettings, enforced: ConditionalWrites, details: ErrorDetails) -> UploadPlan:
+    """The plan of an exclusive create on an endpoint.
+
+    Args:
+        size: Bytes to send.
+        settings: Part sizes and preconditions.
+        enforced: The operations whose precondition the endpoint enforces.
+        details: The operation, for errors.
+
+    Returns:
+        The plan. It is not conditional if the endpoint enforces nothing and the config accepts that, or if the object is
+        over 5 GiB and only PutObject is conditional; a `NonAtomicWriteWarning` says so.
+
+    Raises:
+        ConflictCheckUnsupportedError: If the endpoint enforces neither operation's condition.
+    """
+    put, complete = (each is Condition.ENFORCED for each in (enforced.put, enforced.complete))
+    usual = plan_overwrite(size, settings)
+    if complete and (usual.multipart or not put):
+        return UploadPlan(multipart=True, part_size=usual.part_size, conditional=True)
+    if put and size <= MAX_PUT:
+        return UploadPlan(multipart=False, part_size=usual.part_size, conditional=True)
+    if not put and settings.conditional_writes != "best-effort":
+        raise ConflictCheckUnsupportedError(
+            f"{details.url}: this endpoint cannot create exclusively (If-None-Match on PutObject is "
+            f"{enforced.put.value}, on CompleteMultipartUpload {enforced.complete.value}), so check_conflict=True was "
+            "refused and nothing was written",
+            details,
+            Remedy.ACCEPT_RACE,
+        )
+    why = "it is larger than 5 GiB and the endpoint" if put else "the endpoint"
+    warnings.warn(
+        f"{details.url}: checked first and then wrote, which can race with another writer: {why} has no conditional "
+        "CompleteMultipartUpload",
+        NonAtomicWriteWarning,
+        stacklevel=2,
+    )
+    return usual

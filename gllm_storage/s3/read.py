@@ -1,4 +1,4 @@
-"""`S3Reader`: reads of one S3 object, pinned to one version."""
+"""`S3Reader`: reads of one S3 object, pinned to one version by its ETag."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import urllib3
 from botocore.exceptions import ClientError
-from botocore.response import StreamingBody
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
 from gllm_storage.info import ObjectInfo
 from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
 from gllm_storage.s3.requests import info_from_head
 from gllm_storage.store.download import READ_CHUNK
-from gllm_storage.store.reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -33,12 +32,12 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class S3Answer:
-    """The answer to a GetObject of the whole, as `gllm_storage.store.download` reads it.
+    """The answer to a GetObject of the complete object.
 
     Attributes:
-        version: What its headers say.
-        body: boto3's, or ours.
-        details: What it is about, for errors.
+        version: The facts in its headers.
+        body: The body: boto3's, or the direct client's.
+        details: The operation, for errors.
     """
 
     version: ObjectInfo
@@ -54,35 +53,34 @@ class S3Answer:
         return _chunks(self.body, self.details, buffer)
 
     def close(self) -> None:
-        """Close the connection, unless all was read."""
+        """Close the connection, unless the complete body was read."""
         self.body.close()
 
 
 @dataclass(frozen=True)
-class S3Reader:
-    """One object, as `gllm_storage.store.download` reads it.
+class S3Reader(ObjectReader):
+    """Reads one object.
 
     Attributes:
-        requests: The control requests, and the boto3 client.
-        bucket: The bucket.
+        requests: The control requests of its bucket.
         key: The key.
-        details: What it is about, for errors.
+        details: The operation, for errors.
     """
 
     requests: S3Requests
-    bucket: str
     key: str
     details: ErrorDetails
 
     def head(self) -> ObjectInfo:
         """HeadObject."""
-        return self.requests.info(self.bucket, self.key, self.details.operation)
+        answer = self.requests.head(self.key, self.details.operation, checksums=True)
+        return info_from_head(answer, self.details.url)
 
     def begin(self) -> S3Answer | None:
-        """GetObject of the whole, whose headers say what HeadObject would say.
+        """GetObject of the complete object, whose headers hold the facts of a HeadObject.
 
         Returns:
-            None where HeadObject has to say it: why there is nothing to be had, or how much there is.
+            None if a HeadObject has to tell why there is no object, or how large it is.
 
         Raises:
             StorageError: If the answer has no checksum, and HeadObject, which has to confirm its length then, fails.
@@ -90,7 +88,7 @@ class S3Reader:
             botocore.exceptions.BotoCoreError: If there is no answer.
         """
         try:
-            answer = self.requests.client.get_object(**self._place(), ChecksumMode="ENABLED")
+            answer = self.requests.connection.client.get_object(**self._place(), ChecksumMode="ENABLED")
         except ClientError as error:
             if status_of(error) == _TOO_MANY or status_of(error) >= _SERVER_ERROR:
                 raise
@@ -102,7 +100,7 @@ class S3Reader:
         return self._confirmed(S3Answer(info_from_head(answer, self.details.url), answer["Body"], self.details))
 
     def _confirmed(self, answer: S3Answer) -> S3Answer | None:
-        """The answer, if what came with it proves that it is the whole, or else HeadObject says the same."""
+        """The answer, if its checksum proves that it is complete, or if a HeadObject says the same size and ETag."""
         if answer.version.checksum is not None:
             return answer
         try:
@@ -143,7 +141,7 @@ class S3Reader:
         parameters = self._place()
         wanted = f"bytes={start}" if end is None else f"bytes={start}-{end - 1}"
         try:
-            answer = self.requests.client.get_object(**parameters, Range=wanted)
+            answer = self.requests.connection.client.get_object(**parameters, Range=wanted)
         except ClientError as error:
             if status_of(error) == _NOT_SATISFIABLE:
                 return ObjectInfo(self.details.url, 0), b""  # the object ends before
@@ -161,11 +159,11 @@ class S3Reader:
         return (version, bytes(content)) if len(content) == answer.get("ContentLength") else None
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
-        """Raise our errors in place of botocore's."""
+        """Raise errors of this library in place of botocore's."""
         return translated(self.details)
 
     def _place(self) -> dict[str, Any]:
-        return {"Bucket": self.bucket, "Key": self.key, **self.requests.parameters("GetObject")}
+        return {"Bucket": self.requests.bucket, "Key": self.key, **self.requests.connection.parameters("GetObject")}
 
     def _get_object(self, version: ObjectInfo, start: int, length: int, *, whole: bool) -> Mapping[str, Any]:
         parameters = self._place()
@@ -174,7 +172,7 @@ class S3Reader:
         if not whole:
             parameters["Range"] = f"bytes={start}-{start + length - 1}"
         try:
-            return self.requests.client.get_object(**parameters)
+            return self.requests.connection.client.get_object(**parameters)
         except ClientError as error:
             if status_of(error) in _CHANGED:
                 raise ObjectChangedError from error
@@ -208,10 +206,7 @@ def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, le
 
 def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) -> Generator[bytes | memoryview, None, None]:
     try:
-        if isinstance(body, StreamingBody):  # boto3's
-            yield from body.iter_chunks(READ_CHUNK)
-        else:
-            yield from body.iter_chunks(READ_CHUNK, buffer)
+        yield from body.iter_chunks(READ_CHUNK, buffer)
     except SDK_ERRORS as error:
         raise ReadInterruptedError from error
     except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad

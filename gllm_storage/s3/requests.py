@@ -1,4 +1,4 @@
-"""The control requests on objects and buckets: head, list, delete. All through boto3, all errors in our words."""
+"""The control requests on the objects of a bucket: HEAD, listings, the check of the bucket; and their answers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError
-from gllm_storage.info import ObjectInfo, in_order
+from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, Remedy
+from gllm_storage.info import ObjectInfo
 from gllm_storage.s3.errors import (
-    RAISED,
     SDK_ERRORS,
-    UnreadableAnswerError,
     code_of,
     is_not_found,
     not_found,
@@ -24,201 +22,164 @@ from gllm_storage.s3.errors import (
     translated,
 )
 from gllm_storage.store.checksums import ALGORITHMS, CHECKSUM, is_well_formed, kept_checksum
+from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from mypy_boto3_s3.client import S3Client
-
-    from gllm_storage.s3.connection import Connections
+    from gllm_storage.s3.connection import S3Connection
+    from gllm_storage.store.transfer import Transfer
 
 _NEEDS_DIAGNOSIS = {400, 403}
 _NOT_FOUND = 404
 _RECENTLY = 30.0
-_IS_THERE = {301, 403}
+_EXISTS = {301, 403}
+_BATCH = 1000
+"""The most keys that DeleteObjects takes."""
+_BUSY = {"InternalError", "ServiceUnavailable", "SlowDown"}
+_STATUS = {"AccessDenied": 403}
+_GONE = {"NoSuchKey", "NoSuchVersion"}
 _OF_LISTINGS = ("Name", "IsTruncated", "KeyCount", "MaxKeys")
 
 
 class S3Requests:
-    """Control requests of one filesystem.
+    """The control requests of one bucket.
 
     Args:
-        connections: Where the boto3 client comes from.
-        parameters: Parameters for every request that takes them, such as ``RequestPayer`` or ``StorageClass``.
+        connection: The endpoint.
+        bucket: The bucket.
     """
 
-    def __init__(self, connections: Connections, parameters: Mapping[str, Any]) -> None:
-        self.connections = connections
-        self._parameters = dict(parameters)
-        self._seen: dict[str, float] = {}
+    def __init__(self, connection: S3Connection, bucket: str) -> None:
+        self.connection = connection
+        self.bucket = bucket
+        self._seen = -_RECENTLY
 
-    @property
-    def client(self) -> S3Client:
-        """The boto3 client of this process.
+    def details(self, key: str, operation: str) -> ErrorDetails:
+        """The facts about an operation on a key, for errors."""
+        return ErrorDetails("s3", f"s3://{self.bucket}/{key}", operation)
 
-        Raises:
-            StorageError: If none can be made, as from a broken profile.
-        """
-        with translated(ErrorDetails("s3", "s3://", "connection")):
-            try:
-                return self.connections.client
-            except ValueError as error:  # botocore's answer to an endpoint that the environment or a profile sets
-                raise UnreadableAnswerError(str(error)) from error
-
-    def parameters(self, operation: str) -> dict[str, Any]:
-        """Those of the parameters that an operation takes.
-
-        Args:
-            operation: Such as ``"PutObject"``.
-        """
-        shape = self.client.meta.service_model.operation_model(operation).input_shape
-        members = shape.members if shape else {}
-        return {name: value for name, value in self._parameters.items() if name in members}
-
-    def head(self, bucket: str, key: str, operation: str, *, checksums: bool = False) -> Mapping[str, Any]:
+    def head(self, key: str, operation: str, *, checksums: bool = False) -> Mapping[str, Any]:
         """HeadObject.
 
         Args:
-            bucket: The bucket.
             key: The key.
-            operation: What it is for, for errors.
-            checksums: Whether to ask for the stored checksum.
+            operation: The operation that asks, for errors.
+            checksums: Whether to request the stored checksum.
 
         Raises:
-            ObjectNotFoundError: If the object is not there.
-            BucketNotFoundError: If the bucket is not there.
-            StorageError: If it cannot be told.
+            ObjectNotFoundError: If the object does not exist.
+            BucketNotFoundError: If the bucket does not exist.
+            StorageError: If the request fails.
         """
-        details = ErrorDetails("s3", f"s3://{bucket}/{key}", operation)
-        place: dict[str, Any] = {"Bucket": bucket, "Key": key, **self.parameters("HeadObject")}
+        details, connection = self.details(key, operation), self.connection
+        place: dict[str, Any] = {"Bucket": self.bucket, "Key": key, **connection.parameters("HeadObject")}
         mode: dict[str, Any] = {"ChecksumMode": "ENABLED"} if checksums else {}
         try:
-            with self._diagnosed(bucket, key, details):
-                answer = self.client.head_object(**place, **mode)
+            with self._diagnosed(key, details):
+                answer = connection.client.head_object(**place, **mode)
                 require_any(answer, "ETag")
         except ObjectNotFoundError:
-            self.require_bucket(bucket, details)
+            self.require_bucket(details)
             raise
-        self._seen[bucket] = time.monotonic()
+        self._seen = time.monotonic()
         return answer
 
-    def metadata(self, bucket: str, key: str, operation: str) -> Mapping[str, str] | None:
-        """User metadata of an object, or None if it is not there.
+    def find(self, key: str, operation: str) -> ObjectInfo | None:
+        """HeadObject, without the checksum; None if the object does not exist.
 
         Raises:
-            StorageError: If it cannot be told.
+            StorageError: If the request fails.
         """
         try:
-            return _metadata(self.head(bucket, key, operation))
+            return info_from_head(self.head(key, operation), f"s3://{self.bucket}/{key}")
         except ObjectNotFoundError:
             return None
 
-    def info(self, bucket: str, key: str, operation: str = "info") -> ObjectInfo:
-        """What the store knows of an object.
+    def pages(self, prefix: str, delimiter: str = "") -> Iterator[Any]:
+        """The pages of a listing.
 
         Raises:
-            ObjectNotFoundError: If the object is not there.
-            StorageError: If it cannot be told.
+            StorageError: If the request for any page fails.
         """
-        return info_from_head(self.head(bucket, key, operation, checksums=True), f"s3://{bucket}/{key}")
-
-    def delete(self, bucket: str, key: str) -> None:
-        """DeleteObject.
-
-        Raises:
-            StorageError: If it fails. S3 does not say whether there was anything.
-        """
-        with translated(ErrorDetails("s3", f"s3://{bucket}/{key}", "delete")):
-            self.client.delete_object(Bucket=bucket, Key=key, **self.parameters("DeleteObject"))
-
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key begins with a prefix, in key order; folder markers (keys that end with ``/``) are left out.
-
-        Raises:
-            StorageError: If listing fails, at any page.
-        """
-        for page in self._pages(bucket, prefix):
-            yield from _objects_in(page, bucket)
-
-    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
-        """The objects directly behind a prefix, and the URLs of the folders there, which end with ``/``.
-
-        Raises:
-            StorageError: If listing fails, at any page.
-        """
-        for page in self._pages(bucket, prefix, "/"):
-            folders = [f"s3://{bucket}/{each['Prefix']}" for each in page.get("CommonPrefixes", [])]
-            yield from in_order([*_objects_in(page, bucket), *folders])
-
-    def _pages(self, bucket: str, prefix: str, delimiter: str = "") -> Iterator[Any]:
         only: dict[str, Any] = {"Delimiter": delimiter} if delimiter else {}
-        with translated(ErrorDetails("s3", f"s3://{bucket}/{prefix}", "list")):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=prefix, **only, **self.parameters("ListObjectsV2")
+        with translated(self.details(prefix, "list")):
+            pages = self.connection.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, **only, **self.connection.parameters("ListObjectsV2")
             )
             for page in pages:
                 require_any(page, *_OF_LISTINGS)
                 yield page
 
-    def is_prefix(self, bucket: str, prefix: str) -> bool:
+    def is_prefix(self, prefix: str) -> bool:
         """Whether any key begins with a prefix.
 
         Raises:
-            StorageError: If it cannot be told.
+            StorageError: If the request fails.
         """
-        with translated(ErrorDetails("s3", f"s3://{bucket}/{prefix}", "list")):
-            page = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1, **self.parameters("ListObjectsV2"))
+        connection = self.connection
+        with translated(self.details(prefix, "list")):
+            page = connection.client.list_objects_v2(
+                Bucket=self.bucket, Prefix=prefix, MaxKeys=1, **connection.parameters("ListObjectsV2")
+            )
             require_any(page, *_OF_LISTINGS)
         return bool(page.get("Contents"))
 
-    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
-        """Check that a bucket is there: a HeadObject answers a bare 404 for a missing key and a missing bucket alike.
+    def require_bucket(self, details: ErrorDetails, *, recently: bool = True) -> None:
+        """Check that the bucket exists: a HeadObject answers a bare 404 for a missing key and a missing bucket alike.
 
         Args:
-            bucket: The bucket.
-            details: What it is for, for errors.
-            recently: Whether it is enough that it was there within the last seconds, which saves a request for each miss.
+            details: The operation that asks, for errors.
+            recently: Whether an answer within the last seconds is enough, which saves a request for each missing key.
 
         Raises:
-            BucketNotFoundError: If it is not.
+            BucketNotFoundError: If the bucket does not exist.
+            StorageError: If the request fails.
         """
-        if recently and time.monotonic() - self._seen.get(bucket, -_RECENTLY) < _RECENTLY:
+        if recently and time.monotonic() - self._seen < _RECENTLY:
             return
-        try:
-            self.client.head_bucket(Bucket=bucket, **self.parameters("HeadBucket"))
-        except ClientError as error:
-            if status_of(error) == _NOT_FOUND:
-                known = dataclasses.replace(details, status=_NOT_FOUND, code="NoSuchBucket")
-                raise BucketNotFoundError(
-                    f"s3 {details.operation} of {details.url} failed: there is no bucket {bucket!r} at "
-                    f"{self.client.meta.endpoint_url}. Create it, or check its name and the endpoint_url",
-                    known,
-                ) from error
-            # 403: others may not look at it; 301: it is in another region. It is there, and that is all we ask.
-            if status_of(error) not in _IS_THERE:
-                raise translate(error, details) from error
-        except RAISED as error:
-            raise translate(error, details) from error
-        self._seen[bucket] = time.monotonic()
+        connection = self.connection
+        with translated(details):
+            try:
+                connection.client.head_bucket(Bucket=self.bucket, **connection.parameters("HeadBucket"))
+            except ClientError as error:
+                if status_of(error) == _NOT_FOUND:
+                    raise self._no_bucket(details) from error
+                # 403: no permission for this request; 301: the bucket is in another region. It exists, which is enough.
+                if status_of(error) not in _EXISTS:
+                    raise
+        self._seen = time.monotonic()
+
+    def _no_bucket(self, details: ErrorDetails) -> BucketNotFoundError:
+        known = dataclasses.replace(details, status=_NOT_FOUND, code="NoSuchBucket")
+        return BucketNotFoundError(
+            f"s3 {details.operation} of {details.url} failed: there is no bucket {self.bucket!r} at "
+            f"{self.connection.client.meta.endpoint_url}",
+            known,
+            Remedy.CREATE_BUCKET,
+        )
 
     @contextlib.contextmanager
-    def _diagnosed(self, bucket: str, key: str, details: ErrorDetails) -> Iterator[None]:
-        """Translate errors of a HEAD, whose answer has no body to say more than "400" or "403"."""
-        try:
-            yield
-        except ClientError as error:
-            if is_not_found(error):
-                raise not_found(dataclasses.replace(details, status=status_of(error), code=code_of(error))) from error
-            if status_of(error) not in _NEEDS_DIAGNOSIS:
-                raise translate(error, details) from error
-            raise translate(self._explained(bucket, key, error), details) from error
-        except RAISED as error:
-            raise translate(error, details) from error
+    def _diagnosed(self, key: str, details: ErrorDetails) -> Iterator[None]:
+        """Translate errors of a HEAD request, whose answer has no body to say more than "400" or "403"."""
+        with translated(details):
+            try:
+                yield
+            except ClientError as error:
+                if is_not_found(error):
+                    known = dataclasses.replace(details, status=status_of(error), code=code_of(error))
+                    raise not_found(known) from error
+                if status_of(error) not in _NEEDS_DIAGNOSIS:
+                    raise
+                raise translate(self._explained(key, error), details) from error
 
-    def _explained(self, bucket: str, key: str, error: ClientError) -> ClientError:
+    def _explained(self, key: str, error: ClientError) -> ClientError:
         """The same refusal with its reason, such as ExpiredToken, from a GET of one byte."""
+        connection = self.connection
         try:
-            answer = self.client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0", **self.parameters("GetObject"))
+            answer = connection.client.get_object(
+                Bucket=self.bucket, Key=key, Range="bytes=0-0", **connection.parameters("GetObject")
+            )
         except ClientError as explained:
             return explained if status_of(explained) in _NEEDS_DIAGNOSIS else error
         except SDK_ERRORS:
@@ -227,26 +188,75 @@ class S3Requests:
         return error
 
 
+def delete_objects(requests: S3Requests, keys: Sequence[str], transfer: Transfer) -> None:
+    """Delete objects by DeleteObjects, which reports failures one by one in a successful answer.
+
+    An object that does not exist is not an error.
+
+    Args:
+        requests: The control requests of the bucket.
+        keys: The keys, any number of them.
+        transfer: The operation, and its stop.
+
+    Raises:
+        StorageError: If one could not be deleted; the objects before it were.
+    """
+    policy = s3_requests(transfer.settings.max_attempts)
+    for start in range(0, len(keys), _BATCH):
+        left = list(keys[start : start + _BATCH])
+        attempt = 0
+        while left:
+            attempt += 1
+            transfer.stop.check()
+            failures = _delete(requests, left, transfer)
+            for failure in failures:
+                if attempt == policy.limit or failure.get("Code") not in _BUSY:
+                    raise _error(requests.bucket, failure, transfer)
+            left = [failure["Key"] for failure in failures]
+            if left:
+                policy.again(transfer.details, attempt, str(failures[0].get("Code")), stop=transfer.stop)
+
+
+def _delete(requests: S3Requests, keys: Sequence[str], transfer: Transfer) -> list[dict[str, Any]]:
+    """The failures among the answers."""
+    wanted: Any = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+    with translated(transfer.details):
+        answer: Any = requests.connection.client.delete_objects(
+            Bucket=requests.bucket, Delete=wanted, **requests.connection.parameters("DeleteObjects")
+        )
+    return [failure for failure in answer.get("Errors", []) if failure.get("Code") not in _GONE]
+
+
+def _error(bucket: str, failure: dict[str, Any], transfer: Transfer) -> Exception:
+    code = failure.get("Code", "")
+    status = 503 if code in _BUSY else _STATUS.get(code, 400)
+    answer: Any = {"Error": failure, "ResponseMetadata": {"HTTPStatusCode": status}}
+    details = dataclasses.replace(transfer.details, url=f"s3://{bucket}/{failure.get('Key', '')}")
+    return translate(ClientError(answer, "DeleteObjects"), details)
+
+
 def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
-    """Read the answer to a HeadObject."""
+    """The facts in the answer to a HeadObject or GetObject."""
     return ObjectInfo(
         url=url,
         size=answer["ContentLength"],
         etag=answer["ETag"].strip('"'),
         last_modified=answer.get("LastModified"),
         checksum=_checksum(answer),
-        metadata=_metadata(answer),
+        metadata=metadata_of(answer),
+        version=answer.get("VersionId"),
     )
 
 
-def _objects_in(page: Mapping[str, Any], bucket: str) -> Iterator[ObjectInfo]:
+def objects_in(page: Mapping[str, Any], bucket: str) -> Iterator[ObjectInfo]:
+    """The objects of a page of a listing, without folder markers (keys that end with ``/``)."""
     for entry in page.get("Contents", []):
         if not entry["Key"].endswith("/"):
             yield info_from_listing(entry, f"s3://{bucket}/{entry['Key']}")
 
 
 def info_from_listing(entry: Mapping[str, Any], url: str) -> ObjectInfo:
-    """Read an entry of a listing."""
+    """The facts in an entry of a listing."""
     return ObjectInfo(
         url=url,
         size=entry["Size"],
@@ -255,7 +265,8 @@ def info_from_listing(entry: Mapping[str, Any], url: str) -> ObjectInfo:
     )
 
 
-def _metadata(answer: Mapping[str, Any]) -> Mapping[str, str]:
+def metadata_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
+    """The user metadata of an answer."""
     # Some servers keep the case that HTTP libraries give to header names.
     return {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
 
@@ -266,7 +277,7 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
     A composite checksum (``…-5``, or so marked) is one of the parts' checksums, which says nothing of bytes read in ranges.
     Servers that do not know an algorithm have been seen to answer with another one's value under its name.
     """
-    ours = kept_checksum(_metadata(answer).get(CHECKSUM, ""), answer["ContentLength"])
+    ours = kept_checksum(metadata_of(answer).get(CHECKSUM, ""), answer["ContentLength"])
     if ours:
         return ours
     if answer.get("ChecksumType") == "COMPOSITE":

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.paths import clean_prefix
-from gllm_storage.s3.connection import BODY_SIGNING, ENGINES, Connection, pool_size
-from gllm_storage.settings import DEFAULT_MEMORY_LIMIT as DEFAULT_LIMIT
-from gllm_storage.settings import choice, count, duration, endpoint, existing_file, flag, setting, size, text
+from gllm_storage.settings import (
+    DEFAULT_MEMORY_LIMIT,
+    MIB,
+    TransferSettings,
+    choice,
+    count,
+    duration,
+    endpoint,
+    existing_file,
+    flag,
+    setting,
+    size,
+    text,
+)
 
 if TYPE_CHECKING:
-    from gllm_storage.s3.plan import S3TransferSettings
+    from collections.abc import Mapping
+
+ENGINES = ("auto", "boto3")
+BODY_SIGNING = ("auto", "always", "never")
+MAX_PUT = 5 * 2**30
+"""The largest PutObject and the largest part, in bytes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
+MIN_PART = 5 * MIB
+
+
+@dataclass(frozen=True)
+class S3TransferSettings(TransferSettings):
+    """Part sizes, concurrency and preconditions of transfers to and from S3.
+
+    Attributes:
+        conditional_writes: ``"auto"`` probes the endpoint; ``"enforced"`` trusts it to enforce preconditions, without a
+            probe; ``"best-effort"`` accepts a check that can race if the endpoint enforces nothing.
+    """
+
+    conditional_writes: str = "auto"
+
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
 _ARN = re.compile(r"arn:aws[a-z\-]*:(s3|s3-outposts|s3-object-lambda):\S+")
@@ -62,7 +94,7 @@ class S3Settings:
     connect_timeout: float = setting(duration, default=10.0)
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)
-    memory_limit: int = setting(size, default=DEFAULT_LIMIT)
+    memory_limit: int = setting(size, default=DEFAULT_MEMORY_LIMIT)
     conditional_writes: str = setting(choice("auto", "enforced", "best-effort"), default="auto")
     engine: str = setting(choice(*ENGINES), default="auto")
     sign_bodies: str = setting(choice(*BODY_SIGNING), default="auto")
@@ -115,41 +147,6 @@ class S3Settings:
             "sign_bodies": self.sign_bodies,
         }
 
-    def connection(self) -> Connection:
-        """How to reach the store: what our filesystem makes of `filesystem_options`, without the filesystem."""
-        of_client = {
-            "aws_access_key_id": self.aws_access_key_id,
-            "aws_secret_access_key": self.aws_secret_access_key,
-            "aws_session_token": self.aws_session_token,
-            "endpoint_url": self.endpoint_url,
-        }
-        return Connection(
-            client_options={**self._client_options(), **_given(of_client), "use_ssl": True},
-            config_options=self._config_options(),
-            profile_name=self.profile_name,
-            anonymous=self.anonymous,
-            pool_size=pool_size(self.max_concurrency),
-            engine=self.engine,
-            sign_bodies=self.sign_bodies,
-        )
-
-    def parameters(self) -> dict[str, Any]:
-        """Parameters of all requests that take them."""
-        return {**self._additional(), **({"RequestPayer": "requester"} if self.requester_pays else {})}
-
-    def transfer(self) -> S3TransferSettings:
-        """How objects are moved."""
-        from gllm_storage.s3.plan import S3TransferSettings  # noqa: PLC0415 - it imports botocore
-
-        return S3TransferSettings(
-            multipart_threshold=self.multipart_threshold,
-            part_size=self.part_size,
-            max_concurrency=self.max_concurrency,
-            max_attempts=self.max_attempts,
-            memory_limit=self.memory_limit,
-            conditional_writes=self.conditional_writes,
-        )
-
     def _client_options(self) -> dict[str, Any]:
         return _given({"region_name": self.region_name, "verify": self.ca_bundle})
 
@@ -177,3 +174,57 @@ class S3Settings:
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def check_transfer_settings(settings: S3TransferSettings) -> S3TransferSettings:
+    """Check sizes against S3's limits.
+
+    Returns:
+        The settings, unchanged.
+
+    Raises:
+        ValueError: If a size is impossible.
+    """
+    if not MIN_PART <= settings.part_size <= MAX_PUT:
+        raise ValueError(f"part_size must be between 5 MiB and 5 GiB, not {settings.part_size} bytes")
+    if settings.memory_limit < settings.part_size:
+        raise ValueError(
+            f"memory_limit ({settings.memory_limit} bytes) is smaller than a part (part_size={settings.part_size} bytes)"
+        )
+    if settings.multipart_threshold > MAX_PUT:
+        raise ValueError(f"multipart_threshold must be at most 5 GiB, not {settings.multipart_threshold} bytes")
+    return settings
+
+
+def settings_of_call(settings: S3TransferSettings, options: Mapping[str, Any], least: int = MIN_PART) -> S3TransferSettings:
+    """How one call moves its object, which may say how large its parts are, and how many of them go at a time.
+
+    Args:
+        settings: How the filesystem does.
+        options: The arguments of the call, s3fs's ``chunksize`` and ``max_concurrency`` among them. What is larger than a
+            chunk goes in parts then, whatever the threshold.
+        least: The fewest bytes in a part.
+
+    Raises:
+        ValueError: If parts cannot be of that size, or not so many of them go at a time.
+    """
+    changes: dict[str, Any] = {}
+    part_size, workers = options.get("chunksize"), options.get("max_concurrency")
+    if part_size is not None:
+        size = _integer(part_size)
+        if size is None or not least <= size <= MAX_PUT:
+            raise ValueError(f"chunksize must be a number of bytes between {least} and {MAX_PUT}, not {part_size!r}")
+        changes = {"part_size": size, "multipart_threshold": size}
+    if workers is not None:
+        number = _integer(workers)
+        if number is None or number < 1:
+            raise ValueError(f"max_concurrency must be a number, at least 1, not {workers!r}")
+        changes["max_concurrency"] = number
+    return dataclasses.replace(settings, **changes) if changes else settings
+
+
+def _integer(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

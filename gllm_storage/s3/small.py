@@ -1,186 +1,305 @@
-"""Small objects as the jobs of `gllm_storage.s3.bulk`: put from files or memory, got into files or memory."""
+"""Many small objects: one thread has many requests in progress, instead of one thread for each request.
+
+The price of a small object in Python is its thread, its locks and its thread switches; the requests themselves are cheap
+(`gllm_storage.s3.http`). Here each request is sent once. An object that is not small, or whose request does not succeed at
+once, is left to the normal way, which tries again, decides and explains.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from botocore.client import BaseClient
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gllm_storage.concurrency.budget import in_flight
-from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.files.target import atomic_target
-from gllm_storage.s3.connection import is_amazon
+from gllm_storage.info import Stored
 from gllm_storage.s3.requests import info_from_head
+from gllm_storage.s3.upload import write_parameters
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
-    from gllm_storage.errors import ErrorDetails
-    from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo
-    from gllm_storage.s3.http.client import DirectClient, Started
     from gllm_storage.s3.store import S3Store
+    from gllm_storage.store.port import ReadItem, UploadItem
 
-
+IN_PROGRESS = 64
+"""Requests in progress: a store that answers after 20 ms gives 3200 answers per second to 64 of them."""
+_AT_FIRST = 4
+"""The same until the first answer, which shows whether the objects are heavy."""
+_HEAVY = 2**17
+"""Bytes of an object from which on two threads are faster than one. Measured on 2 cores, wall and CPU seconds with one
+thread and with two: 2000 × 16 KiB up 0.38 and 0.37, 0.58 and 0.67; 200 × 1 MiB up 0.23 and 0.22, 0.16 and 0.21. With small
+objects, two threads mostly hand Python's lock to each other."""
 _UNCOUNTED = 2**18
-"""Bytes of an object that counts for nothing in the budget of memory: each thread has one in its hands at a time."""
+"""Bytes of an object that the memory budget does not count: each thread holds one at a time."""
 
 
-@dataclass(frozen=True)
-class SmallObjects:
-    """What the jobs of one filesystem have in common.
+class StartedRequest(Protocol):
+    """A request that was sent, and whose answer was not read yet."""
 
-    Attributes:
-        client: Sends the requests.
-        most: Bytes in an object that is small.
-        memory_limit: Bytes in memory of all transfers.
-        put_parameters: For each PutObject.
-        get_parameters: For each GetObject.
-        sends_checksum: Whether the endpoint takes the header with the checksum, as far as we know.
-        keeps_checksum: Whether the store keeps a checksum of the whole object by itself.
+    def finish(self) -> dict[str, Any]:
+        """Wait for the answer and read it; raises if it is an error, or if there is none."""
+
+
+class Pipeline(Protocol):
+    """Sends requests whose answers are read later."""
+
+    def begin(self, method: str, parameters: dict[str, Any]) -> StartedRequest | None:
+        """Send a request.
+
+        Args:
+            method: boto3's name of the method.
+            parameters: Its arguments.
+
+        Returns:
+            None if this request has to go through boto3.
+
+        Raises:
+            Exception: If the request cannot be sent.
+        """
+
+
+class _Job(Protocol):
+    """One small object to move."""
+
+    def begin(self) -> StartedRequest | None:
+        """Send the request; None if the object has to go the normal way."""
+
+    def end(self, answer: dict[str, Any]) -> int | None:
+        """Take the answer; returns the number of moved bytes, None if the object has to go the normal way."""
+
+
+def upload_small(
+    store: S3Store, pipeline: Pipeline, items: Sequence[UploadItem], stop: Stop
+) -> tuple[dict[int, Stored], list[int]]:
+    """Store the small objects among some uploads.
+
+    Args:
+        store: The store.
+        pipeline: Sends the requests.
+        items: The uploads.
+        stop: Cancels them.
+
+    Returns:
+        The stored objects by number, and the numbers that have to go the normal way.
+
+    Raises:
+        TransferStopped: If `stop` was set.
     """
+    numbers = [number for number, item in enumerate(items) if not item.exclusive]
+    common = _Common(store, pipeline)
+    done: dict[int, Stored] = {}
+    left = _run([_Put(common, items[number], number, done) for number in numbers], stop)
+    exclusive = [number for number, item in enumerate(items) if item.exclusive]
+    return done, sorted([*exclusive, *(numbers[each] for each in left)])
 
-    client: DirectClient
-    most: int
-    memory_limit: int
-    put_parameters: Mapping[str, Any]
-    get_parameters: Mapping[str, Any]
-    sends_checksum: bool
-    keeps_checksum: bool
+
+def read_small(
+    store: S3Store, pipeline: Pipeline, items: Sequence[ReadItem], stop: Stop
+) -> tuple[dict[int, bytes | None], list[int]]:
+    """Read the small objects among some; as `upload_small`."""
+    common = _Common(store, pipeline)
+    done: dict[int, bytes | None] = {}
+    left = _run([_Get(common, item, number, done) for number, item in enumerate(items)], stop)
+    return done, left
+
+
+class _Common:
+    """The facts that the jobs of one call share, computed once."""
+
+    def __init__(self, store: S3Store, pipeline: Pipeline) -> None:
+        connection, settings = store.connection, store.settings
+        self.store = store
+        self.pipeline = pipeline
+        self.most = min(settings.part_size, settings.multipart_threshold)
+        self.put_parameters = connection.parameters("PutObject")
+        self.get_parameters = connection.parameters("GetObject")
+        self.sends_checksum = connection.checksum_headers.accepted.get("put_object") is not False
+        self.keeps_checksum = connection.is_amazon
+        self._memory_limit = settings.memory_limit
 
     def in_memory(self, size: int) -> contextlib.AbstractContextManager[None]:
-        """Count an object while this thread holds it."""
+        """Count an object in the memory budget while this thread holds it."""
         if size <= _UNCOUNTED:
             return contextlib.nullcontext()
-        return in_flight(size, self.memory_limit, running_stop() or Stop())
-
-
-def small_objects(store: S3Store) -> SmallObjects | None:
-    """Small objects of a store; None where all requests go through boto3."""
-    client: Any = store.requests.client
-    if isinstance(client, BaseClient) or client.refusal is not None:
-        return None
-    return SmallObjects(
-        client=client,
-        most=min(store.settings.part_size, store.settings.multipart_threshold),
-        memory_limit=store.settings.memory_limit,
-        put_parameters=store.requests.parameters("PutObject"),
-        get_parameters=store.requests.parameters("GetObject"),
-        sends_checksum=store.takes_checksums("put_object"),
-        keeps_checksum=is_amazon(store.requests.client),
-    )
+        return in_flight(size, self._memory_limit, running_stop() or Stop())
 
 
 @dataclass(frozen=True)
-class SmallPut:
-    """An object to be written; what is there is replaced.
+class _Put:
+    """PutObject of a small object; an existing object is replaced."""
 
-    Attributes:
-        objects: What all have in common.
-        place: Bucket and key.
-        opened: Opens its content.
-        options: Further parameters of PutObject; ``Metadata`` among them.
-        told: Told how many bytes were sent.
-    """
+    common: _Common
+    item: UploadItem
+    number: int
+    done: dict[int, Stored]
+    _sent: list[tuple[int, str]] = field(default_factory=list)
 
-    objects: SmallObjects
-    place: tuple[str, str]
-    opened: Callable[[], contextlib.AbstractContextManager[Source]]
-    options: Mapping[str, Any]
-    told: Callable[[int], None]
-    _sent: list[int] = field(default_factory=list)
-
-    def begin(self) -> Started | None:
-        """PutObject."""
-        with self.opened() as source:
-            if source.size > self.objects.most:
+    def begin(self) -> StartedRequest | None:
+        common = self.common
+        with self.item.open_source(common.store.details(self.item.key, "upload")) as source:
+            if source.size > common.most:
                 return None
-            with self.objects.in_memory(source.size):
+            with common.in_memory(source.size):
                 data = source.read_at(0, source.size)
                 source.require_unchanged()
                 return self._begin(data)
 
-    def _begin(self, data: bytes) -> Started | None:
-        objects = self.objects
+    def _begin(self, data: bytes) -> StartedRequest | None:
+        common = self.common
         crc = checksums.encode(checksums.crc64nvme(data))
-        metadata = {**(self.options.get("Metadata") or {}), WRITE_ID: secrets.token_hex(16)}
-        if not objects.keeps_checksum:
+        metadata = {**(self.item.options.get("Metadata") or {}), WRITE_ID: secrets.token_hex(16)}
+        if not common.keeps_checksum:
             metadata[CHECKSUM] = f"{crc}-{len(data)}"
-        bucket, key = self.place
         parameters = {
-            **objects.put_parameters,
-            **self.options,
-            "Bucket": bucket,
-            "Key": key,
+            **common.put_parameters,
+            **write_parameters(self.item.options),
+            "Bucket": common.store.bucket,
+            "Key": self.item.key,
             "Metadata": metadata,
             "Body": data,
         }
-        if objects.sends_checksum:
+        if common.sends_checksum:
             parameters["ChecksumCRC64NVME"] = crc
-        self._sent.append(len(data))
-        return objects.client.begin("put_object", parameters)
+        self._sent.append((len(data), crc))
+        return common.pipeline.begin("put_object", parameters)
 
     def end(self, answer: Mapping[str, Any]) -> int | None:
-        """How many bytes were stored; None if it was not."""
-        if not answer.get("ETag"):
+        etag = str(answer.get("ETag") or "").strip('"')
+        if not etag:
             return None
-        self.told(self._sent[-1])
-        return self._sent[-1]
+        size, crc = self._sent[-1]
+        url = self.common.store.url(self.item.key)
+        self.done[self.number] = Stored(url, size, etag, answer.get("VersionId"), f"crc64nvme:{crc}")
+        with self.item.watch() as progress:
+            progress.expect(size)
+            progress.finish()
+        return size
 
 
 @dataclass(frozen=True)
-class SmallGet:
-    """An object to be read: one answer, so that it is of one version.
+class _Get:
+    """GetObject of a small object: one answer, and so one version."""
 
-    Attributes:
-        objects: What all have in common.
-        place: Bucket and key.
-        details: What it is about, for errors.
-        keep: Takes the content.
-    """
+    common: _Common
+    item: ReadItem
+    number: int
+    done: dict[int, bytes | None]
 
-    objects: SmallObjects
-    place: tuple[str, str]
-    details: ErrorDetails
-    keep: Callable[[bytes], None]
-
-    def begin(self) -> Started | None:
-        """GetObject."""
-        bucket, key = self.place
-        parameters = {**self.objects.get_parameters, "Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
-        return self.objects.client.begin("get_object", parameters)
+    def begin(self) -> StartedRequest | None:
+        common = self.common
+        place = {"Bucket": common.store.bucket, "Key": self.item.key, "ChecksumMode": "ENABLED"}
+        return common.pipeline.begin("get_object", {**common.get_parameters, **place})
 
     def end(self, answer: Mapping[str, Any]) -> int | None:
-        """How many bytes were read; None unless it is whole, and is what its checksum says."""
         with contextlib.closing(answer["Body"]) as body:
-            info = info_from_head(answer, self.details.url)
-            if info.size > self.objects.most:
+            info = info_from_head(answer, self.common.store.url(self.item.key))
+            if info.size > self.common.most:
                 return None
-            with self.objects.in_memory(info.size):
+            with self.common.in_memory(info.size):
                 content = body.read()
-                if not _is_whole(content, info):
+                if not _is_complete(content, info):
                     return None
-                self.keep(content)
-                return info.size
+                self._keep(content)
+        return info.size
+
+    def _keep(self, content: bytes) -> None:
+        if self.item.path is not None:
+            details = self.common.store.details(self.item.key, "download")
+            with atomic_target(self.item.path, details) as target:
+                target.write_at(0, content)
+        with self.item.watch() as progress:
+            progress.expect(len(content))
+            progress.finish()
+        self.done[self.number] = content if self.item.path is None else None
 
 
-def _is_whole(content: bytes, info: ObjectInfo) -> bool:
+def _is_complete(content: bytes, info: ObjectInfo) -> bool:
     if len(content) != info.size:
         return False
     if info.checksum is None:
         return True
     algorithm, expected = info.checksum.split(":", 1)
-    return (
-        checksums.checksum_of(lambda offset, length: content[offset : offset + length], len(content), algorithm) == expected
-    )
+    found = checksums.checksum_of(lambda offset, length: content[offset : offset + length], len(content), algorithm)
+    return found == expected
 
 
-def write_file(path: str, details: ErrorDetails, content: bytes) -> None:
-    """Put a small object's content where a download puts it: whole, or not at all."""
-    with atomic_target(path, details) as target:
-        target.write_at(0, content)
+def _run(jobs: Sequence[_Job], stop: Stop) -> list[int]:
+    """Run jobs, many at a time; returns the numbers of those that have to go the normal way."""
+    team = _Team(jobs)
+    run_all([partial(team.lead, stop), partial(team.help, stop)], 2, stop)
+    return sorted(team.left)
+
+
+class _Team:
+    """Two threads that share the jobs; the second begins when an object has turned out to be heavy."""
+
+    def __init__(self, jobs: Sequence[_Job]) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+        self._numbers = iter(range(len(jobs)))
+        self._help = threading.Event()
+        self._most = _AT_FIRST
+        self.left: list[int] = []
+
+    def lead(self, stop: Stop) -> None:
+        """Work in the first thread."""
+        try:
+            self._work(stop)
+        finally:
+            self._help.set()
+
+    def help(self, stop: Stop) -> None:
+        """Work in the second thread, once that is worth it."""
+        self._help.wait()
+        self._work(stop)
+
+    def _work(self, stop: Stop) -> None:
+        in_progress: deque[tuple[int, StartedRequest]] = deque()
+        try:
+            more = True
+            while more or in_progress:
+                stop.check()
+                if more and len(in_progress) < self._most:
+                    more = self._begin_next(in_progress)
+                else:
+                    self._finish(*in_progress.popleft())
+        finally:
+            # Each sent request is answered before this ends: no write may take effect later.
+            while in_progress:
+                with contextlib.suppress(Exception, TransferStopped):
+                    self._finish(*in_progress.popleft())
+
+    def _begin_next(self, in_progress: deque[tuple[int, StartedRequest]]) -> bool:
+        with self._lock:
+            number = next(self._numbers, None)
+        if number is None:
+            return False
+        started = None
+        with contextlib.suppress(Exception):  # the normal way meets the same failure, and explains it
+            started = self._jobs[number].begin()
+        if started is None:
+            self.left.append(number)
+        else:
+            in_progress.append((number, started))
+        return True
+
+    def _finish(self, number: int, started: StartedRequest) -> None:
+        moved = None
+        with contextlib.suppress(Exception):  # the normal way meets the same failure, and explains it
+            moved = self._jobs[number].end(started.finish())
+        if moved is None:
+            self.left.append(number)
+        elif moved >= _HEAVY:
+            self._help.set()
+        self._most = IN_PROGRESS // 2 if self._help.is_set() else IN_PROGRESS

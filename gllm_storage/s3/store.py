@@ -1,282 +1,266 @@
-"""`S3Store`: uploads, downloads and reads of objects, put together from requests, plans and the engine."""
+"""`S3Store`: one bucket of S3 or of a compatible service."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from gllm_storage.errors import AccessDeniedError, ErrorDetails
-from gllm_storage.files.source import MemorySource
-from gllm_storage.files.spool import SpooledObject
-from gllm_storage.s3.body import ChecksumHeaders
-from gllm_storage.s3.connection import is_amazon
+from gllm_storage.errors import AccessDeniedError
+from gllm_storage.info import in_order
+from gllm_storage.s3.copy import Copy, Place, copy_object
 from gllm_storage.s3.errors import translated
-from gllm_storage.s3.multipart import BotoEngine
-from gllm_storage.s3.plan import (
-    MAX_PUT,
-    MIN_PART,
-    S3TransferSettings,
+from gllm_storage.s3.probe import (
+    ALL_ENFORCED,
+    Condition,
+    ConditionalWrites,
     UploadPlan,
+    conditional_writes,
     plan_create,
     plan_overwrite,
-    settings_of_call,
 )
-from gllm_storage.s3.probe import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
 from gllm_storage.s3.read import S3Reader
-from gllm_storage.s3.stream import StreamedObject, StreamPlan
-from gllm_storage.s3.upload import Upload, upload_object
-from gllm_storage.store.create import exists_error, new_write_id
+from gllm_storage.s3.requests import S3Requests, delete_objects, info_from_head, objects_in
+from gllm_storage.s3.settings import settings_of_call
+from gllm_storage.s3.small import read_small, upload_small
+from gllm_storage.s3.stream import StreamedWriter
+from gllm_storage.s3.upload import S3Upload, S3Write
+from gllm_storage.store.create import exists_error, write_object
+from gllm_storage.store.port import ObjectStore, SpooledWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from gllm_storage.files.source import Source
-    from gllm_storage.filesystem.writing import WritableFile
-    from gllm_storage.info import ObjectInfo
-    from gllm_storage.s3.multipart import Receipt
-    from gllm_storage.s3.requests import S3Requests
-    from gllm_storage.store.port import Destination
+    from gllm_storage.concurrency.stop import Stop
+    from gllm_storage.info import ObjectInfo, Stored
+    from gllm_storage.s3.connection import S3Connection
+    from gllm_storage.s3.settings import S3TransferSettings
+    from gllm_storage.store.port import ObjectWriter, ReadItem, UploadItem, UploadRequest
     from gllm_storage.store.transfer import Transfer
 
+_SIDE_BY_SIDE = 4
+"""Objects of a list that are moved at a time after the small ones; each may go in several parts side by side."""
+_ONE_REQUEST_EACH = 16
+"""The same if small objects may be among them."""
+_COPY_IN_PARTS_ABOVE = 150 * 2**20
+"""Bytes; as s3fs."""
 
-class S3Store:
-    """The data path of one filesystem. It knows nothing of fsspec.
+
+class S3Store(ObjectStore):
+    """The objects of one bucket.
 
     Args:
-        requests: The control requests, and the boto3 client.
-        settings: How objects are moved.
+        connection: The endpoint, and the settings of the transfers.
+        bucket: The bucket.
     """
 
-    _receipt: Receipt | None = None
+    provider: ClassVar[str] = "s3"
+    creates_exclusively: ClassVar[bool] = True
 
-    def __init__(self, requests: S3Requests, settings: S3TransferSettings) -> None:
-        self.requests = requests
-        self.settings = settings
-        self._checksum_headers = ChecksumHeaders()
+    def __init__(self, connection: S3Connection, bucket: str) -> None:
+        self.connection = connection
+        self.bucket = bucket
+        self.requests = S3Requests(connection, bucket)
 
-    def noting(self, receipt: Receipt) -> S3Store:
-        """The same store, which tells what became of an upload.
+    @property
+    def settings(self) -> S3TransferSettings:
+        """Part sizes, concurrency and preconditions."""
+        return self.connection.settings
 
-        Args:
-            receipt: Told, each time.
-        """
-        store = copy.copy(self)  # what was learnt of the endpoint is shared
-        store._receipt = receipt  # noqa: SLF001 - its own
-        return store
+    def url(self, key: str) -> str:
+        """The URL of a key."""
+        return f"s3://{self.bucket}/{key}"
 
-    def upload(
-        self,
-        source: Source,
-        bucket: str,
-        key: str,
-        transfer: Transfer,
-        *,
-        exclusive: bool,
-        options: Mapping[str, Any],
-    ) -> None:
-        """Upload a local file.
+    def upload(self, request: UploadRequest) -> Stored:
+        """Store an object: in one PutObject, or in parts; see `ObjectStore.upload`.
 
-        Args:
-            source: The file.
-            bucket: The bucket.
-            key: The key.
-            transfer: What it is about, who watches, and what stops it.
-            exclusive: Whether to fail if the object exists, atomically.
-            options: Further parameters of PutObject and CreateMultipartUpload; and s3fs's ``chunksize`` and
-                ``max_concurrency``, which are of this upload alone.
+        The options of the request are parameters of PutObject and CreateMultipartUpload, and s3fs's ``chunksize`` and
+        ``max_concurrency`` for this upload alone.
 
         Raises:
-            ValueError: If parts cannot be as `options` say.
-            ObjectExistsError: If `exclusive`, and the object exists.
+            ValueError: If the options ask for impossible parts.
+            ObjectExistsError: If the request is exclusive, and the object exists.
+            ConflictCheckUnsupportedError: If the request is exclusive, and the endpoint cannot do that.
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
-        settings = settings_of_call(self.settings, options)
-        transfer = dataclasses.replace(transfer, settings=settings)
-        plan = self._plan(source.size, settings, bucket, key, transfer.details, exclusive=exclusive)
-        upload = Upload(
-            source=source,
-            place={"Bucket": bucket, "Key": key},
-            write_parameters=_given(options),
-            metadata=options.get("Metadata") or {},
-            plan=plan,
-            transfer=transfer,
-            # Amazon keeps a checksum of the whole object; of other stores we do not know, so ours goes into the metadata.
-            keep_checksum=not is_amazon(self.requests.client),
-        )
-        head = partial(self.requests.metadata, bucket, key, "upload")
-        upload_object(self._engine(), upload, head, exclusive=exclusive)
+        settings = settings_of_call(self.settings, request.options)
+        plan = self._plan(request.key, request.source.size, settings, request.details.operation, exclusive=request.exclusive)
+        upload = S3Upload(request, self.requests, plan, settings)
+        with translated(request.details):
+            return write_object(S3Write(upload), exclusive=request.exclusive, stop=request.transfer.stop)
 
-    def open_stream(self, destination: Destination, part_size: int | None) -> AbstractContextManager[WritableFile]:
-        """A file that becomes an object when the block ends well; its parts are sent while it is written, if possible.
-
-        Args:
-            destination: Where it goes.
-            part_size: Bytes in a part; None for the setting, or for ``chunksize`` among the destination's options.
+    def open_writer(self, request: UploadRequest) -> ObjectWriter:
+        """Send the parts of an object while it is written, if possible; see `ObjectStore.open_writer`.
 
         Raises:
-            ValueError: If parts cannot be as `part_size` and the options say, or these differ.
-            StorageError: If it cannot be told how the endpoint creates exclusively.
+            ValueError: If the options ask for impossible parts.
+            StorageError: If the probe of the endpoint fails.
         """
-        options, details = destination.options, destination.transfer.details
-        wanted = options.get("chunksize")
-        if wanted is not None and part_size is not None and wanted != part_size:
-            raise ValueError(f"block_size={part_size!r} and chunksize={wanted!r} are two sizes of one part; leave one out")
-        settings = settings_of_call(self.settings, options)
-        transfer = dataclasses.replace(destination.transfer, settings=settings)
-        destination = dataclasses.replace(destination, transfer=transfer)
-        part_size = wanted if part_size is None else part_size
-        if part_size is not None and not MIN_PART <= part_size <= MAX_PUT:
-            raise ValueError(f"Block size must be >=5MB, and at most 5 GiB, not {part_size} bytes")
-        conditional = destination.exclusive
-        if conditional and not self._completes_exclusively(destination):
-            # What was sent in parts could only overwrite. As a whole it goes in one PutObject, if it can.
-            return SpooledObject(partial(destination.take, self), settings, details)
-        size = part_size or settings.part_size
-        threshold = settings.multipart_threshold if part_size is None else min(settings.multipart_threshold, part_size)
-        plan = StreamPlan(
-            upload=Upload(
-                source=MemorySource(b"", details),
-                place={"Bucket": destination.bucket, "Key": destination.key},
-                write_parameters=_given(options),
-                metadata=options.get("Metadata") or {},
-                plan=UploadPlan(multipart=True, part_size=size, conditional=conditional),
-                transfer=transfer,
-            ),
-            engine=self._engine(),
-            head=partial(self.requests.metadata, destination.bucket, destination.key, details.operation),
-            upload_whole=partial(destination.take, self),
-            write_id=new_write_id(),
-            exclusive=destination.exclusive,
-            part_size=size,
-            small=max(threshold, size),
-        )
-        return StreamedObject(plan)
+        settings = settings_of_call(self.settings, request.options)
+        if request.exclusive and self._enforced(request.key).complete is not Condition.ENFORCED:
+            # Parts could only overwrite here. The complete content goes in one PutObject, if that is possible.
+            return SpooledWriter(self, request)
+        plan = UploadPlan(multipart=True, part_size=settings.part_size, conditional=request.exclusive)
+        return StreamedWriter(S3Upload(request, self.requests, plan, settings), self.upload)
 
-    def reader(self, bucket: str, key: str, details: ErrorDetails) -> S3Reader:
-        """Read an object."""
-        return S3Reader(self.requests, bucket, key, details)
+    def open_reader(self, key: str, operation: str = "read") -> S3Reader:
+        """A reader of an object."""
+        return S3Reader(self.requests, key, self.requests.details(key, operation))
 
-    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
-        """What there is to know of an object.
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        """The facts about an object, from a HeadObject.
 
         Raises:
-            ObjectNotFoundError: If it does not exist.
-            StorageError: If it cannot be told.
+            ObjectNotFoundError: If the object does not exist.
+            StorageError: If the request fails.
         """
-        return self.requests.info(bucket, key, operation)
+        return info_from_head(self.requests.head(key, operation, checksums=True), self.url(key))
 
-    def entry(self, bucket: str, key: str) -> dict[str, Any]:
-        """The same as s3fs has it.
-
-        Raises:
-            ObjectNotFoundError: If it does not exist.
-            StorageError: If it cannot be told.
-        """
-        answer = self.requests.head(bucket, key, "info", checksums=True)
-        return {
-            "name": f"{bucket}/{key}",
-            "type": "file",
-            "size": answer["ContentLength"],
-            "ETag": answer["ETag"],
-            "LastModified": answer.get("LastModified", ""),
-            "StorageClass": answer.get("StorageClass", "STANDARD"),
-            "VersionId": answer.get("VersionId"),
-            "ContentType": answer.get("ContentType"),
-            "metadata": dict(answer.get("Metadata", {})),
-        }
-
-    def delete(self, bucket: str, key: str) -> None:
+    def delete(self, key: str) -> None:
         """Delete an object.
 
         Raises:
-            ObjectNotFoundError: If it does not exist; who may not look is not told.
+            ObjectNotFoundError: If it does not exist; credentials without read permission do not notice.
             StorageError: If it cannot be deleted.
         """
-        with contextlib.suppress(AccessDeniedError):  # who may write and delete need not be able to read
-            self.requests.head(bucket, key, "delete")  # DeleteObject answers 204 for what never was
-        self.requests.delete(bucket, key)
+        with contextlib.suppress(AccessDeniedError):  # credentials may permit deletes, but no reads
+            self.requests.head(key, "delete")  # DeleteObject answers 204 for a key that never existed
+        self._delete(key)
 
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key begins with a prefix, in key order.
-
-        Raises:
-            StorageError: If listing fails.
-        """
-        return self.requests.list(bucket, prefix)
-
-    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
-        """What is directly behind a prefix: objects, and URLs of folders.
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key begins with a prefix, in key order; without folder markers (keys that end with ``/``).
 
         Raises:
-            StorageError: If listing fails.
+            StorageError: If the request for any page fails.
         """
-        return self.requests.list_folder(bucket, prefix)
+        for page in self.requests.pages(prefix):
+            yield from objects_in(page, self.bucket)
 
-    def is_prefix(self, bucket: str, prefix: str) -> bool:
+    def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
+        """The objects directly behind a prefix, and the URLs of the folders there, which end with ``/``.
+
+        Raises:
+            StorageError: If the request for any page fails.
+        """
+        for page in self.requests.pages(prefix, "/"):
+            folders = [self.url(each["Prefix"]) for each in page.get("CommonPrefixes", [])]
+            yield from in_order([*objects_in(page, self.bucket), *folders])
+
+    def is_prefix(self, prefix: str) -> bool:
         """Whether any key begins with a prefix.
 
         Raises:
-            StorageError: If it cannot be told.
+            StorageError: If the request fails.
         """
-        return self.requests.is_prefix(bucket, prefix)
+        return self.requests.is_prefix(prefix)
 
-    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
-        """Check that a bucket is there, or was within the last seconds.
+    def require_bucket(self, operation: str = "info", *, recently: bool = True) -> None:
+        """Check that the bucket exists.
 
         Raises:
-            BucketNotFoundError: If it is not.
-            StorageError: If it cannot be told.
+            BucketNotFoundError: If it does not exist.
+            StorageError: If the request fails.
         """
-        self.requests.require_bucket(bucket, details, recently=recently)
+        self.requests.require_bucket(self.details("", operation), recently=recently)
 
-    def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
-        """Check that an object can be created exclusively, before its content is there.
+    def require_create(self, key: str, operation: str = "open") -> None:
+        """Check, before there is any content, that an object can be created exclusively.
 
         Raises:
-            ConflictCheckUnsupportedError: If it cannot.
-            ObjectExistsError: If it exists already.
-            StorageError: If it cannot be told.
+            ConflictCheckUnsupportedError: If the endpoint cannot create exclusively.
+            ObjectExistsError: If the object exists.
+            StorageError: If a request fails.
         """
-        self._plan(0, self.settings, bucket, key, details, exclusive=True)
-        with contextlib.suppress(AccessDeniedError):  # who may write but not read: the store itself decides, at the end
-            if self.requests.metadata(bucket, key, "open") is not None:
-                raise exists_error(details)
+        self._plan(key, 0, self.settings, operation, exclusive=True)
+        with contextlib.suppress(AccessDeniedError):  # without read permission the write itself decides
+            if self.requests.find(key, operation) is not None:
+                raise exists_error(self.details(key, operation))
 
-    def takes_checksums(self, method: str) -> bool:
-        """Whether the endpoint takes checksums in the headers of a request, as far as we know.
+    def upload_many(self, items: Sequence[UploadItem], stop: Stop, workers: int = 0) -> Sequence[Stored]:
+        """Store several objects: the small ones by requests that do not wait for each other's answers.
+
+        Raises:
+            Exception: The first failure.
+        """
+        pipeline = self.connection.pipeline if len(items) > 1 else None
+        if pipeline is None:
+            return super().upload_many(items, stop, workers or _ONE_REQUEST_EACH)
+        done, left = upload_small(self, pipeline, items, stop)
+        rest = super().upload_many([items[number] for number in left], stop, workers or _SIDE_BY_SIDE)
+        done.update(zip(left, rest, strict=True))
+        return [done[number] for number in range(len(items))]
+
+    def read_many(
+        self, items: Sequence[ReadItem], stop: Stop, *, on_error: str = "raise", workers: int = 0
+    ) -> Sequence[bytes | Exception | None]:
+        """Read several objects: the small ones by requests that do not wait for each other's answers.
+
+        Raises:
+            Exception: The first failure, if `on_error` is ``"raise"``.
+        """
+        pipeline = self.connection.pipeline if len(items) > 1 else None
+        if pipeline is None:
+            return super().read_many(items, stop, on_error=on_error, workers=workers or _ONE_REQUEST_EACH)
+        small, left = read_small(self, pipeline, items, stop)
+        rest = super().read_many(
+            [items[number] for number in left], stop, on_error=on_error, workers=workers or _SIDE_BY_SIDE
+        )
+        found: dict[int, bytes | Exception | None] = {**small, **dict(zip(left, rest, strict=True))}
+        return [found[number] for number in range(len(items))]
+
+    def delete_many(self, keys: Sequence[str], transfer: Transfer) -> None:
+        """Delete several objects by DeleteObjects; an object that does not exist is not an error.
+
+        Raises:
+            StorageError: If one cannot be deleted; others may have been.
+        """
+        if len(keys) == 1:
+            self._delete(keys[0])
+        elif keys:
+            delete_objects(self.requests, keys, transfer)
+
+    def copy(
+        self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Copy an object within S3; an existing target is replaced.
 
         Args:
-            method: boto3's name of the operation.
+            key: The key of the source object.
+            target: The store of the copy.
+            target_key: The key of the copy.
+            transfer: The operation, the settings, the progress, and the stop.
+            options: Parameters of CopyObject and CreateMultipartUpload; ``preserve_etag`` copies in the parts in which the
+                source was uploaded, ``version_id`` names a version of it, ``in_parts_above`` is the size in bytes above
+                which the copy goes in parts.
+
+        Raises:
+            ObjectNotFoundError: If the source object does not exist.
+            StorageError: If the copy fails; nothing was changed then, and nothing is left behind.
         """
-        return self._checksum_headers.accepted.get(method) is not False
+        if not isinstance(target, S3Store):
+            super().copy(key, target, target_key, transfer, options)
+            return
+        given = dict(options or {})
+        copy = Copy(
+            source=Place(self.bucket, key, given.pop("version_id", None)),
+            target=Place(target.bucket, target_key),
+            threshold=given.pop("in_parts_above", _COPY_IN_PARTS_ABOVE),
+            keep_etag=bool(given.pop("preserve_etag", False)),
+            options=given,
+            transfer=transfer,
+        )
+        copy_object(target.requests, copy)
 
-    def _engine(self) -> BotoEngine:
-        return BotoEngine(self.requests.client, self.requests.parameters, self._checksum_headers, self._receipt)
+    def _delete(self, key: str) -> None:
+        connection = self.connection
+        with translated(self.details(key, "delete")):
+            connection.client.delete_object(Bucket=self.bucket, Key=key, **connection.parameters("DeleteObject"))
 
-    def _plan(
-        self, size: int, settings: S3TransferSettings, bucket: str, key: str, details: ErrorDetails, *, exclusive: bool
-    ) -> UploadPlan:
+    def _plan(self, key: str, size: int, settings: S3TransferSettings, operation: str, *, exclusive: bool) -> UploadPlan:
         if not exclusive:
             return plan_overwrite(size, settings)
-        return plan_create(size, settings, self._conditional_writes(bucket, key), details)
+        return plan_create(size, settings, self._enforced(key), self.details(key, operation))
 
-    def _completes_exclusively(self, destination: Destination) -> bool:
-        return self._conditional_writes(destination.bucket, destination.key).complete is Condition.ENFORCED
-
-    def _conditional_writes(self, bucket: str, key: str) -> ConditionalWrites:
+    def _enforced(self, key: str) -> ConditionalWrites:
         if self.settings.conditional_writes == "enforced":
             return ALL_ENFORCED
-        folder = key[: key.rfind("/") + 1]
-        with translated(ErrorDetails("s3", f"s3://{bucket}/{folder}", "probe of conditional writes")):
-            return conditional_writes(self.requests.client, bucket, folder, self.requests.parameters)
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters for botocore, which takes no None; s3fs's own options are left out."""
-    ours = {"Metadata", "acl", "chunksize", "max_concurrency"}
-    given = {name: value for name, value in options.items() if name not in ours and value is not None}
-    return {**given, "ACL": options["acl"]} if options.get("acl") else given
+        return conditional_writes(self.connection, self.bucket, key[: key.rfind("/") + 1])

@@ -1,111 +1,84 @@
-"""`StreamedObject`: an S3 object that is on its way to the store while it is being written."""
+"""`StreamedWriter`: an S3 object that is sent to the store while it is written.
+
+Up to a size the content is collected, and uploaded by one PutObject like a local file. Beyond that size a multipart upload
+begins, and each part is sent by a thread as soon as it is full.
+
+Sent parts are gone from this machine. So nothing is sent twice: the upload is completed once, and if S3 requests all parts
+again (409 ConditionalRequestConflict), only the caller can write them.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import io
 import os
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.concurrency.stop import TransferStopped
-from gllm_storage.errors import StorageError
-from gllm_storage.files.source import bytes_of
-from gllm_storage.files.spool import spool_of
+from gllm_storage.concurrency.workers import Background
+from gllm_storage.errors import Remedy, StorageError
+from gllm_storage.files.source import MemorySource, bytes_of, is_immutable
+from gllm_storage.files.spool import Spool, spool_of
+from gllm_storage.s3.body import FileSection, ViewSection
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.multipart import MultipartUpload
-from gllm_storage.s3.part_stream import PartStream
+from gllm_storage.s3.settings import MAX_PUT
 from gllm_storage.s3.upload import S3Write
-from gllm_storage.store.checksums import WRITE_ID
-from gllm_storage.store.create import write_object
+from gllm_storage.store import checksums
+from gllm_storage.store.create import new_write_id, write_object
+from gllm_storage.store.retry import RetryPolicy
+from gllm_storage.store.transfer import MAX_PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
+    from collections.abc import Callable, Iterator
 
     from _typeshed import ReadableBuffer
 
+    from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
-    from gllm_storage.s3.multipart import BotoEngine
-    from gllm_storage.s3.upload import Upload
+    from gllm_storage.info import Stored
+    from gllm_storage.s3.body import Body
+    from gllm_storage.s3.upload import S3Upload
+    from gllm_storage.store.port import UploadRequest
+
+_ONCE = RetryPolicy(limit=1)
 
 
-@dataclass(frozen=True)
-class StreamPlan:
-    """How a stream goes.
-
-    Attributes:
-        upload: What to write, without its content.
-        engine: Sends the parts.
-        head: HeadObject of the object: its user metadata, or None if it is not there.
-        upload_whole: Stores what is too small to go in parts.
-        write_id: The write-id of the object.
-        exclusive: Whether to fail if the object exists.
-        part_size: Bytes in the first parts.
-        small: Up to so many bytes do not go in parts.
-    """
-
-    upload: Upload
-    engine: BotoEngine
-    head: Callable[[], Mapping[str, str] | None]
-    upload_whole: Callable[[Source], None]
-    write_id: str
-    exclusive: bool
-    part_size: int
-    small: int
-
-    def parts(self) -> PartStream:
-        """The parts of the stream."""
-        metadata = {**self.upload.metadata, WRITE_ID: self.write_id}
-        return PartStream(MultipartUpload(self.engine, self.upload, metadata), self.upload, self.part_size)
-
-
-class StreamedObject:
-    """A file to be written, which becomes an object when the block ends well.
-
-    Up to a size it is collected, and uploaded as a local file would be. Behind it, it is sent in parts while it is written.
-
-    What was sent is gone. So nothing can be sent twice: a stream is completed once, and where S3 asks for all parts again
-    (409 ConditionalRequestConflict), only the writer can do that.
+class StreamedWriter:
+    """An `ObjectWriter` that sends parts while it is written.
 
     Args:
-        plan: How it goes.
+        upload: The upload; its source is not read.
+        upload_complete: Uploads content that is too small for parts.
     """
 
-    def __init__(self, plan: StreamPlan) -> None:
-        self._plan = plan
-        self._details: ErrorDetails = plan.upload.transfer.details
+    def __init__(self, upload: S3Upload, upload_complete: Callable[[UploadRequest], Stored]) -> None:
+        self._upload = upload
+        self._upload_complete = upload_complete
+        self._details: ErrorDetails = upload.request.details
+        self._small = max(upload.settings.multipart_threshold, upload.plan.part_size)
+        self._write_id = new_write_id()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._written = 0
         self._failure: Exception | None = None
-        self._is_over = False
-        self._collected = spool_of(plan.upload.transfer.settings, self._details, plan.small)
+        self._ended = False
+        self._collected = spool_of(upload.settings, self._details, self._small)
         self._parts: PartStream | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pid != os.getpid():
-            return  # it is another process's
-        if kind is not None:
-            self.discard()
-            return
-        with self._all_or_nothing():
-            self._publish()
-            self._is_over = True
-            self._collected.close()
-
     def write(self, data: ReadableBuffer) -> int:
-        """Write some bytes.
+        """Write the bytes of a buffer.
 
         Raises:
-            StorageError: If a part could not be sent; nothing is stored then, whatever is done now.
+            StorageError: If a part could not be sent; then nothing is stored, whatever is written afterwards.
         """
         view = bytes_of(data)
         with self._all_or_nothing():
@@ -114,80 +87,99 @@ class StreamedObject:
         return len(view)
 
     def tell(self) -> int:
-        """How much was written."""
+        """The number of written bytes."""
         return self._written
 
     def seekable(self) -> bool:
-        """Never: what was written may be gone."""
+        """Never: written bytes may be gone."""
         return False
 
     def seek(self, *_: int) -> int:
-        """Never.
+        """Refuse.
 
         Raises:
             OSError: Always.
         """
-        raise io.UnsupportedOperation("seek is only available in read mode: what was written is on its way to the store")
+        raise io.UnsupportedOperation("seek is only available in read mode: written parts are sent to the store at once")
+
+    def commit(self) -> Stored:
+        """Send the last part, and make the object.
+
+        Raises:
+            ObjectExistsError: If the request is exclusive, and the object exists.
+            StorageError: If the object cannot be stored; nothing was changed then.
+        """
+        with self._all_or_nothing():
+            stored = self._publish()
+            self._ended = True
+            self._collected.close()
+        return stored
 
     def discard(self) -> None:
-        """Take it back: end what is under way, and leave nothing in the store."""
-        if self._pid != os.getpid() or self._is_over:
+        """Cancel the write, and leave nothing in the store."""
+        if self._pid != os.getpid() or self._ended:
             return
-        self._is_over = True
+        self._ended = True
         if self._parts is not None:
             self._parts.discard()
-        with self._lock:  # whoever is still writing has been told to end
+        with self._lock:  # a thread that is still writing has been told to end
             self._forget()
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Let nothing be written after a failure. After an interruption nobody knows what was taken of the last write."""
+        """Refuse all writes after a failure. After an interruption it is unknown how much of the last write was taken."""
         with self._lock:
             if self._failure is not None:
                 raise self._failure
-            if self._is_over:
-                raise self._error("was taken back, and cannot be written any more")
+            if self._ended:
+                raise self._error("was discarded, and cannot be written any more")
             try:
                 with translated(self._details):
                     yield
             except BaseException as error:
-                self._give_up(error)
+                self._fail(error)
                 raise
 
-    def _give_up(self, error: BaseException) -> None:
-        if self._is_over and isinstance(error, TransferStopped):
-            raise self._error("was taken back while it was written") from error
-        self._is_over = True
+    def _fail(self, error: BaseException) -> None:
+        if self._ended and isinstance(error, TransferStopped):
+            raise self._error("was discarded while it was written") from error
+        self._ended = True
         self._failure = error if isinstance(error, Exception) else self._error("was interrupted, and nothing was stored")
         if self._parts is not None:
             self._parts.discard()
         self._forget()
 
     def _error(self, what: str) -> StorageError:
-        return StorageError(f"{self._details.operation} of {self._details.url}: it {what}", self._details)
+        return StorageError(f"{self._details.operation} of {self._details.url}: the object {what}", self._details)
 
     def _take(self, view: memoryview) -> None:
         if self._parts is None:
-            if self._collected.size + len(view) <= self._plan.small:
+            if self._collected.size + len(view) <= self._small:
                 self._collected.write(view)
                 return
-            self._parts = self._plan.parts()
+            self._parts = self._new_parts()
             _begun.add(self)
             self._parts.begin(self._collected.source())
             self._collected.close()
         self._parts.write(view)
 
-    def _publish(self) -> None:
+    def _new_parts(self) -> PartStream:
+        upload = self._upload
+        multipart = MultipartUpload(upload, upload.metadata(self._write_id), upload.request.transfer.stop)
+        return PartStream(multipart, upload, upload.plan.part_size)
+
+    def _publish(self) -> Stored:
+        request = self._upload.request
         if self._parts is None:
-            self._plan.upload_whole(self._collected.source())
-            return
-        write_object(
-            S3Write(self._parts.finish(), self._plan.upload, self._plan.head),
-            exclusive=self._plan.exclusive,
-            look_first=False,  # it was at `open`, and by now there is nothing left to spare
-            attempts=1,
-            write_id=self._plan.write_id,
+            return self._upload_complete(dataclasses.replace(request, source=self._collected.source()))
+        stored = write_object(
+            S3Write(self._upload, self._parts.finish()),
+            exclusive=request.exclusive,
+            head_first=False,  # `open` sent one, and by now there is no upload left to save
+            policy=_ONCE,
+            write_id=self._write_id,
         )
+        return dataclasses.replace(stored, size=self._written)
 
     def _forget(self) -> None:
         self._collected.close()
@@ -195,12 +187,247 @@ class StreamedObject:
             self._parts.forget()
 
 
-_begun: weakref.WeakSet[StreamedObject] = weakref.WeakSet()
-"""Streams that the store knows of."""
+_DOUBLES_AFTER = 950
+
+
+def part_size_of(number: int, first: int) -> int:
+    """Bytes in a part of a stream of unknown size: it doubles after each 950 parts, up to S3's 5 GiB.
+
+    From 8 MiB on, the first 7.4 GiB are in such parts, and up to 51.9 GiB none has more than 32 MiB. 10,000 parts hold
+    9.8 TiB then, and 7.1 TiB from 5 MiB on: more than the 5 TiB that an object may have, or most stores let it.
+
+    Args:
+        number: Number of the part, from 1.
+        first: Size of the first.
+    """
+    return min(first << (number - 1) // _DOUBLES_AFTER, MAX_PUT)
+
+
+class PartStream:
+    """The parts of a stream. Each is sent by a thread of its own as soon as it is full; too many at a time are waited for.
+
+    A part that is being filled is in memory if the process's budget has room for it, and else in a temporary file.
+
+    Args:
+        multipart: Sends the parts.
+        upload: What they are of.
+        part_size: Bytes in the first of them.
+    """
+
+    def __init__(self, multipart: MultipartUpload, upload: S3Upload, part_size: int) -> None:
+        self._multipart = multipart
+        self._details = upload.request.details
+        self._settings = upload.settings
+        self._stop = upload.request.transfer.stop
+        self._part_size = part_size
+        self._filling: Spool | None = None
+        self._begun = 0
+        self._sent: dict[int, _Sent] = {}
+        self._in_memory: set[int] = set()
+        self._is_aborted = False
+        self._team = Background(self._settings.max_concurrency, self._stop, self._abort, part_size)
+
+    def begin(self, collected: Source) -> None:
+        """Begin the upload, and write what was collected before.
+
+        Raises:
+            StorageError: If that cannot be read.
+            Exception: What the SDK raises.
+        """
+        self._multipart.create()
+        for offset in range(0, collected.size, self._part_size):
+            length = min(self._part_size, collected.size - offset)
+            if isinstance(collected, MemorySource):
+                self.write(collected.view_at(offset, length))
+            else:
+                self.write(memoryview(collected.read_at(offset, length)))
+
+    def write(self, view: memoryview) -> None:
+        """Write some bytes.
+
+        Raises:
+            StorageError: If there are too many parts, or the disk is full.
+            Exception: What the SDK raised, when it sent this or another part.
+        """
+        self._team.check()  # small writes would go on for long before they hear of a part that failed
+        while len(view):
+            view = view[self._take_some(view) :]
+
+    def finish(self) -> _Completion:
+        """Send the last part, and wait for all; the object is not made yet.
+
+        Raises:
+            Exception: What the SDK raised, when it sent a part.
+        """
+        self._send_filled()
+        self._team.finish()
+        sent = [self._sent[number] for number in range(1, self._begun + 1)]
+        whole = checksums.fold_crc64nvme((each.checksum, each.size) for each in sent)
+        return _Completion(self._multipart, [each.part for each in sent], whole, self._abort)
+
+    def discard(self) -> None:
+        """End what is under way, and leave nothing in the store. May be called by any thread, and again."""
+        self._team.end()
+        self._abort()
+
+    def forget(self) -> None:
+        """Give back the memory or the disk; nobody may be writing."""
+        filling, self._filling = self._filling, None
+        if filling is not None:
+            filling.close()
+
+    def _take_some(self, view: memoryview) -> int:
+        """Take the beginning of what is written, up to the end of a part; how much that was."""
+        size = self._next_size()
+        if self._filling is None and len(view) >= size:
+            self._send_view(view[:size])
+            return size
+        if self._filling is None:
+            self._filling = self._new_spool(size)
+        length = min(len(view), size - self._filling.size)
+        self._filling.write(view[:length])
+        if self._filling.size == size:
+            self._send_filled()
+        return length
+
+    def _next_size(self) -> int:
+        if self._begun == MAX_PARTS:
+            details = self._details
+            what = f"{details.operation} of {details.url}"
+            message = f"{what}: it has {MAX_PARTS} parts, the most that S3 takes"
+            raise StorageError(message, details, Remedy.LARGER_PARTS)
+        return part_size_of(self._begun + 1, self._part_size)
+
+    def _new_spool(self, size: int) -> Spool:
+        """Where the next part is filled."""
+        limit, details = self._settings.memory_limit, self._details
+        while not memory_budget().try_hold(size, limit, size):
+            mine = len(self._in_memory)
+            if not mine or 2 * size > limit:
+                return Spool(limit, size, 0, details)  # others have the memory, for as long as they like
+            self._team.wait_until(partial(self._has_fewer_than, mine))
+        return Spool(limit, size, size, details, held=size)
+
+    def _has_fewer_than(self, count: int) -> bool:
+        return len(self._in_memory) < count
+
+    def _send_view(self, view: memoryview) -> None:
+        """Send what the caller holds, without a copy if he cannot change it any more."""
+        budget = memory_budget()
+        budget.acquire(len(view), self._settings.memory_limit, self._stop)
+        try:
+            kept = view if is_immutable(view) else memoryview(bytes(view))
+        except BaseException:
+            budget.release(len(view))
+            raise
+        self._send_beside(_Part(kept))
+
+    def _send_filled(self) -> None:
+        filled, self._filling = self._filling, None
+        if filled is not None:
+            self._send_beside(_Part(memoryview(filled.send()) if filled.in_memory else filled))
+
+    def _send_beside(self, part: _Part) -> None:
+        self._begun += 1
+        if part.in_memory:
+            self._in_memory.add(self._begun)
+        try:
+            self._team.start(partial(self._send, self._begun, part))
+        except BaseException:
+            part.release()
+            raise
+
+    def _send(self, number: int, part: _Part) -> None:
+        try:
+            self._stop.check()
+            body, checksum = part.body(self._stop)
+            sent = self._multipart.send_part(number, body, checksum)
+            self._sent[number] = _Sent(sent, checksum, part.size)
+        finally:
+            part.release()
+            self._in_memory.discard(number)
+
+    def _abort(self) -> None:
+        """Abort the upload, once; requests that are still under way do so when they end."""
+        if not self._is_aborted:
+            self._is_aborted = True
+            self._multipart.discard()
+
+
+@dataclass(frozen=True)
+class _Completion:
+    """The last step of a stream, as an attempt for `S3Write`.
+
+    Attributes:
+        multipart: The upload.
+        parts: The facts about its parts.
+        crc: CRC-64/NVME of the complete content.
+        discard: Aborts the upload.
+    """
+
+    multipart: MultipartUpload
+    parts: list[dict[str, Any]]
+    crc: int
+    discard: Callable[[], None]
+
+    @property
+    def committing(self) -> bool:
+        """Whether the request that makes the object visible may have been sent."""
+        return self.multipart.committing
+
+    def send(self) -> Stored:
+        """Make an object of the parts.
+
+        Raises:
+            Exception: Any exception of the SDK.
+        """
+        return self.multipart.complete(self.parts, self.crc)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    part: dict[str, Any]
+    checksum: int
+    size: int
+
+
+class _Part:
+    """Bytes that are on their way: in memory, which counts as in flight, or in a temporary file."""
+
+    def __init__(self, content: memoryview | Spool) -> None:
+        self._content = content
+        self._is_released = False
+        self.size = content.size if isinstance(content, Spool) else len(content)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are."""
+        return not isinstance(self._content, Spool)
+
+    def body(self, stop: Stop) -> tuple[Body, int]:
+        """The body of a request, and its CRC."""
+        if not isinstance(self._content, Spool):
+            return ViewSection(self._content, stop), checksums.crc64nvme(self._content)
+        source = self._content.source()
+        return FileSection(source, 0, self.size, stop), checksums.crc_of(source.read_at, self.size)
+
+    def release(self) -> None:
+        """Give back the memory or the disk, once."""
+        if self._is_released:
+            return
+        self._is_released = True
+        if isinstance(self._content, Spool):
+            self._content.close()
+        else:
+            memory_budget().release(self.size)
+
+
+_begun: weakref.WeakSet[StreamedWriter] = weakref.WeakSet()
+"""Writers with an open multipart upload."""
 
 
 def _discard_begun() -> None:
-    """Leave no uploads open behind a program that ends without having closed its files."""
+    """Abort open uploads when a program ends that did not close its files."""
     for each in list(_begun):
         each.discard()
 

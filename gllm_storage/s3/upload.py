@@ -1,32 +1,40 @@
-"""Uploads of one S3 object, with the promises; the bytes are moved by an engine (boto.py)."""
+"""Uploads of one object: in one PutObject, or in parts (multipart.py); and their outcome, for `store.create`."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translated
+from gllm_storage.info import Stored
+from gllm_storage.s3.body import Body, body_of, resend_after
+from gllm_storage.s3.errors import SDK_ERRORS, code_of, require_any, status_of
+from gllm_storage.s3.multipart import MultipartUpload
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
-from gllm_storage.store.create import Answer, Sighting, write_object
+from gllm_storage.store.create import Answer
 from gllm_storage.store.transfer import part_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
-    from gllm_storage.s3.plan import UploadPlan
-    from gllm_storage.store.transfer import Transfer
+    from gllm_storage.info import ObjectInfo
+    from gllm_storage.s3.probe import UploadPlan
+    from gllm_storage.s3.requests import S3Requests
+    from gllm_storage.s3.settings import S3TransferSettings
+    from gllm_storage.store.port import UploadRequest
 
 _CONCURRENT_CODES = {"ConditionalRequestConflict", "ConcurrentModification", "OperationAborted"}
 _NOT_SENT = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ParamValidationError"}
+_NOT_PARAMETERS = {"Metadata", "acl", "chunksize", "max_concurrency"}
+"""Options that are not parameters of PutObject: s3fs's own."""
 _CRC_SECTION = 64 * 2**20
 _CRC_PIECE = 2**18
 _CRC_WORKERS = 4
@@ -35,44 +43,225 @@ _SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
 
 
+def write_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a request as parameters for botocore, which takes no None."""
+    given = {name: value for name, value in options.items() if name not in _NOT_PARAMETERS and value is not None}
+    return {**given, "ACL": options["acl"]} if options.get("acl") else given
+
+
 @dataclass(frozen=True)
-class Upload:
-    """One file to become one object.
+class S3Upload:
+    """An upload request, and the form in which S3 gets it.
 
     Attributes:
-        source: The file; empty for a stream, which sends part by part what it is given.
-        place: The parameters that name the object, for every request about it.
-        write_parameters: Further parameters of PutObject and CreateMultipartUpload, such as ``StorageClass``.
-        metadata: User metadata.
-        plan: How it goes.
-        transfer: What it is about, who watches, and what stops it.
-        keep_checksum: Whether the file's CRC-64/NVME goes into the user metadata.
-        expected_crc: The CRC, once it is known.
+        request: The request.
+        requests: The control requests of the bucket.
+        plan: The form.
+        settings: Part size and concurrency of this upload.
+        crc: CRC-64/NVME of the content, if it was computed before anything is sent.
     """
 
-    source: Source
-    place: Mapping[str, Any]
-    write_parameters: Mapping[str, Any]
-    metadata: Mapping[str, str]
+    request: UploadRequest
+    requests: S3Requests
     plan: UploadPlan
-    transfer: Transfer
-    keep_checksum: bool = False
-    expected_crc: int | None = None
+    settings: S3TransferSettings
+    crc: int | None = None
 
-    def prepared(self) -> Upload:
-        """The same with what has to be known before anything is sent: the metadata go first."""
-        if not self.keep_checksum or self.expected_crc is not None:
+    @cached_property
+    def place(self) -> dict[str, Any]:
+        """The parameters that name the object, for every request about it."""
+        return {"Bucket": self.requests.bucket, "Key": self.request.key}
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The options as parameters for botocore."""
+        return write_parameters(self.request.options)
+
+    def metadata(self, write_id: str) -> dict[str, str]:
+        """The user metadata: the caller's, the write-id, and the CRC if it is known."""
+        kept = {} if self.crc is None else {CHECKSUM: f"{checksums.encode(self.crc)}-{self.request.source.size}"}
+        return {**(self.request.options.get("Metadata") or {}), **kept, WRITE_ID: write_id}
+
+    def with_crc(self) -> S3Upload:
+        """The same upload with the CRC of its content, which goes into the metadata and so has to be known first.
+
+        Amazon keeps a checksum of the complete object itself. Other stores may not, so there the metadata keep ours.
+        """
+        if self.crc is not None or self.requests.connection.is_amazon:
             return self
-        crc = _crc_of(self.source, self.transfer)
-        kept = f"{checksums.encode(crc)}-{self.source.size}"
-        return dataclasses.replace(self, expected_crc=crc, metadata={**self.metadata, CHECKSUM: kept})
+        return dataclasses.replace(self, crc=_crc_of(self.request.source, self.request.transfer.stop))
+
+    def require_same(self, crc: int) -> None:
+        """Check that the sent content is the content at the beginning of the upload.
+
+        Raises:
+            StorageError: If it is not.
+        """
+        self.request.source.require_unchanged()
+        if self.crc not in {None, crc}:
+            raise self.request.source.changed()
+
+    def stored(self, answer: Mapping[str, Any], crc: int) -> Stored:
+        """The stored object, from the answer to the request that made it."""
+        etag = str(answer.get("ETag") or "").strip('"') or None
+        url = f"s3://{self.requests.bucket}/{self.request.key}"
+        checksum = f"crc64nvme:{checksums.encode(crc)}"
+        return Stored(url, self.request.source.size, etag, answer.get("VersionId"), checksum)
 
 
-def _crc_of(source: Source, transfer: Transfer) -> int:
-    """CRC of all that is to be sent, by several threads: nothing is sent meanwhile."""
+class Attempt(Protocol):
+    """One attempt at an upload."""
+
+    @property
+    def committing(self) -> bool:
+        """Whether the request that makes the object visible may have been sent."""
+
+    def send(self) -> Stored:
+        """Send everything.
+
+        Raises:
+            Exception: Any exception of botocore, or a `StorageError`.
+        """
+
+    def discard(self) -> None:
+        """Leave nothing behind. Raises no `Exception`."""
+
+
+class S3Write:
+    """A write of an upload, for `store.create.write_object`.
+
+    Args:
+        upload: The upload.
+        attempt: The attempt whose parts were sent already, for a stream; None makes one for each `write`.
+    """
+
+    def __init__(self, upload: S3Upload, attempt: Attempt | None = None) -> None:
+        self._upload = upload
+        self._sent = attempt
+        self._attempt: Attempt | None = None
+
+    @property
+    def details(self) -> ErrorDetails:
+        """The operation, for errors."""
+        return self._upload.request.details
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the request carries ``If-None-Match: *``, and the endpoint enforces it."""
+        return self._upload.plan.conditional
+
+    def head(self) -> ObjectInfo | None:
+        """HeadObject."""
+        return self._upload.requests.find(self._upload.request.key, self.details.operation)
+
+    def write(self, write_id: str) -> Stored:
+        """Send the object, with the write-id in its user metadata."""
+        self._attempt = self._sent or self._new_attempt(write_id)
+        return self._attempt.send()
+
+    def discard(self) -> None:
+        """Abort the multipart upload, if there is one."""
+        if self._attempt:
+            self._attempt.discard()
+
+    def judge(self, error: Exception) -> Answer:
+        """The meaning of an answer of S3, or of none."""
+        if self._attempt is None or not self._attempt.committing:
+            return Answer.FAILED
+        if isinstance(error, ClientError):
+            return _judge_answer(error, conditional=self.conditional)
+        if isinstance(error, SDK_ERRORS) and type(error).__name__ not in _NOT_SENT:
+            return Answer.UNKNOWN
+        return Answer.FAILED
+
+    def _new_attempt(self, write_id: str) -> Attempt:
+        self._upload = self._upload.with_crc()  # now, and not before: the HEAD request may have made it unnecessary
+        kind = MultipartUpload if self._upload.plan.multipart else PutUpload
+        stop = self._upload.request.transfer.attempt().stop
+        return kind(self._upload, self._upload.metadata(write_id), stop)
+
+
+class PutUpload:
+    """An upload in one PutObject.
+
+    Args:
+        upload: The upload.
+        metadata: All user metadata.
+        stop: Cancels it.
+    """
+
+    committing = True
+
+    def __init__(self, upload: S3Upload, metadata: Mapping[str, str], stop: Stop) -> None:
+        self._upload = upload
+        self._metadata = metadata
+        self._stop = stop
+
+    def send(self) -> Stored:
+        """Send the object.
+
+        Raises:
+            botocore.exceptions.ClientError: If the store refuses.
+            botocore.exceptions.BotoCoreError: If there is no answer.
+            StorageError: If the file changed.
+        """
+        # In a thread: Ctrl-C, which interrupts the main thread, must not leave the request in progress.
+        (stored,) = run_all([self._put], 1, self._stop)
+        return stored
+
+    def discard(self) -> None:
+        """Do nothing: a failed PutObject leaves nothing."""
+
+    def _put(self) -> Stored:
+        upload = self._upload
+        source, connection = upload.request.source, upload.requests.connection
+        condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
+        with body_of(source, 0, source.size, upload.settings, self._stop) as (body, crc):
+            upload.require_same(crc)
+            parameters = {
+                **connection.parameters("PutObject"),
+                **upload.parameters,
+                **upload.place,
+                **condition,
+                "Metadata": dict(self._metadata),
+            }
+            answer = self._send(body, crc, parameters)
+        require_any(answer, "ETag")
+        upload.request.transfer.progress(source.size)
+        return upload.stored(answer, crc)
+
+    def _send(self, body: Body, crc: int, parameters: Mapping[str, Any]) -> Any:
+        connection, limit = self._upload.requests.connection, self._upload.settings.max_attempts
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return connection.checksum_headers.call(
+                    connection.client.put_object, {"ChecksumCRC64NVME": checksums.encode(crc)}, **parameters, Body=body
+                )
+            except ClientError as error:
+                resend_after(error, attempt, limit, body, self._upload.request.details)
+
+
+def _judge_answer(error: ClientError, *, conditional: bool) -> Answer:
+    status, code = status_of(error), code_of(error)
+    if conditional and status == _PRECONDITION_FAILED:
+        return Answer.EXISTS
+    if conditional and code in _CONCURRENT_CODES:
+        return Answer.CONCURRENT
+    if conditional and (status == _NOT_IMPLEMENTED or code == "NotImplemented"):
+        return Answer.REFUSED
+    # NoSuchUpload after a completion: an earlier request, whose answer was lost, has completed it.
+    if status >= _SERVER_ERROR or code in {"NoSuchUpload", "RequestTimeout"}:
+        return Answer.UNKNOWN
+    return Answer.FAILED
+
+
+def _crc_of(source: Source, stop: Stop) -> int:
+    """CRC of the complete content, by several threads: nothing is sent meanwhile."""
     ranges = part_ranges(source.size, _CRC_SECTION)
-    tasks = [partial(_crc_of_section, source, transfer.stop, *each) for each in ranges]
-    crcs = run_all(tasks, _CRC_WORKERS, transfer.stop) if len(tasks) > 1 else [tasks[0]()]
+    tasks = [partial(_crc_of_section, source, stop, *each) for each in ranges]
+    crcs = run_all(tasks, _CRC_WORKERS, stop) if len(tasks) > 1 else [tasks[0]()]
     return checksums.fold_crc64nvme((crc, length) for crc, (_, length) in zip(crcs, ranges, strict=True))
 
 
@@ -85,108 +274,3 @@ def _crc_of_section(source: Source, stop: Stop, offset: int, length: int) -> int
         source.read_into(start, view)
         crc = checksums.update(view, crc, "crc64nvme")
     return crc
-
-
-class OngoingUpload(Protocol):
-    """One attempt at an upload."""
-
-    @property
-    def committing(self) -> bool:
-        """Whether the request that makes the object visible may have been sent."""
-
-    def send(self) -> None:
-        """Send everything; raises what the SDK raises, or a `StorageError`."""
-
-    def discard(self) -> None:
-        """Leave nothing behind; raises no `Exception`."""
-
-
-class Engine(Protocol):
-    """What moves the bytes."""
-
-    def begin_upload(self, upload: Upload, metadata: Mapping[str, str]) -> OngoingUpload:
-        """Prepare one attempt at an upload."""
-
-
-class S3Write:
-    """A write as `gllm_storage.store.create` takes it.
-
-    Args:
-        engine: Moves the bytes.
-        upload: What to write.
-        head: HeadObject of the object: its user metadata, or None if it is not there.
-    """
-
-    def __init__(self, engine: Engine, upload: Upload, head: Callable[[], Mapping[str, str] | None]) -> None:
-        self._engine = engine
-        self._upload = upload
-        self._head = head
-        self._ongoing: OngoingUpload | None = None
-
-    @property
-    def details(self) -> ErrorDetails:
-        """What the write is about."""
-        return self._upload.transfer.details
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the request carries ``If-None-Match: *``, and the endpoint enforces it."""
-        return self._upload.plan.conditional
-
-    def look(self) -> Sighting | None:
-        """HeadObject."""
-        metadata = self._head()
-        return None if metadata is None else Sighting(metadata.get(WRITE_ID))
-
-    def write(self, write_id: str) -> None:
-        """Send the object, with the write-id in its user metadata."""
-        self._upload = self._upload.prepared()  # now, and not before: looking first may have made it unnecessary
-        attempt = dataclasses.replace(self._upload, transfer=self._upload.transfer.attempt())
-        self._ongoing = self._engine.begin_upload(attempt, {**self._upload.metadata, WRITE_ID: write_id})
-        self._ongoing.send()
-
-    def discard(self) -> None:
-        """Abort the multipart upload, if there is one."""
-        if self._ongoing:
-            self._ongoing.discard()
-
-    def judge(self, error: Exception) -> Answer:
-        """What an answer of S3, or none, says about the write."""
-        if self._ongoing is None or not self._ongoing.committing:
-            return Answer.FAILED
-        if isinstance(error, ClientError):
-            return _judge_answer(error, conditional=self._upload.plan.conditional)
-        if isinstance(error, SDK_ERRORS) and type(error).__name__ not in _NOT_SENT:
-            return Answer.UNKNOWN
-        return Answer.FAILED
-
-
-def _judge_answer(error: ClientError, *, conditional: bool) -> Answer:
-    status, code = status_of(error), code_of(error)
-    if conditional and status == _PRECONDITION_FAILED:
-        return Answer.EXISTS
-    if conditional and code in _CONCURRENT_CODES:
-        return Answer.CONCURRENT
-    if conditional and (status == _NOT_IMPLEMENTED or code == "NotImplemented"):
-        return Answer.REFUSED
-    # NoSuchUpload on completing: an earlier request, whose answer was lost, has completed it.
-    if status >= _SERVER_ERROR or code in {"NoSuchUpload", "RequestTimeout"}:
-        return Answer.UNKNOWN
-    return Answer.FAILED
-
-
-def upload_object(engine: Engine, upload: Upload, head: Callable[[], Mapping[str, str] | None], *, exclusive: bool) -> None:
-    """Upload a file.
-
-    Args:
-        engine: Moves the bytes.
-        upload: What to do.
-        head: HeadObject of the object: its user metadata, or None if it is not there.
-        exclusive: Whether to fail if the object exists.
-
-    Raises:
-        ObjectExistsError: If `exclusive`, and the object exists.
-        StorageError: If the upload fails. Nothing was changed then, and nothing is left behind.
-    """
-    with translated(upload.transfer.details):
-        write_object(S3Write(engine, upload, head), exclusive=exclusive)

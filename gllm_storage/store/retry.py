@@ -197,6 +197,7 @@ class RetryPolicy:
             self.again(details, attempt, failure)
 
 
+S3_FIRST_WAIT = 1.0
 CONFLICT = RetryPolicy(limit=6)
 """Writes while another writer changes the same key."""
 BLOCK_CONFLICT = RetryPolicy(limit=20)
@@ -215,7 +216,7 @@ def requests(limit: int) -> RetryPolicy:
 
 def s3_requests(limit: int) -> RetryPolicy:
     """The policy for requests to S3: waits of up to 1, 2, 4, … 20 s, as botocore's mode "standard"."""
-    return RetryPolicy(limit, first_wait=1.0, longest_wait=20.0)
+    return RetryPolicy(limit, S3_FIRST_WAIT, longest_wait=20.0)
 
 
 def rescued(details: ErrorDetails, attempt: int, limit: int, cause: BaseException) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import random
 import ssl
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,8 @@ from botocore import exceptions as boto
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.errors import ErrorDetails, note_attempts
+from gllm_storage.s3.errors import TRANSIENT_CODES, TRANSIENT_STATUSES
 from gllm_storage.s3.http.endpoint import refusal_of, tls_context_of
 from gllm_storage.s3.http.guard import Listeners
 from gllm_storage.s3.http.operations import Operation, Request, operations_of
@@ -21,6 +21,7 @@ from gllm_storage.s3.http.pool import Answer, Exchange, Pool
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
 from gllm_storage.s3.http.template import NotDirectError, Template, template_of
 from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, Server
+from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,25 +31,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _OK = range(200, 300)
-_TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
-_TRANSIENT_CODES = frozenset(
-    {
-        "BandwidthLimitExceeded",
-        "InternalError",
-        "PriorRequestNotComplete",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
-"""What boto3 tries again in its mode "standard", and 429:
-https://docs.aws.amazon.com/boto3/latest/guide/retries.html"""
 _REDIRECTS = frozenset({301, 302, 307, 308})
 _WRONG_REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 _OTHER_BODY = "XAmzContentSHA256Mismatch"
@@ -56,9 +38,6 @@ _SIGNING_CODES = frozenset({"SignatureDoesNotMatch", _OTHER_BODY})
 _FAILED_LATE = 500
 _ERROR_BEGINS = 200
 _CHANGES = frozenset({"PUT", "DELETE"})
-_FIRST_WAIT = 1.0
-_LONGEST_WAIT = 20.0
-_LOOK_SECONDS = 0.1
 
 
 @dataclass
@@ -100,7 +79,7 @@ class DirectClient:
         self.meta = client.meta
         self.exceptions = client.exceptions
         self._credentials = credentials
-        self._max_attempts = max_attempts
+        self._policy = s3_requests(max_attempts)
         self._is_amazon = is_amazon
         self._pool_size = pool_size
         self._operations = operations_of(client)
@@ -121,6 +100,11 @@ class DirectClient:
     def refusal(self) -> str | None:
         """Why all requests go through boto3, if they do and not only because somebody listens."""
         return self._refusal
+
+    @property
+    def pipeline(self) -> DirectClient | None:
+        """This client, if it sends requests itself; None if all requests go through boto3."""
+        return self if self._refusal is None else None
 
     def head_object(self, **parameters: Any) -> dict[str, Any]:
         """HeadObject; as boto3's."""
@@ -230,29 +214,32 @@ class DirectClient:
         return self._pools.setdefault(key, Pool(server, self._pool_size))
 
     def _exchange(self, place: _Place, operation: Operation, request: Request) -> dict[str, Any]:
+        details = ErrorDetails("s3", f"{place.template.endpoint_url}{request.path}", operation.name)
         unused = False
-        for attempt in range(1, self._max_attempts + 1):
-            last = attempt == self._max_attempts
+        attempt = 0
+        while True:
+            attempt += 1
+            failure: Exception
             try:
                 outcome = self.outcome(place, operation, request.headers, self._send(place, request, fresh=unused))
             except MalformedAnswerError as error:
                 raise NotDirectError(f"its answer is not HTTP: {error}") from error
             except (OSError, ClosedEarlyError) as error:
-                if last or isinstance(error, ssl.SSLCertVerificationError):
-                    raise _unreachable(error, place.template.endpoint_url) from error
+                if attempt == self._policy.limit or isinstance(error, ssl.SSLCertVerificationError):
+                    raise _unreachable(error, place.template.endpoint_url, attempt) from error
                 unused = isinstance(error, ClosedEarlyError) and error.unused
+                failure = error
             else:
                 if not isinstance(outcome, ClientError):
                     return outcome
-                if last or not _is_transient(outcome):
+                if attempt == self._policy.limit or not _is_transient(outcome):
                     outcome.response["ResponseMetadata"]["RetryAttempts"] = attempt - 1
                     raise outcome
                 unused = False
-            _logger.debug("%s failed, attempt %d; trying again", operation.name, attempt)
-            if not unused:  # The server had given a kept connection up, and may never have seen the request.
-                _wait(attempt)
+                failure = outcome
+            if not unused:  # otherwise the server had closed an idle connection, and may never have seen the request
+                self._policy.again(details, attempt, failure)
             _rewind(request.body)
-        raise AssertionError("max_attempts is at least 1")
 
     def _send(self, place: _Place, request: Request, *, fresh: bool) -> Answer:
         changes, bodiless = request.method in _CHANGES, request.method == "HEAD"
@@ -404,16 +391,7 @@ def _is_right_region(place: _Place, answer: Answer) -> bool:
 
 def _is_transient(error: ClientError) -> bool:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    return status in _TRANSIENT_STATUSES or error.response["Error"].get("Code") in _TRANSIENT_CODES
-
-
-def _wait(attempt: int) -> None:
-    """Up to 1, 2, 4, 8, … s, as boto3 waits."""
-    deadline = time.monotonic() + random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1)))  # noqa: S311 - jitter
-    while (left := deadline - time.monotonic()) > 0:
-        check_stop()
-        time.sleep(min(left, _LOOK_SECONDS))
-    check_stop()
+    return status in TRANSIENT_STATUSES or error.response["Error"].get("Code") in TRANSIENT_CODES
 
 
 def _rewind(body: Any) -> None:
@@ -421,8 +399,15 @@ def _rewind(body: Any) -> None:
         body.seek(0)
 
 
-def _unreachable(error: Exception, endpoint_url: str) -> Exception:
+def _unreachable(error: Exception, endpoint_url: str, attempts: int | None = None) -> Exception:
     """boto3's exception for a request without an answer."""
+    failure = _of_boto3(error, endpoint_url)
+    if attempts is not None:
+        note_attempts(failure, attempts)
+    return failure
+
+
+def _of_boto3(error: Exception, endpoint_url: str) -> Exception:
     if isinstance(error, ssl.SSLError):
         return boto.SSLError(endpoint_url=endpoint_url, error=error)
     if isinstance(error, CannotConnectError):

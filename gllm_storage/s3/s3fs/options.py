@@ -1,4 +1,4 @@
-"""The options of s3fs that need a word of ours: which there are, what a session says, whose instance is cached."""
+"""Options of s3fs: their names, the settings of a session object, and the cache of instances."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ _OF_FSSPEC = ("batch_size", "listings_expiry_time", "max_paths", "skip_instance_
 
 
 class SharedInstances(type(S3FileSystem)):  # type: ignore[misc]  # s3fs publishes no types
-    """Makes `current` of s3fs's class answer for ours, too, where both keep their instances in one cache."""
+    """Lets `current` of s3fs's class return our instances as well, since both classes share one cache of instances."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "_latest" and cls._cache is S3FileSystem._cache:  # noqa: SLF001 - fsspec's own for its metaclass
+        if name == "_latest" and cls._cache is S3FileSystem._cache:  # noqa: SLF001 - fsspec's own, for its metaclass
             S3FileSystem._latest = value  # noqa: SLF001 - as above
 
 
 def known_options() -> set[str]:
-    """What `s3fs.S3FileSystem` takes: its arguments, those of fsspec, and those of aiobotocore's session."""
+    """The options of `s3fs.S3FileSystem`: its arguments, those of fsspec, and those of aiobotocore's session."""
     return {*_OF_FSSPEC, *_arguments(S3FileSystem), *_arguments(AioSession)}
 
 
 def require_known(options: Iterable[str], ours: type) -> None:
-    """Check the names of options; s3fs fails at the first request only, and then by what its session does not take.
+    """Check the names of options; s3fs fails at the first request only, on an argument of its session.
 
     Args:
-        options: What was given.
-        ours: The class that takes them.
+        options: The names of the given options.
+        ours: Our class, which has options of its own.
 
     Raises:
-        TypeError: If there is one that nobody knows.
+        TypeError: If an option is unknown.
     """
     known = {*known_options(), *_arguments(ours)}
     for name in options:
@@ -49,12 +49,12 @@ def require_known(options: Iterable[str], ours: type) -> None:
 
 
 def client_options_of(session: AioSession | None) -> tuple[str | None, dict[str, Any]]:
-    """The profile and the client's options that an aiobotocore session of the caller stands for."""
+    """The profile and the client options of an aiobotocore session that the caller passed."""
     if session is None:
         return None, {}
     chosen = session.instance_variables()
     options = {"region_name": chosen["region"]} if chosen.get("region") else {}
-    credentials = session._credentials  # noqa: SLF001 - what set_credentials has set; to ask for them takes a loop
+    credentials = session._credentials  # noqa: SLF001 - set by set_credentials; the public method needs a loop
     if type(credentials) is AioCredentials:
         options |= {
             "aws_access_key_id": credentials.access_key,

@@ -1,4 +1,4 @@
-"""What s3fs raises where its own methods ask S3, in our words."""
+"""Translation of the exceptions of s3fs's own methods."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
 
-_S3FS_S_OWN = {"BucketNotEmpty", "PreconditionFailed"}
-"""What s3fs has an `OSError` for that its own methods, and callers of `rmdir`, look for."""
+_KEPT = {"BucketNotEmpty", "PreconditionFailed"}
+"""Codes for which s3fs has an `OSError` of its own, which its methods and callers of `rmdir` check for."""
 
 
 @contextlib.contextmanager
-def in_our_words(details: ErrorDetails) -> Iterator[None]:
-    """Raise our errors in place of botocore's, and of what s3fs makes of them.
+def translated_s3fs(details: ErrorDetails) -> Iterator[None]:
+    """Raise errors of this library in place of botocore's, and of those that s3fs makes of them.
 
-    A bucket that is not there is a `FileNotFoundError` here, as fsspec's users expect of a folder.
+    A bucket that does not exist is a `FileNotFoundError` here, as fsspec's users expect of a folder.
     """
     try:
         yield
-    except ParamValidationError as error:  # as of s3fs's own methods
+    except ParamValidationError as error:  # as s3fs's own methods
         raise ValueError(f"s3 {details.operation} of {details.url}: {error}") from error
     except SDK_ERRORS as error:
         raise translate(error, details) from error
@@ -38,7 +38,7 @@ def in_our_words(details: ErrorDetails) -> Iterator[None]:
         raise _not_found(error, details) from error.__cause__
     except OSError as error:
         cause = error.__cause__
-        if not isinstance(cause, ClientError) or code_of(cause) in _S3FS_S_OWN:
+        if not isinstance(cause, ClientError) or code_of(cause) in _KEPT:
             raise
         raise translate(cause, details) from cause
 
