@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 
 from gllm_storage.azure.settings import AzureSettings
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.extras import require_extra
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, split_url
-from gllm_storage.settings import describe, fsspec_configuration, parse_config
+from gllm_storage.settings import describe, fsspec_configuration, parse_config, require_extra
 
 if TYPE_CHECKING:
     from gllm_storage.azure.connection import AzureConnection

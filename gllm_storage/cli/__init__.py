@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from gllm_storage.extras import require_extra
+from gllm_storage.settings import require_extra
 
 _MISSING_PACKAGE, _INTERRUPTED = 11, 130  # `exits.Exit` imports click
 

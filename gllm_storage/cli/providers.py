@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from gllm_storage.cli.output import say, say_json
-from gllm_storage.extras import require_extra
 from gllm_storage.registry import CloudStorageRegistry
+from gllm_storage.settings import require_extra
 
 _EXTRAS = {"gcs": ("gcsfs",), "azure": ("adlfs", "azure.storage.blob")}
 """What the extra of a provider's own name installs."""

@@ -177,9 +177,9 @@ def test_providers_are_listed_with_what_they_need() -> None:
 
 def test_a_provider_whose_extra_is_missing_says_how_to_install_it() -> None:
     code = """
-import importlib.util, gllm_storage.extras
+import importlib.util, gllm_storage.settings
 found = importlib.util.find_spec
-gllm_storage.extras.find_spec = lambda name, *rest: None if name == "gcsfs" else found(name, *rest)
+gllm_storage.settings.find_spec = lambda name, *rest: None if name == "gcsfs" else found(name, *rest)
 assert run(["providers"]) == 0
 sys.exit(run(["ls", "gs://models/"]))
 """

@@ -194,8 +194,8 @@ sys.exit(run(["exists", "file:///x"]))
 
 
 def test_without_click_the_extra_is_named() -> None:
-    code = "import sys\nsys.modules['click'] = None\nimport gllm_storage.extras\n"
-    code += "gllm_storage.extras.find_spec = lambda name: None\nfrom gllm_storage.cli import main\nmain()"
+    code = "import sys\nsys.modules['click'] = None\nimport gllm_storage.settings\n"
+    code += "gllm_storage.settings.find_spec = lambda name: None\nfrom gllm_storage.cli import main\nmain()"
     done = run("-c", code, program=[__import__("sys").executable])
 
     assert done.code == 11
