@@ -6,14 +6,11 @@ import importlib
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import gllm_storage
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DOCUMENTED = [
     "CloudStorageClient",
@@ -94,7 +91,7 @@ from moto import mock_aws
 from gllm_storage import get_storage_client
 with mock_aws():
     client = get_storage_client("s3", {{"bucket_name": "models", "region_name": "us-east-1"}})
-    client._s3.get().requests.client.create_bucket(Bucket="models")
+    client._connection.get().client.create_bucket(Bucket="models")
     client.upload_file({str(tmp_path / "file")!r}, "a", check_conflict=True)
     client.download_file("a", {str(tmp_path / "back")!r})
     assert client.file_exists("a") and client.info("a").size == 7 and len(list(client.list_files())) == 1
@@ -107,6 +104,12 @@ print([name for name in ("s3fs", "aiohttp", "aiobotocore", "fsspec") if name in 
     ).stdout
     assert said == "[]\n"
     assert (tmp_path / "back").read_bytes() == b"content"
+
+
+def test_top_level_modules() -> None:
+    """At most eight modules are beside the packages."""
+    found = {path.stem for path in Path(gllm_storage.__file__).parent.glob("*.py")}
+    assert found == {"__init__", "client", "errors", "fsspec_client", "info", "paths", "registry", "settings"}
 
 
 def test_what_needs_no_sdk_loads_none() -> None:
