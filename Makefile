@@ -1,38 +1,35 @@
-# `make demo` and `make test` need nothing but Python 3.11 and make: each sets up what it uses.
+# `make demo` and `make test` need only Python 3.11 and make: each target installs what it uses.
 PYTHON ?= python3
-# uv, because pip 23 tries for ten minutes to find the releases of boto3 and s3fs that go together.
 VENV := .venv
 BIN := $(VENV)/bin
 URL ?=
 ARGS ?=
-# Most tests wait for a server, or for what may not happen: four keep two cores busy.
+# Most tests wait for a server or a timeout: four workers keep two cores busy.
 WORKERS ?= 4
 
-.PHONY: help demo test test-fast torch bench lint types check clean
+.PHONY: help demo test test-fast torch bench lint types check dist docs docs-serve clean
 
-help: ## Say what there is to make.
+help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-$(VENV)/demo: setup.cfg pyproject.toml
+# uv, because pip 23 needs ten minutes to find releases of boto3 and s3fs that fit together.
+$(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[demo]'
+
+# One file per extra marks it as installed; a change of the dependencies installs it again.
+$(VENV)/demo $(VENV)/test $(VENV)/docs $(VENV)/dist: $(VENV)/%: setup.cfg pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$*]'
 	@touch $@
 
-$(VENV)/test: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[test]'
-	@touch $@ $(VENV)/demo
-
-# What the store of URL needs beside the core.
+# The extra that the store of URL needs.
 EXTRA := $(if $(filter gs://% gcs://%,$(URL)),gcs)$(if $(filter az://% abfs://% abfss://%,$(URL)),azure)
 
-demo: $(VENV)/demo ## Store, open, download and delete a model; URL=s3://bucket/prefix (gs://, az://) does it on your own store.
+demo: $(VENV)/demo ## Store, open, download and delete a model; URL=s3://bucket/prefix (gs://, az://) uses your own store.
 	$(if $(EXTRA),$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(EXTRA)]')
 	$(BIN)/python examples/demo.py $(URL)
 
-test: $(VENV)/test ## Run all tests on all servers that this machine can have.
+test: $(VENV)/test ## Run all tests on all servers that this machine can run.
 	PYTHON=$(PYTHON) tests/install-servers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
@@ -40,20 +37,29 @@ test-fast: $(VENV)/test ## Run the fast tests only.
 	PYTHON=$(PYTHON) tests/install-servers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow and not hostile' $(ARGS)
 
-torch: $(VENV)/test ## Add torch (800 MB), which the tests of its DataLoader need; CI does.
+torch: $(VENV)/test ## Install torch (800 MB) for the tests of its DataLoader; CI does.
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.*'
 
-bench: $(VENV)/test ## Measure us beside our peers; ARGS='--quick', ARGS='--server ceph --jobs upload', ARGS=--help.
+bench: $(VENV)/test ## Compare with other libraries; ARGS='--quick', ARGS='--server ceph --jobs upload', ARGS=--help.
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/test ## Check style.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/test ## Check types of the package, the tests and the examples.
+types: $(VENV)/test ## Check the types of the package, the tests and the examples.
 	$(BIN)/mypy
 
 check: lint types ## Check style and types.
 
-clean: ## Remove what the other targets made.
-	rm -rf $(VENV) .venv-servers .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+dist: $(VENV)/dist ## Build the wheel and the sdist, check them, and run the demo from the installed wheel.
+	.ci/dist $(BIN)
+
+docs: $(VENV)/docs ## Build the documentation site into site/; a broken link is an error.
+	$(BIN)/zensical build --strict --clean
+
+docs-serve: $(VENV)/docs ## Serve the documentation on http://localhost:8000 and rebuild it on each change.
+	$(BIN)/zensical serve
+
+clean: ## Remove everything that the other targets made.
+	rm -rf $(VENV) .venv-servers .venv-bench build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

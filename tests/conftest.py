@@ -79,10 +79,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _ctrl_c_works() -> None:
-    """A shell's background job, as CI may be, ignores SIGINT, and hands that down."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def _signals_work() -> None:
+    """Ctrl-C and a closed terminal end the children of a test, as they end a user's program.
+
+    A shell's background job ignores SIGINT, and one under nohup SIGHUP. Children inherit "ignored", but not a handler: in
+    a program that is started, a signal with a handler has its default action again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _survive)
+
+
+def _survive(*_: object) -> None:
+    """Handle SIGHUP without ending the test run, which nohup asks for."""
 
 
 class Servers:

@@ -86,6 +86,9 @@ class SecondClient(Protocol):
     def get(self, key: str) -> bytes:
         """Read an object."""
 
+    def delete(self, key: str) -> None:
+        """Delete an object."""
+
     def all_keys(self) -> list[str]:
         """All keys of the store, in order."""
 
@@ -105,6 +108,9 @@ class Boto3Client:
 
     def get(self, key: str) -> bytes:
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=key)
 
     def all_keys(self) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
@@ -135,6 +141,9 @@ class GoogleClient:
         content: bytes = self.bucket.blob(key).download_as_bytes(raw_download=True)
         return content
 
+    def delete(self, key: str) -> None:
+        self.bucket.blob(key).delete()
+
     def all_keys(self) -> list[str]:
         return sorted(each.name for each in self.client.list_blobs(self.bucket))
 
@@ -159,6 +168,9 @@ class MicrosoftClient:
         content: bytes = self.container.download_blob(key).readall()
         return content
 
+    def delete(self, key: str) -> None:
+        self.container.delete_blob(key)
+
     def all_keys(self) -> list[str]:
         return sorted(each.name for each in self.container.list_blobs())
 
@@ -180,6 +192,9 @@ class FolderClient:
     def get(self, key: str) -> bytes:
         return (self.folder / key).read_bytes()
 
+    def delete(self, key: str) -> None:
+        (self.folder / key).unlink()
+
     def all_keys(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
@@ -200,6 +215,9 @@ class MemoryClient:
     def get(self, key: str) -> bytes:
         content: bytes = self.filesystem.cat_file(f"/{self.bucket}/{key}")
         return content
+
+    def delete(self, key: str) -> None:
+        self.filesystem.rm_file(f"/{self.bucket}/{key}")
 
     def all_keys(self) -> list[str]:
         start = f"/{self.bucket}/"

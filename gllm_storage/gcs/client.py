@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import ErrorDetails
-from gllm_storage.extras import require_extra
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.gcs.settings import GCSSettings
 from gllm_storage.paths import Location, split_url
-from gllm_storage.settings import describe, fsspec_configuration, parse_config
+from gllm_storage.settings import describe, fsspec_configuration, parse_config, require_extra
 
 if TYPE_CHECKING:
     from gllm_storage.gcs.connection import GCSConnection

@@ -113,6 +113,11 @@ class Handler(BaseHTTPRequestHandler):
         generation = int(self.query["generation"]) if "generation" in self.query else None
         if action == "compose":
             self._answer(200, store.compose(bucket, name, request, conditions))
+        elif action and action.startswith("moveTo/o/"):
+            key = unquote(action.removeprefix("moveTo/o/"))
+            moved = store.copy((bucket, name), (bucket, key), request, conditions)
+            store.delete(bucket, name, Conditions(), None)
+            self._answer(200, moved)
         elif action:
             verb, _, target, _, key = (unquote(each) for each in action.split("/", 4))
             made = store.copy((bucket, name), (target, key), request, conditions)

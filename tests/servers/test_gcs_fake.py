@@ -52,6 +52,16 @@ def test_what_google_cloud_storage_writes_it_reads(blob: Any, size: int, chunk: 
         blob.reload()
 
 
+def test_move(blob: Any) -> None:
+    """A move keeps content and metadata, and the source is gone."""
+    blob.metadata = {"kept": "yes"}
+    blob.upload_from_string(b"content")
+    moved = blob.bucket.move_blob(blob, f"{blob.name}-moved")
+    assert moved.download_as_bytes() == b"content"
+    assert moved.metadata == {"kept": "yes"}
+    assert not blob.exists()
+
+
 @pytest.mark.parametrize("chunk", [None, CHUNK])
 def test_a_precondition_keeps_what_is_there(blob: Any, chunk: int | None) -> None:
     blob.chunk_size = chunk

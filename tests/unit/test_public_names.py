@@ -94,7 +94,7 @@ from moto import mock_aws
 from gllm_storage import get_storage_client
 with mock_aws():
     client = get_storage_client("s3", {{"bucket_name": "models", "region_name": "us-east-1"}})
-    client._s3.get().requests.client.create_bucket(Bucket="models")
+    client.store.connection.client.create_bucket(Bucket="models")
     client.upload_file({str(tmp_path / "file")!r}, "a", check_conflict=True)
     client.download_file("a", {str(tmp_path / "back")!r})
     assert client.file_exists("a") and client.info("a").size == 7 and len(list(client.list_files())) == 1

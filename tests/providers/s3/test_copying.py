@@ -75,7 +75,7 @@ def head(rig: Rig, name: str) -> Any:
 def requests_of(filesystem: S3FileSystem) -> list[str]:
     """The names of the operations that are sent from now on."""
     seen: list[str] = []
-    filesystem.requests.client.meta.events.register("before-call.s3", lambda model, **_: seen.append(model.name))
+    filesystem.connection.client.meta.events.register("before-call.s3", lambda model, **_: seen.append(model.name))
     return seen
 
 
@@ -91,7 +91,7 @@ def on_request(filesystem: S3FileSystem, operation: str, act: Callable[[], objec
             done.append(True)
         act()
 
-    filesystem.requests.client.meta.events.register_first(f"before-send.s3.{operation}", handler)
+    filesystem.connection.client.meta.events.register_first(f"before-send.s3.{operation}", handler)
 
 
 def wait_until_told_to_stop() -> None:
@@ -239,7 +239,7 @@ def test_a_source_that_is_replaced_again_and_again_is_given_up(
         with lock:
             put(rig, "a", next(contents))
 
-    filesystem.requests.client.meta.events.register_first("before-send.s3.UploadPartCopy", replace)
+    filesystem.connection.client.meta.events.register_first("before-send.s3.UploadPartCopy", replace)
     with pytest.raises(StorageUnavailableError, match="replaced again and again"):
         filesystem.cp_file(path(rig, "a"), path(rig, "b"))
     assert rig.keys() == ["a"]
@@ -294,7 +294,7 @@ def test_a_copy_that_is_cancelled_leaves_no_upload_and_no_object(rig: Rig) -> No
 @pytest.mark.usefixtures("small_parts")
 def test_a_completion_whose_answer_is_lost_is_a_success(rig: Rig, filesystem: S3FileSystem) -> None:
     put(rig, "a", CONTENT)
-    client: Any = filesystem.requests.client
+    client: Any = filesystem.connection.client
     complete = client.complete_multipart_upload
 
     def and_again(**parameters: Any) -> Any:
@@ -406,7 +406,7 @@ def test_a_bucket_is_deleted_with_all_that_is_in_it(rig: Rig, filesystem: S3File
 def test_a_failure_among_many_deletes_is_raised(rig: Rig, filesystem: S3FileSystem) -> None:
     put(rig, "a", b"")
     put(rig, "b", b"")
-    client: Any = filesystem.requests.client
+    client: Any = filesystem.connection.client
     answers: list[Any] = [
         {"Errors": [{"Key": rig.key("a"), "Code": "SlowDown"}]},
         {"Errors": [{"Key": rig.key("a"), "Code": "AccessDenied", "Message": "no"}]},

@@ -28,7 +28,7 @@ class Requests:
 
     def __init__(self, client: FsspecStorageClient) -> None:
         self.seen: list[tuple[str, Any]] = []
-        events = client.filesystem.requests.client.meta.events
+        events = client.filesystem.connection.client.meta.events
         events.register_first("before-send.s3", self._see)
 
     def _see(self, request: Any, event_name: str, **_: Any) -> None:
@@ -130,7 +130,7 @@ def test_the_condition_decides_when_the_object_comes_after_the_look(rig: Rig, tm
         def come_first(key: str = key, **_: Any) -> None:
             rig.second.put(rig.key(key), b"theirs")
 
-        client.filesystem.requests.client.meta.events.register_first(f"before-send.s3.{write}", come_first)
+        client.filesystem.connection.client.meta.events.register_first(f"before-send.s3.{write}", come_first)
         with pytest.raises(ObjectExistsError):
             client.upload_file(source, key, check_conflict=True)
         assert rig.second.get(rig.key(key)) == b"theirs"

@@ -111,7 +111,7 @@ def test_everything_goes_through_boto3_when_that_is_the_engine(faulty: Faulty, t
 def test_everything_goes_through_boto3_while_somebody_listens(faulty: Faulty, tmp_path: Path) -> None:
     client: Any = faulty.client()
     seen: list[str] = []
-    client.filesystem.requests.client.meta.events.register(
+    client.filesystem.connection.client.meta.events.register(
         "before-send.s3", lambda request, **_: seen.append(request.method)
     )
     (tmp_path / "file").write_bytes(b"content")
@@ -162,7 +162,7 @@ def test_an_engine_that_does_not_exist_is_refused(engine: str) -> None:
 
 
 def assert_direct(filesystem: Any) -> None:
-    client = filesystem.requests.client
+    client = filesystem.connection.client
     assert isinstance(client, DirectClient)
     assert client.refusal is None
     assert client._pools  # it has sent something
@@ -207,7 +207,7 @@ class Dataset:
         right = right and self.file.read(50) == self.contents[0][20:70]
         several = self.filesystem.cat(self.paths[:3])
         right = right and list(several.values()) == self.contents[:3]
-        return os.getpid(), right, self.filesystem.requests.client.refusal is None  # type: ignore[attr-defined]
+        return os.getpid(), right, self.filesystem.connection.client.refusal is None  # type: ignore[attr-defined]
 
 
 _dataset: list[Dataset] = []
@@ -260,7 +260,7 @@ def run_process(config: str) -> bool:
     path = f"{client.url('own')}-{os.getpid()}"
     client.filesystem.pipe_file(path, b"content")
     found: bytes = client.filesystem.cat_file(path)
-    return found == b"content" and client.filesystem.requests.client.refusal is None
+    return found == b"content" and client.filesystem.connection.client.refusal is None
 
 
 def test_several_processes_all_go_directly(rig: Rig) -> None:

@@ -38,7 +38,7 @@ def moto_rig(request: pytest.FixtureRequest) -> Rig:
 
 def before(client: Any, operation: str, act: Any) -> None:
     """Do something before each request of an operation is sent."""
-    events = client.filesystem.requests.client.meta.events
+    events = client.filesystem.connection.client.meta.events
 
     def handler(**_: object) -> None:  # None lets the request go on
         act()

@@ -76,7 +76,7 @@ import boto3, botocore.utils, s3fs
 del botocore.utils.parse_timestamp
 from gllm_storage.s3.filesystem import S3FileSystem
 filesystem = S3FileSystem(endpoint_url="http://127.0.0.1:9", key="k", secret="s", client_kwargs={"region_name": "us-east-1"})
-print(type(filesystem.requests.client).__module__)
+print(type(filesystem.connection.client).__module__)
 """
 
 

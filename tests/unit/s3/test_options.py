@@ -76,7 +76,7 @@ def test_the_options_that_a_client_gives_make_our_filesystem_and_s3fs_s() -> Non
         "region_name": "x-1",
     }
     options = get_storage_client("s3", config).storage_options
-    assert made(**options).requests.client.meta.endpoint_url == "http://127.0.0.1:9"
+    assert made(**options).connection.client.meta.endpoint_url == "http://127.0.0.1:9"
     assert s3fs.S3FileSystem(**options, skip_instance_cache=True).endpoint_url == "http://127.0.0.1:9"
 
 
@@ -114,7 +114,11 @@ def test_the_class_has_the_name_of_s3fs_s() -> None:
 def test_a_filesystem_is_pickled_with_its_options() -> None:
     options = {"endpoint_url": "http://127.0.0.1:9", "part_size": 6 * MIB, "batch_size": 7, "max_concurrency": 2}
     loaded = pickle.loads(pickle.dumps(made(**options)))  # noqa: S301 - our own
-    assert (loaded.endpoint_url, loaded.transfer.part_size, loaded.batch_size) == ("http://127.0.0.1:9", 6 * MIB, 7)
+    assert (loaded.endpoint_url, loaded.connection.settings.part_size, loaded.batch_size) == (
+        "http://127.0.0.1:9",
+        6 * MIB,
+        7,
+    )
 
 
 def test_what_a_session_says_goes_for_boto3_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,14 +126,14 @@ def test_what_a_session_says_goes_for_boto3_too(tmp_path: Any, monkeypatch: pyte
     (tmp_path / "credentials").write_text("[training]\naws_access_key_id = of\naws_secret_access_key = training\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    client = made(session=AioSession(profile="training"), engine="boto3").requests.client
+    client = made(session=AioSession(profile="training"), engine="boto3").connection.client
     assert client.meta.region_name == "eu-west-3"
     assert client._request_signer._credentials.access_key == "of"
 
     session = AioSession()
     session.set_config_variable("region", "ap-south-1")
     session.set_credentials("static", "secret", "token")
-    client = made(session=session, engine="boto3").requests.client
+    client = made(session=session, engine="boto3").connection.client
     assert client.meta.region_name == "ap-south-1"
     assert client._request_signer._credentials.get_frozen_credentials()[:3] == ("static", "secret", "token")
 

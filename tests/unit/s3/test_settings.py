@@ -30,7 +30,7 @@ BUCKET = {"bucket_name": "models"}
 
 def boto_of(config: dict[str, str]) -> Any:
     """The boto3 client that a config makes."""
-    return S3StorageClient({**BUCKET, "region_name": "us-east-1", **config}).filesystem.connections.client
+    return S3StorageClient({**BUCKET, "region_name": "us-east-1", **config}).filesystem.connection.client
 
 
 def credentials(client: Any) -> tuple[str, str, str | None]:
@@ -78,7 +78,7 @@ def test_a_profile_arrives_at_boto3_and_at_s3fs(tmp_path: Path, monkeypatch: pyt
     )
     monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
     client = S3StorageClient({**BUCKET, "profile_name": "training"})
-    boto = client.filesystem.connections.client
+    boto = client.filesystem.connection.client
     assert credentials(boto)[0] == "FROMPROFILE"
     assert boto.meta.region_name == "eu-west-3"
     assert boto.meta.endpoint_url == "http://127.0.0.1:9"
@@ -126,11 +126,11 @@ def test_a_key_arrives_in_the_requests_that_take_it(key: str) -> None:
 )
 def test_a_key_arrives_at_our_data_path(key: str, value: str, meant: object) -> None:
     client = S3StorageClient({**BUCKET, key: value})
-    assert getattr(client.filesystem.transfer, key) == meant
+    assert getattr(client.filesystem.connection.settings, key) == meant
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    transfer = S3StorageClient(BUCKET).filesystem.transfer
+    transfer = S3StorageClient(BUCKET).filesystem.connection.settings
     assert transfer.multipart_threshold == 16 * 2**20
     assert transfer.part_size == 8 * 2**20
     assert transfer.max_concurrency == 10
@@ -174,7 +174,7 @@ def test_the_verbs_reach_the_store_as_the_filesystem_of_the_same_options_does(co
 def test_the_verbs_and_the_filesystem_of_a_client_share_their_connections() -> None:
     client = S3StorageClient({**BUCKET, **PAIR, "region_name": "us-east-1"})
     assert client.filesystem.store is client._s3.get()
-    assert client.filesystem.connections.client is client._s3.get().requests.client
+    assert client.filesystem.connection.client is client.store.connection.client
 
 
 OF_FSSPEC = {
@@ -192,8 +192,8 @@ def test_what_fsspec_is_configured_with_counts_for_the_verbs_too(monkeypatch: py
         client.info("a")
     assert '"http://127.0.0.1:9"' in str(caught.value.__cause__)  # nobody listens there
     assert client.filesystem.endpoint_url == "http://127.0.0.1:9"
-    assert client.filesystem.connections.client.meta.endpoint_url == "http://127.0.0.1:9"
-    assert client.filesystem.requests.parameters("PutObject") == {"ACL": "private"}
+    assert client.filesystem.connection.client.meta.endpoint_url == "http://127.0.0.1:9"
+    assert client.filesystem.connection.parameters("PutObject") == {"ACL": "private"}
 
 
 @pytest.mark.parametrize("where", ["variable", "file"])
@@ -349,7 +349,7 @@ def test_a_typo_must_not_send_a_model_to_the_wrong_cloud() -> None:
 
 def test_no_secret_is_in_any_text_about_the_client() -> None:
     client = S3StorageClient(EVERYTHING)
-    for shown in (repr(client), str(client), repr(client.settings), repr(client.filesystem.connections.connection)):
+    for shown in (repr(client), str(client), repr(client.settings), repr(client.filesystem.connection.endpoint)):
         assert SECRET not in shown
     assert repr(client).startswith("S3StorageClient(bucket_name='models', prefix='team', ")
     with pytest.raises(ValueError, match="part_size") as caught:

@@ -1,0 +1,120 @@
+"""Checks of exclusive create: several writers race for one name, and one must win."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gllm_storage.cli.commands.check.bench import content
+from gllm_storage.cli.commands.check.report import LARGE, ONE_REQUEST, PARTS, SMALL, Row, Verdict
+from gllm_storage.concurrency.stop import Stop
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import ConflictCheckUnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gllm_storage.cli.commands.check.bench import Bench
+
+_SMALL_SIZE = 1024
+_LARGE_WRITERS = 4
+_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One race.
+
+    Attributes:
+        winners: The numbers of the writers that succeeded.
+        is_intact: Whether the object has the content of a winner.
+    """
+
+    winners: tuple[int, ...]
+    is_intact: bool
+
+
+def race_small(bench: Bench) -> Row:
+    """Race with objects that go in one request."""
+    return _raced(bench, SMALL, _SMALL_SIZE, bench.writers, bench.rounds)
+
+
+def race_large(bench: Bench) -> Row:
+    """Race with objects that are large enough to go in parts."""
+    return _raced(bench, LARGE, bench.large_size, min(bench.writers, _LARGE_WRITERS), 1)
+
+
+def _raced(bench: Bench, name: str, size: int, writers: int, rounds: int) -> Row:
+    short = name.rpartition(" ")[2]
+    bench.warnings.clear()
+    try:
+        if not _refuses_second(bench, f"{short}-first", size):
+            return Row(name, Verdict.BAD, "an existing object was overwritten")
+        found = [_race(bench, f"{short}-{number}", size, writers) for number in range(rounds)]
+    except ConflictCheckUnsupportedError as error:
+        return Row(name, Verdict.NO, f"refused: {error.describe(None)}")
+    sent = _way_of_sending(bench, f"{short}-first")
+    return _judged(name, found, writers, sent, warned=bool(bench.warnings))
+
+
+def _refuses_second(bench: Bench, name: str, size: int) -> bool:
+    bench.put(name, content(0, size), exclusive=True)
+    try:
+        bench.put(name, content(1, size), exclusive=True)
+    except FileExistsError:
+        return True
+    return False
+
+
+def _race(bench: Bench, name: str, size: int, writers: int) -> Round:
+    path = bench.path(name)
+    start = threading.Barrier(writers)
+    files = [bench.file(f"writer-{number}", content(number, size)) for number in range(writers)]
+
+    def writer(number: int) -> Callable[[], bool]:
+        def write() -> bool:
+            start.wait(_WAIT_SECONDS)
+            try:
+                bench.client.upload_file(files[number], path, check_conflict=True)
+            except FileExistsError:
+                return False
+            return True
+
+        return write
+
+    won = run_all([writer(number) for number in range(writers)], writers, Stop())
+    winners = tuple(number for number, wins in enumerate(won) if wins)
+    stored = bench.get(name)
+    for file in files:
+        os.unlink(file)
+    return Round(winners, any(stored == content(number, size) for number in winners))
+
+
+def _way_of_sending(bench: Bench, name: str) -> str:
+    """`PARTS` or `ONE_REQUEST` on S3, where the ETag of a multipart upload ends as in ``-2``; empty elsewhere."""
+    etag = bench.client.info(bench.path(name)).etag or ""
+    if bench.client.provider != "s3":
+        return ""
+    return PARTS if "-" in etag else ONE_REQUEST
+
+
+def _judged(name: str, rounds: list[Round], writers: int, sent: str, *, warned: bool) -> Row:
+    counts = [len(each.winners) for each in rounds]
+    values = {
+        "writers": writers,
+        "winners": counts,
+        "content_is_winners": all(each.is_intact for each in rounds),
+        "sent": sent,
+    }
+    races = f"{len(rounds)} race{'s' if len(rounds) > 1 else ''} of {writers} writers"
+    one = "one winner each" if len(rounds) > 1 else "one winner"
+    how = f", sent {sent}" if sent else ""
+    if any(count != 1 for count in counts):
+        return Row(name, Verdict.BAD, f"{races}: winners {', '.join(map(str, counts))}, where 1 was expected{how}", values)
+    if not values["content_is_winners"]:
+        return Row(name, Verdict.BAD, f"{races}: {one}, but the object is not the winner's{how}", values)
+    if warned:
+        return Row(name, Verdict.NO, f"not atomic: a HEAD request, then the write ({races}: {one} by luck){how}", values)
+    return Row(name, Verdict.OK, f"{races}: {one}, and the object is the winner's{how}", values)

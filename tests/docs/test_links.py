@@ -1,0 +1,55 @@
+"""Links of the pages that `make docs` does not check: files at the root, images, absolute links, and the navigation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.*?) *$", re.MULTILINE)
+_CODE = re.compile(r"^(`{3,}).*?^\1$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+
+
+def links_of(page: Path) -> list[str]:
+    """The targets of a page's links and images."""
+    return _LINK.findall(_CODE.sub("", page.read_text(encoding="utf-8")))
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    headings = _HEADING.findall(
+        re.sub(r"^(`{3,}).*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    )
+    words = [re.sub(r"[^\w\- ]", "", heading.replace("`", "")).strip().lower() for heading in headings]
+    return {re.sub(r"[ ]+", "-", each) for each in words}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links(page: Path) -> None:
+    """Each relative link names a file of the repository and one of its headings, and no link is absolute."""
+    for link in links_of(page):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert not link.startswith("/"), link
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def test_navigation() -> None:
+    """The navigation of the site names each page once, and nothing else."""
+    named = re.findall(r"^ +- [^:\n]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(named) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+def test_link_parser() -> None:
+    """The links of a page are found, and those in code are not."""
+    assert links_of(DOCS / "index.md")
+    assert "exclusive-create" not in anchors_of(DOCS / "index.md")
+    assert "what-can-remain" in anchors_of(DOCS / "guarantees.md")

@@ -1,0 +1,82 @@
+"""Faults that only Azure Blob Storage can have: blocks that are thrown away, and blocks of other writers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage.azure import store as azure_store
+from gllm_storage.errors import ObjectNotFoundError, StorageUnavailableError
+from tests.faults import Answer
+from tests.promises.faulty import AZURE, CREATES, LARGES, NAME, Upload, UploadCase, behind_proxy, of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Servers
+
+UPLOADS = of(AZURE, LARGES)
+
+
+def on(cases: list[UploadCase]) -> pytest.MarkDecorator:
+    """Run a test with each of these uploads."""
+    return pytest.mark.parametrize("upload", cases, ids=str, indirect=True)
+
+
+def stage(upload: Upload, block: str) -> None:
+    """Another writer, that was killed, has sent a block of the same blob."""
+    container = upload.faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+    container.get_blob_client(upload.faulty.rig.key(NAME)).stage_block(block, b"of a writer that was killed")
+
+
+@on(UPLOADS)
+def test_blocks_thrown_away(upload: Upload) -> None:
+    """Blocks that another writer's commit threw away are sent again."""
+    upload.faulty.inject(upload.commit, Answer(400, "InvalidBlockList"))
+    upload.run()
+    upload.assert_stored()
+    assert len(upload.faulty.sent("PutBlock")) == 8
+
+
+@on(UPLOADS)
+def test_blocks_thrown_away_always(upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that are thrown away without end are an error."""
+    monkeypatch.setattr(azure_store, "ATTEMPTS", 3)  # 20 take half a minute
+    upload.faulty.inject(upload.commit, Answer(400, "InvalidBlockList"), times=None)
+    with pytest.raises(StorageUnavailableError):
+        upload.run()
+    upload.assert_nothing_changed()
+
+
+@on([case for case in of(AZURE, CREATES) if not case.large])
+def test_put_refused_for_blocks(upload: Upload) -> None:
+    """A small create goes by blocks where no blob is there, and Put Blob is refused for another writer's blocks."""
+    stage(upload, "never-committed")
+    upload.run()
+    upload.assert_stored()
+
+
+@on(UPLOADS)
+@pytest.mark.parametrize("length", [12, 32, 64])
+def test_blocks_of_another_tool(upload: Upload, length: int) -> None:
+    """Blocks that another tool never committed do not stop an upload.
+
+    Azure takes blocks of one blob only with ids of one length, also of writers that have nothing to do with each other.
+    """
+    stage(upload, "x" * length)
+    upload.run()
+    upload.assert_stored()
+
+
+def test_folder_of_namespace(servers: Servers, tmp_path: Path, no_waits: None) -> None:  # noqa: ARG001
+    """A folder of a hierarchical namespace is not an object."""
+    with behind_proxy(AZURE, servers) as faulty:
+        container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+        container.upload_blob(faulty.rig.key("v1"), b"", metadata={"hdi_isfolder": "true"})
+        faulty.put(b"x")
+        client = faulty.client()
+        assert not client.file_exists("v1")
+        assert [each.url for each in client.list_files()] == [client.url(NAME)]
+        with pytest.raises(ObjectNotFoundError):
+            client.download_file("v1", tmp_path / "a")
