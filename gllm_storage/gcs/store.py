@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
+from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, Remedy
 from gllm_storage.gcs.errors import (
@@ -81,10 +82,11 @@ class GCSStore(ObjectStore):
             ConflictCheckUnsupportedError: If the request is exclusive, and the bucket is zonal.
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
-        if request.exclusive:
-            self._require_conditions(request.details)
-        with translated(request.details):
-            return write_object(GCSWrite(self, request), exclusive=request.exclusive, stop=request.transfer.stop)
+        stop = request.transfer.stop
+        with translated(request.details), stopped_by(stop):
+            if request.exclusive:
+                self._require_conditions(request.details)
+            return write_object(GCSWrite(self, request), exclusive=request.exclusive, stop=stop)
 
     def require_create(self, key: str, operation: str = "open") -> None:
         """As the base class; a zonal bucket is refused.
@@ -316,7 +318,7 @@ class GCSStore(ObjectStore):
             "sourceGeneration": options.get("generation"),
         }
         params = {name: value for name, value in given.items() if value}
-        with translated(transfer.details):
+        with translated(transfer.details), stopped_by(transfer.stop):
             try:
                 answer = self._rewrite(path, params, transfer)
                 if not answer["done"]:
@@ -340,7 +342,6 @@ class GCSStore(ObjectStore):
             try:
                 answer: Mapping[str, Any] = {"done": False}
                 while not answer["done"]:
-                    transfer.stop.check()
                     token = {"rewriteToken": answer["rewriteToken"]} if "rewriteToken" in answer else {}
                     answer = self._rewrite(path, {**params, "sourceGeneration": generation, **token}, transfer)
             except RefusedError as error:
