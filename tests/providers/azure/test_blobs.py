@@ -17,7 +17,7 @@ from gllm_storage import AzureStorageClient, IntegrityError, ObjectExistsError, 
 from gllm_storage.errors import Remedy
 from gllm_storage.store.retry import no_waits
 from tests.faults import CallAfter
-from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of
+from tests.promises.faulty import AZURE, NAME, SMALL, behind_proxy, content_of
 from tests.rig import azure_config
 from tests.servers import AzureServer
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Servers
-    from tests.promises.clouds.faulty import Faulty
+    from tests.promises.faulty import Faulty
+
+LARGE = AZURE.large
 
 
 @pytest.fixture

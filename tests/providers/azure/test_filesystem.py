@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage import ObjectExistsError
-from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of
+from tests.promises.faulty import AZURE, NAME, SMALL, behind_proxy, content_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Servers
+
+LARGE = AZURE.large
 
 
 def test_overwrite_false_of_adlfs_is_an_exclusive_create(servers: Servers, tmp_path: Path) -> None:
