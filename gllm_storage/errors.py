@@ -77,6 +77,7 @@ class Remedy(Enum):
     CHECK_CREDENTIAL_FILES = "Check the files that hold the credentials"
     CHECK_ENDPOINT = "Check endpoint_url"
     CHECK_NETWORK = "Check endpoint_url and the network, then repeat the call"
+    CHECK_HOST = "Check the host and the network, then repeat the call"
     CHECK_OPTIONS = "Check the URL and the storage options"
     CHECK_ACCOUNT = "Check the account and its credentials"
     CHECK_FOLDER = "Check the folder and its permissions"

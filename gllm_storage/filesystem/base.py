@@ -258,8 +258,6 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         bucket, key = self._place(path)
         return self.open_version(path, self.bucket_store(bucket).info(key, "open"), block_size, **of_reader)
 
-    _open_reader = open_version  # the name in pickles of version 0.1.0
-
     def _open_writer(self, path: str, mode: str, kwargs: dict[str, Any], *, autocommit: bool) -> AtomicWriter:
         bucket, key = self._place(path)
         exclusive, options = self.write_options(mode == "xb", kwargs)

@@ -148,6 +148,11 @@ class GCSConnection:
         return (self.options.endpoint_url or _default_endpoint(with_certificate=self._has_certificate)).rstrip("/")
 
     @property
+    def is_google(self) -> bool:
+        """Whether the server is Google's."""
+        return f"torage.{_universe()}" in self.endpoint_url or _MTLS_HOST in self.endpoint_url.lower()
+
+    @property
     def account(self) -> Account:
         """The credentials. May send requests, on the first use in each process.
 
@@ -288,7 +293,7 @@ def _machine(connection: GCSConnection) -> Account:
     """The account of this machine in Google's cloud."""
     from google.auth import compute_engine  # noqa: PLC0415 - for this source only
 
-    if f"torage.{_universe()}" not in connection.endpoint_url and _MTLS_HOST not in connection.endpoint_url.lower():
+    if not connection.is_google:
         raise ValueError(f"the account of the machine is not sent to {connection.endpoint_url}, which is not Google's")
     make: Any = compute_engine.Credentials
     credentials = make()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import email.parser
+import email.policy
+import re
+import secrets
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import requests
 
@@ -13,12 +17,16 @@ from gllm_storage.info import ObjectInfo, aware
 from gllm_storage.store import retry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.gcs.connection import GCSConnection
 
+BATCH = 100
+"""The most requests of a batch: https://cloud.google.com/storage/docs/batch."""
 _SUCCESS = range(200, 300)
+_STATUS = re.compile(r"\s*HTTP/\S+ ([0-9]{3})")
+_NUMBER = re.compile(r"\+([0-9]+)>?\s*$")
 
 
 class GCSRequests:
@@ -84,6 +92,53 @@ class GCSRequests:
             return answer
         with contextlib.closing(answer):
             raise refusal_of(answer)
+
+    def delete_batch(self, bucket: str, keys: Sequence[str], details: ErrorDetails) -> list[bool]:
+        """Delete several objects by one request, which carries a request for each.
+
+        Args:
+            bucket: The bucket.
+            keys: The keys, at most `BATCH`.
+            details: The operation, for errors.
+
+        Returns:
+            For each key whether its object was deleted; the store does not say it of an object that was missing.
+
+        Raises:
+            RefusedError: If the answer is not a success.
+            requests.RequestException: If there is no answer.
+            google.auth.exceptions.GoogleAuthError: If there are no credentials.
+        """
+        boundary = f"gllm-{secrets.token_hex(16)}"
+        query = urlencode(self._connection.parameters)
+        parts = [
+            f"--{boundary}\r\nContent-Type: application/http\r\nContent-ID: <gllm+{number}>\r\n\r\n"
+            f"DELETE {path_of(bucket, key)}{'?' * bool(query)}{query} HTTP/1.1\r\n\r\n\r\n"
+            for number, key in enumerate(keys)
+        ]
+        answer = self.policy.call(
+            lambda: self.send(
+                "POST",
+                "/batch/storage/v1",
+                headers={"Content-Type": f"multipart/mixed; boundary={boundary}"},
+                data=f"{''.join(parts)}--{boundary}--".encode(),
+            ),
+            is_transient,
+            details,
+        )
+        statuses = _statuses(answer)
+        return [statuses.get(number) in _SUCCESS for number in range(len(keys))]
+
+
+def _statuses(answer: requests.Response) -> dict[int, int]:
+    """The HTTP status of each request of a batch, by its number; a part that cannot be read is left out."""
+    head = f"Content-Type: {answer.headers.get('Content-Type', '')}\r\n\r\n".encode()
+    found = {}
+    for part in email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + answer.content).walk():
+        number, status = _NUMBER.search(part.get("Content-ID", "")), _STATUS.match(str(part.get_payload()))
+        if number and status:
+            found[int(number[1])] = int(status[1])
+    return found
 
 
 def refusal_of(answer: requests.Response) -> RefusedError:

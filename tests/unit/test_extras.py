@@ -21,7 +21,8 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
 @pytest.mark.parametrize(
     ("provider", "module", "config"),
     [
-        ("gcs", "gcsfs", {"bucket_name": "models"}),
+        ("gcs", "google.auth", {"bucket_name": "models"}),
+        ("gcs", "requests", {"bucket_name": "models"}),
         ("azure", "adlfs", {"container_name": "models", "account_name": "acc1"}),
     ],
 )

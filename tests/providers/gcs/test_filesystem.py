@@ -1,4 +1,4 @@
-"""`GCSFileSystem` beneath the verbs: zonal buckets, arguments of gcsfs, what stands on the wire."""
+"""`GCSFileSystem` and its store on a server: zonal buckets, arguments of gcsfs, and the requests."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.oauth2.credentials import Credentials
 
 from gllm_storage import ConflictCheckUnsupportedError, GCSStorageClient
+from gllm_storage.errors import Remedy
 from gllm_storage.gcs import GCSFileSystem
-from tests.promises.clouds.faulty import GCS, LARGE, NAME, behind_proxy, content_of
+from tests.faults import DropResponse
+from tests.promises.faulty import GCS, NAME, behind_proxy, content_of
 from tests.rig import GoogleClient, gcs_config
 from tests.servers import GCSServer
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Servers
+
+LARGE = GCS.large
 
 
 @pytest.fixture
@@ -30,10 +35,12 @@ def zonal(servers: Servers) -> GCSStorageClient:
     return GCSStorageClient(gcs_config(server, bucket))
 
 
-def test_a_zonal_bucket_refuses_exclusive_creates_and_nothing_is_written(zonal: GCSStorageClient, tmp_path: Path) -> None:
+def test_zonal_bucket(zonal: GCSStorageClient, tmp_path: Path) -> None:
+    """A zonal bucket refuses exclusive creates, nothing is written, and other writes work."""
     (tmp_path / "a").write_bytes(b"a")
-    with pytest.raises(ConflictCheckUnsupportedError, match="zonal"):
+    with pytest.raises(ConflictCheckUnsupportedError, match="zonal") as caught:
         zonal.upload_file(tmp_path / "a", "a", check_conflict=True)
+    assert caught.value.remedy is Remedy.NO_CONFLICT_CHECK
     with pytest.raises(ConflictCheckUnsupportedError):
         zonal.open("a", "xb")
     with pytest.raises(ConflictCheckUnsupportedError):
@@ -43,16 +50,19 @@ def test_a_zonal_bucket_refuses_exclusive_creates_and_nothing_is_written(zonal: 
     assert zonal.file_exists("a")
 
 
-def test_the_type_of_a_bucket_is_asked_once(servers: Servers, tmp_path: Path) -> None:
+def test_bucket_type_once(servers: Servers, tmp_path: Path) -> None:
+    """The type of a bucket is requested once, for verbs and filesystem together."""
     (tmp_path / "a").write_bytes(b"a")
     with behind_proxy(GCS, servers) as faulty:
         client = faulty.client()
         for name in ("a", "b"):
             client.upload_file(tmp_path / "a", name, check_conflict=True)
+        client.filesystem.pipe_file(client.url("c"), b"c", mode="create")
         assert len(faulty.sent("GetStorageLayout")) == 1
 
 
-def test_metadata_and_content_type_are_stored_beside_ours(servers: Servers, tmp_path: Path) -> None:
+def test_properties(servers: Servers, tmp_path: Path) -> None:
+    """The metadata and properties of a write are stored, beside the write-id."""
     with behind_proxy(GCS, servers) as faulty:
         client = faulty.client()
         for size in (10, LARGE):
@@ -70,7 +80,8 @@ def test_metadata_and_content_type_are_stored_beside_ours(servers: Servers, tmp_
             assert (blob.content_type, blob.cache_control) == ("text/plain", "no-store")
 
 
-def test_an_argument_that_nobody_knows_is_refused(servers: Servers, tmp_path: Path) -> None:
+def test_unknown_argument(servers: Servers, tmp_path: Path) -> None:
+    """An unknown argument of a write is refused, and nothing is written."""
     (tmp_path / "a").write_bytes(b"a")
     with behind_proxy(GCS, servers) as faulty:
         client = faulty.client()
@@ -79,9 +90,8 @@ def test_an_argument_that_nobody_knows_is_refused(servers: Servers, tmp_path: Pa
         faulty.assert_holds(None)
 
 
-def test_a_resumable_upload_goes_on_where_the_store_has_stopped_taking(servers: Servers, tmp_path: Path) -> None:
-    from tests.faults import DropResponse  # noqa: PLC0415 - one test only
-
+def test_resumed_session(servers: Servers, tmp_path: Path) -> None:
+    """A resumable upload continues behind the last byte that the store has kept."""
     content = content_of(LARGE)
     (tmp_path / "a").write_bytes(content)
     with behind_proxy(GCS, servers) as faulty:
@@ -93,11 +103,8 @@ def test_a_resumable_upload_goes_on_where_the_store_has_stopped_taking(servers: 
         assert sent < LARGE + 100_000  # no chunk was sent twice
 
 
-def test_credentials_go_with_every_request(servers: Servers, tmp_path: Path) -> None:
-    from google.oauth2.credentials import Credentials  # noqa: PLC0415 - of the extra
-
-    from gllm_storage.gcs.filesystem import GCSFileSystem  # noqa: PLC0415 - it imports gcsfs
-
+def test_credentials(servers: Servers, tmp_path: Path) -> None:
+    """Every request carries the credentials, those of upload sessions included."""
     (tmp_path / "a").write_bytes(content_of(LARGE))
     with behind_proxy(GCS, servers) as faulty:
         make: Any = Credentials
@@ -115,7 +122,8 @@ def test_credentials_go_with_every_request(servers: Servers, tmp_path: Path) -> 
         assert {entry.headers.get("authorization") for entry in faulty.proxy.requests} == {"Bearer t0ken"}
 
 
-def test_who_pays_and_where_it_is_kept_goes_with_the_requests(servers: Servers, tmp_path: Path) -> None:
+def test_settings_of_requests(servers: Servers, tmp_path: Path) -> None:
+    """The project that pays, the storage class and the key reach the store."""
     (tmp_path / "a").write_bytes(b"a")
     with behind_proxy(GCS, servers) as faulty:
         config = {"project": "payer", "requester_pays": "true", "storage_class": "NEARLINE", "kms_key_name": "k/1"}
@@ -129,7 +137,8 @@ def test_who_pays_and_where_it_is_kept_goes_with_the_requests(servers: Servers, 
         assert blob.storage_class == "NEARLINE"
 
 
-def test_writes_of_a_filesystem_that_is_aware_of_versions_keep_the_promises(servers: Servers) -> None:
+def test_version_aware_writes(servers: Servers) -> None:
+    """Writes of a version-aware filesystem keep the promises."""
     with behind_proxy(GCS, servers) as faulty:
         client = faulty.client()
         filesystem = GCSFileSystem(**client.storage_options, version_aware=True, skip_instance_cache=True)

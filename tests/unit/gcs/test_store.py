@@ -1,0 +1,251 @@
+"""Copies and deletes of `GCSStore`, and the versions that paths name."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage import GCSStorageClient
+from gllm_storage.concurrency.stop import Stop, TransferStopped
+from gllm_storage.errors import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+from gllm_storage.gcs import GCSFileSystem
+from gllm_storage.gcs.connection import connection_of
+from gllm_storage.store.retry import no_waits
+from tests.unit.gcs.recorder import CONTENT, OBJECT, recording
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gllm_storage.gcs.store import GCSStore
+    from tests.unit.gcs.recorder import Recorder
+
+GOOGLE = "http://storage.googleapis.com"
+REPLACED = (404, {"error": {"code": 404, "message": "No such object: models/a"}})
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """A server that records the requests."""
+    with recording() as made, no_waits():
+        yield made
+
+
+def store_of(recorder: Recorder, **options: Any) -> GCSStore:
+    return connection_of({"endpoint_url": recorder.url, "token": "anon", **options}).store("models")
+
+
+def unfinished(token: str) -> tuple[int, dict[str, Any]]:
+    return 200, {"kind": "storage#rewriteResponse", "done": False, "rewriteToken": token}
+
+
+FINISHED = (200, {"kind": "storage#rewriteResponse", "done": True, "resource": OBJECT})
+
+
+def copy(store: GCSStore, options: dict[str, str] | None = None, stop: Stop | None = None) -> None:
+    target = store.connection.store("other")
+    store.copy("a", target, "b/c", store.transfer("a", "copy", stop=stop), options)
+
+
+# ---------------------------------------------------------------------- copies
+
+
+def test_small_copy(recorder: Recorder) -> None:
+    """A copy that the server completes at once is one request, with the options of gcsfs and the key of the target."""
+    copy(store_of(recorder, kms_key_name="k", requester_pays="payer"), {"acl": "publicRead", "batch": "ignored"})
+    (request,) = recorder.requests
+    assert (request.method, request.path) == ("POST", "/storage/v1/b/models/o/a/rewriteTo/b/other/o/b/c")
+    assert request.query == {"destinationPredefinedAcl": "publicRead", "destinationKmsKeyName": "k", "userProject": "payer"}
+    assert request.body == b""
+
+
+def test_large_copy(recorder: Recorder) -> None:
+    """A copy that takes several requests is pinned to one version of the source."""
+    recorder.rewrites += [unfinished("t0"), unfinished("t1"), unfinished("t2"), FINISHED]
+    copy(store_of(recorder))
+    assert [(each.method, each.query) for each in recorder.requests] == [
+        ("POST", {}),
+        ("GET", {}),
+        ("POST", {"sourceGeneration": "1"}),
+        ("POST", {"sourceGeneration": "1", "rewriteToken": "t1"}),
+        ("POST", {"sourceGeneration": "1", "rewriteToken": "t2"}),
+    ]
+
+
+def test_source_replaced(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """A source that is replaced during a copy of several requests is copied again, and each restart is one record."""
+    recorder.rewrites += [unfinished("t0"), unfinished("t1"), REPLACED, unfinished("t2"), FINISHED]
+    with caplog.at_level(logging.INFO, "gllm_storage.retry"):
+        copy(store_of(recorder))
+    assert [record.__dict__["event"].kind for record in caplog.records] == ["restart"]
+    assert recorder.requests[-1].query["rewriteToken"] == "t2"
+
+
+def test_source_replaced_always(recorder: Recorder) -> None:
+    """A source that is replaced each time is an error that may be repeated."""
+    recorder.rewrites += [unfinished("t0"), *[REPLACED] * 7]
+    with pytest.raises(StorageUnavailableError):
+        copy(store_of(recorder))
+
+
+def test_version_gone(recorder: Recorder) -> None:
+    """A version that the caller named is not replaced by another one."""
+    recorder.rewrites += [unfinished("t0"), REPLACED]
+    with pytest.raises(ObjectNotFoundError):
+        copy(store_of(recorder), {"generation": "17"})
+    assert {each.query["sourceGeneration"] for each in recorder.requests} == {"17"}
+
+
+def test_cancelled_copy(recorder: Recorder) -> None:
+    """A cancelled copy sends no further request."""
+    stop = Stop()
+    recorder.rewrites += [unfinished("t0")]
+    stop.set()
+    with pytest.raises(TransferStopped):
+        copy(store_of(recorder), stop=stop)
+    assert [each.method for each in recorder.requests] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize("answer", [(200, {}), (200, {"done": False})], ids=["empty", "no-token"])
+def test_nonsense(recorder: Recorder, answer: tuple[int, dict[str, Any]]) -> None:
+    """An answer that is not one of a rewrite is not taken for a copy."""
+    recorder.rewrites += [answer]
+    with pytest.raises(StorageError):
+        copy(store_of(recorder))
+
+
+def test_missing_target_bucket(recorder: Recorder) -> None:
+    """If a bucket is missing and not the object, the error says so."""
+    recorder.rewrites += [(404, {"error": {"code": 404, "message": "The specified bucket does not exist."}})]
+    with pytest.raises(BucketNotFoundError):
+        copy(store_of(recorder))
+
+
+def test_copy_elsewhere(recorder: Recorder) -> None:
+    """A copy to another server goes through this machine."""
+    with recording() as other:
+        target, store = store_of(other), store_of(recorder)
+        store.copy("a", target, "b", store.transfer("a", "copy"))
+        assert {each.method for each in recorder.requests} == {"GET"}
+        (upload,) = other.requests
+        assert CONTENT in upload.body
+
+
+# ---------------------------------------------------------------------- deletes
+
+
+@pytest.fixture
+def google(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """The recorder as Google's server, which takes batches; emulators do not."""
+    monkeypatch.setenv("http_proxy", recorder.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    return recorder
+
+
+def google_client() -> GCSStorageClient:
+    config = {"bucket_name": "models", "endpoint_url": GOOGLE, "anonymous": "true"}
+    return GCSStorageClient({**config, "requester_pays": "true", "project": "payer"})
+
+
+def test_batches(google: Recorder) -> None:
+    """Google gets 100 deletes in one request; each of them says who pays."""
+    filesystem = google_client().filesystem
+    paths = [f"models/ä b/{number}" for number in range(250)]
+    google.requests.clear()
+    filesystem._delete_objects([("models", path.removeprefix("models/")) for path in paths], Stop())
+    assert [(each.method, each.path) for each in google.requests] == [("POST", "/batch/storage/v1")] * 3
+    bodies = sorted(each.body.decode() for each in google.requests)
+    assert sorted(body.count("DELETE /storage/v1/b/models/o/") for body in bodies) == [50, 100, 100]
+    assert all("/o/%C3%A4%20b%2F" in body and "?userProject=payer HTTP/1.1" in body for body in bodies)
+
+
+def test_batch_with_missing(google: Recorder) -> None:
+    """An object of a batch that does not exist is not an error; no other object is requested again."""
+    google.missing |= {"5"}
+    store = google_client().store
+    store.delete_many([str(number) for number in range(10)], store.transfer("", "delete"))
+    assert [each.path for each in google.requests] == ["/batch/storage/v1", "/storage/v1/b/models/o/5"]
+
+
+def test_batch_with_refused(google: Recorder) -> None:
+    """An object of a batch that cannot be deleted is an error with its URL."""
+    google.refused |= {"5"}
+    store = google_client().store
+    with pytest.raises(AccessDeniedError) as caught:
+        store.delete_many([str(number) for number in range(10)], store.transfer("", "delete"))
+    assert caught.value.url == "gs://models/5"
+
+
+def test_deletes_elsewhere(recorder: Recorder) -> None:
+    """Other servers get one request for each object."""
+    store = store_of(recorder)
+    store.delete_many(["1", "2"], store.transfer("", "delete"))
+    store.delete_many([], store.transfer("", "delete"))
+    assert sorted(each.path[-1] for each in recorder.requests) == ["1", "2"]
+    assert {each.method for each in recorder.requests} == {"DELETE"}
+
+
+# ---------------------------------------------------------------------- versions
+
+
+def aware(recorder: Recorder) -> Any:
+    return GCSFileSystem(token="anon", endpoint_url=recorder.url, version_aware=True, skip_instance_cache=True)
+
+
+VERSIONED: dict[str, Callable[[Any], object]] = {
+    "cp_file": lambda filesystem: filesystem.cp_file("models/a#17", "models/b"),
+    "copy": lambda filesystem: filesystem.copy("models/a#17", "models/b"),
+    "rm_file": lambda filesystem: filesystem.rm_file("models/a#17"),
+    "rm": lambda filesystem: filesystem.rm("models/a#17"),
+    "mv": lambda filesystem: filesystem.mv("models/a#17", "models/b"),
+    "mv_file": lambda filesystem: filesystem.mv_file("models/a#17", "models/b"),
+}
+
+
+@pytest.mark.parametrize("call", VERSIONED)
+def test_version_of_path(recorder: Recorder, call: str) -> None:
+    """A version that the path of a version-aware filesystem names is copied, deleted or moved, and no other one."""
+    VERSIONED[call](aware(recorder))
+    changes = [each for each in recorder.requests if each.method != "GET"]
+    copied, deleted = {"sourceGeneration": "17"}, {"generation": "17"}
+    expected = {"cp_file": [copied], "copy": [copied], "rm_file": [deleted], "rm": [deleted]}
+    assert [each.query for each in changes] == expected.get(call, [copied, deleted])
+    assert {each.path.removeprefix("/storage/v1/b/models/o/").partition("/")[0] for each in changes} == {"a"}
+
+
+def test_version_as_target(recorder: Recorder) -> None:
+    """A version cannot be written."""
+    with pytest.raises(ValueError, match="names a version"):
+        aware(recorder).cp_file("models/a", "models/b#17")
+    assert recorder.requests == []
+
+
+def test_move(recorder: Recorder) -> None:
+    """A move copies and then deletes; onto itself it does nothing that loses the object."""
+    filesystem = GCSStorageClient({"bucket_name": "models", "endpoint_url": recorder.url, "anonymous": "true"}).filesystem
+    filesystem.mv_file("models/a", "models/b")
+    assert [each.method for each in recorder.requests] == ["POST", "DELETE"]
+    recorder.requests.clear()
+    filesystem.mv_file("models/a", "models/a")
+    assert "DELETE" not in [each.method for each in recorder.requests]
+
+
+def test_one_store(recorder: Recorder) -> None:
+    """Threads that ask for the store of a bucket at the same time get the same one."""
+    connection = store_of(recorder).connection
+    found: set[int] = set()
+    threads = [threading.Thread(target=lambda: found.add(id(connection.store("new")))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 1
