@@ -190,8 +190,6 @@ class GCSConnection:
         adapter = _Adapter(context, pool_connections=2, pool_maxsize=pool_size)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
-        if self.options.ca_bundle:
-            session.verify = self.options.ca_bundle
         return session
 
 

@@ -82,6 +82,7 @@ class GCSRequests:
                 params={} if is_url else {**connection.parameters, **query},
                 timeout=(options.connect_timeout, options.read_timeout),
                 allow_redirects=False,
+                verify=options.ca_bundle,  # here and not on the session, where REQUESTS_CA_BUNDLE would replace it
                 **request,
             )
         except requests.RequestException:

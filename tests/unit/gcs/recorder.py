@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from gllm_storage.store import checksums
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
 CONTENT = b"content"
@@ -139,10 +140,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def recording() -> Iterator[Recorder]:
-    """Run the server."""
+def recording(context: ssl.SSLContext | None = None) -> Iterator[Recorder]:
+    """Run the server, over TLS if there is a context."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    recorder = Recorder(f"http://127.0.0.1:{server.server_address[1]}")
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    recorder = Recorder(f"{'https' if context else 'http'}://127.0.0.1:{server.server_address[1]}")
     server.RequestHandlerClass = type("Handler", (_Handler,), {"recorder": recorder})
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import ssl
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from gcsfs.credentials import GoogleCredentials
@@ -140,6 +142,46 @@ def test_payer_of_default_project(recorder: Recorder, monkeypatch: pytest.Monkey
     for given, payer in ({"project": "p2"}, "p2"), ({"requester_pays": "p3"}, "p3"), ({}, "p0"):
         connection = connection_of({"endpoint_url": recorder.url, "token": "anon", "requester_pays": True, **given})
         assert connection.parameters == {"userProject": payer}
+
+
+@pytest.fixture
+def certificate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
+    """A client certificate, as google-auth is configured for it; returns its issuer."""
+    issuer = trustme.CA()
+    issued = issuer.issue_cert("client@example.com")
+    (tmp_path / "cert.pem").write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(tmp_path / "private.pem"))
+    paths = {"cert_path": str(tmp_path / "cert.pem"), "key_path": str(tmp_path / "private.pem")}
+    (tmp_path / "certificates.json").write_text(json.dumps({"version": 1, "cert_configs": {"workload": paths}}))
+    monkeypatch.setenv("GOOGLE_API_CERTIFICATE_CONFIG", str(tmp_path / "certificates.json"))
+    monkeypatch.setenv("GOOGLE_API_USE_CLIENT_CERTIFICATE", "true")
+    return issuer
+
+
+@pytest.mark.parametrize("mode", ["auto", "never"])
+def test_endpoint_for_certificates(certificate: trustme.CA, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """With a client certificate, the server is Google's for such, unless the environment declines."""
+    assert certificate
+    monkeypatch.setenv("GOOGLE_API_USE_MTLS_ENDPOINT", mode)
+    expected = "https://storage.googleapis.com" if mode == "never" else "https://storage.mtls.googleapis.com"
+    assert connection_of({}).endpoint_url == GCSFileSystem(skip_instance_cache=True)._location == expected
+    assert connection_of({}).is_google
+
+
+def test_certificate(certificate: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The client certificate is presented to the server; `ca_bundle` wins over the environment of requests."""
+    certificate.cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "other.pem"))
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    certificate.configure_trust(context)
+    with recording(context) as recorder:
+        config = {"bucket_name": BUCKET, "endpoint_url": recorder.url, "anonymous": "true"}
+        assert GCSStorageClient({**config, "ca_bundle": str(tmp_path / "ca.pem")}).file_exists("a")
+        assert len(recorder.requests) == 1
 
 
 # ---------------------------------------------------------------------- fsspec's own configuration
