@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from gllm_storage.store.metadata import CHECKSUM
+from gllm_storage.store.checksums import CHECKSUM
 
 from gllm_storage.store import checksums, retry
 from tests.faults import Action, Answer, AnswerAfter, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
