@@ -15,7 +15,7 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from gllm_storage.store.create import ATTEMPTS
+from gllm_storage.store import retry
 from tests.faults import Action, Answer, AnswerAfter, Call, FlipRequestBit, Match, Refuse, TruncateBody
 from tests.promises.faulty import (
     CEPH,
@@ -132,7 +132,7 @@ def test_concurrent_without_end(upload: Upload) -> None:
     assert caught.value.retryable
     assert (caught.value.status, caught.value.code) == (409, "ConditionalRequestConflict")
     assert caught.value.__cause__ is not None
-    assert len(upload.faulty.sent(upload.commit)) == ATTEMPTS
+    assert len(upload.faulty.sent(upload.commit)) == retry.CONFLICT.limit
     upload.assert_nothing_changed()
 
 
