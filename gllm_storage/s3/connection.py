@@ -200,10 +200,10 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
     """The connection that s3fs's options, and ours, stand for.
 
     Args:
-        options: s3fs's ``anon``, ``key``, ``secret``, ``token``, ``profile``, ``endpoint_url``, ``use_ssl``,
-            ``requester_pays``, ``client_kwargs``, ``config_kwargs``, ``s3_additional_kwargs`` and ``max_concurrency``; and
-            ours: ``multipart_threshold``, ``part_size``, ``memory_limit``, ``conditional_writes``, ``engine`` and
-            ``sign_bodies``.
+        options: s3fs's ``anon``, ``key`` or ``username``, ``secret`` or ``password``, ``token``, ``profile``,
+            ``endpoint_url``, ``use_ssl``, ``requester_pays``, ``client_kwargs``, ``config_kwargs``,
+            ``s3_additional_kwargs`` and ``max_concurrency``; and ours: ``multipart_threshold``, ``part_size``,
+            ``memory_limit``, ``conditional_writes``, ``engine`` and ``sign_bodies``.
 
     Raises:
         ValueError: If a value is impossible.
@@ -238,8 +238,8 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
 def _client_options(options: Mapping[str, Any]) -> dict[str, Any]:
     named = not options.get("anon")
     of_client = {
-        "aws_access_key_id": options.get("key") if named else None,
-        "aws_secret_access_key": options.get("secret") if named else None,
+        "aws_access_key_id": (options.get("key") or options.get("username")) if named else None,
+        "aws_secret_access_key": (options.get("secret") or options.get("password")) if named else None,
         "aws_session_token": options.get("token") if named else None,
         "endpoint_url": options.get("endpoint_url"),
     }

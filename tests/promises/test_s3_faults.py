@@ -12,6 +12,7 @@ from gllm_storage.errors import (
     AccessDeniedError,
     ConflictCheckUnsupportedError,
     ObjectExistsError,
+    Remedy,
     StorageError,
     StorageUnavailableError,
 )
@@ -277,8 +278,9 @@ def test_ranges_ignored_while_open(download: Download) -> None:
     download.faulty.inject(RANGED, everything(download, download.content), times=None)
     with download.faulty.client().open(NAME, "rb", block_size=1000) as file:
         file.seek(500)
-        with pytest.raises(StorageError, match="range"):
+        with pytest.raises(StorageError, match="Range") as caught:
             file.read(10)
+    assert caught.value.remedy is Remedy.DOWNLOAD_INSTEAD
 
 
 # ---- control requests
