@@ -328,11 +328,11 @@ def complete(error: StorageError | ObjectNotFoundError | ObjectExistsError, bega
     """Add the attempts and the elapsed time to the details of an error.
 
     Args:
-        error: The error; its cause carries the attempts.
+        error: The error; it or its cause carries the attempts.
         began: The start of the operation, by `time.monotonic`.
     """
     details = error.details
-    attempts = details.attempts if details.attempts is not None else attempts_of(error.__cause__)
+    attempts = details.attempts if details.attempts is not None else attempts_of(error)
     elapsed = max(time.monotonic() - began, details.elapsed or 0.0)
     error.details = dataclasses.replace(details, attempts=attempts, elapsed=elapsed)
 

@@ -199,9 +199,9 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         bucket, key = self._place(path)
         store = self.bucket_store(bucket)
         transfer = store.transfer(key, "upload")
-        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, exclusive, options))
         if exclusive:
-            store.require_create(key)
+            store.require_create(key)  # before there is a writer to discard
+        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, exclusive, options))
         return S3Writer(
             writer,
             store.url(key),
