@@ -60,9 +60,17 @@ class _Stacks:
             stacks._starters[thread] = stacks._now(sys._getframe(1))
             stacks._start(thread)
 
-        threading.Thread.start = start  # type: ignore[method-assign]  # a script of its own
+        patched: Any = threading.Thread
+        patched.start = start
         threading.settrace(self._trace)
         sys.settrace(self._trace)
+
+    def uninstall(self) -> None:
+        """Stop watching."""
+        sys.settrace(None)
+        untyped: Any = threading
+        untyped.settrace(None)
+        untyped.Thread.start = self._start
 
     def _trace(self, frame: FrameType, _event: str, _argument: object) -> Any:
         return self._look if frame.f_globals.get("__name__", "").startswith(_PACKAGE) else None
@@ -109,9 +117,7 @@ def count() -> dict[str, list[tuple[str, str]]]:
         try:
             client.upload_file(Path(folder) / "file", "file", check_conflict=True)
         finally:
-            sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]  # ends it
-            threading.Thread.start = stacks._start  # type: ignore[method-assign]  # as before
+            stacks.uninstall()
             server.shutdown()
             server.server_close()
     return stacks.found
