@@ -7,7 +7,7 @@ ARGS ?=
 # Most tests wait for a server or a timeout: four workers keep two cores busy.
 WORKERS ?= 4
 
-.PHONY: help demo test test-fast torch bench lint types check dist docs docs-serve clean
+.PHONY: help demo test test-fast torch bench lint types contract check dist docs docs-serve clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -50,7 +50,10 @@ lint: $(VENV)/test ## Check style.
 types: $(VENV)/test ## Check the types of the package, the tests and the examples.
 	$(BIN)/mypy
 
-check: lint types ## Check style and types.
+contract: $(VENV)/test ## Check which package imports which (pyproject.toml, importlinter).
+	$(BIN)/lint-imports --no-logo
+
+check: lint types contract ## Check style, types and imports.
 
 dist: $(VENV)/dist ## Build the wheel and the sdist, check them, and run the demo from the installed wheel.
 	.ci/dist $(BIN)
