@@ -77,6 +77,7 @@ class Remedy(Enum):
     CHECK_CREDENTIAL_FILES = "Check the files that hold the credentials"
     CHECK_ENDPOINT = "Check endpoint_url"
     CHECK_NETWORK = "Check endpoint_url and the network, then repeat the call"
+    CHECK_HOST = "Check the host and the network, then repeat the call"
     CHECK_OPTIONS = "Check the URL and the storage options"
     CHECK_ACCOUNT = "Check the account and its credentials"
     CHECK_FOLDER = "Check the folder and its permissions"
@@ -327,11 +328,11 @@ def complete(error: StorageError | ObjectNotFoundError | ObjectExistsError, bega
     """Add the attempts and the elapsed time to the details of an error.
 
     Args:
-        error: The error; its cause carries the attempts.
+        error: The error; it or its cause carries the attempts.
         began: The start of the operation, by `time.monotonic`.
     """
     details = error.details
-    attempts = details.attempts if details.attempts is not None else attempts_of(error.__cause__)
+    attempts = details.attempts if details.attempts is not None else attempts_of(error)
     elapsed = max(time.monotonic() - began, details.elapsed or 0.0)
     error.details = dataclasses.replace(details, attempts=attempts, elapsed=elapsed)
 

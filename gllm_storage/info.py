@@ -103,7 +103,7 @@ def directly_in(objects: Iterable[ObjectInfo], url: str) -> Iterator[ObjectInfo 
         objects: In the order of their URLs, so that all of a folder within come together.
         url: The beginning of theirs; up to the last ``/``, it is the folder.
     """
-    last = ""
+    last: str | None = None  # the folder "" is there if a prefix ends where a folder's name does
     for info in objects:
         within, slash, _ = info.url[len(url) :].partition("/")
         if not slash:

@@ -6,19 +6,19 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fsspec.asyn import AsyncFileSystem
-
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
-from gllm_storage.filesystem.base import BucketFileSystem
-from gllm_storage.info import ObjectInfo
-from gllm_storage.store.reader import ObjectChangedError
+from gllm_storage.filesystem.base import StoreFileSystem
+from gllm_storage.info import ObjectInfo, Stored
+from gllm_storage.store.port import ObjectStore
+from gllm_storage.store.reader import ObjectChangedError, ObjectReader
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from gllm_storage.settings import TransferSettings
+    from gllm_storage.store.port import UploadRequest
 
 KIB = 2**10
 MIB = 2**20
@@ -52,18 +52,47 @@ class Shelf:
         """Bytes that were asked for in all."""
         return sum(length for _, length in self.reads)
 
-    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
-        """Look at an object."""
-        self.heads += 1
-        return ShelfReader(self, f"{bucket}/{key}", ErrorDetails("shelf", f"shelf://{bucket}/{key}", operation)).head()
 
-    def reader(self, bucket: str, key: str, details: ErrorDetails) -> ShelfReader:
-        """Read an object."""
-        return ShelfReader(self, f"{bucket}/{key}", details)
+class ShelfStore(ObjectStore):
+    """One bucket of the store."""
+
+    provider: ClassVar[str] = "shelf"
+
+    def __init__(self, shelf: Shelf, bucket: str) -> None:
+        self.shelf = shelf
+        self.bucket = bucket
+
+    @property
+    def settings(self) -> TransferSettings:
+        return self.shelf.settings
+
+    def url(self, key: str) -> str:
+        return f"shelf://{self.bucket}/{key}"
+
+    def upload(self, request: UploadRequest) -> Stored:
+        content = request.source.read_at(0, request.source.size)
+        self.shelf.objects[f"{self.bucket}/{request.key}"] = content
+        return Stored(self.url(request.key), len(content))
+
+    def open_reader(self, key: str, operation: str = "read") -> ShelfReader:
+        return ShelfReader(self.shelf, f"{self.bucket}/{key}", self.details(key, operation))
+
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        self.shelf.heads += 1
+        return self.open_reader(key, operation).head()
+
+    def delete(self, key: str) -> None:
+        self.info(key, "delete")
+        del self.shelf.objects[f"{self.bucket}/{key}"]
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for name in sorted(self.shelf.objects):
+            if name.startswith(f"{self.bucket}/{prefix}"):
+                yield self.open_reader(name.removeprefix(f"{self.bucket}/"), "list").head()
 
 
 @dataclass(frozen=True)
-class ShelfReader:
+class ShelfReader(ObjectReader):
     """One object of the store."""
 
     shelf: Shelf
@@ -103,19 +132,17 @@ class ShelfReader:
         return contextlib.nullcontext()
 
 
-class ShelfFileSystem(BucketFileSystem, AsyncFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class ShelfFileSystem(StoreFileSystem):
     """The filesystem."""
 
     provider: ClassVar[str] = "shelf"
     scheme: ClassVar[str] = "shelf"
     protocol: Any = ("shelf",)
-    version_aware = False
     cachable = False
 
     def __init__(self, shelf: Shelf) -> None:
         super().__init__()
-        store: Any = shelf
-        self._attach(store)
+        self.shelf = shelf
 
-    def _is_left_to_provider(self, *_: Any) -> bool:
-        return False  # there is none
+    def bucket_store(self, bucket: str) -> ShelfStore:
+        return ShelfStore(self.shelf, bucket)

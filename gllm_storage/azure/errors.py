@@ -110,7 +110,7 @@ def unusable_account(error: ValueError, url: str) -> StorageError:
         url: URL of the container or account.
     """
     return StorageError(
-        f"azure connection to {url} failed: {error}", ErrorDetails("azure", url, "connection"), Remedy.CHECK_ACCOUNT
+        f"azure connection to {url} failed: {_line(error)}", ErrorDetails("azure", url, "connection"), Remedy.CHECK_ACCOUNT
     )
 
 
@@ -164,4 +164,4 @@ def answered(details: ErrorDetails, error: BaseException) -> ErrorDetails:
 
 def _line(error: Exception) -> str:
     message = getattr(error, "message", None) or str(error)
-    return redacted(str(message)).strip().split("\n", maxsplit=1)[0][:300] or type(error).__name__
+    return redacted(str(message)).strip().split("\n", maxsplit=1)[0][:300].rstrip(".") or type(error).__name__

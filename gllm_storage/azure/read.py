@@ -138,7 +138,8 @@ def _body(response: Response, stream: Callable[..., Iterator[bytes]], *args: Any
             yield chunk
     except (HTTPError, OSError) as error:
         response.close()
-        raise BrokenBodyError(str(error), received, response.headers.get("ETag", "")) from error
+        message = str(error.args[0] if isinstance(error, HTTPError) and error.args else error)
+        raise BrokenBodyError(message, received, response.headers.get("ETag", "")) from error
     except BaseException:
         response.close()
         raise

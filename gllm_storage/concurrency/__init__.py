@@ -1,1 +1,1 @@
-"""How work runs and ends: threads, stops, memory, forks."""
+"""How work runs and ends: threads, cancellation, memory, forks."""

@@ -1,9 +1,15 @@
-"""One budget of memory for all transfers of a process, so that many at once need no more than one.
+"""One memory budget for all transfers of a process, so that many transfers at a time need no more memory than one.
 
-Two kinds of bytes count. Bytes *in flight*, such as a part that is being sent, are given back by the thread that moves them,
-whatever the caller does; one may wait for them. Bytes that are *held* stay as long as the caller likes, such as what was
-read ahead of him, or what he has written of a part that is not full; nobody may wait for those, so there is only `try_hold`,
-and whoever gets nothing does without.
+The budget counts two kinds of bytes:
+
+- Bytes *in flight* belong to a request that is in progress, such as a part of a multipart upload. The thread that moves them
+  releases them in every case, soon, and without help from the caller. So other threads may wait for them: `acquire`.
+- *Held* bytes stay until the caller does something: they were read ahead of the caller, or belong to a part that the caller
+  has not filled yet. The caller may never do it, or may be the very thread that would wait. So held bytes are never waited
+  for: `try_hold` returns False when the budget is full, and the caller spills to disk or reads less ahead.
+
+For the same reason `acquire` never waits while nothing is in flight, although the bytes may then exceed the limit: only held
+bytes fill the budget at that moment. `try_hold` makes this rare, because it leaves room for one part in flight.
 """
 
 from __future__ import annotations
@@ -19,11 +25,15 @@ if TYPE_CHECKING:
 
     from gllm_storage.concurrency.stop import Stop
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
+"""How often a waiting thread checks whether its transfer was cancelled."""
 
 
 class MemoryBudget:
-    """What is taken of the memory, in bytes. Each call says its own limit: clients of all settings share one budget."""
+    """Counts bytes of content in memory.
+
+    Each call names its own limit, because clients with different settings share one budget.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -32,42 +42,42 @@ class MemoryBudget:
 
     @property
     def taken(self) -> int:
-        """Bytes that are taken now."""
+        """Bytes in use: in flight and held."""
         return self._in_flight + self._held
 
     def acquire(self, size: int, limit: int, stop: Stop) -> None:
-        """Take bytes for something in flight; waits until there is room. A single one always fits.
+        """Count bytes as in flight; wait until they fit. They always fit if nothing else is in flight.
 
         Args:
-            size: How many.
-            limit: How many all may take together.
+            size: Number of bytes.
+            limit: The most bytes in use, held ones included.
             stop: Ends the wait.
 
         Raises:
-            TransferStopped: If `stop` was set.
+            TransferStopped: If the transfer was cancelled while it waited; nothing was acquired then.
         """
         with self._changed:
             while self._in_flight and self.taken + size > limit:
                 stop.check()
-                self._changed.wait(_LOOK_SECONDS)
+                self._changed.wait(_POLL_SECONDS)
             self._in_flight += size
 
     def release(self, size: int) -> None:
-        """Give back bytes that were in flight."""
+        """Return bytes that were in flight."""
         with self._changed:
             self._in_flight -= size
             self._changed.notify_all()
 
     def try_hold(self, size: int, limit: int, reserve: int) -> bool:
-        """Take bytes that stay for as long as the caller likes, if there is room.
+        """Count bytes as held, if they fit now. Never waits.
 
         Args:
-            size: How many.
-            limit: How many all may take together.
-            reserve: Bytes to leave for what is in flight: the size of one part.
+            size: Number of bytes.
+            limit: The most bytes in use.
+            reserve: Bytes that held ones leave to those in flight: the size of one part.
 
         Returns:
-            Whether they were taken.
+            Whether the bytes were counted.
         """
         with self._changed:
             if self._held + size > limit - reserve or self.taken + size > limit:
@@ -76,13 +86,13 @@ class MemoryBudget:
             return True
 
     def send_held(self, size: int) -> None:
-        """Bytes that were held go in flight; whoever moves them gives them back by `release`."""
+        """Turn held bytes into bytes in flight. The thread that sends them calls `release`."""
         with self._changed:
             self._held -= size
             self._in_flight += size
 
     def let_go(self, size: int) -> None:
-        """Give back bytes that were held."""
+        """Return bytes that were held."""
         with self._changed:
             self._held -= size
             self._changed.notify_all()
@@ -90,7 +100,16 @@ class MemoryBudget:
 
 @contextlib.contextmanager
 def in_flight(size: int, limit: int, stop: Stop) -> Iterator[None]:
-    """Take bytes of the process's budget for something in flight, for as long as the block lasts; as `acquire`."""
+    """Count bytes as in flight in the budget of this process, while the block runs.
+
+    Args:
+        size: Number of bytes.
+        limit: The most bytes in use, held ones included.
+        stop: Ends the wait for room.
+
+    Raises:
+        TransferStopped: If the transfer was cancelled while it waited.
+    """
     budget = memory_budget()
     budget.acquire(size, limit, stop)
     try:
@@ -103,5 +122,5 @@ _budget: PerProcess[MemoryBudget] = PerProcess(MemoryBudget)
 
 
 def memory_budget() -> MemoryBudget:
-    """The budget of this process."""
+    """The budget of this process. A forked child begins with an empty one."""
     return _budget.get()

@@ -1,8 +1,15 @@
-"""Running coroutines of a filesystem so that Ctrl-C and a cancellation end them, with all that they have begun.
+"""Runs the coroutines of a filesystem so that Ctrl-C and cancellation end everything that they started.
 
-fsspec's `sync` leaves a coroutine to itself after Ctrl-C: the call is over, and its uploads go on in the background until
-they are complete. So do, after a cancellation, the tasks that fsspec's `_run_coros_in_chunks` has begun (fsspec 2026.9): it
-waits for them by `asyncio.wait`, which cancels nothing.
+fsspec (2026.9) leaves work behind in two places. `fsspec.asyn.sync` waits for a coroutine on an event loop in another
+thread; after Ctrl-C it stops waiting and does not cancel the coroutine, so that uploads continue in the background and
+complete later. `_run_coros_in_chunks` starts tasks and waits for them with `asyncio.wait`, which does not cancel them when
+the waiting coroutine is cancelled. Three functions close these gaps:
+
+- `run_interruptible` replaces `sync`: after Ctrl-C it cancels the coroutine and waits for its end.
+- `ending_its_tasks` cancels the tasks of a call that failed. Each of them registers itself by `task_of_call`; it finds its
+  call in a context variable, which a task inherits from its creator, also from one inside fsspec.
+- `decided` waits for the answer to one request that changes the store, because a request that was sent and then cancelled
+  may still take effect, after the call has ended.
 """
 
 from __future__ import annotations
@@ -20,34 +27,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STOP_SECONDS = 10.0
-"""How long an interrupted call waits for what it began. Only a server that stalls takes longer."""
-_LOOK_SECONDS = 0.5
-"""How often a waiting call looks whether it was interrupted, where the signal has not woken it up."""
+"""How long an interrupted call waits for the work that it started. Only a server that stalls takes longer."""
+_POLL_SECONDS = 0.5
+"""How often a waiting call wakes up to notice a signal."""
 _call: contextvars.ContextVar[_Tasks | None] = contextvars.ContextVar("call", default=None)
 
 
 def run_interruptible(
     loop: asyncio.AbstractEventLoop | None, begin: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any
 ) -> T:
-    """Run a coroutine on a loop of another thread, and wait for it.
+    """Run a coroutine on an event loop of another thread, and wait for it.
 
     Args:
-        loop: Where it runs.
-        begin: Makes the coroutine.
+        loop: The event loop.
+        begin: Makes the coroutine; called on the event loop.
         *args: For `begin`.
         **kwargs: For `begin`.
 
     Returns:
-        What it returns.
+        The result of the coroutine.
 
     Raises:
-        BaseException: What it raises; or what interrupts this thread, when the coroutine was cancelled and has ended.
-        RuntimeError: If there is no loop, as with ``asynchronous=True``.
-        NotImplementedError: If `loop` is the one that runs in this thread, as fsspec says it.
+        BaseException: The exception of the coroutine; or the one that interrupted this thread, such as `KeyboardInterrupt`,
+            after the coroutine was cancelled and has ended, or after 10 s.
+        RuntimeError: If the loop is None or closed, as with ``asynchronous=True``.
+        NotImplementedError: If the loop runs in this thread, which would wait for itself; the same class as fsspec raises.
     """
     if loop is None or loop.is_closed():
         raise RuntimeError("Loop is not running")
-    if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the public function raises where none runs
+    if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the public function raises if no loop runs
         raise NotImplementedError("Calling sync() from within a running loop")
     ended = threading.Event()
 
@@ -59,12 +67,12 @@ def run_interruptible(
 
     future = asyncio.run_coroutine_threadsafe(run(), loop)
     try:
-        # A signal that comes just before this thread waits does not wake it up; fsspec's `sync` looks each second.
+        # A signal that arrives just before the wait does not interrupt it, so the wait is short and repeated.
         while not future.done():
-            futures.wait([future], _LOOK_SECONDS)
+            futures.wait([future], _POLL_SECONDS)
         return future.result()
     except BaseException:
-        if not future.done():  # it is this thread that was interrupted
+        if not future.done():  # then the exception came from this thread, not from the coroutine
             future.cancel()
             ended.wait(_STOP_SECONDS)
         raise
@@ -72,9 +80,9 @@ def run_interruptible(
 
 @contextlib.asynccontextmanager
 async def ending_its_tasks() -> AsyncIterator[None]:
-    """When the block is left by an exception, cancel the tasks that were begun in it, and wait for their ends.
+    """If the block raises, cancel the tasks of this call that are inside `task_of_call`, and wait for their ends.
 
-    They are those that do something in a `task_of_call`, whoever made them: a task inherits the context of its maker.
+    Those tasks count that were created within the block, also by other libraries.
     """
     tasks = _Tasks()
     token = _call.set(tasks)
@@ -89,10 +97,10 @@ async def ending_its_tasks() -> AsyncIterator[None]:
 
 @contextlib.contextmanager
 def task_of_call() -> Iterator[None]:
-    """Do something, in a coroutine, that ends with the call that it is done for.
+    """Let the end of the surrounding `ending_its_tasks` cancel this task while the block runs.
 
     Raises:
-        asyncio.CancelledError: If the call has ended already.
+        asyncio.CancelledError: If that call has ended already.
     """
     tasks, task = _call.get(), asyncio.current_task()
     if tasks is None or task is None:
@@ -103,16 +111,17 @@ def task_of_call() -> Iterator[None]:
 
 
 async def decided(request: Coroutine[Any, Any, T]) -> T:
-    """Send a request that changes something. When cancelled, wait for its answer: nothing may happen later.
+    """Await a request that changes the store. A cancellation waits for the answer, at most 10 s, before it goes on.
 
     Args:
-        request: Sends it.
+        request: Sends the request.
 
     Returns:
-        What it returns.
+        The result of the request.
 
     Raises:
-        BaseException: What it raises.
+        BaseException: The exception of the request.
+        asyncio.CancelledError: If this task was cancelled.
     """
     sent = asyncio.ensure_future(request)
     try:
@@ -121,12 +130,12 @@ async def decided(request: Coroutine[Any, Any, T]) -> T:
         answered, _ = await asyncio.wait([sent], timeout=_STOP_SECONDS)
         sent.cancel()
         for each in answered:
-            each.exception()  # asyncio complains of failures that nobody looked at
+            each.exception()  # asyncio logs an exception that was never retrieved
         raise
 
 
 class _Tasks:
-    """What works for one call."""
+    """The tasks of one call."""
 
     def __init__(self) -> None:
         self._working: set[asyncio.Task[Any]] = set()
@@ -134,7 +143,11 @@ class _Tasks:
 
     @contextlib.contextmanager
     def working(self, task: asyncio.Task[Any]) -> Iterator[None]:
-        """Note that a task works, as long as it does."""
+        """Register a task while the block runs.
+
+        Raises:
+            asyncio.CancelledError: If the call has ended.
+        """
         if self._over:
             raise asyncio.CancelledError
         self._working.add(task)
@@ -144,7 +157,7 @@ class _Tasks:
             self._working.discard(task)
 
     async def end(self) -> None:
-        """End them all, and whatever begins later."""
+        """Cancel all other registered tasks and wait for their ends; tasks that register later are cancelled at once."""
         self._over = True
         others = self._working - {asyncio.current_task()}
         for each in others:

@@ -1,6 +1,10 @@
-"""Threads that share the tasks of one transfer: `run_all` waits for them, `Background` works beside the caller.
+"""Threads that run the tasks of one transfer: `run_all` waits for its tasks, `Background` runs them beside the caller.
 
-The first failure ends all tasks of a transfer; a failed or interrupted transfer leaves no task that takes effect later.
+The first failure stops all tasks of the transfer. After a failure or Ctrl-C both wait until the other tasks have ended, so
+that no request takes effect after the call. The wait is limited to 10 s, for a server that stalls.
+
+All threads are daemons. Python waits at exit for threads that are not, and so Ctrl-C would not end a process whose server
+stalls.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STOP_SECONDS = 10.0
-"""How long a failed transfer waits for its other tasks to end. Only a server that stalls takes longer."""
+"""How long a failed transfer waits for the ends of its other tasks. Only a server that stalls takes longer."""
 _POLL_SECONDS = 0.5
 _BACKGROUND_POLL_SECONDS = 0.2
 
@@ -27,28 +31,29 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_siz
     """Run tasks in threads.
 
     Args:
-        tasks: What to run; each sees to it that it ends soon once `stop` is set.
-        workers: How many at a time.
-        part_size: Bytes that each moves, if it moves any: fewer than `workers` go at a time then, where these bring as much.
-        stop: Set when a task fails, or when this thread is interrupted.
+        tasks: The tasks. Each must end soon after `stop` was set.
+        workers: The most tasks at a time.
+        stop: Set if a task fails or this thread is interrupted.
+        part_size: Bytes that each task moves; `Pace` then chooses how many tasks run at a time, up to `workers`. 0 for
+            tasks that move no content.
 
     Returns:
-        Their results, in the tasks' order.
+        The results, in the order of the tasks.
 
     Raises:
-        BaseException: The first failure. No task is left to run then, but one that a stalled server holds may be.
+        BaseException: The exception of the first task that failed, or the one that interrupted this thread. No task runs
+            any more, except one that a stalled server holds for more than 10 s.
     """
-    team = _Team(tasks, stop, Pace(workers, part_size) if part_size else None)
-    # Daemons: after Ctrl-C, the process must not wait for what a stalled server holds.
+    queue = _TaskQueue(tasks, stop, Pace(workers, part_size) if part_size else None)
     numbers = range(min(workers, len(tasks)))
-    threads = [threading.Thread(target=team.work, args=[each], name="gllm-storage", daemon=True) for each in numbers]
+    threads = [threading.Thread(target=queue.work, args=[each], name="gllm-storage", daemon=True) for each in numbers]
     try:
         if not _start(threads):
-            team.work(0)
-        # A signal that comes just before this thread waits does not wake it up: it has to look.
-        while not team.finished.wait(_POLL_SECONDS):
+            queue.work(0)
+        # A signal that arrives just before the wait does not interrupt it, so the wait is short and repeated.
+        while not queue.finished.wait(_POLL_SECONDS):
             pass
-        team.raise_first_failure()
+        queue.raise_first_failure()
     except BaseException:
         stop.set()
         deadline = time.monotonic() + _STOP_SECONDS
@@ -56,20 +61,24 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_siz
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
         raise
-    return team.results()
+    return queue.results()
 
 
 def start(thread: threading.Thread) -> bool:
-    """Start a thread; whether it could be: an interpreter that is ending takes no more, and atexit may upload.
+    """Start a thread.
+
+    Returns:
+        False if the interpreter is shutting down, when it refuses new threads. Uploads may still begin then, in atexit
+        functions: the caller runs the task in its own thread.
 
     Raises:
-        BaseException: What interrupted this thread meanwhile, such as Ctrl-C.
+        BaseException: The exception that interrupted this thread meanwhile, such as `KeyboardInterrupt`.
     """
     try:
         thread.start()
     except RuntimeError as error:
-        # CPython 3.11's `Condition.wait`, in which `start` waits, releases a lock that it has not got when it is interrupted
-        # at its end, and hides Ctrl-C behind that failure.
+        # `start` waits in `Condition.wait`. If a signal interrupts that at its very end, CPython 3.11 releases a lock that
+        # it does not hold, and this RuntimeError hides the KeyboardInterrupt.
         if str(error) == "release unlocked lock" and error.__context__ is not None:
             raise error.__context__ from None
         return False
@@ -77,31 +86,31 @@ def start(thread: threading.Thread) -> bool:
 
 
 def _start(threads: Sequence[threading.Thread]) -> bool:
-    """Start as many of the threads as can be; whether any could."""
+    """Start the threads until the interpreter refuses one. Returns whether any was started."""
     for number, thread in enumerate(threads):
         if not start(thread):
             return number > 0
     return True
 
 
-class _Team(Generic[T]):
-    """Threads that share a list of tasks."""
+class _TaskQueue(Generic[T]):
+    """The tasks of one `run_all`, and their results; each worker thread takes the next task."""
 
     def __init__(self, tasks: Sequence[Callable[[], T]], stop: Stop, pace: Pace | None) -> None:
         self._tasks = tasks
         self._stop = stop
         self._pace = pace
-        self._turn = threading.Condition()
-        self._taken = 0
+        self._changed = threading.Condition()
+        self._started = 0
         self._results: dict[int, T] = {}
         self._failures: list[BaseException] = []
         self.finished = threading.Event()
 
     def work(self, worker: int) -> None:
-        """Run tasks until there are none left, or one has failed.
+        """Run tasks until none is left, or one has failed.
 
         Args:
-            worker: Which of them it is: the last are the first to have nothing to do.
+            worker: Number of this worker, from 0. When `Pace` allows fewer workers, those with the highest numbers pause.
         """
         try:
             while (number := self._next(worker)) is not None:
@@ -109,57 +118,58 @@ class _Team(Generic[T]):
                 with stopped_by(self._stop):
                     result = self._tasks[number]()
                 self._done(number, result)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self._failures.append(error)
             self._stop.set()
             self.finished.set()
-            with self._turn:
-                self._turn.notify_all()
+            with self._changed:
+                self._changed.notify_all()
 
     def _next(self, worker: int) -> int | None:
-        with self._turn:
-            while self._has_nothing_to_do(worker):
-                self._turn.wait(_POLL_SECONDS)
-            if self._taken == len(self._tasks):
+        with self._changed:
+            while self._must_pause(worker):
+                self._changed.wait(_POLL_SECONDS)
+            if self._started == len(self._tasks):
                 return None
-            self._taken += 1
-            return self._taken - 1
+            self._started += 1
+            return self._started - 1
 
-    def _has_nothing_to_do(self, worker: int) -> bool:
-        is_one_too_many = self._pace is not None and worker >= self._pace.width
-        return is_one_too_many and self._taken < len(self._tasks) and not self._stop.is_set()
+    def _must_pause(self, worker: int) -> bool:
+        is_beyond_pace = self._pace is not None and worker >= self._pace.width
+        return is_beyond_pace and self._started < len(self._tasks) and not self._stop.is_set()
 
     def _done(self, number: int, result: T) -> None:
-        with self._turn:
+        with self._changed:
             self._results[number] = result
             if self._pace is not None:
                 width = self._pace.width
                 self._pace.moved(self._pace.part_size)
                 if self._pace.width > width:
-                    self._turn.notify_all()
+                    self._changed.notify_all()
             if len(self._results) == len(self._tasks):
-                self._turn.notify_all()
+                self._changed.notify_all()
                 self.finished.set()
 
     def raise_first_failure(self) -> None:
-        """Raise what went wrong, if anything did; a part that stopped because another failed says nothing of why."""
+        """Raise the first failure, if there is one. `TransferStopped` comes last: it follows from another failure."""
         for failure in sorted(self._failures, key=lambda each: isinstance(each, TransferStopped)):
             raise failure
 
     def results(self) -> list[T]:
-        """What the tasks returned, in their order."""
+        """The results, in the order of the tasks."""
         return [self._results[number] for number in range(len(self._tasks))]
 
 
 class Background:
-    """Tasks in threads of their own, a few at a time. The first failure ends all of them.
+    """Runs tasks in threads beside the caller. The first failure stops all of them.
 
     Args:
-        workers: How many tasks run at a time.
-        stop: Set when a task fails; each task sees to it that it ends soon then.
-        on_failure: Called once a task has failed and the last one has ended, in its thread: the caller may not come back for
-            long, and what others are still sending could not be taken back.
-        part_size: Bytes that each task moves, if it moves any: fewer run at a time then, where these bring as much.
+        workers: The most tasks at a time.
+        stop: Set if a task fails. Each task must end soon afterwards.
+        on_failure: Cleans up, such as by aborting the multipart upload. Called after a task has failed, in the thread of
+            the task that ends last: earlier, parts that are still being sent could arrive after the abort; and the
+            caller's thread may not come back for a long time.
+        part_size: As in `run_all`.
     """
 
     def __init__(self, workers: int, stop: Stop, on_failure: Callable[[], None], part_size: int = 0) -> None:
@@ -173,38 +183,40 @@ class Background:
         self._failure: BaseException | None = None
 
     def start(self, task: Callable[[], None]) -> None:
-        """Begin a task; waits while as many run as may. It is called even if all is to end by then.
+        """Start a task; wait before while as many tasks run as `Pace` allows.
+
+        Once started, the task is called even if the transfer was stopped in the meantime, so that it can release its memory.
 
         Raises:
-            BaseException: What another task failed with. This one was not begun then.
+            BaseException: The failure of another task; this one was not started.
+            TransferStopped: If the transfer was stopped; likewise.
         """
         self.wait_until(lambda: self._running < self._pace.width)
         with self._changed:
             self._running += 1
-        # A daemon: after Ctrl-C, the process must not wait for what a stalled server holds.
         thread = threading.Thread(target=self._run, args=(task,), name="gllm-storage-stream", daemon=True)
         if not start(thread):
             self._run(task)
 
-    def wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Wait for something that comes about by the end of a task.
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition, which the end of a task makes true.
 
         Raises:
-            BaseException: What a task failed with.
-            TransferStopped: If all is to end.
+            BaseException: The failure of a task.
+            TransferStopped: If the transfer was stopped.
         """
         with self._changed:
             self._check()
-            while not is_so():
+            while not condition():
                 self._changed.wait(_BACKGROUND_POLL_SECONDS)
                 self._check()
 
     def check(self) -> None:
-        """End here, if all is to end.
+        """Raise if the transfer cannot go on.
 
         Raises:
-            BaseException: What a task failed with.
-            TransferStopped: If none did.
+            BaseException: The failure of a task.
+            TransferStopped: If the transfer was stopped, and no task failed.
         """
         with self._changed:
             self._check()
@@ -215,18 +227,19 @@ class Background:
         self._stop.check()
 
     def finish(self) -> None:
-        """Wait for all tasks.
+        """Wait for the ends of all tasks.
 
         Raises:
-            BaseException: What one failed with.
+            BaseException: The failure of a task.
+            TransferStopped: If the transfer was stopped.
         """
         self.wait_until(lambda: not self._running)
 
     def end(self) -> None:
-        """Have all tasks end, and wait for that, but not for ever."""
+        """Stop all tasks and wait for their ends, at most 10 s."""
         self._stop.set()
         deadline = time.monotonic() + _STOP_SECONDS
-        # One of the tasks does not wait for itself: the garbage collector, which runs in any thread, may drop the stream.
+        # A task that calls this does not wait for itself: the garbage collector may run in its thread, and end the stream.
         mine = int(getattr(self._own, "is_task", False))
         with self._changed:
             while self._running > mine and self._changed.wait(max(0.0, deadline - time.monotonic())):
@@ -238,13 +251,13 @@ class Background:
             with stopped_by(self._stop):
                 task()
             self._moved()
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            self._keep(error)
-        if not self._leave_unless_last():
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            self._record_failure(error)
+        if not self._task_ended_unless_last():
             try:
                 self._on_failure()
             finally:
-                self._leave()
+                self._task_ended()
         self._own.is_task = False
 
     def _moved(self) -> None:
@@ -252,23 +265,23 @@ class Background:
             with self._changed:
                 self._pace.moved(self._part_size)
 
-    def _keep(self, failure: BaseException) -> None:
+    def _record_failure(self, failure: BaseException) -> None:
         with self._changed:
-            # A task that stopped because another failed says nothing of why.
+            # A task that was stopped because another one failed does not know the cause.
             if self._failure is None or isinstance(self._failure, TransferStopped):
                 self._failure = failure
             self._changed.notify_all()
         self._stop.set()
 
-    def _leave_unless_last(self) -> bool:
-        """End a task, unless it is the last one and there was a failure."""
+    def _task_ended_unless_last(self) -> bool:
+        """Count the end of this task, unless it is the last one and must clean up after a failure first."""
         with self._changed:
             is_last = self._running == 1 and self._failure is not None
             if not is_last:
-                self._leave()
+                self._task_ended()
             return not is_last
 
-    def _leave(self) -> None:
+    def _task_ended(self) -> None:
         with self._changed:
             self._running -= 1
             self._changed.notify_all()

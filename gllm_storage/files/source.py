@@ -1,4 +1,9 @@
-"""Sources of an upload: a local file, which must not change while it is sent, or bytes in memory."""
+"""Sources of an upload: a local file, or a buffer in memory.
+
+Several threads read a source at several offsets, and a part that failed is read again. So a source must not change during
+the upload: parts of two states would make an object that never existed. A file that changed shows by its size and its
+modification time (`require_unchanged`); a buffer only by its checksum.
+"""
 
 from __future__ import annotations
 
@@ -20,53 +25,56 @@ if TYPE_CHECKING:
     from gllm_storage.errors import ErrorDetails
 
 CHUNK = 2**20
-"""Bytes moved at a time."""
+"""Bytes that are read, written or hashed at a time."""
 
 
 class SourceChangedError(StorageError):
-    """A local file changed while it was read."""
+    """The source of an upload, a local file or a buffer, changed while it was read."""
 
 
 class Source(Protocol):
-    """Bytes to be uploaded, which any thread may read at any offset, again and again."""
+    """The content of an upload. Any thread may read it, at any offset, repeatedly."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Size of the content in bytes."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly `length` of them.
+        """Read exactly `length` bytes from an offset.
 
         Raises:
-            StorageError: If they cannot be read.
+            StorageError: If the source ends before, or cannot be read.
         """
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill a buffer with those from an offset on.
+        """Fill a buffer with the bytes from an offset on.
 
         Raises:
-            StorageError: If they cannot be read.
+            StorageError: If the source ends before, or cannot be read.
         """
 
     def require_unchanged(self) -> None:
-        """Check, where that can be told, that they are the same as when the source was made.
+        """Check that the content did not change since the source was made. A source that cannot tell does nothing.
 
         Raises:
-            StorageError: If they are not.
+            StorageError: If the content changed.
         """
 
     def changed(self) -> StorageError:
-        """The error for bytes that changed while they were read."""
+        """The error for content that changed while it was read."""
 
 
 @contextlib.contextmanager
 def local_errors(action: str, path: str, details: ErrorDetails) -> Iterator[None]:
-    """Turn an `OSError` about a local file into a `StorageError` that names the file and the cause.
+    """Translate an `OSError` about a local file into a `StorageError` that names the file and the cause.
 
     Args:
-        action: What was tried, as in ``"read"``.
+        action: The verb for the message: ``"read"`` or ``"write"``.
         path: The local file.
-        details: What the whole operation is about.
+        details: The operation, for errors.
+
+    Raises:
+        StorageError: If the block raises `OSError` or `ValueError`.
     """
     try:
         yield
@@ -77,7 +85,7 @@ def local_errors(action: str, path: str, details: ErrorDetails) -> Iterator[None
 
 
 def _cause(error: OSError | ValueError) -> object:
-    """In words; an `OSError` would name the file once more."""
+    """The reason alone: the text of an `OSError` repeats the file name, which the message has already."""
     return getattr(error, "strerror", None) or error
 
 
@@ -86,8 +94,8 @@ class LocalSource:
     """A local file, open for reading at any offset by any thread.
 
     Attributes:
-        path: Its path.
-        size: Its size in bytes when it was opened.
+        path: Path of the file.
+        size: Size in bytes when the file was opened.
     """
 
     path: str
@@ -125,10 +133,10 @@ class LocalSource:
                 offset, view = offset + count, view[count:]
 
     def require_unchanged(self) -> None:
-        """Check that nobody wrote to the file since it was opened.
+        """Check that size and modification time are those of the opened file.
 
         Raises:
-            StorageError: If somebody did.
+            SourceChangedError: If one of them differs.
         """
         now = os.fstat(self._fd)
         if (now.st_size, now.st_mtime_ns) != (self.size, self._modified_ns):
@@ -150,14 +158,14 @@ def open_source(path: str, details: ErrorDetails) -> Iterator[LocalSource]:
 
     Args:
         path: The file.
-        details: What the upload is about, for errors.
+        details: The upload, for errors.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        StorageError: If it is a directory, not a regular file, or not readable.
+        StorageError: If the path names a directory or another kind of file, or the file cannot be opened.
     """
     try:
-        # O_NONBLOCK: opening a named pipe would wait for a writer; it is refused just below.
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer. `source_of` refuses the pipe.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, "No such file to upload", path) from error
@@ -170,10 +178,10 @@ def open_source(path: str, details: ErrorDetails) -> Iterator[LocalSource]:
 
 
 def source_of(fd: int, path: str, details: ErrorDetails) -> LocalSource:
-    """An open local file as a source.
+    """Make a source of an open local file. The caller closes the descriptor.
 
     Raises:
-        StorageError: If it is a directory, or not a regular file.
+        StorageError: If the file is a directory, or not a regular file.
     """
     status = os.fstat(fd)
     require_regular(path, status.st_mode, details)
@@ -184,7 +192,7 @@ def require_regular(path: str, mode: int, details: ErrorDetails) -> None:
     """Check that a path names a regular file.
 
     Raises:
-        StorageError: If it names a directory or anything else.
+        StorageError: If it names a directory, a device, a socket or a pipe.
     """
     if stat.S_ISREG(mode):
         return
@@ -198,15 +206,15 @@ def not_a_file(path: str, kind: str, details: ErrorDetails) -> StorageError:
 
 
 class MemorySource:
-    """Bytes in memory.
+    """A buffer in memory as a source.
 
     Args:
-        data: The bytes. They are not copied: what is done to a buffer while it is sent is found out by its checksum.
-        details: What the upload is about, for errors.
+        data: The buffer. It is not copied. A change during the upload is detected by the checksum of the stored object.
+        details: The upload, for errors.
 
     Raises:
-        TypeError: If `data` is no buffer.
-        BufferError: If its bytes are not in one piece, in their order.
+        TypeError: If `data` does not support the buffer protocol.
+        BufferError: If the buffer is not C-contiguous.
     """
 
     def __init__(self, data: ReadableBuffer, details: ErrorDetails) -> None:
@@ -216,28 +224,28 @@ class MemorySource:
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Size of the buffer in bytes."""
         return len(self._view)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Some of them, as an object of their own."""
+        """A copy of `length` bytes; the original object if it is `bytes` and all of it is requested."""
         if isinstance(self._data, bytes) and (offset, length) == (0, self.size):
             return self._data
         return bytes(self._view[offset : offset + length])
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill a buffer with those from an offset on."""
+        """Fill another buffer with the bytes from an offset on."""
         view[:] = self._view[offset : offset + len(view)]
 
     def view_at(self, offset: int, length: int) -> memoryview:
-        """Some of them, where they are."""
+        """A view of `length` bytes, without a copy."""
         return self._view[offset : offset + length]
 
     def require_unchanged(self) -> None:
-        """Nothing tells without reading them."""
+        """Do nothing: a buffer has no modification time."""
 
     def changed(self) -> StorageError:
-        """The error for bytes that changed while they were read."""
+        """The error for a buffer that changed while it was sent."""
         return SourceChangedError(
             f"{self._details.operation} of {self._details.url}: the buffer was changed while it was sent, so nothing was "
             "stored",
@@ -247,20 +255,20 @@ class MemorySource:
 
 
 def bytes_of(data: ReadableBuffer) -> memoryview:
-    """The bytes of a buffer, where they are, whatever its items are.
+    """A flat view of the bytes of a buffer, of any item type, without a copy.
 
     Raises:
-        TypeError: If it is no buffer.
-        BufferError: If its bytes are not in one piece, in their order.
+        TypeError: If `data` does not support the buffer protocol.
+        BufferError: If the buffer is not C-contiguous.
     """
     view = memoryview(data)
     if not view.c_contiguous:
-        raise BufferError("only a C-contiguous buffer can be written; make one by .copy()")
+        raise BufferError("the buffer is not C-contiguous, so it cannot be written; make a contiguous one with .copy()")
     if view.format == "B" and view.ndim == 1:
         return view
-    return pickle.PickleBuffer(view).raw()  # memoryview.cast knows neither big-endian nor structured items
+    return pickle.PickleBuffer(view).raw()  # memoryview.cast refuses big-endian and structured items
 
 
 def is_immutable(view: memoryview) -> bool:
-    """Whether nobody can change the bytes of a view, so that they need not be copied to be kept."""
+    """Whether the bytes of a view can never change, so that a later use needs no copy of them."""
     return isinstance(view.obj, bytes)

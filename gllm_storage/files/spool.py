@@ -1,4 +1,4 @@
-"""What was written and is not stored yet: in memory while there is room, and then in an unnamed temporary file."""
+"""`Spool`: written content that is not sent yet; in memory while the budget allows, then in an unnamed temporary file."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ if TYPE_CHECKING:
     from gllm_storage.settings import TransferSettings
 
 _STEP = 2**16
-"""Memory is taken from the budget in steps of so many bytes: a hundred open files of a few bytes take hardly any."""
+"""Bytes by which a spool grows in the memory budget. A hundred open files of a few bytes each use little of it."""
 _PARTS_IN_MEMORY = 2
+"""The most parts that a spool keeps in memory."""
 _NAME = "<temporary file>"
 
 
 class Spool:
-    """Bytes that are written at any position, and then read as a source.
+    """A buffer that takes writes at any position, and is then read as a `Source`.
+
+    The memory counts in the budget of the process (`concurrency.budget`). When the budget is full, or the content exceeds
+    `most`, all of it moves to a temporary file.
 
     Args:
-        memory_limit: How many bytes all transfers of the process may hold.
-        reserve: Bytes of it to leave for what is in flight.
-        most: How many bytes are kept in memory at most.
-        details: What the upload is about, for errors.
-        held: Bytes that were taken from the budget already.
+        memory_limit: The most bytes that all transfers of the process hold.
+        reserve: Bytes of the limit that are left for requests in flight.
+        most: The most bytes to keep in memory.
+        details: The upload, for errors.
+        held: Bytes that the caller holds in the budget already, for this spool.
     """
 
     def __init__(self, memory_limit: int, reserve: int, most: int, details: ErrorDetails, held: int = 0) -> None:
@@ -49,11 +53,14 @@ class Spool:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all of it is."""
+        """Whether the content is in memory, and not in a file."""
         return self._memory is not None
 
     def write(self, data: ReadableBuffer) -> int:
-        """Write at the position.
+        """Write a buffer at the position, and move the position behind it.
+
+        Returns:
+            The number of bytes.
 
         Raises:
             StorageError: If the disk is full or fails.
@@ -72,14 +79,17 @@ class Spool:
         return len(view)
 
     def tell(self) -> int:
-        """Position."""
+        """The position in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position; behind the end, what is left out becomes zeros.
+        """Move the position. A write behind the end fills the gap with zeros.
+
+        Returns:
+            The new position.
 
         Raises:
-            ValueError: If it would be negative.
+            ValueError: If the position would be negative.
         """
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         if start + offset < 0:
@@ -92,13 +102,17 @@ class Spool:
         return True
 
     def source(self) -> Source:
-        """What was written; nothing may be written any more while it is in use."""
+        """The content as a source. Nothing may be written while the source is in use.
+
+        Raises:
+            StorageError: If the temporary file cannot be read.
+        """
         if self._memory is not None:
             return MemorySource(self._memory.getvalue(), self._details)
         return source_of(self._fd(), _NAME, self._details)
 
     def send(self) -> bytes:
-        """What was written, all of it in memory, and is in flight now: the caller gives it back to the budget."""
+        """Hand out the content, which must be in memory. Its bytes are in flight now: the caller releases them."""
         content = b"" if self._memory is None else self._memory.getvalue()
         self._memory = None
         memory_budget().send_held(len(content))
@@ -107,14 +121,14 @@ class Spool:
         return content
 
     def close(self) -> None:
-        """Forget it, and give back the memory or the disk."""
+        """Discard the content, and release the memory or the disk space."""
         self._memory = None
         self._let_go()
         if self._file is not None:
             self._file.close()
 
     def _hold(self, end: int) -> bool:
-        """Whether there is room in memory for so many bytes."""
+        """Hold memory for content of `end` bytes; whether that was possible."""
         wanted = min(-(-end // _STEP) * _STEP, self._most)
         more = wanted - self._held
         if end > self._most or not memory_budget().try_hold(more, self._limit, self._reserve):
@@ -148,12 +162,12 @@ class Spool:
 
 
 def spool_of(settings: TransferSettings, details: ErrorDetails, most: int | None = None) -> Spool:
-    """A spool for a file of any size.
+    """Make a spool for the content of one upload.
 
     Args:
-        settings: How objects are moved.
-        details: What the upload is about, for errors.
-        most: Bytes behind which it is of no use to keep it in memory; without it, where uploads go in parts.
+        settings: Part size, multipart threshold and memory limit.
+        details: The upload, for errors.
+        most: The most bytes to keep in memory, and never more than two parts; by default the multipart threshold.
     """
     wanted = settings.multipart_threshold if most is None else most
     return Spool(settings.memory_limit, settings.part_size, min(wanted, _PARTS_IN_MEMORY * settings.part_size), details)

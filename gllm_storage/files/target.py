@@ -1,4 +1,17 @@
-"""Targets of a download: a local file that appears complete or not at all, or memory."""
+"""Targets of a download: a local file that appears complete or not at all, or memory.
+
+`atomic_target` writes to a temporary file ``.gllm-<32 hex digits>.tmp`` in the destination's folder. The last step gives it
+the destination's name; a name can change atomically only within one filesystem, hence the same folder.
+
+- To replace, `os.replace` is atomic.
+- To create exclusively, a rename would replace a file that another process made a moment ago. `os.link` fails instead
+  (EEXIST), and the new name shows complete content from the start; afterwards the temporary name is removed. An NFS client
+  that lost the answer to its link request repeats it, and is told EEXIST about its own link: so EEXIST with the same inode
+  is success.
+- Filesystems without hard links (exFAT, some FUSE mounts) get `renameat2(RENAME_NOREPLACE)`. If that is missing too, the
+  write is refused. To create the destination with O_EXCL and fill it is not an alternative: other processes would read an
+  incomplete file, and after a failure it could not be removed without the risk of removing another process's file.
+"""
 
 from __future__ import annotations
 
@@ -30,74 +43,85 @@ class TargetExistsError(FileExistsError):
 _TEMPORARY = re.compile(r"\.gllm-[0-9a-f]{32}\.tmp")
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _RENAME_NOREPLACE = 1
-_FOLDER_ATTEMPTS = 10
+_CREATE_ATTEMPTS = 10
 _AT_FDCWD = -100
-_MOST_LINKS = 40
-_NO_PLACES_FOR_FILES = ("/dev/", "/proc/")
-_IN_MEMORY = "/dev/shm/"  # noqa: S108 - not a temporary file of ours, but a place where files may well be kept
+_MAX_LINKS = 40
+_DEVICE_FOLDERS = ("/dev/", "/proc/")
+_SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - a folder in which users keep files, not a temporary file of this module
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file's name is one of a write that is under way, or was killed."""
+    """Whether a file name is that of a temporary file here: of a write in progress, or of a process that was killed."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 class Sink(Protocol):
-    """Where downloaded bytes go."""
+    """Receives the bytes of a download."""
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """Take bytes at an offset of the object; any thread may give them."""
+        """Store bytes at an offset. Any thread may call it."""
 
     def buffer_at(self, offset: int, length: int) -> memoryview | None:
-        """Where such bytes may be put before they are given, and need not be copied then; None if there is no such place."""
+        """The sink's own memory for these bytes.
+
+        Bytes that are received there need no copy: `write_at` recognizes them. None if the sink has no such memory.
+        """
 
 
 class Target(Sink, Protocol):
-    """Where a whole object goes, to be read back and compared with its checksum."""
+    """Receives a complete object, and can read it back to compute its checksum."""
 
     def allocate(self, size: int) -> None:
-        """Make room for so many bytes; what is there already is worth nothing."""
+        """Discard the content and make room for `size` bytes.
+
+        Raises:
+            StorageError: If there is not enough room.
+        """
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Bytes as they were taken."""
+        """Read back bytes that were written.
+
+        Raises:
+            StorageError: If they cannot be read.
+        """
 
 
 class MemoryTarget:
-    """An object in memory."""
+    """A target in memory."""
 
     def __init__(self) -> None:
         self.allocate(0)
 
     def allocate(self, size: int) -> None:
-        """Make room for so many bytes."""
-        self._buffer = io.BytesIO(bytes(size))  # gives out its bytes without a copy, as a bytearray does not
+        """Discard the content and make room for `size` bytes."""
+        self._buffer = io.BytesIO(bytes(size))  # its `getvalue` returns bytes without a copy; a bytearray needs one
 
     def buffer_at(self, offset: int, length: int) -> None:
-        """None: its buffer gives out its bytes without a copy only while nobody else holds it."""
+        """None: `getvalue` would have to copy while another view of the buffer exists."""
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """Take bytes at an offset of the object."""
+        """Store bytes at an offset."""
         with self._buffer.getbuffer() as view:
             view[offset : offset + len(data)] = data
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Bytes as they were taken."""
+        """Read back bytes that were written."""
         with self._buffer.getbuffer() as view:
             return bytes(view[offset : offset + length])
 
     def getvalue(self) -> bytes:
-        """What was taken."""
+        """The content."""
         return self._buffer.getvalue()
 
 
 @dataclass(frozen=True)
 class LocalTarget:
-    """A temporary file beside its destination, which it replaces when everything is in it.
+    """A temporary file in the destination's folder, which `atomic_target` renames when the content is complete.
 
     Attributes:
-        path: The destination.
-        temporary: The temporary file's path.
-        fd: Its descriptor, open for reading and writing.
+        path: Path of the destination.
+        temporary: Path of the temporary file.
+        fd: Descriptor of the temporary file, open for reading and writing.
     """
 
     path: str
@@ -106,10 +130,10 @@ class LocalTarget:
     _details: ErrorDetails
 
     def allocate(self, size: int) -> None:
-        """Make the file `size` bytes long, so that a full disk shows before a byte is fetched.
+        """Reserve `size` bytes on the disk, so that a full disk is noticed before the download.
 
         Raises:
-            StorageError: If there is no room.
+            StorageError: If there is not enough room.
         """
         with self.errors():
             os.ftruncate(self.fd, 0)
@@ -117,10 +141,10 @@ class LocalTarget:
                 _allocate(self.fd, size)
 
     def buffer_at(self, offset: int, length: int) -> None:
-        """None: a file is written to."""
+        """None: a file has no memory."""
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """Write at an offset; any thread may.
+        """Write bytes at an offset. Any thread may call it.
 
         Raises:
             StorageError: If the disk is full or fails.
@@ -133,7 +157,7 @@ class LocalTarget:
                 view = view[written:]
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Read back what was written.
+        """Read back bytes that were written.
 
         Raises:
             StorageError: If the file cannot be read.
@@ -142,7 +166,7 @@ class LocalTarget:
             return os.pread(self.fd, length, offset)
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
-        """Turn an `OSError` about this file into a `StorageError`."""
+        """Translate an `OSError` about this file into a `StorageError`."""
         return local_errors("write", self.path, self._details)
 
 
@@ -177,24 +201,23 @@ def _allocate(fd: int, size: int) -> None:
 def atomic_target(
     path: str, details: ErrorDetails, *, exclusive: bool = False, durable: bool = False
 ) -> Iterator[LocalTarget]:
-    """A destination that is, at every moment, either what it was before or complete.
+    """Write a local file atomically: at every moment it is either the old file or the complete new one.
 
-    The destination's folders are made; a symbolic link is followed, so that it goes on pointing at the new content; the
-    permissions of a file that is replaced are kept. When the block ends in an exception, the temporary file and the
-    folders made for it are gone.
+    Missing folders are created. A symbolic link is kept, and the file that it points to is replaced. A replaced file keeps
+    its permissions. If the block raises, the temporary file and the created folders are removed.
 
     Args:
         path: The destination.
-        details: What the operation is about, for errors.
-        exclusive: Whether to fail if the destination exists, atomically.
-        durable: Whether the content is on the disk before it gets its name.
+        details: The operation, for errors.
+        exclusive: Whether to fail if the destination exists, atomically. A symbolic link counts as existing.
+        durable: Whether to write the content to the disk (fsync) before it gets the destination's name.
 
     Raises:
         TargetExistsError: If `exclusive`, and the destination exists.
-        ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem cannot do that.
-        StorageError: If the destination is a directory or otherwise no regular file, or cannot be written.
+        ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
+        StorageError: If the destination is a folder or a device, or cannot be written.
     """
-    if _is_a_stream_or_device(path):
+    if _is_device(path):
         raise not_a_file(path, "not a regular file", details)
     with local_errors("write", path, details):
         destination = os.path.abspath(path) if exclusive else os.path.realpath(path)
@@ -205,47 +228,48 @@ def atomic_target(
         require_regular(path, mode, details)
     temporary = os.path.join(os.path.dirname(destination), f".gllm-{secrets.token_hex(16)}.tmp")
     owner = os.getpid()
-    made: list[str] = []
+    created: list[str] = []
     fd = -1
     try:
         with local_errors("write", path, details):
-            fd = _create(temporary, made)
+            fd = _create(temporary, created)
         yield LocalTarget(destination, temporary, fd, details)
         with local_errors("write", path, details):
             if mode is not None and not exclusive:
                 os.fchmod(fd, stat.S_IMODE(mode))
             if durable:
                 os.fsync(fd)
-            # Closed before it gets its name: a network filesystem reports a full quota only now.
+            # Close before the rename: a network filesystem may report a full quota only here.
             closing, fd = fd, -1
             os.close(closing)
         _publish(temporary, destination, details, exclusive=exclusive)
-        made.clear()
+        created.clear()
     finally:
-        if os.getpid() == owner:  # a forked child drops its copy of what its parent is writing
-            _clean_up(temporary, fd, made)
+        if os.getpid() == owner:  # a forked child must not remove the file that its parent is writing
+            _clean_up(temporary, fd, created)
 
 
-def _clean_up(temporary: str, fd: int, made: list[str]) -> None:
+def _clean_up(temporary: str, fd: int, created: list[str]) -> None:
     with contextlib.suppress(OSError):
         os.unlink(temporary)
     if fd >= 0:
         with contextlib.suppress(OSError):
             os.close(fd)
-    with contextlib.suppress(OSError):  # somebody else put something there meanwhile: it stays
-        for folder in reversed(made):
+    with contextlib.suppress(OSError):  # a folder that another process uses meanwhile is not empty, and stays
+        for folder in reversed(created):
             os.rmdir(folder)
 
 
-def _is_a_stream_or_device(path: str) -> bool:
-    """Whether a path lies where no file can be kept.
+def _is_device(path: str) -> bool:
+    """Whether a path, or a link on its way, is in ``/dev`` (but not ``/dev/shm``) or in ``/proc``.
 
-    ``/dev/stdout`` is a link: to its end it would lead to the file that output was sent to, which is not to be replaced.
+    The links are followed one by one, since the last one is not always in there: ``/dev/stdout`` leads to the file to which
+    the shell redirects the output, and a download must not replace that file.
     """
     with contextlib.suppress(OSError, ValueError):
-        for _ in range(_MOST_LINKS):
+        for _ in range(_MAX_LINKS):
             path = f"/{os.path.abspath(path).lstrip('/')}"
-            if path.startswith(_NO_PLACES_FOR_FILES) and not path.startswith(_IN_MEMORY):
+            if path.startswith(_DEVICE_FOLDERS) and not path.startswith(_SHARED_MEMORY):
                 return True
             path = os.path.join(os.path.dirname(path), os.readlink(path))
     return False
@@ -258,18 +282,18 @@ def _mode_of(path: str) -> int | None:
         return None
 
 
-def _create(temporary: str, made: list[str]) -> int:
-    """Make the temporary file and its folders; those that were made are added to `made`."""
-    for _ in range(_FOLDER_ATTEMPTS):
-        # Tried before the folder is made: it is there, mostly. And a download beside this one that failed may have taken
-        # back the folder that both use.
+def _create(temporary: str, created: list[str]) -> int:
+    """Create the temporary file and its missing folders, and append those folders to `created`."""
+    for _ in range(_CREATE_ATTEMPTS):
+        # The file first, since its folder mostly exists. Several attempts, since another download into the same new folder
+        # may fail and remove the folder between the two steps.
         with contextlib.suppress(FileNotFoundError):
             return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        _make_folders(os.path.dirname(temporary), made)
+        _make_folders(os.path.dirname(temporary), created)
     return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
-def _make_folders(folder: str, made: list[str]) -> None:
+def _make_folders(folder: str, created: list[str]) -> None:
     missing = []
     while not os.path.isdir(folder) and folder != os.path.dirname(folder):
         missing.append(folder)
@@ -277,7 +301,7 @@ def _make_folders(folder: str, made: list[str]) -> None:
     for each in reversed(missing):
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.mkdir(each)
-            made.append(each)
+            created.append(each)
 
 
 def _publish(temporary: str, destination: str, details: ErrorDetails, *, exclusive: bool) -> None:
@@ -303,11 +327,11 @@ def _publish(temporary: str, destination: str, details: ErrorDetails, *, exclusi
 
 
 def _link(temporary: str, destination: str) -> None:
-    """Give the temporary file its name, unless the name is taken: atomically."""
+    """Give the temporary file the destination's name, atomically, unless that exists."""
     try:
         os.link(temporary, destination)
     except FileExistsError:
-        # NFS may lose the answer to a link that it made, and then refuse the repeated request.
+        # An NFS client repeats a request whose answer was lost, and gets EEXIST for its own link.
         if not _is_same_file(temporary, destination):
             raise
     except OSError as error:
@@ -324,9 +348,10 @@ def _is_same_file(temporary: str, destination: str) -> bool:
 
 
 def _rename_without_replacing(temporary: str, destination: str) -> None:
-    """For filesystems without hard links: Linux's renameat2.
+    """Rename a file unless the destination exists, on filesystems without hard links.
 
-    There is no third way: a claim on the name by O_EXCL would show an empty file, and could not be taken back safely.
+    Raises:
+        OSError: EEXIST if the destination exists; ENOSYS or EINVAL if the kernel or the filesystem cannot do it.
     """
     code = _renameat2(temporary, destination)
     if code:
@@ -334,7 +359,7 @@ def _rename_without_replacing(temporary: str, destination: str) -> None:
 
 
 def _renameat2(source: str, destination: str) -> int:
-    """Rename, failing with EEXIST if the destination exists; returns an errno, ENOSYS where there is no such call."""
+    """Call Linux's renameat2 with RENAME_NOREPLACE. Returns 0 or an errno: ENOSYS if libc has no such function."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return errno.ENOSYS

@@ -258,16 +258,14 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         bucket, key = self._place(path)
         return self.open_version(path, self.bucket_store(bucket).info(key, "open"), block_size, **of_reader)
 
-    _open_reader = open_version  # the name in pickles of version 0.1.0
-
     def _open_writer(self, path: str, mode: str, kwargs: dict[str, Any], *, autocommit: bool) -> AtomicWriter:
         bucket, key = self._place(path)
         exclusive, options = self.write_options(mode == "xb", kwargs)
         store = self.bucket_store(bucket)
         transfer = store.transfer(key, "upload")
-        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, exclusive, options))
         if exclusive:
-            store.require_create(key)
+            store.require_create(key)  # before there is a writer to discard
+        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, exclusive, options))
         return AtomicWriter(
             writer, store.url(key), mode, fs=self, autocommit=autocommit, on_commit=partial(self._forget_listings, path)
         )
@@ -765,13 +763,14 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     async def _rm_file(self, path: str, **_: Any) -> None:
         await self._in_thread(lambda _: self.rm_file(path))
 
-    def rm(self, *args: Any, **kwargs: Any) -> Any:
+    def rm(self, path: str | list[str], recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> Any:
         """Delete objects, all objects below a prefix, or buckets.
 
         Args:
-            *args: The path or paths; with ``*`` and the like for all matches. Then `recursive`, and `maxdepth`.
-            **kwargs: ``recursive``: whether to delete the objects below a path, and buckets with their content;
-                ``maxdepth``: how deep.
+            path: One path or several; with ``*`` and the like for all matches.
+            recursive: Whether to delete the objects below a path, and buckets with their content.
+            maxdepth: How deep, with `recursive`.
+            **kwargs: Options of the class below.
 
         Returns:
             The paths of the deleted objects; None where the class below deletes.
@@ -781,7 +780,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             OSError: If a bucket is not empty, and `recursive` was not requested.
             StorageError: If one cannot be deleted.
         """
-        return run_interruptible(self.loop, self._rm, *args, **kwargs)
+        return run_interruptible(self.loop, self._rm, path, recursive=recursive, maxdepth=maxdepth, **kwargs)
 
     async def _rm(
         self,

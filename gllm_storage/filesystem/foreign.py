@@ -372,4 +372,4 @@ def _denied(error: BaseException, details: ErrorDetails, what: str) -> AccessDen
 
 
 def _unavailable(error: BaseException, details: ErrorDetails, what: str) -> StorageUnavailableError:
-    return StorageUnavailableError(f"{what}: {str(error) or type(error).__name__}", details, Remedy.CHECK_NETWORK)
+    return StorageUnavailableError(f"{what}: {str(error) or type(error).__name__}", details, Remedy.CHECK_HOST)

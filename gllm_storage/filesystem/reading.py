@@ -296,7 +296,7 @@ def _fetch_version(  # noqa: PLR0917 - called by `functools.partial`, front to b
 
 def _reopened(fs: Any, path: str, version: ObjectInfo, position: int, given: dict[str, Any]) -> Any:
     """Open the same version again, without a look: the first read finds out whether it is still there."""
-    file = fs._open_reader(path, version, **given)  # noqa: SLF001 - the filesystem's and the file's own
+    file = fs.open_version(path, version, **given)
     file.loc = position
     return file
 

@@ -279,14 +279,14 @@ class _LocalWriter:
         self._target = self._scope.__enter__()
 
     def write(self, data: ReadableBuffer) -> int:
-        view = bytes_of(data)
-        if len(self._buffer) + len(view) > _BUFFER:
+        content = data if isinstance(data, bytes) else bytes_of(data)
+        if len(self._buffer) + len(content) > _BUFFER:
             self._flush()
-        if len(view) > _BUFFER:
-            self._put(view)
+        if len(content) > _BUFFER:
+            self._put(memoryview(content))
         else:
-            self._buffer += view
-        return len(view)
+            self._buffer += content
+        return len(content)
 
     def tell(self) -> int:
         return self._written + len(self._buffer)

@@ -12,7 +12,7 @@ from gllm_storage.files.source import CHUNK
 from gllm_storage.info import ObjectInfo, Stored, aware
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.create import exists_error
-from gllm_storage.store.port import ObjectStore, UploadRequest
+from gllm_storage.store.port import ObjectStore, ObjectWriter, UploadRequest
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader
 
 if TYPE_CHECKING:
@@ -50,15 +50,32 @@ class MemoryStore(ObjectStore):
 
     def upload(self, request: UploadRequest) -> Stored:
         """Copy the source into memory."""
-        name, source, transfer = self._name(request.key), request.source, request.transfer
-        if request.exclusive and name in self._objects:
-            raise exists_error(request.details)  # only for speed: setdefault decides
-        content = MemoryFile(self._filesystem, name)
+        source, transfer = request.source, request.transfer
+        if request.exclusive and self._name(request.key) in self._objects:
+            raise exists_error(request.details)  # only for speed: `publish` decides
+        content = self.new_content(request.key)
         for offset in range(0, source.size, CHUNK):
             transfer.stop.check()
             content.write(source.read_at(offset, min(CHUNK, source.size - offset)))
             transfer.progress(min(CHUNK, source.size - offset))
         source.require_unchanged()
+        return self.publish(request, content)
+
+    def open_writer(self, request: UploadRequest) -> ObjectWriter:
+        """Write a new object."""
+        return _MemoryWriter(self, request)
+
+    def new_content(self, key: str) -> MemoryFile:
+        """An object that is not published."""
+        return MemoryFile(self._filesystem, self._name(key))
+
+    def publish(self, request: UploadRequest, content: MemoryFile) -> Stored:
+        """Put a new object into the dictionary.
+
+        Raises:
+            ObjectExistsError: If the request is exclusive, and the object exists.
+        """
+        name = self._name(request.key)
         content.seek(0)
         if not request.exclusive:
             self._objects[name] = content
@@ -108,15 +125,34 @@ class MemoryStore(ObjectStore):
         return f"/{self._base}{key}"
 
     def _info(self, key: str, content: MemoryFile) -> ObjectInfo:
+        # Not `content.size`, which asks for the buffer: a BytesIO copies its content then if another thread reads it.
+        size = len(content.getvalue())
         return ObjectInfo(
             url=self.url(key),
-            size=content.size,
+            size=size,
             # An upload makes a new object, and its time of creation is fine enough to distinguish it from the previous
             # one. fsspec's own files grow in place.
-            etag=f"{content.created.timestamp():.6f}-{content.size:x}-{id(content):x}",
+            etag=f"{content.created.timestamp():.6f}-{size:x}-{id(content):x}",
             last_modified=aware(content.modified),
             metadata={},
         )
+
+
+class _MemoryWriter:
+    """An `ObjectWriter` on a new object."""
+
+    def __init__(self, store: MemoryStore, request: UploadRequest) -> None:
+        self._store = store
+        self._request = request
+        self._content = store.new_content(request.key)
+        self.write, self.tell = self._content.write, self._content.tell
+        self.seek, self.seekable = self._content.seek, self._content.seekable
+
+    def commit(self) -> Stored:
+        return self._store.publish(self._request, self._content)
+
+    def discard(self) -> None:
+        """Nothing of it is in the dictionary."""
 
 
 class _MemoryReader(ObjectReader):

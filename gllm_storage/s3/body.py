@@ -210,24 +210,36 @@ def _buffer(length: int) -> memoryview:
     return memoryview(_buffers.memory)[:length]
 
 
-def resend_after(error: ClientError, attempt: int, limit: int, body: Body, details: ErrorDetails) -> None:
-    """Prepare to send a body again that arrived with another digest, which botocore does not do.
+def send_intact(send: Callable[[], Any], body: Body, limit: int, details: ErrorDetails) -> Any:
+    """Send a body, and again if it arrived with another digest, which botocore does not do.
 
     Args:
-        error: The refusal.
-        attempt: Number of the attempt, from 1.
-        limit: The most attempts.
+        send: Sends the request, with its own retries.
         body: The body; it is rewound.
+        limit: The most attempts.
         details: The operation, for the report.
 
+    Returns:
+        The answer.
+
     Raises:
-        botocore.exceptions.ClientError: `error`, if it is not about the digest, or if that was the last attempt.
+        botocore.exceptions.ClientError: The last refusal; its ``RetryAttempts`` count the requests of all attempts.
+        Exception: Any other exception of `send`.
     """
-    if code_of(error) not in DIGEST_CODES or attempt >= limit:
-        raise error
-    RetryPolicy(limit).report(details, attempt, error, "corruption")
-    if not isinstance(body, bytes):
-        body.seek(0)
+    attempt = requests = 0
+    while True:
+        attempt += 1
+        try:
+            return send()
+        except ClientError as error:
+            metadata: Any = error.response["ResponseMetadata"]
+            requests += int(metadata.get("RetryAttempts", 0)) + 1
+            metadata["RetryAttempts"] = requests - 1
+            if code_of(error) not in DIGEST_CODES or attempt >= limit:
+                raise
+            RetryPolicy(limit).report(details, attempt, error, "corruption")
+        if not isinstance(body, bytes):
+            body.seek(0)
 
 
 class BotoBody:

@@ -81,8 +81,7 @@ class Endpoint:
         from botocore.config import Config  # noqa: PLC0415
 
         options = {**_CLIENT_DEFAULTS, "max_pool_connections": self.pool_size, **self.config_options}
-        # botocore sends each request once; the library repeats it (`_Retries`), reports it, and can be cancelled meanwhile.
-        options["retries"] = {"mode": "standard", "total_max_attempts": 1}
+        options.setdefault("retries", {"mode": "standard", "total_max_attempts": self.max_attempts})
         if self.anonymous:
             options["signature_version"] = UNSIGNED
         # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
@@ -90,6 +89,8 @@ class Endpoint:
         client = session.client("s3", config=Config(**options), **self.client_options)
         events = client.meta.events
         events.register("before-send.s3", check_stop)
+        # botocore would send a request again by itself, without a report, and sleep where no cancellation reaches it.
+        events.unregister("needs-retry.s3", unique_id="retry-config-s3")
         retry: Any = _Retries(self.max_attempts).needs_retry
         events.register_first("needs-retry.s3", retry)
         adapt: Any = _adapt_body
@@ -199,10 +200,10 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
     """The connection that s3fs's options, and ours, stand for.
 
     Args:
-        options: s3fs's ``anon``, ``key``, ``secret``, ``token``, ``profile``, ``endpoint_url``, ``use_ssl``,
-            ``requester_pays``, ``client_kwargs``, ``config_kwargs``, ``s3_additional_kwargs`` and ``max_concurrency``; and
-            ours: ``multipart_threshold``, ``part_size``, ``memory_limit``, ``conditional_writes``, ``engine`` and
-            ``sign_bodies``.
+        options: s3fs's ``anon``, ``key`` or ``username``, ``secret`` or ``password``, ``token``, ``profile``,
+            ``endpoint_url``, ``use_ssl``, ``requester_pays``, ``client_kwargs``, ``config_kwargs``,
+            ``s3_additional_kwargs`` and ``max_concurrency``; and ours: ``multipart_threshold``, ``part_size``,
+            ``memory_limit``, ``conditional_writes``, ``engine`` and ``sign_bodies``.
 
     Raises:
         ValueError: If a value is impossible.
@@ -214,7 +215,7 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
     names = ("multipart_threshold", "part_size", "memory_limit", "conditional_writes")
     settings = S3TransferSettings(
         max_concurrency=concurrency,
-        max_attempts=_attempts(config.pop("retries", None) or {}),
+        max_attempts=_attempts(config.get("retries") or {}),
         **{name: options[name] for name in names if options.get(name) is not None},
     )
     payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
@@ -237,8 +238,8 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
 def _client_options(options: Mapping[str, Any]) -> dict[str, Any]:
     named = not options.get("anon")
     of_client = {
-        "aws_access_key_id": options.get("key") if named else None,
-        "aws_secret_access_key": options.get("secret") if named else None,
+        "aws_access_key_id": (options.get("key") or options.get("username")) if named else None,
+        "aws_secret_access_key": (options.get("secret") or options.get("password")) if named else None,
         "aws_session_token": options.get("token") if named else None,
         "endpoint_url": options.get("endpoint_url"),
     }

@@ -164,6 +164,11 @@ def is_not_found(error: ClientError) -> bool:
     return code_of(error) in _NOT_FOUND_CODES
 
 
+def is_transient(error: ClientError) -> bool:
+    """Whether the same request may succeed later, judged by the answer."""
+    return status_of(error) in TRANSIENT_STATUSES or code_of(error) in TRANSIENT_CODES
+
+
 def translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
     """Raise errors of this library in place of botocore's."""
     return translation(details, RAISED, translate, _answered)

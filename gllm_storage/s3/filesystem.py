@@ -183,8 +183,6 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         bucket, key = self._place(path)
         return S3File(self, path, version, self.bucket_store(bucket), key, block_size=block_size, **given)
 
-    _open_reader = open_version  # the name in pickles of version 0.1.0
-
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
         if mode in {"wb", "xb"}:
             return self._open_to_write(path, mode, block_size, kwargs)
@@ -201,9 +199,9 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         bucket, key = self._place(path)
         store = self.bucket_store(bucket)
         transfer = store.transfer(key, "upload")
-        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, exclusive, options))
         if exclusive:
-            store.require_create(key)
+            store.require_create(key)  # before there is a writer to discard
+        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, exclusive, options))
         return S3Writer(
             writer,
             store.url(key),

@@ -6,11 +6,9 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
-
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.s3.body import Body, body_of, resend_after
+from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import SDK_ERRORS, require_any
 from gllm_storage.store import checksums
 
@@ -141,32 +139,28 @@ class MultipartUpload:
             botocore.exceptions.BotoCoreError: If there is no answer.
             StorageError: If the file changed.
         """
-        answer = self._send_body(number, body, checksums.encode(crc))
+        send = partial(self._send_body, number, body, checksums.encode(crc))
+        answer = send_intact(send, body, self._upload.settings.max_attempts, self._upload.request.details)
         require_any(answer, "ETag")
         part = {"PartNumber": number, "ETag": answer["ETag"]}
         return {**part, "ChecksumCRC64NVME": checksums.encode(crc)} if answer.get("ChecksumCRC64NVME") else part
 
     def _send_body(self, number: int, body: Body, encoded: str) -> Any:
         connection = self._connection
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return connection.checksum_headers.call(
-                    connection.client.upload_part,
-                    {"ChecksumCRC64NVME": encoded},
-                    **connection.parameters("UploadPart"),
-                    **self._upload.place,
-                    UploadId=self._upload_id,
-                    PartNumber=number,
-                    Body=body,
-                )
-            except ClientError as error:
-                resend_after(error, attempt, self._upload.settings.max_attempts, body, self._upload.request.details)
-            finally:
-                if self._discarded:
-                    # The upload was aborted while a stalled server held this part; S3 may have kept the part.
-                    self._abort()
+        try:
+            return connection.checksum_headers.call(
+                connection.client.upload_part,
+                {"ChecksumCRC64NVME": encoded},
+                **connection.parameters("UploadPart"),
+                **self._upload.place,
+                UploadId=self._upload_id,
+                PartNumber=number,
+                Body=body,
+            )
+        finally:
+            if self._discarded:
+                # The upload was aborted while a stalled server held this part; S3 may have kept the part.
+                self._abort()
 
     def discard(self) -> None:
         """Abort the upload, so that no parts stay in the store."""

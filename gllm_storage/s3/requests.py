@@ -211,7 +211,7 @@ def delete_objects(requests: S3Requests, keys: Sequence[str], transfer: Transfer
             failures = _delete(requests, left, transfer)
             for failure in failures:
                 if attempt == policy.limit or failure.get("Code") not in _BUSY:
-                    raise _error(requests.bucket, failure, transfer)
+                    raise _error(requests.bucket, failure, attempt, transfer)
             left = [failure["Key"] for failure in failures]
             if left:
                 policy.again(transfer.details, attempt, str(failures[0].get("Code")), stop=transfer.stop)
@@ -227,10 +227,10 @@ def _delete(requests: S3Requests, keys: Sequence[str], transfer: Transfer) -> li
     return [failure for failure in answer.get("Errors", []) if failure.get("Code") not in _GONE]
 
 
-def _error(bucket: str, failure: dict[str, Any], transfer: Transfer) -> Exception:
+def _error(bucket: str, failure: dict[str, Any], attempts: int, transfer: Transfer) -> Exception:
     code = failure.get("Code", "")
     status = 503 if code in _BUSY else _STATUS.get(code, 400)
-    answer: Any = {"Error": failure, "ResponseMetadata": {"HTTPStatusCode": status}}
+    answer: Any = {"Error": failure, "ResponseMetadata": {"HTTPStatusCode": status, "RetryAttempts": attempts - 1}}
     details = dataclasses.replace(transfer.details, url=f"s3://{bucket}/{failure.get('Key', '')}")
     return translate(ClientError(answer, "DeleteObjects"), details)
 

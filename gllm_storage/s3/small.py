@@ -15,15 +15,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from botocore.exceptions import ClientError
+
 from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop
 from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import OURS
 from gllm_storage.files.target import atomic_target
 from gllm_storage.info import Stored
+from gllm_storage.s3.errors import is_transient
 from gllm_storage.s3.requests import info_from_head
 from gllm_storage.s3.upload import write_parameters
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
+from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo
     from gllm_storage.s3.store import S3Store
     from gllm_storage.store.port import ReadItem, UploadItem
+    from gllm_storage.store.retry import Kind
 
 IN_PROGRESS = 64
 """Requests in progress: a store that answers after 20 ms gives 3200 answers per second to 64 of them."""
@@ -77,6 +83,9 @@ class _Job(Protocol):
 
     def end(self, answer: dict[str, Any]) -> int | None:
         """Take the answer; returns the number of moved bytes, None if the object has to go the normal way."""
+
+    def failed(self, error: Exception) -> None:
+        """Report a failure after which the normal way sends the request again."""
 
 
 def upload_small(
@@ -127,6 +136,13 @@ class _Common:
         self.sends_checksum = connection.checksum_headers.accepted.get("put_object") is not False
         self.keeps_checksum = connection.is_amazon
         self._memory_limit = settings.memory_limit
+        self._policy = s3_requests(settings.max_attempts)
+
+    def report(self, key: str, operation: str, error: Exception | str, kind: Kind = "retry") -> None:
+        """Report that a request failed and is sent again. Other failures are the same the second time: no report."""
+        if isinstance(error, OURS) or (isinstance(error, ClientError) and not is_transient(error)):
+            return
+        self._policy.report(self.store.details(key, operation), 1, error, kind)
 
     def in_memory(self, size: int) -> contextlib.AbstractContextManager[None]:
         """Count an object in the memory budget while this thread holds it."""
@@ -174,6 +190,9 @@ class _Put:
         self._sent.append((len(data), crc))
         return common.pipeline.begin("put_object", parameters)
 
+    def failed(self, error: Exception) -> None:
+        self.common.report(self.item.key, "upload", error)
+
     def end(self, answer: Mapping[str, Any]) -> int | None:
         etag = str(answer.get("ETag") or "").strip('"')
         if not etag:
@@ -201,6 +220,13 @@ class _Get:
         place = {"Bucket": common.store.bucket, "Key": self.item.key, "ChecksumMode": "ENABLED"}
         return common.pipeline.begin("get_object", {**common.get_parameters, **place})
 
+    def failed(self, error: Exception) -> None:
+        self.common.report(self.item.key, self._operation, error)
+
+    @property
+    def _operation(self) -> str:
+        return "read" if self.item.path is None else "download"
+
     def end(self, answer: Mapping[str, Any]) -> int | None:
         with contextlib.closing(answer["Body"]) as body:
             info = info_from_head(answer, self.common.store.url(self.item.key))
@@ -209,6 +235,8 @@ class _Get:
             with self.common.in_memory(info.size):
                 content = body.read()
                 if not _is_complete(content, info):
+                    cause = "the content does not match its size or checksum"
+                    self.common.report(self.item.key, self._operation, cause, "corruption")
                     return None
                 self._keep(content)
         return info.size
@@ -296,8 +324,10 @@ class _Team:
 
     def _finish(self, number: int, started: StartedRequest) -> None:
         moved = None
-        with contextlib.suppress(Exception):  # the normal way meets the same failure, and explains it
+        try:
             moved = self._jobs[number].end(started.finish())
+        except Exception as error:  # noqa: BLE001 - the normal way meets the same failure, and explains it
+            self._jobs[number].failed(error)
         if moved is None:
             self.left.append(number)
         elif moved >= _HEAVY:

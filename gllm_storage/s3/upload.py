@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.info import Stored
-from gllm_storage.s3.body import Body, body_of, resend_after
+from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, require_any, status_of
 from gllm_storage.s3.multipart import MultipartUpload
 from gllm_storage.store import checksums
@@ -231,16 +231,15 @@ class PutUpload:
         return upload.stored(answer, crc)
 
     def _send(self, body: Body, crc: int, parameters: Mapping[str, Any]) -> Any:
-        connection, limit = self._upload.requests.connection, self._upload.settings.max_attempts
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return connection.checksum_headers.call(
-                    connection.client.put_object, {"ChecksumCRC64NVME": checksums.encode(crc)}, **parameters, Body=body
-                )
-            except ClientError as error:
-                resend_after(error, attempt, limit, body, self._upload.request.details)
+        connection = self._upload.requests.connection
+        send = partial(
+            connection.checksum_headers.call,
+            connection.client.put_object,
+            {"ChecksumCRC64NVME": checksums.encode(crc)},
+            **parameters,
+            Body=body,
+        )
+        return send_intact(send, body, self._upload.settings.max_attempts, self._upload.request.details)
 
 
 def _judge_answer(error: ClientError, *, conditional: bool) -> Answer:

@@ -138,6 +138,7 @@ def write_object(
         if exclusive and (head_first or policy.limit == 1):
             found = _decided(write, write_id)
             if found is not None:
+                rescued(write.details, attempt, policy.limit, failure)
                 return found
         if attempt >= policy.limit:
             raise _too_many_conflicts(write.details, attempt) from failure

@@ -8,6 +8,7 @@ import pytest
 
 from gllm_storage.azure import store as azure_store
 from gllm_storage.errors import ObjectNotFoundError, StorageUnavailableError
+from gllm_storage.store.retry import RetryPolicy
 from tests.faults import Answer
 from tests.promises.faulty import AZURE, CREATES, LARGES, NAME, Upload, UploadCase, behind_proxy, of
 
@@ -42,7 +43,7 @@ def test_blocks_thrown_away(upload: Upload) -> None:
 @on(UPLOADS)
 def test_blocks_thrown_away_always(upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that are thrown away without end are an error."""
-    monkeypatch.setattr(azure_store, "ATTEMPTS", 3)  # 20 take half a minute
+    monkeypatch.setattr(azure_store, "BLOCK_CONFLICT", RetryPolicy(3))  # 20 take half a minute
     upload.faulty.inject(upload.commit, Answer(400, "InvalidBlockList"), times=None)
     with pytest.raises(StorageUnavailableError):
         upload.run()

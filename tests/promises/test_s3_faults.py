@@ -12,10 +12,11 @@ from gllm_storage.errors import (
     AccessDeniedError,
     ConflictCheckUnsupportedError,
     ObjectExistsError,
+    Remedy,
     StorageError,
     StorageUnavailableError,
 )
-from gllm_storage.store.create import ATTEMPTS
+from gllm_storage.store import retry
 from tests.faults import Action, Answer, AnswerAfter, Call, FlipRequestBit, Match, Refuse, TruncateBody
 from tests.promises.faulty import (
     CEPH,
@@ -132,7 +133,7 @@ def test_concurrent_without_end(upload: Upload) -> None:
     assert caught.value.retryable
     assert (caught.value.status, caught.value.code) == (409, "ConditionalRequestConflict")
     assert caught.value.__cause__ is not None
-    assert len(upload.faulty.sent(upload.commit)) == ATTEMPTS
+    assert len(upload.faulty.sent(upload.commit)) == retry.CONFLICT.limit
     upload.assert_nothing_changed()
 
 
@@ -277,8 +278,9 @@ def test_ranges_ignored_while_open(download: Download) -> None:
     download.faulty.inject(RANGED, everything(download, download.content), times=None)
     with download.faulty.client().open(NAME, "rb", block_size=1000) as file:
         file.seek(500)
-        with pytest.raises(StorageError, match="range"):
+        with pytest.raises(StorageError, match="Range") as caught:
             file.read(10)
+    assert caught.value.remedy is Remedy.DOWNLOAD_INSTEAD
 
 
 # ---- control requests

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry, known_implementations
@@ -27,10 +31,18 @@ from gllm_storage import (
     get_storage_client,
     storage_client_from_url,
 )
-from gllm_storage.info import url_in_listing
+from gllm_storage.concurrency.stop import Stop, TransferStopped
+from gllm_storage.errors import Remedy
+from gllm_storage.files.source import MemorySource
+from gllm_storage.info import Stored, url_in_listing
+from gllm_storage.store.port import UploadItem, UploadRequest, nothing, unwatched
+from gllm_storage.store.ranges import ObjectSlices, read_slice
+from gllm_storage.store.retry import RESTART, RetryEvent, no_waits, subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from gllm_storage.errors import ErrorDetails
 
     Call = Callable[["FsspecStorageClient", Path], object]
 
@@ -216,8 +228,11 @@ def test_a_filesystem_that_cannot_write_says_so(tmp_path: Path, folder: Path) ->
 def test_check_conflict_is_refused_and_nothing_is_written(world: World, existing: bytes | None) -> None:
     if existing is not None:
         (world.store / "model.bin").write_bytes(existing)
-    with pytest.raises(ConflictCheckUnsupportedError, match="TroubledFileSystem"):
+    with pytest.raises(ConflictCheckUnsupportedError, match="TroubledFileSystem") as caught:
         world.client.upload_file(world.folder / "source.bin", "model.bin", check_conflict=True)
+    assert caught.value.remedy is Remedy.NO_CONFLICT_CHECK
+    with pytest.raises(ConflictCheckUnsupportedError):
+        world.client.store.require_create("model.bin")
     assert [path.read_bytes() for path in world.store.iterdir()] == ([] if existing is None else [existing])
 
 
@@ -286,8 +301,9 @@ def web() -> Iterator[str]:
 @pytest.mark.parametrize("call", [name for name in CALLS if name not in {"upload_file", "delete_file"}])
 def test_a_host_that_does_not_answer_is_not_taken_for_one_without_the_file(call: str, folder: Path) -> None:
     client = FsspecStorageClient({"url": "http://127.0.0.1:1/models"})
-    with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:1.* Check the network"):
+    with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:1") as caught:
         CALLS[call](client, folder)
+    assert caught.value.remedy is Remedy.CHECK_HOST
 
 
 @pytest.mark.parametrize(
@@ -403,7 +419,14 @@ def test_a_download_starts_over_when_the_file_is_replaced(world: World) -> None:
         del world.troubles["get_file"]
 
     world.troubles["get_file"] = replaced_once
-    assert world.client.download_file("model.bin", world.folder / "copy.bin").read_bytes() == CONTENT
+    events: list[RetryEvent] = []
+    unsubscribe = subscribe(events.append)
+    try:
+        assert world.client.download_file("model.bin", world.folder / "copy.bin").read_bytes() == CONTENT
+    finally:
+        unsubscribe()
+    told = [(each.kind, each.operation, each.url, each.attempt, each.limit) for each in events]
+    assert told == [("restart", "download", world.client.url("model.bin"), 1, RESTART.limit)]
 
 
 def test_a_download_gives_up_when_the_file_is_replaced_again_and_again(world: World) -> None:
@@ -416,10 +439,11 @@ def test_a_download_gives_up_when_the_file_is_replaced_again_and_again(world: Wo
     (world.store / "model.bin").write_bytes(CONTENT)
     (world.folder / "copy.bin").write_bytes(b"as it was")
     world.troubles["get_file"] = replaced
-    with pytest.raises(StorageUnavailableError, match="again and again"):
+    with no_waits(), pytest.raises(StorageUnavailableError) as caught:
         world.client.download_file("model.bin", world.folder / "copy.bin")
+    assert caught.value.remedy is Remedy.REPEAT
     assert (world.folder / "copy.bin").read_bytes() == b"as it was"
-    assert next(versions) < 20
+    assert next(versions) == RESTART.limit
 
 
 def test_a_missing_local_file_is_a_plain_file_not_found(world: World) -> None:
@@ -433,3 +457,152 @@ def test_a_missing_local_file_is_a_plain_file_not_found(world: World) -> None:
 def test_a_url_that_nobody_knows_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="nothing"):
         FsspecStorageClient({"url": url})
+
+
+# The port
+
+
+def test_stored(world: World) -> None:
+    """An upload returns the facts that the filesystem has about the object."""
+    store = world.client.store
+    transfer = store.transfer("model.bin", "upload")
+    stored = store.upload(UploadRequest("model.bin", MemorySource(CONTENT, transfer.details), transfer))
+    assert stored == Stored.of(store.info("model.bin"))
+    assert (stored.url, stored.size) == (world.client.url("model.bin"), len(CONTENT))
+    assert (world.store / "model.bin").read_bytes() == CONTENT
+
+
+def test_writer(world: World) -> None:
+    """The default writer of the port publishes at `commit`, in memory and from a temporary file."""
+    store = world.client.store
+    for size in (1000, 20 * 2**20):
+        transfer = store.transfer("model.bin", "upload")
+        writer = store.open_writer(UploadRequest("model.bin", nothing(transfer.details), transfer))
+        before = sorted(os.listdir(world.store))
+        for _ in range(4):
+            writer.write(bytes(size // 4))
+        assert sorted(os.listdir(world.store)) == before
+        assert writer.commit().size == size
+        assert (world.store / "model.bin").read_bytes() == bytes(size)
+
+
+def test_read(world: World) -> None:
+    """The reader of the port reads ranges, and the complete object."""
+    (world.store / "model.bin").write_bytes(CONTENT)
+    store = world.client.store
+    transfer = store.transfer("model.bin", "read")
+    assert store.read("model.bin", transfer) == CONTENT
+    for start, end in ((10, 20), (-5, None), (len(CONTENT) - 3, len(CONTENT) + 10), (7, 7)):
+        reader = store.open_reader("model.bin")
+        assert read_slice(ObjectSlices(reader, transfer, [(start, end)])) == CONTENT[start:end]
+
+
+def test_read_replaced(world: World) -> None:
+    """A range is read again if the object was replaced since its description was read."""
+    (world.store / "model.bin").write_bytes(b"first")
+    store = world.client.store
+    real = LocalFileSystem().info
+    descriptions: list[dict[str, Any]] = []
+
+    def info(path: Any, **_: Any) -> dict[str, Any]:
+        descriptions.append(real(path))
+        if len(descriptions) == 1:
+            (world.store / "model.bin").write_bytes(CONTENT)
+        return descriptions[-1]
+
+    world.troubles["info"] = info
+    with no_waits():
+        assert store.read("model.bin", store.transfer("model.bin", "read")) == CONTENT
+    assert len(descriptions) == 4
+
+
+def test_read_range_ignored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem that ignores the range is an error that says so, and the complete object is read."""
+    (world.store / "model.bin").write_bytes(CONTENT)
+    monkeypatch.setattr(TroubledFileSystem, "cat_file", lambda *_: CONTENT)
+    store = world.client.store
+    transfer = store.transfer("model.bin", "read")
+    assert store.read("model.bin", transfer) == CONTENT
+    with pytest.raises(StorageError) as caught:
+        read_slice(ObjectSlices(store.open_reader("model.bin"), transfer, [(5, 10)]))
+    assert caught.value.remedy is Remedy.DOWNLOAD_INSTEAD
+
+
+def test_many(world: World) -> None:
+    """Several uploads and deletes go one at a time, since a filesystem may have one connection."""
+    threads: list[int] = []
+
+    def put_file(lpath: str, rpath: str, **_: Any) -> None:
+        threads.append(threading.get_ident())
+        Path(rpath).write_bytes(Path(lpath).read_bytes())
+
+    world.troubles["put_file"] = put_file
+    store = world.client.store
+    items = [UploadItem(f"{name}.bin", partial(opened, name.encode()), unwatched) for name in "abc"]
+    assert [each.url for each in store.upload_many(items, Stop())] == [world.client.url(f"{name}.bin") for name in "abc"]
+    assert len(set(threads)) == 1
+    store.delete_many(["a.bin", "missing.bin", "c.bin"], store.transfer("", "delete"))
+    assert os.listdir(world.store) == ["b.bin"]
+
+
+@contextmanager
+def opened(content: bytes, details: ErrorDetails) -> Iterator[MemorySource]:
+    yield MemorySource(content, details)
+
+
+def test_partial_folder(world: World) -> None:
+    """A prefix that ends within a name lists the names that begin with it."""
+    for name in ("v3", "v30", "w"):
+        (world.store / name).mkdir()
+        (world.store / name / "a").write_bytes(b"a")
+    assert list(world.client.store.list_folder("v")) == [f"troubled://{world.store}/v3/", f"troubled://{world.store}/v30/"]
+
+
+def test_stop(world: World) -> None:
+    """A cancelled download ends at once, also while it waits before a restart."""
+    (world.store / "model.bin").write_bytes(CONTENT)
+    (world.folder / "copy.bin").write_bytes(b"as it was")
+    stop = Stop()
+
+    def replaced(_: str, lpath: str, **__: Any) -> None:
+        Path(lpath).write_bytes(b"x")
+        (world.store / "model.bin").write_bytes(os.urandom(10))
+
+    world.troubles["get_file"] = replaced
+    store = world.client.store
+    unsubscribe = subscribe(lambda event: stop.set() if event.attempt == 2 else None)
+    began = time.monotonic()
+    try:
+        with pytest.raises(TransferStopped):
+            store.download("model.bin", str(world.folder / "copy.bin"), store.transfer("model.bin", "download", stop=stop))
+    finally:
+        unsubscribe()
+    assert time.monotonic() - began < 2
+    assert (world.folder / "copy.bin").read_bytes() == b"as it was"
+    assert sorted(os.listdir(world.folder)) == ["copy.bin", "source.bin"]
+
+
+def test_progress(world: World) -> None:
+    """A callback receives the size and all bytes, whatever the filesystem tells."""
+    for told in (lambda _: None, lambda callback: callback.absolute_update(10**9)):
+
+        def put_file(lpath: str, rpath: str, told: Any = told, *, callback: Any, **_: Any) -> None:
+            told(callback)
+            Path(rpath).write_bytes(Path(lpath).read_bytes())
+
+        world.troubles["put_file"] = put_file
+        callback = Callback()
+        world.client.upload_with_progress(world.folder / "source.bin", "model.bin", callback)
+        assert (callback.size, callback.value) == (len(CONTENT), len(CONTENT))
+
+
+def test_no_password(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """The password of a URL is in no error and in no record of a retry; the URLs of objects keep it."""
+    monkeypatch.setattr(TroubledFileSystem, "_strip_protocol", classmethod(lambda *_: str(world.store / "model.bin")))
+    client = FsspecStorageClient({"url": "troubled://user:hunter2@host/models"})
+    with pytest.raises(ObjectNotFoundError) as caught:
+        client.info("model.bin")
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.url == "troubled://***@host/models/model.bin"
+    (world.store / "model.bin").write_bytes(CONTENT)
+    assert client.info("model.bin").url == "troubled://user:hunter2@host/models/model.bin"

@@ -1,4 +1,4 @@
-"""`register_filesystems`: URLs that pandas and fsspec open go through our filesystems, and nothing else changes."""
+"""`register_filesystems`: pandas and fsspec open URLs by the filesystems of this library, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_importing_the_package_changes_nothing() -> None:
 import fsspec.registry
 from fsspec.registry import known_implementations, registry
 before = dict(registry), {name: dict(each) for name, each in known_implementations.items()}
-import gllm_storage, gllm_storage.filesystem.registration, gllm_storage.s3.filesystem, gllm_storage.gcs.filesystem
+import gllm_storage, gllm_storage.registry, gllm_storage.s3.filesystem, gllm_storage.gcs.filesystem
 import gllm_storage.azure.filesystem
 gllm_storage.register_filesystems
 assert before == (dict(registry), dict(known_implementations))

@@ -1,4 +1,4 @@
-"""No method of ours hides one of fsspec's that is called in another way."""
+"""The classes between a filesystem and fsspec's."""
 
 from __future__ import annotations
 
@@ -13,11 +13,27 @@ from gllm_storage.local.filesystem import LocalStoreFileSystem
 from gllm_storage.memory.filesystem import MemoryFileSystem
 from gllm_storage.s3.filesystem import S3FileSystem
 
+ALL: list[Any] = [S3FileSystem, GCSFileSystem, AzureBlobFileSystem, LocalStoreFileSystem, MemoryFileSystem]
 
-@pytest.mark.parametrize("of", [S3FileSystem, GCSFileSystem, AzureBlobFileSystem, LocalStoreFileSystem, MemoryFileSystem])
-def test_what_fsspec_awaits_is_a_coroutine_and_what_it_calls_is_none(of: Any) -> None:
+
+def split(of: Any) -> tuple[list[Any], list[Any]]:
+    """The classes of this library in the MRO, and the others."""
     ours = [each for each in of.__mro__ if each.__module__.startswith("gllm_storage")]
-    theirs = [each for each in of.__mro__ if not each.__module__.startswith("gllm_storage")]
+    return ours, [each for each in of.__mro__ if each not in ours]
+
+
+@pytest.mark.parametrize("of", ALL)
+def test_two_classes(of: Any) -> None:
+    """A filesystem is upstream's class, one mixin, and the class of the provider."""
+    ours, theirs = split(of)
+    assert len(ours) == 2, ours
+    assert list(theirs[0].__mro__) == theirs
+
+
+@pytest.mark.parametrize("of", ALL)
+def test_coroutines(of: Any) -> None:
+    """A method that fsspec awaits is a coroutine, and a method that it calls is not."""
+    ours, theirs = split(of)
     for cls in ours:
         for name, method in vars(cls).items():
             hidden = next((vars(each)[name] for each in theirs if name in vars(each)), None)

@@ -121,7 +121,7 @@ def test_so_few_stay_as_they_are(clock: Clock, most: int) -> None:
 
 def test_threads_that_are_too_many_rest_and_all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "_FAST", 0.0)
-    monkeypatch.setattr(pace, "_AS_MUCH", 0.0)
+    monkeypatch.setattr(pace, "_ENOUGH", 0.0)
     lock, seen = threading.Lock(), dict[int, int]()
     running = 0
 
@@ -142,7 +142,7 @@ def test_threads_that_are_too_many_rest_and_all_is_done(monkeypatch: pytest.Monk
 
 def test_tasks_beside_their_caller_are_fewer_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "_FAST", 0.0)
-    monkeypatch.setattr(pace, "_AS_MUCH", 0.0)
+    monkeypatch.setattr(pace, "_ENOUGH", 0.0)
     lock, seen = threading.Lock(), list[int]()
     running = 0
 
@@ -165,7 +165,7 @@ def test_tasks_beside_their_caller_are_fewer_too(monkeypatch: pytest.MonkeyPatch
 
 def test_a_failure_ends_threads_that_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "_FAST", 0.0)
-    monkeypatch.setattr(pace, "_AS_MUCH", 0.0)
+    monkeypatch.setattr(pace, "_ENOUGH", 0.0)
 
     def task(number: int) -> None:
         time.sleep(0.001)
@@ -179,7 +179,7 @@ def test_a_failure_ends_threads_that_rest(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_giving_up_ends_threads_that_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "_FAST", 0.0)
-    monkeypatch.setattr(pace, "_AS_MUCH", 0.0)
+    monkeypatch.setattr(pace, "_ENOUGH", 0.0)
     stop = Stop()
 
     def task(number: int) -> None:

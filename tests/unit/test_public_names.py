@@ -6,14 +6,11 @@ import importlib
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import gllm_storage
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DOCUMENTED = [
     "CloudStorageClient",
@@ -107,6 +104,12 @@ print([name for name in ("s3fs", "aiohttp", "aiobotocore", "fsspec") if name in 
     ).stdout
     assert said == "[]\n"
     assert (tmp_path / "back").read_bytes() == b"content"
+
+
+def test_top_level_modules() -> None:
+    """At most eight modules are beside the packages."""
+    found = {path.stem for path in Path(gllm_storage.__file__).parent.glob("*.py")}
+    assert found == {"__init__", "client", "errors", "fsspec_client", "info", "paths", "registry", "settings"}
 
 
 def test_what_needs_no_sdk_loads_none() -> None:

@@ -7,8 +7,7 @@ import random
 import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,18 +15,22 @@ from hypothesis import strategies as st
 
 from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from gllm_storage.settings import TransferSettings
-from gllm_storage.store import create as exclusive
 from gllm_storage.store.ranges import coalesced
+from gllm_storage.store.retry import no_waits
 from tests.shelf import KIB, Shelf, ShelfFileSystem
 from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PART = 256 * KIB
 SETTINGS = TransferSettings(part_size=PART, max_concurrency=4)
 
 
 @pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exclusive, "time", SimpleNamespace(sleep=lambda _: None))
+def _no_waits() -> Iterator[None]:
+    with no_waits():
+        yield
 
 
 def content_of(size: int, seed: int = 0) -> bytes:

@@ -9,7 +9,6 @@ import random
 import signal
 import threading
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from gllm_storage.concurrency import budget as memory_budget
 from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from gllm_storage.settings import TransferSettings
-from gllm_storage.store import create as exclusive
+from gllm_storage.store.retry import no_waits
 from tests.shelf import KIB, MIB, Shelf, ShelfFileSystem
 from tests.waiting import eventually, main_waits
 
@@ -43,8 +42,9 @@ def _nothing_stays() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exclusive, "time", SimpleNamespace(sleep=lambda _: None))
+def _no_waits() -> Iterator[None]:
+    with no_waits():
+        yield
 
 
 def taken() -> int:

@@ -12,13 +12,15 @@ import pytest
 
 from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.errors import ErrorDetails, StorageError
-from gllm_storage.files.spool import Spool, SpooledObject, spool_of
+from gllm_storage.files.spool import Spool, spool_of
+from gllm_storage.filesystem.writing import AtomicWriter
+from gllm_storage.info import Stored
 from gllm_storage.settings import TransferSettings
+from gllm_storage.store.port import UploadRequest, nothing
+from tests.shelf import Shelf, ShelfStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from gllm_storage.files.source import Source
 
 MIB = 2**20
 DETAILS = ErrorDetails("fake", "fake://bucket/a", "upload")
@@ -111,16 +113,16 @@ def test_large_thresholds_do_not_mean_large_memory() -> None:
 
 
 def test_an_object_is_uploaded_at_the_end_of_a_block_and_not_after_an_exception() -> None:
-    stored: list[bytes] = []
-
-    def upload(source: Source) -> None:
-        stored.append(source.read_at(0, source.size))
-
-    with SpooledObject(upload, TransferSettings(), DETAILS) as file:
+    shelf = Shelf(TransferSettings())
+    store = ShelfStore(shelf, "bucket")
+    transfer = store.transfer("a", "upload")
+    request = UploadRequest("a", nothing(transfer.details), transfer)
+    with AtomicWriter(store.open_writer(request)) as file:
         file.write(b"some")
-    assert stored == [b"some"]
-    error = ZeroDivisionError()
-    failing = SpooledObject(upload, TransferSettings(), DETAILS)
-    failing.__enter__().write(b"more")
-    failing.__exit__(type(error), error, None)
-    assert stored == [b"some"]
+    assert shelf.objects == {"bucket/a": b"some"}
+    assert file.stored == Stored("shelf://bucket/a", 4)
+    failing = AtomicWriter(store.open_writer(request))
+    failing.write(b"more")
+    with pytest.raises(ZeroDivisionError), failing:
+        raise ZeroDivisionError
+    assert shelf.objects == {"bucket/a": b"some"}

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts
-from gllm_storage.s3.errors import TRANSIENT_CODES, TRANSIENT_STATUSES
+from gllm_storage.s3.errors import is_transient
 from gllm_storage.s3.http.endpoint import refusal_of, tls_context_of
 from gllm_storage.s3.http.guard import Listeners
 from gllm_storage.s3.http.operations import Operation, Request, operations_of
@@ -232,7 +232,7 @@ class DirectClient:
             else:
                 if not isinstance(outcome, ClientError):
                     return outcome
-                if attempt == self._policy.limit or not _is_transient(outcome):
+                if attempt == self._policy.limit or not is_transient(outcome):
                     outcome.response["ResponseMetadata"]["RetryAttempts"] = attempt - 1
                     raise outcome
                 unused = False
@@ -387,11 +387,6 @@ def _is_right_region(place: _Place, answer: Answer) -> bool:
     region = answer.headers.get("x-amz-bucket-region")
     scope = place.template.scope
     return answer.status not in _REDIRECTS and region is not None and scope is not None and scope.region == region
-
-
-def _is_transient(error: ClientError) -> bool:
-    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    return status in TRANSIENT_STATUSES or error.response["Error"].get("Code") in TRANSIENT_CODES
 
 
 def _rewind(body: Any) -> None:

@@ -17,7 +17,7 @@ from gllm_storage import AzureStorageClient, IntegrityError, ObjectExistsError, 
 from gllm_storage.errors import Remedy
 from gllm_storage.store.retry import no_waits
 from tests.faults import CallAfter
-from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of
+from tests.promises.faulty import AZURE, NAME, SMALL, behind_proxy, content_of
 from tests.rig import azure_config
 from tests.servers import AzureServer
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Servers
-    from tests.promises.clouds.faulty import Faulty
+    from tests.promises.faulty import Faulty
+
+LARGE = AZURE.large
 
 
 @pytest.fixture
@@ -43,9 +45,8 @@ def blob_of(faulty: Faulty, name: str = NAME) -> Any:
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "only said to be packed"])
-def test_what_is_stored_packed_is_downloaded_as_it_is_stored(
-    size: int, packed: bool, faulty: Faulty, tmp_path: Path
-) -> None:
+def test_content_encoding(size: int, packed: bool, faulty: Faulty, tmp_path: Path) -> None:
+    """A blob with ``Content-Encoding: gzip`` is downloaded as it is stored."""
     content = gzip.compress(content_of(size)) if packed else content_of(size)
     blob_of(faulty).upload_blob(content, content_settings=ContentSettings(content_encoding="gzip"))
     client = faulty.client()
@@ -55,7 +56,8 @@ def test_what_is_stored_packed_is_downloaded_as_it_is_stored(
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "blocks"])
-def test_a_blob_that_another_client_replaced_with_our_metadata_is_whole(size: int, faulty: Faulty, tmp_path: Path) -> None:
+def test_replaced_by_other(size: int, faulty: Faulty, tmp_path: Path) -> None:
+    """A blob that another client replaced, keeping the metadata, is not taken for damaged."""
     client, (old, new) = faulty.client(), (content_of(size, 1), content_of(size, 2))
     (tmp_path / "a").write_bytes(old)
     client.upload_file(tmp_path / "a", NAME)
@@ -65,9 +67,8 @@ def test_a_blob_that_another_client_replaced_with_our_metadata_is_whole(size: in
 
 
 @pytest.mark.parametrize("with_settings", [True, False])
-def test_a_blob_that_another_client_appended_to_with_our_metadata_is_whole(
-    with_settings: bool, faulty: Faulty, tmp_path: Path
-) -> None:
+def test_appended_by_other(with_settings: bool, faulty: Faulty, tmp_path: Path) -> None:
+    """A blob that another client appended to, keeping the metadata, is not taken for damaged."""
     client, content = faulty.client(), content_of(LARGE)
     (tmp_path / "a").write_bytes(content)
     client.upload_file(tmp_path / "a", NAME)
@@ -80,7 +81,8 @@ def test_a_blob_that_another_client_appended_to_with_our_metadata_is_whole(
     assert client.download_file(NAME, tmp_path / "b").read_bytes() == content + b"more"
 
 
-def test_a_blob_that_is_damaged_is_still_noticed(faulty: Faulty, tmp_path: Path) -> None:
+def test_damaged_blob(faulty: Faulty, tmp_path: Path) -> None:
+    """Damaged content under the old properties is an `IntegrityError`."""
     client, content = faulty.client(), content_of(LARGE)
     (tmp_path / "a").write_bytes(content)
     client.upload_file(tmp_path / "a", NAME)
@@ -94,9 +96,8 @@ def test_a_blob_that_is_damaged_is_still_noticed(faulty: Faulty, tmp_path: Path)
 
 
 @pytest.mark.parametrize("length", [12, 20, 48, 64])
-def test_blocks_with_binary_ids_that_another_tool_never_committed_are_in_nobodys_way(
-    length: int, faulty: Faulty, tmp_path: Path
-) -> None:
+def test_binary_block_ids(length: int, faulty: Faulty, tmp_path: Path) -> None:
+    """Uncommitted blocks of another tool, with binary ids, do not keep a blob from being created."""
     block_id = b"\x80" + random.Random(length).randbytes(length - 1)
     blob_of(faulty)._client.block_blob.stage_block(base64.b64encode(block_id).decode(), 1, body=b"q")
     (tmp_path / "a").write_bytes(content_of(LARGE))
@@ -106,7 +107,8 @@ def test_blocks_with_binary_ids_that_another_tool_never_committed_are_in_nobodys
 
 @pytest.mark.parametrize("kind", ["page", "append"])
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "blocks"])
-def test_a_create_over_a_blob_of_another_kind_is_a_conflict(kind: str, size: int, faulty: Faulty, tmp_path: Path) -> None:
+def test_create_over_other_kind(kind: str, size: int, faulty: Faulty, tmp_path: Path) -> None:
+    """An exclusive create over a page blob or an append blob is a conflict."""
     (tmp_path / "a").write_bytes(content_of(size))
     blob = blob_of(faulty)
     make = {"page": lambda: blob.create_page_blob(512), "append": blob.create_append_blob}[kind]
@@ -117,7 +119,8 @@ def test_a_create_over_a_blob_of_another_kind_is_a_conflict(kind: str, size: int
         faulty.client().upload_file(tmp_path / "a", NAME, check_conflict=True)
 
 
-def test_a_large_file_over_a_blob_of_another_kind_is_an_error_that_says_what_to_do(faulty: Faulty, tmp_path: Path) -> None:
+def test_replace_other_kind(faulty: Faulty, tmp_path: Path) -> None:
+    """A large upload over an append blob is an error with a remedy."""
     (tmp_path / "a").write_bytes(content_of(LARGE))
     blob_of(faulty).create_append_blob()
     with pytest.raises(StorageError, match="append blob") as caught:
@@ -126,7 +129,8 @@ def test_a_large_file_over_a_blob_of_another_kind_is_an_error_that_says_what_to_
 
 
 @pytest.mark.parametrize("host", ["dfs.core.windows.net", "blob.core.windows.net"])
-def test_a_url_that_names_the_account_is_understood_by_all_methods(host: str, faulty: Faulty, tmp_path: Path) -> None:
+def test_url_with_account(host: str, faulty: Faulty, tmp_path: Path) -> None:
+    """All methods accept a URL that names the account."""
     faulty.put(b"content")
     client = faulty.client()
     account = client.config["account_name"]
@@ -144,7 +148,8 @@ def test_a_url_that_names_the_account_is_understood_by_all_methods(host: str, fa
     assert faulty.rig.keys() == [NAME]
 
 
-def test_a_url_that_names_another_account_is_refused(faulty: Faulty, tmp_path: Path) -> None:
+def test_url_of_other_account(faulty: Faulty, tmp_path: Path) -> None:
+    """No method accepts a URL of another account."""
     client = faulty.client()
     url = f"abfs://models@another.dfs.core.windows.net/{faulty.rig.key(NAME)}"
     (tmp_path / "a").write_bytes(b"a")
@@ -166,7 +171,8 @@ def test_a_url_that_names_another_account_is_refused(faulty: Faulty, tmp_path: P
     assert faulty.rig.keys() == [NAME]
 
 
-def test_a_path_object_is_opened_and_listed(faulty: Faulty) -> None:
+def test_path_object(faulty: Faulty) -> None:
+    """A path object can be opened and listed."""
     faulty.put(b"content")
     path, filesystem = PurePosixPath(f"models/{faulty.rig.key(NAME)}"), faulty.client().filesystem
     with filesystem.open(path) as file:
@@ -174,13 +180,15 @@ def test_a_path_object_is_opened_and_listed(faulty: Faulty) -> None:
     assert filesystem.ls(path.parent, detail=False) == [str(path)]
 
 
-def test_containers_are_listed(faulty: Faulty) -> None:
+def test_containers(faulty: Faulty) -> None:
+    """The root lists the containers."""
     filesystem = faulty.client().filesystem
     assert "models" in filesystem.ls("", detail=False)
     assert "models" in [each["name"] for each in filesystem.ls("/", detail=True)]
 
 
-def test_with_a_listing_cache_our_own_writes_are_seen(servers: Servers) -> None:
+def test_listing_cache(servers: Servers) -> None:
+    """With adlfs's listing cache, a listing shows what this filesystem wrote."""
     from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - of the extra
 
     server = servers.get("azurite")
@@ -208,9 +216,8 @@ def test_with_a_listing_cache_our_own_writes_are_seen(servers: Servers) -> None:
     ],
     ids=str,
 )
-def test_metadata_and_settings_that_azure_does_not_take_are_refused_at_once(
-    options: dict[str, Any], error: type[Exception], faulty: Faulty, tmp_path: Path
-) -> None:
+def test_refused_metadata(options: dict[str, Any], error: type[Exception], faulty: Faulty, tmp_path: Path) -> None:
+    """Metadata and content settings that Azure does not accept are refused before a request."""
     (tmp_path / "a").write_bytes(b"a")
     client = faulty.client()
     with pytest.raises(error, match=r"metadata|content_settings"):
@@ -218,7 +225,8 @@ def test_metadata_and_settings_that_azure_does_not_take_are_refused_at_once(
     assert faulty.proxy.requests == []
 
 
-def test_no_log_and_no_traceback_shows_a_signature(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No log and no traceback shows a signature."""
     caplog.set_level(logging.INFO, "gllm_storage")
     token = "sv=2026-10-06&sr=c&sp=rcwl&se=2030-01-01T00%3A00%3A00Z&sig=c2VjcmV0LXNpZ25hdHVyZQ%3D%3D"
     config = {"container_name": "models", "account_name": "account", "sas_token": token}
@@ -236,7 +244,8 @@ def test_no_log_and_no_traceback_shows_a_signature(tmp_path: Path, caplog: pytes
     assert not any("c2VjcmV0" in text for text in shown)
 
 
-def test_a_certificate_file_that_is_gone_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_missing_ca_bundle(tmp_path: Path) -> None:
+    """A CA file that was deleted is a `StorageUnavailableError`."""
     (tmp_path / "ca.pem").write_text("")
     config = {
         "container_name": "models",

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage import ObjectExistsError
-from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of
+from tests.promises.faulty import AZURE, NAME, SMALL, behind_proxy, content_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Servers
 
+LARGE = AZURE.large
 
-def test_overwrite_false_of_adlfs_is_an_exclusive_create(servers: Servers, tmp_path: Path) -> None:
+
+def test_overwrite_false(servers: Servers, tmp_path: Path) -> None:
+    """``overwrite=False`` of adlfs is an exclusive create."""
     (tmp_path / "a").write_bytes(b"ours")
     with behind_proxy(AZURE, servers) as faulty:
         faulty.put(b"theirs")
@@ -30,7 +33,8 @@ def test_overwrite_false_of_adlfs_is_an_exclusive_create(servers: Servers, tmp_p
         faulty.assert_holds(b"ours")
 
 
-def test_an_argument_that_nobody_knows_is_refused(servers: Servers, tmp_path: Path) -> None:
+def test_unknown_argument(servers: Servers, tmp_path: Path) -> None:
+    """An unknown argument is refused."""
     (tmp_path / "a").write_bytes(b"a")
     with behind_proxy(AZURE, servers) as faulty:
         client = faulty.client()
@@ -40,7 +44,8 @@ def test_an_argument_that_nobody_knows_is_refused(servers: Servers, tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [0, SMALL, LARGE])
-def test_the_sdk_sees_md5_metadata_and_content_type(size: int, servers: Servers, tmp_path: Path) -> None:
+def test_properties(size: int, servers: Servers, tmp_path: Path) -> None:
+    """The SDK sees the MD5, the metadata and the content type."""
     content = content_of(size)
     (tmp_path / "a").write_bytes(content)
     with behind_proxy(AZURE, servers) as faulty:
@@ -54,7 +59,8 @@ def test_the_sdk_sees_md5_metadata_and_content_type(size: int, servers: Servers,
         assert bytes(found.content_settings.content_md5) == hashlib.md5(content, usedforsecurity=False).digest()
 
 
-def test_a_filesystem_that_nobody_uses_is_collected(servers: Servers) -> None:
+def test_collected(servers: Servers) -> None:
+    """A filesystem without references is collected."""
     with behind_proxy(AZURE, servers) as faulty:
         filesystem = faulty.client().filesystem
         assert filesystem.ls("models") is not None
@@ -64,7 +70,8 @@ def test_a_filesystem_that_nobody_uses_is_collected(servers: Servers) -> None:
         assert alive() is None
 
 
-def test_snapshots_do_not_keep_an_object_from_being_deleted(servers: Servers) -> None:
+def test_snapshots(servers: Servers) -> None:
+    """A blob with snapshots can be deleted."""
     with behind_proxy(AZURE, servers) as faulty:
         faulty.put(b"a")
         container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client

@@ -22,8 +22,10 @@ from gllm_storage import (
     StorageUnavailableError,
 )
 from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop, stopped_by
+from gllm_storage.errors import Remedy
 from gllm_storage.s3 import copy as copying
 from gllm_storage.s3.filesystem import S3FileSystem
+from gllm_storage.store.retry import RetryPolicy
 from tests.conftest import make_rig
 from tests.rig import BUCKET, MIB
 from tests.waiting import eventually, main_waits
@@ -230,7 +232,7 @@ def test_a_source_that_is_replaced_meanwhile_gives_a_copy_of_one_version(rig: Ri
 def test_a_source_that_is_replaced_again_and_again_is_given_up(
     rig: Rig, filesystem: S3FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying, "backoff", lambda _: None)
+    monkeypatch.setattr(RetryPolicy, "seconds", lambda *_: 0.0)
     put(rig, "a", CONTENT)
     contents = iter([OTHER, CONTENT] * 20)
     lock = threading.Lock()
@@ -240,8 +242,9 @@ def test_a_source_that_is_replaced_again_and_again_is_given_up(
             put(rig, "a", next(contents))
 
     filesystem.connection.client.meta.events.register_first("before-send.s3.UploadPartCopy", replace)
-    with pytest.raises(StorageUnavailableError, match="replaced again and again"):
+    with pytest.raises(StorageUnavailableError, match="replaced during each") as caught:
         filesystem.cp_file(path(rig, "a"), path(rig, "b"))
+    assert caught.value.remedy is Remedy.REPEAT
     assert rig.keys() == ["a"]
     assert rig.open_uploads() == []
 

@@ -16,7 +16,10 @@ from gllm_storage import IntegrityError, StorageError, get_storage_client
 from gllm_storage.concurrency.stop import Stop, stopped_by
 from gllm_storage.s3.body import ChecksumHeaders
 from gllm_storage.s3.filesystem import S3FileSystem
-from gllm_storage.s3.multipart import BotoEngine, MultipartUpload
+from gllm_storage.s3.multipart import MultipartUpload
+from gllm_storage.s3.probe import plan_overwrite
+from gllm_storage.s3.upload import S3Upload
+from gllm_storage.store.port import UploadRequest, nothing
 from tests.rig import BUCKET, MIB, SMALL_PARTS
 
 if TYPE_CHECKING:
@@ -82,14 +85,12 @@ def test_settings_for_every_request_go_with_every_request(
 
 
 def test_an_upload_that_was_given_up_is_aborted_by_a_thread_that_was_told_to_stop(moto_rig: Rig) -> None:
-    requests = moto_rig.client().filesystem.requests
-    created = requests.client.create_multipart_upload(Bucket=BUCKET, Key=moto_rig.key("a"))
-    engine = BotoEngine(requests.client, requests.parameters, ChecksumHeaders())
-
-    class Wanted:
-        place = {"Bucket": BUCKET, "Key": moto_rig.key("a")}  # noqa: RUF012 - read only
-
-    upload = MultipartUpload(engine, Wanted(), {})  # type: ignore[arg-type]  # all that an abort needs
+    store: Any = moto_rig.client().store
+    created = store.connection.client.create_multipart_upload(Bucket=BUCKET, Key=moto_rig.key("a"))
+    transfer = store.transfer(moto_rig.key("a"), "upload")
+    request = UploadRequest(moto_rig.key("a"), nothing(transfer.details), transfer)
+    wanted = S3Upload(request, store.requests, plan_overwrite(0, store.settings), store.settings)
+    upload = MultipartUpload(wanted, {}, transfer.stop)
     upload._upload_id = created["UploadId"]
     stop = Stop()
     stop.set()

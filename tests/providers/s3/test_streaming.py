@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from gllm_storage.s3.part_stream import part_size_of
 
 from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.concurrency.stop import Stop
@@ -28,6 +27,7 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from gllm_storage.s3.stream import part_size_of
 from tests.conftest import make_rig
 from tests.faults import (
     Action,

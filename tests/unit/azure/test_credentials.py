@@ -51,7 +51,8 @@ def client(server: AzureServer, **config: str) -> Any:
 
 
 @pytest.mark.parametrize("way", ["account_key", "connection_string", "sas_token", "sas_token with ?"])
-def test_every_way_to_name_the_account_works_by_verb_and_by_url(way: str, server: AzureServer, tmp_path: Path) -> None:
+def test_credentials(way: str, server: AzureServer, tmp_path: Path) -> None:
+    """Each kind of credential works for the verbs and by fsspec URL."""
     (tmp_path / "a").write_bytes(b"content")
     ways = {
         "account_key": {"account_key": server.account_key},
@@ -71,7 +72,8 @@ def test_every_way_to_name_the_account_works_by_verb_and_by_url(way: str, server
     assert mine.delete_file("a")
 
 
-def test_a_token_that_may_only_create_creates_and_is_told_of_a_conflict(server: AzureServer, tmp_path: Path) -> None:
+def test_create_only_token(server: AzureServer, tmp_path: Path) -> None:
+    """A token without read permission creates, and a conflict is reported."""
     (tmp_path / "a").write_bytes(b"content")
     mine = client(server, sas_token=container_sas(server, create=True, write=True))
     mine.upload_file(tmp_path / "a", "a", check_conflict=True)
@@ -82,13 +84,15 @@ def test_a_token_that_may_only_create_creates_and_is_told_of_a_conflict(server: 
 
 
 @pytest.mark.parametrize("verb", ["file_exists", "info", "delete_file"])
-def test_an_expired_token_is_denied_and_never_a_no(verb: str, server: AzureServer) -> None:
+def test_expired_token(verb: str, server: AzureServer) -> None:
+    """An expired token is an error, and not the answer that the object does not exist."""
     mine = client(server, sas_token=account_sas(server, -timedelta(hours=1)))
     with pytest.raises(AccessDeniedError) as caught:
         getattr(mine, verb)("a")
     assert "sig=" not in str(caught.value)
 
 
-def test_nobody_in_particular_is_denied_what_is_private(server: AzureServer) -> None:
+def test_anonymous_denied(server: AzureServer) -> None:
+    """Requests without credentials to a private container are denied."""
     with pytest.raises(AccessDeniedError):
         client(server, anonymous="true").file_exists("a")

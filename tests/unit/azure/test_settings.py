@@ -34,7 +34,8 @@ CONNECTION = f"DefaultEndpointsProtocol=https;AccountName=acc1;AccountKey={KEY};
         ({"container_name": "models", "account_name": "acc", "access_tier": "lukewarm"}, "'hot', 'cool'"),
     ],
 )
-def test_a_wrong_config_is_a_value_error_that_says_what_is_wrong(config: dict[str, str], told: str) -> None:
+def test_wrong_config(config: dict[str, str], told: str) -> None:
+    """A wrong config is a `ValueError` that names the mistake, and no secret."""
     with pytest.raises(ValueError, match="azure config") as caught:
         get_storage_client("azure", config)
     assert told in str(caught.value)
@@ -42,14 +43,16 @@ def test_a_wrong_config_is_a_value_error_that_says_what_is_wrong(config: dict[st
 
 
 @pytest.mark.parametrize("scheme", ["az", "abfs", "abfss", "azure"])
-def test_a_url_makes_a_client(scheme: str) -> None:
+def test_url(scheme: str) -> None:
+    """A URL of each scheme makes a client."""
     client = storage_client_from_url(f"{scheme}://models/team-a", {"account_name": "acc1", "anonymous": "true"})
     assert isinstance(client, AzureStorageClient)
     assert client.url("v3/a.bin") == "az://models/team-a/v3/a.bin"
     assert client._location.key("abfs://models/x") == "x"
 
 
-def test_a_url_may_name_the_account() -> None:
+def test_url_with_account() -> None:
+    """A URL may name the account."""
     client = storage_client_from_url("abfss://models@acc1.dfs.core.windows.net/team-a", {"anonymous": "true"})
     assert client == get_storage_client(
         "az", {"container_name": "models", "account_name": "acc1", "prefix": "team-a", "anonymous": "true"}
@@ -58,14 +61,16 @@ def test_a_url_may_name_the_account() -> None:
         storage_client_from_url("abfss://models@example.com/team-a")
 
 
-def test_the_account_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_account_of_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may name the account."""
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", CONNECTION)
     client: Any = storage_client_from_url("az://models/team-a")
     assert client.settings.account() == AzureAccount("acc1", connection_string=CONNECTION)
     assert client.filesystem.account_url == "https://acc1.blob.core.windows.net/"
 
 
-def test_an_account_that_is_given_comes_before_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A given account comes before the account of the environment."""
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", CONNECTION)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "dGhlIG90aGVy")
     client: Any = get_storage_client("az", {"container_name": "models", "account_name": "acc2", "sas_token": "?sig=x"})
@@ -74,7 +79,8 @@ def test_an_account_that_is_given_comes_before_that_of_the_environment(monkeypat
     assert "acc1" not in str(client.storage_options)
 
 
-def test_no_repr_shows_a_secret() -> None:
+def test_repr() -> None:
+    """No repr shows a secret."""
     for config in (
         {"container_name": "models", "connection_string": CONNECTION},
         {"container_name": "models", "account_name": "acc1", "account_key": KEY},
@@ -86,19 +92,22 @@ def test_no_repr_shows_a_secret() -> None:
         assert KEY not in repr(client.settings.account())
 
 
-def test_a_backslash_is_refused_because_azurite_makes_a_slash_of_it() -> None:
+def test_backslash() -> None:
+    """A backslash in a key is refused, because Azurite turns it into a slash."""
     client: Any = get_storage_client("az", {"container_name": "models", "account_name": "acc1", "anonymous": "true"})
     with pytest.raises(ValueError, match="does not keep"):
         client.url("a\\b")
 
 
-def test_a_connection_string_that_the_sdk_cannot_read_is_a_storage_error() -> None:
+def test_unreadable_string() -> None:
+    """A connection string that the SDK cannot read is a `StorageError`."""
     client: Any = get_storage_client("az", {"container_name": "models", "connection_string": "AccountName=x;y"})
     with pytest.raises(StorageError, match="Check the account"):
         client.file_exists("a")
 
 
-def test_credential_objects_of_adlfs_are_refused_and_not_dropped() -> None:
+def test_credential_object() -> None:
+    """A credential object of adlfs is refused, and not ignored."""
     from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - it imports the SDK
 
     with pytest.raises(ValueError, match="credential objects"):

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ProfileNotFound
 
 from gllm_storage import get_storage_client
-from gllm_storage.s3.connection import Connection
+from gllm_storage.s3.connection import Endpoint
 from gllm_storage.s3.http import client as direct_client
 from tests.promises.s3.faulty import NAME, behind_proxy
 
@@ -57,7 +57,7 @@ def test_where_the_direct_engine_breaks_boto3_does_everything_and_one_line_says_
 
 def test_a_profile_that_does_not_exist_is_no_reason_to_go_on() -> None:
     with pytest.raises(ProfileNotFound):
-        Connection({"region_name": "us-east-1"}, {}, profile_name="nobody").make_client()
+        Endpoint({"region_name": "us-east-1"}, {}, profile_name="nobody").make_client()
 
 
 def test_many_objects_go_one_by_one_where_the_direct_engine_breaks(

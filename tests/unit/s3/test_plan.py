@@ -7,17 +7,17 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from gllm_storage.s3.plan import (
-    MAX_PUT,
-    S3TransferSettings,
+
+from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning
+from gllm_storage.s3.probe import (
+    ALL_ENFORCED,
+    Condition,
+    ConditionalWrites,
     UploadPlan,
-    check_transfer_settings,
     plan_create,
     plan_overwrite,
 )
-
-from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning
-from gllm_storage.s3.probe import ALL_ENFORCED, Condition, ConditionalWrites
+from gllm_storage.s3.settings import MAX_PUT, S3TransferSettings, check_transfer_settings
 from gllm_storage.settings import MIB
 from gllm_storage.store.transfer import MAX_PARTS, part_size_for
 

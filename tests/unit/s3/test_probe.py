@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from gllm_storage.s3.connection import Connection, is_amazon
+from gllm_storage.errors import StorageError
+from gllm_storage.s3.connection import Endpoint, is_amazon
 from gllm_storage.s3.probe import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
 from tests.waiting import PATIENCE
 
@@ -44,7 +45,7 @@ OTHERS = [
 def made(**client_options: Any) -> Any:
     """A boto3 client, as a filesystem makes it."""
     profile = client_options.pop("profile_name", None)
-    return Connection({"region_name": "eu-central-1", **client_options}, {}, profile_name=profile).make_client()
+    return Endpoint({"region_name": "eu-central-1", **client_options}, {}, profile_name=profile).make_client()
 
 
 @pytest.mark.parametrize("url", AMAZON)
@@ -150,7 +151,8 @@ class Store:
 
     def ask(self, bucket: str = "models", folder: str = "team/", **common: str) -> ConditionalWrites:
         client: Any = self
-        return conditional_writes(client, bucket, folder, lambda _: dict(common))
+        connection: Any = SimpleNamespace(client=client, is_amazon=is_amazon(client), parameters=lambda _: dict(common))
+        return conditional_writes(connection, bucket, folder)
 
     def _log(self, name: str, parameters: dict[str, Any], failure: Exception | None = None) -> None:
         self.requests.append((name, parameters))
@@ -185,8 +187,9 @@ FAILURES = {
 @pytest.mark.parametrize("broken", FAILURES.values(), ids=FAILURES)
 def test_a_probe_that_fails_leaves_nothing_and_is_not_remembered(broken: Callable[[], Store]) -> None:
     store = broken()
-    with pytest.raises((ClientError, EndpointConnectionError, KeyboardInterrupt)):
+    with pytest.raises((StorageError, KeyboardInterrupt)) as caught:
         store.ask()
+    assert isinstance(caught.value.__cause__ or caught.value, (ClientError, EndpointConnectionError, KeyboardInterrupt))
     assert (store.objects, store.uploads) == (set(), set())
     healed = Store(store.url, put=failed(412), complete=failed(412))
     assert healed.ask() == ALL_ENFORCED

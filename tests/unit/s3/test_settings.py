@@ -38,6 +38,11 @@ def credentials(client: Any) -> tuple[str, str, str | None]:
     return found.access_key, found.secret_key, found.token
 
 
+def attempts(client: Any) -> tuple[int, Any]:
+    """How often a request is sent by the library's policy, and the settings of botocore's retries."""
+    return client._policy.limit, client.meta.config.retries
+
+
 BOTO3: dict[str, tuple[dict[str, str], Callable[[Any], Any], Any]] = {
     "endpoint_url": ({"endpoint_url": "http://127.0.0.1:9"}, lambda c: c.meta.endpoint_url, "http://127.0.0.1:9"),
     "region_name": ({"region_name": "eu-central-1"}, lambda c: c.meta.region_name, "eu-central-1"),
@@ -47,9 +52,9 @@ BOTO3: dict[str, tuple[dict[str, str], Callable[[Any], Any], Any]] = {
     "addressing_style": ({"addressing_style": "path"}, lambda c: c.meta.config.s3["addressing_style"], "path"),
     "connect_timeout": ({"connect_timeout": "500ms"}, lambda c: c.meta.config.connect_timeout, 0.5),
     "read_timeout": ({"read_timeout": "2m"}, lambda c: c.meta.config.read_timeout, 120.0),
-    "max_attempts": ({"max_attempts": "3"}, lambda c: c.meta.config.retries["total_max_attempts"], 3),
+    "max_attempts": ({"max_attempts": "3"}, attempts, (3, {"mode": "standard", "total_max_attempts": 3})),
     "default timeouts": ({}, lambda c: (c.meta.config.connect_timeout, c.meta.config.read_timeout), (10.0, 60.0)),
-    "default attempts": ({}, lambda c: c.meta.config.retries, {"mode": "standard", "total_max_attempts": 5}),
+    "default attempts": ({}, attempts, (5, {"mode": "standard", "total_max_attempts": 5})),
     "connections": (
         {"max_concurrency": "40"},
         lambda c: c.meta.config.max_pool_connections >= 40,
@@ -108,7 +113,7 @@ OPERATIONS = set[str]().union(*(operations for _, _, _, operations in REQUESTS.v
 @pytest.mark.parametrize("key", REQUESTS)
 def test_a_key_arrives_in_the_requests_that_take_it(key: str) -> None:
     value, parameter, sent, operations = REQUESTS[key]
-    requests = S3StorageClient({**BUCKET, "region_name": "us-east-1", key: value}).filesystem.requests
+    requests = S3StorageClient({**BUCKET, "region_name": "us-east-1", key: value}).filesystem.connection
     assert {each for each in OPERATIONS if requests.parameters(each).get(parameter) == sent} >= operations
 
 
@@ -164,16 +169,17 @@ EVERYTHING = {
 
 @pytest.mark.parametrize("config", [{}, {"anonymous": "true"}, {"profile_name": "p"}, {"sign_bodies": "never"}, EVERYTHING])
 def test_the_verbs_reach_the_store_as_the_filesystem_of_the_same_options_does(config: dict[str, str]) -> None:
-    settings = S3StorageClient({**BUCKET, **config}).settings
-    alone = S3FileSystem(**settings.filesystem_options(), skip_instance_cache=True)
-    assert settings.connection() == alone.connections.connection
-    assert settings.parameters() == {**alone.s3_additional_kwargs, **alone.req_kw}
-    assert settings.transfer() == alone.transfer
+    client: Any = S3StorageClient({**BUCKET, **config})
+    alone = S3FileSystem(**client.settings.filesystem_options(), skip_instance_cache=True)
+    connection = client.store.connection
+    assert connection.endpoint == alone.connection.endpoint
+    assert connection._parameters == {**alone.s3_additional_kwargs, **alone.req_kw}
+    assert connection.settings == alone.connection.settings
 
 
 def test_the_verbs_and_the_filesystem_of_a_client_share_their_connections() -> None:
-    client = S3StorageClient({**BUCKET, **PAIR, "region_name": "us-east-1"})
-    assert client.filesystem.store is client._s3.get()
+    client: Any = S3StorageClient({**BUCKET, **PAIR, "region_name": "us-east-1"})
+    assert client.filesystem.bucket_store("models") is client.store
     assert client.filesystem.connection.client is client.store.connection.client
 
 

@@ -10,7 +10,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from gllm_storage.s3.connection import Connection as Settings
+from gllm_storage.s3.connection import Endpoint
 from gllm_storage.s3.http import template
 from gllm_storage.s3.http.pool import Pool
 from gllm_storage.s3.http.wire import Server
@@ -194,23 +194,23 @@ def made_client(
         config: Options of botocore's ``Config``.
         attempts: How often a request is sent in all.
         engine: Which one.
-        options: Those of `Settings`; others are boto3's for the client.
+        options: Those of `Endpoint`; others are boto3's for the client.
     """
     ours = {name: options.pop(name) for name in ("anonymous", "sign_bodies", "profile_name") if name in options}
     keys = {} if ours.get("anonymous") or ours.get("profile_name") else KEYS
-    settings = Settings(
+    endpoint = Endpoint(
         client_options={"endpoint_url": url, "region_name": "us-east-1", **keys, **options},
         config_options={
             "s3": {"addressing_style": "path"},
             "connect_timeout": PATIENCE,
             "read_timeout": PATIENCE,
-            "retries": {"mode": "standard", "total_max_attempts": attempts},
             **(config or {}),
         },
+        max_attempts=attempts,
         engine=engine,
         **ours,
     )
-    client: Any = settings.make_client()
+    client: Any = endpoint.make_client()
     found: DirectClient = client
     return found
 

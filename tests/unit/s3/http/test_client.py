@@ -20,9 +20,9 @@ from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.errors import AccessDeniedError
 from gllm_storage.s3.body import ViewSection
 from gllm_storage.s3.filesystem import S3FileSystem
-from gllm_storage.s3.http import client as client_module
 from gllm_storage.s3.http.client import DirectClient
 from gllm_storage.s3.http.wire import Connection
+from gllm_storage.store import retry
 from tests.unit.s3.http.scripted import (
     EMPTY,
     OK,
@@ -129,7 +129,7 @@ def test_what_will_not_pass_is_not_tried_again(status: int, code: str) -> None:
 
 
 def test_a_kept_connection_that_was_given_up_costs_an_attempt_but_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_FIRST_WAIT", 100.0)
+    monkeypatch.setattr(retry, "S3_FIRST_WAIT", 100.0)
     with ScriptedServer(OK, hang_up, OK) as server:
         client = server.client(attempts=2)
         for _ in range(2):

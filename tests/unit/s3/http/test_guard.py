@@ -198,7 +198,7 @@ def filesystem(**options: Any) -> S3FileSystem:
 def test_moto_sees_all_that_a_filesystem_does_at_any_size(first: bool, tmp_path: Any) -> None:
     fs = filesystem(part_size=5 * 2**20, multipart_threshold=5 * 2**20)
     if not first:
-        assert fs.store.requests.client.refusal is None  # type: ignore[attr-defined]
+        assert fs.connection.client.refusal is None  # type: ignore[attr-defined]
     files = {f"bucket/{number}": bytes([number]) * number for number in range(20)}
     with mock_aws():
         plain = boto3.session.Session().client("s3", region_name="us-east-1")

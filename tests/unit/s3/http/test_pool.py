@@ -188,7 +188,7 @@ def test_a_stop_of_a_whole_transfer_ends_the_requests_of_its_attempts_once() -> 
             pool.request(HEAD)
         attempt.set()
         whole.set()
-    assert (whole._callbacks, attempt._endings) == ([], [])
+    assert (whole._callbacks, attempt._callbacks) == ([], [])
 
 
 def test_a_late_stop_does_not_end_the_request_of_the_next_user_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
