@@ -284,7 +284,7 @@ class GCSStore(ObjectStore):
     def _delete_batch(self, keys: Sequence[str], details: ErrorDetails) -> None:
         with translated(details):
             deleted = self.requests.delete_batch(self.bucket, keys, details)
-        # A request of its own for each of the others: it repeats what is transient, and says what is wrong.
+        # A request of its own for each of the others: it is retried, and its error names the object.
         for key, is_deleted in zip(keys, deleted, strict=True):
             if not is_deleted:
                 self._delete_if_there(key)

@@ -115,7 +115,7 @@ class GCSWrite:
             self._session.discard()
 
     def judge(self, error: Exception) -> Answer:
-        """What an answer of Google, or none, says about the write."""
+        """The meaning of Google's answer, or of a missing one."""
         if not isinstance(error, SDK_ERRORS) or is_flipped(error):
             return Answer.FAILED
         status = error.status if isinstance(error, RefusedError) else 0

@@ -1,4 +1,4 @@
-"""What `requests` sends for GCS and Azure: bodies that stop in their middle when their transfer is given up."""
+"""Request bodies for `requests`, which GCS and Azure use: they end in the middle when the transfer is cancelled."""
 
 from __future__ import annotations
 

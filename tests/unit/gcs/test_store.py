@@ -104,14 +104,22 @@ def test_version_gone(recorder: Recorder) -> None:
     assert {each.query["sourceGeneration"] for each in recorder.requests} == {"17"}
 
 
-def test_cancelled_copy(recorder: Recorder) -> None:
-    """A cancelled copy sends no further request."""
-    stop = Stop()
-    recorder.rewrites += [unfinished("t0")]
-    stop.set()
+def test_cancelled_copy(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that is cancelled between two of its requests sends no further one."""
+    stop, store = Stop(), store_of(recorder)
+    recorder.rewrites += [unfinished("t0"), unfinished("t1")]
+    sent, rewrite = [], store._rewrite
+
+    def rewrite_and_cancel(*args: Any) -> dict[str, Any]:
+        sent.append(rewrite(*args))
+        if len(sent) == 2:
+            stop.set()
+        return sent[-1]
+
+    monkeypatch.setattr(store, "_rewrite", rewrite_and_cancel)
     with pytest.raises(TransferStopped):
-        copy(store_of(recorder), stop=stop)
-    assert [each.method for each in recorder.requests] == ["POST", "GET"]
+        copy(store, stop=stop)
+    assert [each.method for each in recorder.requests] == ["POST", "GET", "POST"]
 
 
 @pytest.mark.parametrize("answer", [(200, {}), (200, {"done": False})], ids=["empty", "no-token"])
