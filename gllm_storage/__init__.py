@@ -1,6 +1,6 @@
 """Store model artifacts in S3, GCS, Azure, a local folder or memory, and open them by fsspec URL.
 
-Exclusive creates never overwrite, downloads are complete and verified, and a provider is swapped by changing a URL scheme::
+Exclusive creates never overwrite, downloads are complete and verified, and another URL scheme selects another provider::
 
     from gllm_storage import storage_client_from_url
 
@@ -87,7 +87,7 @@ def __dir__() -> list[str]:
 
 
 class _MovedModule(_ModuleType):
-    """A module of version 0.1.0 that pickles still name; its contents are imported from their new module on first use."""
+    """A module path of version 0.1.0 that existing pickles contain. Its names are imported from the new module on use."""
 
     def __init__(self, old_name: str, new_name: str) -> None:
         super().__init__(old_name)

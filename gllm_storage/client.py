@@ -20,9 +20,11 @@ class CloudStorageClient(ABC):
     This class defines the interface that all cloud storage implementations must follow. It provides methods for uploading
     and downloading files from cloud storage services.
 
-    A third party implements the four abstract verbs and nothing else. What stands below them (`url`, `open`, `info`,
-    `list_files`, `list_folder`, `filesystem`, `storage_options`) then raises `NotImplementedError`; `FsspecStorageClient`
-    has all of it.
+    A third party's client needs the four abstract methods only. The others (`url`, `open`, `info`, `list_files`,
+    `list_folder`, `filesystem`, `storage_options`) raise `NotImplementedError` by default; `FsspecStorageClient` implements
+    them all.
+
+    Clients of one class are equal if their configs are equal. A repr shows the keys of a config and none of its values.
     """
 
     def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
@@ -48,7 +50,7 @@ class CloudStorageClient(ABC):
         Raises:
             ValueError: If the provider is not supported.
         """
-        from gllm_storage.registry import CloudStorageRegistry  # noqa: PLC0415 - the registry knows the clients
+        from gllm_storage.registry import CloudStorageRegistry  # noqa: PLC0415 - the registry imports this module
 
         return CloudStorageRegistry.get_client(provider, config)
 
@@ -117,38 +119,91 @@ class CloudStorageClient(ABC):
         """
 
     def url(self, remote_path: str) -> str:
-        """The URL of a file, whether it exists or not; `upload_file` returns the same."""
-        raise self._only_verbs("url")
+        """The URL of a file, whether it exists or not. `upload_file` returns the same URL.
+
+        Args:
+            remote_path: Path in the cloud storage.
+
+        Raises:
+            ValueError: If the path is not valid.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("url")
 
     def open(self, remote_path: str, mode: str = "rb", **kwargs: Any) -> Any:
-        """Open a file in cloud storage as a Python file object."""
-        raise self._only_verbs("open")
+        """Open a file in cloud storage as a Python file object.
+
+        Args:
+            remote_path: Path in the cloud storage.
+            mode: As for the built-in `open`.
+            **kwargs: Options of the client's filesystem.
+
+        Raises:
+            FileNotFoundError: If the file is opened for reading and does not exist.
+            FileExistsError: If the mode is exclusive (``"x"``) and the file exists.
+            RuntimeError: If the store refuses or cannot be reached.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("open")
 
     def info(self, remote_path: str) -> ObjectInfo:
-        """What the store knows of a file now."""
-        raise self._only_verbs("info")
+        """Size, ETag, time, checksum and metadata of a file, as the store has them now.
+
+        Args:
+            remote_path: Path in the cloud storage.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            RuntimeError: If the request fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("info")
 
     def list_files(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All files whose path begins with `prefix`, in key order."""
-        raise self._only_verbs("list_files")
+        """All files whose path begins with a prefix, in key order.
+
+        Args:
+            prefix: Beginning of a path; all files of the client if empty.
+
+        Raises:
+            RuntimeError: If listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("list_files")
 
     def list_folder(self, folder: str = "") -> Iterator[ObjectInfo | str]:
-        """What is directly in a folder: objects, and URLs of folders, which end with ``/``."""
-        raise self._only_verbs("list_folder")
+        """The files directly in a folder, and the URLs of the folders in it, which end with ``/``.
+
+        Args:
+            folder: Path of the folder; the client's own prefix if empty.
+
+        Raises:
+            RuntimeError: If listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("list_folder")
 
     @property
     def filesystem(self) -> AbstractFileSystem:
-        """The fsspec filesystem that the client uses."""
-        raise self._only_verbs("filesystem")
+        """The fsspec filesystem of the same store.
+
+        Raises:
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("filesystem")
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """What pandas, torch and dask need beside a URL."""
-        raise self._only_verbs("storage_options")
+        """The ``storage_options`` that pandas, torch and dask need beside a URL.
 
-    def _only_verbs(self, name: str) -> NotImplementedError:
+        Raises:
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("storage_options")
+
+    def _not_implemented(self, name: str) -> NotImplementedError:
         return NotImplementedError(
-            f"{type(self).__name__} has the four verbs only, and no {name}; FsspecStorageClient has it"
+            f"{type(self).__name__} implements only the four abstract methods, not {name!r}; FsspecStorageClient has it"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -160,10 +215,10 @@ class CloudStorageClient(ABC):
         return hash((type(self), self._identity()))
 
     def __repr__(self) -> str:
-        # Which of an unknown provider's keys are secrets, nobody knows: show none of the values.
+        # Any key of a third party's config may be a secret, so no value is shown.
         keys = ", ".join(sorted(getattr(self, "config", {})))
         return f"{type(self).__name__}(config keys: {keys})"
 
     def _identity(self) -> object:
-        """What makes two clients of one class equal; hashable."""
+        """A hashable value that is equal for equal clients of one class."""
         return tuple(sorted(getattr(self, "config", {}).items()))

@@ -1,4 +1,4 @@
-"""`FsspecStorageClient`: the verbs, written once, on any fsspec filesystem."""
+"""`FsspecStorageClient`: the methods of all built-in clients, on an `ObjectStore`; and the provider ``fsspec``."""
 
 from __future__ import annotations
 
@@ -29,17 +29,25 @@ if TYPE_CHECKING:
 
 
 class FsspecStorageClient(CloudStorageClient):
-    """Storage client on any fsspec filesystem, and the base of the built-in clients.
+    """Storage client for any fsspec filesystem, and the base class of the built-in clients.
 
-    As provider ``fsspec`` it stores by any protocol that fsspec knows (``sftp``, ``webdav``, ``hdfs``, …). The verbs work
-    there; ``check_conflict=True`` is refused, because fsspec promises no exclusive create.
+    As provider ``fsspec`` it uses any protocol that fsspec knows (``sftp``, ``webdav``, ``hdfs``, …). There it refuses
+    ``check_conflict=True``, because fsspec does not promise exclusive creates.
 
-    Clients may be shared by threads, pickled, and used in a forked child. Two are equal if their settings are.
+    Threads may share a client. It can be pickled, and used in a forked child. Two clients are equal if their settings are.
+
+    Example:
+        >>> from gllm_storage import storage_client_from_url
+        >>> client = storage_client_from_url("memory://models/team-a")  # likewise s3://, gs://, az://, file://
+        >>> client.upload_file("model.safetensors", "v3/model.safetensors")
+        'memory://models/team-a/v3/model.safetensors'
+        >>> client.file_exists("v3/model.safetensors")
+        True
     """
 
     provider: ClassVar[str] = "fsspec"
     settings_class: ClassVar[type[DataclassInstance] | None] = None
-    """What the config is read into; None if it takes any key."""
+    """The dataclass of the config's keys; None if the config takes any key."""
 
     def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
         """Initialize the client.
@@ -47,16 +55,16 @@ class FsspecStorageClient(CloudStorageClient):
         Args:
             config: Configuration parameters:
 
-                - url: The folder of the objects, as in ``"sftp://host/folder"``.
-                - any other key is a storage option of that filesystem.
+                - url: The folder of the objects, such as ``"sftp://host/folder"``.
+                - any other key: a storage option of that filesystem.
 
         Raises:
-            ValueError: If the configuration is wrong: one error that names all mistakes.
+            ValueError: If the configuration is wrong. One error names all mistakes.
         """
         require_mapping(config, self.provider)
         super().__init__(config)
         self._location = self.read_config(config)
-        # Both may hold connections or an event loop, which must not cross a fork.
+        # Both may have connections or an event loop, which must not cross a fork.
         self._store: PerProcess[ObjectStore] = PerProcess(self.make_store)
         self._filesystem: PerProcess[AbstractFileSystem] = PerProcess(self.make_filesystem)
 
@@ -114,58 +122,72 @@ class FsspecStorageClient(CloudStorageClient):
 
     @classmethod
     def config_from_url(cls, url: str) -> dict[str, str]:
-        """The config that a URL stands for.
+        """The config of a client for a URL, as `storage_client_from_url` makes it.
 
         Raises:
-            ValueError: If it is no URL of this provider.
+            ValueError: If the URL is not one of this provider.
         """
         return {"url": url}
 
     @classmethod
     def config_keys(cls) -> tuple[str, ...]:
-        """The keys that the config takes, sorted; none for the provider ``fsspec``, which passes on any."""
+        """The keys of the config, sorted; empty for the provider ``fsspec``, which takes any key."""
         return keys_of(cls.settings_class) if cls.settings_class else ()
 
     def upload_file(self, local_path: str | Path, remote_path: str, check_conflict: bool = False) -> str:
-        """Upload a file.
+        """Upload a file. After an error or Ctrl-C the store is unchanged.
 
         Args:
             local_path: Path to the local file to upload.
-            remote_path: Where to store it: relative to the prefix, from the bucket's root if it begins with ``/``, or a
-                URL of this store.
-            check_conflict: When True, fail if there is an object already, atomically: of any number of writers, one
-                succeeds. Defaults to False, which replaces what is there.
+            remote_path: Path of the object: relative to the client's prefix, or from the bucket's root if it begins with
+                ``/``, or a URL of this store.
+            check_conflict: When True, fail atomically if the object already exists: of several writers at a time, exactly
+                one succeeds. Defaults to False, which replaces an existing object.
 
         Returns:
-            URL of the stored object, which `fsspec.open` takes with `storage_options`.
+            URL of the stored object. `fsspec.open` takes it together with `storage_options`.
 
         Raises:
-            ValueError: If the remote path is impossible.
+            ValueError: If the remote path is not valid.
             FileNotFoundError: If the local file does not exist.
             FileExistsError: If check_conflict is True and the object exists (`ObjectExistsError`).
-            RuntimeError: If the upload fails (`StorageError`); nothing was changed then.
+            RuntimeError: If the upload fails (`StorageError`); `ConflictCheckUnsupportedError` if check_conflict is True and
+                the store cannot create exclusively.
+
+        Example:
+            >>> client.upload_file("model.safetensors", "v4/model.safetensors", check_conflict=True)
+            'memory://models/team-a/v4/model.safetensors'
+            >>> client.upload_file("model.safetensors", "v4/model.safetensors", check_conflict=True)
+            Traceback (most recent call last):
+                ...
+            gllm_storage.errors.ObjectExistsError: memory://models/team-a/v4/model.safetensors exists and was not changed...
         """
         return self.upload_with_progress(local_path, remote_path, None, check_conflict=check_conflict)
 
     def download_file(self, remote_path: str, local_path: str | Path) -> Path:
-        """Download a file. The local file is complete and verified, or as it was before.
+        """Download a file. It appears complete and verified; after an error the local file is unchanged.
 
         Args:
             remote_path: Path of the object, as in `upload_file`.
-            local_path: Where to save it; folders are made.
+            local_path: Path of the local file; missing folders are created, an existing file is replaced.
 
         Returns:
             Path to the downloaded file.
 
         Raises:
-            ValueError: If the remote path is impossible.
+            ValueError: If the remote path is not valid.
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
-            RuntimeError: If the download fails (`StorageError`).
+            RuntimeError: If the download fails (`StorageError`); `IntegrityError` if the content does not match its
+                checksum.
+
+        Example:
+            >>> client.download_file("v3/model.safetensors", "copy.safetensors")
+            PosixPath('copy.safetensors')
         """
         return self.download_with_progress(remote_path, local_path, None)
 
     def file_exists(self, remote_path: str) -> bool:
-        """Check whether an object exists now. A prefix of other objects does not count.
+        """Check whether an object exists now. A folder (a prefix of other objects) does not count as an object.
 
         Args:
             remote_path: Path to check, as in `upload_file`.
@@ -174,8 +196,12 @@ class FsspecStorageClient(CloudStorageClient):
             True if the object exists, False if it does not.
 
         Raises:
-            ValueError: If the remote path is impossible.
-            RuntimeError: If it cannot be told (`StorageError`).
+            ValueError: If the remote path is not valid.
+            RuntimeError: If the request fails (`StorageError`); `AccessDeniedError` without read permission.
+
+        Example:
+            >>> client.file_exists("v3/model.safetensors"), client.file_exists("v3")
+            (True, False)
         """
         with timed():
             try:
@@ -194,11 +220,15 @@ class FsspecStorageClient(CloudStorageClient):
             True.
 
         Raises:
-            ValueError: If the remote path is impossible.
+            ValueError: If the remote path is not valid.
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
             RuntimeError: If the deletion fails (`StorageError`).
+
+        Example:
+            >>> client.delete_file("v4/model.safetensors")
+            True
         """
-        # In a thread: Ctrl-C, which interrupts the main thread, must not leave the request in progress.
+        # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after the call.
         delete = partial(self.store.delete, self._location.key(remote_path))
         with timed():
             run_all([delete], 1, Stop(running_stop()))
@@ -207,20 +237,27 @@ class FsspecStorageClient(CloudStorageClient):
     def upload_with_progress(
         self, local_path: str | Path, remote_path: str, callback: Callback | None, *, check_conflict: bool = False
     ) -> str:
-        """As `upload_file`, watched.
+        """Upload a file as `upload_file` does, and report the progress.
 
         Args:
             local_path: As in `upload_file`.
             remote_path: As in `upload_file`.
-            callback: An fsspec callback, such as ``fsspec.callbacks.TqdmCallback()``; told the size, and the bytes as they
-                are sent; more than the size where something had to be sent again. None if nobody watches.
+            callback: An fsspec callback. It receives the size in bytes, then the number of bytes as they are sent, together
+                never more than the size. None reports nothing.
             check_conflict: As in `upload_file`.
 
         Returns:
             URL of the stored object.
 
         Raises:
-            Exception: What `upload_file` raises.
+            Exception: As `upload_file`.
+
+        Example:
+            >>> from fsspec.callbacks import Callback
+            >>> callback = Callback()  # or fsspec.callbacks.TqdmCallback() for a progress bar
+            >>> url = client.upload_with_progress("model.safetensors", "v3/model.safetensors", callback)
+            >>> callback.value == callback.size
+            True
         """
         key = self._location.key(remote_path)
         store = self.store
@@ -232,7 +269,7 @@ class FsspecStorageClient(CloudStorageClient):
         return self._location.url(key)
 
     def download_with_progress(self, remote_path: str, local_path: str | Path, callback: Callback | None) -> Path:
-        """As `download_file`, watched.
+        """Download a file as `download_file` does, and report the progress.
 
         Args:
             remote_path: As in `download_file`.
@@ -243,7 +280,7 @@ class FsspecStorageClient(CloudStorageClient):
             Path to the downloaded file.
 
         Raises:
-            Exception: What `download_file` raises.
+            Exception: As `download_file`.
         """
         key = self._location.key(remote_path)
         with timed():
@@ -251,81 +288,132 @@ class FsspecStorageClient(CloudStorageClient):
         return Path(local_path)
 
     def url(self, remote_path: str) -> str:
-        """The URL of an object, whether it exists or not; `upload_file` returns the same.
+        """The URL of an object, whether it exists or not. `upload_file` returns the same URL.
+
+        Args:
+            remote_path: Path of the object, as in `upload_file`.
 
         Raises:
-            ValueError: If the remote path is impossible.
+            ValueError: If the remote path is not valid.
+
+        Example:
+            >>> client.url("v3/model.safetensors")
+            'memory://models/team-a/v3/model.safetensors'
+            >>> client.url("/other/model.safetensors")
+            'memory://models/other/model.safetensors'
         """
         return self._location.url(self._location.key(remote_path))
 
     def open(self, remote_path: str, mode: str = "rb", **kwargs: Any) -> Any:
-        """Open an object as a Python file object, by the client's filesystem.
+        """Open an object as a Python file object.
+
+        A file that is written appears when it is closed. If a ``with`` block ends with an exception, nothing is stored. (The
+        provider ``fsspec`` leaves this to the filesystem below it.)
 
         Args:
             remote_path: Path of the object, as in `upload_file`.
-            mode: As for the built-in `open`: ``"rb"``, ``"r"``, ``"wb"``, ``"w"``, ``"xb"``, ….
-            **kwargs: What the filesystem's own `open` takes, such as ``block_size`` or ``encoding``.
+            mode: As for the built-in `open`: ``"rb"``, ``"r"``, ``"wb"``, ``"w"``, ``"xb"`` (exclusive), ….
+            **kwargs: Options of the filesystem's `open`, such as ``block_size`` in bytes, or ``encoding``.
 
         Raises:
-            ValueError: If the remote path is impossible.
+            ValueError: If the remote path is not valid.
             FileNotFoundError: If the object is opened for reading and does not exist.
             FileExistsError: If the mode is exclusive and the object exists.
             RuntimeError: If the store refuses or cannot be reached (`StorageError`).
+
+        Example:
+            >>> with client.open("v3/config.json", "w") as file:
+            ...     _ = file.write("{}")
+            >>> with client.open("v3/config.json") as file:
+            ...     file.read()
+            b'{}'
         """
         return self.filesystem.open(self._location.path(self._location.key(remote_path)), mode, **kwargs)
 
     def info(self, remote_path: str) -> ObjectInfo:
-        """What the store knows of an object now.
+        """Size, ETag, time, checksum and metadata of an object, as the store has them now.
+
+        Args:
+            remote_path: Path of the object, as in `upload_file`.
 
         Raises:
-            ValueError: If the remote path is impossible.
+            ValueError: If the remote path is not valid.
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
-            RuntimeError: If it cannot be told (`StorageError`).
+            RuntimeError: If the request fails (`StorageError`).
+
+        Example:
+            >>> client.info("v3/config.json").size
+            2
         """
         with timed():
             return self.store.info(self._location.key(remote_path))
 
     def list_files(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All objects whose path begins with `prefix`, at any depth, in key order.
+        """All objects whose path begins with a prefix, at any depth, in key order.
 
         Args:
-            prefix: The beginning of a remote path, with or without a ``/`` at its end: ``"v3"`` also begins ``"v30/x"``.
+            prefix: Beginning of a remote path, with or without a ``/`` at the end. ``"v3"`` also matches ``"v30/x"``. All
+                objects of the client if empty.
 
         Raises:
-            ValueError: If no remote path can begin so.
-            RuntimeError: If listing fails (`StorageError`).
+            ValueError: If a remote path cannot begin with the prefix.
+            RuntimeError: If listing fails (`StorageError`), also while the objects are iterated.
+
+        Example:
+            >>> [each.url for each in client.list_files("v3/")]
+            ['memory://models/team-a/v3/config.json', 'memory://models/team-a/v3/model.safetensors']
         """
         return self.store.list(self._location.listing_prefix(prefix))
 
     def list_folder(self, folder: str = "") -> Iterator[ObjectInfo | str]:
-        """What is directly in a folder, in the order of the URLs. Stores are not asked for what is below its folders.
+        """The objects and the folders directly in a folder, in the order of their URLs.
+
+        The content of those folders is not listed, so that this is fast for a folder with a large tree below it.
 
         Args:
-            folder: A remote path, with or without a ``/`` at its end; the client's prefix if empty.
+            folder: A remote path, with or without a ``/`` at the end; the client's prefix if empty.
 
         Yields:
-            An `ObjectInfo` for each object, and for each folder its URL, which ends with ``/``.
+            An `ObjectInfo` for each object; for each folder its URL, which ends with ``/``.
 
         Raises:
-            ValueError: If no remote path can begin so.
+            ValueError: If a remote path cannot begin with the folder.
             RuntimeError: If listing fails (`StorageError`).
+
+        Example:
+            >>> list(client.list_folder())
+            ['memory://models/team-a/v3/']
         """
         below = self._location.listing_prefix(folder)
         return self.store.list_folder(f"{below}/" if below and not below.endswith("/") else below)
 
     @property
     def store(self) -> ObjectStore:
-        """The store of the verbs, which `filesystem` shares; each process has its own."""
+        """The store that the client uses; each process makes its own.
+
+        Raises:
+            StorageError: If the store cannot be made.
+        """
         return self._store.get()
 
     @property
     def filesystem(self) -> AbstractFileSystem:
-        """The fsspec filesystem that the client uses; each process has its own."""
+        """The fsspec filesystem of the same store; each process makes its own.
+
+        Raises:
+            StorageError: If the filesystem cannot be made.
+        """
         return self._filesystem.get()
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """What pandas, torch, dask and `fsspec.open` need beside a URL. It holds the secrets of the config, if any."""
+        """The ``storage_options`` that pandas, torch, dask and `fsspec.open` need beside a URL.
+
+        They contain the secrets of the config: do not log them.
+
+        Example:
+            ``pandas.read_csv(client.url("data.csv"), storage_options=client.storage_options)``
+        """
         return {name: value for name, value in self.config.items() if name != "url"}
 
     def _identity(self) -> object:
@@ -347,7 +435,7 @@ def _with_slash(path: str) -> str:
 
 
 def is_fsspec_protocol(scheme: str) -> bool:
-    """Whether fsspec, or a package that registers with it, knows a protocol."""
+    """Whether a protocol is registered with fsspec, by fsspec itself or by another package."""
     from fsspec import available_protocols  # noqa: PLC0415 - fsspec takes 50 ms to import
     from fsspec.registry import registry  # noqa: PLC0415 - fsspec takes 50 ms to import
 

@@ -1,4 +1,4 @@
-"""What a store knows about one object, in one vocabulary for all providers."""
+"""`ObjectInfo` and `Stored`: the facts about one object, under the same names for all providers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object.
+    """The facts about one object.
 
     Attributes:
-        url: Its URL, which `open`, `download_file` and fsspec take.
-        size: Its size in bytes.
-        etag: The store's tag of this version of its content, without quotes; None where the store has none.
-        last_modified: When it was last written, with a time zone; None where the store does not say.
-        checksum: The full-object checksum that the store or we keep, as ``"algorithm:value"``, such as
-            ``"crc64nvme:3q2+7w…"`` (base64); None where none is kept, and in listings, which do not show it.
-        metadata: The user metadata; None in listings, which do not show it.
-        version: The store's name of this version of the object: the generation on GCS, the version id on Azure where
-            versioning is on; None elsewhere.
+        url: URL of the object; `open`, `download_file` and fsspec accept it.
+        size: Size in bytes.
+        etag: The store's ETag of this version of the content, without quotes; None if the store has none.
+        last_modified: Time of the last write, with a time zone; None if the store does not report it.
+        checksum: Checksum of the complete content, as ``"algorithm:value"`` with a base64 value, such as
+            ``"crc64nvme:3q2+7w…"``; None if neither the store nor the metadata has one, and in listings.
+        metadata: The user metadata; None in listings.
+        version: The store's id of this version: the generation on GCS, the version id on Azure with versioning; None on
+            other stores.
     """
 
     url: str
@@ -37,14 +37,14 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Stored:
-    """An object that an upload stored. A field that the store did not tell is None.
+    """The result of an upload. A field that the store did not report is None.
 
     Attributes:
-        url: Its URL.
-        size: Its size in bytes.
+        url: URL of the object.
+        size: Size in bytes.
         etag: The store's ETag of this version, without quotes.
-        version: The store's name of this version: the generation on GCS, the version id on S3 and Azure with versioning.
-        checksum: The checksum of the complete content, as in `ObjectInfo`.
+        version: The store's id of this version: the generation on GCS, the version id on S3 and Azure with versioning.
+        checksum: Checksum of the complete content, as in `ObjectInfo`.
     """
 
     url: str
@@ -55,12 +55,17 @@ class Stored:
 
     @classmethod
     def of(cls, info: ObjectInfo) -> Stored:
-        """The same facts of an object that a HEAD request described."""
+        """The result for an object that a HEAD request found."""
         return cls(info.url, info.size, info.etag, info.version, info.checksum)
 
 
 def info_from_fsspec(entry: Mapping[str, Any], url: str) -> ObjectInfo:
-    """Read what any fsspec filesystem says of a file; each has its own names for the same facts."""
+    """Convert the entry of any fsspec filesystem. The filesystems have different names for the same facts.
+
+    Args:
+        entry: The result of `AbstractFileSystem.info`.
+        url: URL of the object.
+    """
     etag = next((entry[name] for name in ("ETag", "etag", "content_hash", "md5") if entry.get(name)), None)
     modified = next((entry[name] for name in ("LastModified", "mtime", "modified", "created") if entry.get(name)), None)
     return ObjectInfo(
@@ -73,7 +78,14 @@ def info_from_fsspec(entry: Mapping[str, Any], url: str) -> ObjectInfo:
 
 
 def aware(moment: object) -> datetime | None:
-    """A time in any form that filesystems use, with a time zone; naive ones are UTC, as fsspec has them."""
+    """Convert a time to a `datetime` with a time zone.
+
+    Args:
+        moment: Seconds since 1970, an ISO 8601 text, or a `datetime`. Without a time zone it is UTC, as in fsspec.
+
+    Returns:
+        The time, or None if it is of another form.
+    """
     if isinstance(moment, (int, float)):
         return datetime.fromtimestamp(moment, tz=UTC)
     if isinstance(moment, str):
@@ -87,21 +99,22 @@ def aware(moment: object) -> datetime | None:
 
 
 def in_order(entries: Iterable[ObjectInfo | str]) -> list[ObjectInfo | str]:
-    """Objects and URLs of folders, in the order of their URLs."""
+    """Sort objects and the URLs of folders by their URLs."""
     return sorted(entries, key=url_in_listing)
 
 
 def url_in_listing(entry: ObjectInfo | str) -> str:
-    """The URL of an object, or of a folder."""
+    """The URL of an entry of a listing: an object, or a folder."""
     return entry if isinstance(entry, str) else entry.url
 
 
 def directly_in(objects: Iterable[ObjectInfo], url: str) -> Iterator[ObjectInfo | str]:
-    """What is directly behind a URL, of all objects behind it: objects, and URLs of folders.
+    """Reduce a listing at any depth to one level: objects, and the URLs of the folders, which end with ``/``.
 
     Args:
-        objects: In the order of their URLs, so that all of a folder within come together.
-        url: The beginning of theirs; up to the last ``/``, it is the folder.
+        objects: All objects whose URLs begin with `url`, in the order of their URLs, so that the objects of one folder
+            follow each other.
+        url: The common beginning of the URLs.
     """
     last: str | None = None  # the folder "" is there if a prefix ends where a folder's name does
     for info in objects:

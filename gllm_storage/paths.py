@@ -1,8 +1,10 @@
-"""Remote paths, keys and URLs: the one place that knows how they become each other.
+"""Remote paths, keys and URLs, and the conversions between them.
 
-A *remote path* is what callers give to a verb. A *key* names an object within its bucket (or container, or root folder).
-A *URL* names it for everybody. The rules refuse what some store or some fsspec URL could not carry faithfully, so that a
-key which works here works everywhere.
+- A *remote path* is the argument of a client's method: relative to the client's prefix, absolute, or a URL.
+- A *key* is the name of an object within its bucket (or container, or root folder).
+- A *URL* is the name of an object for all programs: scheme, bucket and key.
+
+Keys that some store or some fsspec URL would change are refused for all stores, so that a key of one store is valid in all.
 """
 
 from __future__ import annotations
@@ -12,20 +14,23 @@ import unicodedata
 from dataclasses import dataclass
 
 MAX_KEY_BYTES = 1024
-"""S3's limit for a key in UTF-8 (GCS and Azure allow as much):
+"""S3's limit for the length of a key in UTF-8; GCS and Azure have the same limit:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Split a URL into its scheme, in lower case, and the rest.
+    """Split a URL into its scheme and the rest.
 
     Args:
         url: Such as ``"s3://bucket/prefix"``.
 
+    Returns:
+        The scheme in lower case, and the text behind ``://``.
+
     Raises:
-        ValueError: If it is no URL.
+        ValueError: If the text is not a URL with a scheme.
     """
     match = _URL.fullmatch(url) if isinstance(url, str) else None
     if match is None:
@@ -36,7 +41,7 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown: what stands before an ``@`` in its host part is hidden."""
+    """A URL for messages, with user name and password replaced by ``***``."""
     return re.sub(r"(?<=://)[^/@]*@", "***@", url)
 
 
@@ -47,8 +52,8 @@ def validate_key(key: str) -> str:
         The key, unchanged.
 
     Raises:
-        ValueError: If the key is empty or over 1024 bytes, has an empty, ``.`` or ``..`` segment or a trailing ``/``, or
-            holds ``::``, ``://``, ``?versionId=``, control characters, U+FFFE, U+FFFF or lone surrogates.
+        ValueError: If the key is empty or longer than 1024 bytes in UTF-8; has an empty, ``.`` or ``..`` segment; ends with
+            ``/``; or contains ``::``, ``://``, ``?versionId=``, a control character, U+FFFE, U+FFFF or a lone surrogate.
     """
     problem = _problem(key)
     if problem:
@@ -62,35 +67,34 @@ def _problem(key: str) -> str | None:  # noqa: PLR0911 - a list of rules reads b
     if key.endswith("/"):
         return "ends with '/', which names a folder; name an object"
     if any(segment in {"", ".", ".."} for segment in key.split("/")):
-        return "has an empty, '.' or '..' segment, which not every store keeps as it is"
+        return "has an empty, '.' or '..' segment, which some stores change"
     for forbidden in ("::", "://", "?versionId="):
         if forbidden in key:
-            return f"holds {forbidden!r}, which has a meaning of its own in fsspec URLs"
+            return f"contains {forbidden!r}, which has a special meaning in fsspec URLs"
     if any(unicodedata.category(character) == "Cc" for character in key):
-        return "holds a control character"
+        return "contains a control character"
     if "\ufffe" in key or "\uffff" in key:
-        return "holds a character that XML cannot carry, so that listings would fail"
+        return "contains a character that XML cannot represent, so that listings would fail"
     try:
         length = len(key.encode())
     except UnicodeEncodeError:
-        return "holds a lone surrogate, which UTF-8 cannot carry"
+        return "contains a lone surrogate, which UTF-8 cannot represent"
     if length > MAX_KEY_BYTES:
-        return f"is {length} bytes long in UTF-8; at most {MAX_KEY_BYTES} are possible"
+        return f"is {length} bytes long in UTF-8; the limit is {MAX_KEY_BYTES}"
     return None
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a client keeps its objects.
+    """The location of a client's objects: scheme, bucket and prefix.
 
     Attributes:
-        scheme: Scheme of the URLs that it returns.
-        base: What stands before every key in a path, up to and with its last slash: ``"bucket/"``, ``"/folder/"``, or
-            nothing.
-        prefix: Put before relative remote paths; no slash at either end; may be empty.
-        aliases: Other schemes that name the same store in URLs given to it.
-        other_bases: What may stand in such URLs instead of `base`.
-        forbidden: Characters that this store does not keep as they are.
+        scheme: Scheme of the URLs that the client returns.
+        base: The text between ``scheme://`` and every key: ``"bucket/"``, ``"/folder/"``, or nothing. It ends with a slash.
+        prefix: The prefix of relative remote paths, without a slash at either end; may be empty.
+        aliases: Further schemes of the store that the client accepts in URLs.
+        other_bases: Further texts that the client accepts in place of `base` in URLs.
+        forbidden: Characters that this store does not keep unchanged, and that the client refuses.
     """
 
     scheme: str
@@ -101,30 +105,31 @@ class Location:
     forbidden: str = ""
 
     def key(self, remote_path: str) -> str:
-        """The key that a remote path names.
+        """The key of a remote path.
 
         Args:
-            remote_path: A relative path (appended to the prefix), a path that begins with ``/`` (taken from the
-                bucket's root), or a full URL of this bucket.
+            remote_path: A relative path (appended to the prefix), a path that begins with ``/`` (from the bucket's root),
+                or a URL of this bucket.
 
         Raises:
-            ValueError: If the path is impossible, or a URL of something else.
+            ValueError: If the path is not a string, is a URL of another location, contains a forbidden character, or does
+                not make a valid key.
         """
         if not isinstance(remote_path, str):
             raise ValueError(f"a remote path is a string, not {type(remote_path).__name__}: {remote_path!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
         for each in self.forbidden:
             if each in remote_path:
-                raise ValueError(f"remote path {remote_path!r} holds {each!r}, which this store does not keep as it is")
+                raise ValueError(f"remote path {remote_path!r} contains {each!r}, which this store does not keep unchanged")
         if "://" in remote_path:
             return validate_key(self._key_of_url(remote_path))
         if remote_path.startswith("/"):
             return validate_key(remote_path[1:])
-        # Checked by itself first: "" and "a/" must not hide behind the prefix.
+        # First without the prefix, with which "" would become a valid key.
         validate_key(remote_path)
         return validate_key(self._below_prefix(remote_path))
 
     def path(self, key: str) -> str:
-        """The path that the fsspec filesystem takes for a key."""
+        """The path of a key for the fsspec filesystem."""
         return self.base + key
 
     def url(self, key: str) -> str:
@@ -132,10 +137,13 @@ class Location:
         return f"{self.scheme}://{self.base}{key}"
 
     def listing_prefix(self, prefix: str) -> str:
-        """The key prefix that `list_files` means: as in `key`, but it may be empty, and may end with ``/``.
+        """The key prefix for an argument of `list_files`.
+
+        Args:
+            prefix: As in `key`, but it may be empty, and may end with ``/``.
 
         Raises:
-            ValueError: If it is a URL of something else, or no key can begin with it.
+            ValueError: If it is not a string, is a URL of another location, or a key cannot begin with it.
         """
         if not isinstance(prefix, str):
             raise ValueError(f"a prefix is a string, not {type(prefix).__name__}: {prefix!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
@@ -158,16 +166,16 @@ class Location:
         scheme, rest = split_url(url)
         base = next((each for each in (self.base, *self.other_bases) if rest.startswith(each)), None)
         if scheme not in {self.scheme, *self.aliases} or base is None:
-            mine = f"{self.scheme}://{self.base}"
-            raise ValueError(f"{url!r} is not in {mine!r}, where this client stores; make a client for that URL")
+            here = f"{self.scheme}://{self.base}"
+            raise ValueError(f"{url!r} is not in {here!r}, the location of this client; make a client for that URL")
         return rest.removeprefix(base)
 
 
 def clean_prefix(prefix: str) -> str:
-    """Check a prefix and take the slashes off its ends.
+    """Check a prefix, and remove the slashes at its ends.
 
     Raises:
-        ValueError: If no key could begin with it.
+        ValueError: If a key cannot begin with the prefix.
     """
     stripped = prefix.strip("/")
     if not stripped:

@@ -1,8 +1,16 @@
-"""From the documented ``Dict[str, str]`` to typed, strict, frozen settings.
+"""Settings: the documented ``Dict[str, str]`` is parsed into a typed, frozen dataclass.
 
-A provider declares its settings as a frozen dataclass whose fields are made by `setting`; `parse_config` fills it.
-Everything that is wrong with a config is reported at once: ``endpont_url`` must not send a private model to the wrong
-cloud, and nobody should have to find three mistakes in three runs.
+A provider declares a frozen dataclass with fields made by `setting`; `parse_config` fills it. Unknown keys are errors: a
+misspelt ``endpont_url`` would otherwise send a private model to the wrong cloud. One error reports all mistakes of a
+config, so that three mistakes do not take three runs to find::
+
+    @dataclass(frozen=True)
+    class TapeSettings:
+        bucket_name: str = setting(text)
+        part_size: int = setting(size, default=8 * MIB)
+        api_key: str | None = setting(text, default=None, secret=True)
+
+    parse_config(TapeSettings, "tape", {"bucket_name": "models", "part_size": "16MiB"})
 """
 
 from __future__ import annotations
@@ -48,19 +56,21 @@ _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 MIB = 2**20
 DEFAULT_MEMORY_LIMIT = 128 * MIB
-"""Bytes of content that all transfers of a process hold in memory at a time, unless the config says otherwise."""
+"""The default of `TransferSettings.memory_limit`, in bytes."""
 
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """How objects are moved.
+    """The settings of uploads and downloads that all providers share.
 
     Attributes:
-        multipart_threshold: Files of more bytes than this are uploaded in parts.
-        part_size: Bytes in a part, and in a ranged read; more where an object would have over 10,000 parts.
-        max_concurrency: How many parts of one object are under way at a time.
-        max_attempts: How often a part is tried in all.
-        memory_limit: Bytes of content that all transfers of the process hold in memory at a time (`concurrency.budget`).
+        multipart_threshold: The largest upload, in bytes, that is sent by one request.
+        part_size: Bytes of a part of an upload, and of a range of a download; larger if an object would have more than
+            10,000 parts.
+        max_concurrency: The most parts of one object in progress at a time.
+        max_attempts: The most attempts at one request, the first included.
+        memory_limit: The most bytes of content in memory, for all transfers of the process together
+            (`concurrency.budget`).
     """
 
     multipart_threshold: int = 16 * MIB
@@ -72,37 +82,46 @@ class TransferSettings:
 
 @dataclass(frozen=True)
 class _Rule:
-    """How one key is read; kept in the dataclass field's metadata."""
+    """The parser of one key, kept in the metadata of the dataclass field."""
 
     parse: Callable[[str], Any]
     secret: bool
 
 
 def setting(parse: Callable[[str], Any], *, default: Any = MISSING, secret: bool = False) -> Any:
-    """Declare a config key. Without a default it is required.
+    """Declare a config key, as a field of a settings dataclass.
 
     Args:
-        parse: Turns the string into a value, or raises `ValueError` that says what it takes.
-        default: The value when the key is left out.
-        secret: Whether the value must never be shown.
+        parse: Parses the string. It raises `ValueError` with a text that follows ``key='value'`` in the message, such as
+            ``"must be 'true' or 'false'"``.
+        default: The value if the key is left out. Without a default the key is required.
+        secret: Whether messages and reprs show ``'***'`` in place of the value.
     """
     return field(default=default, repr=not secret, metadata={"rule": _Rule(parse, secret)})
 
 
 def text(value: str) -> str:
-    """A string that is not blank."""
+    """Parse a string that is not blank.
+
+    Raises:
+        ValueError: If the string is empty or consists of spaces.
+    """
     if not value.strip():
         raise ValueError("must not be empty; leave the key out instead")
     return value
 
 
 def any_text(value: str) -> str:
-    """Any string, also an empty one."""
+    """Parse any string, an empty one included."""
     return value
 
 
 def flag(value: str) -> bool:
-    """A boolean: true, yes, on, 1, or their opposites."""
+    """Parse a boolean: ``true``, ``yes``, ``on``, ``1``, or ``false``, ``no``, ``off``, ``0``, in any case.
+
+    Raises:
+        ValueError: If the string is another word.
+    """
     lowered = value.strip().lower()
     if lowered in {"true", "yes", "on", "1"}:
         return True
@@ -112,14 +131,22 @@ def flag(value: str) -> bool:
 
 
 def count(value: str) -> int:
-    """A whole number of at least 1."""
+    """Parse an integer of at least 1.
+
+    Raises:
+        ValueError: If the string is not such a number, or has more than nine digits.
+    """
     if not re.fullmatch(r"\s*[0-9]{1,9}\s*", value) or int(value) < 1:
-        raise ValueError("must be a whole number of at least 1")
+        raise ValueError("must be an integer of at least 1")
     return int(value)
 
 
 def size(value: str) -> int:
-    """A number of bytes of at least 1: ``"8388608"``, ``"8MiB"`` (2**20 bytes each), ``"5GB"`` (10**9 bytes each)."""
+    """Parse a number of bytes of at least 1: ``"8388608"``, ``"8MiB"`` (2**20 bytes each), ``"5GB"`` (10**9 bytes each).
+
+    Raises:
+        ValueError: If the string is not such a size, or the size is 2**63 or more.
+    """
     match = _NUMBER.fullmatch(value)
     unit = _UNITS.get(match[2].upper()) if match else None
     number = int(Decimal(match[1]) * unit) if match and unit else 0
@@ -129,20 +156,31 @@ def size(value: str) -> int:
 
 
 def duration(value: str) -> float:
-    """A length of time in seconds, above 0: ``"30"``, ``"30s"``, ``"500ms"``, ``"2m"``."""
+    """Parse a duration above 0, in seconds by default: ``"30"``, ``"30s"``, ``"500ms"``, ``"2m"``, ``"1h"``.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: If the string is not such a duration.
+    """
     match = _NUMBER.fullmatch(value)
     unit = _SECONDS.get(match[2].lower()) if match else None
     seconds = float(match[1]) * unit if match and unit else 0.0
     if not 0 < seconds <= _MOST:
-        raise ValueError("must be a length of time such as '30s', '500ms' or '2m'")
+        raise ValueError("must be a duration such as '30s', '500ms' or '2m'")
     return seconds
 
 
 def endpoint(value: str) -> str:
-    """The URL of a server, without credentials."""
+    """Parse the URL of a server.
+
+    Raises:
+        ValueError: If the string is not an http or https URL with a host; or if it has credentials, a query or a fragment.
+    """
     parts = urlsplit(text(value))
     if parts.username is not None:
-        raise ValueError("must hold no credentials; they have keys of their own")
+        raise ValueError("must not contain credentials, which have config keys of their own")
     usable = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
     if not usable or re.search(r"\s", value) or not _has_good_port(parts):
         raise ValueError("must be a URL such as 'https://minio.example.com:9000'")
@@ -157,14 +195,25 @@ def _has_good_port(parts: SplitResult) -> bool:
 
 
 def existing_file(value: str) -> str:
-    """The path of a local file that is there."""
+    """Parse the path of an existing local file.
+
+    Raises:
+        ValueError: If the string is empty, or there is no such file.
+    """
     if not os.path.isfile(text(value)):
-        raise ValueError("is no file here")
+        raise ValueError("is not a file on this machine")
     return value
 
 
 def choice(*allowed: str) -> Callable[[str], str]:
-    """One of some words, in any case."""
+    """Make a parser that accepts some words, in upper or lower case.
+
+    Args:
+        *allowed: The words, in lower case.
+
+    Returns:
+        The parser. It returns the word in lower case, and raises `ValueError` for any other.
+    """
 
     def parse(value: str) -> str:
         if value.strip().lower() not in allowed:
@@ -175,18 +224,18 @@ def choice(*allowed: str) -> Callable[[str], str]:
 
 
 def parse_config(settings_class: type[S], provider: str, config: Mapping[str, str]) -> S:
-    """Read a config into settings.
+    """Parse a config into settings.
 
     Args:
-        settings_class: A frozen dataclass whose fields were made by `setting`.
-        provider: The provider's name, for messages.
-        config: The caller's config.
+        settings_class: A frozen dataclass with fields made by `setting`.
+        provider: Name of the provider, for messages.
+        config: The config of the caller.
 
     Returns:
         The settings.
 
     Raises:
-        ValueError: If keys are missing or unknown or values do not parse: one error that names all of them.
+        ValueError: If keys are missing or unknown, or values cannot be parsed. One error names all of them.
     """
     rules: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(settings_class)}
     problems = [_unknown_key(key, list(rules)) for key in config if key not in rules]
@@ -215,7 +264,7 @@ def require_mapping(config: object, provider: str) -> None:
     """Check that a config is a dictionary.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it is another object.
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"{provider}: the config must be a dict of strings, not {type(config).__name__}")  # noqa: TRY004 - as above
@@ -242,7 +291,7 @@ def require_extra(extra: str, *modules: str) -> None:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent is missing
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
@@ -253,7 +302,7 @@ def _unknown_key(key: object, known: list[str]) -> str:
 
 
 def _require_string(value: object) -> str:
-    # None too: {"endpoint_url": os.environ.get("TYPO")} must not mean "the default cloud".
+    # None is refused as well: {"endpoint_url": os.environ.get("TYPO")} must not mean "the default cloud".
     if not isinstance(value, str):
         raise ValueError(f"must be a string, not {type(value).__name__}")  # noqa: TRY004 - a config error is a ValueError
     return value
@@ -272,16 +321,16 @@ def describe(settings: DataclassInstance) -> str:
 
 
 def fsspec_configuration(*protocols: str) -> dict[str, Any]:
-    """The options that fsspec's own configuration (environment, files in ``~/.config/fsspec``) has for a filesystem.
+    """The options of a filesystem in fsspec's own configuration: environment variables and files in ``~/.config/fsspec``.
 
-    fsspec puts them below the options of every filesystem. The verbs do without a filesystem, so they ask here:
+    fsspec uses them as defaults when it makes a filesystem. A client that makes no filesystem gets the same defaults here:
     https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration
 
     Args:
         *protocols: The protocols of the filesystem; a later one overrides an earlier one, as in fsspec.
 
     Returns:
-        The options; empty, without importing fsspec, if nothing can be configured.
+        The options. If there are neither such variables nor such files, the result is empty, and fsspec is not imported.
     """
     if "fsspec.config" not in sys.modules and not _may_be_configured(protocols):
         return {}

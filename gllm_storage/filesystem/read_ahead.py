@@ -1,15 +1,16 @@
-"""`ReadAhead`: what one process keeps of an object that it reads: blocks ahead of the caller, and small ones around him.
+"""`ReadAhead`: the cache of one open file. It fetches blocks ahead of sequential reads, and widens small random reads.
 
-How much is fetched follows from how the caller reads:
+The reads so far decide how much is fetched:
 
-- A read that begins where the one before ended is part of a *run*. From the third read of a run on, blocks ahead of it are
-  fetched side by side in threads, as many bytes as the run has read so far, up to `max_concurrency` blocks of a part's size.
-  So what was fetched in vain, when a run ends, is never more than what it has read.
-- Any other read fetches just what it asked for; only one of less than 64 KiB fetches 128 KiB around it, because whoever
-  reads a few bytes of a footer, a directory or a header mostly reads their neighbours next. Where that proves wrong, it
-  fetches what was asked for, too.
+- **Sequential.** Reads of which each begins where the one before ended form a *run*. From the third read of a run on,
+  threads fetch blocks ahead of the caller: at most as many bytes as the run has read so far, and at most `max_concurrency`
+  blocks of a part's size. So when a run ends, the useless bytes are never more than the bytes that it read.
+- **Random.** Any other read fetches the requested bytes only. But a read of less than 64 KiB fetches the 128 KiB around
+  them, because a read of a footer, a directory or a header is mostly followed by reads nearby. A widened read far from the
+  one before counts as wasted, one nearby makes up for it; after eight wasted ones, small reads are not widened any more.
 
-All that is kept is counted in the memory budget of the process. Where there is no room, less is kept, or nothing.
+All blocks count in the memory budget of the process. When it is full, fewer bytes are read ahead, or none. One small block
+per file is kept in any case, and does not count: it is as small as the buffer that any operating system keeps for a file.
 """
 
 from __future__ import annotations
@@ -37,24 +38,26 @@ _KIB = 2**10
 _SMALL_READ = 64 * _KIB
 """Reads of fewer bytes are widened."""
 _SMALL_BLOCK = 128 * _KIB
+"""Bytes that a widened read fetches."""
 _SMALL_BLOCKS = 8
-"""How many of them a file keeps."""
-_PATIENCE = 8
-"""How many small reads in places of their own are widened in vain before small reads are left as they are."""
-_RUN = 2
-"""How many reads must each have begun where the one before had ended, until something is fetched ahead."""
-_LOOK_SECONDS = 0.2
+"""The most small blocks that a file keeps."""
+_WIDENINGS = 8
+"""How many small reads far from the read before are widened, before small reads are not widened any more."""
+_MIN_RUN_READS = 2
+"""How many reads must have continued a run before blocks are fetched ahead."""
+_POLL_SECONDS = 0.2
+"""How often a waiting thread checks whether its work was cancelled."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One version of an object.
+    """One version of an object, to be read.
 
     Attributes:
-        fetch: Fills a buffer with the bytes from an offset on, unless the stop ends it; raises what fails.
-        size: Its size in bytes.
-        settings: How objects are moved.
-        block_size: The most bytes of a block; what a caller asks for is fetched in parts, whatever this is.
+        fetch: Fills a buffer with the bytes from an offset on; the stop cancels it. Raises if the bytes cannot be read.
+        size: Size of the object in bytes.
+        settings: Part size, concurrency and memory limit.
+        block_size: The most bytes of a block that is fetched ahead. Requested bytes are fetched in parts of `part_size`.
     """
 
     fetch: Callable[[int, memoryview, Stop], None]
@@ -64,17 +67,17 @@ class Source:
 
     @property
     def ahead(self) -> int:
-        """The most bytes of a block that is fetched ahead: several must fit into the memory."""
+        """The most bytes of a block that is fetched ahead, such that four of them fit into the memory limit."""
         settings = self.settings
         return max(1, min(self.block_size, max(_SMALL_BLOCK, (settings.memory_limit - settings.part_size) // 4)))
 
 
 class _Memory:
-    """A buffer that counts in the budget until it is given back.
+    """A buffer that counts in the memory budget until `give_back`.
 
     Args:
-        size: Its size in bytes.
-        held: How many of them count.
+        size: Size in bytes.
+        held: How many of the bytes are held in the budget; 0 for a buffer that does not count.
     """
 
     def __init__(self, size: int, held: int) -> None:
@@ -85,11 +88,15 @@ class _Memory:
 
     @classmethod
     def take(cls, size: int, limit: int, reserve: int) -> _Memory | None:
-        """A buffer, if there is room for it."""
+        """A buffer that counts, or None if the budget is full; arguments as in `MemoryBudget.try_hold`."""
         return cls(size, size) if memory_budget().try_hold(size, limit, reserve) else None
 
     def give_back(self) -> None:
-        """Count it no more. Two threads may both come here, and also one that is interrupted by the garbage collector."""
+        """Return the bytes to the budget, once.
+
+        Two threads may call this at the same time, and the garbage collector may call it in the middle of another call. So
+        the bytes are taken from a list, whose `pop` is atomic, and not under a lock, which the collector could not acquire.
+        """
         try:
             held = self._held.pop()
         except IndexError:
@@ -98,13 +105,13 @@ class _Memory:
 
 
 class _Block:
-    """Some bytes of the object, which are there, or on their way, or not to be had.
+    """A range of the object in memory. Its bytes have arrived, are being fetched, or could not be fetched.
 
     Args:
-        start: Where in the object they begin.
-        size: How many there are.
-        memory: Where they are put.
-        small: Whether it is one of those that stay when the caller goes elsewhere.
+        start: Offset of the first byte.
+        size: Number of bytes.
+        memory: Memory for the bytes.
+        small: Whether the block stays when a run ends: it belongs to a widened read, not to a run.
     """
 
     def __init__(self, start: int, size: int, memory: _Memory, *, small: bool) -> None:
@@ -120,11 +127,11 @@ class _Block:
         self._dropped = False
 
     def fill(self, fetch: Callable[[int, memoryview, Stop], None]) -> None:
-        """Fetch the bytes; what fails is for whoever wants them."""
+        """Fetch the bytes. A failure is kept, and raised by `wait`."""
         self._begun = True
         try:
             fetch(self.start, self.view, self.stop)
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that reads
+        except BaseException as error:  # noqa: BLE001 - raised by `wait`
             self.error = error
         finally:
             self.done.set()
@@ -132,19 +139,19 @@ class _Block:
                 self.memory.give_back()
 
     def wait(self) -> None:
-        """Wait until the bytes are there.
+        """Wait until the bytes have arrived.
 
         Raises:
-            Exception: Why they are not to be had.
-            TransferStopped: If the work of this thread was given up.
+            Exception: The failure of the fetch.
+            TransferStopped: If the work of this thread was cancelled.
         """
-        while not self.done.wait(_LOOK_SECONDS):
+        while not self.done.wait(_POLL_SECONDS):
             check_stop()
         if self.error is not None:
             raise self.error
 
     def drop(self) -> None:
-        """Want the bytes no more. The memory is given back now, or by the thread that still writes to it."""
+        """Discard the block. Its memory is returned now, or by the thread that still writes to it when that ends."""
         self._dropped = True
         if not self._begun or self.done.is_set():
             self.memory.give_back()
@@ -153,10 +160,10 @@ class _Block:
 
 
 class ReadAhead:
-    """Reads one version of an object for one file object. Use it under its lock.
+    """The cache of one open file. Its methods must be called under its `lock`.
 
     Args:
-        source: The object.
+        source: The version of the object that the file reads.
     """
 
     def __init__(self, source: Source) -> None:
@@ -164,63 +171,73 @@ class ReadAhead:
         self._source = source
         self._blocks: list[_Block] = []
         self._spare: list[_Memory] = []
-        self._position = -1
-        self._run = 0
-        self._counted = 0  # bytes of the run that the pace knows of
-        self._reads_of_run = 0
-        self._frontier = -1
+        self._position = -1  # end of the last read
+        self._run_bytes = 0
+        self._paced_bytes = 0  # bytes of the run that were reported to the pace
+        self._run_reads = 0  # reads that continued the run
+        self._ahead_until = -1  # end of the blocks that were fetched ahead
         self._pace = Pace(source.settings.max_concurrency, source.ahead)
-        self._patience = _PATIENCE
+        self._widenings = _WIDENINGS
         self._is_near = False
-        self._at_hand: _Block | None = None  # what the next small reads are in
-        self._calm_until = 0  # up to there is nothing to decide
+        # The shortcut of `read`: sequential reads up to this offset need nothing but a copy from this block.
+        self._current: _Block | None = None
+        self._current_until = 0
 
     def read(self, start: int, end: int) -> bytes:
-        """Bytes ``start`` to ``end`` (not included), which must all be within the object.
+        """Read bytes of the object.
+
+        Args:
+            start: Offset of the first byte.
+            end: Offset behind the last byte; not behind the end of the object.
 
         Raises:
-            Exception: What `Source.fetch` raises. What was kept or on its way is given up then.
+            Exception: Any exception of `Source.fetch`; all blocks are discarded then.
+            TransferStopped: If the work of this thread was cancelled; likewise.
         """
-        block = self._at_hand
-        if block is not None and start == self._position and end <= self._calm_until:  # all that a small read costs
-            self._run += end - start
-            self._reads_of_run += 1
+        block = self._current
+        if block is not None and start == self._position and end <= self._current_until:  # the shortcut
+            self._run_bytes += end - start
+            self._run_reads += 1
             self._position = end
             return bytes(block.view[start - block.start : end - block.start])
         block = self._block_at(start)
-        if block and end <= block.end and block.done.is_set() and not block.error:  # no need to copy twice
-            with self._undisturbed():
+        if block and end <= block.end and block.done.is_set() and not block.error:  # one copy, where `read_into` needs two
+            with self._reset_on_error():
                 self._prepare(start, end)
-            self._at_hand, self._calm_until = block, min(block.end, end + _SMALL_READ)
+            self._current, self._current_until = block, min(block.end, end + _SMALL_READ)
             return bytes(block.view[start - block.start : end - block.start])
-        found = io.BytesIO(bytes(end - start))  # gives out its bytes without a copy, as a bytearray does not
+        found = io.BytesIO(bytes(end - start))  # `getvalue` returns them without a copy
         with found.getbuffer() as target:
             self.read_into(start, target)
         return found.getvalue()
 
     def read_into(self, start: int, target: memoryview) -> None:
-        """Fill a buffer with the bytes from an offset on, which must all be within the object.
+        """Fill a buffer with bytes of the object.
+
+        Args:
+            start: Offset of the first byte.
+            target: The buffer; it must not reach behind the end of the object.
 
         Raises:
-            Exception: What `Source.fetch` raises. What was kept or on its way is given up then.
+            Exception: As `read`.
         """
-        with self._undisturbed():
+        with self._reset_on_error():
             fetches = self._prepare(start, start + len(target))
-            straight = {first: last for first, last, block in fetches if block is None}
+            direct = {first: last for first, last, block in fetches if block is None}
             for first, last, block in fetches:
                 if block is None:
                     self._fetch(first, target[first - start : last - start])
                 else:
                     block.stop = Stop(running_stop())
                     block.fill(self._source.fetch)
-                    block.wait()  # what failed, or Ctrl-C, is not to wait for what else is on its way
-            self._copy(start, target, straight)
+                    block.wait()  # raises a failure at once, before the other fetches are waited for
+            self._copy(start, target, direct)
             self._trim()
 
     @contextlib.contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """After Ctrl-C, or anything else that is not as it should be, nothing goes on, and the next read begins anew."""
-        self._at_hand = None
+    def _reset_on_error(self) -> Iterator[None]:
+        """After an exception, Ctrl-C included, cancel all fetches and discard all blocks, so that the next read works."""
+        self._current = None
         try:
             yield
         except BaseException:
@@ -228,56 +245,56 @@ class ReadAhead:
             raise
 
     def step_back(self, position: int) -> None:
-        """The caller wanted what he read only up to here; he reads on from here."""
+        """Record that the caller used the last read only up to a position, and continues there, as after a line's end."""
         if self._position > position:
-            back = min(self._run, self._position - position)
-            self._run -= back
-            self._counted = min(self._counted, self._run)
+            back = min(self._run_bytes, self._position - position)
+            self._run_bytes -= back
+            self._paced_bytes = min(self._paced_bytes, self._run_bytes)
             self._position = position
 
     def reset(self) -> None:
-        """Keep nothing, and let nothing be on its way."""
+        """Discard all blocks, cancel their fetches, and forget the run."""
         blocks, self._blocks = self._blocks, []
-        self._at_hand = None
+        self._current = None
         for block in blocks:
             block.drop()
         self._give_back_spare()
-        self._position = self._frontier = -1
-        self._run = self._counted = self._reads_of_run = 0
+        self._position = self._ahead_until = -1
+        self._run_bytes = self._paced_bytes = self._run_reads = 0
         self._pace.begin_anew()
 
     def _prepare(self, start: int, end: int) -> list[tuple[int, int, _Block | None]]:
-        """Decide what this read fetches, and have fetched what may be read next.
+        """Decide on the fetches of this read, and let threads fetch the blocks ahead of it.
 
         Returns:
-            What this thread has to fetch: from where to where, and into which block; into none goes straight to the caller.
+            The fetches of this thread: start, end, and block. Without a block, the bytes go directly to the caller's buffer.
         """
-        self._follow(start, end)
+        self._track(start, end)
         gaps = list(self._gaps(start, end))
         fetches = [(first, last, self._block_around(first, last)) for first, last in gaps]
         self._fetch_ahead(end, busy=any(block is None for _, _, block in fetches))
-        is_in_run = self._reads_of_run >= _RUN and self._frontier < self._source.size
-        self._give_back_spare(but=1 if is_in_run else 0)
+        is_in_run = self._run_reads >= _MIN_RUN_READS and self._ahead_until < self._source.size
+        self._give_back_spare(keep=1 if is_in_run else 0)
         return fetches
 
-    def _follow(self, start: int, end: int) -> None:
-        """See whether the read goes on where the last one ended, and forget what lies behind."""
+    def _track(self, start: int, end: int) -> None:
+        """Record a read as part of the run, or as the start of a new one, and discard the blocks before it."""
         block = self._block_at(start)
         if start == self._position:
-            self._run += end - start
-            self._reads_of_run += 1
-            self._pace.moved(self._run - self._counted)
-            self._counted = self._run
+            self._run_bytes += end - start
+            self._run_reads += 1
+            self._pace.moved(self._run_bytes - self._paced_bytes)
+            self._paced_bytes = self._run_bytes
         elif block is None:
-            self._run = self._counted = end - start
+            self._run_bytes = self._paced_bytes = end - start
             self._pace.begin_anew()
-            self._reads_of_run = 0
-            self._frontier = -1
+            self._run_reads = 0
+            self._ahead_until = -1
             self._forget(lambda each: not each.small)
         elif block.small:
-            self._patience = min(_PATIENCE, self._patience + 1)
+            self._widenings = min(_WIDENINGS, self._widenings + 1)
             self._blocks.remove(block)
-            self._blocks.append(block)  # the last to be dropped
+            self._blocks.append(block)  # `_trim` drops the first ones first
         self._is_near = abs(start - self._position) <= _SMALL_BLOCK
         self._position = end
         self._forget(lambda each: not each.small and each.end <= start)
@@ -289,16 +306,16 @@ class ReadAhead:
         self._blocks = [block for block in self._blocks if block not in unwanted]
         for block in unwanted:
             if block.done.is_set():
-                self._spare.append(block.memory)  # the next block goes there: new memory costs page faults
+                self._spare.append(block.memory)  # for the next block: new memory costs page faults
             else:
                 block.drop()
 
-    def _give_back_spare(self, but: int = 0) -> None:
-        while len(self._spare) > but:
+    def _give_back_spare(self, keep: int = 0) -> None:
+        while len(self._spare) > keep:
             self._spare.pop(0).give_back()
 
     def _gaps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """What of a range no block holds."""
+        """The parts of a range that are in no block."""
         while start < end:
             block = self._block_at(start)
             if block is None:
@@ -315,10 +332,10 @@ class ReadAhead:
         return None
 
     def _block_around(self, start: int, end: int) -> _Block | None:
-        """A block that holds a range and what may be wanted with it; None if it is better fetched as it is."""
+        """A new block that begins with a range, or surrounds it; None if the range alone is to be fetched."""
         length, remaining = end - start, self._source.size - start
         is_small = length < min(_SMALL_READ, self._source.block_size)
-        if self._reads_of_run < _RUN:
+        if self._run_reads < _MIN_RUN_READS:
             return self._small_block(start, end) if is_small else None
         wanted = min(max(length, self._step()), remaining)
         block = self._add(start, wanted, "ahead") if length < wanted <= self._source.ahead else None
@@ -327,8 +344,8 @@ class ReadAhead:
         return block
 
     def _small_block(self, start: int, end: int) -> _Block | None:
-        self._patience = min(_PATIENCE, self._patience + 1) if self._is_near else max(0, self._patience - 1)
-        if not self._patience:
+        self._widenings = min(_WIDENINGS, self._widenings + 1) if self._is_near else max(0, self._widenings - 1)
+        if not self._widenings:
             return None
         size = min(_SMALL_BLOCK, max(self._source.block_size, end - start), self._source.size)
         before = start % (size // 2) if size > 1 else 0
@@ -350,13 +367,13 @@ class ReadAhead:
         if kind == "ahead":
             if self._spare and len(self._spare[-1].buffer) >= size:
                 return self._spare.pop()
-            # Not all of it: a file that is read in small pieces needs but little, and badly.
+            # Leave an eighth of the limit to the small blocks of other files: a few KiB save each of them many requests.
             return _Memory.take(size, settings.memory_limit, settings.part_size + settings.memory_limit // 8)
-        # Without room, one that does not count: such a buffer every file has, as those of the operating system do.
+        # If the budget is full, a small block does not count. `_trim` leaves a file one of these.
         return _Memory.take(size, settings.memory_limit, settings.part_size) or _Memory(size, 0)
 
     def _trim(self) -> None:
-        """Drop the small blocks that were not used for longest: some are enough, and one is of those that do not count."""
+        """Drop the least recently used small blocks: eight are kept, and of those that do not count, one."""
         smalls = [block for block in self._blocks if block.small]
         uncounted = [block for block in smalls if not block.memory.counted]
         for block in {*smalls[:-_SMALL_BLOCKS], *uncounted[:-1]}:
@@ -364,21 +381,21 @@ class ReadAhead:
             block.drop()
 
     def _step(self) -> int:
-        """Bytes of a block to be fetched in this run: a quarter of what it may fetch ahead, so that four are under way."""
-        return min(max(self._run // 4, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
+        """Size of the next block of this run: a quarter of the bytes to fetch ahead, so that four fetches run."""
+        return min(max(self._run_bytes // 4, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
 
     def _fetch_ahead(self, position: int, *, busy: bool) -> None:
-        """Let threads fetch what comes next.
+        """Let threads fetch the blocks behind a position, if the caller is in a run.
 
         Args:
-            position: Where it comes.
-            busy: Whether this thread has something to fetch that goes into no block.
+            position: End of the current read.
+            busy: Whether this thread fetches bytes into no block; that counts as one part in progress.
         """
-        if self._reads_of_run < _RUN or self._position == self._source.size:
+        if self._run_reads < _MIN_RUN_READS or self._position == self._source.size:
             return
         source, step = self._source, self._step()
-        most = position + min(self._run, self._pace.width * source.ahead)
-        if self._frontier >= position and self._frontier + step > most:
+        most = position + min(self._run_bytes, self._pace.width * source.ahead)
+        if self._ahead_until >= position and self._ahead_until + step > most:
             return
         frontier = position
         while (block := self._block_at(frontier)) is not None:
@@ -390,11 +407,12 @@ class ReadAhead:
                 return
             frontier = added.end
             under_way += 1
-        self._frontier = frontier
+        self._ahead_until = frontier
 
     def _start(self, block: _Block) -> bool:
-        """Let a thread fetch a block; whether one could be had."""
-        # A thread for each: it ends by itself, so there is none to be ended. It knows the block, and not the file.
+        """Let a new thread fetch a block. Returns False if the interpreter refuses new threads."""
+        # One thread per block: it ends by itself, so that nothing has to shut it down. It refers to the block only, not to
+        # this object, so that a file without other references is collected although fetches are in progress.
         thread = threading.Thread(target=block.fill, args=(self._source.fetch,), name="gllm-storage-ahead", daemon=True)
         if start(thread):
             return True
@@ -403,7 +421,7 @@ class ReadAhead:
         return False
 
     def _fetch(self, start: int, target: memoryview) -> None:
-        """Fetch straight to the caller; what is large, in parts side by side."""
+        """Fetch bytes directly into the caller's buffer, in concurrent parts if they are more than one part."""
         source, stop = self._source, Stop(running_stop())
         if len(target) <= source.settings.part_size:
             source.fetch(start, target, stop)
@@ -415,7 +433,13 @@ class ReadAhead:
         run_all(tasks, source.settings.max_concurrency, stop)
 
     def _copy(self, start: int, target: memoryview, fetched: dict[int, int]) -> None:
-        """Fill a buffer from the blocks, apart from what was fetched straight to it: ends by starts."""
+        """Fill a buffer from the blocks.
+
+        Args:
+            start: Offset of the buffer's first byte.
+            target: The buffer.
+            fetched: Ranges that were fetched into the buffer directly: their ends by their starts.
+        """
         position, end = start, start + len(target)
         while position < end:
             if position in fetched:
@@ -423,7 +447,7 @@ class ReadAhead:
                 continue
             block = self._block_at(position)
             if block is None:
-                raise AssertionError("what no block holds was fetched")
+                raise AssertionError(f"no block holds byte {position}, and it was not fetched directly")
             block.wait()
             stop = min(end, block.end, *(each for each in fetched if each > position))
             target[position - start : stop - start] = block.view[position - block.start : stop - block.start]

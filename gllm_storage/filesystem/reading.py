@@ -1,4 +1,9 @@
-"""File objects that read one version of an object: the one that was there when they were opened."""
+"""Files that are open for reading. They read one version of the object: the current one at `open`.
+
+A file keeps the store and the key, and makes an `ObjectReader` for each fetch. So it can be pickled, and used after a fork:
+no connection crosses to another process. The pickle holds the version and the position. Opened again in another process, the
+file sends no request until the first read, which fails if the version is gone.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +27,16 @@ if TYPE_CHECKING:
 
 _CACHE_OPTIONS = {"cache_type", "cache_options"}
 _LINE = 8 * 2**10
+"""Bytes that `readline` reads first; each further read is twice as long."""
 _LONG_LINE = 2**20
+"""The most bytes that `readline` reads at a time."""
 
 
 class ParallelCache(BaseCache):  # type: ignore[misc]  # fsspec publishes no types
-    """`ReadAhead` where fsspec's files have their cache. A forked child has one of its own.
+    """A `ReadAhead` with the interface of fsspec's caches. A forked child begins with an empty one.
 
     Args:
-        source: The object.
+        source: The version of the object.
     """
 
     name = "parallel"
@@ -45,24 +52,24 @@ class ParallelCache(BaseCache):  # type: ignore[misc]  # fsspec publishes no typ
             return ahead.read(first, last) if first < last else b""
 
     def close(self) -> None:
-        """Keep nothing, and let nothing be on its way."""
+        """Discard all blocks and cancel their fetches."""
         ahead = self.of_process.get()
         with ahead.lock:
             ahead.reset()
 
 
 class VersionFile:
-    """Mixed into one of fsspec's files, before it: reads of one version, ahead of the caller.
+    """A mixin for a file class of fsspec, placed before it: reads one version, with read-ahead.
 
     Args:
-        fs: The filesystem; it opens the file again after pickling.
+        fs: The filesystem. It opens the file again after unpickling.
         path: ``bucket/key``.
         version: The version to read.
         store: The store of the object.
         key: The key of the object.
-        block_size: The most bytes that one request fetches of what was not asked for yet; never more than a part's.
-        **options: ``cache_type`` and ``cache_options``, if one of fsspec's own caches is wanted, which then goes by
-            `block_size`; and what else the file below takes.
+        block_size: The most bytes of a block that is fetched ahead; at most the part size, which is the default.
+        **options: ``cache_type`` and ``cache_options`` choose one of fsspec's caches in place of `ReadAhead`; it uses
+            `block_size` in its own way. All options are passed to the file class.
 
     Raises:
         ValueError: If `block_size` is negative.
@@ -86,37 +93,41 @@ class VersionFile:
         **options: Any,
     ) -> None:
         if block_size is not None and block_size < 0:
-            raise ValueError(f"block_size must not be negative, and is {block_size}")
+            raise ValueError(f"block_size={block_size} is negative")
         self.version = version
         self._store = store
         self._key = key
         self._given = {"block_size": block_size, **options}
         self._ahead: PerProcess[ReadAhead] | None = None
-        is_ours = not _CACHE_OPTIONS & options.keys()
+        reads_ahead = not _CACHE_OPTIONS & options.keys()
         shown: Any = block_size or getattr(fs, "default_block_size", None)
         below: Any = super()
         below.__init__(
-            fs, path, "rb", block_size=shown, size=version.size, **({"cache_type": "none"} if is_ours else {}), **options
+            fs, path, "rb", block_size=shown, size=version.size, **({"cache_type": "none"} if reads_ahead else {}), **options
         )
-        if is_ours:
+        if reads_ahead:
             settings = store.settings
             most = min(block_size or settings.part_size, settings.part_size)
-            # Not a method of this file, which would keep it alive.
+            # Not a method of this file: the threads that fetch would keep the file alive.
             fetch = partial(_fetch_version, store, key, version)
             self.cache = ParallelCache(Source(fetch, version.size, settings, most))
             self._ahead = self.cache.of_process
 
     def read(self, length: int | None = -1) -> bytes:
-        """Read bytes.
+        """Read bytes from the position on.
 
         Args:
-            length: How many; all that remain, if negative or None.
+            length: The most bytes to read; all remaining bytes if negative or None.
+
+        Returns:
+            The bytes; fewer than `length` only at the end of the object.
 
         Raises:
             ValueError: If the file is closed.
-            OSError: If the object was replaced since it was opened (`FileExpired` on S3).
-            StorageError: If it cannot be read; `StorageUnavailableError` if it was replaced, and is not on S3.
-            ObjectNotFoundError: If it was deleted.
+            OSError: If the object was replaced since the file was opened, on S3 (s3fs's `FileExpired`).
+            StorageUnavailableError: If the object was replaced since the file was opened, on other stores.
+            ObjectNotFoundError: If the object was deleted.
+            StorageError: If the object cannot be read for another reason.
         """
         self._require_open()
         if self._ahead is None:
@@ -138,8 +149,11 @@ class VersionFile:
     def readinto(self, b: Any) -> int:
         """Read bytes into a buffer.
 
+        Args:
+            b: A writable, C-contiguous buffer.
+
         Returns:
-            How many; fewer than it holds at the end of the object only.
+            The number of bytes; fewer than the size of the buffer only at the end of the object.
 
         Raises:
             Exception: As `read`.
@@ -162,11 +176,11 @@ class VersionFile:
             return end - start
 
     def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
-        """Read up to a separator, and the separator; or all that remains, if it does not come.
+        """Read up to and including a separator; all remaining bytes if there is none.
 
         Args:
             char: The separator, of one byte or more.
-            blocks: How many bytes to look at in each go.
+            blocks: Bytes to read at a time; by default 8 KiB at first, and more for long lines.
 
         Raises:
             Exception: As `read`.
@@ -174,10 +188,10 @@ class VersionFile:
         return self._read_until(char, blocks, None)
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        r"""Read up to a ``\n``, and that; or all that remains.
+        r"""Read up to and including a ``\n``; all remaining bytes if there is none.
 
         Args:
-            size: The most bytes to read, if not negative.
+            size: The most bytes to read; no limit if negative or None.
 
         Raises:
             Exception: As `read`.
@@ -185,10 +199,10 @@ class VersionFile:
         return self._read_until(b"\n", None, None if size is None or size < 0 else size)
 
     def readlines(self, hint: int | None = -1, /) -> list[bytes]:
-        r"""All lines that remain, each with its ``\n``.
+        r"""All remaining lines, each with its ``\n``.
 
         Args:
-            hint: Stop after the line with which so many bytes are read.
+            hint: Stop after the line with which this number of bytes is reached; no limit if None, 0 or negative.
 
         Raises:
             Exception: As `read`.
@@ -203,17 +217,24 @@ class VersionFile:
         return lines
 
     def seek(self, loc: int, whence: int = 0) -> int:
-        """Move the position; behind the end is nothing to read.
+        """Move the position. Behind the end of the object, reads return no bytes.
+
+        Args:
+            loc: Offset in bytes.
+            whence: Where the offset counts from: 0 the start, 1 the position, 2 the end.
+
+        Returns:
+            The new position.
 
         Raises:
-            ValueError: If it would be before the start, if `whence` is none of 0, 1 and 2, or if the file is closed.
+            ValueError: If the position would be negative, if `whence` is not 0, 1 or 2, or if the file is closed.
         """
         self._require_open()
         below: Any = super()
         return int(below.seek(loc, whence))
 
     def tell(self) -> int:
-        """The position.
+        """The position in bytes.
 
         Raises:
             ValueError: If the file is closed.
@@ -222,12 +243,12 @@ class VersionFile:
         return self.loc
 
     def write(self, _: Any, /) -> int:
-        """Not in a file that is open for reading.
+        """Refuse to write.
 
         Raises:
-            io.UnsupportedOperation: Always; it is an `OSError` and a `ValueError`.
+            io.UnsupportedOperation: Always. It is an `OSError` and a `ValueError`.
         """
-        raise io.UnsupportedOperation(f"{self.version.url} is open for reading, and cannot be written to")
+        raise io.UnsupportedOperation(f"{self.version.url} is open for reading, not for writing")
 
     def _range(self, length: int) -> tuple[int, int]:
         return self.loc, self.size if length < 0 else min(self.size, self.loc + length)
@@ -237,9 +258,9 @@ class VersionFile:
         start, found = self.loc, bytearray()
         wanted = step or min(_LINE, getattr(self, "blocksize", _LINE))
         while piece := self.read(wanted if most is None else min(wanted, most - len(found))):
-            looked_at = max(0, len(found) - len(separator) + 1)
+            searched = max(0, len(found) - len(separator) + 1)
             found += piece
-            at = found.find(separator, looked_at)
+            at = found.find(separator, searched)
             if at >= 0:
                 self._step_back(start + at + len(separator))
                 return bytes(found[: at + len(separator)])
@@ -258,10 +279,14 @@ class VersionFile:
             raise ValueError("I/O operation on closed file")
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        """For fsspec's caches."""
+        """Read a range for one of fsspec's caches.
+
+        Raises:
+            Exception: As `read`.
+        """
         if start >= end:
             return b""
-        content = io.BytesIO(bytes(end - start))  # gives out its bytes without a copy, as a bytearray does not
+        content = io.BytesIO(bytes(end - start))  # `getvalue` returns them without a copy
         try:
             with content.getbuffer() as target:
                 _fetch_version(self._store, self._key, self.version, start, target, None)
@@ -270,13 +295,13 @@ class VersionFile:
         return content.getvalue()
 
     def _replaced(self) -> Exception:
-        """What to raise when the object is another version now, or, as GCS and Azure do not tell apart, gone."""
+        """The error for an object that was replaced or deleted. GCS and Azure give the same answer for both; this asks."""
         try:
             self._store.info(self._key, "read")
         except ObjectNotFoundError as gone:
             return gone
         except StorageError:
-            pass  # this version at least is not to be had
+            pass  # unknown whether replaced or deleted; this version cannot be read in either case
         return StorageUnavailableError(
             f"read of {self.version.url}: the object was replaced since it was opened",
             ErrorDetails(self._store.provider, self.version.url, "read"),
@@ -290,16 +315,16 @@ class VersionFile:
 def _fetch_version(  # noqa: PLR0917 - called by `functools.partial`, front to back
     store: ObjectStore, key: str, version: ObjectInfo, start: int, target: memoryview, stop: Stop | None
 ) -> None:
-    """Fill a buffer with bytes of one version of an object. Each call makes a reader, which therefore survives a fork."""
+    """Fill a buffer with bytes of one version of an object. Each call makes a reader, so that none crosses a fork."""
     read_into(store.open_reader(key), version, start, target, store.transfer(key, "read", stop=stop))
 
 
 def _reopened(fs: Any, path: str, version: ObjectInfo, position: int, given: dict[str, Any]) -> Any:
-    """Open the same version again, without a look: the first read finds out whether it is still there."""
+    """Open the same version again after unpickling, without a request."""
     file = fs.open_version(path, version, **given)
     file.loc = position
     return file
 
 
 class ObjectFile(VersionFile, AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
-    """An object, open for reading; pinned to the version that was there at `open`."""
+    """An object that is open for reading, pinned to the version that was current at `open`."""

@@ -1,1 +1,1 @@
-"""The promises of every object store, without a provider and without fsspec."""
+"""The promises of every object store. Nothing here knows a provider or fsspec."""

@@ -1,4 +1,9 @@
-"""Full-object checksums, which show a bit that flipped on the way; and the metadata keys that our uploads leave."""
+"""Full-object checksums, and the user metadata in which uploads of this library keep them.
+
+GCS computes a CRC32C of every object. Not every S3-compatible store keeps a full-object checksum, and Azure computes none
+for an upload in blocks: there the library keeps its own CRC-64/NVME in the user metadata. Another client may carry that
+metadata along when it copies or appends; `kept_checksum` and `MD5_UNDERSCORED` show that it is not of this content any more.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +26,9 @@ _WIDTH = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20, "md
 
 @cache
 def _crt() -> Any:
-    """The module that computes CRCs; imported on first use, since it takes 70 ms.
+    """The module that computes CRCs. Its import takes 70 ms, so it happens on first use.
 
-    Measured on one core: crc64nvme and crc32c 18 GiB/s, zlib's crc32 2.8 GiB/s; awscrt computes them without threads.
+    Measured on one core: crc64nvme and crc32c 18 GiB/s, zlib's crc32 2.8 GiB/s. awscrt starts no threads for them.
     """
     from awscrt import checksums as crt  # noqa: PLC0415 - imported on first use
 
@@ -37,46 +42,61 @@ def _update_of(algorithm: str) -> Callable[[ReadableBuffer, int], int]:
 
 
 FOLDABLE = ("crc64nvme", "crc32c", "crc32")
-"""What can be computed of pieces side by side, or as they come."""
+"""Algorithms that combine: the checksum of the content follows from those of its parts, computed in any order."""
 ALGORITHMS = ("crc64nvme", "crc32c", "crc32", "sha256", "sha1")
-"""What S3 keeps and we can check, most preferred first; in lower case. GCS and Azure keep MD5, which we check, too."""
+"""Algorithms of S3 that downloads verify, in lower case, the preferred first. MD5, of GCS and Azure, is verified as well."""
 
 
 WRITE_ID = "gllm-write-id"
+"""Metadata key of the write-id (`store.create`) on S3."""
 CHECKSUM = "gllm-crc64nvme"
+"""Metadata key of the checksum on S3."""
 WRITE_ID_UNDERSCORED = "gllm_write_id"
+"""Metadata key of the write-id on GCS and Azure. Azure requires an identifier."""
 CHECKSUM_UNDERSCORED = "gllm_crc64nvme"
-"""Azure takes identifiers only, and so it is on GCS, too."""
+"""Metadata key of the checksum on Azure."""
 MD5_UNDERSCORED = "gllm_md5"
-"""On Azure: the MD5 that our upload left in the blob's properties. Where another one stands there, or none, the blob was
-written again by a client that carried our metadata along."""
+"""Metadata key, on Azure, of the MD5 that the upload also wrote to the blob's properties. If the properties hold another MD5
+or none, a client wrote the blob again and carried this metadata along: the checksum is not of this content."""
 
 
 def crc64nvme(data: bytes | memoryview) -> int:
-    """CRC-64/NVME of some bytes."""
+    """CRC-64/NVME of a buffer."""
     return int(_crt().crc64nvme(data))
 
 
 def crc32c(data: bytes) -> int:
-    """CRC32C of some bytes."""
+    """CRC32C of a buffer."""
     return int(_crt().crc32c(data))
 
 
 def combine_crc64nvme(first: int, second: int, second_length: int) -> int:
-    """CRC-64/NVME of two pieces put together, from the checksum of each."""
+    """CRC-64/NVME of two concatenated pieces.
+
+    Args:
+        first: CRC of the first piece.
+        second: CRC of the second piece.
+        second_length: Length of the second piece in bytes.
+    """
     return int(_crt().combine_crc64nvme(first, second, second_length))
 
 
 def update(data: ReadableBuffer, crc: int, algorithm: str) -> int:
-    """CRC of what came before, and of some more bytes."""
+    """Continue a CRC over more bytes.
+
+    Args:
+        data: The bytes.
+        crc: CRC of the bytes before; 0 at the start.
+        algorithm: One of `FOLDABLE`.
+    """
     return _update_of(algorithm)(data, crc)
 
 
 def fold(parts: Iterable[tuple[int, int]], algorithm: str) -> int:
-    """CRC of the whole, from the CRC and the length in bytes of each part.
+    """CRC of the complete content from those of its parts.
 
     Args:
-        parts: In their order.
+        parts: CRC and length in bytes of each part, in the order of the content.
         algorithm: One of `FOLDABLE`.
     """
     combine = getattr(_crt(), f"combine_{algorithm}")
@@ -87,12 +107,12 @@ def fold(parts: Iterable[tuple[int, int]], algorithm: str) -> int:
 
 
 def encode(checksum: int, algorithm: str = "crc64nvme") -> str:
-    """A CRC as S3 writes it: big-endian, base64."""
+    """Encode a CRC as S3 does: base64 of its big-endian bytes."""
     return base64.b64encode(checksum.to_bytes(_WIDTH[algorithm], "big")).decode()
 
 
 def is_well_formed(value: str, algorithm: str) -> bool:
-    """Whether a text can be a checksum of that algorithm, as S3 writes it."""
+    """Whether a text is base64 of as many bytes as a checksum of that algorithm has."""
     try:
         return len(base64.b64decode(value, validate=True)) == _WIDTH[algorithm]
     except binascii.Error:
@@ -100,13 +120,13 @@ def is_well_formed(value: str, algorithm: str) -> bool:
 
 
 def checksum_of(read_at: Callable[[int, int], bytes], size: int, algorithm: str = "crc64nvme", *, start: int = 0) -> str:
-    """Checksum of `size` bytes from `start`, as S3 writes it.
+    """Checksum of a range, encoded as S3 does: base64.
 
     Args:
-        read_at: Reads exactly (offset, length) bytes.
-        size: How many bytes.
+        read_at: Reads exactly the bytes of (offset, length).
+        size: Number of bytes.
         algorithm: One of `ALGORITHMS`, or ``"md5"``.
-        start: Where to begin.
+        start: Offset of the first byte.
     """
     if algorithm in FOLDABLE:
         return encode(crc_of(read_at, size, algorithm, start=start), algorithm)
@@ -117,7 +137,7 @@ def checksum_of(read_at: Callable[[int, int], bytes], size: int, algorithm: str 
 
 
 def crc_of(read_at: Callable[[int, int], bytes], size: int, algorithm: str = "crc64nvme", *, start: int = 0) -> int:
-    """CRC of `size` bytes from `start`, as a number."""
+    """CRC of a range, as a number; arguments as in `checksum_of`, the algorithm one of `FOLDABLE`."""
     update = _update_of(algorithm)
     crc = 0
     for offset in range(start, start + size, CHUNK):
@@ -126,20 +146,21 @@ def crc_of(read_at: Callable[[int, int], bytes], size: int, algorithm: str = "cr
 
 
 def fold_crc64nvme(parts: Iterable[tuple[int, int]]) -> int:
-    """CRC-64/NVME of the whole, as `fold`."""
+    """CRC-64/NVME of the complete content from those of its parts; as `fold`."""
     return fold(parts, "crc64nvme")
 
 
 def kept_checksum(kept: str, size: int) -> str | None:
-    """The checksum that our metadata keep of an object, as ``"crc64nvme:…"``.
+    """The checksum in the user metadata of an object, as ``"crc64nvme:…"``.
 
     Args:
-        kept: The metadata's value: the CRC, and the size that it was computed of.
-        size: The object's size in bytes.
+        kept: The metadata value: the CRC, ``-``, and the size in bytes of the content that it was computed from.
+        size: Size of the object in bytes.
 
     Returns:
-        The checksum, or None if there is none, or not of this content: a copy or an append by another client may have
-        carried our metadata along. That shows by the size, and only a shorter object is one that a store has cut off.
+        The checksum. None if the value is missing or malformed, or if the object is longer than the content: another client
+        has then appended to it and carried the metadata along. A shorter object counts as damaged: the checksum is
+        returned, so that verification fails.
     """
     ours, _, of_size = kept.partition("-")
     if ours and of_size.isdigit() and size <= int(of_size) and is_well_formed(ours, "crc64nvme"):

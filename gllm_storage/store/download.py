@@ -1,4 +1,16 @@
-"""The download: whole, one version of the object, verified; or nothing."""
+"""Downloads: one version of the object, complete and verified; or an error, and the local file is unchanged.
+
+An object may be replaced while its ranges are read, and ranges of two versions would make a file that never existed. So
+`ObjectReader.head` returns one version, and every range is *pinned* to it: the request carries its ETag or version, and the
+reader raises `ObjectChangedError` if the store has another one. That ends all ranges, and the download starts again with the
+new version, as often as `RESTART` allows.
+
+A body that ends early keeps its bytes, and the next request asks for the rest only. The SDKs do not repeat this: for them, a
+request is complete when its headers have arrived.
+
+CRCs are computed range by range, as the bytes arrive, and combined at the end, so that verification costs no second pass.
+Other checksums are computed from the target. Content that does not match is downloaded once more before `IntegrityError`.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +39,24 @@ if TYPE_CHECKING:
     from gllm_storage.store.transfer import Transfer
 
 READ_CHUNK = 2**18
-"""Bytes of an answer that are taken at a time; what a chunk that breaks off had brought is lost."""
+"""Bytes of an answer that are read at a time. If the connection breaks within a chunk, the bytes of that chunk are lost."""
 _CORRUPTIONS = 2
-"""How often a download is attempted whose content does not match the checksum."""
+"""The most attempts at a download whose content does not match its checksum."""
 
 
-class _SmallAtOnce(ObjectReader):
-    """Reads an object of one part by the request that also tells its version: a look before would be as slow as that.
+class _GetFirstReader(ObjectReader):
+    """A reader that sends a GET request for the complete object where `ObjectReader.head` would send a HEAD request.
+
+    For a small object the round trip is most of the time, and HEAD and GET are two of them. But the headers of a GET answer
+    hold the same facts. So `head` sends a GET request and reads its headers only. If the object has at most one part, the
+    answer is kept, and the next `read`, which is of the complete object, returns its body: one request in all, and one
+    answer cannot mix two versions. If the object is larger, the answer is closed, and pinned ranges follow.
+
+    A restart calls `head` again, which closes an answer that is still kept.
 
     Args:
         reader: Reads the object.
-        transfer: What stops it, and how large a part is.
+        transfer: The stop, and the part size.
     """
 
     def __init__(self, reader: ObjectReader, transfer: Transfer) -> None:
@@ -46,14 +65,14 @@ class _SmallAtOnce(ObjectReader):
         self._answer: FullAnswer | None = None
 
     def head(self) -> ObjectInfo:
-        """What is there now; if it is small, the next `read` is of the same answer."""
+        """The current version. If the object is small, the next `read` uses the same answer."""
         self.close()
         answer = self._begin()
         if answer is None:
             return self._reader.head()
         self._answer = answer
         if answer.version.size > self._transfer.settings.part_size:
-            self.close()  # what came of the body meanwhile is what a connection takes unread, some 100 KiB
+            self.close()  # wastes the part of the body that has arrived in the socket's buffer: about 100 KiB
         return answer.version
 
     def _begin(self) -> FullAnswer | None:
@@ -63,35 +82,35 @@ class _SmallAtOnce(ObjectReader):
     def read(
         self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
     ) -> Generator[bytes | memoryview, None, None]:
-        """The first time, of the answer that `head` kept, and so of the whole; as `ObjectReader.read`."""
+        """As `ObjectReader.read`; the first call returns the body of the answer that `head` kept."""
         answer, self._answer = self._answer, None
-        return self._reader.read(version, start, length, buffer) if answer is None else _all_of(answer, buffer)
+        return self._reader.read(version, start, length, buffer) if answer is None else _body_of(answer, buffer)
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
-        """Raise our errors in place of the SDK's."""
+        """Raise errors of this library in place of the SDK's."""
         return self._reader.translated()
 
     def close(self) -> None:
-        """Read no answer that is still kept."""
+        """Close the answer that is kept, if there is one."""
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.close()
 
 
-def _all_of(answer: FullAnswer, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
+def _body_of(answer: FullAnswer, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
     with contextlib.closing(answer):
         yield from answer.chunks(buffer)
 
 
 @dataclass(frozen=True)
 class Download:
-    """One version of one object to be read.
+    """One attempt to read one version of an object.
 
     Attributes:
         reader: Reads the object.
-        version: What `ObjectReader.head` said.
-        sink: Where the bytes go.
-        transfer: What it is about, who watches, and what stops it.
+        version: The result of `ObjectReader.head`.
+        sink: Receives the bytes.
+        transfer: The operation, the settings, the progress, and the stop.
     """
 
     reader: ObjectReader
@@ -100,14 +119,14 @@ class Download:
     transfer: Transfer
 
     def fetch(self) -> int:
-        """Read the whole content, in ranges side by side.
+        """Read the complete content, in concurrent ranges if it has more than one part.
 
         Returns:
-            Its CRC, if the version has one; otherwise 0.
+            The CRC of the content if the version has a CRC to compare with; otherwise 0.
 
         Raises:
-            ObjectChangedError: If the object was replaced meanwhile.
-            Exception: What the SDK raises, after all retries.
+            ObjectChangedError: If the object was replaced in the meantime.
+            Exception: The SDK's exception, after all retries.
         """
         settings, size = self.transfer.settings, self.version.size
         if not size:
@@ -118,7 +137,7 @@ class Download:
             in_parts = dataclasses.replace(self, transfer=self.transfer.attempt())
             part_size = part_size_for(size, settings.part_size)
             ranges = part_ranges(size, part_size)
-            tasks = [partial(in_parts._fetch_range, *each) for each in ranges]  # noqa: SLF001 - its own
+            tasks = [partial(in_parts._fetch_range, *each) for each in ranges]  # noqa: SLF001 - of the same class
             found = run_all(tasks, settings.max_concurrency, in_parts.transfer.stop, part_size)
         except RangesIgnoredError:
             return self._fetch_range(0, size, resume=False)
@@ -127,17 +146,21 @@ class Download:
 
     @property
     def algorithm(self) -> str | None:
-        """The version's checksum, if it can be computed of ranges as they come."""
+        """The algorithm of the version's checksum, if that can be computed range by range; otherwise None."""
         algorithm = (self.version.checksum or "").partition(":")[0]
         return algorithm if algorithm in checksums.FOLDABLE else None
 
     def fetch_range(self, start: int, length: int) -> None:
-        """Read one range, which is not taken for the whole object.
+        """Read one range of the object.
+
+        Args:
+            start: Offset of the first byte.
+            length: Number of bytes.
 
         Raises:
-            ObjectChangedError: If the object was replaced meanwhile.
-            StorageError: If the endpoint ignores ranges.
-            Exception: What the SDK raises, after all retries.
+            ObjectChangedError: If the object was replaced in the meantime.
+            StorageError: If the endpoint ignores the Range header.
+            Exception: The SDK's exception, after all retries.
         """
         try:
             self._fetch_range(start, length)
@@ -150,15 +173,15 @@ class Download:
             ) from error
 
     def _fetch_range(self, start: int, length: int, *, resume: bool = True) -> int:
-        """Read a range; where an answer breaks off, what came is kept, and reading goes on behind it.
-
-        Returns:
-            Its CRC, as `fetch`.
+        """Read a range. After an answer that ended early, request only the bytes that are missing.
 
         Args:
-            start: Where in the object it begins.
-            length: Its length in bytes.
-            resume: Whether the endpoint can go on in the middle. If not, each try begins anew.
+            start: Offset of the first byte.
+            length: Number of bytes.
+            resume: Whether the endpoint serves the rest of a range. If not, each attempt begins at `start`.
+
+        Returns:
+            The CRC of the range, as in `fetch`.
         """
         policy = RetryPolicy(self.transfer.settings.max_attempts)
         received = failures = crc = 0
@@ -169,7 +192,7 @@ class Download:
                 break
             if resume:
                 received, crc = received + more, read_crc
-            # SDKs try a request again, but not the reading of an answer's body. A try that got on does not count.
+            # An attempt that received a chunk does not count: on a bad line, a large range may need many of them.
             failures = 0 if resume and more >= READ_CHUNK else failures + 1
             cause = broken.__cause__ or broken
             if failures == policy.limit:
@@ -180,7 +203,11 @@ class Download:
         return read_crc
 
     def _read_on(self, start: int, length: int, crc: int) -> tuple[int, int, ReadInterruptedError | None]:
-        """How many bytes came, the CRC that goes on with them, and why no more came, if some are missing."""
+        """Read the rest of a range by one request.
+
+        Returns:
+            The number of bytes, the CRC continued over them, and the reason if the answer ended early.
+        """
         received, algorithm = 0, self.algorithm
         buffer = self.sink.buffer_at(start, length) or memoryview(bytearray(min(length, READ_CHUNK)))
         try:
@@ -207,17 +234,17 @@ class Download:
 
 
 def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None:
-    """Download an object: whole, one version of it, verified, or not at all.
+    """Download an object to a local file.
 
     Args:
         reader: Reads the object.
-        path: The local file that it replaces when it is complete.
-        transfer: What it is about, who watches, and what stops it.
+        path: The local file. It is replaced when the download is complete and verified.
+        transfer: The operation, the settings, the progress, and the stop.
 
     Raises:
         ObjectNotFoundError: If the object does not exist.
-        IntegrityError: If its content does not match its checksum, twice.
-        StorageError: If the download fails; what was at `path` is as it was.
+        IntegrityError: If the content does not match its checksum, twice.
+        StorageError: If the download fails. The local file is unchanged then.
     """
     with atomic_target(path, transfer.details) as target:
         _download(reader, target, transfer)
@@ -225,19 +252,19 @@ def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None
 
 
 def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:
-    """Read an object.
+    """Read an object into memory.
 
     Args:
         reader: Reads the object.
-        transfer: What it is about, who watches, and what stops it.
+        transfer: The operation, the settings, the progress, and the stop.
 
     Returns:
-        One version of it, verified.
+        The complete, verified content of one version.
 
     Raises:
         ObjectNotFoundError: If the object does not exist.
         IntegrityError: If the content does not match its checksum, twice.
-        StorageError: If it cannot be read.
+        StorageError: If the object cannot be read.
     """
     memory = MemoryTarget()
     _download(reader, memory, transfer)
@@ -246,10 +273,10 @@ def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:
 
 def _download(reader: ObjectReader, target: Target, transfer: Transfer) -> None:
     attempt = corruptions = 0
-    with timed(), contextlib.closing(_SmallAtOnce(reader, transfer)) as at_once:
+    with timed(), contextlib.closing(_GetFirstReader(reader, transfer)) as get_first:
         while True:
             attempt += 1
-            download = Download(at_once, at_once.head(), target, transfer.attempt())
+            download = Download(get_first, get_first.head(), target, transfer.attempt())
             transfer.progress.expect(download.version.size)
             target.allocate(download.version.size)
             try:
@@ -279,7 +306,11 @@ def replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavailab
 
 
 def _verify(download: Download, target: Target, crc: int) -> None:
-    """Compare what was taken with the checksum that the store, or our metadata, keeps."""
+    """Compare the received content with the checksum that the store, or the object's metadata, holds.
+
+    Raises:
+        IntegrityError: If they differ.
+    """
     if download.version.checksum is None:
         return
     algorithm, expected = download.version.checksum.split(":", 1)

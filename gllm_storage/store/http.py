@@ -1,4 +1,8 @@
-"""Request bodies for `requests`, which GCS and Azure use: they end in the middle when the transfer is cancelled."""
+"""Request bodies for `requests`, on GCS and Azure, that end in the middle when their transfer is cancelled.
+
+`requests` sends a body of type `bytes` by one call, which nothing can interrupt. On a slow line it would still be sent long
+after Ctrl-C, and the request would then take effect: an object would appear after the call had failed.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,17 @@ if TYPE_CHECKING:
     import requests
 
 _PIECE = 2**18
+"""Bytes that are sent between two checks."""
 
 
 class StoppableBody:
-    """Bytes that are sent piece by piece.
-
-    In one piece they would all go out, on a slow line long after Ctrl-C, and the request would take effect then. It can be
-    sent again, from the start.
+    """A request body that is sent in pieces of 256 KiB. It can be sent again, from the start.
 
     Args:
-        data: The bytes.
+        data: The content.
+
+    Raises:
+        TransferStopped: From the iterator, if the transfer of this thread was cancelled.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -39,10 +44,19 @@ class StoppableBody:
 
 
 class StoppingAdapter(HTTPAdapter):
-    """An adapter of `requests` that sends large bodies so."""
+    """An adapter of `requests` that sends bodies of more than 256 KiB as `StoppableBody`."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request, whose ``Content-Length`` is set already."""
+        """Send a request.
+
+        Args:
+            request: The request. Its ``Content-Length`` is set already, so the body is not sent in chunked encoding.
+            *args: As in `HTTPAdapter.send`.
+            **kwargs: As in `HTTPAdapter.send`.
+
+        Raises:
+            TransferStopped: If the transfer of this thread was cancelled while the body was sent.
+        """
         body: Any = request.body
         if isinstance(body, bytes) and len(body) > _PIECE:
             body = request.body = StoppableBody(body)  # type: ignore[assignment]  # requests takes any iterable

@@ -1,4 +1,8 @@
-"""Reading slices of objects: neighbours by one request, all slices of an object of one version, objects side by side."""
+"""Reads many slices of many objects concurrently.
+
+Slices of one object that lie close to each other are read by one request. All slices of one object are of the same version:
+if the object is replaced in the meantime, all of its slices are read again. An error of one object does not end the others.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +28,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Slice = tuple[int | None, int | None]
-"""Start and end, as Python slices bytes."""
+"""Start and end, with the meaning of a Python slice: None and negative numbers are allowed."""
 Range = tuple[str, Slice]
-"""A path, and a slice of what is there."""
+"""A path, and a slice of the object there."""
 
 _REPLACED = "the object was replaced"
 DEFAULT_GAP = 64 * 2**10
-"""Bytes between two ranges that are fetched with them: they take less time than another request."""
+"""The longest gap in bytes between two ranges of one request: to read it takes less time than a second request."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A range to be fetched, and the ranges within that were asked for.
+    """One range to read, and the requested ranges within it.
 
     Attributes:
-        start: Its first byte.
-        end: The byte before which it ends.
-        parts: Number, first byte and end of each that was asked for.
+        start: Offset of the first byte.
+        end: Offset behind the last byte.
+        parts: Number, start and end of each requested range.
     """
 
     start: int
@@ -49,15 +53,15 @@ class Span:
 
 
 def coalesced(ranges: Iterable[tuple[int, int]], max_gap: int, max_size: int) -> list[Span]:
-    """Fetch neighbours together.
+    """Combine ranges that lie close to each other into spans.
 
     Args:
-        ranges: First byte and end of each range that is asked for; none is empty.
-        max_gap: How many bytes may lie between two neighbours.
-        max_size: How many bytes may be fetched together. A range that is larger stays as it is.
+        ranges: Start and end of each requested range; none is empty.
+        max_gap: The most bytes between two ranges of one span.
+        max_size: The most bytes of a span. A requested range that is larger becomes a span of its own.
 
     Returns:
-        Spans in the order of their first bytes.
+        The spans, ordered by their starts.
     """
     spans: list[Span] = []
     for start, end, number in sorted((start, end, number) for number, (start, end) in enumerate(ranges)):
@@ -71,10 +75,10 @@ def coalesced(ranges: Iterable[tuple[int, int]], max_gap: int, max_size: int) ->
 
 
 class ViewSink:
-    """Takes a range of an object into a buffer of the caller's.
+    """Receives one range of an object in a buffer of the caller.
 
     Args:
-        start: Where in the object it begins.
+        start: Offset in the object of the buffer's first byte.
         view: The buffer.
     """
 
@@ -83,40 +87,47 @@ class ViewSink:
         self._view = view
 
     def buffer_at(self, offset: int, length: int) -> memoryview:
-        """The caller's buffer itself."""
+        """The place of these bytes in the caller's buffer."""
         return self._view[offset - self._start : offset - self._start + length]
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """Take bytes at an offset of the object."""
+        """Store bytes at an offset of the object."""
         if isinstance(data, memoryview) and data.obj is self._view.obj:
-            return  # they are there
+            return  # the reader received them in the place that `buffer_at` returned
         self._view[offset - self._start : offset - self._start + len(data)] = data
 
 
 def read_into(reader: ObjectReader, version: ObjectInfo, start: int, target: memoryview, transfer: Transfer) -> None:
-    """Fill a buffer with bytes of one version of an object, from an offset on.
+    """Fill a buffer with bytes of one version of an object.
+
+    Args:
+        reader: Reads the object.
+        version: The version.
+        start: Offset of the first byte.
+        target: The buffer.
+        transfer: The operation, the settings, the progress, and the stop.
 
     Raises:
-        ObjectChangedError: If the object is another version now.
-        ObjectNotFoundError: If it was deleted.
-        StorageError: If it cannot be read.
+        ObjectChangedError: If the object was replaced by another version.
+        ObjectNotFoundError: If the object was deleted.
+        StorageError: If the range cannot be read.
     """
-    version = dataclasses.replace(version, checksum=None)  # of the whole object, which says nothing of a range
+    version = dataclasses.replace(version, checksum=None)  # it is of the complete object, and cannot verify a range
     with reader.translated():
         Download(reader, version, ViewSink(start, target), transfer).fetch_range(start, len(target))
 
 
 @dataclass(eq=False)
 class ObjectSlices:
-    """Slices of one object.
+    """The slices to read of one object, and their contents.
 
     Attributes:
         reader: Reads the object.
-        transfer: What it is about, for errors, and how objects are moved.
-        slices: Start and end of each, as Python slices bytes.
-        max_gap: How many bytes may lie between two that are fetched together.
-        results: What was read, in the order of the slices.
-        error: Why it could not be read.
+        transfer: The operation, the settings, the progress, and the stop.
+        slices: Start and end of each slice.
+        max_gap: The most bytes between two slices that are read by one request.
+        results: The contents, in the order of the slices.
+        error: The failure, if the object could not be read.
     """
 
     reader: ObjectReader
@@ -125,20 +136,24 @@ class ObjectSlices:
     max_gap: int = DEFAULT_GAP
     results: list[bytes] = field(default_factory=list)
     error: Exception | None = None
-    _whole_spans: list[tuple[Span, io.BytesIO]] = field(default_factory=list)
+    _large_spans: list[tuple[Span, io.BytesIO]] = field(default_factory=list)
 
     @property
     def _part_size(self) -> int:
         return self.transfer.settings.part_size
 
     def begin(self) -> list[Callable[[], None]]:
-        """Read by one request, or look at the object; afterwards, `finish`.
+        """Read all slices by one request if that is possible; otherwise send a HEAD request. `finish` follows.
 
         Returns:
-            What is left to do, side by side. Each raises `ObjectChangedError` if the object is another version now.
+            The tasks that read the slices, to be run concurrently; none if they are read. A task raises
+            `ObjectChangedError` if the object was replaced by another version.
+
+        Raises:
+            StorageError: If the request fails; `ObjectNotFoundError` if there is no object.
         """
         self.results = [b""] * len(self.slices)
-        self._whole_spans = []
+        self._large_spans = []
         with self.reader.translated():
             if self._read_at_once():
                 return []
@@ -152,13 +167,13 @@ class ObjectSlices:
         return tasks
 
     def finish(self) -> None:
-        """Put together what was read in parts."""
-        for span, content in self._whole_spans:
-            self._give(span, content.getvalue())
-        self._whole_spans = []
+        """Distribute the spans that were read in several parts, after all tasks have ended."""
+        for span, content in self._large_spans:
+            self._distribute(span, content.getvalue())
+        self._large_spans = []
 
     def outcomes(self) -> list[bytes] | list[Exception]:
-        """What was read, in the order of the slices, or why it could not be."""
+        """The contents, in the order of the slices; or the failure, once for each slice."""
         return self.results if self.error is None else [self.error] * len(self.slices)
 
     def _spans(self, size: int) -> list[Span]:
@@ -171,7 +186,11 @@ class ObjectSlices:
         ]
 
     def _read_at_once(self) -> bool:
-        """Read by one request, if it is one small range, and the reader can; whether it was done."""
+        """Read all slices by one request, without a HEAD request before.
+
+        Returns:
+            False if the slices need more than one request, or the reader cannot do it.
+        """
         if not self.slices:
             return False
         first, last = self.slices[0]
@@ -183,25 +202,25 @@ class ObjectSlices:
         found = None if span is None else self.reader.read_at_once(span.start, span.end)
         if span is None or found is None:
             return False
-        self._give(span, found[1])
+        self._distribute(span, found[1])
         return True
 
     def _only_span(self) -> Span | None:
-        """The one range that holds them all, if it is small, and can be told without the size of the object."""
+        """The span of all slices, if it is not larger than a part and known without the size of the object; or None."""
         ranges = [(start, end) for start, end in self.slices if start is not None and end is not None and 0 <= start < end]
         spans = coalesced(ranges, self.max_gap, self._part_size)
         is_one = len(ranges) == len(self.slices) and len(spans) == 1 and spans[0].end - spans[0].start <= self._part_size
         return spans[0] if is_one else None
 
     def _read_span(self, version: ObjectInfo, span: Span) -> None:
-        content = io.BytesIO(bytes(span.end - span.start))  # gives out its bytes without a copy, as a bytearray does not
+        content = io.BytesIO(bytes(span.end - span.start))  # `getvalue` returns them without a copy
         with content.getbuffer() as view:
             read_into(self.reader, version, span.start, view, self.transfer)
-        self._give(span, content.getvalue())
+        self._distribute(span, content.getvalue())
 
     def _parts_of(self, version: ObjectInfo, span: Span) -> list[Callable[[], None]]:
         content = io.BytesIO(bytes(span.end - span.start))
-        self._whole_spans.append((span, content))
+        self._large_spans.append((span, content))
         return [
             partial(self._read_part, version, span.start, content, offset, length)
             for offset, length in part_ranges(span.end - span.start, self._part_size)
@@ -211,7 +230,7 @@ class ObjectSlices:
         with content.getbuffer() as view, view[offset : offset + length] as part:
             read_into(self.reader, version, start + offset, part, self.transfer)
 
-    def _give(self, span: Span, content: bytes) -> None:
+    def _distribute(self, span: Span, content: bytes) -> None:
         for number, start, end in span.parts:
             first, last = start - span.start, end - span.start
             is_all = first == 0 and last >= len(content)
@@ -219,11 +238,16 @@ class ObjectSlices:
 
 
 def ranges_of(paths: list[str], starts: Any, ends: Any) -> list[Range]:
-    """The arguments of fsspec's `cat_ranges`, where one start or end may stand for all.
+    """Pair the arguments of fsspec's `cat_ranges`.
+
+    Args:
+        paths: The paths.
+        starts: One start for each path, or one for all.
+        ends: One end for each path, or one for all.
 
     Raises:
-        TypeError: If `paths` is no list.
-        ValueError: If there are not as many starts or ends as paths.
+        TypeError: If `paths` is not a list.
+        ValueError: If the numbers of paths, starts and ends differ.
     """
     if not isinstance(paths, list):
         raise TypeError(f"paths must be a list, not {type(paths).__name__}")
@@ -237,19 +261,19 @@ def ranges_of(paths: list[str], starts: Any, ends: Any) -> list[Range]:
 def read_ranges(
     ranges: Sequence[Range], slices_of: Callable[[str, list[Slice]], ObjectSlices], workers: int, stop: Stop
 ) -> list[bytes | Exception]:
-    """Read ranges of objects.
+    """Read ranges of many objects.
 
     Args:
         ranges: The ranges.
-        slices_of: What reads slices of the object of a path.
-        workers: How many requests may be under way at a time.
-        stop: Ends it.
+        slices_of: Makes the `ObjectSlices` of a path.
+        workers: The most requests at a time.
+        stop: Cancels the reads.
 
     Returns:
-        What was read, or why it could not be, in the order of the ranges.
+        For each range its content, or the exception, in the order of the ranges.
 
     Raises:
-        TransferStopped: If it was ended.
+        TransferStopped: If the reads were cancelled.
     """
     numbers: dict[str, list[int]] = {}
     for number, (path, _) in enumerate(ranges):
@@ -259,7 +283,7 @@ def read_ranges(
     for path, of_path in numbers.items():
         try:
             objects[path] = slices_of(path, [ranges[number][1] for number in of_path])
-        except Exception as error:  # noqa: BLE001 - given to who asked for this object
+        except Exception as error:  # noqa: BLE001 - returned for each range of this object
             found.update(dict.fromkeys(of_path, error))
     _read_all(list(objects.values()), workers, stop)
     for path, each in objects.items():
@@ -272,8 +296,8 @@ def read_slice(wanted: ObjectSlices) -> bytes:
 
     Raises:
         ObjectNotFoundError: If the object does not exist.
-        StorageError: If it cannot be read.
-        TransferStopped: If its transfer was given up.
+        StorageError: If the slice cannot be read.
+        TransferStopped: If the transfer was cancelled.
     """
     _read_all([wanted], wanted.transfer.settings.max_concurrency, wanted.transfer.stop)
     if wanted.error is not None:
@@ -282,7 +306,7 @@ def read_slice(wanted: ObjectSlices) -> bytes:
 
 
 def _read_all(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> None:
-    """Read until each object was read in one version, or failed."""
+    """Read the slices of all objects; repeat this for objects that were replaced in the meantime."""
     attempt = 0
     while True:
         attempt += 1
@@ -299,11 +323,15 @@ def _read_all(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> None
 
 
 def _read_once(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> list[ObjectSlices]:
-    """Read what can be read; those that were replaced meanwhile."""
+    """Read the slices of all objects once.
+
+    Returns:
+        The objects that were replaced in the meantime.
+    """
     changed: list[ObjectSlices] = []
-    begun = _side_by_side([partial(_begin, each) for each in objects], workers, stop)
-    tasks = [partial(_go_on, each, task, changed) for each, rest in zip(objects, begun, strict=True) for task in rest]
-    _side_by_side(tasks, workers, stop)
+    begun = _run_concurrently([partial(_begin, each) for each in objects], workers, stop)
+    tasks = [partial(_run_task, each, task, changed) for each, rest in zip(objects, begun, strict=True) for task in rest]
+    _run_concurrently(tasks, workers, stop)
     for each in objects:
         each.finish()
     return [each for each in objects if each in changed and each.error is None]
@@ -312,23 +340,23 @@ def _read_once(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> lis
 def _begin(each: ObjectSlices) -> list[Callable[[], None]]:
     try:
         return each.begin()
-    except Exception as error:  # noqa: BLE001 - given to who asked for this object
+    except Exception as error:  # noqa: BLE001 - kept as the outcome of this object
         each.error = error
         return []
 
 
-def _go_on(each: ObjectSlices, task: Callable[[], None], changed: list[ObjectSlices]) -> None:
+def _run_task(each: ObjectSlices, task: Callable[[], None], changed: list[ObjectSlices]) -> None:
     if each.error is not None or each in changed:
         return
     try:
         task()
     except ObjectChangedError:
         changed.append(each)
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # noqa: BLE001 - kept as the outcome of this object
         each.error = error
 
 
-def _side_by_side(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[T]:
+def _run_concurrently(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[T]:
     if len(tasks) > 1:
         return run_all(tasks, workers, stop)
     with stopped_by(stop):

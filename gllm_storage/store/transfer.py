@@ -1,4 +1,4 @@
-"""`Transfer`: the settings, the progress and the stop that all uploads and downloads carry; and their part sizes."""
+"""`Transfer`: the operation, settings, progress and stop of one upload or download; and the sizes of its parts."""
 
 from __future__ import annotations
 
@@ -17,64 +17,75 @@ if TYPE_CHECKING:
     from gllm_storage.errors import ErrorDetails
 
 MAX_PARTS = 10_000
+"""The most parts of a multipart upload on S3."""
 
 
 def part_size_for(size: int, part_size: int, max_parts: int = MAX_PARTS) -> int:
-    """Part size in bytes that needs at most `max_parts` parts."""
+    """The part size for an object.
+
+    Args:
+        size: Size of the object in bytes.
+        part_size: The part size of the settings, in bytes.
+        max_parts: The most parts.
+
+    Returns:
+        `part_size`, or the smallest number of MiB with which `max_parts` parts suffice.
+    """
     needed = math.ceil(size / max_parts)
     return max(part_size, math.ceil(needed / MIB) * MIB)
 
 
 def part_ranges(size: int, part_size: int) -> list[tuple[int, int]]:
-    """(offset, length) of each part; an empty object has one empty part."""
+    """Offset and length of each part. An empty object has one empty part."""
     return [(offset, min(part_size, size - offset)) for offset in range(0, size, part_size)] or [(0, 0)]
 
 
 class Progress:
-    """Tells an fsspec callback, from any thread, how much was moved: never more than there is, and all of it at the end.
+    """Reports the progress of one transfer to an fsspec callback. Any thread may call it.
 
-    Parts that are sent again, and answers that are lost, would otherwise make it more or less.
+    The reported bytes never exceed the size, although parts may be sent twice, and `finish` makes them equal to it, although
+    the answer to a write may be lost.
 
     Args:
-        callback: Told the size in bytes, and how many more were moved; None if nobody watches.
+        callback: Receives the size in bytes, then the increments; None reports nothing.
     """
 
     def __init__(self, callback: Callback | None = None) -> None:
         self._callback = callback
         self._lock = threading.Lock()
         self._size = 0
-        self._told = 0
+        self._reported = 0
 
     def expect(self, size: int) -> None:
-        """So many bytes there are in all."""
+        """Report the size of the object in bytes."""
         with self._lock:
             self._size = size
             if self._callback is not None:
                 self._callback.set_size(size)
 
     def __call__(self, moved: int) -> None:
-        """So many more bytes were moved."""
+        """Report that so many more bytes were moved."""
         with self._lock:
-            more = min(moved, self._size - self._told)
+            more = min(moved, self._size - self._reported)
             if more > 0:
-                self._told += more
+                self._reported += more
                 if self._callback is not None:
                     self._callback.relative_update(more)
 
     def finish(self) -> None:
-        """All of them were."""
+        """Report that all bytes were moved."""
         self(self._size)
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What all uploads and downloads have.
+    """The context of one upload or download.
 
     Attributes:
-        details: What it is about, for errors.
-        settings: How objects are moved.
-        progress: Told how many bytes there are, and how many of them were moved.
-        stop: Ends the transfer when set.
+        details: The operation, for errors.
+        settings: Part size, concurrency, attempts and memory.
+        progress: Receives the size in bytes, and the bytes as they move.
+        stop: Cancels the transfer when set.
     """
 
     details: ErrorDetails
@@ -83,5 +94,5 @@ class Transfer:
     stop: Stop = field(default_factory=Stop)
 
     def attempt(self) -> Transfer:
-        """The same, with a stop of its own for one attempt."""
+        """A copy for one attempt. Its stop ends this attempt only; the stop of the transfer ends both."""
         return dataclasses.replace(self, stop=Stop(self.stop))
