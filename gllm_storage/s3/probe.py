@@ -229,8 +229,8 @@ def plan_create(size: int, settings: S3TransferSettings, enforced: ConditionalWr
         )
     large = "the object is larger than 5 GiB, and " if put else ""
     warnings.warn(
-        f"{details.url}: {large}the endpoint does not enforce If-None-Match on CompleteMultipartUpload, so the only check is "
-        "a HEAD request before the upload, which can race with another writer",
+        f"{details.url}: {large}the endpoint does not enforce If-None-Match on CompleteMultipartUpload, so the only check "
+        "is a HEAD request before the upload, which can race with another writer",
         NonAtomicWriteWarning,
         stacklevel=2,
     )
