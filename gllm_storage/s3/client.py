@@ -114,7 +114,7 @@ class S3StorageClient(FsspecStorageClient):
         return Location("s3", f"{self.settings.bucket_name}/", self.settings.prefix, aliases=("s3a",))
 
     def make_store(self) -> ObjectStore:
-        """The store of the verbs. It does not import s3fs and aiohttp, whose import takes longer than most verbs."""
+        """The store of the verbs. It does not import s3fs and aiohttp: that takes longer than most verbs."""
         return self._connection.get().store(self.settings.bucket_name)
 
     def make_filesystem(self) -> S3FileSystem:

@@ -49,7 +49,7 @@ class MultipartUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
             StorageError: If the file changed.
         """
         upload = self._upload
@@ -65,7 +65,7 @@ class MultipartUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
         """
         run_all([self._create], 1, self._stop)
 
@@ -78,7 +78,7 @@ class MultipartUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
             StorageError: If the file changed.
         """
         (stored,) = run_all([partial(self._complete, parts, crc)], 1, self._stop)
@@ -138,7 +138,7 @@ class MultipartUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
             StorageError: If the file changed.
         """
         answer = self._send_body(number, body, checksums.encode(crc))

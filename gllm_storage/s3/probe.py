@@ -1,4 +1,4 @@
-"""What an S3 endpoint enforces (the probe), and the form of an upload that follows from it (the plan).
+"""The probe: which preconditions an S3 endpoint enforces. The plan: the form of an upload that follows from them.
 
 An exclusive create needs a server that enforces ``If-None-Match: *``. S3-compatible servers enforce it, refuse it, or ignore
 it and overwrite the object, and the same server may treat PutObject and CompleteMultipartUpload differently:

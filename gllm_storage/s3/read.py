@@ -98,7 +98,7 @@ class S3Reader(ObjectReader):
         Raises:
             StorageError: If the confirming HeadObject fails.
             botocore.exceptions.ClientError: If the store is busy or failing (429, 5xx).
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
         """
         try:
             answer = self.requests.connection.client.get_object(**self._place(), ChecksumMode="ENABLED")
@@ -136,7 +136,7 @@ class S3Reader(ObjectReader):
             RangesIgnoredError: If the answer is the complete object, and a range was requested.
             ReadInterruptedError: If the connection breaks before the end of the body.
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
         """
         complete = start == 0 and length == version.size
         answer = self._get_object(version, start, length, complete=complete)
@@ -149,7 +149,7 @@ class S3Reader(ObjectReader):
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
         """
         parameters = self._place()
         wanted = f"bytes={start}" if end is None else f"bytes={start}-{end - 1}"

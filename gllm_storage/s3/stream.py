@@ -1,6 +1,6 @@
-"""`StreamedWriter`: an S3 object whose parts are sent while it is written.
+"""`StreamedWriter`: writes an S3 object of unknown size, and sends its parts while it is written.
 
-The size is unknown until the end. Content up to `multipart_threshold` (at least one part) is collected, and `commit` uploads
+Content up to `multipart_threshold` (at least one part) is collected, and `commit` uploads
 it by one PutObject, like a local file. When more is written, a multipart upload begins, and each part is sent by a thread as
 soon as it is full.
 
@@ -371,7 +371,7 @@ class PartStream:
 
 @dataclass(frozen=True)
 class _Completion:
-    """The completion of a stream whose parts are sent, as an `Attempt` for `S3Write`.
+    """The last request of a stream, after its parts were sent, as an `Attempt` for `S3Write`.
 
     Attributes:
         multipart: The upload.

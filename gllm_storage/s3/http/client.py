@@ -312,7 +312,7 @@ class DirectClient:
 
 @dataclass(frozen=True)
 class Started:
-    """A request that was sent, and whose answer was not read yet."""
+    """A request that was sent; its answer was not read yet."""
 
     _client: DirectClient
     _place: _Place
@@ -328,7 +328,7 @@ class Started:
 
         Raises:
             botocore.exceptions.ClientError: If the answer is an error.
-            Exception: If there is no answer, or if boto3 should send the request. The method itself handles both.
+            Exception: If no answer arrives, or if boto3 should send the request. The method itself handles both.
         """
         answer = self._exchange.answer(bodiless=self._operation.method == "HEAD")
         outcome = self._client.outcome(self._place, self._operation, self._sent, answer)
