@@ -1,8 +1,8 @@
 """Many small objects: one thread has many requests in progress, instead of one thread for each request.
 
 The price of a small object in Python is its thread, its locks and its thread switches; the requests themselves are cheap
-(`gllm_storage.s3.http`). Here each request is sent once. If the object is not small, or the request does not succeed at once,
-the object is left to the normal way, which tries again, decides and explains.
+(`gllm_storage.s3.http`). Here each request is sent once. If the object is not small, or the request does not succeed at
+once, the object is left to the normal way, which tries again, decides and explains.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """`StreamedWriter`: writes an S3 object of unknown size, and sends its parts while it is written.
 
-Content up to `multipart_threshold` (at least one part) is collected, and `commit` uploads
-it by one PutObject, like a local file. When more is written, a multipart upload begins, and each part is sent by a thread as
-soon as it is full.
+Content up to `multipart_threshold` (at least one part) is collected, and `commit` uploads it by one PutObject, like a local
+file. When more is written, a multipart upload begins, and each part is sent by a thread as soon as it is full.
 
 - *Memory.* The caller may take hours to fill a part, or never return. So a part that is being filled is in memory only if
   the budget of the process has room for it at once, and in a temporary file otherwise. Full parts are in flight.
