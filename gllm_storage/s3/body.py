@@ -1,4 +1,4 @@
-"""Bodies of requests and answers: sections of a source to send, their checksum headers, and boto3's bodies to read."""
+"""Bodies of requests and answers: sections of a source, their checksum headers, and the bodies that boto3 returns."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _CHECKSUM_REFUSALS = {"InvalidArgument", "InvalidRequest", "NotImplemented", "Un
 
 
 class FileSection(io.RawIOBase):
-    """A section of a local file as a request's body, read as it is sent.
+    """A section of a local file as the body of a request. It is read while it is sent.
 
     Args:
-        source: The file, or what stands for one.
-        offset: Where the section begins.
-        length: Its length in bytes.
-        stop: Ends the request when set.
+        source: The file, or another source.
+        offset: Offset of the section in bytes.
+        length: Length of the section in bytes.
+        stop: Cancels the request.
     """
 
     def __init__(self, source: Source, offset: int, length: int, stop: Stop) -> None:
@@ -59,7 +59,7 @@ class FileSection(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Position within the section."""
+        """The position within the section."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -69,17 +69,18 @@ class FileSection(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read on into a buffer: awscrt, by which botocore signs where it is installed, reads so."""
+        """Read into a buffer, as awscrt does, with which botocore signs if it is installed."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def read(self, size: int = -1) -> bytes:
-        """Read on.
+        """Read the next bytes.
 
         Raises:
-            StorageError: If the file changed. It is looked at before the last byte leaves, so that the server is left with
-                an incomplete request and stores nothing.
+            StorageError: If the file has changed. This is checked before the last bytes are returned, so that the request
+                stays incomplete and the server stores nothing.
+            TransferStopped: If the transfer was cancelled.
         """
         self._stop.check()
         left = self._length - self._position
@@ -92,11 +93,11 @@ class FileSection(io.RawIOBase):
 
 
 class ViewSection(io.RawIOBase):
-    """Bytes in memory as a request's body, of which no copies are made: a read gives a view of them.
+    """Bytes in memory as the body of a request. A read returns a view, without a copy.
 
     Args:
         view: The bytes.
-        stop: Ends the request when set.
+        stop: Cancels the request.
     """
 
     def __init__(self, view: memoryview, stop: Stop) -> None:
@@ -116,7 +117,7 @@ class ViewSection(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Position."""
+        """The position."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -126,16 +127,20 @@ class ViewSection(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read on into a buffer: awscrt, by which botocore signs where it is installed, reads so."""
+        """Read into a buffer, as awscrt does, with which botocore signs if it is installed."""
         data = self._next(len(buffer))
-        buffer[: len(data)] = data  # without a look at the stop: awscrt prints whatever is raised here
+        buffer[: len(data)] = data  # no check of the stop: awscrt prints every exception of this method
         return len(data)
 
     def read(self, size: int | None = -1) -> Any:
-        """Read on: bytes, if it is all that is left that is wanted, and a view of some of them else."""
+        """Read the next bytes: a view of `size` bytes, or the rest as bytes without `size`.
+
+        Raises:
+            TransferStopped: If the transfer was cancelled.
+        """
         self._stop.check()
         if size is None or size < 0:
-            return bytes(self._next(len(self)))  # moto, and others who listen to botocore, know no views
+            return bytes(self._next(len(self)))  # moto and other listeners read so, and expect bytes
         return self._next(size)
 
     def _next(self, size: int) -> memoryview:
@@ -146,26 +151,43 @@ class ViewSection(io.RawIOBase):
 
 @dataclass
 class ChecksumHeaders:
-    """Which operations of an endpoint take ``x-amz-checksum-…``; found out by the first request that carries it."""
+    """Remembers which operations of an endpoint accept ``x-amz-checksum-…`` headers. The first request of each finds out.
+
+    Attributes:
+        accepted: Whether an operation accepts the headers, by the name of boto3's method; unknown ones are missing.
+    """
 
     accepted: dict[str, bool] = field(default_factory=dict)
 
     def call(self, operation: Callable[..., Any], checksum: Mapping[str, str], **parameters: Any) -> Any:
-        """Call an operation with checksum parameters, or without them where the endpoint does not know them."""
+        """Call an operation with checksum parameters, or without them if the endpoint refuses them.
+
+        Args:
+            operation: A method of a boto3 client.
+            checksum: The checksum parameters; empty if there are none.
+            **parameters: The other parameters.
+
+        Returns:
+            The result of the operation.
+
+        Raises:
+            Exception: Any other exception of the operation.
+        """
         name = operation.__name__
         if self.accepted.get(name) is False:
             return operation(**parameters)
         try:
             answer = operation(**parameters, **checksum)
         except ClientError as error:
-            # Another part's refusal may have come first, and be remembered already.
+            # If the operation has accepted the headers before, this refusal has another reason. If another part was refused
+            # meanwhile, False is recorded already; this part is sent again as well.
             if not checksum or self.accepted.get(name) or code_of(error) not in _CHECKSUM_REFUSALS:
                 raise
             body: Any = parameters.get("Body")
             if hasattr(body, "seek"):
-                body.seek(0)  # it has been read, and what is left would be stored
+                body.seek(0)  # the refused request has read it; without this an empty or cut body would be stored
             answer = operation(**parameters)
-            _logger.warning("the endpoint refuses checksums on %s (%s); going on without", name, code_of(error))
+            _logger.warning("the endpoint refuses checksums on %s (%s); requests go without them", name, code_of(error))
             self.accepted[name] = False
             return answer
         self.accepted[name] = True
@@ -176,8 +198,7 @@ Body: TypeAlias = bytes | ViewSection | FileSection
 """The body of a request."""
 
 _SHARE = 4
-"""A part is held in memory while it is sent if it takes no more than this fraction of the limit; a larger part is read while
-it is sent."""
+"""A part of at most 1/4 of the memory limit is in memory while it is sent; a larger one is read from the file meanwhile."""
 _buffers = threading.local()
 
 
@@ -185,7 +206,22 @@ _buffers = threading.local()
 def body_of(source: Source, offset: int, length: int, settings: TransferSettings, stop: Stop) -> Iterator[tuple[Body, int]]:
     """A section of a source as the body of a request, and its CRC-64/NVME.
 
-    A small section is read into memory, so that the sent bytes are those of the CRC.
+    If the section fits into memory, it is read once, so that the CRC is that of the sent bytes even if the file changes. A
+    larger section is read twice; a server that knows the checksum header compares the sent bytes with the CRC.
+
+    Args:
+        source: The source.
+        offset: Offset of the section in bytes.
+        length: Length of the section in bytes.
+        settings: The memory limit.
+        stop: Cancels the request, and the wait for memory.
+
+    Yields:
+        The body and the CRC. The memory of the body is reused after the block.
+
+    Raises:
+        StorageError: If the source cannot be read, or has changed.
+        TransferStopped: If the transfer was cancelled.
     """
     if length <= CHUNK:
         data = source.read_at(offset, length)
@@ -204,7 +240,7 @@ def body_of(source: Source, offset: int, length: int, settings: TransferSettings
 
 
 def _buffer(length: int) -> memoryview:
-    """Memory of this thread, which its next part uses again: new memory costs page faults."""
+    """Memory of this thread, reused for its next part: fresh memory costs a page fault for every 4 KiB."""
     if len(getattr(_buffers, "memory", b"")) < length:
         _buffers.memory = bytearray(length)
     return memoryview(_buffers.memory)[:length]

@@ -1,4 +1,4 @@
-"""`S3StorageClient`: Amazon S3 and everything that speaks its protocol."""
+"""`S3StorageClient`: the storage client for Amazon S3 and compatible services."""
 
 from __future__ import annotations
 
@@ -21,88 +21,104 @@ class S3StorageClient(FsspecStorageClient):
 
     This class implements the CloudStorageClient interface for AWS S3 and other S3-compatible storage providers like MinIO.
 
-    Files up to `multipart_threshold` are uploaded by a single PutObject, larger ones in parts, side by side. With
-    ``check_conflict=True`` the request that makes the object visible (PutObject or CompleteMultipartUpload) carries
-    ``If-None-Match: *``, so that S3 rejects the upload atomically if the key exists, at any size. A HeadObject before it
-    saves the bytes of an upload that would be rejected. If an endpoint enforces the precondition on PutObject only, files
-    up to 5 GiB are uploaded by one PutObject; above that size the HeadObject is the only check, and a
-    `NonAtomicWriteWarning` says so. If it enforces neither, the call is refused before anything is written.
+    Files up to `multipart_threshold` are uploaded by one PutObject, larger files in parallel parts.
+
+    With ``check_conflict=True`` the request that makes the object visible (PutObject or CompleteMultipartUpload) carries
+    ``If-None-Match: *``: S3 rejects it atomically if the key exists, at any size. A HeadObject before the upload avoids
+    sending a file that would be rejected. Some compatible services enforce this precondition on PutObject only. There, files
+    up to 5 GiB are uploaded by one PutObject; for larger files the HeadObject is the only check, and a
+    `NonAtomicWriteWarning` is issued. If a service enforces the precondition on neither operation, the call is refused
+    before anything is written.
+
+    Example:
+        >>> client = S3StorageClient({"bucket_name": "models", "endpoint_url": "https://minio.example.com"})
+        >>> client.upload_file("model.safetensors", "v3/model.safetensors", check_conflict=True)
     """
 
     provider: ClassVar[str] = "s3"
     settings_class = S3Settings
 
     def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
-        """Initialize the S3 storage client.
+        """Initialize the S3 storage client. No request is sent.
 
         Args:
             config: S3 configuration parameters, all strings:
 
-                - bucket_name: Name of the S3 bucket. The only one that is required.
-                - prefix: Optional prefix (folder) within the bucket.
-                - endpoint_url: Optional endpoint URL for S3-compatible services.
-                - region_name, profile_name: As for boto3.
-                - aws_access_key_id, aws_secret_access_key, aws_session_token: Credentials; without them boto3's own chain
-                  (environment, configuration files, roles) is used.
-                - anonymous: ``"true"`` for unsigned requests to public buckets.
-                - addressing_style: ``"auto"``, ``"path"`` or ``"virtual"``. Default: boto3's.
-                - ca_bundle: Path of a file with the CA certificates to trust.
-                - server_side_encryption, sse_kms_key_id, storage_class: For what is stored.
-                - requester_pays: ``"true"`` to pay for requests to others' buckets.
-                - expected_bucket_owner: Account id that must own the bucket.
-                - multipart_threshold: Larger files go in parts, side by side. Default ``"16MiB"``; ``"5GB"`` sends a single
-                  PutObject up to that size.
-                - part_size: Of uploads and ranged reads, at least ``"5MiB"``. Default ``"8MiB"``.
-                - max_concurrency: Parts of one file at a time. Default ``"10"``.
-                - connect_timeout, read_timeout: Default ``"10s"``, ``"60s"``.
-                - max_attempts: How often a request is sent in all. Default ``"5"``.
-                - memory_limit: What all transfers of the process together hold in memory; at least `part_size`. Default
-                  ``"128MiB"``.
-                - engine: ``"auto"`` (default) sends the hot requests straight to a socket, where nothing speaks against it;
-                  ``"boto3"`` sends all through boto3.
-                - sign_bodies: Whether the bodies of requests over http are signed: ``"auto"`` (default) until the store has
-                  shown that it checks their CRC-64/NVME, ``"always"``, or ``"never"``.
-                - conditional_writes: What ``check_conflict=True`` trusts. ``"auto"`` (default) finds out once per endpoint
-                  and bucket, with a small object beside the first target; ``"enforced"`` trusts the endpoint without asking;
-                  ``"best-effort"`` accepts a check that can race where the endpoint can do nothing.
+                - bucket_name: Name of the bucket. Required.
+                - prefix: Key prefix of all names, such as ``"team/models"``. Default: none.
+                - endpoint_url: URL of an S3-compatible service. Default: Amazon's for the region.
+                - region_name: Region of the bucket. Default: as for boto3.
+                - profile_name: Profile of the AWS configuration files. Default: as for boto3.
+                - aws_access_key_id: Access key. Default: boto3's chain (environment, configuration files, roles).
+                - aws_secret_access_key: Secret of the access key.
+                - aws_session_token: Session token of temporary credentials.
+                - anonymous: ``"true"`` sends unsigned requests, for public buckets. Default ``"false"``.
+                - addressing_style: ``"auto"``, ``"path"`` or ``"virtual"``. Default: as for boto3.
+                - ca_bundle: Path of a file with the CA certificates to trust. Default: as for boto3.
+                - server_side_encryption: Encryption of new objects, such as ``"aws:kms"``. Default: the bucket's.
+                - sse_kms_key_id: KMS key of new objects. Default: the bucket's.
+                - storage_class: Storage class of new objects, such as ``"STANDARD_IA"``. Default ``"STANDARD"``.
+                - requester_pays: ``"true"`` pays for requests to buckets of other accounts. Default ``"false"``.
+                - expected_bucket_owner: Account id; requests fail if another account owns the bucket. Default: not checked.
+                - multipart_threshold: Size above which a file is uploaded in parts, at most ``"5GiB"``. Default ``"16MiB"``.
+                - part_size: Size of a part and of a ranged read, ``"5MiB"`` to ``"5GiB"``. Default ``"8MiB"``.
+                - max_concurrency: The most parts of one file at a time. Default ``"10"``.
+                - connect_timeout: Time to connect to the server. Default ``"10s"``.
+                - read_timeout: Time without a byte from the server. Default ``"60s"``.
+                - max_attempts: How often a request is sent at most. Default ``"5"``.
+                - memory_limit: The most content that all transfers of the process hold in memory at a time; at least
+                  `part_size`. Default ``"128MiB"``.
+                - engine: ``"auto"`` sends frequent requests directly over a socket if possible; ``"boto3"`` sends all
+                  requests through boto3. Default ``"auto"``.
+                - sign_bodies: Whether bodies of requests over http are signed: ``"auto"`` (until the server has shown that
+                  it checks their CRC-64/NVME), ``"always"`` or ``"never"``. Default ``"auto"``.
+                - conditional_writes: Whether the endpoint enforces preconditions, for ``check_conflict=True``: ``"auto"``
+                  (a probe with a small object, once per bucket and process), ``"enforced"`` (no probe), or
+                  ``"best-effort"`` (a check that can race, if the endpoint enforces nothing). Default ``"auto"``.
 
         Raises:
-            ValueError: If required configuration parameters are missing, or any is unknown or wrong: one error that names
-                all mistakes.
+            ValueError: If a required parameter is missing, or a parameter is unknown or wrong. The message names all
+                mistakes.
         """
         super().__init__(config)
         self._connection: PerProcess[S3Connection] = PerProcess(self._make_connection)
 
     @classmethod
     def config_from_url(cls, url: str) -> dict[str, str]:
-        """The config that ``s3://bucket/prefix`` stands for.
+        """The config of a URL: ``s3://bucket/prefix`` gives `bucket_name` and `prefix`.
 
         Raises:
-            ValueError: If it is no URL.
+            ValueError: If the text is not a URL.
         """
         bucket, _, prefix = split_url(url)[1].partition("/")
         return {"bucket_name": bucket, "prefix": prefix} if prefix else {"bucket_name": bucket}
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """What pandas, torch, dask and `fsspec.open` need beside a URL; s3fs takes it. It holds the config's secrets."""
+        """The ``storage_options`` of pandas, dask and `fsspec.open` for the client's URLs, with the secrets of the config.
+
+        s3fs accepts them as well.
+
+        Example:
+            >>> pandas.read_parquet(client.url("data.parquet"), storage_options=client.storage_options)
+        """
         return self.settings.storage_options()
 
     def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
-        """Read the config; see `FsspecStorageClient.read_config`.
+        """Parse the config; see `FsspecStorageClient.read_config`.
 
         Raises:
-            ValueError: If it is wrong.
+            ValueError: If a parameter is missing, unknown or wrong.
         """
         self.settings = parse_config(S3Settings, self.provider, config)
         return Location("s3", f"{self.settings.bucket_name}/", self.settings.prefix, aliases=("s3a",))
 
     def make_store(self) -> ObjectStore:
-        """Make the store of the verbs, without s3fs and aiohttp, whose import takes longer than most verbs."""
+        """The store of the verbs. It does not import s3fs and aiohttp: that takes longer than most verbs."""
         return self._connection.get().store(self.settings.bucket_name)
 
     def make_filesystem(self) -> S3FileSystem:
-        """Make the filesystem, which shares the connection of the verbs."""
+        """A filesystem that shares the connection of the verbs."""
         from gllm_storage.s3.filesystem import S3FileSystem  # noqa: PLC0415 - it imports s3fs and aiohttp
 
         filesystem = S3FileSystem(**self._options(), skip_instance_cache=True)
@@ -115,7 +131,7 @@ class S3StorageClient(FsspecStorageClient):
         return connection_of(self._options())
 
     def _options(self) -> dict[str, Any]:
-        """The options of the filesystem, over those of fsspec's own configuration."""
+        """The options of the filesystem; they override those of fsspec's own configuration."""
         return {**fsspec_configuration("s3", "s3a"), **self.settings.filesystem_options()}
 
     def _identity(self) -> object:

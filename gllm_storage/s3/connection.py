@@ -170,7 +170,7 @@ class S3Connection:
 
     @property
     def pipeline(self) -> Pipeline | None:
-        """Sends requests whose answers are read later; None if all requests go through boto3."""
+        """Sends requests, and reads their answers later; None if all requests go through boto3."""
         client: Any = self.client
         pipeline: Pipeline | None = getattr(client, "pipeline", None)
         return pipeline

@@ -1,7 +1,15 @@
-"""Copies within S3: in one request, or in parts side by side, all parts of one version of the source.
+"""Copies within S3: by one CopyObject, or by a multipart upload whose parts S3 reads from the source object.
 
-A copy in parts is an upload whose parts the store reads itself. So it is written with the same care as an upload: a write-id
-shows whether the copy succeeded when an answer was lost, and no failure, not even Ctrl-C, leaves the multipart upload open.
+One CopyObject copies one version of the source object, with its metadata and tags. It is limited to 5 GiB, and slow on large
+objects. A copy in parts has none of these properties by itself:
+
+- *One version.* The source object may be replaced between two parts. So each part carries the ETag of the first HeadObject
+  as a precondition. Ceph 16 ignores that precondition, so a second HeadObject follows the last part. If the object was
+  replaced, the copy is aborted and starts again with the new version.
+- *Properties.* CreateMultipartUpload knows nothing of the source object. Metadata, headers and tags are read from it and
+  sent along.
+- *Lost answers.* The copy carries a write-id like every write of this library (store/create.py), and a failure, including
+  Ctrl-C, aborts the multipart upload.
 """
 
 from __future__ import annotations
@@ -37,8 +45,8 @@ if TYPE_CHECKING:
     from gllm_storage.store.transfer import Transfer
 
 PART_SIZE = 64 * MIB
-"""Nothing of a part passes through this machine, so it may be larger than those of an upload."""
-_DESCRIPTION = (
+"""Bytes in a part. The bytes do not pass through this machine, so the part is larger than that of an upload."""
+_COPIED_HEADERS = (
     "CacheControl",
     "ContentDisposition",
     "ContentEncoding",
@@ -47,22 +55,22 @@ _DESCRIPTION = (
     "Expires",
     "WebsiteRedirectLocation",
 )
-"""What a CopyObject takes along from its source beside the user metadata and the tags, and a multipart upload does not."""
+"""Properties that CopyObject copies by itself, beside user metadata and tags."""
 _ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
-_BOUND = {"EXPRESS_ONEZONE", "FSX_OPENZFS", "OUTPOSTS", "SNOW"}
-"""Storage classes that say where a bucket is; another bucket's objects cannot have them."""
+_CLASSES_OF_PLACES = {"EXPRESS_ONEZONE", "FSX_OPENZFS", "OUTPOSTS", "SNOW"}
+"""Storage classes that belong to the location of a bucket. The target bucket may be elsewhere, so they are not copied."""
 _PRECONDITION_FAILED = 412
 _SERVER_ERROR = 500
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an object is.
+    """An object, or one version of it.
 
     Attributes:
         bucket: The bucket.
         key: The key.
-        version_id: Which version is meant; None for the current one.
+        version_id: The version; None for the current one.
     """
 
     bucket: str
@@ -71,26 +79,26 @@ class Place:
 
     @property
     def url(self) -> str:
-        """Its URL."""
+        """The URL of the object."""
         return f"s3://{self.bucket}/{self.key}"
 
     def parameters(self) -> dict[str, str]:
-        """Its parameters for botocore."""
+        """The parameters of botocore that name the object."""
         version = {"VersionId": self.version_id} if self.version_id else {}
         return {"Bucket": self.bucket, "Key": self.key, **version}
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One object to become another.
+    """One copy of an object.
 
     Attributes:
-        source: What is copied.
-        target: Where to; what is there is replaced.
+        source: The source object.
+        target: The target object; an existing one is replaced.
         options: Further parameters of CopyObject and CreateMultipartUpload, such as ``StorageClass``.
         threshold: Objects of more bytes than this are copied in parts.
-        keep_etag: Whether to copy in the parts in which the source was uploaded, which gives the same ETag.
-        transfer: What it is about, and what stops it.
+        keep_etag: Whether to copy in the same parts in which the source object was uploaded, which gives the same ETag.
+        transfer: The operation, the settings, and the stop.
     """
 
     source: Place
@@ -102,16 +110,17 @@ class Copy:
 
 
 def copy_object(requests: S3Requests, copy: Copy) -> None:
-    """Copy an object: its content, metadata and tags, and the storage class unless the options name one.
+    """Copy an object: its content, metadata and tags, and its storage class unless the options name another.
 
     Args:
-        requests: The control requests of the target's bucket.
+        requests: The control requests of the target bucket.
         copy: The copy.
 
     Raises:
         ObjectNotFoundError: If the source object does not exist.
-        StorageUnavailableError: If the source was replaced during each attempt.
-        StorageError: If the copy fails; nothing was changed then, and nothing is left behind.
+        StorageUnavailableError: If the source object was replaced during each of 7 attempts.
+        StorageError: If the copy fails; nothing was changed then, and nothing is left behind. Also if `keep_etag` is set,
+            and the endpoint does not tell the lengths of the parts.
     """
     attempt = 0
     while True:
@@ -119,7 +128,7 @@ def copy_object(requests: S3Requests, copy: Copy) -> None:
         version = _head(requests, copy)
         this = dataclasses.replace(copy, transfer=copy.transfer.attempt())
         try:
-            with translated(_about(copy)):
+            with translated(_details(copy)):
                 _copy_version(requests, this, version)
         except ObjectChangedError as error:
             if attempt == RESTART.limit:
@@ -128,17 +137,18 @@ def copy_object(requests: S3Requests, copy: Copy) -> None:
                     copy.transfer.details,
                     Remedy.REPEAT,
                 ) from error
-            RESTART.again(_about(copy), attempt, "the source object was replaced", "restart", copy.transfer.stop)
+            RESTART.again(_details(copy), attempt, "the source object was replaced", "restart", copy.transfer.stop)
         else:
             return
 
 
-def _about(copy: Copy) -> ErrorDetails:
+def _details(copy: Copy) -> ErrorDetails:
+    """The operation with both URLs, for errors."""
     return dataclasses.replace(copy.transfer.details, operation=f"copy to {copy.target.url}")
 
 
 def _head(requests: S3Requests, copy: Copy) -> Mapping[str, Any]:
-    """HeadObject of the source, or of the version that the caller named."""
+    """HeadObject of the source object, or of the version that the caller named."""
     source, connection = copy.source, requests.connection
     if source.version_id is None:
         return connection.store(source.bucket).requests.head(source.key, "copy")
@@ -157,16 +167,16 @@ def _copy_version(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) 
     if copy.keep_etag and parts_of_source:
         ranges = _ranges_of_source(requests, copy, version, int(parts_of_source))
     elif copy.keep_etag or size <= min(copy.threshold, MAX_PUT):
-        run_all([partial(_copy_whole, requests, copy, version)], 1, copy.transfer.stop)
+        run_all([partial(_copy_by_one_request, requests, copy, version)], 1, copy.transfer.stop)
         return
     else:
         ranges = part_ranges(size, part_size_for(size, PART_SIZE))
     write_object(_CopyInParts(requests, copy, version, ranges), exclusive=False)
 
 
-def _copy_whole(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
-    """CopyObject. It is of one version in any case, so it need not be pinned to the one we looked at."""
-    parameters = _accepted(requests, "CopyObject", {**_storage(copy, version), **_settings(requests, copy, "CopyObject")})
+def _copy_by_one_request(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
+    """CopyObject. One request copies one version, whichever it is, so it needs no precondition."""
+    parameters = _accepted(requests, "CopyObject", {**_storage(copy, version), **_parameters(requests, copy, "CopyObject")})
     try:
         answer = requests.connection.client.copy_object(
             **parameters, **_any(copy.target.parameters()), CopySource=_any(copy.source.parameters())
@@ -181,7 +191,11 @@ def _copy_whole(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) ->
 def _ranges_of_source(
     requests: S3Requests, copy: Copy, version: Mapping[str, Any], number_of_parts: int
 ) -> list[tuple[int, int]]:
-    """(offset, length) of the parts in which the source was uploaded."""
+    """(offset, length) of the parts in which the source object was uploaded, by one HeadObject for each part.
+
+    Raises:
+        StorageError: If the lengths do not add up to the size of the object: the endpoint ignores ``PartNumber``.
+    """
 
     def length_of(number: int) -> int:
         parameters = {**requests.connection.parameters("HeadObject"), **copy.source.parameters()}
@@ -202,7 +216,7 @@ def _ranges_of_source(
 
 
 class _CopyInParts:
-    """A copy in parts, as `gllm_storage.store.create` takes a write."""
+    """A copy in parts, as a `Write` for `store.create.write_object`."""
 
     conditional = False
 
@@ -220,18 +234,23 @@ class _CopyInParts:
 
     @property
     def details(self) -> ErrorDetails:
-        """What the write is about."""
-        return _about(self._copy)
+        """The operation, for errors."""
+        return _details(self._copy)
 
     def head(self) -> ObjectInfo | None:
-        """HeadObject of the target."""
+        """HeadObject of the target object."""
         return self._requests.find(self._copy.target.key, "copy")
 
     def write(self, write_id: str) -> Stored:
-        """Copy all parts and make an object of them."""
+        """Copy all parts, check that the source object is still the same, and complete the upload.
+
+        Raises:
+            ObjectChangedError: If the source object was replaced meanwhile.
+            Exception: Any exception of the SDK.
+        """
         transfer = self._copy.transfer
-        # In threads: Ctrl-C, which interrupts the main thread, must neither lose the answer with the upload id to abort, nor
-        # leave a completion in progress.
+        # Each request runs in a thread. Ctrl-C interrupts the main thread only, so it can neither lose the answer with the
+        # upload id, without which the upload cannot be aborted, nor leave a completion in progress.
         run_all([partial(self._create, write_id)], 1, transfer.stop)
         tasks = [partial(self._copy_part, number, *each) for number, each in enumerate(self._ranges, start=1)]
         parts = run_all(tasks, transfer.settings.max_concurrency, transfer.stop)
@@ -240,7 +259,7 @@ class _CopyInParts:
         return Stored(self._copy.target.url, int(self._version["ContentLength"]))
 
     def judge(self, error: Exception) -> Answer:
-        """Whether an object may have come of it after all: an answer may have been lost."""
+        """The meaning of an error: UNKNOWN if the answer to the completion may have been lost, else FAILED."""
         if not self._committing or not isinstance(error, SDK_ERRORS):
             return Answer.FAILED
         if isinstance(error, ClientError):
@@ -249,27 +268,27 @@ class _CopyInParts:
         return Answer.UNKNOWN
 
     def discard(self) -> None:
-        """Abort the upload, so that no parts stay."""
+        """Abort the upload, so that no parts stay in the store."""
         self._discarded = True
         if self._upload_id is not None:
             self._abort()
 
     def _create(self, write_id: str) -> None:
         operation = "CreateMultipartUpload"
-        wanted = {**_storage(self._copy, self._version), **_settings(self._requests, self._copy, operation)}
-        parameters = {**wanted, **self._description(), "Metadata": {**self._metadata(), WRITE_ID: write_id}}
+        wanted = {**_storage(self._copy, self._version), **_parameters(self._requests, self._copy, operation)}
+        parameters = {**wanted, **self._properties(), "Metadata": {**self._metadata(), WRITE_ID: write_id}}
         answer = self._requests.connection.client.create_multipart_upload(
             **_accepted(self._requests, operation, parameters), **self._place
         )
         require_any(answer, "UploadId")
         self._upload_id = answer["UploadId"]
         if self._discarded:
-            self._abort()  # the answer came after the copy was discarded
+            self._abort()  # the answer arrived after `discard`, which did not know the upload id yet
 
     def _copy_part(self, number: int, offset: int, length: int) -> dict[str, Any]:
         try:
             answer = self._requests.connection.client.upload_part_copy(
-                **_accepted(self._requests, "UploadPartCopy", _settings(self._requests, self._copy, "UploadPartCopy")),
+                **_accepted(self._requests, "UploadPartCopy", _parameters(self._requests, self._copy, "UploadPartCopy")),
                 **self._place,
                 UploadId=str(self._upload_id),
                 PartNumber=number,
@@ -281,13 +300,18 @@ class _CopyInParts:
             raise (ObjectChangedError if _is_changed(error) else error) from error
         finally:
             if self._discarded:
-                self._abort()  # a stalled server held this part when the upload was aborted, and may have kept it
+                # The upload was aborted while a stalled server held this part; S3 may have kept the part.
+                self._abort()
         result: Any = answer.get("CopyPartResult", {})
         require_any(result, "ETag")
         return {"PartNumber": number, **{name: value for name, value in result.items() if name != "LastModified"}}
 
     def _require_unchanged(self) -> None:
-        """Look once more: Ceph 16 ignores the condition of a part, and the parts may then be of two versions."""
+        """Check by a HeadObject that all parts are of one version: Ceph 16 ignores ``CopySourceIfMatch``.
+
+        Raises:
+            ObjectChangedError: If the source object was replaced.
+        """
         now = _head(self._requests, self._copy)
         if any(now.get(name) != self._version.get(name) for name in ("ETag", "LastModified", "ContentLength")):
             raise ObjectChangedError
@@ -304,7 +328,7 @@ class _CopyInParts:
 
     def _abort(self) -> None:
         place = {**self._requests.connection.parameters("AbortMultipartUpload"), **self._place}
-        # Completed or aborted already, or unreachable: there is nothing better to do.
+        # Completed or aborted already, or the store is unreachable: there is nothing better to do.
         with stopped_by(None), contextlib.suppress(*SDK_ERRORS):
             self._requests.connection.client.abort_multipart_upload(**place, UploadId=str(self._upload_id))
 
@@ -315,51 +339,51 @@ class _CopyInParts:
         given: Mapping[str, str] = (self._copy.options if self._replaces() else self._version).get("Metadata") or {}
         return given
 
-    def _description(self) -> dict[str, Any]:
-        """What CopyObject would take along by itself."""
+    def _properties(self) -> dict[str, Any]:
+        """The headers and tags of the source object, which CopyObject would copy by itself."""
         version = self._version
-        described = {} if self._replaces() else {name: version[name] for name in _DESCRIPTION if version.get(name)}
+        found = {} if self._replaces() else {name: version[name] for name in _COPIED_HEADERS if version.get(name)}
         if version.get("TagCount") and self._copy.options.get("TaggingDirective") != "REPLACE":
             source = self._copy.source.parameters()
             connection = self._requests.connection
             parameters = {**connection.parameters("GetObjectTagging"), **_any(source)}
             tags = connection.client.get_object_tagging(**parameters)["TagSet"]
-            described["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
-        return described
+            found["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
+        return found
 
 
 def _storage(copy: Copy, version: Mapping[str, Any]) -> dict[str, Any]:
-    """How the source is stored, which neither kind of copy keeps by itself."""
+    """The storage class and the encryption of the source object, which neither kind of copy keeps by itself."""
     kept = {}
     storage_class = version.get("StorageClass")
-    if storage_class and storage_class not in _BOUND:
+    if storage_class and storage_class not in _CLASSES_OF_PLACES:
         kept["StorageClass"] = storage_class
-    # A key is of one region, and all we know to be in the same one is the same bucket.
+    # A KMS key works in one region only, and another bucket may be in another region.
     if copy.source.bucket == copy.target.bucket and str(version.get("ServerSideEncryption", "")).startswith("aws:kms"):
         kept.update({name: version[name] for name in _ENCRYPTION if version.get(name)})
     return kept
 
 
-def _settings(requests: S3Requests, copy: Copy, operation: str) -> dict[str, Any]:
-    """What the filesystem and the caller want; the caller's word counts."""
-    settings = requests.connection.parameters(operation)
+def _parameters(requests: S3Requests, copy: Copy, operation: str) -> dict[str, Any]:
+    """The parameters of the connection, overridden by the options of the call."""
+    parameters = requests.connection.parameters(operation)
     owner = requests.connection.parameters("HeadObject").get("ExpectedBucketOwner")
     if owner:
-        settings["ExpectedSourceBucketOwner"] = owner
-    return {**settings, **{name: value for name, value in copy.options.items() if value is not None}}
+        parameters["ExpectedSourceBucketOwner"] = owner
+    return {**parameters, **{name: value for name, value in copy.options.items() if value is not None}}
 
 
 def _accepted(requests: S3Requests, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the parameters that an operation takes; s3fs, too, drops the others."""
+    """The parameters that an operation knows; others are dropped, as by s3fs."""
     members = requests.connection.members(operation)
     return {name: value for name, value in parameters.items() if name in members}
 
 
 def _is_changed(error: ClientError) -> bool:
-    """Whether the source is no longer what it was when we looked."""
+    """Whether the source object was replaced or deleted since the HeadObject."""
     return status_of(error) == _PRECONDITION_FAILED or is_not_found(error)
 
 
 def _any(value: Any) -> Any:
-    """Untyped, for the stubs of boto3, which want exact dictionaries."""
+    """The value without its type, because the stubs of boto3 require exact dictionaries."""
     return value

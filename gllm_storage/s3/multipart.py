@@ -47,7 +47,7 @@ class MultipartUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
             StorageError: If the file changed.
         """
         upload = self._upload
@@ -63,7 +63,7 @@ class MultipartUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
         """
         run_all([self._create], 1, self._stop)
 
@@ -76,7 +76,7 @@ class MultipartUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
             StorageError: If the file changed.
         """
         (stored,) = run_all([partial(self._complete, parts, crc)], 1, self._stop)
@@ -136,7 +136,7 @@ class MultipartUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
             StorageError: If the file changed.
         """
         send = partial(self._send_body, number, body, checksums.encode(crc))

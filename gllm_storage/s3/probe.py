@@ -1,10 +1,20 @@
-"""What an S3 endpoint enforces (the probe), and the form of an upload that follows from it (the plan).
+"""The probe: which preconditions an S3 endpoint enforces. The plan: the form of an upload that follows from them.
 
-S3-compatible servers enforce ``If-None-Match: *``, refuse it, or ignore it and overwrite; and PutObject and
-CompleteMultipartUpload differ on one server. Ceph 16 enforces the first and silently overwrites on the second, OpenStack
-Swift refuses the first and enforces the second, ``rclone serve s3`` ignores both. Amazon enforces both
-(https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html); the probe asks any other endpoint
-once, with a small object beside the first target.
+An exclusive create needs a server that enforces ``If-None-Match: *``. S3-compatible servers enforce it, refuse it, or ignore
+it and overwrite the object, and the same server may treat PutObject and CompleteMultipartUpload differently:
+
+=======================  =====================  =========================
+server                   PutObject              CompleteMultipartUpload
+=======================  =====================  =========================
+Amazon S3                enforced               enforced
+Ceph 16                  enforced               ignored
+OpenStack Swift          refused                enforced
+``rclone serve s3``      ignored                ignored
+=======================  =====================  =========================
+
+Amazon documents it: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html. On any other endpoint the
+probe finds out, once per bucket and process: it writes a small object beside the first target, sends both operations with
+the precondition to that key, and deletes the object.
 """
 
 from __future__ import annotations
@@ -40,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class Condition(Enum):
-    """What an operation does with ``If-None-Match: *`` when the object exists."""
+    """The effect of ``If-None-Match: *`` on an operation when the object exists."""
 
     ENFORCED = "enforced"
     IGNORED = "ignored: the object is overwritten"
@@ -49,11 +59,11 @@ class Condition(Enum):
 
 @dataclass(frozen=True)
 class ConditionalWrites:
-    """What an endpoint does with conditional writes, for the two operations apart.
+    """The effect of the precondition on each of the two operations that make an object.
 
     Attributes:
-        put: On PutObject.
-        complete: On CompleteMultipartUpload.
+        put: The effect on PutObject.
+        complete: The effect on CompleteMultipartUpload.
     """
 
     put: Condition
@@ -67,17 +77,17 @@ _logger = logging.getLogger(__name__)
 _PRECONDITION_FAILED = 412
 _REFUSALS = {400, 405, 501}
 _found: dict[tuple[str, str], ConditionalWrites] = {}
-# The findings are plain values and may cross a fork; the lock may not.
+# The results are plain values, which a forked child can use. A lock may be locked for ever there.
 _probing: PerProcess[defaultdict[tuple[str, str], threading.Lock]] = PerProcess(lambda: defaultdict(threading.Lock))
 
 
 def conditional_writes(connection: S3Connection, bucket: str, folder: str) -> ConditionalWrites:
-    """The preconditions that this endpoint enforces on writes to a bucket; probed once in a process.
+    """The preconditions that an endpoint enforces on writes to a bucket. The first call in a process probes.
 
     Args:
         connection: The endpoint.
         bucket: The bucket.
-        folder: Where the probe may write an object for a moment: empty, or a key prefix that ends with ``/``.
+        folder: The key prefix under which the probe writes its object: empty, or ending with ``/``.
 
     Raises:
         StorageError: If the store cannot be reached, or does not permit the probe's writes.
@@ -121,15 +131,16 @@ class _Probe:
             uploads.append({**where, "UploadId": answer["UploadId"]})
 
         try:
-            run_all([create], 1, Stop())  # in a thread: Ctrl-C must not lose the answer that says what there is to abort
+            # In a thread: Ctrl-C must not lose the answer with the upload id, without which nothing can be aborted.
+            run_all([create], 1, Stop())
             return self._complete_on_existing(uploads[0])
         except ClientError as error:
             if not uploads and status_of(error) in _REFUSALS:
-                return Condition.REFUSED  # no multipart uploads at all
+                return Condition.REFUSED  # the server has no multipart uploads
             raise
         finally:
             for upload in uploads:
-                with contextlib.suppress(*SDK_ERRORS):  # completed uploads are gone
+                with contextlib.suppress(*SDK_ERRORS):  # a completed upload does not exist any more
                     self.client.abort_multipart_upload(**self.parameters("AbortMultipartUpload"), **upload)
 
     def _complete_on_existing(self, upload: dict[str, Any]) -> Condition:
@@ -143,7 +154,7 @@ class _Probe:
         try:
             self.client.delete_object(**self.parameters("DeleteObject"), **where)
         except SDK_ERRORS as error:
-            # Keys that may write but not delete are common; what was found out is good all the same.
+            # Credentials that may write but not delete are common. The result of the probe is valid in any case.
             _logger.warning("cannot delete the probe object s3://%s/%s: %s", where["Bucket"], where["Key"], error)
 
 
@@ -153,7 +164,7 @@ def _condition(write: Callable[[], object]) -> Condition:
     except ClientError as error:
         if status_of(error) == _PRECONDITION_FAILED:
             return Condition.ENFORCED
-        # A 400 may also be about credentials, a digest or the store's health, which says nothing of conditions.
+        # A 400 may also be about credentials, a digest or the state of the store. Those are translated to other classes.
         plain = type(translate(error, ErrorDetails())) is StorageError
         if plain and status_of(error) in _REFUSALS:
             return Condition.REFUSED
@@ -210,16 +221,16 @@ def plan_create(size: int, settings: S3TransferSettings, enforced: ConditionalWr
         return UploadPlan(multipart=False, part_size=usual.part_size, conditional=True)
     if not put and settings.conditional_writes != "best-effort":
         raise ConflictCheckUnsupportedError(
-            f"{details.url}: this endpoint cannot create exclusively (If-None-Match on PutObject is "
-            f"{enforced.put.value}, on CompleteMultipartUpload {enforced.complete.value}), so check_conflict=True was "
+            f"{details.url}: the endpoint cannot create exclusively (If-None-Match on PutObject is "
+            f"{enforced.put.value}, on CompleteMultipartUpload {enforced.complete.value}), so check_conflict=True is "
             "refused and nothing was written",
             details,
             Remedy.ACCEPT_RACE,
         )
-    why = "it is larger than 5 GiB and the endpoint" if put else "the endpoint"
+    large = "the object is larger than 5 GiB, and " if put else ""
     warnings.warn(
-        f"{details.url}: checked first and then wrote, which can race with another writer: {why} has no conditional "
-        "CompleteMultipartUpload",
+        f"{details.url}: {large}the endpoint does not enforce If-None-Match on CompleteMultipartUpload, so the only check "
+        "is a HEAD request before the upload, which can race with another writer",
         NonAtomicWriteWarning,
         stacklevel=2,
     )

@@ -1,4 +1,8 @@
-"""`S3Reader`: reads of one S3 object, pinned to one version by its ETag."""
+"""`S3Reader`: reads of one S3 object, pinned to one version by its ETag.
+
+Every ranged read carries ``If-Match`` with the ETag of the version. Some servers ignore that header, or ``Range``, so each
+answer is checked as well: its ETag, its ``Content-Range`` and its length.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +49,10 @@ class S3Answer:
     details: ErrorDetails
 
     def chunks(self, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
-        """The body.
+        """The body, piece by piece.
 
         Raises:
-            ReadInterruptedError: If it breaks.
+            ReadInterruptedError: If the connection breaks before the end of the body.
         """
         return _chunks(self.body, self.details, buffer)
 
@@ -62,7 +66,7 @@ class S3Reader(ObjectReader):
     """Reads one object.
 
     Attributes:
-        requests: The control requests of its bucket.
+        requests: The control requests of the bucket.
         key: The key.
         details: The operation, for errors.
     """
@@ -72,20 +76,29 @@ class S3Reader(ObjectReader):
     details: ErrorDetails
 
     def head(self) -> ObjectInfo:
-        """HeadObject."""
+        """HeadObject, with the stored checksum.
+
+        Raises:
+            ObjectNotFoundError: If the object does not exist.
+            StorageError: If the request fails.
+        """
         answer = self.requests.head(self.key, self.details.operation, checksums=True)
         return info_from_head(answer, self.details.url)
 
     def begin(self) -> S3Answer | None:
-        """GetObject of the complete object, whose headers hold the facts of a HeadObject.
+        """GetObject of the complete object. Its headers hold the same facts as a HeadObject, so that request is saved.
+
+        The checksum in the headers shows later whether the body is complete. Without a checksum, a HeadObject confirms the
+        size and the ETag.
 
         Returns:
-            None if a HeadObject has to tell why there is no object, or how large it is.
+            The answer; None if the caller has to send a HeadObject, because the request was refused, or the size is unknown
+            or not confirmed.
 
         Raises:
-            StorageError: If the answer has no checksum, and HeadObject, which has to confirm its length then, fails.
-            botocore.exceptions.ClientError: If the store is busy or failing.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            StorageError: If the confirming HeadObject fails.
+            botocore.exceptions.ClientError: If the store is busy or failing (429, 5xx).
+            botocore.exceptions.BotoCoreError: If no answer arrives.
         """
         try:
             answer = self.requests.connection.client.get_object(**self._place(), ChecksumMode="ENABLED")
@@ -93,50 +106,50 @@ class S3Reader(ObjectReader):
             if status_of(error) == _TOO_MANY or status_of(error) >= _SERVER_ERROR:
                 raise
             return None
-        # Some servers compress on the way, and cannot tell the length then.
+        # A server that compresses the answer does not know its length in advance.
         if answer.get("ContentLength") is None or not answer.get("ETag") or answer.get("ContentRange"):
             answer["Body"].close()
             return None
         return self._confirmed(S3Answer(info_from_head(answer, self.details.url), answer["Body"], self.details))
 
     def _confirmed(self, answer: S3Answer) -> S3Answer | None:
-        """The answer, if its checksum proves that it is complete, or if a HeadObject says the same size and ETag."""
+        """The answer, if it has a checksum, or if a HeadObject returns the same size and ETag; None otherwise."""
         if answer.version.checksum is not None:
             return answer
         try:
-            looked = self.head()
+            confirmed = self.head()
         except BaseException:
             answer.close()
             raise
-        if (looked.size, looked.etag) == (answer.version.size, answer.version.etag):
-            return dataclasses.replace(answer, version=looked)
+        if (confirmed.size, confirmed.etag) == (answer.version.size, answer.version.etag):
+            return dataclasses.replace(answer, version=confirmed)
         answer.close()
         return None
 
     def read(
         self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
     ) -> Generator[bytes | memoryview, None, None]:
-        """GetObject of a range, or of the whole object, with ``If-Match``.
+        """GetObject of a range, or of the complete object, with ``If-Match``; see `ObjectReader.read`.
 
         Raises:
-            ObjectChangedError: If another version is there, or the answer is of another one.
-            RangesIgnoredError: If the answer is the whole object, and a range was asked for.
-            ReadInterruptedError: If the answer came and then broke.
+            ObjectChangedError: If the object, or the answer, is of another version.
+            RangesIgnoredError: If the answer is the complete object, and a range was requested.
+            ReadInterruptedError: If the connection breaks before the end of the body.
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
         """
-        whole = start == 0 and length == version.size
-        answer = self._get_object(version, start, length, whole=whole)
+        complete = start == 0 and length == version.size
+        answer = self._get_object(version, start, length, complete=complete)
         with contextlib.closing(answer["Body"]) as body:
-            _check_answer(answer, version, start, length, whole=whole)
+            _check_answer(answer, version, start, length, complete=complete)
             yield from _chunks(body, self.details, buffer)
 
     def read_at_once(self, start: int, end: int | None) -> tuple[ObjectInfo, bytes] | None:
-        """GetObject of a range of the version that is there, as `gllm_storage.store.ranges` reads small slices.
+        """GetObject of a range of the current version; see `ObjectReader.read_at_once`.
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
         """
         parameters = self._place()
         wanted = f"bytes={start}" if end is None else f"bytes={start}-{end - 1}"
@@ -144,7 +157,7 @@ class S3Reader(ObjectReader):
             answer = self.requests.connection.client.get_object(**parameters, Range=wanted)
         except ClientError as error:
             if status_of(error) == _NOT_SATISFIABLE:
-                return ObjectInfo(self.details.url, 0), b""  # the object ends before
+                return ObjectInfo(self.details.url, 0), b""  # the object ends before the slice begins
             raise
         with contextlib.closing(answer["Body"]) as body:
             version = _version_of(answer, start, end, self.details.url)
@@ -165,11 +178,11 @@ class S3Reader(ObjectReader):
     def _place(self) -> dict[str, Any]:
         return {"Bucket": self.requests.bucket, "Key": self.key, **self.requests.connection.parameters("GetObject")}
 
-    def _get_object(self, version: ObjectInfo, start: int, length: int, *, whole: bool) -> Mapping[str, Any]:
+    def _get_object(self, version: ObjectInfo, start: int, length: int, *, complete: bool) -> Mapping[str, Any]:
         parameters = self._place()
         if version.etag:
             parameters["IfMatch"] = f'"{version.etag}"'
-        if not whole:
+        if not complete:
             parameters["Range"] = f"bytes={start}-{start + length - 1}"
         try:
             return self.requests.connection.client.get_object(**parameters)
@@ -180,7 +193,7 @@ class S3Reader(ObjectReader):
 
 
 def _version_of(answer: Mapping[str, Any], start: int, end: int | None, url: str) -> ObjectInfo | None:
-    """The version that an answer is of, if it is the range that was asked for, as far as the object has it."""
+    """The version of an answer to a ranged read; None if the answer is not that range, cut where the object ends."""
     found = _CONTENT_RANGE.fullmatch(str(answer.get("ContentRange")))
     if found is None:
         return None
@@ -190,13 +203,18 @@ def _version_of(answer: Mapping[str, Any], start: int, end: int | None, url: str
     return ObjectInfo(url, size, etag=str(answer.get("ETag", "")).strip('"') or None)
 
 
-def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, length: int, *, whole: bool) -> None:
-    """Check that the answer is of the version and the range that were asked for: some servers ignore both headers."""
+def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, length: int, *, complete: bool) -> None:
+    """Check that an answer is the requested range of the requested version: some servers ignore both headers.
+
+    Raises:
+        ObjectChangedError: If it is of another version, or another range.
+        RangesIgnoredError: If it is the complete object, and a range was requested.
+    """
     etag = str(answer.get("ETag", "")).strip('"')
     if etag and version.etag and etag != version.etag:
         raise ObjectChangedError
     content_range = answer.get("ContentRange")
-    if content_range is None and not whole:
+    if content_range is None and not complete:
         raise RangesIgnoredError
     if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
         raise ObjectChangedError
@@ -209,7 +227,7 @@ def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) 
         yield from body.iter_chunks(READ_CHUNK, buffer)
     except SDK_ERRORS as error:
         raise ReadInterruptedError from error
-    except urllib3.exceptions.HTTPError as error:  # botocore lets some of these through, such as a TLS record gone bad
+    except urllib3.exceptions.HTTPError as error:  # botocore does not translate all of them, such as a broken TLS record
         unavailable = StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {error}", details)
         unavailable.__cause__ = error
         raise ReadInterruptedError from unavailable

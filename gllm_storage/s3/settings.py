@@ -1,4 +1,4 @@
-"""Settings of the provider ``s3``."""
+"""Settings of the provider ``s3``: the config of the client, and the part of it that transfers need."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _ARN = re.compile(r"arn:aws[a-z\-]*:(s3|s3-outposts|s3-object-lambda):\S+")
 
 def _bucket(value: str) -> str:
     if not _BUCKET.fullmatch(value) and not _ARN.fullmatch(value):
-        raise ValueError("is no bucket name: 2 to 255 letters, digits, '.', '-', '_', or the ARN of an access point")
+        raise ValueError("is not a bucket name: 2 to 255 letters, digits, '.', '-', '_', or the ARN of an access point")
     return value
 
 
@@ -70,7 +70,11 @@ def _threshold(value: str) -> int:
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Settings of an S3 bucket. See `S3StorageClient` for what each means."""
+    """The config of an S3 client, parsed. `S3StorageClient` documents each key.
+
+    Raises:
+        ValueError: If half of a key pair is missing, or keys contradict each other.
+    """
 
     bucket_name: str = setting(_bucket)
     prefix: str = setting(clean_prefix, default="")
@@ -100,7 +104,7 @@ class S3Settings:
     sign_bodies: str = setting(choice(*BODY_SIGNING), default="auto")
 
     def __post_init__(self) -> None:
-        """Check what no single key can tell.
+        """Check the keys that depend on each other.
 
         Raises:
             ValueError: If half of a key pair is missing, or keys contradict each other.
@@ -118,7 +122,7 @@ class S3Settings:
             raise ValueError("s3 config: anonymous='true' contradicts the credentials or the profile; leave one out")
 
     def storage_options(self) -> dict[str, Any]:
-        """The options of s3fs that mean the same; its filesystem takes them, and ours."""
+        """The same settings as options of `s3fs.S3FileSystem`, which our filesystem accepts as well."""
         options: dict[str, Any] = {
             "anon": self.anonymous or None,
             "key": self.aws_access_key_id,
@@ -136,7 +140,7 @@ class S3Settings:
         return _given(options)
 
     def filesystem_options(self) -> dict[str, Any]:
-        """The options of our own filesystem."""
+        """All settings as options of our `S3FileSystem`."""
         return {
             **self.storage_options(),
             "multipart_threshold": self.multipart_threshold,
@@ -155,7 +159,7 @@ class S3Settings:
             "connect_timeout": self.connect_timeout,
             "read_timeout": self.read_timeout,
             "retries": {"mode": "standard", "total_max_attempts": self.max_attempts},
-            # Trailing checksums, botocore's default over https, are refused or stored as data by older servers.
+            # Older servers refuse trailing checksums, botocore's default over https, or store them as data.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
         }
@@ -197,16 +201,19 @@ def check_transfer_settings(settings: S3TransferSettings) -> S3TransferSettings:
 
 
 def settings_of_call(settings: S3TransferSettings, options: Mapping[str, Any], least: int = MIN_PART) -> S3TransferSettings:
-    """How one call moves its object, which may say how large its parts are, and how many of them go at a time.
+    """The settings of one call, with s3fs's arguments for part size and concurrency.
 
     Args:
-        settings: How the filesystem does.
-        options: The arguments of the call, s3fs's ``chunksize`` and ``max_concurrency`` among them. What is larger than a
-            chunk goes in parts then, whatever the threshold.
-        least: The fewest bytes in a part.
+        settings: The settings of the filesystem.
+        options: The arguments of the call. ``chunksize`` is the bytes in a part, and the multipart threshold as well;
+            ``max_concurrency`` is the most parts at a time. Others are ignored.
+        least: The smallest allowed ``chunksize`` in bytes. Default 5 MiB.
+
+    Returns:
+        The settings, unchanged if the call has neither argument.
 
     Raises:
-        ValueError: If parts cannot be of that size, or not so many of them go at a time.
+        ValueError: If ``chunksize`` is not an integer from `least` to 5 GiB, or ``max_concurrency`` not one from 1.
     """
     changes: dict[str, Any] = {}
     part_size, workers = options.get("chunksize"), options.get("max_concurrency")

@@ -1,8 +1,8 @@
 """Many small objects: one thread has many requests in progress, instead of one thread for each request.
 
 The price of a small object in Python is its thread, its locks and its thread switches; the requests themselves are cheap
-(`gllm_storage.s3.http`). Here each request is sent once. An object that is not small, or whose request does not succeed at
-once, is left to the normal way, which tries again, decides and explains.
+(`gllm_storage.s3.http`). Here each request is sent once. If the object is not small, or the request does not succeed at
+once, the object is left to the normal way, which tries again, decides and explains.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _UNCOUNTED = 2**18
 
 
 class StartedRequest(Protocol):
-    """A request that was sent, and whose answer was not read yet."""
+    """A request that was sent; its answer was not read yet."""
 
     def finish(self) -> dict[str, Any]:
         """Wait for the answer and read it; raises if it is an error, or if there is none."""
 
 
 class Pipeline(Protocol):
-    """Sends requests whose answers are read later."""
+    """Sends requests, and reads their answers later."""
 
     def begin(self, method: str, parameters: dict[str, Any]) -> StartedRequest | None:
         """Send a request.

@@ -1,10 +1,15 @@
-"""`StreamedWriter`: an S3 object that is sent to the store while it is written.
+"""`StreamedWriter`: writes an S3 object of unknown size, and sends its parts while it is written.
 
-Up to a size the content is collected, and uploaded by one PutObject like a local file. Beyond that size a multipart upload
-begins, and each part is sent by a thread as soon as it is full.
+Content up to `multipart_threshold` (at least one part) is collected, and `commit` uploads it by one PutObject, like a local
+file. When more is written, a multipart upload begins, and each part is sent by a thread as soon as it is full.
 
-Sent parts are gone from this machine. So nothing is sent twice: the upload is completed once, and if S3 requests all parts
-again (409 ConditionalRequestConflict), only the caller can write them.
+- *Memory.* The caller may take hours to fill a part, or never return. So a part that is being filled is in memory only if
+  the budget of the process has room for it at once, and in a temporary file otherwise. Full parts are in flight.
+- *Part sizes.* S3 accepts 10,000 parts, so parts grow with the stream: see `part_size_of`.
+- *One attempt.* A part is freed when the store has it, so the upload is completed once. If S3 answers 409
+  ConditionalRequestConflict, which requires all parts again, the commit fails, and only the caller can repeat it.
+- *All or nothing.* After a failure every further call raises the same error. An interruption is a failure as well, because
+  it is unknown how many bytes of the last `write` were accepted.
 """
 
 from __future__ import annotations
@@ -57,7 +62,7 @@ class StreamedWriter:
 
     Args:
         upload: The upload; its source is not read.
-        upload_complete: Uploads content that is too small for parts.
+        upload_complete: Uploads a request with its content, if that is too small for parts.
     """
 
     def __init__(self, upload: S3Upload, upload_complete: Callable[[UploadRequest], Stored]) -> None:
@@ -78,11 +83,12 @@ class StreamedWriter:
         """Write the bytes of a buffer.
 
         Raises:
-            StorageError: If a part could not be sent; then nothing is stored, whatever is written afterwards.
+            StorageError: If a part could not be sent, or the writer was discarded. Nothing is stored then, and every further
+                call raises the same error.
         """
         view = bytes_of(data)
         with self._all_or_nothing():
-            self._take(view)
+            self._accept(view)
             self._written += len(view)
         return len(view)
 
@@ -91,7 +97,7 @@ class StreamedWriter:
         return self._written
 
     def seekable(self) -> bool:
-        """Never: written bytes may be gone."""
+        """False: written bytes may have been sent already."""
         return False
 
     def seek(self, *_: int) -> int:
@@ -103,7 +109,7 @@ class StreamedWriter:
         raise io.UnsupportedOperation("seek is only available in read mode: written parts are sent to the store at once")
 
     def commit(self) -> Stored:
-        """Send the last part, and make the object.
+        """Send the last part, and complete the object.
 
         Raises:
             ObjectExistsError: If the request is exclusive, and the object exists.
@@ -116,18 +122,21 @@ class StreamedWriter:
         return stored
 
     def discard(self) -> None:
-        """Cancel the write, and leave nothing in the store."""
+        """Cancel the write, and leave nothing in the store. May be called by any thread, and again.
+
+        Does nothing after `commit`, or in a forked child, where the upload is the parent's.
+        """
         if self._pid != os.getpid() or self._ended:
             return
         self._ended = True
         if self._parts is not None:
             self._parts.discard()
-        with self._lock:  # a thread that is still writing has been told to end
-            self._forget()
+        with self._lock:  # another thread may be in `write`; it ends soon, because its parts are stopped
+            self._free()
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Refuse all writes after a failure. After an interruption it is unknown how much of the last write was taken."""
+        """A context for one write: a failure in it, or an interruption, discards the object and makes later writes fail."""
         with self._lock:
             if self._failure is not None:
                 raise self._failure
@@ -147,18 +156,18 @@ class StreamedWriter:
         self._failure = error if isinstance(error, Exception) else self._error("was interrupted, and nothing was stored")
         if self._parts is not None:
             self._parts.discard()
-        self._forget()
+        self._free()
 
-    def _error(self, what: str) -> StorageError:
-        return StorageError(f"{self._details.operation} of {self._details.url}: the object {what}", self._details)
+    def _error(self, cause: str) -> StorageError:
+        return StorageError(f"{self._details.operation} of {self._details.url}: the object {cause}", self._details)
 
-    def _take(self, view: memoryview) -> None:
+    def _accept(self, view: memoryview) -> None:
         if self._parts is None:
             if self._collected.size + len(view) <= self._small:
                 self._collected.write(view)
                 return
             self._parts = self._new_parts()
-            _begun.add(self)
+            _unfinished.add(self)
             self._parts.begin(self._collected.source())
             self._collected.close()
         self._parts.write(view)
@@ -175,43 +184,42 @@ class StreamedWriter:
         stored = write_object(
             S3Write(self._upload, self._parts.finish()),
             exclusive=request.exclusive,
-            head_first=False,  # `open` sent one, and by now there is no upload left to save
+            head_first=False,  # `open` has sent one; now it could not save any bytes
             policy=_ONCE,
             write_id=self._write_id,
         )
         return dataclasses.replace(stored, size=self._written)
 
-    def _forget(self) -> None:
+    def _free(self) -> None:
         self._collected.close()
         if self._parts is not None:
-            self._parts.forget()
+            self._parts.free()
 
 
 _DOUBLES_AFTER = 950
 
 
 def part_size_of(number: int, first: int) -> int:
-    """Bytes in a part of a stream of unknown size: it doubles after each 950 parts, up to S3's 5 GiB.
+    """Bytes in a part of a stream. The size doubles after each 950 parts, up to 5 GiB, the most that S3 accepts.
 
-    From 8 MiB on, the first 7.4 GiB are in such parts, and up to 51.9 GiB none has more than 32 MiB. 10,000 parts hold
-    9.8 TiB then, and 7.1 TiB from 5 MiB on: more than the 5 TiB that an object may have, or most stores let it.
+    The 10,000 parts of an upload must hold an object of unknown size, up to the 5 TiB that most stores allow. With a first
+    part of 8 MiB they hold 9.8 TiB; with the smallest, 5 MiB, 7.1 TiB. Streams of usual sizes keep small parts: with 8 MiB,
+    parts have 8 MiB in the first 7.4 GiB, and at most 32 MiB in the first 51.9 GiB.
 
     Args:
         number: Number of the part, from 1.
-        first: Size of the first.
+        first: Bytes in the first part.
     """
     return min(first << (number - 1) // _DOUBLES_AFTER, MAX_PUT)
 
 
 class PartStream:
-    """The parts of a stream. Each is sent by a thread of its own as soon as it is full; too many at a time are waited for.
-
-    A part that is being filled is in memory if the process's budget has room for it, and else in a temporary file.
+    """The parts of a stream. Each is sent by a thread as soon as it is full; at most `max_concurrency` at a time.
 
     Args:
-        multipart: Sends the parts.
-        upload: What they are of.
-        part_size: Bytes in the first of them.
+        multipart: The multipart upload.
+        upload: The upload that it belongs to.
+        part_size: Bytes in the first part.
     """
 
     def __init__(self, multipart: MultipartUpload, upload: S3Upload, part_size: int) -> None:
@@ -228,11 +236,11 @@ class PartStream:
         self._team = Background(self._settings.max_concurrency, self._stop, self._abort, part_size)
 
     def begin(self, collected: Source) -> None:
-        """Begin the upload, and write what was collected before.
+        """Begin the multipart upload with the content that was collected before.
 
         Raises:
-            StorageError: If that cannot be read.
-            Exception: What the SDK raises.
+            StorageError: If the collected content cannot be read.
+            Exception: Any exception of the SDK.
         """
         self._multipart.create()
         for offset in range(0, collected.size, self._part_size):
@@ -247,37 +255,40 @@ class PartStream:
 
         Raises:
             StorageError: If there are too many parts, or the disk is full.
-            Exception: What the SDK raised, when it sent this or another part.
+            Exception: The exception of the SDK with which this or an earlier part failed.
         """
-        self._team.check()  # small writes would go on for long before they hear of a part that failed
+        self._team.check()  # report a failed part now: many small writes may follow before the next part is full
         while len(view):
-            view = view[self._take_some(view) :]
+            view = view[self._accept_some(view) :]
 
     def finish(self) -> _Completion:
-        """Send the last part, and wait for all; the object is not made yet.
+        """Send the last part, and wait until all parts are sent. The object does not exist yet.
+
+        Returns:
+            The step that completes the upload.
 
         Raises:
-            Exception: What the SDK raised, when it sent a part.
+            Exception: The exception of the SDK with which a part failed.
         """
         self._send_filled()
         self._team.finish()
         sent = [self._sent[number] for number in range(1, self._begun + 1)]
-        whole = checksums.fold_crc64nvme((each.checksum, each.size) for each in sent)
-        return _Completion(self._multipart, [each.part for each in sent], whole, self._abort)
+        crc = checksums.fold_crc64nvme((each.checksum, each.size) for each in sent)
+        return _Completion(self._multipart, [each.part for each in sent], crc, self._abort)
 
     def discard(self) -> None:
-        """End what is under way, and leave nothing in the store. May be called by any thread, and again."""
+        """Stop the requests in progress, and abort the upload. May be called by any thread, and again."""
         self._team.end()
         self._abort()
 
-    def forget(self) -> None:
-        """Give back the memory or the disk; nobody may be writing."""
+    def free(self) -> None:
+        """Free the memory or the temporary file of the last part. No thread may be in `write`."""
         filling, self._filling = self._filling, None
         if filling is not None:
             filling.close()
 
-    def _take_some(self, view: memoryview) -> int:
-        """Take the beginning of what is written, up to the end of a part; how much that was."""
+    def _accept_some(self, view: memoryview) -> int:
+        """Accept bytes up to the end of the current part; returns their number."""
         size = self._next_size()
         if self._filling is None and len(view) >= size:
             self._send_view(view[:size])
@@ -293,26 +304,29 @@ class PartStream:
     def _next_size(self) -> int:
         if self._begun == MAX_PARTS:
             details = self._details
-            what = f"{details.operation} of {details.url}"
-            message = f"{what}: it has {MAX_PARTS} parts, the most that S3 takes"
+            message = f"{details.operation} of {details.url}: the object has more than {MAX_PARTS} parts, the limit of S3"
             raise StorageError(message, details, Remedy.LARGER_PARTS)
         return part_size_of(self._begun + 1, self._part_size)
 
     def _new_spool(self, size: int) -> Spool:
-        """Where the next part is filled."""
+        """A spool for the next part: in memory if the budget has room, else in a temporary file.
+
+        If parts of this stream are in flight, it waits for one of them to end, and asks again. If other transfers have the
+        memory, it does not wait: they may keep it for any time.
+        """
         limit, details = self._settings.memory_limit, self._details
         while not memory_budget().try_hold(size, limit, size):
-            mine = len(self._in_memory)
-            if not mine or 2 * size > limit:
-                return Spool(limit, size, 0, details)  # others have the memory, for as long as they like
-            self._team.wait_until(partial(self._has_fewer_than, mine))
+            in_flight = len(self._in_memory)
+            if not in_flight or 2 * size > limit:
+                return Spool(limit, size, 0, details)
+            self._team.wait_until(partial(self._has_fewer_than, in_flight))
         return Spool(limit, size, size, details, held=size)
 
     def _has_fewer_than(self, count: int) -> bool:
         return len(self._in_memory) < count
 
     def _send_view(self, view: memoryview) -> None:
-        """Send what the caller holds, without a copy if he cannot change it any more."""
+        """Send a part of the caller's buffer; without a copy if the buffer is immutable."""
         budget = memory_budget()
         budget.acquire(len(view), self._settings.memory_limit, self._stop)
         try:
@@ -348,7 +362,7 @@ class PartStream:
             self._in_memory.discard(number)
 
     def _abort(self) -> None:
-        """Abort the upload, once; requests that are still under way do so when they end."""
+        """Abort the upload, once. A part that a stalled server still holds aborts it again when its request ends."""
         if not self._is_aborted:
             self._is_aborted = True
             self._multipart.discard()
@@ -356,11 +370,11 @@ class PartStream:
 
 @dataclass(frozen=True)
 class _Completion:
-    """The last step of a stream, as an attempt for `S3Write`.
+    """The last request of a stream, after its parts were sent, as an `Attempt` for `S3Write`.
 
     Attributes:
         multipart: The upload.
-        parts: The facts about its parts.
+        parts: The results of `MultipartUpload.send_part`, in the order of the parts.
         crc: CRC-64/NVME of the complete content.
         discard: Aborts the upload.
     """
@@ -376,7 +390,7 @@ class _Completion:
         return self.multipart.committing
 
     def send(self) -> Stored:
-        """Make an object of the parts.
+        """Complete the upload.
 
         Raises:
             Exception: Any exception of the SDK.
@@ -386,13 +400,15 @@ class _Completion:
 
 @dataclass(frozen=True)
 class _Sent:
+    """A part that the store has."""
+
     part: dict[str, Any]
     checksum: int
     size: int
 
 
 class _Part:
-    """Bytes that are on their way: in memory, which counts as in flight, or in a temporary file."""
+    """A full part that is being sent: in memory, which counts as in flight, or in a temporary file."""
 
     def __init__(self, content: memoryview | Spool) -> None:
         self._content = content
@@ -401,18 +417,18 @@ class _Part:
 
     @property
     def in_memory(self) -> bool:
-        """Whether they are."""
+        """Whether the bytes are in memory."""
         return not isinstance(self._content, Spool)
 
     def body(self, stop: Stop) -> tuple[Body, int]:
-        """The body of a request, and its CRC."""
+        """The body of the request, and its CRC-64/NVME."""
         if not isinstance(self._content, Spool):
             return ViewSection(self._content, stop), checksums.crc64nvme(self._content)
         source = self._content.source()
         return FileSection(source, 0, self.size, stop), checksums.crc_of(source.read_at, self.size)
 
     def release(self) -> None:
-        """Give back the memory or the disk, once."""
+        """Free the memory or the temporary file, once."""
         if self._is_released:
             return
         self._is_released = True
@@ -422,14 +438,14 @@ class _Part:
             memory_budget().release(self.size)
 
 
-_begun: weakref.WeakSet[StreamedWriter] = weakref.WeakSet()
+_unfinished: weakref.WeakSet[StreamedWriter] = weakref.WeakSet()
 """Writers with an open multipart upload."""
 
 
-def _discard_begun() -> None:
-    """Abort open uploads when a program ends that did not close its files."""
-    for each in list(_begun):
+def _discard_unfinished() -> None:
+    """Abort the open uploads of a program that ends without closing its files."""
+    for each in list(_unfinished):
         each.discard()
 
 
-atexit.register(_discard_begun)
+atexit.register(_discard_unfinished)

@@ -132,7 +132,7 @@ class S3Write:
 
     Args:
         upload: The upload.
-        attempt: The attempt whose parts were sent already, for a stream; None makes one for each `write`.
+        attempt: The attempt of a stream that has sent its parts already; None makes one for each `write`.
     """
 
     def __init__(self, upload: S3Upload, attempt: Attempt | None = None) -> None:
@@ -202,7 +202,7 @@ class PutUpload:
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
-            botocore.exceptions.BotoCoreError: If there is no answer.
+            botocore.exceptions.BotoCoreError: If no answer arrives.
             StorageError: If the file changed.
         """
         # In a thread: Ctrl-C, which interrupts the main thread, must not leave the request in progress.
@@ -250,7 +250,7 @@ def _judge_answer(error: ClientError, *, conditional: bool) -> Answer:
         return Answer.CONCURRENT
     if conditional and (status == _NOT_IMPLEMENTED or code == "NotImplemented"):
         return Answer.REFUSED
-    # NoSuchUpload after a completion: an earlier request, whose answer was lost, has completed it.
+    # NoSuchUpload after a completion: an earlier request has completed the upload, and its answer was lost.
     if status >= _SERVER_ERROR or code in {"NoSuchUpload", "RequestTimeout"}:
         return Answer.UNKNOWN
     return Answer.FAILED

@@ -1,6 +1,19 @@
-"""The direct engine: S3's hot requests without botocore's price per request, which is about 0.8 ms of CPU.
+"""The direct HTTP client: the frequent requests to S3, without the 0.8 ms of CPU that botocore spends on each of them.
 
-HeadObject, GetObject, PutObject, UploadPart and DeleteObject go straight to a socket; all else, and all that is unusual,
-goes through boto3, which also says where a bucket is and how requests to it are signed (template.py). It is Python over the
-kernel's own sockets: nothing of it has to be stopped before a fork, and its memory is what we give it.
+HeadObject, GetObject, PutObject, UploadPart and DeleteObject go directly to a socket. All other operations go through
+boto3, and so do requests with unusual arguments. boto3 also resolves the endpoint and chooses how requests are signed.
+
+The code is Python over the kernel's sockets, without a native runtime: nothing has to be stopped before a fork, and every
+buffer of a body can be counted in the memory budget of the library.
+
+From the top down::
+
+    client        the methods of a boto3 client; retries, and the fallback to boto3
+    guard         whether other code listens to the boto3 client
+    operations    arguments to a request, headers to a result
+    template      host, path and signing scope of a bucket
+    signing       AWS Signature Version 4
+    pool          connections that are kept, and the exchange of one request and one answer
+    wire          HTTP/1.1 on one connection
+    connecting    TCP and TLS
 """

@@ -1,4 +1,15 @@
-"""`DirectClient`: a boto3 client for S3 whose hot requests go straight to a socket."""
+"""`DirectClient`: a boto3 client for S3 whose frequent requests go directly to a socket.
+
+It has the methods of a boto3 client, takes the same arguments, returns the same results and raises the same exceptions.
+Requests that it cannot send exactly as boto3 would go through boto3. The decision is about
+
+- *one request*: other code listens to the boto3 client (guard.py), or an argument needs more than a header (operations.py).
+- *one bucket*: its requests have a form that only boto3 builds, as for directory buckets (template.py). If the bucket is in
+  another region of Amazon, boto3 follows the redirect, and the next request makes a new template.
+- *the endpoint*: it needs a proxy, a client certificate or signed payloads; or its answers are not HTTP as S3 speaks it, or
+  it refuses our signatures. The last two count only if boto3 succeeds with the same request. Otherwise the endpoint is
+  broken or the secret is wrong, and the direct client stays in use.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +20,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as boto
+from botocore import httpsession
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts
 from gllm_storage.s3.errors import is_transient
-from gllm_storage.s3.http.endpoint import refusal_of, tls_context_of
+from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.guard import Listeners
 from gllm_storage.s3.http.operations import Operation, Request, operations_of
 from gllm_storage.s3.http.pool import Answer, Exchange, Pool
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
 from gllm_storage.s3.http.template import NotDirectError, Template, template_of
-from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, Server
+from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -33,16 +45,18 @@ _logger = logging.getLogger(__name__)
 _OK = range(200, 300)
 _REDIRECTS = frozenset({301, 302, 307, 308})
 _WRONG_REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
-_OTHER_BODY = "XAmzContentSHA256Mismatch"
-_SIGNING_CODES = frozenset({"SignatureDoesNotMatch", _OTHER_BODY})
-_FAILED_LATE = 500
-_ERROR_BEGINS = 200
+_DIGEST_MISMATCH = "XAmzContentSHA256Mismatch"
+_SIGNING_CODES = frozenset({"SignatureDoesNotMatch", _DIGEST_MISMATCH})
+_STATUS_OF_LATE_ERROR = 500
+"""The status that boto3 gives to an error document in an answer with status 200."""
+_ERROR_BEGINS_WITHIN = 200
 _CHANGES = frozenset({"PUT", "DELETE"})
+"""Methods that change the store."""
 
 
 @dataclass
 class _Place:
-    """A bucket, and how to reach it."""
+    """How to send requests to one bucket."""
 
     template: Template
     pool: Pool
@@ -51,18 +65,15 @@ class _Place:
 
 
 class DirectClient:
-    """Has the methods of a boto3 client, takes the same arguments, returns the same and raises the same.
-
-    What it cannot do as well as boto3 goes to boto3: other operations, arguments that need more than a header, buckets with
-    sessions, proxies, and everything while somebody listens.
+    """A client with the methods of a boto3 client. Threads share it.
 
     Args:
         client: The boto3 client.
-        credentials: botocore's, of the same client; None for anonymous requests.
-        max_attempts: How often a request is sent in all.
-        is_amazon: Whether it talks to Amazon itself, which sends requests on to other regions.
-        pool_size: How many connections are kept open.
-        sign_bodies: When bodies are part of a request's signature; see `BodySigning`.
+        credentials: The botocore credentials of that client; None for anonymous requests.
+        max_attempts: How often a request is sent at most.
+        is_amazon: Whether the endpoint is Amazon's, which redirects requests to the region of the bucket.
+        pool_size: The most idle connections that stay open to each server.
+        sign_bodies: When bodies are signed; see `BodySigning`.
     """
 
     def __init__(
@@ -85,59 +96,61 @@ class DirectClient:
         self._operations = operations_of(client)
         self._listeners = Listeners(client)
         self._places: dict[str, _Place | None] = {}
-        self._told: dict[str, object] = {}
+        self._warned: dict[str, object] = {}
         self._pools: dict[tuple[str, str, int], Pool] = {}
         self._bodies: dict[tuple[str, str, int], BodySigning] = {}
         self._sign_bodies = sign_bodies
         self._refusal: str | None = refusal_of(client)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "boto":  # not made yet, as in a copy
+        if name == "boto":  # copy.copy asks before __init__ has run
             raise AttributeError(name)
         return getattr(self.boto, name)
 
     @property
     def refusal(self) -> str | None:
-        """Why all requests go through boto3, if they do and not only because somebody listens."""
+        """Why all requests to this endpoint go through boto3; None if they do not. Listeners do not count."""
         return self._refusal
 
     @property
     def pipeline(self) -> DirectClient | None:
-        """This client, if it sends requests itself; None if all requests go through boto3."""
+        """This client; None if all requests to this endpoint go through boto3."""
         return self if self._refusal is None else None
 
     def head_object(self, **parameters: Any) -> dict[str, Any]:
-        """HeadObject; as boto3's."""
+        """HeadObject, as by boto3."""
         return self._call("head_object", parameters)
 
     def get_object(self, **parameters: Any) -> dict[str, Any]:
-        """GetObject; as boto3's."""
+        """GetObject, as by boto3."""
         return self._call("get_object", parameters)
 
     def put_object(self, **parameters: Any) -> dict[str, Any]:
-        """PutObject; as boto3's."""
+        """PutObject, as by boto3."""
         return self._call("put_object", parameters)
 
     def upload_part(self, **parameters: Any) -> dict[str, Any]:
-        """UploadPart; as boto3's."""
+        """UploadPart, as by boto3."""
         return self._call("upload_part", parameters)
 
     def delete_object(self, **parameters: Any) -> dict[str, Any]:
-        """DeleteObject; as boto3's."""
+        """DeleteObject, as by boto3."""
         return self._call("delete_object", parameters)
 
     def begin(self, method: str, parameters: dict[str, Any]) -> Started | None:
-        """Send a request once, whose answer is read later: many may be under way in one thread.
+        """Send a request, and read its answer later. One thread can have many requests in progress in this way.
+
+        The request is sent once. The caller repeats a failed one by the method, which retries.
 
         Args:
-            method: One of the five above.
-            parameters: Its arguments.
+            method: The name of one of the five methods above.
+            parameters: The arguments of the method.
 
         Returns:
-            None where it has to go through boto3.
+            The request in progress; None if it has to go through boto3.
 
         Raises:
-            Exception: What kept it from being sent; the method itself tries again.
+            Exception: If the request cannot be sent.
         """
         prepared = self._prepared(method, parameters)
         if prepared is None:
@@ -145,7 +158,7 @@ class DirectClient:
         place, operation, request = prepared
         changes = request.method in _CHANGES
         exchange = place.pool.begin(_head(place, request), request.body, changes=changes)
-        # Without the request: many may be under way, and their bodies need not stay in memory.
+        # It does not hold the request: with many in progress, all their bodies would stay in memory.
         return Started(self, place, operation, request.headers, exchange)
 
     def _prepared(self, method: str, parameters: dict[str, Any]) -> tuple[_Place, Operation, Request] | None:
@@ -165,21 +178,21 @@ class DirectClient:
         place, operation, request = prepared
         try:
             return self._exchange(place, operation, request)
-        except NotDirectError as why:
-            self._places.pop(parameters["Bucket"], None)  # boto3 may learn of another region now
+        except NotDirectError as reason:
+            self._places.pop(parameters["Bucket"], None)  # boto3 may learn the right region now: copy its next request
             _rewind(request.body)
             answer = dict(through_boto())
-            # It answers boto3, so that it is we whom it does not understand.
+            # boto3 succeeded, so the fault is ours. Amazon's endpoints are sound; there it was the region.
             if not self._is_amazon:
-                self._refusal = str(why)
-                self._tell(place.template.endpoint_url, str(why))
+                self._refusal = str(reason)
+                self._warn_once(place.template.endpoint_url, str(reason))
             return answer
 
-    def _tell(self, where: str, why: str) -> None:
-        """Log once why boto3 goes on, whatever the number of threads that find out."""
+    def _warn_once(self, subject: str, reason: str) -> None:
+        """Log once per subject that boto3 sends the requests, even if many threads find that out at a time."""
         mine = object()
-        if self._told.setdefault(where, mine) is mine:
-            _logger.warning("%s: the direct engine cannot talk to it (%s); going on with boto3", where, why)
+        if self._warned.setdefault(subject, mine) is mine:
+            _logger.warning("%s: the direct engine cannot be used (%s); boto3 sends the requests", subject, reason)
 
     def _place(self, bucket: str) -> _Place | None:
         try:
@@ -188,16 +201,16 @@ class DirectClient:
             pass
         try:
             place = self._places[bucket] = self._new_place(bucket)
-        except NotDirectError as why:
+        except NotDirectError as reason:
             self._places[bucket] = None
-            self._tell(f"bucket {bucket!r}", str(why))
+            self._warn_once(f"bucket {bucket!r}", str(reason))
             return None
         return place
 
     def _new_place(self, bucket: str) -> _Place:
         template = template_of(self.boto, bucket)
         if template.scope is not None and self._credentials is None:
-            raise NotDirectError("its credentials are not known")
+            raise NotDirectError("the credentials of its requests are unknown")
         signer = None if template.scope is None else Signer(template.scope, self._credentials)
         server = (template.scheme, template.host, template.port)
         bodies = self._bodies.setdefault(server, BodySigning(self._sign_bodies, encrypted=template.scheme == "https"))
@@ -223,7 +236,7 @@ class DirectClient:
             try:
                 outcome = self.outcome(place, operation, request.headers, self._send(place, request, fresh=unused))
             except MalformedAnswerError as error:
-                raise NotDirectError(f"its answer is not HTTP: {error}") from error
+                raise NotDirectError(f"an answer is not HTTP as S3 speaks it: {error}") from error
             except (OSError, ClosedEarlyError) as error:
                 if attempt == self._policy.limit or isinstance(error, ssl.SSLCertVerificationError):
                     raise _unreachable(error, place.template.endpoint_url, attempt) from error
@@ -237,7 +250,8 @@ class DirectClient:
                     raise outcome
                 unused = False
                 failure = outcome
-            if not unused:  # otherwise the server had closed an idle connection, and may never have seen the request
+            # If the server had closed an idle connection, it is not busy: try a new connection at once, without a wait.
+            if not unused:
                 self._policy.again(details, attempt, failure)
             _rewind(request.body)
 
@@ -248,11 +262,20 @@ class DirectClient:
     def outcome(
         self, place: _Place, operation: Operation, sent: Mapping[str, str], answer: Answer
     ) -> dict[str, Any] | ClientError:
-        """What boto3 returns for an answer to a request with some headers, or raises.
+        """Turn an answer into the result or the exception of boto3.
+
+        Args:
+            place: The bucket.
+            operation: The operation.
+            sent: The headers of the request.
+            answer: The answer.
+
+        Returns:
+            The result; or the exception, which the caller raises or retries.
 
         Raises:
-            NotDirectError: If boto3 should try.
-            OSError: If the answer breaks off.
+            NotDirectError: If the answer cannot be read, or shows that only boto3 can send the request.
+            OSError: If the connection breaks in the body.
         """
         if answer.status not in _OK:
             return self._failure(place, operation, answer, answer.status, _error_body(answer))
@@ -264,12 +287,12 @@ class DirectClient:
                 return found
             body = answer.read()
         except (ValueError, MalformedAnswerError) as error:
-            raise NotDirectError(f"its answer cannot be read: {error}") from error
+            raise NotDirectError(f"an answer cannot be read: {error}") from error
         finally:
             if "Body" not in found:
                 answer.close()
-        if b"<Error>" in body[:_ERROR_BEGINS]:
-            return self._failure(place, operation, answer, _FAILED_LATE, body)
+        if b"<Error>" in body[:_ERROR_BEGINS_WITHIN]:
+            return self._failure(place, operation, answer, _STATUS_OF_LATE_ERROR, body)
         place.bodies.learn(sent, answer.headers)
         return found
 
@@ -280,15 +303,16 @@ class DirectClient:
         elsewhere = answer.status in _REDIRECTS or code in _WRONG_REGION_CODES or "x-amz-bucket-region" in answer.headers
         if self._is_amazon and elsewhere and not _is_right_region(place, answer):
             raise NotDirectError("the bucket is in another region") from failure
-        flipped = code == _OTHER_BODY and place.bodies.needed  # it was signed, and is another one there
-        if code in _SIGNING_CODES and not flipped:
-            raise NotDirectError(f"it refuses how requests are signed ({code})") from failure
+        # A signed body that does not match its digest was changed on the way, and is sent again.
+        corrupted = code == _DIGEST_MISMATCH and place.bodies.needed
+        if code in _SIGNING_CODES and not corrupted:
+            raise NotDirectError(f"the endpoint refuses our signatures ({code})") from failure
         return failure
 
 
 @dataclass(frozen=True)
 class Started:
-    """A request that was sent, and whose answer was not read yet."""
+    """A request that was sent; its answer was not read yet."""
 
     _client: DirectClient
     _place: _Place
@@ -297,10 +321,14 @@ class Started:
     _exchange: Exchange
 
     def finish(self) -> dict[str, Any]:
-        """What the method returns.
+        """Read the answer.
+
+        Returns:
+            The result of the method.
 
         Raises:
-            Exception: What the method raises, or that it should be called: it tries again where this does not.
+            botocore.exceptions.ClientError: If the answer is an error.
+            Exception: If no answer arrives, or if boto3 should send the request. The method itself handles both.
         """
         answer = self._exchange.answer(bodiless=self._operation.method == "HEAD")
         outcome = self._client.outcome(self._place, self._operation, self._sent, answer)
@@ -314,7 +342,7 @@ class Body:
 
     Args:
         answer: The answer.
-        endpoint_url: Whose it is, for messages.
+        endpoint_url: URL of the endpoint, for messages.
     """
 
     def __init__(self, answer: Answer, endpoint_url: str) -> None:
@@ -322,17 +350,18 @@ class Body:
         self._endpoint_url = endpoint_url
 
     def iter_chunks(self, chunk_size: int = 2**18, buffer: memoryview | None = None) -> Iterator[memoryview]:
-        """Pieces of the body.
+        """Read the body piece by piece.
 
         Args:
-            chunk_size: The most bytes in one.
-            buffer: Where they are put, as `Answer.pieces`; each in a buffer of its own if None.
+            chunk_size: The most bytes in a piece. Default 256 KiB.
+            buffer: Memory for the pieces, as in `Answer.pieces`.
 
         Yields:
-            What comes.
+            The pieces, in order.
 
         Raises:
-            botocore.exceptions.HTTPClientError: If it breaks off.
+            botocore.exceptions.HTTPClientError: If the connection breaks before the end of the body.
+            TransferStopped: If this thread's transfer was cancelled.
         """
         try:
             yield from self._answer.pieces(chunk_size, buffer)
@@ -341,15 +370,11 @@ class Body:
             raise _unreachable(error, self._endpoint_url) from error
 
     def read(self) -> bytes:
-        """All of it.
-
-        Raises:
-            botocore.exceptions.HTTPClientError: If it breaks off.
-        """
+        """Read the complete body; as `iter_chunks`."""
         return b"".join(self.iter_chunks())
 
     def close(self) -> None:
-        """Have done with it."""
+        """Close the connection, unless the complete body was read."""
         self._answer.close()
 
 
@@ -383,7 +408,7 @@ def _digest(place: _Place, request: Request) -> str:
 
 
 def _is_right_region(place: _Place, answer: Answer) -> bool:
-    """Whether an answer that names the bucket's region names the one that was asked."""
+    """Whether the answer names the region of the bucket, and the request went to that region."""
     region = answer.headers.get("x-amz-bucket-region")
     scope = place.template.scope
     return answer.status not in _REDIRECTS and region is not None and scope is not None and scope.region == region
@@ -395,7 +420,13 @@ def _rewind(body: Any) -> None:
 
 
 def _unreachable(error: Exception, endpoint_url: str, attempts: int | None = None) -> Exception:
-    """boto3's exception for a request without an answer."""
+    """The exception of boto3 for a request without a complete answer.
+
+    Args:
+        error: The failure of the connection.
+        endpoint_url: URL of the endpoint, for the message.
+        attempts: How often the request was sent, to note on the exception.
+    """
     failure = _of_boto3(error, endpoint_url)
     if attempts is not None:
         note_attempts(failure, attempts)
@@ -414,3 +445,52 @@ def _of_boto3(error: Exception, endpoint_url: str) -> Exception:
     if isinstance(error, (ClosedEarlyError, ConnectionError)):
         return boto.ConnectionClosedError(endpoint_url=endpoint_url, error=error)
     return boto.HTTPClientError(error=error)
+
+
+def refusal_of(client: S3Client) -> str | None:
+    """Why no request of a boto3 client can be sent directly, judged by its settings; None if nothing prevents it."""
+    try:
+        return _refusal_of(client)
+    except (AttributeError, KeyError, TypeError) as error:
+        return f"this release of botocore is unknown: {error!r}"
+
+
+def _refusal_of(client: S3Client) -> str | None:
+    session = getattr(getattr(client, "_endpoint", None), "http_session", None)
+    if type(session) is not httpsession.URLLib3Session:
+        return "the HTTP session of the boto3 client is not botocore's own"
+    settings = vars(session)
+    config: Any = client.meta.config
+    if settings["_proxy_config"].proxy_url_for(client.meta.endpoint_url):
+        return "requests go through a proxy"
+    if settings["_cert_file"] is not None:
+        return "requests need a client certificate"
+    if (config.s3 or {}).get("payload_signing_enabled"):
+        return "payload_signing_enabled is set"
+    return None
+
+
+def tls_context_of(client: S3Client) -> ssl.SSLContext:
+    """A TLS context that trusts the certificates that a boto3 client trusts.
+
+    Raises:
+        NotDirectError: If these certificates cannot be found or read. boto3 then sends the requests, or reports the cause.
+    """
+    try:
+        return _tls_context_of(client)
+    except (AttributeError, KeyError, TypeError, OSError) as error:
+        raise NotDirectError(f"the certificates to trust are unknown: {error!r}") from error
+
+
+def _tls_context_of(client: S3Client) -> ssl.SSLContext:
+    settings = vars(client._endpoint.http_session)  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no other way
+    context: ssl.SSLContext = httpsession.create_urllib3_context()
+    verify = settings["_verify"]
+    if verify:
+        context.load_verify_locations(httpsession.get_cert_path(verify))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.check_hostname = True
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

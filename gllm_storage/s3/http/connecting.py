@@ -1,4 +1,4 @@
-"""Connecting to a server, which whoever gives the transfer up ends at once."""
+"""TCP and TLS connections to a server. Sockets do not block meanwhile, so a cancelled transfer ends at once."""
 
 from __future__ import annotations
 
@@ -8,23 +8,43 @@ import select
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 from gllm_storage.concurrency.stop import check_stop
 
-if TYPE_CHECKING:
-    from gllm_storage.s3.http.wire import Server
+_POLL_SECONDS = 0.1
+"""How often a connection in progress checks whether its transfer was cancelled."""
 
-_LOOK_SECONDS = 0.1
+
+@dataclass(frozen=True)
+class Server:
+    """A server, and how long to wait for it.
+
+    Attributes:
+        scheme: ``"http"`` or ``"https"``.
+        host: Host name or IP address.
+        port: TCP port.
+        connect_timeout: Seconds for the connection to each address of the host, and as many for the TLS handshake; None for
+            no limit.
+        read_timeout: Seconds without a byte, in either direction; None for no limit.
+        tls: The TLS settings for https; None for http.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    connect_timeout: float | None
+    read_timeout: float | None
+    tls: ssl.SSLContext | None = field(default=None, compare=False)
 
 
 def connected(server: Server) -> socket.socket:
-    """A connection to a server; encrypted, if it is to be.
+    """Connect to a server; with the TLS handshake if it has TLS settings.
 
     Raises:
-        ssl.SSLError: If the server cannot be trusted.
-        OSError: If it cannot be reached, or not in time.
-        TransferStopped: If the transfer that this thread works for was given up. The look-up of a name is waited for.
+        ssl.SSLError: If the handshake fails, as for a certificate that is not trusted.
+        OSError: If the server cannot be reached; `TimeoutError` if it does not answer in time.
+        TransferStopped: If this thread's transfer was cancelled. A DNS query cannot be interrupted, and ends first.
     """
     plain = _connected_to_any(server)
     try:
@@ -38,27 +58,28 @@ def connected(server: Server) -> socket.socket:
 
 
 def _connected_to_any(server: Server) -> socket.socket:
-    failure = OSError("its name has no address")
+    """Try the addresses of the host in turn; the last failure is raised."""
+    failure = OSError("the host name has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM):
-        one = socket.socket(family, kind, protocol)
+        plain = socket.socket(family, kind, protocol)
         try:
-            _connect(one, address, server.connect_timeout)
+            _connect(plain, address, server.connect_timeout)
         except OSError as error:
-            one.close()
+            plain.close()
             failure = error
         except BaseException:
-            one.close()
+            plain.close()
             raise
         else:
-            return one
+            return plain
     raise failure
 
 
-def _connect(one: socket.socket, address: object, seconds: float | None) -> None:
-    one.setblocking(False)
-    _raise_if(one.connect_ex(address), but=errno.EINPROGRESS)  # type: ignore[arg-type]  # as getaddrinfo gives it
-    _wait_for(one, select.POLLOUT, _deadline(seconds))
-    _raise_if(one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+def _connect(plain: socket.socket, address: object, seconds: float | None) -> None:
+    plain.setblocking(False)
+    _check(plain.connect_ex(address), allowed=errno.EINPROGRESS)  # type: ignore[arg-type]  # as getaddrinfo gives it
+    _wait_for(plain, select.POLLOUT, _deadline(seconds))
+    _check(plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
 def _encrypted(plain: socket.socket, tls: ssl.SSLContext, server: Server) -> ssl.SSLSocket:
@@ -79,8 +100,9 @@ def _encrypted(plain: socket.socket, tls: ssl.SSLContext, server: Server) -> ssl
         raise
 
 
-def _raise_if(code: int, but: int = 0) -> None:
-    if code not in {0, but}:
+def _check(code: int, allowed: int = 0) -> None:
+    """Raise an `OSError` for an errno other than 0 and the allowed one."""
+    if code not in {0, allowed}:
         raise OSError(code, os.strerror(code))
 
 
@@ -88,12 +110,12 @@ def _deadline(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
-def _wait_for(one: socket.socket, event: int, deadline: float | None) -> None:
+def _wait_for(plain: socket.socket, event: int, deadline: float | None) -> None:
     poll = select.poll()
-    poll.register(one, event)
+    poll.register(plain, event)
     while True:
         check_stop()
-        left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - time.monotonic())
+        left = _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, deadline - time.monotonic())
         if left <= 0:
             raise TimeoutError("timed out")
         if poll.poll(left * 1000):

@@ -1,4 +1,8 @@
-"""From boto3's arguments to a request, and from an answer to what boto3 returns; by botocore's own model of S3."""
+"""Translation of boto3's arguments into an HTTP request, and of an HTTP answer into boto3's result.
+
+botocore's own model of S3 says which parameter goes into which header or query parameter, and which header becomes which
+field of the result. A request that needs more than that, such as a computed digest, goes through boto3.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 _NOT_SENT = {"Bucket", "Key", "Body"}
 _COMPUTED = ("ChecksumAlgorithm", "CopySource", "SSECustomer")
-"""What boto3 computes something from, as the beginnings of names."""
+"""Prefixes of parameters from which boto3 computes further headers. They go through boto3."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -31,15 +35,15 @@ _TEXT_BODIES = (bytes, bytearray, memoryview)
 
 @dataclass(frozen=True)
 class Request:
-    """One request, but for its signature.
+    """One request before it is signed.
 
     Attributes:
         method: HTTP method.
-        path: Percent-encoded.
-        query: Percent-encoded, parameters in order.
-        headers: Names in lower case.
-        body: Bytes, or what has `__len__` and `read`.
-        body_length: In bytes.
+        path: The path, percent-encoded.
+        query: The query, from `canonical_query`.
+        headers: Headers for the parameters, with names in lower case.
+        body: Bytes, or an object with `__len__` and `read`.
+        body_length: Length of the body in bytes.
     """
 
     method: str
@@ -51,10 +55,10 @@ class Request:
 
 
 class Operation:
-    """One operation of S3, as far as its parameters go into the path, the query or headers.
+    """One operation of S3, for parameters that go into the path, the query or the headers.
 
     Args:
-        model: botocore's model of it.
+        model: botocore's model of the operation.
     """
 
     def __init__(self, model: OperationModel) -> None:
@@ -72,14 +76,15 @@ class Operation:
         }
 
     def request(self, base: str, parameters: Mapping[str, Any]) -> Request | None:
-        """The request for some arguments.
+        """Build the request for boto3's arguments.
 
         Args:
-            base: The path, up to the key.
+            base: The path up to the key, from `Template.path`.
             parameters: boto3's arguments.
 
         Returns:
-            None if there is an argument whose place we do not know; boto3 does.
+            The request; None if boto3 has to build it: a parameter that is not a header or query parameter, a value that is
+            not printable ASCII, or a body without a length.
         """
         key, body = parameters.get("Key"), parameters.get("Body", b"")
         length = _length_of(body)
@@ -105,10 +110,10 @@ class Operation:
         return Request(self.method, path, canonical_query(query) if query else "", headers, body, length)
 
     def answer(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
-        """What boto3 returns for an answer, but for its body.
+        """The result of boto3 for a successful answer, without its body.
 
         Raises:
-            ValueError: If a header does not hold what it should.
+            ValueError: If a header cannot be parsed, such as a length that is not a number.
         """
         found: dict[str, Any] = {"ResponseMetadata": _metadata(status, headers)}
         metadata: dict[str, str] = {}
@@ -125,10 +130,10 @@ class Operation:
         return found
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-        """What boto3 puts into a `ClientError`.
+        """The ``response`` of the `ClientError` that boto3 raises for an answer.
 
         Raises:
-            botocore.parsers.ResponseParserError: If it is no error of S3.
+            botocore.parsers.ResponseParserError: If the body is not an error document of S3.
         """
         parsed: dict[str, Any] = _ERRORS.parse({"status_code": status, "headers": dict(headers), "body": body}, self._output)
         parsed.setdefault("Error", {})
@@ -137,7 +142,7 @@ class Operation:
 
 
 def _place_of(name: str, shape: Any) -> tuple[str, str]:
-    """Where a parameter goes, and what it is called there."""
+    """The place of a parameter (``"header"``, ``"querystring"``, …), and its name there."""
     location = str(shape.serialization.get("location", ""))
     place = str(shape.serialization.get("name", name))
     return location, place.lower() if location == "header" else place
@@ -160,7 +165,11 @@ def _text(value: Any) -> str | None:
 
 
 def _prefixed(prefix: str, values: Any) -> dict[str, Any]:
-    """Headers for a mapping such as ``Metadata``; one that is not plain, if there is none or two have one name."""
+    """The headers of a mapping such as ``Metadata``.
+
+    If the value is not a mapping, or if two of its names differ by case only, the result has a header that `_are_plain`
+    rejects, so that boto3 handles the request.
+    """
     if not isinstance(values, dict):
         return {"": None}
     texts = {f"{prefix}{name}".lower(): text for name, text in values.items()}
@@ -168,7 +177,7 @@ def _prefixed(prefix: str, values: Any) -> dict[str, Any]:
 
 
 def _are_plain(texts: Mapping[str, str | None]) -> bool:
-    """Whether all go out as they are; boto3 encodes or refuses the others."""
+    """Whether all names and values can be sent as they are. boto3 encodes or refuses others."""
     return all(
         isinstance(text, str) and text.isascii() and text.isprintable() and _HEADER_NAME.fullmatch(name)
         for name, text in texts.items()
@@ -194,11 +203,10 @@ def _time(text: str) -> datetime:
 
 
 def _expires(text: str) -> dict[str, Any]:
-    """Anybody may have written anything there."""
     try:
         return {"ExpiresString": text, "Expires": _time(text)}
     except (ValueError, OverflowError):
-        return {"ExpiresString": text}
+        return {"ExpiresString": text}  # the header is the uploader's own text, and need not be a date
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -219,6 +227,6 @@ _METHODS = {
 
 
 def operations_of(client: S3Client) -> dict[str, Operation]:
-    """The operations that go directly, by boto3's name of the method."""
+    """The operations of the direct client, by the name of boto3's method."""
     model = client.meta.service_model
     return {method: Operation(model.operation_model(name)) for method, name in _METHODS.items()}

@@ -1,4 +1,17 @@
-"""Requests and answers: one connection serves one at a time, and is kept for the next."""
+"""The connections to one server, and the exchange of one request and one answer over a connection.
+
+A connection serves one exchange at a time. It goes back to the pool only after the body of the answer was read to its end:
+the rest of a body would be read as the beginning of the next answer. After a failure, or if the caller closes an answer
+early, the connection is closed.
+
+**Fork.** A child inherits the parent's sockets. Bytes that both processes send over one socket are mixed up, so each process
+has its own pool (`PerProcess`). An exchange that was in progress during the fork belongs to the parent alone: the child
+neither returns its connection to a pool nor shuts it down, which would end the parent's request.
+
+**Cancellation.** A cancelled transfer shuts down the connection, which ends a blocked send or receive at once. There is one
+exception: if the request changes the store and was sent completely, the server may carry it out in any case. Then the answer
+is awaited, because only the answer says whether the change happened.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +30,22 @@ from gllm_storage.s3.http.wire import ClosedEarlyError, Connection, CutAnswerErr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gllm_storage.s3.http.wire import Server
+    from gllm_storage.s3.http.connecting import Server
 
 _NO_BODY = {204, 304}
 _PIECE = 2**16
-_FREE_KEEP = 64
+_KEPT = 64
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
-_HUNG_UP = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_CLOSED_BY_SERVER = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class Answer:
-    """The answer to a request; its body is read by whoever wants it.
+    """The answer to a request. Its head was read; the caller reads the body or closes the answer.
 
     Attributes:
         status: HTTP status.
         headers: Names in lower case.
-        length: Length of the body in bytes; None if it is chunked, or ends with the connection.
+        length: Length of the body in bytes; None if the body is chunked, or ends with the connection.
     """
 
     def __init__(self, exchange: Exchange, status: int, headers: dict[str, str], *, bodiless: bool) -> None:
@@ -40,7 +53,7 @@ class Answer:
         self.headers = headers
         self._exchange: Exchange | None = exchange
         self._chunked = "transfer-encoding" in headers and _is_chunked(headers)
-        # Who says how long it is in two ways may mean another end than we.
+        # With both headers, the server may end the body elsewhere than we do: no second answer over this connection.
         ambiguous = self._chunked and "content-length" in headers
         self._keeps = not (ambiguous or _closes(headers.get("connection")))
         self.length: int | None = None
@@ -54,20 +67,20 @@ class Answer:
             self._finish()
 
     def pieces(self, size: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
-        """The body, in pieces of up to `size` bytes.
+        """Read the body piece by piece.
 
         Args:
-            size: The most bytes in one.
-            buffer: Where they are put, one after the other, and again from its beginning when it is full; each in a buffer
-                of its own if None, and where the body is chunked.
+            size: The most bytes in a piece.
+            buffer: Memory for the pieces, filled one after the other, and again from its beginning when it is full. None:
+                each piece has memory of its own, as have the pieces of a chunked body in any case.
 
         Yields:
-            What comes.
+            The pieces, in order.
 
         Raises:
-            MalformedAnswerError: If a chunk is none.
-            CutAnswerError: If it ends before its length.
-            OSError: If the connection breaks or nothing comes.
+            MalformedAnswerError: If the body is chunked, and a chunk is malformed.
+            CutAnswerError: If the connection is closed before the end of the body.
+            OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
         if self._exchange is None:
             return
@@ -86,7 +99,7 @@ class Answer:
             if self._left is not None:
                 self._left -= len(piece)
                 if not self._left:
-                    self._finish()  # before the caller has it: the connection may serve another thread
+                    self._finish()  # before the yield, so that another thread can use the connection already
             if piece:
                 yield piece
             if len(piece) < wanted:
@@ -105,19 +118,13 @@ class Answer:
                 left -= len(data)
                 yield data
             if connection.read_line():
-                raise MalformedAnswerError("a chunk of its body is longer than it says")
+                raise MalformedAnswerError("a chunk of the body is longer than its stated size")
         while connection.read_line():
             pass  # trailers
         self._finish()
 
     def read(self) -> bytes:
-        """All of the body.
-
-        Raises:
-            MalformedAnswerError: If a chunk is none.
-            CutAnswerError: If it ends before its length.
-            OSError: If the connection breaks or nothing comes.
-        """
+        """Read the complete body; as `pieces`."""
         return b"".join(self.pieces(_PIECE))
 
     def _finish(self) -> None:
@@ -126,7 +133,7 @@ class Answer:
             exchange.end(keep=self._keeps)
 
     def close(self) -> None:
-        """Have done with it; what of the body was not read is lost, with the connection."""
+        """Discard the rest of the body, and close the connection if there is a rest."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.end(keep=False)
@@ -139,14 +146,14 @@ def _closes(options: str | None) -> bool:
 def _is_chunked(headers: dict[str, str]) -> bool:
     coding = headers["transfer-encoding"].lower()
     if coding not in {"chunked", "identity"}:
-        raise MalformedAnswerError(f"its Transfer-Encoding is {coding[:80]!r}")
+        raise MalformedAnswerError(f"the Transfer-Encoding is {coding[:80]!r}")
     return coding == "chunked"
 
 
 def _chunk_size(line: bytes) -> int:
     digits = line.partition(b";")[0].strip()
     if not _CHUNK_SIZE.fullmatch(digits):
-        raise MalformedAnswerError(f"a chunk of its body is {digits[:20]!r} long")
+        raise MalformedAnswerError(f"the size of a chunk is {digits[:20]!r}")
     return int(digits, 16)
 
 
@@ -155,20 +162,20 @@ def _length(headers: dict[str, str]) -> int | None:
     if text is None:
         return None
     if not text.isdecimal():
-        raise MalformedAnswerError(f"its Content-Length is {text[:80]!r}")
+        raise MalformedAnswerError(f"the Content-Length is {text[:80]!r}")
     return int(text)
 
 
 class Exchange:
-    """A connection while it serves one request.
+    """One request and its answer over a connection.
 
-    Whoever gives the transfer up ends it, unless the request changes something and has left: it may take effect then, and
-    its answer says so.
+    The stop of this thread's transfer, if it is set, shuts the connection down: until the request is complete, and after
+    that as well if the request only reads.
 
     Args:
-        pool: Where the connection belongs.
+        pool: The pool of the connection.
         connection: The connection.
-        changes: Whether the request changes something.
+        changes: Whether the request changes the store.
     """
 
     def __init__(self, pool: Pool, connection: Connection, *, changes: bool) -> None:
@@ -178,42 +185,45 @@ class Exchange:
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._awaited = False
-        self._given_up = False
+        self._cancelled = False
         self._ended = False
         self._broken: OSError | None = None
         self._stop = running_stop()
         if self._stop is not None:
-            self._stop.on_set(self._give_up)
+            self._stop.on_set(self._cancel)
 
-    def leave(self) -> None:
-        """The request is about to be complete.
+    def before_last(self) -> None:
+        """Called before the piece that completes the request. From here on, a change of the store is awaited.
 
         Raises:
-            TransferStopped: If it was given up.
+            TransferStopped: If the transfer was cancelled. The server never gets the complete request.
         """
         with self._lock:
-            if self._given_up:
+            if self._cancelled:
                 raise TransferStopped
             self._awaited = self._changes
 
-    def _give_up(self) -> None:
+    def _cancel(self) -> None:
         if self._process != os.getpid():
-            return  # a forked child has a copy; shutting the connection down would end the parent's request
-        with self._lock:  # it may be given back at this moment, and be the next one's
+            return  # in a forked child: the socket is the parent's
+        with self._lock:  # else the connection could return to the pool meanwhile, and serve another exchange
             if not (self._awaited or self._ended):
-                self._given_up = True
+                self._cancelled = True
                 self.connection.abort()
 
     def send(self, head: bytes, body: Any) -> None:
-        """Send the request; as `Pool.begin`."""
+        """Send the request; as `Pool.begin`.
+
+        If the server closes or stops reading before the request is complete, its answer may be there nevertheless, and says
+        why. So the failure of the send is kept, and raised by `answer` only if there is nothing to read.
+        """
         with self._closing():
             try:
-                self.connection.send(head, body, self.leave)
-            except _HUNG_UP as error:
-                # A server that refuses what it has not read yet answers, and closes.
+                self.connection.send(head, body, self.before_last)
+            except _CLOSED_BY_SERVER as error:
                 self._broken = error
             except BlockingIOError as error:
-                if not self.connection.has_answered():  # it has, and does not read on
+                if not self.connection.has_answered():
                     raise
                 self._broken = error
 
@@ -229,9 +239,9 @@ class Exchange:
         try:
             status, headers = connection.read_head()
         except (ClosedEarlyError, MalformedAnswerError, OSError) as error:
-            cut = broken is not None or isinstance(error, _HUNG_UP)
-            if cut and connection.used:
-                raise ClosedEarlyError(unused=True) from error
+            closed = broken is not None or isinstance(error, _CLOSED_BY_SERVER)
+            if closed and connection.used:
+                raise ClosedEarlyError(unused=True) from error  # probably closed while it was idle
             if broken is not None:
                 raise broken from None
             raise
@@ -239,7 +249,7 @@ class Exchange:
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
-        """Close the connection after any failure; one that comes of giving up is told as that."""
+        """Close the connection after a failure. A failure that `_cancel` caused becomes a `TransferStopped`."""
         try:
             yield
         except BaseException as error:
@@ -249,26 +259,26 @@ class Exchange:
             raise
 
     def end(self, *, keep: bool) -> None:
-        """Give the connection back, or close it."""
+        """Return the connection to the pool, or close it."""
         if self._stop is not None:
-            self._stop.forget(self._give_up)
+            self._stop.forget(self._cancel)
         with self._lock:
             self._ended = True
-        if keep and not self._given_up and self._process == os.getpid():
+        if keep and not self._cancelled and self._process == os.getpid():
             self._pool.put(self.connection)
         else:
             self.connection.close()
 
 
 class Pool:
-    """The connections to one server; each process has its own.
+    """The connections to one server. Each process has its own; threads share them.
 
     Args:
         server: The server.
-        keep: How many stay open.
+        keep: The most idle connections that stay open.
     """
 
-    def __init__(self, server: Server, keep: int = _FREE_KEEP) -> None:
+    def __init__(self, server: Server, keep: int = _KEPT) -> None:
         self.server = server
         self._keep = keep
         self._free: PerProcess[deque[Connection]] = PerProcess(deque)
@@ -280,21 +290,22 @@ class Pool:
 
         Args:
             head: Request line and headers.
-            body: Bytes, or what has `__len__` and `read`.
-            changes: Whether the request changes something.
-            bodiless: Whether the answer has no body, as to a HEAD.
-            fresh: Whether to use a new connection.
+            body: Bytes, or an object with `__len__` and `read`.
+            changes: Whether the request changes the store.
+            bodiless: Whether the answer has no body, as to a HEAD request.
+            fresh: Whether to make a new connection, even if there is an idle one.
 
         Raises:
-            ClosedEarlyError: If the server closed the connection before it had answered.
+            ClosedEarlyError: If the server closes the connection before it answers.
             MalformedAnswerError: If the answer is not HTTP.
-            OSError: If the server cannot be reached, the connection breaks, or nothing comes.
-            TransferStopped: If the transfer that this thread works for was given up.
+            ssl.SSLError: If the TLS handshake fails.
+            OSError: If the server cannot be reached, the connection breaks, or no byte moves for the read timeout.
+            TransferStopped: If this thread's transfer was cancelled.
         """
         return self.begin(head, body, changes=changes, fresh=fresh).answer(bodiless=bodiless)
 
     def begin(self, head: bytes, body: Any = b"", *, changes: bool = False, fresh: bool = False) -> Exchange:
-        """Send a request, whose answer is read later. As `request`."""
+        """Send a request as `request`, and read its answer later, with `Exchange.answer`."""
         check_stop()
         exchange = Exchange(self, Connection(self.server) if fresh else self._get(), changes=changes)
         exchange.send(head, body)
@@ -311,7 +322,7 @@ class Pool:
         return Connection(self.server)
 
     def put(self, connection: Connection) -> None:
-        """Keep a connection for the next request."""
+        """Keep an idle connection for the next request, or close it if enough are kept."""
         free = self._free.get()
         if len(free) >= self._keep:
             connection.close()

@@ -1,6 +1,7 @@
 """AWS Signature Version 4: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html.
 
-SHA-256 of a body costs half a second of CPU per GiB, so it is not always part of the signature; see `BodySigning`.
+The signature covers method, path, query and headers. It covers the body only if the header ``x-amz-content-sha256`` holds
+the SHA-256 of the body instead of ``UNSIGNED-PAYLOAD``; that costs half a second of CPU per GiB. `BodySigning` decides.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 def digest_of(body: Any) -> str:
-    """SHA-256 of a request's body, in hex; a body that is read is rewound.
+    """SHA-256 of the body of a request, in hex.
 
     Args:
-        body: Bytes, or what has `read` and `seek`.
+        body: Bytes, or an object with `read` and `seek`, which is rewound.
     """
     if not hasattr(body, "read"):
         return hashlib.sha256(body).hexdigest()
@@ -37,14 +38,16 @@ def digest_of(body: Any) -> str:
 
 
 class BodySigning:
-    """Whether bodies are part of the signature, for one server.
+    """Whether the bodies of requests to one server are signed.
 
-    Over https they need not be. Over http, what is not signed may change on the way; the signed header with the body's
-    CRC-64/NVME prevents that where the server checks it. Servers that do not know it, such as Ceph 16, ignore it silently:
-    so bodies are signed until the server has shown that it knows it, by repeating it in its answer.
+    Over https TLS protects the body, and it is not signed. Over http a body that is not signed may change on the way
+    without notice, unless the server compares it with the CRC-64/NVME in the header ``x-amz-checksum-crc64nvme``, which
+    every upload carries and every signature covers. Servers that do not know this header, such as Ceph 16, ignore it
+    silently. A server that knows it repeats it in its answer. So with ``"auto"`` bodies over http are signed until one
+    answer has repeated the header; from then on the CRC is enough.
 
     Args:
-        mode: ``"auto"`` as above, ``"always"``, or ``"never"``.
+        mode: ``"auto"``; ``"always"`` signs, over https as well; ``"never"`` does not sign.
         encrypted: Whether requests go over https.
     """
 
@@ -53,17 +56,22 @@ class BodySigning:
         self._learns = mode == "auto"
 
     def learn(self, sent: Mapping[str, str], answered: Mapping[str, str]) -> None:
-        """Look at the headers of a request that succeeded, and of its answer."""
+        """Learn from a successful request whether the server checks the CRC of bodies.
+
+        Args:
+            sent: The headers of the request.
+            answered: The headers of the answer.
+        """
         if self.needed and self._learns and CRC_HEADER in sent and sent[CRC_HEADER] == answered.get(CRC_HEADER):
             self.needed = False
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What a signature is good for.
+    """The scope of a signature: a server accepts it for this region and service only.
 
     Attributes:
-        region: Such as ``"us-east-1"``.
+        region: The region, such as ``"us-east-1"``.
         service: ``"s3"``.
     """
 
@@ -72,11 +80,11 @@ class Scope:
 
 
 class Signer:
-    """Signs requests of one scope; derives a key per day and credentials.
+    """Signs requests of one scope. The signing key is derived anew for each day and secret, and kept in between.
 
     Args:
-        scope: What the signatures are good for.
-        credentials: botocore's; asked for each request, since they may be refreshed meanwhile.
+        scope: The scope of the signatures.
+        credentials: botocore's credentials. They are read for each request, because botocore may refresh them.
     """
 
     def __init__(self, scope: Scope, credentials: Any) -> None:
@@ -85,13 +93,19 @@ class Signer:
         self._derived: tuple[str, str, bytes] = ("", "", b"")
 
     def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> dict[str, str]:
-        """The headers with those that sign them.
+        """Sign a request.
 
         Args:
             method: HTTP method.
-            path: As it is sent, percent-encoded.
-            query: As it is sent, its parameters in order.
-            headers: All that are signed, ``host`` among them; names in lower case.
+            path: The path as it is sent, percent-encoded.
+            query: The query as it is sent, from `canonical_query`.
+            headers: The headers to sign, with names in lower case; ``host`` and ``x-amz-content-sha256`` are among them.
+
+        Returns:
+            The headers, with the date, the session token if there is one, and ``authorization``.
+
+        Raises:
+            Exception: Any exception of botocore, if the credentials have expired and cannot be refreshed.
         """
         frozen = self._credentials.get_frozen_credentials()
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -123,6 +137,6 @@ class Signer:
 
 
 def canonical_query(parameters: Mapping[str, str]) -> str:
-    """Query parameters in the order and the encoding in which they are signed and sent."""
+    """The query string of some parameters, in the order and the encoding that a signature requires."""
     pairs = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in parameters.items())
     return "&".join(f"{name}={value}" for name, value in pairs)

@@ -1,7 +1,12 @@
-"""Where the objects of a bucket are, and how requests to them are signed: as botocore does it, asked once per bucket.
+"""`Template`: host, path and signing scope of the requests to one bucket, copied from one request of boto3.
 
-botocore knows path style and virtual hosts, access points, dual stack, FIPS, acceleration and whatever comes next. It is let
-make one request, which is caught before it leaves; those to other keys differ by the key.
+We do not compute endpoints or signing rules. botocore knows path style and virtual hosts, access points, dual stack, FIPS,
+acceleration, and the rules of future releases. So for each bucket boto3 builds and signs one HeadObject, of the key ``k``.
+A hook on botocore's event ``before-send`` raises an exception with this request, and nothing is sent. The requests to all
+other keys have the same host, the same path up to the key, and the same region in their signature.
+
+The hook is registered for all requests of the client, and other threads may send requests through boto3 meanwhile. It
+therefore intercepts a request only if a thread-local variable says that this thread is making a template.
 """
 
 from __future__ import annotations
@@ -27,11 +32,11 @@ _catching = threading.local()
 
 
 class NotDirectError(Exception):
-    """Requests have to go through boto3; the text says why."""
+    """The direct client cannot send these requests, but boto3 may. The text is the reason."""
 
 
 class _CaughtError(BaseException):
-    """Carries a request away before it is sent; botocore would take an `Exception` for a failure, and try again."""
+    """Carries a request out of botocore before it is sent. A `BaseException`, because botocore retries any `Exception`."""
 
     def __init__(self, request: Any) -> None:
         super().__init__()
@@ -39,23 +44,23 @@ class _CaughtError(BaseException):
 
 
 def catch_if_asked(request: Any, **_: Any) -> None:
-    """A ``before-send`` hook for botocore: take the request away, if this thread only wants to see it."""
+    """A ``before-send`` hook for botocore: intercept the request if this thread is making a template."""
     if getattr(_catching, "on", False):
         raise _CaughtError(request)
 
 
 @dataclass(frozen=True)
 class Template:
-    """What the requests to one bucket have in common.
+    """The parts that all requests to one bucket share.
 
     Attributes:
         scheme: ``"http"`` or ``"https"``.
-        host: The server.
-        port: Its port.
-        host_header: As it is sent.
-        path: What comes before the key.
-        user_agent: boto3's.
-        scope: What signatures are good for; None for anonymous requests.
+        host: Host name or IP address of the server.
+        port: TCP port.
+        host_header: The ``Host`` header.
+        path: The path up to the key, percent-encoded.
+        user_agent: The ``User-Agent`` header of boto3.
+        scope: The scope of signatures; None for anonymous requests.
     """
 
     scheme: str
@@ -68,24 +73,24 @@ class Template:
 
     @property
     def endpoint_url(self) -> str:
-        """The server as a URL, for messages."""
+        """The URL of the server, for messages."""
         return f"{self.scheme}://{self.host_header}"
 
 
 def template_of(client: S3Client, bucket: str) -> Template:
-    """Have boto3 make a request to a bucket.
+    """Let boto3 build a request to a bucket, and copy its parts. Nothing is sent.
 
     Raises:
-        NotDirectError: If it is of a kind that only boto3 makes.
-        botocore.exceptions.BotoCoreError: If it cannot be made, as without credentials.
+        NotDirectError: If the request is of a kind that only boto3 can build.
+        botocore.exceptions.BotoCoreError: If boto3 cannot build it, as without credentials.
     """
     request = _caught(client, bucket)
     url = urlsplit(request.url)
     headers = {name.lower(): _text(value) for name, value in request.headers.items()}
     if url.query or url.scheme not in _PORTS or not url.hostname or not url.path.endswith(f"/{_KEY}"):
-        raise NotDirectError(f"its requests go to {url.scheme}://{url.hostname}{url.path}")
+        raise NotDirectError(f"requests go to {url.scheme}://{url.hostname}{url.path}, which has an unknown form")
     if not all(_PLAIN.fullmatch(text) for text in headers.values()):
-        raise NotDirectError("its requests have headers with other characters than those of ASCII")
+        raise NotDirectError("requests have headers that are not printable ASCII")
     port = url.port or _PORTS[url.scheme]
     usual = port == _PORTS[url.scheme]
     name = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
@@ -108,17 +113,17 @@ def _caught(client: S3Client, bucket: str) -> Any:
         return caught.request
     finally:
         _catching.on = False
-    raise NotDirectError("boto3 was answered without a request")
+    raise NotDirectError("boto3 returned an answer without a request: a stub is active")
 
 
 def _scope(headers: dict[str, str]) -> Scope | None:
     if "x-amz-s3session-token" in headers:
-        raise NotDirectError("it is a directory bucket, whose requests are signed with credentials of a session")
+        raise NotDirectError("requests to a directory bucket are signed with session credentials")
     if "authorization" not in headers:
         return None
     match = _AUTHORIZATION.fullmatch(headers["authorization"])
     if match is None:
-        raise NotDirectError("its requests are not signed by Signature Version 4 for S3")
+        raise NotDirectError("requests are not signed with Signature Version 4 for S3")
     return Scope(match["region"], match["service"])
 
 

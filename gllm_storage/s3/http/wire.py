@@ -1,4 +1,4 @@
-"""A connection that speaks HTTP/1.1, as far as S3 needs it."""
+"""HTTP/1.1 on one connection, as far as S3 needs it: send a request, read the head of its answer, read bytes of its body."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import socket
 import ssl
 import struct
 import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import check_stop
@@ -17,10 +16,14 @@ from gllm_storage.s3.http.connecting import connected
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gllm_storage.s3.http.connecting import Server
+
 Buffer = bytes | bytearray | memoryview
 
-_MOST_HEAD = 2**16
-_SMALL = 2**16
+_MAX_HEAD = 2**16
+"""The most bytes of headers, and of one line of a chunked body."""
+_SENT_WITH_HEAD = 2**16
+"""A body of at most this many bytes is sent together with the headers."""
 _PIECE = 2**18
 _FIRST_FINAL = 200
 _KERNEL_TIMEOUTS = sys.platform == "linux"
@@ -30,48 +33,28 @@ _INTERIM = b"HTTP/1.1 1"
 
 
 class MalformedAnswerError(Exception):
-    """The server's answer is not HTTP as S3 speaks it."""
+    """The answer is not HTTP as S3 speaks it."""
 
 
 class CannotConnectError(OSError):
-    """There is no connection, so that nothing was sent."""
+    """The server could not be reached. Nothing was sent."""
 
 
 class CutAnswerError(ConnectionError):
-    """The connection ended in the middle of an answer."""
+    """The connection was closed in the middle of an answer."""
 
 
 class ClosedEarlyError(Exception):
-    """The server closed the connection before it had answered.
+    """The connection was closed before the first byte of an answer.
 
     Args:
-        unused: Whether the connection was kept open from an earlier request, so that this one may never have been seen.
+        unused: Whether the connection had served an earlier request. The server may then have closed it while it was idle,
+            and have never read this request.
     """
 
     def __init__(self, *, unused: bool) -> None:
         super().__init__("the connection was closed before the answer")
         self.unused = unused
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where requests go.
-
-    Attributes:
-        scheme: ``"http"`` or ``"https"``.
-        host: Host name or address.
-        port: TCP port.
-        connect_timeout: Seconds.
-        read_timeout: Seconds without a byte.
-        tls: For https.
-    """
-
-    scheme: str
-    host: str
-    port: int
-    connect_timeout: float | None
-    read_timeout: float | None
-    tls: ssl.SSLContext | None = field(default=None, compare=False)
 
 
 class Connection:
@@ -81,9 +64,9 @@ class Connection:
         server: The server.
 
     Raises:
-        CannotConnectError: If it cannot be reached.
-        ssl.SSLError: If it cannot be trusted.
-        TransferStopped: If the transfer that this thread works for was given up.
+        CannotConnectError: If the server cannot be reached.
+        ssl.SSLError: If the TLS handshake fails.
+        TransferStopped: If this thread's transfer was cancelled.
     """
 
     def __init__(self, server: Server) -> None:
@@ -99,14 +82,16 @@ class Connection:
         self._left = b""
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # there may never have been a connection
+        with contextlib.suppress(AttributeError):  # the constructor may have failed before there was a socket
             self._socket.close()
 
     def _set_timeout(self, seconds: float | None) -> None:
         if not self._plain:
             self._socket.settimeout(seconds)
             return
-        # Python would poll before each call, and MSG_WAITALL would not wait: the kernel keeps the time instead.
+        # With a timeout of Python's, the socket does not block: each receive costs a poll() before, and MSG_WAITALL returns
+        # as soon as any bytes are there. So the socket blocks, and the kernel keeps the time; when it is over, the send or
+        # receive raises BlockingIOError.
         self._socket.settimeout(None)
         whole, part = divmod(seconds or 0.0, 1.0)
         value = struct.pack("ll", int(whole), int(part * 1e6))
@@ -114,7 +99,11 @@ class Connection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
     def is_quiet(self) -> bool:
-        """Whether a kept connection may be used again: the server has neither closed it nor said more than its answer."""
+        """Whether an idle connection may be reused.
+
+        If there is something to read, the server has closed the connection, or has sent bytes after its last answer, which
+        would be read as the beginning of the next one.
+        """
         if self._left or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
             return False
         poll = select.poll()
@@ -125,30 +114,36 @@ class Connection:
             return False
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._socket.close()
 
     def abort(self) -> None:
-        """End what another thread is sending or receiving."""
+        """Shut the connection down from another thread: the send or receive in progress fails at once."""
         with contextlib.suppress(OSError):
-            # Not SSLSocket's own: after that, it takes what is still to come for plain text.
+            # Not SSLSocket.shutdown, which drops the TLS state: the other thread would read the remaining bytes undecrypted.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def send(self, head: bytes, body: Any, before_last: Callable[[], None]) -> None:
         """Send a request.
 
+        A large body goes in pieces of 256 KiB. Before each piece, a cancelled transfer ends, and an answer that is there
+        already ends the send: a server may refuse a request before it has read the body, and then stop reading. To go on
+        sending would fill the buffers of the network and end in a timeout, and the server's reason would be lost.
+
         Args:
             head: Request line and headers.
-            body: Bytes, or what has `__len__` and `read`.
-            before_last: Called before the piece leaves with which the request is complete.
+            body: Bytes, or an object with `__len__` and `read`.
+            before_last: Called just before the last piece, which completes the request.
 
         Raises:
-            OSError: If the connection breaks or nothing moves.
-            TransferStopped: If the transfer that this thread works for was given up.
+            BrokenPipeError: If the server has answered before the body was complete.
+            OSError: If the connection breaks, or the server takes no bytes for the read timeout.
+            ValueError: If the body ends before its length.
+            TransferStopped: If this thread's transfer was cancelled.
         """
         view = memoryview(body).cast("B") if isinstance(body, (bytes, bytearray, memoryview)) else None
         left = len(body) if view is None else len(view)
-        if not left or (view is not None and left <= _SMALL):
+        if not left or (view is not None and left <= _SENT_WITH_HEAD):
             before_last()
             self._socket.sendall(b"".join((head, view)) if view else head)
             return
@@ -161,24 +156,27 @@ class Connection:
                 before_last()
             self._socket.sendall(data)
         if left > 0:
-            raise ValueError(f"the body of a request ended {left} bytes before its length")
+            raise ValueError(f"the body of the request ended {left} bytes before its length")
 
     def _more(self) -> tuple[int, ...]:
         return (socket.MSG_MORE,) if self._plain else ()
 
     def _require_silence(self) -> None:
-        """Do not go on sending to a server that has answered: it may not read any more, and we would wait for it.
+        """Check that the server has not answered yet.
 
         Raises:
-            BrokenPipeError: If it has answered, or closed the connection.
+            BrokenPipeError: If it has answered or closed the connection.
         """
         if self.has_answered():
-            raise BrokenPipeError("the server answered before it had the whole request")
+            raise BrokenPipeError("the server answered before the request was complete")
 
     def has_answered(self) -> bool:
-        """Whether there is an answer, or the end of the connection, to be read; an interim answer is none."""
+        """Whether the server has sent its answer or closed the connection. 100 Continue does not count.
+
+        Always False over TLS, where readable bytes may belong to TLS itself, such as a session ticket.
+        """
         if not self._plain:
-            return False  # what can be read may be TLS's own, such as a session ticket
+            return False
         try:
             begun = self._socket.recv(len(_INTERIM), socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:
@@ -186,62 +184,68 @@ class Connection:
         return not begun or (len(begun) == len(_INTERIM) and not begun.startswith(_INTERIM))
 
     def read_head(self) -> tuple[int, dict[str, str]]:
-        """Status and headers (names in lower case) of the answer.
+        """Read status and headers of the answer.
+
+        Returns:
+            The status, and the headers with names in lower case.
 
         Raises:
-            ClosedEarlyError: If there is none.
-            MalformedAnswerError: If it is not HTTP.
-            CutAnswerError: If the connection ends in the middle of it.
-            OSError: If the connection breaks or nothing comes.
+            ClosedEarlyError: If the connection is closed before the answer begins.
+            CutAnswerError: If the connection is closed in the middle of the headers.
+            MalformedAnswerError: If the answer is not HTTP.
+            OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
         while True:
             status, headers = self._read_one_head()
-            if status >= _FIRST_FINAL:  # 100 Continue comes before the answer
+            if status >= _FIRST_FINAL:  # skips 100 Continue
                 return status, headers
 
     def _read_one_head(self) -> tuple[int, dict[str, str]]:
         data = self._left
         while (end := data.find(b"\r\n\r\n")) < 0:
-            if len(data) > _MOST_HEAD:
-                raise MalformedAnswerError("its headers do not end")
-            more = self._socket.recv(_MOST_HEAD)
+            if len(data) > _MAX_HEAD:
+                raise MalformedAnswerError(f"the headers have more than {_MAX_HEAD} bytes")
+            more = self._socket.recv(_MAX_HEAD)
             if not more:
                 if data and _BEGINNING.startswith(data[: len(_BEGINNING)]):
                     raise CutAnswerError("the connection was closed in the middle of the headers")
                 if data:
-                    raise MalformedAnswerError(f"it begins with {data[:80]!r}")
+                    raise MalformedAnswerError(f"the first bytes are {data[:80]!r}")
                 raise ClosedEarlyError(unused=self.used)
             data = data + more if data else more
         self._left = data[end + 4 :]
         return _parse_head(data[:end])
 
     def read_exactly(self, length: int) -> memoryview:
-        """So many bytes of a body, or fewer if the connection ends.
+        """Read that many bytes of a body, or fewer if the connection is closed before.
 
         Raises:
-            OSError: If the connection breaks or nothing comes.
+            OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
         return self.fill(memoryview(bytearray(length)))
 
     def fill(self, view: memoryview) -> memoryview:
-        """As many bytes of a body as a buffer holds, or fewer if the connection ends: what of the buffer was filled.
+        """Fill a buffer with bytes of a body.
+
+        Returns:
+            The filled part; less than the buffer if the connection is closed before.
 
         Raises:
-            OSError: If the connection breaks or nothing comes.
+            OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
         done = 0
-        while done < len(view) and (more := self.receive_into(view[done:])):  # a record of TLS holds 16 KiB
+        while done < len(view) and (more := self.receive_into(view[done:])):  # TLS gives one record, 16 KiB, at a time
             done += more
         return view[:done]
 
     def receive_into(self, view: memoryview) -> int:
-        """Fill a buffer with what comes next; fewer bytes only at the end, or where TLS gives a record at a time.
+        """Receive the next bytes of a body into a buffer.
 
         Returns:
-            How many bytes came; 0 at the end of the connection.
+            The number of bytes, at most as many as the buffer holds; 0 if the connection is closed.
 
         Raises:
-            OSError: If the connection breaks or nothing comes.
+            OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
         if self._left:
             count = min(len(self._left), len(view))
@@ -253,17 +257,17 @@ class Connection:
         return self._socket.recv_into(view)
 
     def read_line(self) -> bytes:
-        """A line of a chunked body.
+        """Read a line of a chunked body: the size of a chunk, or a trailer.
 
         Raises:
-            MalformedAnswerError: If it does not end.
-            CutAnswerError: If the connection ends in the middle of it.
-            OSError: If the connection breaks or nothing comes.
+            MalformedAnswerError: If the line has more than 64 KiB.
+            CutAnswerError: If the connection is closed in the middle of the line.
+            OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
         while (end := self._left.find(b"\r\n")) < 0:
-            if len(self._left) > _MOST_HEAD:
-                raise MalformedAnswerError("a line of its chunked body does not end")
-            more = self._socket.recv(_MOST_HEAD)
+            if len(self._left) > _MAX_HEAD:
+                raise MalformedAnswerError(f"a line of the chunked body has more than {_MAX_HEAD} bytes")
+            more = self._socket.recv(_MAX_HEAD)
             if not more:
                 raise CutAnswerError("the connection was closed in the middle of a chunked body")
             self._left += more
@@ -277,7 +281,7 @@ def _pieces_of(body: Any) -> Iterator[Buffer]:
 
 
 def _slices_of(view: memoryview) -> Iterator[Buffer]:
-    # In pieces: a transfer that is given up must not send all the rest on a slow line, and take effect long after.
+    # In pieces: on a slow line, a cancelled upload must not go on until it is complete and takes effect.
     for start in range(0, len(view), _PIECE):
         yield view[start : start + _PIECE]
 
@@ -287,19 +291,19 @@ def _parse_head(data: bytes) -> tuple[int, dict[str, str]]:
     version, _, rest = lines[0].partition(" ")
     code = rest.partition(" ")[0]
     if not version.startswith("HTTP/1.") or len(code) != _DIGITS_OF_STATUS or not code.isdecimal():
-        raise MalformedAnswerError(f"it begins with {lines[0][:80]!r}")
+        raise MalformedAnswerError(f"the status line is {lines[0][:80]!r}")
     if data.count(b"\n") != len(lines) - 1:
-        raise MalformedAnswerError("there is a bare line feed in its headers")
+        raise MalformedAnswerError("a line of the headers ends without a carriage return")
     headers: dict[str, str] = {}
     name = ""
     for line in lines[1:]:
-        if line.startswith((" ", "\t")) and name:  # obsolete, and allowed: the line before goes on
+        if line.startswith((" ", "\t")) and name:  # obsolete but allowed: the line continues the one before
             headers[name] = f"{headers[name]} {line.strip()}"
             continue
         before, colon, value = line.partition(":")
         name = before.strip().lower()
         if not colon or not name:
-            raise MalformedAnswerError(f"its header is {line[:80]!r}")
+            raise MalformedAnswerError(f"a header line is {line[:80]!r}")
         _add(headers, name, value.strip())
     if version == "HTTP/1.0":
         headers.setdefault("connection", "close")
@@ -310,5 +314,5 @@ def _add(headers: dict[str, str], name: str, value: str) -> None:
     before = headers.get(name)
     if before is None:
         headers[name] = value
-    elif name != "content-length" or before != value:  # said twice, it is as good as said once
+    elif name != "content-length" or before != value:  # the same length twice is harmless
         headers[name] = f"{before}, {value}"

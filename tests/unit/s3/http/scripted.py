@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gllm_storage.s3.connection import Endpoint
 from gllm_storage.s3.http import template
+from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.pool import Pool
-from gllm_storage.s3.http.wire import Server
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:

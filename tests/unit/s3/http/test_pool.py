@@ -165,13 +165,13 @@ def test_what_was_given_up_before_it_began_is_not_sent() -> None:
 def test_a_write_that_is_given_up_before_its_last_piece_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stop comes when the last piece is about to be sent: either it does not leave, or it is awaited."""
     stop = Stop()
-    leave = Exchange.leave
+    before_last = Exchange.before_last
 
     def stopped_first(self: Exchange) -> None:
         stop.set()
-        leave(self)
+        before_last(self)
 
-    monkeypatch.setattr(Exchange, "leave", stopped_first)
+    monkeypatch.setattr(Exchange, "before_last", stopped_first)
     with ScriptedServer(OK) as server:
         with stopped_by(stop), pytest.raises(TransferStopped):
             server.pool().request(put_head(1), b"x", changes=True)

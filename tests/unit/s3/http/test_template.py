@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import BotoCoreError, NoCredentialsError, ParamValidationError
 
-from gllm_storage.s3.http.endpoint import refusal_of
+from gllm_storage.s3.http.client import refusal_of
 from gllm_storage.s3.http.signing import Scope
 from gllm_storage.s3.http.template import NotDirectError, template_of
 from tests.unit.s3.http.scripted import boto_request, made_client

@@ -11,6 +11,7 @@ import pytest
 
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.s3.body import ViewSection
+from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.pool import Answer, Pool
 from gllm_storage.s3.http.wire import (
     CannotConnectError,
@@ -18,7 +19,6 @@ from gllm_storage.s3.http.wire import (
     Connection,
     CutAnswerError,
     MalformedAnswerError,
-    Server,
 )
 from tests.unit.s3.http.scripted import OK, Peer, ScriptedServer, hang_up, open_sockets, reset, then_hang_up, wait
 from tests.waiting import PATIENCE, eventually
