@@ -43,6 +43,7 @@ from gllm_storage.store.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.port import ObjectStore
     from gllm_storage.store.ranges import Range, Slice
@@ -600,10 +601,10 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         given = {name: each for name, each in kwargs.items() if name != "mode" and (name not in OF_FILES or name == "acl")}
         exclusive, options = self.write_options(is_create(kwargs.get("mode", "overwrite")), given)
         places = [self._place(path) for path in values]
-        items = [
-            UploadItem(key, partial(_in_memory, value), unwatched, exclusive, options)
-            for (_, key), value in zip(places, values.values(), strict=True)
-        ]
+        items = []
+        for place, value in zip(places, values.values(), strict=True):
+            source = MemorySource(value, self._details(*place, "upload"))  # a wrong value is refused before any is sent
+            items.append(UploadItem(place[1], partial(_opened, source), unwatched, exclusive, options))
         self._upload_many(places, items, stop)
         self._forget_all(values)
 
@@ -1010,9 +1011,8 @@ def _by_bucket(places: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
     return found
 
 
-@contextlib.contextmanager
-def _in_memory(value: Any, details: ErrorDetails) -> Any:
-    yield MemorySource(value, details)
+def _opened(source: Source, _: ErrorDetails) -> contextlib.AbstractContextManager[Source]:
+    return contextlib.nullcontext(source)
 
 
 def _listed(name: str, info: ObjectInfo) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class _Waits:
     on = True
 
 
-_subscribers: list[Callable[[RetryEvent], object]] = []
+_subscribers: dict[object, Callable[[RetryEvent], object]] = {}
 
 
 def subscribe(callback: Callable[[RetryEvent], object]) -> Callable[[], None]:
@@ -91,11 +91,11 @@ def subscribe(callback: Callable[[RetryEvent], object]) -> Callable[[], None]:
         >>> unsubscribe = subscribe(events.append)
         >>> unsubscribe()
     """
-    _subscribers.append(callback)
+    subscription = object()  # the same callback may be subscribed twice
+    _subscribers[subscription] = callback
 
     def unsubscribe() -> None:
-        with contextlib.suppress(ValueError):
-            _subscribers.remove(callback)
+        _subscribers.pop(subscription, None)
 
     return unsubscribe
 
@@ -240,7 +240,7 @@ def _report(event: RetryEvent) -> None:
         event.wait,
         extra={"event": event},
     )
-    for callback in _subscribers:
+    for callback in list(_subscribers.values()):  # one may end its subscription
         try:
             callback(event)
         except Exception:  # a subscriber's mistake must not fail a transfer
