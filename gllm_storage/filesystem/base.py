@@ -53,7 +53,6 @@ OF_READERS = ("cache_type", "cache_options", "fill_cache")
 OF_FILES = (*OF_READERS, "autocommit", "size", "acl")
 """Arguments of `open` that say nothing of the object's content."""
 _ASYNC_WORKERS = 10
-"""Coroutines of one filesystem that work at a time; each may use `max_concurrency` threads more."""
 _OF_OPEN = frozenset({"block_size", "compression", "encoding", "errors", "newline"})
 
 
@@ -158,8 +157,14 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         return super().loop
 
     @property
+    def async_workers(self) -> int:
+        """Coroutines that work at a time; each may use `max_concurrency` threads more."""
+        return _ASYNC_WORKERS
+
+    @property
     def _threads(self) -> ThreadPoolExecutor:
-        pools: PerProcess[ThreadPoolExecutor] = self.__dict__.setdefault("_pools", PerProcess(_new_pool))
+        made: PerProcess[ThreadPoolExecutor] = PerProcess(partial(_new_pool, self.async_workers))
+        pools: PerProcess[ThreadPoolExecutor] = self.__dict__.setdefault("_pools", made)
         return pools.get()
 
     def _is_of_version(self, kwargs: Mapping[str, Any]) -> bool:
@@ -995,8 +1000,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     rmdir = sync_wrapper(_rmdir)
 
 
-def _new_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_ASYNC_WORKERS, thread_name_prefix="gllm-storage-async")
+def _new_pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="gllm-storage-async")
 
 
 def _is_lenient(on_error: str | None, *, recursive: bool) -> bool:

@@ -158,13 +158,27 @@ class RetryPolicy:
         """
         _wait(self.report(details, attempt, cause, kind), stop)
 
-    def report(self, details: ErrorDetails, attempt: int, cause: BaseException | str, kind: Kind = "retry") -> float:
+    def report(
+        self,
+        details: ErrorDetails,
+        attempt: int,
+        cause: BaseException | str,
+        kind: Kind = "retry",
+        wait: float | None = None,
+    ) -> float:
         """Report as `again`, without the wait.
+
+        Args:
+            details: As in `again`.
+            attempt: As in `again`.
+            cause: As in `again`.
+            kind: As in `again`.
+            wait: Seconds until the next attempt; those of the policy if None.
 
         Returns:
             Seconds to wait.
         """
-        wait = self.seconds(attempt)
+        wait = self.seconds(attempt) if wait is None else wait
         _report(RetryEvent(kind, details.operation, details.url, attempt, self.limit, _text(cause), wait))
         return wait
 

@@ -237,7 +237,9 @@ class DirectClient:
                     raise outcome
                 unused = False
                 failure = outcome
-            if not unused:  # otherwise the server had closed an idle connection, and may never have seen the request
+            if unused:  # the server had closed an idle connection, and may never have seen the request
+                self._policy.report(details, attempt, failure, wait=0.0)
+            else:
                 self._policy.again(details, attempt, failure)
             _rewind(request.body)
 
