@@ -43,6 +43,7 @@ from gllm_storage.store.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.port import ObjectStore
     from gllm_storage.store.ranges import Range, Slice
@@ -52,7 +53,6 @@ OF_READERS = ("cache_type", "cache_options", "fill_cache")
 OF_FILES = (*OF_READERS, "autocommit", "size", "acl")
 """Arguments of `open` that say nothing of the object's content."""
 _ASYNC_WORKERS = 10
-"""Coroutines of one filesystem that work at a time; each may use `max_concurrency` threads more."""
 _OF_OPEN = frozenset({"block_size", "compression", "encoding", "errors", "newline"})
 
 
@@ -157,8 +157,14 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         return super().loop
 
     @property
+    def async_workers(self) -> int:
+        """Coroutines that work at a time; each may use `max_concurrency` threads more."""
+        return _ASYNC_WORKERS
+
+    @property
     def _threads(self) -> ThreadPoolExecutor:
-        pools: PerProcess[ThreadPoolExecutor] = self.__dict__.setdefault("_pools", PerProcess(_new_pool))
+        made: PerProcess[ThreadPoolExecutor] = PerProcess(partial(_new_pool, self.async_workers))
+        pools: PerProcess[ThreadPoolExecutor] = self.__dict__.setdefault("_pools", made)
         return pools.get()
 
     def _is_of_version(self, kwargs: Mapping[str, Any]) -> bool:
@@ -598,10 +604,10 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         given = {name: each for name, each in kwargs.items() if name != "mode" and (name not in OF_FILES or name == "acl")}
         exclusive, options = self.write_options(is_create(kwargs.get("mode", "overwrite")), given)
         places = [self._place(path) for path in values]
-        items = [
-            UploadItem(key, partial(_in_memory, value), unwatched, exclusive, options)
-            for (_, key), value in zip(places, values.values(), strict=True)
-        ]
+        items = []
+        for place, value in zip(places, values.values(), strict=True):
+            source = MemorySource(value, self._details(*place, "upload"))  # a wrong value is refused before any is sent
+            items.append(UploadItem(place[1], partial(_opened, source), unwatched, exclusive, options))
         self._upload_many(places, items, stop)
         self._forget_all(values)
 
@@ -992,8 +998,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     rmdir = sync_wrapper(_rmdir)
 
 
-def _new_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_ASYNC_WORKERS, thread_name_prefix="gllm-storage-async")
+def _new_pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="gllm-storage-async")
 
 
 def _is_lenient(on_error: str | None, *, recursive: bool) -> bool:
@@ -1008,9 +1014,8 @@ def _by_bucket(places: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
     return found
 
 
-@contextlib.contextmanager
-def _in_memory(value: Any, details: ErrorDetails) -> Any:
-    yield MemorySource(value, details)
+def _opened(source: Source, _: ErrorDetails) -> contextlib.AbstractContextManager[Source]:
+    return contextlib.nullcontext(source)
 
 
 def _listed(name: str, info: ObjectInfo) -> dict[str, Any]:

@@ -273,7 +273,7 @@ def send_intact(send: Callable[[], Any], body: Body, limit: int, details: ErrorD
             metadata["RetryAttempts"] = requests - 1
             if code_of(error) not in DIGEST_CODES or attempt >= limit:
                 raise
-            RetryPolicy(limit).report(details, attempt, error, "corruption")
+            RetryPolicy(limit).report(details, attempt, error, "corruption", wait=0.0)
         if not isinstance(body, bytes):
             body.seek(0)
 

@@ -122,6 +122,11 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         """The store of a bucket."""
         return self.connection.store(bucket)
 
+    @property
+    def async_workers(self) -> int:
+        """Coroutines that work at a time."""
+        return self.connection.settings.max_concurrency
+
     def entry(self, bucket: str, key: str) -> dict[str, Any]:
         """An object as s3fs describes it.
 

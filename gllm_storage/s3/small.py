@@ -142,7 +142,7 @@ class _Common:
         """Report that a request failed and is sent again. Other failures are the same the second time: no report."""
         if isinstance(error, OURS) or (isinstance(error, ClientError) and not is_transient(error)):
             return
-        self._policy.report(self.store.details(key, operation), 1, error, kind)
+        self._policy.report(self.store.details(key, operation), 1, error, kind, wait=0.0)
 
     def in_memory(self, size: int) -> contextlib.AbstractContextManager[None]:
         """Count an object in the memory budget while this thread holds it."""

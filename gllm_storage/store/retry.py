@@ -74,7 +74,7 @@ class _Waits:
     on = True
 
 
-_subscribers: list[Callable[[RetryEvent], object]] = []
+_subscribers: dict[object, Callable[[RetryEvent], object]] = {}
 
 
 def subscribe(callback: Callable[[RetryEvent], object]) -> Callable[[], None]:
@@ -91,11 +91,11 @@ def subscribe(callback: Callable[[RetryEvent], object]) -> Callable[[], None]:
         >>> unsubscribe = subscribe(events.append)
         >>> unsubscribe()
     """
-    _subscribers.append(callback)
+    subscription = object()  # the same callback may be subscribed twice
+    _subscribers[subscription] = callback
 
     def unsubscribe() -> None:
-        with contextlib.suppress(ValueError):
-            _subscribers.remove(callback)
+        _subscribers.pop(subscription, None)
 
     return unsubscribe
 
@@ -158,13 +158,27 @@ class RetryPolicy:
         """
         _wait(self.report(details, attempt, cause, kind), stop)
 
-    def report(self, details: ErrorDetails, attempt: int, cause: BaseException | str, kind: Kind = "retry") -> float:
+    def report(
+        self,
+        details: ErrorDetails,
+        attempt: int,
+        cause: BaseException | str,
+        kind: Kind = "retry",
+        wait: float | None = None,
+    ) -> float:
         """Report as `again`, without the wait.
+
+        Args:
+            details: As in `again`.
+            attempt: As in `again`.
+            cause: As in `again`.
+            kind: As in `again`.
+            wait: Seconds until the next attempt; those of the policy if None.
 
         Returns:
             Seconds to wait.
         """
-        wait = self.seconds(attempt)
+        wait = self.seconds(attempt) if wait is None else wait
         _report(RetryEvent(kind, details.operation, details.url, attempt, self.limit, _text(cause), wait))
         return wait
 
@@ -240,7 +254,7 @@ def _report(event: RetryEvent) -> None:
         event.wait,
         extra={"event": event},
     )
-    for callback in _subscribers:
+    for callback in list(_subscribers.values()):  # one may end its subscription
         try:
             callback(event)
         except Exception:  # a subscriber's mistake must not fail a transfer

@@ -58,6 +58,7 @@ def test_nothing_is_published_before_the_close(store: Store) -> None:
     assert writer.write(b"some") == 4
     writer.flush()
     assert store.published == []
+    assert getattr(writer, "stored", ()) is None
     writer.close()
     assert store.published == [b"some"]
     assert writer.stored == Stored("fake://a", 4)

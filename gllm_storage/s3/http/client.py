@@ -250,8 +250,9 @@ class DirectClient:
                     raise outcome
                 unused = False
                 failure = outcome
-            # If the server had closed an idle connection, it is not busy: try a new connection at once, without a wait.
-            if not unused:
+            if unused:  # the server had closed an idle connection and is not busy: try a new connection at once
+                self._policy.report(details, attempt, failure, wait=0.0)
+            else:
                 self._policy.again(details, attempt, failure)
             _rewind(request.body)
 

@@ -282,7 +282,7 @@ def test_a_missing_local_file_is_an_error(many: Many, tmp_path: Path) -> None:
 def test_what_is_no_content_is_refused_before_anything_is_stored(many: Many) -> None:
     with pytest.raises(TypeError):
         many.fs.pipe({many.path("a"): b"1", many.path("b"): "text"})
-    with pytest.raises(ValueError, match="names no"):
+    with pytest.raises(ValueError, match="not the path of an object"):
         many.fs.pipe({many.path("a"): b"1", BUCKET: b"2"})
     assert many.rig.keys() == []
 

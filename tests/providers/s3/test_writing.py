@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage import get_storage_client
-from gllm_storage.errors import ObjectExistsError
+from gllm_storage.errors import ObjectExistsError, StorageUnavailableError
 from gllm_storage.s3.filesystem import S3FileSystem
 from tests.faults import Call, Delay, DropResponse
 from tests.promises.s3.faulty import Faulty, behind_proxy, content_of, no_waits
@@ -133,10 +133,24 @@ def test_a_version_is_not_guessed_where_somebody_else_has_written_since(servers:
     with behind_proxy("ceph", servers) as faulty:
         bucket = Bucket(faulty)
         faulty.inject("PutObject", DropResponse(), times=None)
-        # The look that finds ours, and then the one for the version.
-        faulty.inject("HeadObject", Call(lambda: bucket.second.put("a", THEIRS)), skip=1)
         with bucket.filesystem.open(bucket.path, "wb") as file:
             file.write(b"ours")
+        # The HEAD request that proves that the object is ours tells the version. A further one would find theirs.
+        assert len(faulty.sent("HeadObject")) == 1
+        bucket.second.put("a", THEIRS)
+        assert bucket.content_of(str(file.version_id)) == b"ours"
+
+
+def test_no_version_if_another_writer_was_faster(servers: Servers) -> None:
+    """If the answer is lost, and another writer has replaced the object since, there is an error and no version."""
+    with behind_proxy("ceph", servers) as faulty:
+        bucket = Bucket(faulty)
+        faulty.inject("PutObject", DropResponse(), times=None)
+        faulty.inject("HeadObject", Call(lambda: bucket.second.put("a", THEIRS)))
+        file = bucket.filesystem.open(bucket.path, "wb")
+        file.write(b"ours")
+        with pytest.raises(StorageUnavailableError):
+            file.close()
         assert file.version_id is None
 
 

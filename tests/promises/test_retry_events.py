@@ -1,0 +1,298 @@
+"""Every retry, restart, second try and rescue is one INFO record and one event; an error says how often and how long."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage.errors import IntegrityError, StorageError, StorageUnavailableError
+from gllm_storage.store.retry import RetryEvent, subscribe
+from tests.faults import Action, Answer, Call, CallAfter, DropResponse, FlipBit, FlipRequestBit, Match, Refuse, TruncateBody
+from tests.promises.faulty import (
+    CEPH,
+    CONTENT,
+    NAME,
+    Download,
+    DownloadCase,
+    Faulty,
+    Says,
+    Upload,
+    UploadCase,
+    behind_proxy,
+    content_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from gllm_storage.fsspec_client import FsspecStorageClient
+    from tests.conftest import Servers
+
+ATTEMPTS = 3
+ENGINES = ["auto", "boto3"]
+CREATE = UploadCase(CEPH, large=False, create=True)
+OVERWRITE = UploadCase(CEPH, large=False, create=False)
+PARTS = UploadCase(CEPH, large=True, create=False)
+WHOLE, RANGES = DownloadCase(CEPH, ranges=False), DownloadCase(CEPH, ranges=True)
+
+on_upload = pytest.mark.parametrize("upload", [OVERWRITE], ids=str, indirect=True)
+on_downloads = pytest.mark.parametrize("download", [WHOLE, RANGES], ids=str, indirect=True)
+
+
+@pytest.fixture(params=ENGINES)
+def config(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The config of a client, for each engine."""
+    return {"engine": request.param, "max_attempts": str(ATTEMPTS)}
+
+
+@dataclass
+class Reports:
+    """The events of a test, and the log records."""
+
+    events: list[RetryEvent]
+    caplog: pytest.LogCaptureFixture
+
+    def kinds(self) -> list[str]:
+        """The kinds of the events, each of which is one record with the same facts."""
+        records = [each for each in self.caplog.records if each.name == "gllm_storage.retry"]
+        assert [vars(each)["event"] for each in records] == self.events
+        assert {each.levelno for each in records} <= {logging.INFO}
+        for record, event in zip(records, self.events, strict=True):
+            text = record.getMessage()
+            assert all(str(fact) in text for fact in (event.kind, event.operation, event.url, event.cause))
+            assert f"attempt {event.attempt} of {event.limit}" in text
+        return [each.kind for each in self.events]
+
+
+@pytest.fixture
+def reports(caplog: pytest.LogCaptureFixture) -> Iterator[Reports]:
+    """What is reported during a test."""
+    events: list[RetryEvent] = []
+    unsubscribe = subscribe(events.append)
+    with caplog.at_level(logging.INFO, "gllm_storage.retry"):
+        yield Reports(events, caplog)
+    unsubscribe()
+
+
+# ---- one record each
+
+
+@on_upload
+@pytest.mark.parametrize(
+    ("action", "cause"), [(Says(503), "SlowDown"), (Says(429), "429|TooMany"), (Refuse(), ".")], ids=repr
+)
+def test_retry(upload: Upload, action: Action | Says, cause: str, config: dict[str, str], reports: Reports) -> None:
+    """A request that is sent three times makes two records, with the request, its address and the cause."""
+    upload.faulty.inject(upload.commit, action, times=2)
+    upload.run(**config)
+    upload.assert_stored()
+    assert reports.kinds() == ["retry"] * 2
+    assert [each.attempt for each in reports.events] == [1, 2]
+    for each in reports.events:
+        assert (each.operation, each.limit) == (upload.commit, ATTEMPTS)
+        assert each.url.endswith(upload.faulty.rig.key(NAME))
+        assert re.search(cause, each.cause)
+
+
+@on_upload
+def test_no_record(upload: Upload, config: dict[str, str], reports: Reports) -> None:
+    """Without a fault, nothing is reported."""
+    upload.run(**config)
+    assert reports.kinds() == []
+
+
+@pytest.mark.parametrize("download", [RANGES], ids=str, indirect=True)
+def test_restart(download: Download, config: dict[str, str], reports: Reports) -> None:
+    """A download of an object that is replaced after the first answer starts again once: one record."""
+    other = content_of(download.size, 1)
+    download.faulty.inject(download.read, CallAfter(lambda: download.faulty.put_with_checksum(other)))
+    download.run(**config)
+    download.assert_is(other)
+    assert reports.kinds() == ["restart"]
+    (event,) = reports.events
+    assert (event.operation, event.url) == ("download", f"s3://models/{download.faulty.rig.key(NAME)}")
+    assert "replaced" in event.cause
+
+
+@pytest.mark.parametrize("download", [WHOLE], ids=str, indirect=True)
+def test_restart_within_answer(download: Download, config: dict[str, str], reports: Reports) -> None:
+    """An answer breaks off, and the rest is of another version: one record for each of the two."""
+    other = content_of(download.size, 1)
+    download.faulty.inject(download.read, TruncateBody(100))
+    ranged = Match(operation="GetObject", header=("range", "bytes="))
+    download.faulty.inject(ranged, Call(lambda: download.faulty.put_with_checksum(other)))
+    download.run(**config)
+    download.assert_is(other)
+    assert reports.kinds() == ["retry", "restart"]
+
+
+@on_downloads
+def test_corrupted_download(download: Download, config: dict[str, str], reports: Reports) -> None:
+    """A second try after a checksum mismatch is one record."""
+    match = Match(operation="GetObject", header=("range", "bytes=")) if download.case.ranges else "GetObject"
+    download.faulty.inject(match, FlipBit(50))
+    download.run(**config)
+    download.assert_is(download.content)
+    assert reports.kinds() == ["corruption"]
+    (event,) = reports.events
+    assert (event.operation, event.attempt) == ("download", 1)
+    assert "checksum" in event.cause
+
+
+@on_upload
+def test_corrupted_upload(upload: Upload, config: dict[str, str], reports: Reports) -> None:
+    """A body that arrives with another digest is sent again: one record."""
+    upload.faulty.inject(upload.commit, FlipRequestBit(50))
+    upload.run(**config, sign_bodies="always")
+    upload.assert_stored()
+    assert reports.kinds() == ["corruption"]
+
+
+@pytest.mark.parametrize("upload", [CREATE], ids=str, indirect=True)
+def test_rescue(upload: Upload, config: dict[str, str], reports: Reports) -> None:
+    """A create whose answer was lost, and whose repetition is told of a conflict, is one retry and one rescue."""
+    upload.faulty.inject(upload.commit, DropResponse())
+    upload.run(**config)
+    upload.assert_stored()
+    assert reports.kinds() == ["retry", "rescue"]
+    event = reports.events[-1]
+    assert (event.operation, event.url, event.wait) == ("upload", f"s3://models/{upload.faulty.rig.key(NAME)}", 0.0)
+    assert "412" in event.cause or "PreconditionFailed" in event.cause
+
+
+@pytest.mark.parametrize("upload", [OVERWRITE, PARTS], ids=str, indirect=True)
+def test_rescue_without_answer(upload: Upload, config: dict[str, str], reports: Reports) -> None:
+    """An overwrite of which every answer is lost is one rescue after the last attempt."""
+    upload.faulty.inject(upload.commit, DropResponse(), times=None)
+    upload.run(**config)
+    upload.assert_stored()
+    assert reports.kinds() == [*["retry"] * (ATTEMPTS - 1), "rescue"]
+
+
+@pytest.mark.parametrize("upload", [CREATE], ids=str, indirect=True)
+def test_conflict(upload: Upload, config: dict[str, str], reports: Reports) -> None:
+    """A create that meets another writer's change at that moment is sent again: one record of the kind "conflict"."""
+    upload.faulty.inject(upload.commit, upload.case.cloud.answer(409, "ConditionalRequestConflict"))
+    upload.run(**config)
+    upload.assert_stored()
+    assert reports.kinds() == ["conflict"]
+
+
+def test_many(servers: Servers, no_waits: None, config: dict[str, str], reports: Reports) -> None:  # noqa: ARG001
+    """Of many small objects, a request that fails and is sent again is one record."""
+    with behind_proxy(CEPH, servers) as faulty:
+        filesystem = faulty.client(**config).filesystem
+        paths = [f"{faulty.rig.base}{faulty.rig.key(str(number))}" for number in range(6)]
+        faulty.inject("PutObject", Says(503))
+        filesystem.pipe(dict.fromkeys(paths, CONTENT))
+        assert reports.kinds() == ["retry"]
+        faulty.inject("GetObject", Says(503))
+        assert filesystem.cat(paths) == dict.fromkeys(paths, CONTENT)
+        assert reports.kinds() == ["retry", "retry"]
+
+
+# ---- attempts and elapsed
+
+
+VERBS: dict[str, tuple[str, Callable[[FsspecStorageClient, Path], Any]]] = {
+    "upload": ("PutObject", lambda client, local: client.upload_file(local, NAME)),
+    "create": ("PutObject", lambda client, local: client.upload_file(local, NAME, check_conflict=True)),
+    "download": ("GetObject", lambda client, local: client.download_file(NAME, local)),
+    "exists": ("HeadObject", lambda client, _: client.file_exists(NAME)),
+    "info": ("HeadObject", lambda client, _: client.info(NAME)),
+    "delete": ("DeleteObject", lambda client, _: client.delete_file(NAME)),
+    "list": ("ListObjectsV2", lambda client, _: list(client.list_files())),
+    "open": ("HeadObject", lambda client, _: client.open(NAME, "rb")),
+    "read": ("GetObject", lambda client, _: client.open(NAME, "rb").read()),
+}
+
+
+def assert_counted(error: StorageError, faulty: Faulty, operation: str) -> None:
+    """The error tells the number of the failing requests, and the time, also in its text."""
+    assert error.attempts == len(faulty.sent(operation)) == ATTEMPTS
+    assert error.elapsed is not None
+    assert 0 < error.elapsed < 600
+    assert f"({ATTEMPTS} attempts, {error.elapsed:.1f} s)" in str(error)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("action", [Says(503), Refuse()], ids=repr)
+def test_attempts(  # noqa: PLR0917 - fixtures
+    verb: str,
+    action: Action | Says,
+    config: dict[str, str],
+    servers: Servers,
+    no_waits: None,  # noqa: ARG001
+    reports: Reports,
+    tmp_path: Path,
+) -> None:
+    """`attempts` is the number of requests that the store saw, and each but the last is one record."""
+    operation, call = VERBS[verb]
+    (tmp_path / "local").write_bytes(CONTENT)
+    with behind_proxy(CEPH, servers) as faulty:
+        if verb != "create":
+            faulty.put(CONTENT)
+        client = faulty.client(**config)
+        faulty.inject(operation, action, times=None)
+        with pytest.raises(StorageUnavailableError) as caught:
+            call(client, tmp_path / "local")
+        assert_counted(caught.value, faulty, operation)
+    assert reports.kinds() == ["retry"] * (ATTEMPTS - 1)
+
+
+@pytest.mark.parametrize("upload", [PARTS], ids=str, indirect=True)
+@pytest.mark.parametrize("step", ["CreateMultipartUpload", "CompleteMultipartUpload"])
+def test_attempts_in_parts(upload: Upload, step: str, config: dict[str, str], reports: Reports) -> None:
+    """The requests of an upload in parts are counted as well."""
+    upload.faulty.inject(step, Says(503), times=None)
+    with pytest.raises(StorageUnavailableError) as caught:
+        upload.run(**config)
+    upload.assert_nothing_changed()
+    assert_counted(caught.value, upload.faulty, step)
+    assert reports.kinds() == ["retry"] * (ATTEMPTS - 1)
+
+
+@on_upload
+def test_attempts_of_corrupted_upload(upload: Upload, config: dict[str, str], reports: Reports) -> None:
+    """A body that never arrives as it was sent is counted by its requests."""
+    upload.faulty.inject(upload.commit, FlipRequestBit(50), times=None)
+    with pytest.raises(IntegrityError) as caught:
+        upload.run(**config, sign_bodies="always")
+    upload.assert_nothing_changed()
+    assert_counted(caught.value, upload.faulty, upload.commit)
+    assert reports.kinds() == ["corruption"] * (ATTEMPTS - 1)
+
+
+@pytest.mark.parametrize("download", [WHOLE], ids=str, indirect=True)
+def test_attempts_of_broken_body(download: Download, config: dict[str, str], reports: Reports) -> None:
+    """A body that breaks off each time is counted by its requests."""
+    download.faulty.inject(download.read, TruncateBody(0), times=None)
+    with pytest.raises(StorageUnavailableError) as caught:
+        download.run(**config)
+    download.assert_as_before()
+    assert_counted(caught.value, download.faulty, download.read)
+    assert reports.kinds() == ["retry"] * (ATTEMPTS - 1)
+
+
+def test_attempts_of_many_deletes(
+    servers: Servers,
+    no_waits: None,  # noqa: ARG001
+    config: dict[str, str],
+    reports: Reports,
+) -> None:
+    """DeleteObjects reports failures in a successful answer; its repetitions are counted as well."""
+    failed = b"<?xml version='1.0'?><DeleteResult><Error><Key>x</Key><Code>SlowDown</Code></Error></DeleteResult>"
+    with behind_proxy(CEPH, servers) as faulty:
+        filesystem = faulty.client(**config).filesystem
+        paths = [f"{faulty.rig.base}{faulty.rig.key(str(number))}" for number in range(3)]
+        filesystem.pipe(dict.fromkeys(paths, CONTENT))
+        faulty.inject("DeleteObjects", Answer(200, body=failed), times=None)
+        with pytest.raises(StorageUnavailableError) as caught:
+            filesystem.rm(paths)
+        assert caught.value.attempts == len(faulty.sent("DeleteObjects")) == ATTEMPTS
+    assert reports.kinds() == ["retry"] * (ATTEMPTS - 1)
