@@ -7,11 +7,7 @@ import os
 # Before gcsfs is imported: its extended class asks the network for the type of each bucket, and waits for a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-import dataclasses
-import functools
-import inspect
 import random
-import re
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -26,6 +22,7 @@ from moto import mock_aws
 
 from gllm_storage.s3.http import client as direct_client
 from tests.rig import BUCKET, TRAITS, Boto3Client, FolderClient, MemoryClient, Rig, make_bucket, new_prefix, server_rig
+from tests.selection import needs_server
 from tests.servers import (
     S3Server,
     azurite,
@@ -42,23 +39,11 @@ from tests.servers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.servers import Server, ServerFactory
 
-_INSTALLED = {
-    "ministack",
-    "ministack-tls",
-    "ceph",
-    "ceph-tls",
-    "rclone",
-    "rclone-tls",
-    "reject",
-    "azurite",
-    "fake-gcs-server",
-}
-"""The servers that tests/install-servers brings; `gcs-fake` is part of the tests, and moto a Python package."""
 _LOADER = botocore.loaders.create_loader()
 _FACTORIES: dict[str, ServerFactory[Server]] = {
     "ministack": ministack,
@@ -97,45 +82,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need an installed server, so that `make test-fast` needs none."""
     for item in items:
-        if isinstance(item, pytest.Function) and _needs_server(item):
+        if isinstance(item, pytest.Function) and needs_server(item):
             item.add_marker(pytest.mark.server)
-
-
-def _needs_server(item: pytest.Function) -> bool:
-    """Whether a test starts an installed server.
-
-    Its parameters say so, if one of them names a store. Otherwise the code of the test and of its fixtures does: they name
-    the server, or use the fixture `servers`.
-    """
-    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    named = {name for value in given for name in _texts(value)} & TRAITS.keys()
-    if named:
-        return not _INSTALLED.isdisjoint(named)
-    fixtures = [each for defs in item._fixtureinfo.name2fixturedefs.values() for each in defs if each.params is None]
-    code = [item.function, *(each.func for each in fixtures if each.func.__module__ != __name__)]
-    named = {name for each in code for name in _literals(each)}
-    return not _INSTALLED.isdisjoint(named) or ("servers" in item.fixturenames and not named)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """All texts in the parameter of a test."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _texts(each)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for each in dataclasses.fields(value):
-            yield from _texts(getattr(value, each.name))
-
-
-@functools.cache
-def _literals(function: Callable[..., object]) -> frozenset[str]:
-    """The names of servers that a function mentions."""
-    code = inspect.getsource(inspect.unwrap(function))
-    constants = {"MINISTACK": "ministack", "CEPH": "ceph", "RCLONE": "rclone", "AZURE": "azurite", "GCS": "gcs-fake"}
-    names = {name for name in TRAITS if f'"{name}"' in code}
-    return frozenset(names | {name for constant, name in constants.items() if re.search(rf"\b{constant}\b", code)})
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
