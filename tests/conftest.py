@@ -20,6 +20,7 @@ from moto import mock_aws
 
 from gllm_storage.store import retry
 from tests.rig import BUCKET, TRAITS, Boto3Client, FolderClient, MemoryClient, Rig, make_bucket, new_prefix, server_rig
+from tests.selection import needs_server
 from tests.servers import (
     S3Server,
     azurite,
@@ -68,6 +69,18 @@ def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     # botocore reads its models for each client, which takes 0.15 s; here once.
     monkeypatch.setattr(botocore.session, "create_loader", lambda *_: _LOADER)
     monkeypatch.setattr(retry, "S3_FIRST_WAIT", 0.02)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker that the tests get by themselves."""
+    config.addinivalue_line("markers", "server: needs a server that tests/install-servers brings (set by tests/conftest.py)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need an installed server, so that `make test-fast` needs none."""
+    for item in items:
+        if isinstance(item, pytest.Function) and needs_server(item):
+            item.add_marker(pytest.mark.server)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -146,7 +146,8 @@ def others_than(expected: type[Exception], acts: Mapping[str, Callable[[], objec
     }
 
 
-def test_an_impossible_remote_path_is_a_value_error_of_every_verb(rig: Rig, desk: Desk) -> None:
+def test_impossible_path(rig: Rig, desk: Desk) -> None:
+    """An impossible remote path is a ValueError of every verb."""
     client = rig.client()
     mine = f"{rig.scheme}://{rig.base}"
     with nothing_changes(rig, desk):
@@ -157,7 +158,8 @@ def test_an_impossible_remote_path_is_a_value_error_of_every_verb(rig: Rig, desk
             assert others_than(ValueError, acts, repr(path)[1:-1], repr(key)) == {}, path
 
 
-def test_a_url_of_another_place_is_a_value_error_of_every_verb(rig: Rig, desk: Desk) -> None:
+def test_url_of_another_place(rig: Rig, desk: Desk) -> None:
+    """A URL of another bucket or provider is a ValueError of every verb."""
     elsewhere = "/elsewhere/" if rig.scheme == "file" else "elsewhere/"
     client = rig.client()
     with nothing_changes(rig, desk):
@@ -174,7 +176,8 @@ def test_a_url_of_another_place_is_a_value_error_of_every_verb(rig: Rig, desk: D
 UPLOADS = {"upload": False, "create": True}
 
 
-def test_a_missing_local_file_is_a_plain_file_not_found_error(rig: Rig, desk: Desk) -> None:
+def test_missing_local_file(rig: Rig, desk: Desk) -> None:
+    """A missing local file is a plain FileNotFoundError, not one about the object."""
     client = rig.client()
     with nothing_changes(rig, desk):
         for missing in (desk.folder / "none.bin", desk.folder / "no/such/none.bin", desk.small / "none.bin"):
@@ -194,7 +197,8 @@ def unreadable_files(desk: Desk) -> list[Path]:
     return [folder, pipe, denied, desk.folder.joinpath(os.devnull)]
 
 
-def test_a_local_path_that_cannot_be_read_as_a_file_is_a_storage_error(rig: Rig, desk: Desk) -> None:
+def test_unreadable_local_path(rig: Rig, desk: Desk) -> None:
+    """A local path that cannot be read as a file is a StorageError."""
     client = rig.client()
     client.file_exists("v3/model.bin")  # so that the SDK is loaded, with root's permissions
     paths = unreadable_files(desk)
@@ -231,7 +235,8 @@ def impossible_destinations(desk: Desk) -> list[Path]:
     return [folder, pipe, null, desk.small / "model.bin", desk.small / "a/b/model.bin"]
 
 
-def test_a_destination_that_can_be_no_file_is_a_storage_error(rig: Rig, desk: Desk) -> None:
+def test_impossible_destination(rig: Rig, desk: Desk) -> None:
+    """A destination that cannot be a file is a StorageError."""
     rig.second.put(rig.key("small.bin"), b"small")
     client = rig.client()
     paths = impossible_destinations(desk)
@@ -247,7 +252,8 @@ def test_a_destination_that_can_be_no_file_is_a_storage_error(rig: Rig, desk: De
         assert wrong == {}
 
 
-def test_a_missing_object_is_an_object_not_found_error_and_makes_no_folders(rig: Rig, desk: Desk) -> None:
+def test_missing_object(rig: Rig, desk: Desk) -> None:
+    """A missing object is an ObjectNotFoundError, and no folders are made."""
     rig.second.put(rig.key("v3/model.bin"), b"x")
     client = rig.client()
     with nothing_changes(rig, desk):
@@ -276,9 +282,8 @@ def full_disk(limit: int) -> Iterator[None]:
 
 
 @pytest.mark.hostile
-def test_a_full_disk_is_a_storage_error_and_keeps_the_file_that_was_there(
-    rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk(rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is a StorageError, and the previous file is kept."""
     rig.second.put(rig.key("large.bin"), bytes(LARGE))
     client = rig.client(**(SMALL_PARTS if rig.provider == "s3" else {}))
     client.file_exists("large.bin")
@@ -295,9 +300,8 @@ def test_a_full_disk_is_a_storage_error_and_keeps_the_file_that_was_there(
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("check_conflict", [False, True])
-def test_a_full_disk_of_the_store_is_a_storage_error(
-    check_conflict: bool, desk: Desk, request: pytest.FixtureRequest
-) -> None:
+def test_full_disk_of_store(check_conflict: bool, desk: Desk, request: pytest.FixtureRequest) -> None:
+    """A full disk of a local store is a StorageError."""
     rig = make_rig("file", request)
     large = desk.large()
     with nothing_changes(rig, desk), full_disk(MIB), pytest.raises(StorageError, match=r"v3/model\.bin"):
@@ -305,7 +309,8 @@ def test_a_full_disk_of_the_store_is_a_storage_error(
 
 
 @pytest.mark.hostile
-def test_a_full_disk_while_writing_an_open_file_publishes_nothing(request: pytest.FixtureRequest, desk: Desk) -> None:
+def test_full_disk_in_open_file(request: pytest.FixtureRequest, desk: Desk) -> None:
+    """A full disk during the writing of an open file publishes nothing."""
     rig = make_rig("file", request)
     client = rig.client()
     with (
@@ -335,9 +340,8 @@ def uploads_in_parts(client: FsspecStorageClient, desk: Desk) -> dict[str, Calla
 
 
 @pytest.mark.parametrize("name", WITH_BUCKETS)
-def test_a_missing_bucket_is_a_bucket_not_found_error_of_every_verb(
-    name: str, desk: Desk, request: pytest.FixtureRequest
-) -> None:
+def test_missing_bucket(name: str, desk: Desk, request: pytest.FixtureRequest) -> None:
+    """A missing bucket is a BucketNotFoundError of every verb."""
     rig = make_rig(name, request)
     client = rig.client_of("no-such-bucket", **SMALL_PARTS)
     acts = {**every_verb(client, desk), **uploads_in_parts(client, desk)}
@@ -347,9 +351,10 @@ def test_a_missing_bucket_is_a_bucket_not_found_error_of_every_verb(
 
 @pytest.mark.parametrize("name", ["ceph", "rclone"])
 @pytest.mark.parametrize("wrong", ["aws_secret_access_key", "aws_access_key_id"])
-def test_wrong_credentials_are_an_access_denied_error_of_every_verb(
+def test_wrong_credentials(
     name: str, wrong: str, desk: Desk, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Wrong credentials are an AccessDeniedError of every verb."""
     monkeypatch.setattr(capabilities, "_found", {})  # what right credentials found out before
     rig = make_rig(name, request)
     client = rig.client(**{wrong: "wrong" * 4})
@@ -379,7 +384,8 @@ def timed(act: Callable[[], object]) -> object:
 
 
 @pytest.mark.slow
-def test_an_endpoint_that_is_down_is_unavailable_to_every_verb(desk: Desk) -> None:
+def test_endpoint_down(desk: Desk) -> None:
+    """An endpoint that is down is a StorageUnavailableError of every verb."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and never listens
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -456,7 +462,8 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_an_endpoint_that_speaks_no_s3_never_looks_like_a_success(stranger: str, desk: Desk) -> None:
+def test_endpoint_of_another_kind(stranger: str, desk: Desk) -> None:
+    """An endpoint that does not speak S3 never looks like a success."""
     client = s3_client(stranger, **SMALL_PARTS)
     acts = {**every_verb(client, desk), **uploads_in_parts(client, desk)}
     for conditional_writes in ("enforced", "best-effort"):
@@ -474,9 +481,7 @@ def test_an_endpoint_that_speaks_no_s3_never_looks_like_a_success(stranger: str,
 
 @pytest.mark.parametrize("page", [b"", XHTML], ids=["empty", "xhtml"])
 @pytest.mark.parametrize("operation", ["PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
-def test_a_page_from_in_between_in_place_of_an_answer_is_never_a_success(
-    operation: str, page: bytes, desk: Desk, servers: Servers
-) -> None:
+def test_captive_portal(operation: str, page: bytes, desk: Desk, servers: Servers) -> None:
     """A captive portal or a load balancer may say 200 to any one request, and the store hears nothing of it."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
@@ -492,7 +497,8 @@ def test_a_page_from_in_between_in_place_of_an_answer_is_never_a_success(
         assert proxy.errors == []
 
 
-def test_an_expired_token_is_said_to_be_expired_by_every_verb(desk: Desk, servers: Servers) -> None:
+def test_expired_token(desk: Desk, servers: Servers) -> None:
+    """Every verb says that an expired token is expired."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(), Answer(400, "ExpiredToken"), times=None))
@@ -510,7 +516,7 @@ def test_an_expired_token_is_said_to_be_expired_by_every_verb(desk: Desk, server
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
-def test_exists_does_not_guess_whether_it_is_the_bucket_that_is_missing(status: int, servers: Servers) -> None:
+def test_exists_without_guess(status: int, servers: Servers) -> None:
     """HeadObject says 404 for a missing bucket, too; so False is an answer only when the bucket is known to be there."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
@@ -521,7 +527,8 @@ def test_exists_does_not_guess_whether_it_is_the_bucket_that_is_missing(status: 
         assert proxy.unfired == []
 
 
-def test_a_bucket_that_we_may_not_ask_for_is_there(servers: Servers) -> None:
+def test_bucket_without_permission(servers: Servers) -> None:
+    """A bucket is taken to exist if the credentials lack the permission to ask."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(operation="HeadBucket"), Answer(403, "AccessDenied"), times=None))
@@ -533,9 +540,8 @@ def test_a_bucket_that_we_may_not_ask_for_is_there(servers: Servers) -> None:
 # --- check_conflict where the store cannot, and names that lead outside -----------------------------------------------
 
 
-def test_a_conflict_check_that_the_store_cannot_do_is_refused_before_anything_is_written(
-    careless_rig: Rig, desk: Desk
-) -> None:
+def test_conflict_check_refused(careless_rig: Rig, desk: Desk) -> None:
+    """A conflict check that the store cannot do is refused before anything is written."""
     careless_rig.second.put(careless_rig.key("there.bin"), b"theirs")
     client = careless_rig.client(**SMALL_PARTS)
     large = desk.large()
@@ -561,7 +567,8 @@ def dotted(request: pytest.FixtureRequest) -> Rig:
     return rig
 
 
-def test_a_key_with_dots_from_a_listing_is_refused_by_the_verbs(dotted: Rig, desk: Desk) -> None:
+def test_dotted_key_refused(dotted: Rig, desk: Desk) -> None:
+    """A key with dots from a listing is refused by the verbs."""
     client = dotted.client()
     found = [info.url for info in client.list_files("in/")]
     assert client.url("in/fine.bin") in found
@@ -572,7 +579,8 @@ def test_a_key_with_dots_from_a_listing_is_refused_by_the_verbs(dotted: Rig, des
                     client.download_file(url, desk.folder / "model.bin")
 
 
-def test_a_recursive_get_writes_nothing_outside_its_folder(dotted: Rig, desk: Desk) -> None:
+def test_recursive_get_stays_inside(dotted: Rig, desk: Desk) -> None:
+    """A recursive get writes nothing outside its folder."""
     before = desk.tree()
     inside = desk.folder / "a/b/c/inside"
     inside.mkdir(parents=True)

@@ -24,7 +24,8 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("store", "start"), [("ceph", "fork"), ("ceph", "spawn"), ("gcs-fake", "fork"), ("azurite", "fork"), ("file", "fork")]
 )
-def test_workers_of_a_dataloader_read_what_is_stored(store: str, start: str, request: pytest.FixtureRequest) -> None:
+def test_dataloader(store: str, start: str, request: pytest.FixtureRequest) -> None:
+    """The workers of a DataLoader read the stored content."""
     rig = make_rig(store, request)
     job = {"provider": rig.provider, "config": rig.settings(), "start": start}
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NAMES = [f"{number:03}.bin" for number in range(150)]
 CONTENT = b"content"
-LATER_SECONDS = 1.5
+LATER_SECONDS = 1.0
 WRITES = {
     "ministack": {"put": "PutObject", "pipe": "PutObject", "copy": "CopyObject", "rm": "DeleteObject"},
     "gcs-fake": {"put": "UploadMultipart", "pipe": "UploadMultipart", "copy": "ObjectsRewrite", "rm": "ObjectsDelete"},
@@ -125,9 +125,8 @@ def interrupted(held: Held, action: str, local: Path, see: Callable[[], object])
         if (server, action) != ("ministack", "rm")  # one request
     ],
 )
-def test_ctrl_c_ends_it_and_nothing_is_written_later(
-    server: str, action: str, write: str, servers: Servers, tmp_path: Path
-) -> None:
+def test_ctrl_c_ends_writes(server: str, action: str, write: str, servers: Servers, tmp_path: Path) -> None:
+    """Ctrl-C ends a list of writes, and nothing is written later."""
     with holding(servers, server, WRITES[server][write]) as held:
         if action == "put":
             for name in NAMES:
@@ -143,7 +142,8 @@ def test_ctrl_c_ends_it_and_nothing_is_written_later(
 
 @pytest.mark.parametrize("server", READS)
 @pytest.mark.parametrize("action", ["get", "cat"])
-def test_ctrl_c_ends_it_and_no_file_appears_later(server: str, action: str, servers: Servers, tmp_path: Path) -> None:
+def test_ctrl_c_ends_reads(server: str, action: str, servers: Servers, tmp_path: Path) -> None:
+    """Ctrl-C ends a list of reads, and no file appears later."""
     with holding(servers, server, READS[server]) as held:
         held.fill()
         first, later = interrupted(held, action, tmp_path, lambda: local_files(tmp_path))
@@ -156,7 +156,8 @@ def test_ctrl_c_ends_it_and_no_file_appears_later(server: str, action: str, serv
 @pytest.mark.parametrize(
     ("server", "action"), [(server, action) for server in WRITES for action in ("pipe_file", "rm_file", "copy", "rm")]
 )
-def test_a_cancelled_task_of_one_or_many_leaves_nothing_to_be_done_later(server: str, action: str, servers: Servers) -> None:
+def test_cancelled_task(server: str, action: str, servers: Servers) -> None:
+    """A cancelled task of one object or of many leaves nothing to be done later."""
     operation = WRITES[server][{"pipe_file": "pipe", "rm_file": "rm"}.get(action, action)]
     if (server, action) == ("ministack", "rm"):
         operation = "DeleteObjects"
@@ -188,7 +189,8 @@ def test_a_cancelled_task_of_one_or_many_leaves_nothing_to_be_done_later(server:
 @pytest.mark.parametrize(
     ("server", "look"), [("ministack", "HeadObject"), ("gcs-fake", "ObjectsGet"), ("azurite", "HeadBlob")]
 )
-def test_a_cancelled_look_asks_nothing_more(server: str, look: str, servers: Servers) -> None:
+def test_cancelled_info(server: str, look: str, servers: Servers) -> None:
+    """A cancelled HEAD request is followed by no other request."""
     with holding(servers, server, look) as held:
         filesystem: Any = held.rig.client().filesystem
 
@@ -207,7 +209,8 @@ def test_a_cancelled_look_asks_nothing_more(server: str, look: str, servers: Ser
 
 
 @pytest.mark.parametrize("server", WRITES)
-def test_lists_go_by_fsspecs_rules(server: str, servers: Servers, tmp_path: Path) -> None:
+def test_lists_by_fsspec_rules(server: str, servers: Servers, tmp_path: Path) -> None:
+    """Lists of paths are expanded by fsspec's rules."""
     rig = server_rig(server, servers.get(server))
     filesystem: Any = rig.client().filesystem
     folder = f"{BUCKET}/{rig.prefix}"

@@ -55,7 +55,8 @@ def contents(count: int, size: int) -> list[bytes]:
     return [random.Random(number).randbytes(size) for number in range(count)]
 
 
-def test_threads_share_one_client(shared_rig: Rig, tmp_path: Path) -> None:
+def test_threads_share_client(shared_rig: Rig, tmp_path: Path) -> None:
+    """Threads share one client."""
     client = shared_rig.client(**config(shared_rig))
     names = [f"thread-{number:02}" for number in range(THREADS)]
     each = contents(THREADS, size_for(shared_rig))
@@ -72,7 +73,8 @@ def test_threads_share_one_client(shared_rig: Rig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
-def test_a_pickled_client_works_in_a_spawned_process(outer_rig: Rig, used: bool, tmp_path: Path) -> None:
+def test_pickled_client_in_process(outer_rig: Rig, used: bool, tmp_path: Path) -> None:
+    """A pickled client works in a spawned process."""
     client = outer_rig.client(**config(outer_rig))
     (content,) = contents(1, size_for(outer_rig))
     if used:
@@ -88,27 +90,27 @@ def test_a_pickled_client_works_in_a_spawned_process(outer_rig: Rig, used: bool,
 
 
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
-def test_a_forked_child_uses_the_client_and_the_filesystem_of_its_parent(shared_rig: Rig, fork: str, tmp_path: Path) -> None:
+def test_fork_uses_client(shared_rig: Rig, fork: str, tmp_path: Path) -> None:
+    """A forked child uses the client and the filesystem of its parent."""
     assert_children_work(shared_rig, tmp_path, fork, ["verbs", "filesystem"], children=1, busy=False)
 
 
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
-def test_a_forked_child_uses_what_its_parents_filesystem_has_of_fsspec(shared_rig: Rig, fork: str, tmp_path: Path) -> None:
+def test_fork_uses_inherited(shared_rig: Rig, fork: str, tmp_path: Path) -> None:
+    """A forked child uses the methods that its parent's filesystem inherits from fsspec."""
     assert_children_work(shared_rig, tmp_path, fork, ["inherited"], children=1, busy=False)
 
 
 @pytest.mark.parametrize("store", ["ministack", "memory"])  # parent and child share the position of a local file
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
-def test_a_forked_child_reads_on_in_what_the_parent_opened(
-    store: str, fork: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_fork_reads_on(store: str, fork: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A forked child continues to read an object that its parent opened."""
     assert_children_work(make_rig(store, request), tmp_path, fork, ["reader"], children=2, busy=False)
 
 
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
-def test_children_forked_in_the_middle_of_a_transfer_of_another_thread_work(
-    shared_rig: Rig, fork: str, tmp_path: Path
-) -> None:
+def test_fork_during_transfer(shared_rig: Rig, fork: str, tmp_path: Path) -> None:
+    """Children that are forked during another thread's transfer work."""
     assert_children_work(shared_rig, tmp_path, fork, ["verbs"], children=3, busy=True)
 
 

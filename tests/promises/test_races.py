@@ -81,9 +81,10 @@ THREAD_RACES = [
 
 
 @pytest.mark.parametrize("each", RACES, ids=str)
-def test_of_writers_in_many_processes_exactly_one_wins(
+def test_race_of_processes(
     each: Race, request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    """Of writers in many processes, exactly one creates the object."""
     rig = make_rig(each.store, request)
     sources = make_sources(tmp_path, each)
     spawn = multiprocessing.get_context("spawn")
@@ -100,9 +101,10 @@ def test_of_writers_in_many_processes_exactly_one_wins(
 
 
 @pytest.mark.parametrize("each", THREAD_RACES, ids=str)
-def test_of_writers_in_many_threads_exactly_one_wins(
+def test_race_of_threads(
     each: Race, request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    """Of writers in many threads, exactly one creates the object."""
     rig = make_rig(each.store, request)
     sources = make_sources(tmp_path, each)
     use_barrier(threading.Barrier(each.writers))

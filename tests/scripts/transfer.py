@@ -1,20 +1,25 @@
 """A transfer in a process of its own, to be interrupted or killed in the middle; its argument is a JSON object.
 
 Keys: provider, config, action ("upload", "create", "stream" or "download"), local, remote. With "pause" the file
-provider stops after its first piece, says so on stdout, and waits to be killed.
+provider stops after its first piece, says so on stdout, and waits to be killed. With "stop_seconds" the library, when it
+is interrupted, waits only so long for a server that stalls.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gllm_storage import get_storage_client
 from gllm_storage.files import source
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def pause_after_first_piece() -> None:
@@ -30,10 +35,20 @@ def pause_after_first_piece() -> None:
     source.LocalSource.read_at = read_once  # type: ignore[method-assign]
 
 
+def stop_modules() -> list[ModuleType]:
+    """The modules that wait for a server that stalls, when they are to stop."""
+    names = [f"gllm_storage.concurrency.{name}" for name in ("interrupt", "workers", "background")]
+    return [importlib.import_module(name) for name in names]
+
+
 def main(job: dict[str, Any]) -> None:
     """Do what is asked."""
-    # Whoever runs pytest in the background makes its children ignore Ctrl-C.
+    # A shell that runs pytest in the background makes its children ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "stop_seconds" in job:
+        for module in stop_modules():
+            assert module._STOP_SECONDS  # the name is still the one that is set
+            vars(module)["_STOP_SECONDS"] = job["stop_seconds"]
     client = get_storage_client(job["provider"], job["config"])
     if job.get("pause"):
         pause_after_first_piece()

@@ -129,7 +129,8 @@ def put(client: "S3Client", body: bytes = BODY, **arguments: Any) -> None:
 # ---- nothing injected
 
 
-def test_without_a_fault_everything_passes_and_is_named(proxy: FaultProxy, client: "S3Client") -> None:
+def test_no_fault(proxy: FaultProxy, client: "S3Client") -> None:
+    """Without a fault everything passes, and has a name."""
     put(client)
     assert read(client) == BODY
     assert read(client, Range="bytes=10-19") == BODY[10:20]
@@ -207,9 +208,8 @@ def test_many_connections_at_once(server: S3Server, proxy: FaultProxy, store: "S
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_drop_response_of_a_put_that_happened(
-    proxy: FaultProxy, client: "S3Client", store: "S3Client", *, reset: bool
-) -> None:
+def test_drop_response(proxy: FaultProxy, client: "S3Client", store: "S3Client", *, reset: bool) -> None:
+    """DropResponse drops the answer to a put that happened."""
     proxy.inject(Fault(Match(operation="PutObject"), DropResponse(reset=reset)))
     with pytest.raises(ConnectionClosedError):
         put(client)
@@ -218,9 +218,8 @@ def test_drop_response_of_a_put_that_happened(
     assert (log.status, log.upstream_status, log.fault) == (None, 200, "DropResponse")
 
 
-def test_a_retry_after_a_dropped_response_meets_its_own_object(
-    server: S3Server, proxy: FaultProxy, store: "S3Client"
-) -> None:
+def test_retry_meets_own_object(server: S3Server, proxy: FaultProxy, store: "S3Client") -> None:
+    """A retry after a dropped response meets its own object."""
     proxy.inject(Fault(Match(method="PUT", key=KEY), DropResponse()))
     with (
         closing(s3_client(server, proxy.url, attempts=2)) as retrying,
@@ -269,14 +268,16 @@ def test_answer_without_asking_the_store(proxy: FaultProxy, client: "S3Client", 
     ]
 
 
-def test_boto3_takes_a_bare_400_for_a_wrong_region_and_asks_again(proxy: FaultProxy, client: "S3Client") -> None:
+def test_bare_400(proxy: FaultProxy, client: "S3Client") -> None:
+    """boto3 takes a bare 400 for a wrong region, and asks again."""
     proxy.inject(Fault(Match(operation="HeadObject"), Answer(400, "ExpiredToken"), times=2))
     with pytest.raises(ClientError, match="400"):
         client.head_object(Bucket=BUCKET, Key=KEY)
     assert [entry.operation for entry in proxy.requests] == ["HeadObject", "HeadBucket", "HeadObject"]
 
 
-def test_answer_after_a_put_that_happened(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+def test_answer_after(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+    """AnswerAfter answers after a put that happened."""
     proxy.inject(Fault(Match(method="PUT"), AnswerAfter(500)))
     with pytest.raises(ClientError, match="InternalError"):
         put(client)
@@ -383,7 +384,8 @@ def test_throttle_slows_both_directions(proxy: FaultProxy, client: "S3Client", s
     assert keys(store) == [KEY]
 
 
-def test_call_replaces_the_object_between_two_reads(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+def test_call_between_reads(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+    """Call replaces the object between two reads."""
     put(store)
     proxy.inject(Fault(Match(method="GET"), Call(lambda: put(store, b"other")), skip=1))
     found = client.get_object(Bucket=BUCKET, Key=KEY, Range="bytes=0-4")
@@ -392,7 +394,9 @@ def test_call_replaces_the_object_between_two_reads(proxy: FaultProxy, client: "
         read(client, Range="bytes=5-9", IfMatch=found["ETag"])
 
 
-def test_call_raises_a_signal_in_the_main_thread(proxy: FaultProxy, client: "S3Client") -> None:
+def test_call_raises_signal(proxy: FaultProxy, client: "S3Client") -> None:
+    """Call raises a signal in the main thread."""
+
     class InterruptedTestError(BaseException):  # botocore turns an Exception into its HTTPClientError
         pass
 
@@ -410,9 +414,8 @@ def test_call_raises_a_signal_in_the_main_thread(proxy: FaultProxy, client: "S3C
     assert proxy.requests[0].fault == "Call+Delay"
 
 
-def test_call_after_runs_when_the_write_is_done_and_before_the_answer(
-    proxy: FaultProxy, client: "S3Client", store: "S3Client"
-) -> None:
+def test_call_after(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+    """CallAfter runs when the write is done, and before the answer."""
     seen: list[object] = []
     proxy.inject(Fault(Match(method="PUT"), CallAfter(lambda: seen.append((keys(store), proxy.requests[0].status)))))
     put(client)
@@ -481,7 +484,8 @@ def test_operation(request_line: str, operation: str) -> None:
     assert operation_of(method, path, query, {}) == operation
 
 
-def test_copied_part_is_no_uploaded_part() -> None:
+def test_copied_part() -> None:
+    """A copied part is not an uploaded part."""
     assert operation_of("PUT", "/b/k", "partNumber=1&uploadId=x", {"x-amz-copy-source": "b/j"}) == "UploadPartCopy"
 
 
@@ -564,7 +568,8 @@ def connect(proxy: FaultProxy) -> http.client.HTTPConnection:
         ("POST", "/storage/v1/b/b/o/k/compose", "", "", "ObjectsCompose"),
     ],
 )
-def test_requests_of_googles_api_are_named(method: str, path: str, query: str, content_range: str, operation: str) -> None:
+def test_google_operation(method: str, path: str, query: str, content_range: str, operation: str) -> None:
+    """Requests of Google's API have names."""
     assert operation_of(method, path, query, {"content-range": content_range}) == operation
 
 
@@ -581,7 +586,8 @@ def test_requests_of_googles_api_are_named(method: str, path: str, query: str, c
         ("GET", "/account/b", "restype=container", "GetContainerProperties"),
     ],
 )
-def test_requests_of_azures_api_are_named(method: str, path: str, query: str, operation: str) -> None:
+def test_azure_operation(method: str, path: str, query: str, operation: str) -> None:
+    """Requests of Azure's API have names."""
     assert operation_of(method, path, query, {"x-ms-version": "2026-10-06"}) == operation
 
 
@@ -666,7 +672,8 @@ def test_child_process_uses_it(echo: FaultProxy) -> None:
     assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "418 b'tea'\n"
 
 
-def test_client_that_leaves_harms_nobody(echo: FaultProxy) -> None:
+def test_client_leaves(echo: FaultProxy) -> None:
+    """A client that leaves harms no other one."""
     echo.inject(Fault(ANY, Delay(0.05)))
     for request in (b"GET / HTTP/1.1\r\n\r\n", b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc", b""):
         host, port = echo.url.removeprefix("http://").split(":")
@@ -678,7 +685,8 @@ def test_client_that_leaves_harms_nobody(echo: FaultProxy) -> None:
     assert echo.errors == []
 
 
-def test_server_that_is_gone_looks_like_a_closed_connection() -> None:
+def test_server_gone() -> None:
+    """A server that is gone looks like a closed connection."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]

@@ -38,7 +38,8 @@ def blob(server: GCSServer) -> Any:
 
 @pytest.mark.parametrize("size", [0, 10, 3 * CHUNK + 5])
 @pytest.mark.parametrize("chunk", [None, CHUNK])
-def test_what_google_cloud_storage_writes_it_reads(blob: Any, size: int, chunk: int | None) -> None:
+def test_write_and_read(blob: Any, size: int, chunk: int | None) -> None:
+    """Google's client reads the content that it wrote."""
     content = bytes(range(256)) * (size // 256) + bytes(size % 256)
     blob.chunk_size = chunk
     blob.upload_from_string(content, checksum="crc32c")
@@ -63,7 +64,8 @@ def test_move(blob: Any) -> None:
 
 
 @pytest.mark.parametrize("chunk", [None, CHUNK])
-def test_a_precondition_keeps_what_is_there(blob: Any, chunk: int | None) -> None:
+def test_precondition(blob: Any, chunk: int | None) -> None:
+    """A precondition keeps the existing object."""
     blob.chunk_size = chunk
     blob.upload_from_string(b"first" * CHUNK, if_generation_match=0)
     with pytest.raises(PreconditionFailed):
@@ -75,7 +77,8 @@ def test_a_precondition_keeps_what_is_there(blob: Any, chunk: int | None) -> Non
         blob.client.bucket(BUCKET).blob(blob.name, generation=1).download_as_bytes()
 
 
-def test_of_32_writers_one_wins(blob: Any, server: GCSServer) -> None:
+def test_race(blob: Any, server: GCSServer) -> None:
+    """Of 32 writers, one wins."""
     barrier = threading.Barrier(32)
     google = GoogleClient(server)
 
@@ -94,7 +97,8 @@ def test_of_32_writers_one_wins(blob: Any, server: GCSServer) -> None:
     assert blob.download_as_text() == str(outcomes.index(True))
 
 
-def test_a_wrong_checksum_is_refused(blob: Any) -> None:
+def test_wrong_checksum(blob: Any) -> None:
+    """A wrong checksum is refused."""
     blob.md5_hash = "rL0Y20zC+Fzt72VPzMSk2A=="  # of something else
     with pytest.raises(BadRequest):
         blob.upload_from_string(b"content")
@@ -114,7 +118,8 @@ class Session:
         return requests.put(self.url, data=data, headers={"Content-Range": content_range}, timeout=PATIENCE)
 
 
-def test_a_session_tells_how_far_it_is_and_takes_a_chunk_once(server: GCSServer, blob: Any) -> None:
+def test_session(server: GCSServer, blob: Any) -> None:
+    """A session says how far it is, and takes a chunk once."""
     session, total = Session(server, blob.name), 2 * CHUNK + 10
     asked = session.put(b"", f"bytes */{total}")
     assert (asked.status_code, asked.headers.get("Range")) == (308, None)
@@ -132,7 +137,8 @@ def test_a_session_tells_how_far_it_is_and_takes_a_chunk_once(server: GCSServer,
     assert blob.download_as_bytes() == b"a" * CHUNK + b"b" * (CHUNK + 10)
 
 
-def test_a_session_is_refused_at_its_end_if_an_object_has_appeared(server: GCSServer, blob: Any) -> None:
+def test_session_meets_object(server: GCSServer, blob: Any) -> None:
+    """A session is refused at its end if an object has appeared."""
     session = Session(server, blob.name, ifGenerationMatch="0")
     blob.upload_from_string(b"theirs")
     assert session.put(b"ours", "bytes 0-3/4").status_code == 412
@@ -140,14 +146,16 @@ def test_a_session_is_refused_at_its_end_if_an_object_has_appeared(server: GCSSe
     assert session.put(b"", "bytes */4").status_code == 404
 
 
-def test_a_cancelled_session_makes_no_object(server: GCSServer, blob: Any) -> None:
+def test_cancelled_session(server: GCSServer, blob: Any) -> None:
+    """A cancelled session makes no object."""
     session = Session(server, blob.name)
     assert requests.delete(session.url, timeout=PATIENCE).status_code == 499
     assert session.put(b"ours", "bytes 0-3/4").status_code == 499
     assert not blob.exists()
 
 
-def test_objects_are_composed_and_rewritten(server: GCSServer, blob: Any) -> None:
+def test_compose_and_rewrite(server: GCSServer, blob: Any) -> None:
+    """Objects are composed and rewritten."""
     google = GoogleClient(server)
     parts = [google.bucket.blob(f"{blob.name}-{number}") for number in range(3)]
     for number, part in enumerate(parts):
@@ -161,7 +169,8 @@ def test_objects_are_composed_and_rewritten(server: GCSServer, blob: Any) -> Non
     assert copied.download_as_bytes() == blob.download_as_bytes()
 
 
-def test_listings_come_in_pages_and_by_delimiter(server: GCSServer) -> None:
+def test_listings(server: GCSServer) -> None:
+    """Listings come in pages and by delimiter."""
     google, top = GoogleClient(server), f"listed-{uuid.uuid4().hex}"
     names = [f"{top}/{each}" for each in ("a", "b/1", "b/2", "c", "d/3")]
     for name in names:

@@ -130,7 +130,8 @@ def test_stores_lists_and_deletes(client: "S3Client") -> None:
     assert status_of(lambda: client.head_object(Bucket=BUCKET, Key="directory/object")) == 404
 
 
-def test_conditional_put_of_an_existing_object(server: S3Server, client: "S3Client") -> None:
+def test_conditional_put_over_object(server: S3Server, client: "S3Client") -> None:
+    """A conditional put of an existing object ends as the table of servers says."""
     answer, _ = ANSWERS[server.name]
     client.put_object(Bucket=BUCKET, Key="put", Body=b"old")
 
@@ -138,7 +139,8 @@ def test_conditional_put_of_an_existing_object(server: S3Server, client: "S3Clie
     assert get(client, "put") == (b"new" if answer == 200 else b"old")
 
 
-def test_conditional_completion_over_an_existing_object(server: S3Server, client: "S3Client") -> None:
+def test_conditional_completion(server: S3Server, client: "S3Client") -> None:
+    """So does a conditional completion."""
     _, answer = ANSWERS[server.name]
     client.put_object(Bucket=BUCKET, Key="multipart", Body=b"old")
     upload, etag = upload_part(client, "multipart", b"new")
@@ -156,7 +158,8 @@ def test_conditional_completion_over_an_existing_object(server: S3Server, client
     assert get(client, "multipart") == (b"new" if answer == 200 else b"old")
 
 
-def test_conditional_put_of_a_new_object(server: S3Server, client: "S3Client") -> None:
+def test_conditional_put(server: S3Server, client: "S3Client") -> None:
+    """A conditional put of a new object ends as the table of servers says."""
     answer = status_of(lambda: client.put_object(Bucket=BUCKET, Key="new", Body=b"new", IfNoneMatch="*"))
 
     assert answer == (501 if server.name == "reject" else 200)
@@ -181,7 +184,8 @@ def test_two_clusters_run_at_once(tmp_path: Path) -> None:
                 assert [bucket["Name"] for bucket in connection.list_buckets()["Buckets"]] == [BUCKET]
 
 
-def test_a_server_dies_with_a_killed_test_process(tmp_path: Path) -> None:
+def test_dies_with_test_process(tmp_path: Path) -> None:
+    """A server dies with a killed test process."""
     program = (
         "import os, pathlib, signal, sys, servers\n"
         "with servers.rclone(pathlib.Path(sys.argv[1])) as server:\n"
@@ -205,7 +209,8 @@ def test_a_server_dies_with_a_killed_test_process(tmp_path: Path) -> None:
     eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
-def test_a_missing_program_skips_but_fails_in_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing program skips the test, and fails it in CI."""
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     monkeypatch.setattr(sys, "executable", os.fspath(tmp_path / "python"))
 
