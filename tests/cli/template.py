@@ -69,7 +69,7 @@ def warm_up() -> None:
 
 def serve(connection: socket.socket) -> None:
     """Fork for each request until the test process closes its end. Returns also in each command's process, after its end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that report
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes that report are not waited for
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 4)
         if not message:

@@ -61,6 +61,9 @@ ROWS = [
     "removed",
 ]
 
+# Enough for tests of other things than races.
+QUICK = ["--large-size", "6MiB", "--writers", "2", "--rounds", "1"]
+
 pytestmark = [pytest.mark.slow]
 
 
@@ -177,21 +180,28 @@ def test_wrong_size(size: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"}], ids=str)
-def test_table_ascii(env: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "has_lines"),
+    [
+        ({}, True),
+        ({"TERM": "dumb"}, False),
+        ({"PYTHONIOENCODING": "latin-1"}, False),
+        ({"PYTHONIOENCODING": "ascii"}, False),
+    ],
+    ids=["unicode", "dumb terminal", "latin-1", "ascii"],
+)
+def test_table_lines(env: dict[str, str], has_lines: bool, tmp_path: Path) -> None:
     """The table has ASCII lines where the terminal or the encoding has no others."""
-    plain = ok("check", "--large-size", "6MiB", tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **env})
-    usual = ok("check", "--large-size", "6MiB", tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8"})
+    shown = ok("check", *QUICK, tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **env}).out
 
-    assert "┃" in usual.out
-    assert "\u2503" not in plain.out
-    assert not set("┃│━") & set(plain.out)
-    assert "| reachable" in plain.out
+    assert ("┃" in shown) is has_lines
+    assert bool(set("┃│━") & set(shown)) is has_lines
+    assert ("| reachable" in shown) is not has_lines
 
 
 def test_local_folder(tmp_path: Path) -> None:
     """Folders that the check made are removed."""
-    ok("check", "--large-size", "6MiB", f"file://{tmp_path}/new/folder")
+    ok("check", *QUICK, f"file://{tmp_path}/new/folder")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -217,7 +227,7 @@ def test_write_only(servers: Servers) -> None:
     with slow(servers) as (rig, proxy):
         proxy.inject(Fault(Match(operation="GetObject"), Answer(403, "AccessDenied"), times=None))
 
-        done = run("check", "--json", "--large-size", "6MiB", url_of(rig), env=environment(rig))
+        done = run("check", "--json", *QUICK, url_of(rig), env=environment(rig))
 
         found = json.loads(done.out)
         verdicts = {each["name"]: each["verdict"] for each in found["checks"]}
@@ -254,12 +264,12 @@ def test_bug(tmp_path: Path) -> None:
 import importlib
 check = importlib.import_module("gllm_storage.cli.commands.check")
 from gllm_storage.cli.commands.check import bench, reads
-def broken(*_, **__): raise KeyError("a bug of ours")
+def broken(*_, **__): raise KeyError("a bug")
 {broken} = broken
 check._CHECKS = tuple((name, getattr(reads, function.__name__, function)) for name, function in check._CHECKS)
-sys.exit(run(["check", "--large-size", "6MiB", sys.argv[1]]))
+sys.exit(run(["check", *sys.argv[1:]]))
 """
-        done = run_python(code, tmp_path)
+        done = run_python(code, *QUICK, tmp_path)
 
         assert (done.code, done.out, done.err.count("\n")) == (70, "", 1)
         assert "a bug: KeyError" in done.err
@@ -271,7 +281,7 @@ def test_no_delete(servers: Servers) -> None:
     with slow(servers) as (rig, proxy):
         proxy.inject(Fault(Match(method="DELETE"), Answer(403, "AccessDenied"), times=None))
 
-        done = run("check", "--large-size", "6MiB", url_of(rig), env=environment(rig))
+        done = run("check", *QUICK, url_of(rig), env=environment(rig))
 
         assert "left behind" in done.out
         left = [key for key in rig.keys() if key.startswith(".gllm-check-")]  # noqa: SIM118 - a method of the rig
@@ -284,7 +294,7 @@ def test_false_delete(servers: Servers) -> None:
     with slow(servers) as (rig, proxy):
         proxy.inject(Fault(Match(method="DELETE"), Answer(204, body=b""), times=None))
 
-        done = run("check", "--json", "--large-size", "6MiB", url_of(rig), env=environment(rig))
+        done = run("check", "--json", *QUICK, url_of(rig), env=environment(rig))
 
         removed = json.loads(done.out)["checks"][-1]
         left = [key for key in rig.keys() if key.startswith(".gllm-check-")]  # noqa: SIM118 - a method of the rig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,8 +80,8 @@ def test_same_name(servers: Servers) -> None:
 def test_several_pages(servers: Servers) -> None:
     """More objects are deleted than one page of a listing holds."""
     rig = server_rig("ministack", servers.s3("ministack"))
-    for number in range(1005):
-        rig.second.put(rig.key(f"x/{number:04}"), b"")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: rig.second.put(rig.key(f"x/{number:04}"), b""), range(1005)))
 
     ok("rm", "-r", url_of(rig, "x"), env=environment(rig))
 
@@ -88,7 +89,7 @@ def test_several_pages(servers: Servers) -> None:
 
 
 def test_impossible_names(servers: Servers) -> None:
-    """Objects whose keys no path can name are reported, and stay."""
+    """Objects with keys that no path can name are reported, and stay."""
     rig = server_rig("ministack", servers.s3("ministack"))
     rig.second.put(rig.key("kept"), CONTENT)
     for name in ("x/../kept", "x//double", "x/good"):

@@ -198,7 +198,7 @@ def test_bug() -> None:
     """An unexpected error is one line that names `--debug`."""
     code = """
 import importlib
-def broken(*_, **__): raise RuntimeError("a bug of ours")
+def broken(*_, **__): raise RuntimeError("a bug")
 importlib.import_module("gllm_storage.cli.commands.exists").require_object = broken
 sys.exit(run(["exists", "file:///x"]))
 """
