@@ -67,7 +67,7 @@ class Target:
             name: The file's own name.
 
         Raises:
-            ValueError: If there is no such target.
+            ValueError: If there is none.
         """
         return self.below(name) if self.into else self.itself()
 

@@ -1,4 +1,4 @@
-"""Running the command line as its users do: as a process, with pipes or on a terminal."""
+"""Runs of the command line as a process: without a terminal, with pipes, or on a terminal."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import atexit
 import functools
 import json
 import os
-import pty
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
+from tests.faults import Fault, FaultProxy, Match, Throttle
+from tests.promises.clouds.faulty import proxied
+from tests.rig import MIB, Rig, server_rig
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from tests.rig import Rig
+    from tests.conftest import Servers
 
 PROGRAM = [sys.executable, "-m", "gllm_storage.cli"]
 PRELUDE = "import sys\nfrom gllm_storage.cli.app import run\n"
@@ -50,6 +53,60 @@ class Finished:
         return self.out.splitlines()
 
 
+class Child:
+    """A process of the command line that runs.
+
+    Args:
+        report: The pipe of `tests.cli.template` for its id and its wait status.
+        stdin: The write end of its standard input.
+        out: The file of its standard output.
+        err: The file of its standard error.
+    """
+
+    def __init__(self, report: IO[bytes], stdin: IO[bytes], out: IO[bytes], err: IO[bytes]) -> None:
+        self._report = report
+        self._out = out
+        self._err = err
+        self._pid = int(report.readline())
+        self.stdin = stdin
+        self.returncode: int | None = None
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Send a signal."""
+        os.kill(self._pid, signum)
+
+    def poll(self) -> int | None:
+        """The exit code; None while the process runs."""
+        return self.returncode if self.returncode is not None or not self._has_ended(0) else self._ended()
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end of the process, at most so many seconds, and return the exit code."""
+        if self.returncode is not None:
+            return self.returncode
+        assert self._has_ended(timeout), "the process did not end"
+        return self._ended()
+
+    def communicate(self, timeout: float) -> tuple[bytes, bytes]:
+        """Wait for the end of the process, and return its standard output and standard error."""
+        self.wait(timeout)
+        return _content(self._out), _content(self._err)
+
+    def finish(self) -> None:
+        """Kill the process if it still runs."""
+        if self.poll() is None:
+            self.send_signal(signal.SIGKILL)
+            self.wait(SECONDS)
+
+    def _has_ended(self, timeout: float) -> bool:
+        poll = select.poll()  # select.select refuses descriptors above 1023
+        poll.register(self._report, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def _ended(self) -> int:
+        self.returncode = os.waitstatus_to_exitcode(int(self._report.readline()))
+        return self.returncode
+
+
 class Template:
     """The process of `tests.cli.template`, which starts a command within 20 ms."""
 
@@ -64,25 +121,70 @@ class Template:
         )
         theirs.close()
 
-    def run(self, code: str, arguments: Sequence[str], env: Mapping[str, str], stdin: bytes, cwd: Path | None) -> Finished:
-        """Run Python code with arguments, in a fork of the process."""
-        request = {"code": code, "arguments": arguments, "env": dict(env), "cwd": os.fspath(cwd or os.getcwd())}
-        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+    @contextmanager
+    def started(
+        self,
+        code: str,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        terminal: int | None = None,
+        cwd: Path | None = None,
+    ) -> Iterator[Child]:
+        """Run Python code in a process of its own, which is killed at the end of the block.
+
+        Args:
+            code: The code.
+            *arguments: The arguments, in `sys.argv`.
+            env: Further environment variables.
+            stdin: The descriptor for standard input; a pipe if None.
+            stdout: The descriptor for standard output; a temporary file if None.
+            terminal: The controlling terminal, for the standard streams that are not given.
+            cwd: The current folder.
+        """
+        request = {
+            "code": code,
+            "arguments": [str(each) for each in arguments],
+            "env": {**os.environ, **(env or {})},
+            "cwd": os.fspath(cwd or os.getcwd()),
+            "terminal": terminal is not None,
+        }
+        (read_end, fed), (report, write_end) = os.pipe(), os.pipe()
+        with (
+            TemporaryFile() as out,
+            TemporaryFile() as err,
+            os.fdopen(report, "rb", 0) as reports,
+            os.fdopen(fed, "wb", 0) as feed,
+        ):
+            defaults = [read_end, out.fileno(), err.fileno()] if terminal is None else [terminal] * 3
+            given = [one if one is not None else other for one, other in zip((stdin, stdout, None), defaults, strict=True)]
+            socket.send_fds(self._connection, [json.dumps(request).encode()], [*given, write_end])
+            os.close(read_end)
+            os.close(write_end)
+            child = Child(reports, feed, out, err)
+            try:
+                yield child
+            finally:
+                child.finish()
+
+    def run(
+        self,
+        code: str,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        stdout: IO[bytes] | None = None,
+        cwd: Path | None = None,
+    ) -> Finished:
+        """Run Python code in a process of its own to its end; the arguments are those of `started`."""
+        with TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)
-            socket.send_fds(self._connection, [json.dumps(request).encode()], [each.fileno() for each in (given, out, err)])
-            child, status = int(self._connection.recv(100)), self._status()
-            if status is None:
-                os.kill(child, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(list(arguments), SECONDS)
-            return Finished(os.waitstatus_to_exitcode(status), *(_content(each) for each in (out, err)))
-
-    def _status(self) -> int | None:
-        self._connection.settimeout(SECONDS)
-        try:
-            return int(self._connection.recv(100))
-        except TimeoutError:
-            return None
+            out = stdout.fileno() if stdout else None
+            with self.started(code, *arguments, env=env, stdin=given.fileno(), stdout=out, cwd=cwd) as child:
+                shown, errors = child.communicate(SECONDS)
+                return Finished(child.wait(0), shown.decode(errors="replace"), errors.decode(errors="replace"))
 
     def stop(self) -> None:
         """End the process."""
@@ -98,23 +200,28 @@ def template() -> Template:
     return found
 
 
-def _content(file: IO[bytes]) -> str:
+def _content(file: IO[bytes]) -> bytes:
     file.seek(0)
-    return file.read().decode(errors="replace")
+    return file.read()
 
 
 def run(
-    *arguments: str | Path, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: Path | None = None
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    stdout: IO[bytes] | None = None,
+    cwd: Path | None = None,
 ) -> Finished:
     """Run the command line without a terminal."""
     if any(name.startswith("PYTHON") for name in env or {}):  # the interpreter reads these when it starts
+        assert stdout is None
         return run_anew(PROGRAM, *arguments, env=env, stdin=stdin, cwd=cwd)
-    return template().run(MAIN, [str(each) for each in arguments], {**os.environ, **(env or {})}, stdin, cwd)
+    return template().run(MAIN, *arguments, env=env, stdin=stdin, stdout=stdout, cwd=cwd)
 
 
 def run_python(code: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Finished:
     """Run Python code in a process of its own, with `sys` and the `run` of the command line."""
-    return template().run(PRELUDE + code, [str(each) for each in arguments], {**os.environ, **(env or {})}, b"", None)
+    return template().run(PRELUDE + code, *arguments, env=env)
 
 
 def run_anew(
@@ -140,7 +247,7 @@ def run_anew(
 def ok(
     *arguments: str | Path, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: Path | None = None
 ) -> Finished:
-    """As `run`, for what must succeed, and say nothing on standard error."""
+    """As `run`, for a command that must succeed and print no error."""
     done = run(*arguments, env=env, stdin=stdin, cwd=cwd)
     assert (done.code, done.err) == (0, ""), done
     return done
@@ -158,31 +265,19 @@ def url_of(rig: Rig, name: str = "") -> str:
 
 
 def shown_url(rig: Rig, name: str = "") -> str:
-    """How the command line names an object of a test: local ones by their path."""
+    """The name of an object in output: the path of a local one, the URL of others."""
     return url_of(rig, name).removeprefix("file://")
 
 
 def as_in_a_terminal() -> None:
-    """Let signals end a child: a shell that runs pytest in the background, and nohup, make its children ignore them."""
+    """Let signals end a child: it ignores them if pytest runs in the background of a shell, or under nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@contextmanager
-def started(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is to be interrupted."""
-    with subprocess.Popen(
-        [*PROGRAM, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **(env or {})},
-        preexec_fn=as_in_a_terminal,  # noqa: PLW1509 - the child execs at once
-    ) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
+def started(*arguments: str | Path, env: Mapping[str, str] | None = None) -> AbstractContextManager[Child]:
+    """A command to interrupt; it is killed at the end of the block."""
+    return template().started(MAIN, *arguments, env=env)
 
 
 def on_terminal(
@@ -197,28 +292,24 @@ def on_terminal(
     Args:
         *arguments: Its arguments.
         env: Environment variables.
-        stdout: Where standard output goes; the terminal if None.
-        when: When a key is pressed; never if None.
-        key: Which; Ctrl-C by default.
+        stdout: The file for standard output; the terminal if None.
+        when: The condition for the key press; no key is pressed if None.
+        key: The key; Ctrl-C by default.
 
     Returns:
-        Everything that the terminal showed, as `out`.
+        All output of the terminal, as `out`.
     """
-    child, terminal = pty.fork()
-    if child == 0:  # the terminal is its controlling one: Ctrl-C reaches it as it reaches a shell's child
-        as_in_a_terminal()
-        if stdout:
-            os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT), 1)
-        os.execve(  # noqa: S606 - this very program
-            sys.executable,
-            [*PROGRAM, *map(str, arguments)],
-            {**os.environ, "TERM": "xterm", "COLUMNS": "100", **(env or {})},
-        )
+    terminal, theirs = os.openpty()
     shown = b""
     deadline = time.monotonic() + SECONDS
-    poll = select.poll()  # select.select takes no descriptor above 1023, and other tests leave many to the garbage collector
+    poll = select.poll()  # select.select refuses descriptors above 1023, and other tests leave many to the garbage collector
     poll.register(terminal, select.POLLIN)
-    try:
+    with ExitStack() as stack:
+        stack.callback(os.close, terminal)
+        out = stack.enter_context(stdout.open("wb")).fileno() if stdout else None
+        env = {"TERM": "xterm", "COLUMNS": "100", **(env or {})}
+        child = stack.enter_context(template().started(MAIN, *arguments, env=env, stdout=out, terminal=theirs))
+        os.close(theirs)
         while time.monotonic() < deadline:
             ready = poll.poll(50)
             if when is not None and when():
@@ -227,11 +318,17 @@ def on_terminal(
             if ready:
                 try:
                     shown += os.read(terminal, 65536)
-                except OSError:  # Linux: the child has closed its side
+                except OSError:  # on Linux, the end of the child
                     break
-        else:
-            os.kill(child, signal.SIGKILL)
-    finally:
-        os.close(terminal)
-    _, status = os.waitpid(child, 0)
-    return Finished(os.waitstatus_to_exitcode(status), shown.decode(errors="replace"), "")
+        return Finished(child.wait(SECONDS), shown.decode(errors="replace"), "")
+
+
+@contextmanager
+def slow(servers: Servers, *operations: str) -> Iterator[tuple[Rig, FaultProxy]]:
+    """A server that is slow in these operations."""
+    running = servers.s3("ministack")
+    with FaultProxy(running.endpoint_url) as proxy:
+        for operation in operations:
+            proxy.inject(Fault(Match(operation=operation), Throttle(MIB // 2), times=None))
+        yield proxied(server_rig("ministack", running), proxy), proxy
+        assert proxy.errors == []

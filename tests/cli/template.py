@@ -1,14 +1,15 @@
-"""A process that has imported the command line and every SDK, and forks for each command of a test.
+"""A process that has imported the command line and all SDKs, and forks for each command of a test.
 
-A command that starts anew imports for 0.5 to 2 seconds; a fork of this process starts within 20 ms. The fork is a process of
-its own all the same: it has its own arguments, environment, folder, descriptors, modules and exit code.
+A new process imports for 0.5 to 2 seconds, a fork of this process starts within 20 ms. The fork has its own arguments,
+environment, current folder, descriptors, module state and exit code, as a new process has.
 
-Usage: ``python template.py DESCRIPTOR``, the number of a socket for packets. A request is JSON, and the descriptors of
-standard input, output and error with it. The answers are the process id, and the wait status when the command has ended.
+Usage: ``python -m tests.cli.template DESCRIPTOR``, the number of a socket for packets. A request is JSON, sent with the
+descriptors for standard input, output and error, and of a pipe that gets the process id, and the wait status after the end.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import json
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import tempfile
+import termios
 from typing import Any
 
 import boto3
@@ -52,7 +54,7 @@ LARGEST_REQUEST = 2**17
 
 
 def warm_up() -> None:
-    """Import all modules, and read botocore's models, which every client of every session then shares."""
+    """Import all modules, and read botocore's models into a loader that all sessions share."""
     for name in MODULES:
         importlib.import_module(name)
     for client in ("S3StorageClient", "GCSStorageClient", "AzureStorageClient", "register_filesystems"):
@@ -66,32 +68,52 @@ def warm_up() -> None:
 
 
 def serve(connection: socket.socket) -> None:
-    """Fork for each request, until the test process closes its end; the forks return, too."""
+    """Fork for each request until the test process closes its end. Returns also in each command's process, after its end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes that report are not waited for
     while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
+        message, descriptors, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 4)
         if not message:
             return
-        child = os.fork()
-        if not child:
+        if not os.fork():
             connection.close()
-            become(json.loads(message), descriptors)
+            start(json.loads(message), descriptors)
             return
         for each in descriptors:
             os.close(each)
-        connection.send(str(child).encode())
-        connection.send(str(os.waitpid(child, 0)[1]).encode())
 
 
-def become(request: dict[str, Any], descriptors: list[int]) -> None:
-    """Run the command of a request in this process."""
-    for number, each in enumerate(descriptors):
-        os.dup2(each, number)
+def start(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Fork again: the child becomes the command, and this process reports the child's id and its wait status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    *streams, report = descriptors
+    child = os.fork()
+    if not child:
+        os.close(report)
+        become(request, streams)
+        return
+    for each in streams:
         os.close(each)
+    os.write(report, f"{child}\n".encode())
+    os.write(report, f"{os.waitpid(child, 0)[1]}\n".encode())
+    os._exit(0)
+
+
+def become(request: dict[str, Any], streams: list[int]) -> None:
+    """Turn this process into the command of a request."""
+    if request["terminal"]:
+        os.setsid()
+        fcntl.ioctl(streams[0], termios.TIOCSCTTY, 0)
+    for number, each in enumerate(streams):
+        os.dup2(each, number)
+    for each in streams:
+        os.close(each)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open until the process ends
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as above; a terminal is buffered by lines
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115 - as above
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     tempfile.tempdir = None  # TMPDIR may be another
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [sys.argv[0], *request["arguments"]]
     exec(request["code"], {"__name__": "__main__"})  # noqa: S102 - the test's own code
 

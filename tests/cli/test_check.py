@@ -1,4 +1,4 @@
-"""`check`: what it finds out about each server of the rig, and that it leaves nothing."""
+"""`check`: its report about each server, and the removal of its objects."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from gllm_storage.cli.commands.check.report import (
     Verdict,
     conclude,
 )
-from tests.cli.support import environment, ok, run, url_of
+from tests.cli.support import environment, ok, run, run_python, slow, url_of
 from tests.conftest import make_rig
+from tests.faults import Answer, Fault, Match
 from tests.rig import server_rig
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ LINES = {
     "reject": "check_conflict=True will be refused here with ConflictCheckUnsupportedError",
     "azurite": ATOMIC,
     "gcs-fake": ATOMIC,
-    # It ignores the condition of a resumable upload, and check sees that.
+    # It ignores the precondition of a resumable upload.
     "fake-gcs-server": "check_conflict=True is NOT safe here",
 }
 WORDS = {
@@ -60,11 +61,15 @@ ROWS = [
     "removed",
 ]
 
+# Enough for tests of other things than races.
+QUICK = ["--large-size", "6MiB", "--writers", "2", "--rounds", "1"]
+
 pytestmark = [pytest.mark.slow]
 
 
 @pytest.mark.parametrize("store", LINES)
-def test_check_says_what_check_conflict_will_do(store: str, request: pytest.FixtureRequest) -> None:
+def test_check_conflict(store: str, request: pytest.FixtureRequest) -> None:
+    """The report tells the effect of `check_conflict=True` on each server, and nothing stays in the store."""
     rig = make_rig(store, request)
 
     done = ok("check", "--json", "--large-size", "6MiB", url_of(rig), env=environment(rig))
@@ -84,7 +89,8 @@ def test_check_says_what_check_conflict_will_do(store: str, request: pytest.Fixt
     assert (rig.keys(), rig.open_uploads()) == ([], [])
 
 
-def test_the_table_ends_with_the_line(servers: Servers) -> None:
+def test_table(servers: Servers) -> None:
+    """The table has all rows, and the conclusion is the last line."""
     rig = server_rig("rclone", servers.s3("rclone"))
 
     lines = ok("check", "--large-size", "6MiB", url_of(rig), env=environment(rig)).lines
@@ -102,9 +108,8 @@ def test_the_table_ends_with_the_line(servers: Servers) -> None:
     ],
     ids=["unreachable", "denied"],
 )
-def test_what_stops_a_check_is_in_the_table_and_in_the_exit_code(
-    arguments: list[str], code: int, row: str, verdict: str, servers: Servers
-) -> None:
+def test_stopped(arguments: list[str], code: int, row: str, verdict: str, servers: Servers) -> None:
+    """An error that stops the checks is in the table, in one line and in the exit code."""
     rig = server_rig("ceph", servers.s3("ceph"))
 
     done = run("check", "--json", *arguments, url_of(rig), env=environment(rig))
@@ -116,7 +121,8 @@ def test_what_stops_a_check_is_in_the_table_and_in_the_exit_code(
     assert json.loads(done.out)["exclusive_create"] == "unknown"
 
 
-def test_a_missing_bucket_stops_a_check(servers: Servers) -> None:
+def test_missing_bucket(servers: Servers) -> None:
+    """A missing bucket stops the checks."""
     rig = server_rig("azurite", servers.get("azurite"))
 
     done = run("check", "az://no-such-container/x", env=environment(rig))
@@ -148,21 +154,24 @@ def row(name: str, verdict: Verdict, detail: str = "", sent: str = PARTS) -> Row
         (row(SMALL, Verdict.DENIED), row(LARGE, Verdict.OK), "unknown", "see the rows that say denied"),
     ],
 )
-def test_the_word_and_the_sentence_say_the_same(small: Row, large: Row, expected: str, sentence: str) -> None:
+def test_conclusion(small: Row, large: Row, expected: str, sentence: str) -> None:
+    """The word for programs and the sentence agree."""
     concluded = conclude(Report("s3://b/", "s3", [row("writing", Verdict.OK), small, large]))
 
     assert concluded.exclusive == expected
     assert sentence in concluded.sentence
 
 
-def test_every_word_for_exclusive_creates_is_documented() -> None:
+def test_words_documented() -> None:
+    """The documentation lists every word for programs."""
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 
     assert [each for each in Exclusive if f"| `{each}` |" not in text] == []
 
 
 @pytest.mark.parametrize("size", ["x", "", "-1", "5MiB", "1KiB"])
-def test_a_wrong_size_names_its_option(size: str, tmp_path: Path) -> None:
+def test_wrong_size(size: str, tmp_path: Path) -> None:
+    """An impossible size is a usage error that names the option and the value."""
     done = run("check", f"--large-size={size}", tmp_path)
 
     assert (done.code, done.err.count("\n")) == (2, 1)
@@ -171,18 +180,140 @@ def test_a_wrong_size_names_its_option(size: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"}], ids=str)
-def test_the_table_is_drawn_by_what_can_be_shown(env: dict[str, str], tmp_path: Path) -> None:
-    plain = ok("check", "--large-size", "6MiB", tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **env})
-    usual = ok("check", "--large-size", "6MiB", tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8"})
+@pytest.mark.parametrize(
+    ("env", "has_lines"),
+    [
+        ({}, True),
+        ({"TERM": "dumb"}, False),
+        ({"PYTHONIOENCODING": "latin-1"}, False),
+        ({"PYTHONIOENCODING": "ascii"}, False),
+    ],
+    ids=["unicode", "dumb terminal", "latin-1", "ascii"],
+)
+def test_table_lines(env: dict[str, str], has_lines: bool, tmp_path: Path) -> None:
+    """The table has ASCII lines where the terminal or the encoding has no others."""
+    shown = ok("check", *QUICK, tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **env}).out
 
-    assert "┃" in usual.out
-    assert "\u2503" not in plain.out
-    assert not set("┃│━") & set(plain.out)
-    assert "| reachable" in plain.out
+    assert ("┃" in shown) is has_lines
+    assert bool(set("┃│━") & set(shown)) is has_lines
+    assert ("| reachable" in shown) is not has_lines
 
 
-def test_a_local_folder_is_left_as_it_was(tmp_path: Path) -> None:
-    ok("check", "--large-size", "6MiB", f"file://{tmp_path}/new/folder")
+def test_local_folder(tmp_path: Path) -> None:
+    """Folders that the check made are removed."""
+    ok("check", *QUICK, f"file://{tmp_path}/new/folder")
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", ["PutObject", "everything"])
+def test_denied(answer: str, servers: Servers) -> None:
+    """Without permission to write, or at all, the rows say denied."""
+    with slow(servers) as (rig, proxy):
+        match = Match() if answer == "everything" else Match(operation=answer)
+        proxy.inject(Fault(match, Answer(403, "AccessDenied"), times=None))
+
+        done = run("check", url_of(rig), env=environment(rig))
+
+        assert done.code == (5 if answer == "everything" else 0)
+        assert "nothing was written" in done.out
+        assert done.out.count("denied") >= 8
+        assert done.lines[-1] == "check_conflict=True: not known, because these credentials may not write here."
+        assert rig.keys() == []
+
+
+def test_write_only(servers: Servers) -> None:
+    """Credentials that may write but not read do not count as credentials that may not write."""
+    with slow(servers) as (rig, proxy):
+        proxy.inject(Fault(Match(operation="GetObject"), Answer(403, "AccessDenied"), times=None))
+
+        done = run("check", "--json", *QUICK, url_of(rig), env=environment(rig))
+
+        found = json.loads(done.out)
+        verdicts = {each["name"]: each["verdict"] for each in found["checks"]}
+        assert (done.code, verdicts["writing"]) == (0, "ok")
+        assert "denied" in {verdicts["exclusive create, small"], verdicts["exclusive create, large"]}
+        assert found["check_conflict"] == (
+            "check_conflict=True: not known, because these credentials do not permit all requests of the races; see the "
+            "rows that say denied."
+        )
+        assert found["exclusive_create"] == "unknown"
+        assert rig.keys() == []
+
+
+def test_failed_write(servers: Servers) -> None:
+    """A failed write may have stored an object, so the report does not say that nothing was written."""
+    with slow(servers) as (rig, proxy):
+        proxy.inject(Fault(Match(method="PUT"), Answer(400, "BadDigest"), times=None))
+        proxy.inject(Fault(Match(method="DELETE"), Answer(400, "BadRequest"), times=None))
+        proxy.inject(Fault(Match(method="HEAD"), Answer(400, body=b""), times=None, skip=2))
+
+        done = run("check", "--json", url_of(rig), env=environment(rig))
+        rows = {each["name"]: each for each in json.loads(done.out)["checks"]}
+        assert rows["writing"]["verdict"] == "failed"
+        assert "could not be removed, or not be checked" in done.err
+        assert rows["removed"]["verdict"] == "failed"
+        assert "could not be removed, or not be checked" in rows["removed"]["detail"]
+        assert any(url.endswith("-written") for url in rows["removed"]["values"]["left"])
+
+
+def test_bug(tmp_path: Path) -> None:
+    """An unexpected error ends `check` with its own exit code, after the removal of all objects."""
+    for broken in ("reads.verify_checksum", "bench.Bench.get"):
+        code = f"""
+import importlib
+check = importlib.import_module("gllm_storage.cli.commands.check")
+from gllm_storage.cli.commands.check import bench, reads
+def broken(*_, **__): raise KeyError("a bug")
+{broken} = broken
+check._CHECKS = tuple((name, getattr(reads, function.__name__, function)) for name, function in check._CHECKS)
+sys.exit(run(["check", *sys.argv[1:]]))
+"""
+        done = run_python(code, *QUICK, tmp_path)
+
+        assert (done.code, done.out, done.err.count("\n")) == (70, "", 1)
+        assert "a bug: KeyError" in done.err
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_no_delete(servers: Servers) -> None:
+    """Without permission to delete, the report names the objects that stay."""
+    with slow(servers) as (rig, proxy):
+        proxy.inject(Fault(Match(method="DELETE"), Answer(403, "AccessDenied"), times=None))
+
+        done = run("check", *QUICK, url_of(rig), env=environment(rig))
+
+        assert "left behind" in done.out
+        left = [key for key in rig.keys() if key.startswith(".gllm-check-")]  # noqa: SIM118 - a method of the rig
+        assert left != []
+        assert all(key in done.out.replace("\n", "") or key in done.err for key in left)
+
+
+def test_false_delete(servers: Servers) -> None:
+    """Objects that a store reports as deleted but keeps are named."""
+    with slow(servers) as (rig, proxy):
+        proxy.inject(Fault(Match(method="DELETE"), Answer(204, body=b""), times=None))
+
+        done = run("check", "--json", *QUICK, url_of(rig), env=environment(rig))
+
+        removed = json.loads(done.out)["checks"][-1]
+        left = [key for key in rig.keys() if key.startswith(".gllm-check-")]  # noqa: SIM118 - a method of the rig
+        assert removed["verdict"] == "failed"
+        assert left != []
+        assert sorted(url.rpartition("/")[2] for url in removed["values"]["left"]) == left
+
+
+def test_best_effort(servers: Servers) -> None:
+    """A check by HEAD request is not reported as atomic."""
+    rig = server_rig("rclone", servers.s3("rclone"))
+    best_effort = ["-c", "conditional_writes=best-effort"]
+
+    done = run("check", "--json", *best_effort, "--large-size", "6MiB", url_of(rig), env=environment(rig))
+
+    found = json.loads(done.out)
+    assert done.code == 0
+    assert "NOT safe" in found["check_conflict"] or "sends a HEAD request and then writes" in found["check_conflict"]
+    assert "is atomic" not in done.out
+    # After one race in 30, rclone lists an object that it deleted, or keeps one that it does not list.
+    left = [url.rpartition("/")[2] for url in found["checks"][-1]["values"]["left"]]
+    assert rig.keys() == sorted(left)

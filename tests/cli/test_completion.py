@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 60.0
-# Completes as the program does, but says what it was called with instead of doing it.
+# Completes as the program does, but prints its arguments instead of running a command.
 STUB = f"""#!/bin/bash
 if [[ $_GLLM_STORAGE_COMPLETE || $1 == completion ]]; then
     exec '{sys.executable}' -m gllm_storage.cli "$@"
@@ -33,7 +33,7 @@ eval "$(gllm-storage completion bash)"
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """A folder with a few files, in which bash runs."""
+    """The current folder of bash, with a few files."""
     program = tmp_path / "bin" / "gllm-storage"
     program.parent.mkdir()
     program.write_text(STUB)
@@ -46,13 +46,13 @@ def here(tmp_path: Path) -> Path:
 
 
 def typed(keys: str, here: Path) -> str:
-    """Type into a bash that knows the completion, and wait until it has ended."""
+    """Type keys into an interactive bash with the completion, and return the output of its terminal."""
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(here)
         env = {**os.environ, "TERM": "dumb", "HOME": str(here), "INPUTRC": os.devnull, "COLUMNS": "200"}
         env["PATH"] = f"{here.parent}/bin:{env['PATH']}"
-        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], env)  # noqa: S606 - a shell is what is tested
+        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], env)  # noqa: S606 - the test needs a shell
     os.write(terminal, f"{SET_UP}{keys}\nexit\n".encode())
     shown = b""
     deadline = time.monotonic() + SECONDS
@@ -63,7 +63,7 @@ def typed(keys: str, here: Path) -> str:
             continue
         try:
             shown += os.read(terminal, 65536)
-        except OSError:  # Linux: bash has closed its side
+        except OSError:  # on Linux, the end of bash
             break
     else:
         os.kill(child, signal.SIGKILL)
@@ -73,13 +73,13 @@ def typed(keys: str, here: Path) -> str:
 
 
 def words_of(keys: str, here: Path) -> list[str]:
-    """The words that the program gets of a line that was typed with TABs."""
+    """The arguments that the program gets from a typed line with TABs."""
     called = re.search(r"called:(.*) :end", shown := typed(keys, here))
     assert called, shown
     return re.findall(r"<([^>]*)>", called[1])
 
 
-# The X tells whether a space came before it.
+# The X shows whether the completion added a space.
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -100,23 +100,27 @@ def words_of(keys: str, here: Path) -> list[str]:
         ("cp --no-cl\tX", ["cp", "--no-clobber", "X"]),
     ],
 )
-def test_bash_completes(line: str, words: list[str], here: Path) -> None:
+def test_bash(line: str, words: list[str], here: Path) -> None:
+    """A TAB completes the word, with a space after it only if the word is complete."""
     assert words_of(f"gllm-storage {line}", here) == words
 
 
-def test_bash_offers_local_files_beside_schemes(here: Path) -> None:
+def test_files_and_schemes(here: Path) -> None:
+    """Local files and schemes are offered together."""
     shown = typed("gllm-storage cp s3\t\t", here)
 
     assert re.search(r"\bs3://\s+s3-notes\.txt|\bs3-notes\.txt\s+s3://", shown)
 
 
-def test_a_bash_whose_words_hold_colons_completes_too(here: Path) -> None:
+def test_colons_in_words(here: Path) -> None:
+    """Completion works if bash does not split words at colons."""
     keys = "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}\ngllm-storage cp s3:\tX"
 
     assert words_of(keys, here) == ["cp", "s3://X"]
 
 
-def test_a_scheme_is_completed_without_a_space(here: Path) -> None:
+def test_scheme_without_space(here: Path) -> None:
+    """No space follows a completed scheme."""
     (here / "s3-notes.txt").unlink()
 
     assert words_of("gllm-storage cp s3\tX", here) == ["cp", "s3://X"]

@@ -1,4 +1,4 @@
-"""`cp`: up, down, across, through pipes, whole folders."""
+"""`cp`: uploads, downloads, copies between stores, standard streams, folders."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SMALL = b"some weights\n"
 
 @pytest.fixture(params=["file", "ministack"])
 def store(request: pytest.FixtureRequest) -> Rig:
-    """A store that another process can reach."""
+    """A store that other processes can use."""
     return make_rig(request.param, request)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder here, with a file in it, that is not in any store."""
+    """A local folder with a file, outside of any store."""
     here = tmp_path / "here"
     here.mkdir()
     (here / "model.bin").write_bytes(SMALL)
@@ -51,7 +51,8 @@ def assert_silent(done: Finished) -> None:
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
-def test_a_file_goes_up_and_comes_down_without_a_word(store: Rig, folder: Path) -> None:
+def test_round_trip(store: Rig, folder: Path) -> None:
+    """An upload and a download print nothing."""
     env = environment(store)
 
     assert_silent(run("cp", folder / "model.bin", url_of(store, "v3/model.bin"), env=env))
@@ -62,7 +63,8 @@ def test_a_file_goes_up_and_comes_down_without_a_word(store: Rig, folder: Path) 
     assert (folder / "copy.bin").read_bytes() == SMALL
 
 
-def test_verbose_prints_the_url_or_path_of_the_copy(store: Rig, folder: Path) -> None:
+def test_verbose(store: Rig, folder: Path) -> None:
+    """`-v` prints the URL or path of each copy."""
     up = ok("cp", "-v", folder / "model.bin", url_of(store, "x"), env=environment(store))
     down = ok("cp", "-v", url_of(store, "x"), folder / "down", env=environment(store))
 
@@ -70,7 +72,8 @@ def test_verbose_prints_the_url_or_path_of_the_copy(store: Rig, folder: Path) ->
     assert down.lines == [str(folder / "down")]
 
 
-def test_a_file_that_goes_in_parts_arrives_whole(servers: Servers, folder: Path) -> None:
+def test_parts(servers: Servers, folder: Path) -> None:
+    """A file that is sent in parts arrives complete."""
     rig = server_rig("ministack", servers.s3("ministack"))
     (folder / "large").write_bytes(large())
     parts = [part for key, value in SMALL_PARTS.items() for part in ("-c", f"{key}={value}")]
@@ -82,7 +85,8 @@ def test_a_file_that_goes_in_parts_arrives_whole(servers: Servers, folder: Path)
     assert "-" in (rig.client().info("large").etag or "")
 
 
-def test_a_target_that_ends_with_a_slash_gets_the_file_into_it(store: Rig, folder: Path) -> None:
+def test_into_slash(store: Rig, folder: Path) -> None:
+    """A target that ends with `/` is a folder, and gets the file under its name."""
     env = environment(store)
 
     ok("cp", folder / "model.bin", url_of(store, "v3/"), env=env)
@@ -92,7 +96,8 @@ def test_a_target_that_ends_with_a_slash_gets_the_file_into_it(store: Rig, folde
     assert (folder / "new" / "model.bin").read_bytes() == SMALL
 
 
-def test_a_local_folder_gets_the_file_into_it(store: Rig, folder: Path) -> None:
+def test_into_local_folder(store: Rig, folder: Path) -> None:
+    """An existing local folder gets the file under its name."""
     store.second.put(store.key("v3/other.bin"), SMALL)
 
     ok("cp", url_of(store, "v3/other.bin"), ".", env=environment(store), cwd=folder)
@@ -100,7 +105,8 @@ def test_a_local_folder_gets_the_file_into_it(store: Rig, folder: Path) -> None:
     assert (folder / "other.bin").read_bytes() == SMALL
 
 
-def test_a_bucket_gets_the_file_into_it(servers: Servers, folder: Path) -> None:
+def test_into_bucket(servers: Servers, folder: Path) -> None:
+    """A bucket gets the file under its name."""
     rig = server_rig("ministack", servers.s3("ministack"))
     name = f"{rig.prefix}.bin"
     (folder / name).write_bytes(SMALL)
@@ -110,7 +116,8 @@ def test_a_bucket_gets_the_file_into_it(servers: Servers, folder: Path) -> None:
     assert rig.second.get(name) == SMALL
 
 
-def test_several_files_go_into_a_folder(store: Rig, folder: Path) -> None:
+def test_several(store: Rig, folder: Path) -> None:
+    """Several sources go into a target folder."""
     (folder / "other.bin").write_bytes(b"other")
 
     ok("cp", folder / "model.bin", folder / "other.bin", url_of(store, "v3/"), env=environment(store))
@@ -118,7 +125,8 @@ def test_several_files_go_into_a_folder(store: Rig, folder: Path) -> None:
     assert store.keys() == ["v3/model.bin", "v3/other.bin"]
 
 
-def test_several_files_need_a_folder(store: Rig, folder: Path) -> None:
+def test_several_need_folder(store: Rig, folder: Path) -> None:
+    """Several sources need a target folder."""
     done = run("cp", folder / "model.bin", folder / "model.bin", url_of(store, "v3"), env=environment(store))
 
     assert done.code == 2
@@ -126,14 +134,16 @@ def test_several_files_need_a_folder(store: Rig, folder: Path) -> None:
     assert store.keys() == []
 
 
-def test_a_local_file_is_copied_to_a_local_file(folder: Path) -> None:
+def test_local_to_local(folder: Path) -> None:
+    """Source and target may both be local, as paths or as URLs."""
     assert_silent(run("cp", "model.bin", "copy.bin", cwd=folder))
     assert_silent(run("cp", f"file://{folder}/model.bin", f"file://{folder}/sub/", cwd=folder))
 
     assert keys_here(folder) == ["copy.bin", "model.bin", "sub/model.bin"]
 
 
-def test_an_object_goes_from_store_to_store(servers: Servers, folder: Path) -> None:
+def test_store_to_store(servers: Servers, folder: Path) -> None:
+    """An object goes from one store to another; the temporary file is removed."""
     source, target = (server_rig(name, servers.s3(name)) for name in ("rclone", "ministack"))
     source.second.put(source.key("a/model.bin"), SMALL)
     sides = [
@@ -148,10 +158,11 @@ def test_an_object_goes_from_store_to_store(servers: Servers, folder: Path) -> N
 
     assert done.lines == [url_of(target, "b/model.bin")]
     assert target.second.get(target.key("b/model.bin")) == SMALL
-    assert keys_here(folder) == ["model.bin"], "the temporary file is still there"
+    assert keys_here(folder) == ["model.bin"], "the temporary file was not removed"
 
 
-def test_memory_is_a_store_within_one_process(folder: Path) -> None:
+def test_memory(folder: Path) -> None:
+    """`memory://` keeps objects within one process."""
     code = """
 assert run(["cp", sys.argv[1], "memory://bucket/a/model.bin"]) == 0
 assert run(["cp", "memory://bucket/a/model.bin", "memory://bucket/b/"]) == 0
@@ -165,7 +176,8 @@ sys.exit(run(["ls", "-r", "memory://bucket"]))
 
 
 @pytest.mark.parametrize("size", [0, 1, 3 * MIB + 1])
-def test_standard_input_becomes_an_object_and_an_object_standard_output(store: Rig, size: int, tmp_path: Path) -> None:
+def test_stdin_stdout(store: Rig, size: int, tmp_path: Path) -> None:
+    """`-` uploads standard input, and downloads to standard output."""
     content = large(size)
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -182,7 +194,8 @@ def test_standard_input_becomes_an_object_and_an_object_standard_output(store: R
     assert keys_here(temporary) == []
 
 
-def test_standard_input_goes_to_a_local_file_and_to_standard_output(folder: Path) -> None:
+def test_stdin_to_local(folder: Path) -> None:
+    """Standard input goes to a local file and to standard output."""
     ok("cp", "-", folder / "new", stdin=b"abc")
 
     assert (folder / "new").read_bytes() == b"abc"
@@ -190,7 +203,8 @@ def test_standard_input_goes_to_a_local_file_and_to_standard_output(folder: Path
     assert run("cp", folder / "new", "-").out == "abc"
 
 
-def test_standard_input_needs_a_name(folder: Path) -> None:
+def test_stdin_needs_name(folder: Path) -> None:
+    """Standard input has no name, so a folder cannot be its target."""
     done = run("cp", "-", f"{folder}/", stdin=b"abc")
 
     assert (done.code, done.out) == (2, "")
@@ -198,7 +212,8 @@ def test_standard_input_needs_a_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["file", "stdin", "object"])
-def test_no_clobber_creates_and_never_overwrites(source: str, store: Rig, folder: Path) -> None:
+def test_no_clobber(source: str, store: Rig, folder: Path) -> None:
+    """`--no-clobber` creates the object, and fails if it exists."""
     store.second.put(store.key("source"), SMALL)
     argument = {"file": str(folder / "model.bin"), "stdin": "-", "object": url_of(store, "source")}[source]
     env = environment(store)
@@ -214,7 +229,8 @@ def test_no_clobber_creates_and_never_overwrites(source: str, store: Rig, folder
     assert store.second.get(store.key("new")) == b"before"
 
 
-def test_no_clobber_holds_for_a_local_target(store: Rig, folder: Path) -> None:
+def test_no_clobber_local(store: Rig, folder: Path) -> None:
+    """`--no-clobber` also creates local files exclusively."""
     store.second.put(store.key("x"), b"from the store")
     env = environment(store)
 
@@ -229,8 +245,8 @@ def test_no_clobber_holds_for_a_local_target(store: Rig, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["ministack"], indirect=True)
-def test_no_clobber_of_a_local_target_is_decided_at_the_end(store: Rig, folder: Path) -> None:
-    """Somebody makes the file while the object is fetched: theirs stays."""
+def test_no_clobber_late(store: Rig, folder: Path) -> None:
+    """A local file that appears during the download is not overwritten."""
     store.second.put(store.key("x"), b"from the store")
     code = """
 from gllm_storage.fsspec_client import FsspecStorageClient as Client
@@ -248,7 +264,8 @@ sys.exit(run(["cp", "-n", sys.argv[1], sys.argv[2]]))
     assert keys_here(folder) == ["model.bin", "new"]
 
 
-def test_of_many_processes_that_create_one_object_one_wins(servers: Servers, folder: Path) -> None:
+def test_no_clobber_race(servers: Servers, folder: Path) -> None:
+    """Of several processes that create one object, one succeeds."""
     rig = server_rig("ministack", servers.s3("ministack"))
     code = """
 import os, threading
@@ -278,7 +295,8 @@ def tree(folder: Path, names: list[str]) -> None:
 NAMES = ["a.bin", "sub/b.bin", "sub/deep/c d#é.bin"]
 
 
-def test_a_folder_goes_up_and_comes_down(store: Rig, tmp_path: Path) -> None:
+def test_recursive(store: Rig, tmp_path: Path) -> None:
+    """`-r` copies a folder with all names and contents."""
     source = tmp_path / "v3"
     tree(source, NAMES)
     env = environment(store)
@@ -292,7 +310,8 @@ def test_a_folder_goes_up_and_comes_down(store: Rig, tmp_path: Path) -> None:
     assert all((tmp_path / "back" / name).read_bytes() == name.encode() for name in NAMES)
 
 
-def test_a_folder_goes_into_a_folder_by_its_name_and_its_contents_without(store: Rig, tmp_path: Path) -> None:
+def test_recursive_names(store: Rig, tmp_path: Path) -> None:
+    """`dir` copies the folder under its name, `dir/` copies its content."""
     source = tmp_path / "v3"
     tree(source, ["a.bin"])
     env = environment(store)
@@ -308,7 +327,8 @@ def test_a_folder_goes_into_a_folder_by_its_name_and_its_contents_without(store:
     assert keys_here(tmp_path / "there") == ["a.bin", "named/v3/a.bin"]
 
 
-def test_a_prefix_of_a_name_is_no_folder(store: Rig, tmp_path: Path) -> None:
+def test_name_prefix(store: Rig, tmp_path: Path) -> None:
+    """`v3` is the folder `v3/`, not a prefix of `v30/` or `v3x`."""
     for name in ("v3/a", "v30/a", "v3x"):
         store.second.put(store.key(name), SMALL)
 
@@ -317,7 +337,8 @@ def test_a_prefix_of_a_name_is_no_folder(store: Rig, tmp_path: Path) -> None:
     assert keys_here(tmp_path / "back") == ["a"]
 
 
-def test_recursive_copies_a_single_object_too(store: Rig, folder: Path) -> None:
+def test_recursive_file(store: Rig, folder: Path) -> None:
+    """`-r` also copies a single file or object."""
     store.second.put(store.key("x"), SMALL)
 
     ok("cp", "-r", url_of(store, "x"), folder / "x", env=environment(store))
@@ -326,7 +347,8 @@ def test_recursive_copies_a_single_object_too(store: Rig, folder: Path) -> None:
     assert store.second.get(store.key("y")) == SMALL
 
 
-def test_a_folder_needs_recursive(store: Rig, folder: Path) -> None:
+def test_folder_needs_recursive(store: Rig, folder: Path) -> None:
+    """A folder as source is a usage error without `-r`."""
     up = run("cp", folder, url_of(store, "x"), env=environment(store))
     down = run("cp", url_of(store, "x/"), folder, env=environment(store))
 
@@ -335,13 +357,15 @@ def test_a_folder_needs_recursive(store: Rig, folder: Path) -> None:
     assert "--recursive" in down.err
 
 
-def test_a_folder_that_is_not_there_is_not_found(store: Rig, folder: Path) -> None:
+def test_recursive_missing(store: Rig, folder: Path) -> None:
+    """A missing folder is not found."""
     for source in (url_of(store, "nothing/"), url_of(store, "nothing"), str(folder / "nothing")):
         assert run("cp", "-r", source, url_of(store, "x"), env=environment(store)).code == 3
     assert store.keys() == []
 
 
-def test_one_file_that_fails_is_told_and_the_others_are_copied(store: Rig, tmp_path: Path) -> None:
+def test_one_failure(store: Rig, tmp_path: Path) -> None:
+    """A file that fails is reported, and the others are copied."""
     source = tmp_path / "v3"
     tree(source, ["a", "b", "c"])
     store.second.put(store.key("v3/b"), b"before")
@@ -355,7 +379,8 @@ def test_one_file_that_fails_is_told_and_the_others_are_copied(store: Rig, tmp_p
     assert store.second.get(store.key("v3/b")) == b"before"
 
 
-def test_failures_of_several_kinds_have_a_code_of_their_own(store: Rig, tmp_path: Path) -> None:
+def test_mixed_failures(store: Rig, tmp_path: Path) -> None:
+    """Failures of different kinds have one exit code of their own."""
     source = tmp_path / "v3"
     tree(source, ["a", "b"])
     (source / "broken").symlink_to("nowhere")
@@ -367,7 +392,8 @@ def test_failures_of_several_kinds_have_a_code_of_their_own(store: Rig, tmp_path
     assert store.keys() == ["v3/a", "v3/b"]
 
 
-def test_links_are_followed_but_not_in_circles(store: Rig, tmp_path: Path) -> None:
+def test_links(store: Rig, tmp_path: Path) -> None:
+    """Links are followed, but not links to a parent folder."""
     source = tmp_path / "cache"
     tree(tmp_path, ["blobs/1234", "cache/a"])
     (source / "model.bin").symlink_to("../blobs/1234")
@@ -381,7 +407,8 @@ def test_links_are_followed_but_not_in_circles(store: Rig, tmp_path: Path) -> No
     assert store.keys() == ["x/a", "x/folder/1234", "x/model.bin"]
 
 
-def test_a_folder_is_not_copied_into_itself(store: Rig, folder: Path) -> None:
+def test_into_itself(store: Rig, folder: Path) -> None:
+    """A folder is not copied into itself."""
     store.second.put(store.key("a/x"), SMALL)
 
     local = run("cp", "-r", folder, folder / "sub")
@@ -392,7 +419,8 @@ def test_a_folder_is_not_copied_into_itself(store: Rig, folder: Path) -> None:
     assert store.keys() == ["a/x"]
 
 
-def test_a_file_is_not_copied_onto_itself(store: Rig) -> None:
+def test_onto_itself(store: Rig) -> None:
+    """An object is not copied onto itself."""
     store.second.put(store.key("x"), SMALL)
 
     done = run("cp", url_of(store, "x"), url_of(store, "x"), env=environment(store))
@@ -401,7 +429,8 @@ def test_a_file_is_not_copied_onto_itself(store: Rig) -> None:
     assert "the same" in done.err
 
 
-def test_keys_that_would_leave_the_target_folder_are_refused(servers: Servers, tmp_path: Path) -> None:
+def test_escaping_keys(servers: Servers, tmp_path: Path) -> None:
+    """Keys that lead out of the target folder are refused."""
     rig = server_rig("ministack", servers.s3("ministack"))
     evil = [f"{rig.prefix}/x/../../escaped", f"{rig.prefix}/x//abs", f"{rig.prefix}/x/./dot"]
     for key in [*evil, f"{rig.prefix}/x/good"]:
@@ -415,7 +444,8 @@ def test_keys_that_would_leave_the_target_folder_are_refused(servers: Servers, t
     assert keys_here(tmp_path) == ["deep/target/good"]
 
 
-def test_the_mark_of_a_folder_is_left_out(servers: Servers, tmp_path: Path) -> None:
+def test_folder_marker(servers: Servers, tmp_path: Path) -> None:
+    """The empty object that marks a folder is skipped."""
     rig = server_rig("ministack", servers.s3("ministack"))
     rig.second.put(rig.key("x/"), b"")
     rig.second.put(rig.key("x/a"), SMALL)
@@ -425,7 +455,8 @@ def test_the_mark_of_a_folder_is_left_out(servers: Servers, tmp_path: Path) -> N
     assert keys_here(tmp_path / "x") == ["a"]
 
 
-def test_a_url_with_one_slash_does_not_become_a_local_folder(folder: Path) -> None:
+def test_one_slash(folder: Path) -> None:
+    """A URL with one slash is a usage error, not a local path."""
     done = run("cp", "model.bin", "s3:/bucket/model.bin", cwd=folder)
 
     assert done.code == 2
@@ -433,7 +464,8 @@ def test_a_url_with_one_slash_does_not_become_a_local_folder(folder: Path) -> No
     assert os.listdir(folder) == ["model.bin"]
 
 
-def test_a_failed_download_leaves_the_previous_file(store: Rig, folder: Path) -> None:
+def test_failed_download(store: Rig, folder: Path) -> None:
+    """A failed download leaves the local file unchanged."""
     done = run("cp", url_of(store, "nothing"), folder / "model.bin", env=environment(store))
 
     assert done.code == 3
@@ -441,7 +473,7 @@ def test_a_failed_download_leaves_the_previous_file(store: Rig, folder: Path) ->
     assert os.listdir(folder) == ["model.bin"]
 
 
-# Root may read everything, and nobody perhaps not Python's modules: what is needed is imported before.
+# Root may read every file. The user nobody may be unable to read Python's modules, so they are imported before.
 AS_NOBODY = """
 import os, tempfile
 with tempfile.TemporaryDirectory() as warm:
@@ -457,13 +489,14 @@ sys.exit(run(sys.argv[1:]))
 
 @pytest.fixture
 def open_tmp_path() -> Iterator[Path]:
-    """A folder that everybody may use; those of pytest are for its user alone."""
+    """A folder for all users; pytest's own folders are for its user only."""
     with TemporaryDirectory() as name:
         os.chmod(name, 0o777)  # noqa: S103 - as the docstring says
         yield Path(name)
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_copied(open_tmp_path: Path) -> None:
+def test_locked_folder(open_tmp_path: Path) -> None:
+    """An unreadable folder is reported, and the others are copied."""
     source = open_tmp_path / "v3"
     tree(source, ["a", "locked/b", "z/c"])
     (source / "locked").chmod(0)
@@ -481,7 +514,8 @@ def run_as_nobody(*arguments: str | Path) -> Finished:
 
 
 @pytest.mark.parametrize("target", ["copy", "memory://bucket/x"])
-def test_a_local_file_that_may_not_be_read_is_access_denied_and_said_once(target: str, open_tmp_path: Path) -> None:
+def test_unreadable_file(target: str, open_tmp_path: Path) -> None:
+    """An unreadable local file is access denied, named once."""
     (open_tmp_path / "private").write_bytes(SMALL)
     (open_tmp_path / "private").chmod(0)
     to = target if "://" in target else str(open_tmp_path / target)
@@ -493,7 +527,8 @@ def test_a_local_file_that_may_not_be_read_is_access_denied_and_said_once(target
     assert "Errno" not in done.err
 
 
-def test_a_local_folder_that_may_not_be_written_to_is_access_denied(open_tmp_path: Path) -> None:
+def test_unwritable_folder(open_tmp_path: Path) -> None:
+    """A local folder without write permission is access denied."""
     (open_tmp_path / "file").write_bytes(SMALL)
     (open_tmp_path / "file").chmod(0o644)
     (open_tmp_path / "folder").mkdir()
@@ -515,7 +550,8 @@ print(*(run(["cp", *arguments, target]) for arguments in ([file], ["memory://b/x
 
 
 @pytest.mark.parametrize("missing", ["nothing", "nothing/", "memory://bucket/nothing", "memory://bucket/nothing/"])
-def test_a_source_that_is_missing_is_told_and_the_others_are_copied(missing: str, tmp_path: Path) -> None:
+def test_missing_source(missing: str, tmp_path: Path) -> None:
+    """A missing source is reported, and the others are copied."""
     tree(tmp_path, ["first/a", "last/b"])
 
     done = run("cp", "-rv", "first", missing, "last", "there/", cwd=tmp_path)
@@ -525,7 +561,8 @@ def test_a_source_that_is_missing_is_told_and_the_others_are_copied(missing: str
     assert keys_here(tmp_path / "there") == ["first/a", "last/b"]
 
 
-def test_a_folder_among_files_is_told_and_the_others_are_copied(folder: Path) -> None:
+def test_folder_among_files(folder: Path) -> None:
+    """A folder without `-r` is reported, and the files are copied."""
     tree(folder, ["sub/a", "other"])
 
     done = run("cp", "model.bin", "sub", "other", "there/", cwd=folder)
@@ -535,7 +572,8 @@ def test_a_folder_among_files_is_told_and_the_others_are_copied(folder: Path) ->
     assert keys_here(folder / "there") == ["model.bin", "other"]
 
 
-def test_a_local_file_in_another_spelling_is_the_same(folder: Path) -> None:
+def test_same_file(folder: Path) -> None:
+    """Other spellings of a path, and links to it, are the same file."""
     (folder / "link").symlink_to("model.bin")
     (folder / "here").symlink_to(".")
 
@@ -549,7 +587,8 @@ def test_a_local_file_in_another_spelling_is_the_same(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("slip", ["s3:bucket/x", "S3:bucket/x", "gs:bucket/x", "az:c/x", "file:x", "memory:x"])
-def test_a_url_without_slashes_does_not_become_a_local_file(slip: str, folder: Path) -> None:
+def test_no_slashes(slip: str, folder: Path) -> None:
+    """A URL without slashes is a usage error, not a local path."""
     done = run("cp", "model.bin", slip, cwd=folder)
 
     assert done.code == 2
@@ -559,7 +598,8 @@ def test_a_url_without_slashes_does_not_become_a_local_file(slip: str, folder: P
     ok("cp", "model.bin", "notes:today", cwd=folder)
 
 
-def test_a_local_name_that_is_not_utf_8_gets_another_by_naming_the_target(servers: Servers, folder: Path) -> None:
+def test_name_not_utf8(servers: Servers, folder: Path) -> None:
+    """A local name that is not UTF-8 is refused as a key; a target with a name works."""
     rig = server_rig("ministack", servers.s3("ministack"))
     env = {**environment(rig), "PYTHONUTF8": "1"}
     odd = os.fsdecode(b"odd\xff")

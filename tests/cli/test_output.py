@@ -1,4 +1,4 @@
-"""Names that hold control characters, URLs that hold passwords, and settings by provider and side."""
+"""Control characters in names, passwords in URLs, arguments, and settings by provider and side."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_name_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
+def test_control_characters(tmp_path: Path) -> None:
+    """Control characters in names are escaped."""
     (tmp_path / "a\x1b[2Jb\nc").write_bytes(b"x")
 
     assert ok("ls", tmp_path).lines == [r"a\x1b[2Jb\nc"]
     assert printable("é ü 模型 🙂") == "é ü 模型 🙂"
 
 
-def test_a_local_name_that_is_not_utf_8_is_shown_all_the_same(tmp_path: Path) -> None:
+def test_name_not_utf8(tmp_path: Path) -> None:
+    """A local name that is not UTF-8 is listed."""
     (tmp_path / "sub").mkdir()
     with open(bytes(tmp_path) + b"/sub/\xff", "wb"):
         pass
@@ -34,7 +36,8 @@ def test_a_local_name_that_is_not_utf_8_is_shown_all_the_same(tmp_path: Path) ->
     assert len(done.lines) == 1
 
 
-def test_a_password_in_a_url_is_not_shown() -> None:
+def test_password_in_url() -> None:
+    """A password in a URL is replaced in errors and tracebacks."""
     done = run("exists", "sftp://me:hunter2-hunter2@127.0.0.1:1/x", "--debug")
 
     assert done.code not in {0, 1, 70}
@@ -47,7 +50,8 @@ def test_a_password_in_a_url_is_not_shown() -> None:
 
 @pytest.mark.parametrize("password", ["passw0rd", "pw"])
 @pytest.mark.parametrize("url", ["s3://user:{}@models/x", "gs://user:{}@models/x", "az://user:{}@models/x"])
-def test_a_password_before_a_bucket_is_not_shown(url: str, password: str) -> None:
+def test_password_before_bucket(url: str, password: str) -> None:
+    """A password before a bucket's name is replaced, however short."""
     for more in ([], ["--debug"]):
         done = run("ls", url.format(password), *more)
 
@@ -55,14 +59,16 @@ def test_a_password_before_a_bucket_is_not_shown(url: str, password: str) -> Non
         assert not re.search(rf"\b{password}\b", done.out + done.err), done.err
 
 
-def test_what_is_not_a_setting_is_not_shown() -> None:
+def test_malformed_setting() -> None:
+    """A malformed setting is not printed: it may be a secret."""
     done = run("exists", "s3://bucket/x", "--config", "a-secret-without-its-key")
 
     assert done.code == 2
     assert "secret" not in done.err
 
 
-def test_a_setting_for_a_provider_comes_before_one_for_all_and_both_before_the_environment() -> None:
+def test_precedence() -> None:
+    """A side comes before a provider, a provider before all, and options before the environment."""
     stores = [Store("s3://from", SOURCE), Store("s3://to", TARGET)]
     environ = {"GLLM_STORAGE_REGION_NAME": "environment", "GLLM_STORAGE_S3_MAX_ATTEMPTS": "7", "GLLM_STORAGE_PREFIX": "p"}
     given = [
@@ -81,7 +87,8 @@ def test_a_setting_for_a_provider_comes_before_one_for_all_and_both_before_the_e
     }
 
 
-def test_a_key_that_a_store_knows_does_not_go_to_one_that_takes_any() -> None:
+def test_generic_provider() -> None:
+    """The generic provider does not get keys that another store of the command knows."""
     stores = [Store("s3://from", SOURCE), Store("sftp://host", TARGET)]
     given = [parse_setting("--config", text) for text in ("region_name=r", "other=x", "sftp.username=me")]
     environ = {"GLLM_STORAGE_FSSPEC_PASSWORD": "hidden-password", "GLLM_STORAGE_REGION_NAME": "x"}
@@ -113,13 +120,15 @@ def test_a_key_that_a_store_knows_does_not_go_to_one_that_takes_any() -> None:
         ("hdfs:///a", Address("hdfs:///", "a")),
     ],
 )
-def test_an_argument_is_read_as(text: str, expected: object) -> None:
+def test_parse(text: str, expected: object) -> None:
+    """An argument names a stream, a local path, or an object in a store."""
     assert parse(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "s3:/bucket/x", "file://relative/x", "s3://bucket/a//b", "s3://bucket/../x", "simple::s3://b/x"]
 )
-def test_an_impossible_argument_is_refused(text: str) -> None:
+def test_parse_refuses(text: str) -> None:
+    """An impossible argument is a `ValueError` with a message."""
     with pytest.raises(ValueError, match=r"\S"):
         parse(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -27,14 +28,15 @@ CONTENT = b"some weights\n"
 
 @pytest.fixture(params=["file", "ministack", "azurite", "gcs-fake"])
 def store(request: pytest.FixtureRequest) -> Rig:
-    """A store of each provider that another process can reach, with a few objects."""
+    """A store of each provider that other processes can use, with a few objects."""
     rig = make_rig(request.param, request)
     for name in ("a.bin", "sub/b.bin", "sub/deep/c.bin", "sub-x", "z é.bin"):
         rig.second.put(rig.key(name), CONTENT)
     return rig
 
 
-def test_ls_shows_a_level_and_recursive_all(store: Rig) -> None:
+def test_ls(store: Rig) -> None:
+    """`ls` lists one level, `-r` all levels, in key order."""
     env = environment(store)
 
     assert ok("ls", url_of(store), env=env).lines == ["a.bin", "sub-x", "sub/", "z é.bin"]
@@ -44,7 +46,8 @@ def test_ls_shows_a_level_and_recursive_all(store: Rig) -> None:
     assert ok("ls", url_of(store, "a.bin"), env=env).lines == ["a.bin"]
 
 
-def test_ls_asks_for_one_level_and_not_for_all_that_is_below(servers: Servers) -> None:
+def test_ls_delimiter(servers: Servers) -> None:
+    """`ls` requests one level from the server, not all objects below."""
     running = servers.s3("ministack")
     with FaultProxy(running.endpoint_url) as proxy:
         rig = proxied(server_rig("ministack", running), proxy)
@@ -57,7 +60,8 @@ def test_ls_asks_for_one_level_and_not_for_all_that_is_below(servers: Servers) -
         assert "delimiter=%2F" in listing.query
 
 
-def test_ls_of_a_local_folder_does_not_look_into_those_within(tmp_path: Path) -> None:
+def test_ls_local(tmp_path: Path) -> None:
+    """`ls` of a local folder does not open the folders in it."""
     (tmp_path / "closed").mkdir(mode=0)
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
@@ -67,7 +71,8 @@ def test_ls_of_a_local_folder_does_not_look_into_those_within(tmp_path: Path) ->
     assert "proc/" in ok("ls", "/").lines
 
 
-def test_ls_shows_size_and_time_and_json(store: Rig) -> None:
+def test_ls_formats(store: Rig) -> None:
+    """`-l` adds size and time, `--json` prints all facts."""
     env = environment(store)
 
     line = ok("ls", "-l", url_of(store, "a.bin"), env=env).lines[0].split()
@@ -83,14 +88,16 @@ def test_ls_shows_size_and_time_and_json(store: Rig) -> None:
     assert found[0]["url"] == url_of(store, "a.bin")
 
 
-def test_ls_of_nothing_is_not_found(store: Rig) -> None:
+def test_ls_missing(store: Rig) -> None:
+    """A prefix without objects is not found."""
     done = run("ls", url_of(store, "nothing"), env=environment(store))
 
     assert (done.code, done.out) == (3, "")
     assert done.err.count("\n") == 1
 
 
-def test_stat_tells_what_the_store_knows(store: Rig) -> None:
+def test_stat(store: Rig) -> None:
+    """`stat` prints size and URL, for the objects that exist."""
     env = environment(store)
 
     shown = ok("stat", url_of(store, "a.bin"), url_of(store, "sub-x"), env=env).out
@@ -103,7 +110,8 @@ def test_stat_tells_what_the_store_knows(store: Rig) -> None:
     assert f"{len(CONTENT)} (13 B)" in missing.out
 
 
-def test_cat_writes_objects_to_standard_output(store: Rig) -> None:
+def test_cat(store: Rig) -> None:
+    """`cat` writes the objects that exist, one after the other."""
     done = ok("cat", url_of(store, "a.bin"), url_of(store, "z é.bin"), env=environment(store))
     missing = run("cat", url_of(store, "nothing"), url_of(store, "a.bin"), env=environment(store))
 
@@ -111,23 +119,21 @@ def test_cat_writes_objects_to_standard_output(store: Rig) -> None:
     assert (missing.code, missing.out) == (3, CONTENT.decode())
 
 
-def test_cat_of_a_large_object_is_verified(store: Rig, tmp_path: Path) -> None:
+def test_cat_large(store: Rig, tmp_path: Path) -> None:
+    """`cat` of a large object writes exactly its content."""
     content = bytes(range(256)) * (40 * MIB // 1024)
     (tmp_path / "large").write_bytes(content)
     ok("cp", tmp_path / "large", url_of(store, "large"), env=environment(store))
 
-    done = subprocess.run(
-        [*PROGRAM, "cat", url_of(store, "large")], check=True, capture_output=True, env=environment_of_process(store)
-    )
+    with (tmp_path / "out").open("wb") as out:
+        done = run("cat", url_of(store, "large"), env=environment(store), stdout=out)
 
-    assert done.stdout == content
-
-
-def environment_of_process(rig: Rig) -> dict[str, str]:
-    return {**os.environ, **environment(rig)}
+    assert (done.code, done.err) == (0, "")
+    assert (tmp_path / "out").read_bytes() == content
 
 
-def test_cat_of_content_that_is_not_what_was_stored_says_so(servers: Servers) -> None:
+def test_cat_mismatch(servers: Servers) -> None:
+    """Data that does not match the stored checksum is an error after the last byte."""
     rig = server_rig("ceph", servers.s3("ceph"))
     kept = {"gllm-crc64nvme": "AAAAAAAAAAA=-3"}
     rig.second.client.put_object(Bucket=BUCKET, Key=rig.key("bad"), Body=b"bad", Metadata=kept)  # type: ignore[attr-defined]
@@ -138,17 +144,19 @@ def test_cat_of_content_that_is_not_what_was_stored_says_so(servers: Servers) ->
     assert "does not match the stored object" in done.err
 
 
-def test_a_reader_that_goes_away_is_no_error(store: Rig) -> None:
+def test_ls_closed_pipe(store: Rig) -> None:
+    """A reader that closes the pipe causes no message."""
     piped = f"{' '.join(PROGRAM)} ls -r {url_of(store)} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", piped], check=False, capture_output=True, text=True, env=environment_of_process(store)
+        ["bash", "-c", piped], check=False, capture_output=True, text=True, env={**os.environ, **environment(store)}
     )
 
     assert done.returncode in {0, 141}
     assert (done.stdout, done.stderr) == ("a.bin\n", "")
 
 
-def test_rm_deletes_and_says_what_was_not_there(store: Rig) -> None:
+def test_rm(store: Rig) -> None:
+    """`rm` deletes objects, and reports missing ones unless `-f` is given."""
     env = environment(store)
 
     assert ok("rm", url_of(store, "a.bin"), "-v", url_of(store, "sub-x"), env=env).lines == [
@@ -160,13 +168,15 @@ def test_rm_deletes_and_says_what_was_not_there(store: Rig) -> None:
     assert store.keys() == ["sub/deep/c.bin", "z é.bin"]
 
 
-def test_exists_is_an_exit_code_and_no_word(store: Rig) -> None:
+def test_exists(store: Rig) -> None:
+    """`exists` prints nothing."""
     codes = [run("exists", url_of(store, name), env=environment(store)) for name in ("a.bin", "sub/x", "nothing")]
 
     assert [(each.code, each.out, each.err) for each in codes] == [(0, "", ""), (1, "", ""), (1, "", "")]
 
 
-def test_providers_are_listed_with_what_they_need() -> None:
+def test_providers() -> None:
+    """`providers` lists names, aliases and installed extras."""
     found = {each["name"]: each for each in json.loads(ok("providers", "--json").out)}
 
     assert {"s3", "gcs", "azure", "file", "memory", "fsspec"} <= set(found)
@@ -175,7 +185,8 @@ def test_providers_are_listed_with_what_they_need() -> None:
     assert "azure (abfs, abfss, az)" in ok("providers").out
 
 
-def test_a_provider_whose_extra_is_missing_says_how_to_install_it() -> None:
+def test_missing_extra() -> None:
+    """A missing extra is named with the command that installs it."""
     code = """
 import importlib.util, gllm_storage.settings
 found = importlib.util.find_spec
@@ -190,17 +201,38 @@ sys.exit(run(["ls", "gs://models/"]))
     assert "pip install 'gllm-storage[gcs]'" in done.err
 
 
-def test_help_loads_no_sdk() -> None:
-    code = (
-        "run(['--help']); run(['cp', '--help']); run(['providers'])\n"
-        "print([name for name in ('boto3', 's3fs', 'gcsfs', 'adlfs', 'azure.core', 'fsspec') if name in sys.modules])"
-    )
-    done = run_anew([sys.executable, "-c", PRELUDE + code])
+def imported(*arguments: str) -> list[str]:
+    """The heavy modules that a command imports."""
+    names = ("awscrt", "fsspec", "boto3", "s3fs", "gcsfs", "adlfs", "azure.core")
+    code = f"assert run(sys.argv[1:]) == 0\nprint([name for name in {names} if name in sys.modules])"
+    done = run_anew([sys.executable, "-c", PRELUDE + code], *arguments)
+    assert (done.code, done.err) == (0, "")
+    found: list[str] = ast.literal_eval(done.lines[-1])
+    return found
 
-    assert done.lines[-1] in {"[]", "['fsspec']"}
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["cp", "--help"], ["check", "--help"], ["completion", "bash"]], ids=" ".join
+)
+def test_lazy_imports(arguments: list[str]) -> None:
+    """Help and version import neither fsspec nor an SDK."""
+    assert imported(*arguments) == []
 
 
-def test_local_paths_are_stores_too(tmp_path: Path) -> None:
+def test_lazy_providers() -> None:
+    """`providers` imports no SDK."""
+    assert set(imported("providers")) <= {"awscrt", "fsspec"}
+
+
+def test_command_modules() -> None:
+    """Each command has a module of its name, and only its module is imported to run it."""
+    code = "run(['exists', '/']); print([name for name in sys.modules if name.startswith('gllm_storage.cli.commands.')])"
+
+    assert run_anew([sys.executable, "-c", PRELUDE + code]).lines[-1] == "['gllm_storage.cli.commands.exists']"
+
+
+def test_local_paths(tmp_path: Path) -> None:
+    """Commands take local paths."""
     (tmp_path / "a").write_bytes(b"x")
 
     assert ok("ls", tmp_path).lines == ["a"]

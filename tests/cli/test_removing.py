@@ -1,8 +1,9 @@
-"""`rm --recursive`: all that is below a URL, and nothing else."""
+"""`rm --recursive`: the objects below a URL, and no others."""
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,7 @@ BESIDE = ["w", "xy/a", "x-a", "y/x/a"]
 
 @pytest.fixture(params=["file", "ministack", "azurite", "gcs-fake"])
 def store(request: pytest.FixtureRequest) -> Rig:
-    """A store of each provider that another process can reach, with objects below and beside a folder."""
+    """A store of each provider that other processes can use, with objects below and beside a folder."""
     rig = make_rig(request.param, request)
     for name in [*BELOW, *BESIDE]:
         rig.second.put(rig.key(name), CONTENT)
@@ -31,19 +32,22 @@ def store(request: pytest.FixtureRequest) -> Rig:
 
 
 @pytest.mark.parametrize("name", ["x", "x/"])
-def test_a_folder_goes_with_all_that_is_in_it_and_what_is_beside_stays(name: str, store: Rig) -> None:
+def test_recursive(name: str, store: Rig) -> None:
+    """`-r` deletes all objects below the prefix, and no others."""
     done = ok("rm", "-rv", url_of(store, name), env=environment(store))
 
     assert done.lines == [url_of(store, each) for each in BELOW]
     assert store.keys() == sorted(BESIDE)
 
 
-def test_several_folders_go_at_once(store: Rig) -> None:
+def test_several(store: Rig) -> None:
+    """Several folders are deleted by one command."""
     assert ok("rm", "--recursive", url_of(store, "x/sub"), url_of(store, "xy"), env=environment(store)).out == ""
     assert store.keys() == ["w", "x-a", "x/a", "y/x/a"]
 
 
-def test_nothing_is_not_found_unless_that_is_fine(store: Rig) -> None:
+def test_missing(store: Rig) -> None:
+    """A prefix without objects is not found, unless `-f` is given."""
     env = environment(store)
     for name in ("nothing", "nothing/", "xz"):
         done = run("rm", "-r", url_of(store, name), env=env)
@@ -53,14 +57,16 @@ def test_nothing_is_not_found_unless_that_is_fine(store: Rig) -> None:
     assert store.keys() == sorted([*BELOW, *BESIDE])
 
 
-def test_one_folder_that_is_missing_does_not_keep_the_others(store: Rig) -> None:
+def test_one_missing(store: Rig) -> None:
+    """A missing folder is reported, and the others are deleted."""
     done = run("rm", "-r", url_of(store, "nothing"), url_of(store, "x"), env=environment(store))
 
     assert (done.code, done.err.count("\n")) == (3, 1)
     assert store.keys() == sorted(BESIDE)
 
 
-def test_the_object_of_that_very_name_goes_too_but_not_with_a_slash(servers: Servers) -> None:
+def test_same_name(servers: Servers) -> None:
+    """`x` also deletes the object `x`, `x/` does not."""
     rig = server_rig("ministack", servers.s3("ministack"))
     for name in ("x", "x/a", "y"):
         rig.second.put(rig.key(name), CONTENT)
@@ -71,17 +77,19 @@ def test_the_object_of_that_very_name_goes_too_but_not_with_a_slash(servers: Ser
     assert rig.keys() == ["y"]
 
 
-def test_more_objects_go_than_a_store_lists_at_once(servers: Servers) -> None:
+def test_several_pages(servers: Servers) -> None:
+    """More objects are deleted than one page of a listing holds."""
     rig = server_rig("ministack", servers.s3("ministack"))
-    for number in range(1005):
-        rig.second.put(rig.key(f"x/{number:04}"), b"")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: rig.second.put(rig.key(f"x/{number:04}"), b""), range(1005)))
 
     ok("rm", "-r", url_of(rig, "x"), env=environment(rig))
 
     assert rig.keys() == []
 
 
-def test_names_that_no_path_can_have_are_told_and_stay(servers: Servers) -> None:
+def test_impossible_names(servers: Servers) -> None:
+    """Objects with keys that no path can name are reported, and stay."""
     rig = server_rig("ministack", servers.s3("ministack"))
     rig.second.put(rig.key("kept"), CONTENT)
     for name in ("x/../kept", "x//double", "x/good"):
@@ -100,12 +108,13 @@ def test_names_that_no_path_can_have_are_told_and_stay(servers: Servers) -> None
     "url",
     [f"s3://{BUCKET}", "s3://other", "file:///", "/", "//", "memory://", "sftp://host/", "az://container", "gs://bucket"],
 )
-def test_a_whole_bucket_or_file_system_is_refused(url: str, servers: Servers, tmp_path: Path) -> None:
+def test_root_refused(url: str, servers: Servers, tmp_path: Path) -> None:
+    """A bucket or the root of a file system is refused before anything is deleted."""
     rig = server_rig("ministack", servers.s3("ministack"))
     rig.second.put(rig.key("x"), CONTENT)
     (tmp_path / "a").write_bytes(CONTENT)
 
-    # The folder that comes first shows that nothing at all was done.
+    # The first argument alone would be deleted; it stays because the second is refused.
     done = run("rm", "-rf", tmp_path, url, env={**environment(rig), "GLLM_STORAGE_AZURE_ACCOUNT_NAME": "acc1"})
 
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
@@ -114,7 +123,8 @@ def test_a_whole_bucket_or_file_system_is_refused(url: str, servers: Servers, tm
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_whole_bucket_goes_if_its_url_ends_with_a_slash(tmp_path: Path) -> None:
+def test_bucket(tmp_path: Path) -> None:
+    """A bucket's objects are deleted if its URL ends with `/`."""
     (tmp_path / "file").write_bytes(CONTENT)
     code = """
 for name in ("a", "b/c"):
@@ -129,7 +139,8 @@ sys.exit(run(["ls", "-r", "memory://bucket"]))
     assert "'memory://bucket/'" in done.err
 
 
-def test_local_folders_stay_and_links_lead_nowhere(tmp_path: Path) -> None:
+def test_local_folders(tmp_path: Path) -> None:
+    """Local folders stay, and links to folders are not followed."""
     for name in ("folder/sub/a", "elsewhere/b"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(CONTENT)
@@ -146,7 +157,8 @@ def test_local_folders_stay_and_links_lead_nowhere(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / "b").read_bytes() == CONTENT
 
 
-def test_a_folder_is_not_deleted_without_recursive(store: Rig) -> None:
+def test_needs_recursive(store: Rig) -> None:
+    """A folder is a usage error without `-r`."""
     done = run("rm", url_of(store, "x/"), env=environment(store))
 
     assert done.code == 2

@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
 @pytest.fixture
 def store(servers: Servers) -> Rig:
-    """A store that checks signatures, with an object."""
+    """A store that verifies signatures, with an object."""
     rig = server_rig("ceph", servers.s3("ceph"))
     rig.second.put(rig.key("a.bin"), CONTENT)
     return rig
@@ -32,7 +32,8 @@ def options(rig: Rig) -> list[str]:
     return [part for key, value in rig.config.items() if key != "bucket_name" for part in ("--config", f"{key}={value}")]
 
 
-def test_settings_come_from_options_and_from_the_environment(store: Rig) -> None:
+def test_sources(store: Rig) -> None:
+    """Settings come from options, and from variables with or without the provider's name."""
     plain = {f"GLLM_STORAGE_{key.upper()}": value for key, value in store.config.items()}
 
     assert ok("cat", url_of(store, "a.bin"), *options(store)).out == CONTENT.decode()
@@ -40,14 +41,16 @@ def test_settings_come_from_options_and_from_the_environment(store: Rig) -> None
     assert ok("cat", url_of(store, "a.bin"), env=plain).out == CONTENT.decode()
 
 
-def test_an_option_comes_before_the_environment(store: Rig) -> None:
+def test_option_first(store: Rig) -> None:
+    """An option comes before the environment."""
     wrong = {**environment(store), "GLLM_STORAGE_ENDPOINT_URL": "http://127.0.0.1:1", "GLLM_STORAGE_S3_ENDPOINT_URL": ""}
 
     assert run("exists", url_of(store, "a.bin"), "-c", "max_attempts=1", env=wrong).code == 9
     assert ok("exists", url_of(store, "a.bin"), "--endpoint-url", store.config["endpoint_url"], env=wrong).out == ""
 
 
-def test_a_setting_for_another_provider_or_of_nobody_is_an_error(store: Rig) -> None:
+def test_unknown_setting(store: Rig) -> None:
+    """A setting that no store of the command knows is a usage error."""
     url = url_of(store, "a.bin")
     for setting, told in (
         ("endpont_url=http://x", "did you mean 'endpoint_url'"),
@@ -64,21 +67,23 @@ def test_a_setting_for_another_provider_or_of_nobody_is_an_error(store: Rig) -> 
 @pytest.mark.parametrize(
     "option", [["--endpoint-url", "http://127.0.0.1:1"], ["-c", "endpoint_url=http://127.0.0.1:1"]], ids=lambda each: each[0]
 )
-def test_one_endpoint_url_for_two_providers_is_refused(option: list[str], tmp_path: Path) -> None:
+def test_shared_endpoint(option: list[str], tmp_path: Path) -> None:
+    """One endpoint for the stores of two providers is refused."""
     azure = {"GLLM_STORAGE_AZURE_ACCOUNT_NAME": "acc1"}
     for command in (["cp", "s3://models/x", "az://models/x"], ["cat", "az://models/x", "s3://models/x"]):
         done = run(*command, *option, env=azure)
         assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
         assert "-c azure.endpoint_url=" in done.err
 
-    # One side, one provider, or two stores of one provider.
+    # One provider, with one store or two.
     (tmp_path / "x").write_bytes(b"x")
     quick = ["-c", "max_attempts=1", "-c", "anonymous=true"]
     for command in (["cp", str(tmp_path / "x"), "s3://models/x"], ["cp", "s3://models/x", "s3a://others/x"]):
         assert run(*command, *option, *quick).code == 9
 
 
-def test_one_endpoint_url_of_the_environment_for_two_providers_is_refused() -> None:
+def test_shared_endpoint_env() -> None:
+    """The variable for the endpoint of all providers is refused for stores of two."""
     both = {"GLLM_STORAGE_AZURE_ACCOUNT_NAME": "acc1", "GLLM_STORAGE_ENDPOINT_URL": "http://127.0.0.1:1"}
     quick = ["-c", "max_attempts=1", "-c", "anonymous=true"]
 
@@ -93,7 +98,8 @@ def test_one_endpoint_url_of_the_environment_for_two_providers_is_refused() -> N
     assert run("cat", *quick, "s3://models/x", env=both).code == 9
 
 
-def test_a_wrong_value_from_the_environment_names_its_variable() -> None:
+def test_wrong_variable() -> None:
+    """An error about a value from the environment names the variable."""
     wrong = {"GLLM_STORAGE_S3_PART_SIZE": "1", "GLLM_STORAGE_READ_TIMEOUT": "soon", "GLLM_STORAGE_MAX_ATTEMPTS": "3"}
 
     done = run("exists", "s3://models/x", env=wrong)
@@ -110,7 +116,8 @@ def test_a_wrong_value_from_the_environment_names_its_variable() -> None:
 
 @pytest.mark.parametrize("command", ["cat", "stat", "exists", "rm"])
 @pytest.mark.parametrize("url", ["s3://models", "s3://models/", "s3://models/folder/"])
-def test_a_url_of_no_object_is_named(command: str, url: str) -> None:
+def test_folder_url(command: str, url: str) -> None:
+    """The URL of a bucket or folder is refused where an object is needed."""
     done = run(command, url)
 
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
@@ -119,7 +126,8 @@ def test_a_url_of_no_object_is_named(command: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["cat", "stat", "exists", "ls", "check"])
-def test_a_web_server_that_does_not_answer_is_unavailable(command: str) -> None:
+def test_web_server_down(command: str) -> None:
+    """A web server that does not answer is unavailable, not a missing object."""
     done = run(command, "http://127.0.0.1:1/x")
 
     assert done.code == 9
@@ -127,11 +135,13 @@ def test_a_web_server_that_does_not_answer_is_unavailable(command: str) -> None:
     assert "Check the network" in done.err
 
 
-def test_a_variable_that_the_provider_does_not_know_is_ignored(store: Rig) -> None:
+def test_unknown_variable(store: Rig) -> None:
+    """A variable with a key that the provider does not know is ignored."""
     assert ok("exists", url_of(store, "a.bin"), env={**environment(store), "GLLM_STORAGE_ACCOUNT_NAME": "acc1"}).out == ""
 
 
-def test_each_kind_of_error_has_a_code_and_one_line(store: Rig, tmp_path: Path) -> None:
+def test_exit_codes(store: Rig, tmp_path: Path) -> None:
+    """Each kind of error has its exit code and prints one line."""
     env, url = environment(store), url_of(store, "a.bin")
     (tmp_path / "file").write_bytes(b"x")
     cases = {
@@ -152,7 +162,8 @@ def test_each_kind_of_error_has_a_code_and_one_line(store: Rig, tmp_path: Path) 
     assert store.keys() == ["a.bin"]
 
 
-def test_a_store_that_cannot_create_exclusively_has_a_code(servers: Servers, tmp_path: Path) -> None:
+def test_unsupported(servers: Servers, tmp_path: Path) -> None:
+    """A store that cannot create exclusively is refused before anything is written."""
     (tmp_path / "file").write_bytes(b"x")
     rig = server_rig("rclone", servers.s3("rclone"))
 
@@ -163,15 +174,17 @@ def test_a_store_that_cannot_create_exclusively_has_a_code(servers: Servers, tmp
     assert "check_conflict" not in done.err
 
 
-def test_usage_errors_name_the_help() -> None:
+def test_usage_errors() -> None:
+    """Usage errors name `--help`."""
     for arguments in (["cp"], ["nonsense"], ["ls"], ["ls", "--nonsense", "s3://b"]):
         done = run(*arguments)
         assert (done.code, done.err.count("\n")) == (2, 1)
         assert "--help" in done.err
 
 
-def test_debug_shows_how_it_came_and_no_secret(store: Rig) -> None:
-    secret = "a-secret-that-nobody-sees"
+def test_debug(store: Rig) -> None:
+    """`--debug` adds the traceback, without secrets."""
+    secret = "a-secret-that-stays-hidden"
     arguments = ("exists", url_of(store, "a.bin"), "-c", f"aws_secret_access_key={secret}", "--debug")
 
     done = run(*arguments, env=environment(store))
@@ -181,10 +194,11 @@ def test_debug_shows_how_it_came_and_no_secret(store: Rig) -> None:
     assert secret not in done.err
 
 
-def test_a_bug_is_one_line_that_asks_for_debug() -> None:
+def test_bug() -> None:
+    """An unexpected error is one line that names `--debug`."""
     code = """
 import importlib
-def broken(*_, **__): raise RuntimeError("of our own")
+def broken(*_, **__): raise RuntimeError("a bug")
 importlib.import_module("gllm_storage.cli.commands.exists").require_object = broken
 sys.exit(run(["exists", "file:///x"]))
 """
@@ -194,7 +208,8 @@ sys.exit(run(["exists", "file:///x"]))
     assert "--debug" in done.err
 
 
-def test_without_click_the_extra_is_named() -> None:
+def test_missing_click() -> None:
+    """Without click, the error names the extra."""
     code = "import sys\nsys.modules['click'] = None\nimport gllm_storage.settings\n"
     code += "gllm_storage.settings.find_spec = lambda name: None\nfrom gllm_storage.cli import main\nmain()"
     done = run_anew([sys.executable, "-c", code])
@@ -203,7 +218,8 @@ def test_without_click_the_extra_is_named() -> None:
     assert "pip install 'gllm-storage[cli]'" in done.err
 
 
-def test_exit_codes_in_help_and_docs_are_those_of_the_code() -> None:
+def test_exit_codes_documented() -> None:
+    """Help and documentation list the exit codes of the code."""
     shown = ok("--help").out
     documented = dict(re.findall(r"^\| `(\d+)` \| (.*?) \|$", DOCS.read_text(), re.MULTILINE))
 
@@ -212,7 +228,8 @@ def test_exit_codes_in_help_and_docs_are_those_of_the_code() -> None:
         assert re.search(rf"^ *{code.value}  {re.escape(meaning)}$", shown, re.MULTILINE)
 
 
-def test_every_command_and_option_is_documented() -> None:
+def test_options_documented() -> None:
+    """The documentation names every command and option."""
     text = DOCS.read_text()
     commands = re.findall(r"^  (\w+)  ", ok("--help").out.partition("Commands:")[2], re.MULTILINE)
 
@@ -224,11 +241,14 @@ def test_every_command_and_option_is_documented() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_there_is_completion_for(shell: str) -> None:
+def test_completion_script(shell: str) -> None:
+    """There is a completion script for each shell."""
     assert "_GLLM_STORAGE_COMPLETE" in ok("completion", shell).out
 
 
-def test_completion_knows_commands_schemes_and_settings() -> None:
+def test_completion_words() -> None:
+    """Completion offers commands, schemes and keys of settings."""
+
     def complete(words: str, index: int) -> list[str]:
         env = {"_GLLM_STORAGE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(index)}
         return [line.partition(",")[2] for line in run(env=env).lines]

@@ -1,4 +1,4 @@
-"""Standard streams: by their other names, closed, full, and on a terminal."""
+"""Standard streams: their other names, closed, on a full disk, and on a terminal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CONTENT = b"some weights\n"
 
 @pytest.fixture(params=["file", "ministack"])
 def store(request: pytest.FixtureRequest) -> Rig:
-    """A store that another process can reach, with an object."""
+    """A store that other processes can use, with an object."""
     rig = make_rig(request.param, request)
     rig.second.put(rig.key("x"), CONTENT)
     return rig
 
 
 def in_bash(line: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Finished:
-    """Run a line of bash, in which PROGRAM stands for the program."""
+    """Run a line of bash, after replacing PROGRAM by the command line."""
     line = line.replace("PROGRAM", shlex.join(PROGRAM))
     done = subprocess.run(
         ["bash", "-c", line], check=False, capture_output=True, timeout=SECONDS, env={**os.environ, **(env or {})}, cwd=cwd
@@ -39,25 +39,31 @@ def in_bash(line: str, env: Mapping[str, str] | None = None, cwd: Path | None = 
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "file:///dev/stdout", "/dev/../dev/stdout"])
-def test_dev_stdout_is_standard_output_and_what_is_in_a_file_already_stays(name: str, store: Rig, tmp_path: Path) -> None:
-    line = f"(echo earlier; PROGRAM cp {url_of(store, 'x')} {name}; echo later) > out"
-
-    done = in_bash(line, environment(store), tmp_path)
+def test_dev_stdout(name: str, store: Rig, tmp_path: Path) -> None:
+    """`/dev/stdout` is standard output; a file there is continued, not truncated."""
+    with (tmp_path / "out").open("wb", buffering=0) as out:
+        out.write(b"earlier\n")
+        done = run("cp", url_of(store, "x"), name, env=environment(store), stdout=out)
+        out.write(b"later\n")
 
     assert (done.code, done.out, done.err) == (0, "", "")
     assert (tmp_path / "out").read_bytes() == b"earlier\n" + CONTENT + b"later\n"
     assert ok("cp", url_of(store, "x"), name, env=environment(store)).out == CONTENT.decode()
 
 
-def test_dev_stdin_is_standard_input(store: Rig) -> None:
+def test_dev_stdin(store: Rig) -> None:
+    """`/dev/stdin` is standard input."""
     ok("cp", "/dev/stdin", url_of(store, "new"), env=environment(store), stdin=b"from a pipe")
 
     assert store.second.get(store.key("new")) == b"from a pipe"
 
 
 @pytest.mark.parametrize("name", ["/dev/fd/1", "/proc/self/fd/1", "/dev/stderr", "/dev/stdin"])
-def test_no_other_stream_is_a_target(name: str, store: Rig, tmp_path: Path) -> None:
-    done = in_bash(f"(echo earlier; PROGRAM cp {url_of(store, 'x')} {name}) > out", environment(store), tmp_path)
+def test_other_targets(name: str, store: Rig, tmp_path: Path) -> None:
+    """Names of other streams are refused as target."""
+    with (tmp_path / "out").open("wb", buffering=0) as out:
+        out.write(b"earlier\n")
+        done = run("cp", url_of(store, "x"), name, env=environment(store), stdout=out)
 
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "'-' is standard output" in done.err
@@ -65,7 +71,8 @@ def test_no_other_stream_is_a_target(name: str, store: Rig, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["/dev/fd/0", "/proc/self/fd/0", "/dev/stdout"])
-def test_no_other_stream_is_a_source(name: str, store: Rig) -> None:
+def test_other_sources(name: str, store: Rig) -> None:
+    """Names of other streams are refused as source."""
     done = run("cp", name, url_of(store, "new"), env=environment(store), stdin=b"from a pipe")
 
     assert (done.code, done.out) == (2, "")
@@ -74,7 +81,8 @@ def test_no_other_stream_is_a_source(name: str, store: Rig) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_do_not_keep_a_command_from_its_work(closed: str, store: Rig, tmp_path: Path) -> None:
+def test_closed_streams(closed: str, store: Rig, tmp_path: Path) -> None:
+    """A command works with closed standard streams, and its output goes into no other file."""
     (tmp_path / "file").write_bytes(b"new content")
     env = environment(store)
 
@@ -88,7 +96,8 @@ def test_closed_streams_do_not_keep_a_command_from_its_work(closed: str, store: 
     assert (tmp_path / "file").read_bytes() == b"new content"
 
 
-def test_closed_standard_input_is_no_empty_object(store: Rig) -> None:
+def test_closed_stdin(store: Rig) -> None:
+    """A closed standard input is an error, not an empty object."""
     done = in_bash(f"PROGRAM cp - {url_of(store, 'new')} <&-", environment(store))
 
     assert done.code == 10
@@ -97,21 +106,25 @@ def test_closed_standard_input_is_no_empty_object(store: Rig) -> None:
 
 
 @pytest.mark.parametrize("command", ["cat URL", "cp URL -", "ls URL", "stat --json URL", "cp - -", "providers", "--help"])
-def test_a_full_disk_behind_standard_output_is_named(command: str, store: Rig) -> None:
-    command = command.replace("URL", url_of(store, "x"))
+def test_full_disk(command: str, store: Rig) -> None:
+    """A full disk behind standard output is one line that names the stream."""
+    arguments = [url_of(store, "x") if each == "URL" else each for each in command.split()]
 
-    done = in_bash(f"echo content | PROGRAM {command} > /dev/full", environment(store))
+    with open("/dev/full", "wb", buffering=0) as full:
+        done = run(*arguments, env=environment(store), stdin=b"content\n", stdout=full)
 
     assert (done.code, done.err) == (10, "gllm-storage: standard output: No space left on device\n")
 
 
-def test_what_is_copied_to_a_terminal_is_not_overdrawn_by_a_bar(store: Rig) -> None:
+def test_data_on_terminal(store: Rig) -> None:
+    """No progress bar is drawn over data on the terminal."""
     done = on_terminal("cp", url_of(store, "x"), "-", env=environment(store))
 
     assert (done.code, done.out) == (0, CONTENT.decode().replace("\n", "\r\n"))
 
 
-def test_what_is_typed_is_not_overdrawn_by_a_bar(store: Rig, tmp_path: Path) -> None:
+def test_typed_input(store: Rig, tmp_path: Path) -> None:
+    """No progress bar is drawn over typed input."""
     env = {**environment(store), "TMPDIR": str(tmp_path)}
 
     done = on_terminal(

@@ -1,4 +1,4 @@
-"""The progress bar, and Ctrl-C, as on a terminal and in a pipe."""
+"""The progress bar and Ctrl-C, on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow]
 
 @contextmanager
 def throttled(servers: Servers, store: str, rate: int = 3 * MIB) -> Iterator[tuple[Rig, FaultProxy]]:
-    """A store whose transfers are slow, so that there is time to see them, and to interrupt them."""
+    """A store with slow transfers, so that a test can interrupt them."""
     rig = server_rig(store, servers.get(store))
     parts = urlsplit(rig.config["endpoint_url"])
     with FaultProxy(f"{parts.scheme}://{parts.netloc}") as proxy:
@@ -46,9 +46,9 @@ def throttled(servers: Servers, store: str, rate: int = 3 * MIB) -> Iterator[tup
 
 
 def moving(proxy: FaultProxy, operation: str) -> Callable[[], bool]:
-    """Whether bytes of all requests of an operation are on their way, or have arrived.
+    """A condition: bytes of all requests of an operation have moved.
 
-    All, so that no thread is being started: a Ctrl-C at the end of `threading.Thread.start` makes CPython 3.11 release a
+    Once all have, no thread is being started: a Ctrl-C at the end of `threading.Thread.start` makes CPython 3.11 release a
     lock that the new thread holds, which ends it with a traceback.
     """
     side_by_side = 1 if operation == "ResumableChunk" else -(-SIZE // (5 * MIB))
@@ -60,7 +60,8 @@ def moving(proxy: FaultProxy, operation: str) -> Callable[[], bool]:
     return all_move
 
 
-def test_a_terminal_shows_a_bar_and_a_pipe_none(servers: Servers, tmp_path: Path) -> None:
+def test_bar(servers: Servers, tmp_path: Path) -> None:
+    """A progress bar is shown on a terminal; not in a pipe, and not with `-q`."""
     (tmp_path / "model.bin").write_bytes(bytes(SIZE))
     with throttled(servers, "azurite") as (rig, _):
         on = on_terminal("cp", *PARTS, tmp_path / "model.bin", url_of(rig, "x"), env=environment(rig))
@@ -74,11 +75,12 @@ def test_a_terminal_shows_a_bar_and_a_pipe_none(servers: Servers, tmp_path: Path
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_ctrl_c_in_an_upload_ends_it_in_one_line_and_leaves_nothing(store: str, servers: Servers, tmp_path: Path) -> None:
+def test_interrupted_upload(store: str, servers: Servers, tmp_path: Path) -> None:
+    """Ctrl-C during an upload prints one line and leaves no object and no multipart upload."""
     (tmp_path / "model.bin").write_bytes(bytes(SIZE))
     with throttled(servers, store) as (rig, proxy):
-        # A busy machine hears of Ctrl-C so late that all the parts are sent by then.
-        path = None if store == "gcs-fake" else rig.key("x")  # which the session knows
+        # On a busy machine, Ctrl-C may arrive after all parts are sent.
+        path = None if store == "gcs-fake" else rig.key("x")  # the URL of the session has no key
         proxy.inject(Fault(Match(operation=COMMITS[store], path=path), Call(proxy.closing.wait), times=None))
         done = on_terminal(
             "cp",
@@ -98,9 +100,8 @@ def test_ctrl_c_in_an_upload_ends_it_in_one_line_and_leaves_nothing(store: str, 
 
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("store", STORES)
-def test_a_signal_in_a_download_ends_it_in_one_line_and_keeps_the_previous_file(
-    store: str, by: signal.Signals, code: int, servers: Servers, tmp_path: Path
-) -> None:
+def test_interrupted_download(store: str, by: signal.Signals, code: int, servers: Servers, tmp_path: Path) -> None:
+    """A signal during a download prints one line and keeps the previous file."""
     (tmp_path / "model.bin").write_bytes(b"the previous good file")
     with throttled(servers, store, rate=MIB // 8) as (rig, proxy):
         rig.second.put(rig.key("x"), bytes(SIZE))

@@ -1,27 +1,25 @@
-"""Commands that are ended in their middle, by signals, closed terminals and readers that go away."""
+"""Commands that signals, closed terminals or closed pipes end."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.support import PROGRAM, environment, on_terminal, run, run_anew, run_python, started, url_of
-from tests.faults import Answer, Call, Delay, Fault, FaultProxy, Match, Throttle
-from tests.promises.clouds.faulty import proxied
-from tests.rig import MIB, SMALL_PARTS, Rig, server_rig
+from tests.cli.support import PROGRAM, environment, on_terminal, run_anew, run_python, slow, started, url_of
+from tests.faults import Call, Delay, Fault, FaultProxy, Match, Throttle
+from tests.rig import MIB, SMALL_PARTS, server_rig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+    from tests.cli.support import Child
     from tests.conftest import Servers
 
 PARTS = [part for key, value in SMALL_PARTS.items() for part in ("-c", f"{key}={value}")]
@@ -31,43 +29,33 @@ END_SECONDS = 60.0
 pytestmark = [pytest.mark.slow]
 
 
-@contextmanager
-def slow(servers: Servers, *operations: str) -> Iterator[tuple[Rig, FaultProxy]]:
-    """A server whose operations of these names are slow."""
-    running = servers.s3("ministack")
-    with FaultProxy(running.endpoint_url) as proxy:
-        for operation in operations:
-            proxy.inject(Fault(Match(operation=operation), Throttle(MIB // 2), times=None))
-        yield proxied(server_rig("ministack", running), proxy), proxy
-        assert proxy.errors == []
-
-
 def keep_from_ending(proxy: FaultProxy, key: str) -> None:
-    """Hold what would make an object: a busy machine hears of a signal so late that all its parts are sent by then."""
+    """Hold the request that completes the upload: on a busy machine the signal may arrive after all parts are sent."""
     commit = Match(operation="CompleteMultipartUpload", key=key)
     proxy.inject(Fault(commit, Call(proxy.closing.wait), times=None))
 
 
-def wait_for(condition: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Callable[[], bool], child: Child) -> None:
     deadline = time.monotonic() + MIDDLE_SECONDS
     while not condition():
-        assert child.poll() is None, child.communicate()
+        assert child.poll() is None, child.communicate(END_SECONDS)
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def is_moving(proxy: FaultProxy, operation: str, side_by_side: int = 1) -> bool:
-    """Whether bytes of so many requests have moved; if those are all, no thread is being started, see `main_waits`."""
+    """Whether bytes of that many requests have moved; once all have, no thread is being started, see `main_waits`."""
     moved = [max(each.body_bytes, each.response_bytes) for each in proxy.requests if each.operation == operation]
     return sum(count > 100_000 for count in moved) >= side_by_side
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
-def test_a_check_that_is_ended_in_a_race_removes_everything(by: signal.Signals, servers: Servers) -> None:
+def test_signal_in_race(by: signal.Signals, servers: Servers) -> None:
+    """A signal during a race ends `check` after it has removed its objects."""
     with slow(servers, "UploadPart") as (rig, proxy):
         with started("check", url_of(rig), env=environment(rig)) as child:
             wait_for(lambda: is_moving(proxy, "UploadPart"), child)
-            assert rig.keys() != [], "it has written nothing that it could leave"
+            assert rig.keys() != [], "nothing was written yet"
             child.send_signal(by)
             out, errors = child.communicate(timeout=END_SECONDS)
         time.sleep(1)
@@ -88,9 +76,8 @@ def test_a_check_that_is_ended_in_a_race_removes_everything(by: signal.Signals, 
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
-def test_what_is_said_of_a_command_that_is_ended_is_true(
-    command: list[str], left: str, by: signal.Signals, servers: Servers, tmp_path: Path
-) -> None:
+def test_consequence(command: list[str], left: str, by: signal.Signals, servers: Servers, tmp_path: Path) -> None:
+    """The last line tells the signal, and the state that the command may leave."""
     happened = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}[by]
     with slow(servers) as (rig, proxy):
         proxy.inject(Fault(Match(), Delay(600), times=None))
@@ -107,7 +94,7 @@ def test_what_is_said_of_a_command_that_is_ended_is_true(
 WHILE_IMPORTING = """
 import sys
 from gllm_storage.cli import main
-class Wrapped(RuntimeError):  # what Python 3.11 makes of a Ctrl-C that comes while a class is being made
+class Wrapped(RuntimeError):  # as Python 3.11 raises for a Ctrl-C while a class is created
     __cause__ = KeyboardInterrupt()
 class Interrupting:
     def find_spec(self, name, *_):
@@ -128,13 +115,15 @@ main()
         ("fsspec", "Wrapped"),
     ],
 )
-def test_ctrl_c_while_modules_are_imported_is_one_line(module: str, error: str) -> None:
+def test_during_import(module: str, error: str) -> None:
+    """Ctrl-C during an import prints one line."""
     done = run_anew([sys.executable, "-c", WHILE_IMPORTING], "stat", "file:///x", module, error)
 
     assert (done.code, done.out, done.err) == (130, "", "gllm-storage: interrupted\n")
 
 
-def test_a_terminal_that_is_closed_ends_an_upload_which_leaves_nothing(servers: Servers, tmp_path: Path) -> None:
+def test_terminal_closed(servers: Servers, tmp_path: Path) -> None:
+    """SIGHUP during an upload leaves no object and no multipart upload."""
     (tmp_path / "model.bin").write_bytes(bytes(26 * MIB))
     with slow(servers, "UploadPart") as (rig, proxy):
         keep_from_ending(proxy, rig.key("x"))
@@ -146,7 +135,8 @@ def test_a_terminal_that_is_closed_ends_an_upload_which_leaves_nothing(servers: 
         assert (rig.keys(), rig.open_uploads()) == ([], [])
 
 
-def test_ctrl_c_in_a_copy_of_many_files_keeps_the_whole_ones_only(servers: Servers, tmp_path: Path) -> None:
+def test_among_files(servers: Servers, tmp_path: Path) -> None:
+    """Ctrl-C during a copy of several files leaves only complete copies."""
     for name in ("a", "b", "c"):
         (tmp_path / "folder" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(bytes(11 * MIB))
@@ -162,7 +152,8 @@ def test_ctrl_c_in_a_copy_of_many_files_keeps_the_whole_ones_only(servers: Serve
         assert len(rig.second.get(rig.key("a"))) == 11 * MIB
 
 
-def test_ctrl_c_between_stores_takes_the_temporary_file_away(servers: Servers, tmp_path: Path) -> None:
+def test_between_stores(servers: Servers, tmp_path: Path) -> None:
+    """Ctrl-C during a copy between stores removes the temporary file."""
     with slow(servers, "UploadPart") as (rig, proxy):
         rig.second.put(rig.key("source"), bytes(26 * MIB))
         keep_from_ending(proxy, rig.key("target"))
@@ -177,13 +168,12 @@ def test_ctrl_c_between_stores_takes_the_temporary_file_away(servers: Servers, t
         assert (rig.keys(), rig.open_uploads()) == (["source"], [])
 
 
-def test_ctrl_c_while_standard_input_is_read_stores_nothing(tmp_path: Path) -> None:
+def test_during_stdin(tmp_path: Path) -> None:
+    """Ctrl-C while standard input is read stores nothing."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     with started("cp", "-", tmp_path / "new", env={"TMPDIR": str(temporary)}) as child:
-        assert child.stdin
         child.stdin.write(b"a beginning")
-        child.stdin.flush()
         wait_for(lambda: any(temporary.rglob("object")), child)
         child.send_signal(signal.SIGINT)
         assert child.wait(END_SECONDS) == 130
@@ -191,7 +181,8 @@ def test_ctrl_c_while_standard_input_is_read_stores_nothing(tmp_path: Path) -> N
     assert list(temporary.iterdir()) == []
 
 
-def test_ctrl_c_ends_a_command_that_waits_for_an_answer(servers: Servers) -> None:
+def test_during_wait(servers: Servers) -> None:
+    """Ctrl-C ends a command that waits for the server's answer."""
     with slow(servers) as (rig, proxy):
         proxy.inject(Fault(Match(), Delay(600), times=None))
         with started("stat", url_of(rig, "x"), env=environment(rig)) as child:
@@ -203,7 +194,8 @@ def test_ctrl_c_ends_a_command_that_waits_for_an_answer(servers: Servers) -> Non
         assert time.monotonic() - begun < END_SECONDS
 
 
-def test_nohup_goes_on_when_the_terminal_is_closed(tmp_path: Path) -> None:
+def test_nohup(tmp_path: Path) -> None:
+    """An ignored SIGHUP stays ignored."""
     code = """
 import os, signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -215,7 +207,8 @@ sys.exit(run(["exists", sys.argv[1]]))
     assert run_python(code, tmp_path / "x").code == 1
 
 
-def test_a_reader_that_goes_away_in_the_middle_of_an_object_is_no_error_that_is_told(tmp_path: Path) -> None:
+def test_closed_pipe(tmp_path: Path) -> None:
+    """A reader that closes the pipe during an object causes no message."""
     (tmp_path / "large").write_bytes(bytes(16 * MIB))
     piped = f"'{sys.executable}' -m gllm_storage.cli cat {tmp_path}/large | head -c 10; exit ${{PIPESTATUS[0]}}"
     for command in (piped, piped.replace(" cat ", " cp ").replace("/large |", "/large - |")):
@@ -223,7 +216,8 @@ def test_a_reader_that_goes_away_in_the_middle_of_an_object_is_no_error_that_is_
         assert (done.returncode, done.stdout, done.stderr) == (141, bytes(10), b"")
 
 
-def test_an_object_that_is_replaced_while_it_is_written_out_is_an_error(servers: Servers) -> None:
+def test_replaced_object(servers: Servers) -> None:
+    """`cat` of an object that is replaced meanwhile fails, and writes no byte of the new one."""
     rig = server_rig("ministack", servers.s3("ministack"))
     rig.second.put(rig.key("x"), bytes(200 * MIB))
     command = [*PROGRAM, "cat", url_of(rig, "x")]
@@ -239,7 +233,8 @@ def test_an_object_that_is_replaced_while_it_is_written_out_is_an_error(servers:
     assert b"\1" not in rest
 
 
-def test_the_bar_is_shown_while_standard_output_is_a_file(servers: Servers, tmp_path: Path) -> None:
+def test_bar_and_file(servers: Servers, tmp_path: Path) -> None:
+    """The progress bar is shown while standard output is a file."""
     content = os.urandom(3 * MIB)
     with slow(servers, "GetObject") as (rig, _):
         rig.second.put(rig.key("x"), content)
@@ -250,7 +245,8 @@ def test_the_bar_is_shown_while_standard_output_is_a_file(servers: Servers, tmp_
     assert (tmp_path / "out").read_bytes() == content
 
 
-def test_a_dumb_terminal_gets_no_bar(tmp_path: Path) -> None:
+def test_dumb_terminal(tmp_path: Path) -> None:
+    """A dumb terminal gets no progress bar."""
     (tmp_path / "a").write_bytes(b"x")
 
     done = on_terminal("cp", tmp_path / "a", tmp_path / "b", env={"TERM": "dumb"})
@@ -258,7 +254,8 @@ def test_a_dumb_terminal_gets_no_bar(tmp_path: Path) -> None:
     assert (done.code, done.out) == (0, "")
 
 
-def test_a_bar_leaves_lines_that_are_printed_and_errors_readable(tmp_path: Path) -> None:
+def test_bar_and_lines(tmp_path: Path) -> None:
+    """Printed lines and errors are readable beside the progress bar."""
     for name in ("a", "b"):
         (tmp_path / "from" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "from" / name).write_bytes(name.encode())
@@ -271,109 +268,3 @@ def test_a_bar_leaves_lines_that_are_printed_and_errors_readable(tmp_path: Path)
     lines = [line.strip() for line in done.out.replace("\r", "\n").splitlines()]
     assert any(line.endswith(f"{tmp_path}/to/a") for line in lines)
     assert any(f"{tmp_path}/to/b exists and was not changed" in line for line in lines)
-
-
-@pytest.mark.parametrize("answer", ["PutObject", "everything"])
-def test_a_check_without_permission_says_denied(answer: str, servers: Servers) -> None:
-    with slow(servers) as (rig, proxy):
-        match = Match() if answer == "everything" else Match(operation=answer)
-        proxy.inject(Fault(match, Answer(403, "AccessDenied"), times=None))
-
-        done = run("check", url_of(rig), env=environment(rig))
-
-        assert done.code == (5 if answer == "everything" else 0)
-        assert "nothing was written" in done.out
-        assert done.out.count("denied") >= 8
-        assert done.lines[-1] == "check_conflict=True: not known, because these credentials may not write here."
-        assert rig.keys() == []
-
-
-def test_a_check_that_may_write_but_not_read_does_not_say_that_it_may_not_write(servers: Servers) -> None:
-    with slow(servers) as (rig, proxy):
-        proxy.inject(Fault(Match(operation="GetObject"), Answer(403, "AccessDenied"), times=None))
-
-        done = run("check", "--json", "--large-size", "6MiB", url_of(rig), env=environment(rig))
-
-        found = json.loads(done.out)
-        verdicts = {each["name"]: each["verdict"] for each in found["checks"]}
-        assert (done.code, verdicts["writing"]) == (0, "ok")
-        assert "denied" in {verdicts["exclusive create, small"], verdicts["exclusive create, large"]}
-        assert found["check_conflict"] == (
-            "check_conflict=True: not known, because these credentials do not permit all requests of the races; see the "
-            "rows that say denied."
-        )
-        assert found["exclusive_create"] == "unknown"
-        assert rig.keys() == []
-
-
-def test_a_check_whose_write_failed_does_not_say_that_nothing_was_written(servers: Servers) -> None:
-    with slow(servers) as (rig, proxy):
-        proxy.inject(Fault(Match(method="PUT"), Answer(400, "BadDigest"), times=None))
-        proxy.inject(Fault(Match(method="DELETE"), Answer(400, "BadRequest"), times=None))
-        proxy.inject(Fault(Match(method="HEAD"), Answer(400, body=b""), times=None, skip=2))
-
-        done = run("check", "--json", url_of(rig), env=environment(rig))
-        rows = {each["name"]: each for each in json.loads(done.out)["checks"]}
-        assert rows["writing"]["verdict"] == "failed"
-        assert "could not be removed, or not be checked" in done.err
-        assert rows["removed"]["verdict"] == "failed"
-        assert "could not be removed, or not be checked" in rows["removed"]["detail"]
-        assert any(url.endswith("-written") for url in rows["removed"]["values"]["left"])
-
-
-def test_a_bug_in_a_check_is_no_finding_and_everything_is_removed(tmp_path: Path) -> None:
-    for broken in ("reads.verify_checksum", "bench.Bench.get"):
-        code = f"""
-import importlib
-check = importlib.import_module("gllm_storage.cli.commands.check")
-from gllm_storage.cli.commands.check import bench, reads
-def broken(*_, **__): raise KeyError("of our own")
-{broken} = broken
-check._CHECKS = tuple((name, getattr(reads, function.__name__, function)) for name, function in check._CHECKS)
-sys.exit(run(["check", "--large-size", "6MiB", sys.argv[1]]))
-"""
-        done = run_python(code, tmp_path)
-
-        assert (done.code, done.out, done.err.count("\n")) == (70, "", 1)
-        assert "a bug: KeyError" in done.err
-        assert list(tmp_path.iterdir()) == []
-
-
-def test_a_check_that_may_not_delete_says_what_it_left(servers: Servers) -> None:
-    with slow(servers) as (rig, proxy):
-        proxy.inject(Fault(Match(method="DELETE"), Answer(403, "AccessDenied"), times=None))
-
-        done = run("check", "--large-size", "6MiB", url_of(rig), env=environment(rig))
-
-        assert "left behind" in done.out
-        left = [key for key in rig.keys() if key.startswith(".gllm-check-")]  # noqa: SIM118 - a method of the rig
-        assert left != []
-        assert all(key in done.out.replace("\n", "") or key in done.err for key in left)
-
-
-def test_a_check_of_a_store_that_only_says_it_deletes_says_what_it_left(servers: Servers) -> None:
-    with slow(servers) as (rig, proxy):
-        proxy.inject(Fault(Match(method="DELETE"), Answer(204, body=b""), times=None))
-
-        done = run("check", "--json", "--large-size", "6MiB", url_of(rig), env=environment(rig))
-
-        removed = json.loads(done.out)["checks"][-1]
-        left = [key for key in rig.keys() if key.startswith(".gllm-check-")]  # noqa: SIM118 - a method of the rig
-        assert removed["verdict"] == "failed"
-        assert left != []
-        assert sorted(url.rpartition("/")[2] for url in removed["values"]["left"]) == left
-
-
-def test_a_check_of_a_store_that_only_looks_first_finds_that_unsafe(servers: Servers) -> None:
-    rig = server_rig("rclone", servers.s3("rclone"))
-    best_effort = ["-c", "conditional_writes=best-effort"]
-
-    done = run("check", "--json", *best_effort, "--large-size", "6MiB", url_of(rig), env=environment(rig))
-
-    found = json.loads(done.out)
-    assert done.code == 0
-    assert "NOT safe" in found["check_conflict"] or "sends a HEAD request and then writes" in found["check_conflict"]
-    assert "is atomic" not in done.out
-    # After one race in 30 rclone itself goes on listing an object that it deleted, or the other way round.
-    left = [url.rpartition("/")[2] for url in found["checks"][-1]["values"]["left"]]
-    assert rig.keys() == sorted(left)
