@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HABITS = re.compile(r"\b(what|who|whoever|nobody|whose)\b|\bis no\b|\b(take|taken|takes) back\b|\b(give|given|gives) up\b", re.I)
+HABITS = re.compile(
+    r"\b(what|who|whoever|nobody|whose)\b|\bis no\b|\b(take|taken|takes) back\b|\b(give|given|gives) up\b", re.IGNORECASE
+)
 MOST = 2.0
 """Habits in 1000 words. httpx has 0.3 "what" in 1000 words, trio 1.4."""
 
@@ -18,7 +20,7 @@ MOST = 2.0
 def prose(path: Path) -> str:
     """The docstrings and comments of a module, or the text of a page without its code."""
     if path.suffix == ".md":
-        return re.sub(r"```.*?```|`[^`]*`", "", path.read_text(encoding="utf-8"), flags=re.S)
+        return re.sub(r"```.*?```|`[^`]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     docstrings = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, documented)]
