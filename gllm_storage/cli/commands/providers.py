@@ -8,11 +8,7 @@ import click
 
 from gllm_storage.cli.options import debug_option, json_option
 from gllm_storage.cli.output import say, say_json
-from gllm_storage.registry import CloudStorageRegistry
-from gllm_storage.settings import require_extra
-
-_EXTRAS = {"gcs": ("gcsfs",), "azure": ("adlfs", "azure.storage.blob")}
-"""The modules that the extra with a provider's name installs."""
+from gllm_storage.registry import BUILT_IN, CloudStorageRegistry
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,8 @@ def _provider(name: str) -> Provider:
     problem: str | None = None
     keys: tuple[str, ...] = ()
     try:
-        require_extra(name, *_EXTRAS.get(name, ()))
+        if name in BUILT_IN:
+            BUILT_IN[name].require_installed()
         keys = tuple(getattr(CloudStorageRegistry.client_class(name), "config_keys", tuple)())
     except (ImportError, ValueError) as error:  # a missing extra, or a plug-in that cannot be loaded
         problem = str(error)
