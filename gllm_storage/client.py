@@ -160,7 +160,7 @@ class CloudStorageClient(ABC):
         raise self._not_implemented("info")
 
     def list_files(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All files whose path begins with a prefix, in key order.
+        """All files under paths that begin with a prefix, in key order.
 
         Args:
             prefix: Beginning of a path; all files of the client if empty.

@@ -198,7 +198,7 @@ def existing_file(value: str) -> str:
     """Parse the path of an existing local file.
 
     Raises:
-        ValueError: If the string is empty, or there is no such file.
+        ValueError: If the string is empty, or the file does not exist.
     """
     if not os.path.isfile(text(value)):
         raise ValueError("is not a file on this machine")

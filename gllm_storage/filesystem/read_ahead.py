@@ -94,8 +94,8 @@ class _Memory:
     def give_back(self) -> None:
         """Return the bytes to the budget, once.
 
-        Two threads may call this at the same time, and the garbage collector may call it in the middle of another call. So
-        the bytes are taken from a list, whose `pop` is atomic, and not under a lock, which the collector could not acquire.
+        Two threads may call this at the same time, and the garbage collector may call it in the middle of another call,
+        which could hold a lock. So no lock protects the bytes: they are an item of a list, and `pop` is atomic.
         """
         try:
             held = self._held.pop()
