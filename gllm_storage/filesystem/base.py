@@ -606,7 +606,9 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         places = [self._place(path) for path in values]
         items = []
         for place, value in zip(places, values.values(), strict=True):
-            source = MemorySource(value, self._details(*place, "upload"))  # a wrong value is refused before any is sent
+            source = MemorySource(
+                value, self._error_details(*place, "upload")
+            )  # a wrong value is refused before any is sent
             items.append(UploadItem(place[1], partial(_opened, source), unwatched, exclusive, options))
         self._upload_many(places, items, stop)
         self._forget_all(values)

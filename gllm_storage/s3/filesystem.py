@@ -261,7 +261,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         if not self._names_version(rpath, kwargs):
             await super()._get_file(rpath, lpath, callback, **kwargs)
             return
-        details = self._details(*self._place(rpath), "download")
+        details = self._error_details(*self._place(rpath), "download")
         with task_of_call(), atomic_target(os.fspath(lpath), details) as target:
             await _S3FileSystem._get_file(self, rpath, target.temporary, callback or DEFAULT_CALLBACK, **kwargs)  # noqa: SLF001 - s3fs's own download
 
@@ -327,7 +327,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         bucket, key = self._place(path)
         connection = self.connection
         parameters = {**connection.parameters("PutObject"), **options, "Bucket": bucket, "Key": key, "Body": data}
-        with translated(self._details(bucket, key, "touch")):
+        with translated(self._error_details(bucket, key, "touch")):
             # In a thread: Ctrl-C, which interrupts the main thread, must not leave the request in progress.
             (answer,) = run_all([lambda: connection.client.put_object(**parameters)], 1, stop)
         self._forget_listings(path)
@@ -354,7 +354,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
     async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
         """The requests of s3fs's own methods."""
         name = kwargs.get("Key") or kwargs.get("Prefix") or ""
-        with translated_s3fs(self._details(kwargs.get("Bucket", ""), name, method)):
+        with translated_s3fs(self._error_details(kwargs.get("Bucket", ""), name, method)):
             return await super()._call_s3(method, *akwarglist, **kwargs)
 
     call_s3 = sync_wrapper(_call_s3)
