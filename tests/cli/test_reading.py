@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.support import PRELUDE, PROGRAM, environment, ok, run, run_anew, run_python, url_of
+from tests.cli.support import PRELUDE, PROGRAM, environment, ok, run, run_anew, url_of
 from tests.conftest import make_rig
 from tests.faults import FaultProxy
 from tests.promises.clouds.faulty import proxied
@@ -194,7 +194,7 @@ gllm_storage.settings.find_spec = lambda name, *rest: None if name == "gcsfs" el
 assert run(["providers"]) == 0
 sys.exit(run(["ls", "gs://models/"]))
 """
-    done = run_python(code)
+    done = run_anew([sys.executable, "-c", PRELUDE + code])  # before the provider is imported
 
     assert done.code == 11
     assert done.out.count("pip install 'gllm-storage[gcs]'") == 1

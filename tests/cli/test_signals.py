@@ -110,14 +110,14 @@ main()
     [
         ("click", "KeyboardInterrupt"),
         ("gllm_storage.cli.app", "KeyboardInterrupt"),
-        ("gllm_storage.cli.commands.stat", "KeyboardInterrupt"),
+        ("gllm_storage.cli.commands.cat", "KeyboardInterrupt"),
         ("fsspec", "KeyboardInterrupt"),
         ("fsspec", "Wrapped"),
     ],
 )
 def test_during_import(module: str, error: str) -> None:
     """Ctrl-C during an import prints one line."""
-    done = run_anew([sys.executable, "-c", WHILE_IMPORTING], "stat", "file:///x", module, error)
+    done = run_anew([sys.executable, "-c", WHILE_IMPORTING], "cat", "file:///x", module, error)
 
     assert (done.code, done.out, done.err) == (130, "", "gllm-storage: interrupted\n")
 
