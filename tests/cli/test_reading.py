@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage.testing.faults import FaultProxy
 from tests.cli.support import PROGRAM, environment, ok, run, run_python, url_of
 from tests.conftest import make_rig
-from tests.faults import FaultProxy
 from tests.promises.clouds.faulty import proxied
 from tests.rig import BUCKET, MIB, server_rig
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage.testing.faults import Answer, Call, Delay, Fault, FaultProxy, Match, Throttle
 from tests.cli.support import PROGRAM, environment, on_terminal, run, run_python, started, url_of
-from tests.faults import Answer, Call, Delay, Fault, FaultProxy, Match, Throttle
 from tests.promises.clouds.faulty import proxied
 from tests.rig import MIB, SMALL_PARTS, Rig, server_rig
 

@@ -16,7 +16,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.store.create import ATTEMPTS
-from tests.faults import Action, Answer, AnswerAfter, Call, FlipRequestBit, Match, Refuse, TruncateBody
+from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Call, FlipRequestBit, Match, Refuse, TruncateBody
 from tests.promises.faulty import (
     CEPH,
     CREATES,

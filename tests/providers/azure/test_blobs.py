@@ -14,7 +14,7 @@ import pytest
 from azure.storage.blob import ContentSettings
 
 from gllm_storage import AzureStorageClient, IntegrityError, ObjectExistsError, StorageError, StorageUnavailableError
-from tests.faults import CallAfter
+from gllm_storage.testing.faults import CallAfter
 from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of, no_waits
 from tests.rig import azure_config
 from tests.servers import AzureServer

@@ -80,7 +80,7 @@ def test_an_argument_that_nobody_knows_is_refused(servers: Servers, tmp_path: Pa
 
 
 def test_a_resumable_upload_goes_on_where_the_store_has_stopped_taking(servers: Servers, tmp_path: Path) -> None:
-    from tests.faults import DropResponse  # noqa: PLC0415 - one test only
+    from gllm_storage.testing.faults import DropResponse  # noqa: PLC0415 - one test only
 
     content = content_of(LARGE)
     (tmp_path / "a").write_bytes(content)
