@@ -1,4 +1,13 @@
-"""Store model artifacts in object stores, exclusively and whole, and open them by fsspec URL."""
+"""Store model artifacts in S3, GCS, Azure, a local folder or memory, and open them by fsspec URL.
+
+Exclusive creates never overwrite, downloads are complete and verified, and a provider is swapped by changing a URL scheme::
+
+    from gllm_storage import storage_client_from_url
+
+    client = storage_client_from_url("s3://models/team-a")
+    url = client.upload_file("model.safetensors", "v3/model.safetensors", check_conflict=True)
+    client.download_file(url, "copy.safetensors")
+"""
 
 from __future__ import annotations
 
@@ -20,11 +29,10 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.info import ObjectInfo
-from gllm_storage.registry import CloudStorageRegistry, get_storage_client, storage_client_from_url
+from gllm_storage.registry import CloudStorageRegistry, get_storage_client, register_filesystems, storage_client_from_url
 
 if TYPE_CHECKING:
     from gllm_storage.azure.client import AzureStorageClient
-    from gllm_storage.filesystem.registration import register_filesystems
     from gllm_storage.fsspec_client import FsspecStorageClient
     from gllm_storage.gcs.client import GCSStorageClient
     from gllm_storage.local.client import LocalStorageClient
@@ -65,7 +73,6 @@ _ON_FIRST_USE = {
     "LocalStorageClient": "gllm_storage.local.client",
     "MemoryStorageClient": "gllm_storage.memory.client",
     "S3StorageClient": "gllm_storage.s3.client",
-    "register_filesystems": "gllm_storage.filesystem.registration",
 }
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -218,6 +219,31 @@ def require_mapping(config: object, provider: str) -> None:
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"{provider}: the config must be a dict of strings, not {type(config).__name__}")  # noqa: TRY004 - as above
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Check that the modules of an extra are installed, without importing them.
+
+    Args:
+        extra: Name of the extra.
+        *modules: Modules that it installs.
+
+    Raises:
+        ImportError: If a module is missing; the message names the command that installs the extra.
+    """
+    missing = [module for module in modules if not _is_installed(module)]
+    if missing:
+        raise ImportError(
+            f"{extra!r} needs the module {missing[0]!r}, which is not installed: pip install 'gllm-storage[{extra}]'",
+            name=missing[0],
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False
 
 
 def _unknown_key(key: object, known: list[str]) -> str:

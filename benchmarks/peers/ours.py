@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 # What the client imports when it is first used; the import belongs to no job.
 import boto3  # noqa: F401
+import gllm_storage.store.bucket_objects
 
 import gllm_storage.s3.client
 import gllm_storage.s3.http.client
 import gllm_storage.s3.store
-import gllm_storage.store.bucket_objects
 from benchmarks.peers.base import Peer
 
 if TYPE_CHECKING:

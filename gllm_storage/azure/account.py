@@ -1,7 +1,7 @@
-"""`AzureAccount`: which account is meant, and with which credentials.
+"""`AzureAccount`: an account and its credentials.
 
-adlfs takes a connection string from the environment even where an account is named, and an account key from there even where
-a SAS token is given: a private model could go to another account. Here, what is given comes before the environment.
+adlfs prefers a connection string in the environment to a named account, and an account key in the environment to a SAS
+token, so that a private model could be sent to another account. Here, given values come before the environment.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class AzureAccount:
     """An account and the credentials for it. Secrets are not shown.
 
     Attributes:
-        name: Its name, if it is known.
-        endpoint_url: Where it is.
-        connection_string: What names it instead.
+        name: Its name; None if it is unknown, as for an endpoint that a connection string names.
+        endpoint_url: Its URL; None if a connection string names it.
+        connection_string: Names the account, the endpoint and the credentials instead.
         account_key: Its key.
         sas_token: A shared access signature.
         principal: Tenant, client id and secret of a service principal.
-        anonymous: Whether requests go out without credentials.
+        anonymous: Whether requests carry no credentials.
     """
 
     name: str | None = None
@@ -39,7 +39,7 @@ class AzureAccount:
 
     @staticmethod
     def is_in_environment() -> bool:
-        """Whether the environment names an account, in the variables that adlfs knows."""
+        """Whether the environment names an account, in the variables of adlfs."""
         return bool(os.environ.get(_NAME) or os.environ.get(_CONNECTION_STRING))
 
     @classmethod
@@ -54,7 +54,7 @@ class AzureAccount:
         anonymous: bool = False,
         endpoint_url: str | None = None,
     ) -> AzureAccount:
-        """What was given, filled up from the environment where something is missing.
+        """The given account; the environment adds what is missing.
 
         Raises:
             ValueError: If no account is named anywhere.
@@ -80,10 +80,10 @@ class AzureAccount:
         return not (self.connection_string or self.account_key or self.sas_token or self.anonymous)
 
     def as_connection_string(self) -> str:
-        """The account as a connection string, which comes before all else in adlfs.
+        """The account as a connection string, which adlfs prefers to its other options.
 
         Raises:
-            ValueError: If its credentials do not fit into one.
+            ValueError: If its credentials come from azure-identity.
         """
         if self.connection_string:
             return self.connection_string

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.azure.settings import AzureSettings
-from gllm_storage.errors import ErrorDetails, StorageError
-from gllm_storage.extras import require_extra
+from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, split_url
-from gllm_storage.settings import describe, parse_config
+from gllm_storage.settings import describe, fsspec_configuration, parse_config, require_extra
 
 if TYPE_CHECKING:
+    from gllm_storage.azure.connection import AzureConnection
     from gllm_storage.azure.filesystem import AzureBlobFileSystem
-    from gllm_storage.fsspec_client import ObjectStore
+    from gllm_storage.azure.store import AzureStore
 
+_PROTOCOLS = ("abfs", "az", "abfss")
+"""Those of adlfs's class, in its order: fsspec configures it under these names."""
 _ALIASES = ("abfs", "abfss", "azure")
 _ACCOUNT_HOSTS = (".dfs.core.windows.net", ".blob.core.windows.net")
 
@@ -43,29 +45,35 @@ class AzureStorageClient(FsspecStorageClient):
                   of the environment are used (``AZURE_STORAGE_ACCOUNT_KEY``, ``AZURE_STORAGE_SAS_TOKEN``), or else
                   azure-identity's ``DefaultAzureCredential``.
                 - anonymous: ``"true"`` for requests without credentials to public containers.
-                - endpoint_url: URL of the account, where it is not ``https://ACCOUNT.blob.core.windows.net``.
+                - endpoint_url: URL of the account, if it is not ``https://ACCOUNT.blob.core.windows.net``.
                 - ca_bundle: Path of a file with the CA certificates to trust.
-                - access_tier: ``"hot"``, ``"cool"``, ``"cold"`` or ``"archive"``, for what is stored.
-                - multipart_threshold: Larger files go in blocks, side by side. Default ``"16MiB"``.
-                - part_size: Of blocks and ranged reads. Default ``"8MiB"``.
+                - access_tier: ``"hot"``, ``"cool"``, ``"cold"`` or ``"archive"``, for stored objects.
+                - multipart_threshold: Larger files are sent in blocks, several at a time. Default ``"16MiB"``.
+                - part_size: Size of a block and of a ranged read. Default ``"8MiB"``.
                 - max_concurrency: Blocks of one file at a time. Default ``"10"``.
                 - connect_timeout, read_timeout: Default ``"10s"``, ``"60s"``.
-                - max_attempts: How often a request is sent in all. Default ``"5"``.
+                - max_attempts: How often a request is sent at most. Default ``"5"``.
 
         Raises:
             ValueError: If required configuration parameters are missing, or any is unknown or wrong: one error that names
                 all mistakes.
             ImportError: If the extra is not installed.
+
+        Example:
+            >>> client = AzureStorageClient({"container_name": "models", "account_name": "acme", "anonymous": "true"})
+            >>> client.url("v3/model.safetensors")
+            'az://models/v3/model.safetensors'
         """
         require_extra("azure", "adlfs", "azure.storage.blob")
         super().__init__(config)
+        self._connection: PerProcess[AzureConnection] = PerProcess(self._make_connection)
 
     @classmethod
     def config_from_url(cls, url: str) -> dict[str, str]:
-        """The config that ``az://container/prefix`` or ``abfs://container@account.dfs.core.windows.net/prefix`` stands for.
+        """The config for ``az://container/prefix`` or ``abfs://container@account.dfs.core.windows.net/prefix``.
 
         Raises:
-            ValueError: If it is no URL.
+            ValueError: If it is not a URL, or names an unknown host.
         """
         place, _, prefix = split_url(url)[1].partition("/")
         container, _, host = place.partition("@")
@@ -74,39 +82,61 @@ class AzureStorageClient(FsspecStorageClient):
             account = next((host.removesuffix(each) for each in _ACCOUNT_HOSTS if host.endswith(each)), "")
             if not account:
                 raise ValueError(
-                    f"{url!r}: {host!r} is no account; write ACCOUNT.dfs.core.windows.net, or use az://container"
+                    f"{url!r}: {host!r} is not an account; write ACCOUNT.dfs.core.windows.net, or use az://container"
                 )
             config["account_name"] = account
         return {**config, "prefix": prefix} if prefix else config
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """What pandas, torch, dask and `fsspec.open` need beside a URL; adlfs takes it. It holds the config's secrets."""
+        """The options for pandas, torch, dask and `fsspec.open`, beside a URL; adlfs accepts them. They hold secrets."""
         return self.settings.storage_options()
 
-    def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+        """Read the config into `settings`.
+
+        Raises:
+            ValueError: If the config is wrong.
+        """
         self.settings = parse_config(AzureSettings, self.provider, config)
         place = f"{self.settings.container_name}/"
         account = self.settings.account().name
         others = tuple(f"{self.settings.container_name}@{account}{host}/" for host in _ACCOUNT_HOSTS) if account else ()
-        # Azurite makes a "/" of a "\\"; what Azure does is not documented.
+        # Azurite turns "\\" into "/". The behaviour of Azure is not documented.
         return Location("az", place, self.settings.prefix, aliases=_ALIASES, other_bases=others, forbidden="\\")
 
-    def _make_filesystem(self) -> AzureBlobFileSystem:
-        from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - it imports adlfs and the SDK
+    def make_store(self) -> AzureStore:
+        """Make the store of the verbs. It needs no adlfs.
+
+        Raises:
+            StorageError: If the account cannot be used.
+        """
+        return self._connection.get().store(self.settings.container_name)
+
+    def make_filesystem(self) -> AzureBlobFileSystem:
+        """Make the fsspec filesystem, on the connection of the verbs.
+
+        Raises:
+            StorageError: If the account cannot be used.
+        """
+        from gllm_storage.azure.errors import unusable_account  # noqa: PLC0415 - this module imports no SDK
+        from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - imports adlfs
+
+        options, connection = self.settings.filesystem_options(), self._connection.get()
+        try:
+            return AzureBlobFileSystem(**options, connection=connection, skip_instance_cache=True)
+        except ValueError as error:  # the SDK cannot read the connection string or the key
+            raise unusable_account(error, f"az://{self.settings.container_name}") from error
+
+    def _make_connection(self) -> AzureConnection:
+        from gllm_storage.azure.connection import connection_of  # noqa: PLC0415 - this module imports no SDK
+        from gllm_storage.azure.errors import unusable_account  # noqa: PLC0415 - this module imports no SDK
 
         try:
-            return AzureBlobFileSystem(**self.settings.filesystem_options(), skip_instance_cache=True)
-        except ValueError as error:  # the SDK's answer to a connection string or key that it cannot read
-            details = ErrorDetails("azure", f"az://{self.settings.container_name}", "connection")
-            raise StorageError(
-                f"azure connection failed: {error}. Check the account and its credentials", details
-            ) from error
-
-    def _store(self) -> ObjectStore:
-        from gllm_storage.store.bucket_objects import BucketObjects  # noqa: PLC0415 - the client's module loads no SDK
-
-        return BucketObjects(self.filesystem.store, self.settings.container_name, self.provider, self._location.scheme)
+            # fsspec merges its configuration below the options of the filesystem as well, for adlfs's protocols.
+            return connection_of({**fsspec_configuration(*_PROTOCOLS), **self.settings.filesystem_options()})
+        except ValueError as error:
+            raise unusable_account(error, f"az://{self.settings.container_name}") from error
 
     def _identity(self) -> object:
         return self.settings

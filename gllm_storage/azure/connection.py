@@ -1,94 +1,105 @@
-"""Making the Azure SDK's clients: one for each filesystem and process."""
+"""`AzureConnection`: one account, its credentials, and the SDK's clients for it. `connection_of` makes it from options."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import requests
-from azure.core.exceptions import ServiceRequestError
 from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import BlobServiceClient
 
-from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_broken, is_transient
+from gllm_storage.azure.account import AzureAccount
+from gllm_storage.azure.errors import unusable_account
+from gllm_storage.azure.read import BodyAdapter
+from gllm_storage.azure.requests import AzureRequests
+from gllm_storage.azure.store import AzureStore
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.errors import OURS
-from gllm_storage.store.http import StoppingAdapter
-from gllm_storage.store.retry import with_retries
+from gllm_storage.settings import TransferSettings, count, duration, flag, size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from azure.storage.blob import BlobClient, ContainerClient
-
-    from gllm_storage.azure.account import AzureAccount
-    from gllm_storage.errors import ErrorDetails
-
-T = TypeVar("T")
+    from collections.abc import Callable, Mapping
 
 POOL_SIZE = 100
-"""How many connections are kept open; those above are closed after use, with a warning in urllib3's log for each."""
-_GARBLED = (AttributeError, KeyError, TypeError, ValueError)
-"""What the SDK raises when an answer lacks a header that it counts on."""
+"""Connections that stay open. A connection above that number is closed after use, and urllib3 logs a warning."""
+_ONE_REQUEST = 2**62
+"""Bytes of a range that the SDK reads by one request: all of them, since the caller cuts an object into ranges."""
 
 
 @dataclass(frozen=True)
-class Connection:
-    """How to reach a store.
+class AzureConnection:
+    """How to reach an account. It may be shared by threads and used in a forked child.
 
     Attributes:
-        account: Which one, and with which credentials.
+        account: The account and its credentials.
+        settings: Part sizes, concurrency and attempts.
         connect_timeout: Seconds to wait for a connection.
-        read_timeout: Seconds to wait for an answer to begin or go on.
-        max_attempts: How often a request is sent in all.
-        max_put: Bytes that go in one Put Blob.
-        part_size: Bytes that are read at a time.
+        read_timeout: Seconds to wait for an answer to begin or to continue.
+        access_tier: ``"hot"``, ``"cool"``, ``"cold"`` or ``"archive"``; None for the account's default.
         ca_bundle: Path of a file with the CA certificates to trust.
     """
 
     account: AzureAccount
-    connect_timeout: float
-    read_timeout: float
-    max_attempts: int
-    max_put: int
-    part_size: int
+    settings: TransferSettings
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    access_tier: str | None = None
     ca_bundle: str | None = None
+    _service: PerProcess[BlobServiceClient] = field(init=False, repr=False, compare=False)
 
-    def make_client(self) -> BlobServiceClient:
-        """A new client, for use by threads.
+    def __post_init__(self) -> None:
+        """Prepare the client, which is made on first use."""
+        object.__setattr__(self, "_service", PerProcess(self._make_service))
+
+    def store(self, container: str) -> AzureStore:
+        """The store of a container. Sends no request."""
+        return AzureStore(AzureRequests(self, container))
+
+    @property
+    def service(self) -> BlobServiceClient:
+        """The SDK's client of this process. Threads may share it.
 
         Raises:
-            ValueError: If the connection string or the URL is malformed.
+            StorageError: If the SDK cannot read the connection string or the account key.
         """
+        return self._service.get()
+
+    def _make_service(self) -> BlobServiceClient:
         session = requests.Session()
         for scheme in ("https://", "http://"):
-            session.mount(scheme, StoppingAdapter(pool_connections=2, pool_maxsize=POOL_SIZE))
+            session.mount(scheme, BodyAdapter(pool_connections=2, pool_maxsize=POOL_SIZE))
         transport = RequestsTransport(
             session=session,
             connection_timeout=self.connect_timeout,
             read_timeout=self.read_timeout,
             connection_verify=self.ca_bundle or True,
         )
-        # The SDK waits 15 s and more after a first failure, which makes 40 s of two. with_retries waits up to 0.1 s first.
-        none = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
-        client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport, **none)
+        # The SDK waits 15 s after a first failure. It sends a request once, and AzureRequests.send repeats it.
+        once = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
+        sizes = {"max_single_get_size": _ONE_REQUEST, "max_single_put_size": self.settings.multipart_threshold}
+        try:
+            client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport, **once, **sizes)
+        except ValueError as error:
+            raise unusable_account(error, self.account.endpoint_url or "az://") from error
         return client
 
     def make_async_client(self) -> Any:
-        """A new client, for adlfs's own methods.
+        """Make a client for adlfs's own methods.
 
         Raises:
-            ValueError: If the connection string or the URL is malformed.
+            ValueError: If the SDK cannot read the connection string or the account key.
         """
         from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient  # noqa: PLC0415 - imports aiohttp
-        from azure.storage.blob.aio import ExponentialRetry  # noqa: PLC0415 - as above
+        from azure.storage.blob.aio import ExponentialRetry  # noqa: PLC0415 - imports aiohttp
 
-        # adlfs knows of no tries but the SDK's, whose own waits begin at 15 s.
+        # adlfs retries by the SDK alone, whose own waits begin at 15 s.
         policy = ExponentialRetry(
-            initial_backoff=0, increment_base=2, random_jitter_range=1, retry_total=self.max_attempts - 1
+            initial_backoff=0, increment_base=2, random_jitter_range=1, retry_total=self.settings.max_attempts - 1
         )
-        return self._make(AsyncBlobServiceClient, self._identity(asynchronous=True), retry_policy=policy)
+        part = max(self.settings.part_size, 2**20)
+        sizes = {"max_single_get_size": part, "max_chunk_get_size": part}
+        return self._make(AsyncBlobServiceClient, self._identity(asynchronous=True), retry_policy=policy, **sizes)
 
     def _make(self, client_class: Any, identity: Any, **more: Any) -> Any:
         options: dict[str, Any] = {
@@ -96,9 +107,6 @@ class Connection:
             "connection_timeout": self.connect_timeout,
             "read_timeout": self.read_timeout,
             "raw_request_hook": check_stop,
-            "max_single_put_size": self.max_put,
-            "max_single_get_size": max(self.part_size, 2**20),
-            "max_chunk_get_size": max(self.part_size, 2**20),
         }
         if self.ca_bundle:
             options["connection_verify"] = self.ca_bundle
@@ -107,7 +115,7 @@ class Connection:
         return client_class.from_connection_string(self.account.as_connection_string(), **options)
 
     def _identity(self, *, asynchronous: bool = False) -> Any:
-        """Credentials of azure-identity, where they are wanted."""
+        """Credentials of azure-identity; None if the account has credentials of its own."""
         if not self.account.uses_identity:
             return None
         if asynchronous:
@@ -119,50 +127,52 @@ class Connection:
         return identity.DefaultAzureCredential()
 
 
-class AzureConnections:
-    """The client of a filesystem, made once in each process on first use.
+def connection_of(options: Mapping[str, Any]) -> AzureConnection:
+    """The connection that options describe. The client and the filesystem both make theirs here.
 
     Args:
-        connection: How to reach the store.
+        options: The options of `AzureBlobFileSystem`: adlfs's names, and those of this library. Others are ignored. Numbers
+            and booleans may be strings, as fsspec's configuration files have them. The environment names the account and
+            the credentials if the options do not.
+
+    Raises:
+        ValueError: If no account is named, or a value is impossible.
     """
+    given = {name: value for name, value in options.items() if value is not None}
+    if "credential" in given:
+        raise ValueError(
+            "credential objects are not supported: pass account_key, sas_token, connection_string or tenant_id, "
+            "client_id and client_secret, or nothing, for azure-identity's DefaultAzureCredential"
+        )
+    host = given.get("account_host")
+    tenant, client, secret = (given.get(name) for name in ("tenant_id", "client_id", "client_secret"))
+    account = AzureAccount.resolve(
+        account_name=given.get("account_name"),
+        connection_string=given.get("connection_string"),
+        account_key=given.get("account_key"),
+        sas_token=given.get("sas_token"),
+        principal=(tenant, client, secret) if tenant and client and secret else None,
+        anonymous=_parsed(given, "anon", flag, False),
+        endpoint_url=given.get("endpoint_url") or (f"https://{host}" if host else None),
+    )
+    return AzureConnection(
+        account=account,
+        settings=TransferSettings(
+            multipart_threshold=_parsed(given, "multipart_threshold", size, TransferSettings.multipart_threshold),
+            part_size=_parsed(given, "part_size", size, TransferSettings.part_size),
+            max_concurrency=_parsed(given, "max_concurrency", count, TransferSettings.max_concurrency),
+            max_attempts=_parsed(given, "max_attempts", count, TransferSettings.max_attempts),
+        ),
+        connect_timeout=_parsed(given, "connection_timeout", duration, AzureConnection.connect_timeout),
+        read_timeout=_parsed(given, "read_timeout", duration, AzureConnection.read_timeout),
+        access_tier=given.get("access_tier"),
+        ca_bundle=given.get("ca_bundle"),
+    )
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self._client: PerProcess[BlobServiceClient] = PerProcess(connection.make_client)
 
-    def container(self, container: str) -> ContainerClient:
-        """A client of a container. It may be shared by threads."""
-        return self._client.get().get_container_client(container)
-
-    def blob(self, container: str, blob: str) -> BlobClient:
-        """A client of a blob. It may be shared by threads."""
-        return self._client.get().get_blob_client(container, blob)
-
-    def call(self, request: Callable[[], T], details: ErrorDetails, *, again_if_broken: bool = True) -> T:
-        """Send a request, and send it again after an error that may pass.
-
-        Args:
-            request: Sends it by the SDK.
-            details: What it is about, for the log.
-            again_if_broken: Whether the breaking of an answer's body is such an error; of a download's the SDK takes care.
-
-        Raises:
-            AzureError: The last one.
-            UnreadableAnswerError: If the answer is no answer of Azure.
-        """
-
-        def passes(error: Exception) -> bool:
-            return is_transient(error) or (again_if_broken and is_broken(error))
-
-        return with_retries(lambda: _readable(request), passes, details, self.connection.max_attempts)
-
-
-def _readable(request: Callable[[], T]) -> T:
+def _parsed(options: Mapping[str, Any], name: str, parse: Callable[[str], Any], default: Any) -> Any:
+    value = options.get(name)
     try:
-        return request()
-    except (*SDK_ERRORS, *OURS):
-        raise
-    except OSError as error:  # such as a ca_bundle that is not there any more
-        raise ServiceRequestError(str(error)) from error
-    except _GARBLED as error:
-        raise UnreadableAnswerError(f"{type(error).__name__}: {error}") from error
+        return parse(value) if isinstance(value, str) else value or default
+    except ValueError as error:
+        raise ValueError(f"{name}={value!r} {error}") from None

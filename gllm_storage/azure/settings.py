@@ -16,18 +16,18 @@ _MIB = 2**20
 MAX_BLOCK = 4000 * _MIB
 """The largest block, in bytes: https://learn.microsoft.com/rest/api/storageservices/put-block"""
 MAX_SINGLE = 256 * _MIB
-"""The largest file that goes in one Put Blob. Azure takes 5000 MiB, but it is held in memory."""
+"""The largest file that is sent by one Put Blob, in bytes. Azure accepts 5000 MiB, but the content is held in memory."""
 
 
 def _container(value: str) -> str:
     if not _CONTAINER.fullmatch(value):
-        raise ValueError("is no container name: 3 to 63 lower-case letters, digits and single '-'")
+        raise ValueError("is not a container name: 3 to 63 lower-case letters, digits and single '-'")
     return value
 
 
 def _account(value: str) -> str:
     if not _ACCOUNT.fullmatch(value):
-        raise ValueError("is no account name: 3 to 24 lower-case letters and digits")
+        raise ValueError("is not an account name: 3 to 24 lower-case letters and digits")
     return value
 
 
@@ -39,8 +39,8 @@ def _connection_string(value: str) -> str:
 
 
 def _sas_token(value: str) -> str:
-    if "sig=" not in value:  # the SDK would take it for an account key
-        raise ValueError("is no shared access signature: it needs sig=…")
+    if "sig=" not in value:  # the SDK would use it as an account key
+        raise ValueError("is not a shared access signature: it needs sig=…")
     return value
 
 
@@ -52,13 +52,13 @@ def _part_size(value: str) -> int:
 
 def _threshold(value: str) -> int:
     if size(value) > MAX_SINGLE:
-        raise ValueError("must be at most 256MiB: what goes in one request is held in memory")
+        raise ValueError("must be at most 256MiB: the content of one request is held in memory")
     return size(value)
 
 
 @dataclass(frozen=True)
 class AzureSettings:
-    """Settings of an Azure container. See `AzureStorageClient` for what each means."""
+    """Settings of an Azure container. `AzureStorageClient` describes each."""
 
     container_name: str = setting(_container)
     prefix: str = setting(clean_prefix, default="")
@@ -81,7 +81,7 @@ class AzureSettings:
     max_attempts: int = setting(count, default=5)
 
     def __post_init__(self) -> None:
-        """Check what no single key can tell.
+        """Check the keys together.
 
         Raises:
             ValueError: If there is no account, or keys contradict each other.
@@ -110,7 +110,7 @@ class AzureSettings:
         return [name for name in names if getattr(self, name)]
 
     def account(self) -> AzureAccount:
-        """The account that the settings name, with credentials; the environment fills in what they leave out."""
+        """The account and its credentials; the environment adds what the settings leave out."""
         return AzureAccount.resolve(
             account_name=self.account_name,
             connection_string=self.connection_string,
@@ -124,7 +124,7 @@ class AzureSettings:
         )
 
     def storage_options(self) -> dict[str, Any]:
-        """The options of adlfs that mean the same; its filesystem takes them, and ours."""
+        """The options for `fsspec.open`, which adlfs's filesystem accepts as well."""
         return {
             **self.account().adlfs_options(),
             "max_concurrency": self.max_concurrency,
@@ -134,7 +134,7 @@ class AzureSettings:
         }
 
     def filesystem_options(self) -> dict[str, Any]:
-        """The options of our own filesystem."""
+        """The options for `AzureBlobFileSystem`, which has some that adlfs does not know."""
         options = {
             **self.storage_options(),
             "endpoint_url": self.endpoint_url,

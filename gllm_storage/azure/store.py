@@ -1,161 +1,212 @@
-"""`AzureStore`: uploads, downloads and looks at blobs, put together from requests and transfers."""
+"""`AzureStore`: the blobs of one container."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from gllm_storage.azure.errors import translated
-from gllm_storage.azure.upload import AzureReader, AzureUpload, AzureWrite, tier_of
-from gllm_storage.errors import AccessDeniedError, ErrorDetails
+from azure.storage.blob import BlobPrefix
+
+from gllm_storage.azure.errors import SDK_ERRORS, code_of, translated
+from gllm_storage.azure.read import AzureReader
+from gllm_storage.azure.requests import info_of, is_folder, url_of
+from gllm_storage.azure.upload import AzureWrite
+from gllm_storage.concurrency.stop import stopped_by
+from gllm_storage.errors import AccessDeniedError, Remedy, StorageError
+from gllm_storage.info import in_order
 from gllm_storage.store.create import exists_error, write_object
+from gllm_storage.store.port import ObjectStore
+from gllm_storage.store.retry import BLOCK_CONFLICT, POLL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from azure.storage.blob import BlobClient
+
     from gllm_storage.azure.requests import AzureRequests
-    from gllm_storage.files.source import Source
-    from gllm_storage.info import ObjectInfo
+    from gllm_storage.info import ObjectInfo, Stored
     from gllm_storage.settings import TransferSettings
+    from gllm_storage.store.port import UploadRequest
     from gllm_storage.store.transfer import Transfer
 
-ATTEMPTS = 20
-"""How often a write is tried while others change the same blob: each commit throws away the blocks that others have sent for
-that name, so that the last of N writers sends all of it N times. With 6 attempts, one of 16 gave up on a busy machine."""
 
+class AzureStore(ObjectStore):
+    """The blobs of one container.
 
-class AzureStore:
-    """The data path of one filesystem. It knows nothing of fsspec.
+    The options of an `UploadRequest` are ``metadata`` (names and values of user metadata) and ``content`` (arguments of the
+    SDK's ``ContentSettings``, such as ``content_type``).
 
     Args:
-        requests: The control requests, and the SDK's clients.
-        settings: How objects are moved.
-        access_tier: Where blobs are kept: ``"hot"``, ``"cool"``, ``"cold"``, ``"archive"``; None for the account's default.
+        requests: Requests to the container.
     """
 
-    def __init__(self, requests: AzureRequests, settings: TransferSettings, access_tier: str | None = None) -> None:
+    provider: ClassVar[str] = "azure"
+    creates_exclusively: ClassVar[bool] = True
+
+    def __init__(self, requests: AzureRequests) -> None:
         self.requests = requests
-        self.settings = settings
-        self._tier = tier_of(access_tier)
 
-    def upload(
-        self, source: Source, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
-    ) -> None:
-        """Upload a local file.
+    @property
+    def settings(self) -> TransferSettings:
+        """Part sizes, concurrency and attempts."""
+        return self.requests.connection.settings
 
-        Args:
-            source: The file.
-            bucket: The container.
-            key: The blob's name.
-            transfer: What it is about, who watches, and what stops it.
-            exclusive: Whether to fail if the blob exists, atomically.
-            options: ``metadata``, and ``content`` for content type and the like.
+    def url(self, key: str) -> str:
+        """The URL of a key."""
+        return url_of(self.requests.name, key)
+
+    def upload(self, request: UploadRequest) -> Stored:
+        """Store a blob: by Put Blob up to ``multipart_threshold``, above that by blocks, several at a time.
 
         Raises:
-            ObjectExistsError: If `exclusive`, and the blob exists.
+            ObjectExistsError: If the request is exclusive, and a blob of this name exists.
             StorageError: If the upload fails; nothing was changed then, and nothing visible is left behind.
         """
-        upload = AzureUpload(
-            source=source,
-            client=self.requests.connections.blob(bucket, key),
-            requests=self.requests,
-            container=bucket,
-            blob=key,
-            transfer=transfer,
-            exclusive=exclusive,
-            metadata=options.get("metadata") or {},
-            content=options.get("content") or {},
-            options=self._tier,
-        )
-        with translated(transfer.details):
-            write_object(AzureWrite(upload), exclusive=exclusive, attempts=ATTEMPTS)
+        write = AzureWrite(self.requests, request)
+        with translated(request.details):
+            return write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=request.transfer.stop)
 
-    def reader(self, bucket: str, key: str, details: ErrorDetails) -> AzureReader:
-        """Read a blob."""
-        return AzureReader(self.requests, bucket, key, details)
+    def open_reader(self, key: str, operation: str = "read") -> AzureReader:
+        """A reader of a blob. Sends no request."""
+        return AzureReader(self.requests, key, self.details(key, operation))
 
-    def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
-        """Check that a blob can be created exclusively, before its content is there.
+    def require_create(self, key: str, operation: str = "open") -> None:
+        """Check, before there is any content, that a blob can be created exclusively.
 
         Raises:
-            ObjectExistsError: If it exists already.
-            StorageError: If it cannot be told.
+            ObjectExistsError: If a blob of this name exists; a folder of a hierarchical namespace is one.
+            StorageError: If the request fails.
         """
-        with contextlib.suppress(AccessDeniedError):  # who may write but not read: the store itself decides, at the end
-            if self.requests.metadata(bucket, key, details) is not None:
+        details = self.details(key, operation)
+        with contextlib.suppress(AccessDeniedError):  # without read permission, the write itself decides
+            if self.requests.existing(key, details) is not None:
                 raise exists_error(details)
 
-    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
-        """What there is to know of a blob.
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        """The facts about a blob.
 
         Raises:
-            ObjectNotFoundError: If it does not exist.
-            StorageError: If it cannot be told.
+            ObjectNotFoundError: If it does not exist; a folder of a hierarchical namespace is not an object.
+            StorageError: If the request fails.
         """
-        return self.requests.info(bucket, key, _details(bucket, key, operation))
+        return info_of(self.requests.properties(key, self.details(key, operation)))
 
-    def entry(self, bucket: str, key: str) -> dict[str, Any]:
-        """The same as adlfs has it.
-
-        Raises:
-            ObjectNotFoundError: If it does not exist.
-            StorageError: If it cannot be told.
-        """
-        found = self.requests.head(bucket, key, _details(bucket, key, "info"))
-        return {
-            "name": f"{bucket}/{key}",
-            "type": "file",
-            "size": int(found.size),
-            "etag": f'"{str(found.etag).strip(chr(34))}"',
-            "last_modified": found.last_modified,
-            "creation_time": found.creation_time,
-            "content_settings": found.content_settings,
-            "metadata": dict(found.metadata or {}),
-            "version_id": getattr(found, "version_id", None),
-        }
-
-    def delete(self, bucket: str, key: str) -> None:
-        """Delete a blob.
+    def delete(self, key: str) -> None:
+        """Delete a blob and its snapshots.
 
         Raises:
             ObjectNotFoundError: If it does not exist.
             StorageError: If it cannot be deleted.
         """
-        self.requests.delete(bucket, key, _details(bucket, key, "delete"))
+        client, details, sent = self.requests.blob(key), self.details(key, "delete"), 0
 
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        """All blobs whose name begins with a prefix, in order.
+        def delete() -> None:
+            nonlocal sent
+            sent += 1
+            try:
+                client.delete_blob(delete_snapshots="include")
+            except Exception as error:
+                if sent > 1 and code_of(error) == "BlobNotFound":
+                    return  # an earlier request, whose answer was lost, deleted it
+                raise
 
-        Raises:
-            StorageError: If listing fails.
-        """
-        return self.requests.list(bucket, prefix, _details(bucket, prefix, "list"))
+        with translated(details):
+            self.requests.send(delete, details)
 
-    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
-        """What is directly behind a prefix: blobs, and URLs of folders.
-
-        Raises:
-            StorageError: If listing fails.
-        """
-        return self.requests.folder(bucket, prefix, _details(bucket, prefix, "list"))
-
-    def is_prefix(self, bucket: str, prefix: str) -> bool:
-        """Whether any blob's name begins with a prefix.
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All blobs whose name begins with a prefix, in order. Folders of a hierarchical namespace are left out.
 
         Raises:
-            StorageError: If it cannot be told.
+            StorageError: If the request for a page fails.
         """
-        return self.requests.is_prefix(bucket, prefix, _details(bucket, prefix, "info"))
+        listing = self.requests.container.list_blobs(name_starts_with=prefix or None, include=["metadata"])
+        for page in self.requests.pages(listing, self.details(prefix, "list")):
+            yield from (info_of(each, listed=True) for each in page if not _is_marker(each))
 
-    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
-        """Check that a container is there, or was within the last seconds.
+    def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
+        """The blobs directly behind a prefix, and the URLs of the folders there, which end with ``/``; in URL order.
 
         Raises:
-            BucketNotFoundError: If it is not.
-            StorageError: If it cannot be told.
+            StorageError: If the request for a page fails.
         """
-        self.requests.require_container(bucket, details, recently=recently)
+        listing = self.requests.container.walk_blobs(name_starts_with=prefix or None, include=["metadata"])
+        for page in self.requests.pages(listing, self.details(prefix, "list")):
+            # The SDK puts the folders of a page first.
+            yield from in_order(self._in_folder(each) for each in page if not _is_marker(each))
+
+    def _in_folder(self, found: Any) -> ObjectInfo | str:
+        return self.url(found.name) if isinstance(found, BlobPrefix) else info_of(found, listed=True)
+
+    def is_prefix(self, prefix: str) -> bool:
+        """Whether the name of any blob begins with a prefix.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        container, details = self.requests.container, self.details(prefix, "info")
+
+        def first() -> Any:
+            return next(iter(container.list_blobs(name_starts_with=prefix, results_per_page=1)), None)
+
+        with translated(details):
+            return self.requests.send(first, details) is not None
+
+    def require_bucket(self, operation: str = "info", *, recently: bool = True) -> None:  # noqa: ARG002 - always requested anew
+        """Check that the container exists.
+
+        Args:
+            operation: The operation that asks, for errors.
+            recently: Not used: each call sends a request.
+
+        Raises:
+            BucketNotFoundError: If it does not exist.
+            StorageError: If the request fails.
+        """
+        details = self.details("", operation)
+        # A SAS token for blobs does not permit this request. The write itself reports a container that does not exist.
+        with contextlib.suppress(AccessDeniedError), translated(details):
+            self.requests.send(self.requests.container.get_container_properties, details)
+
+    def copy(
+        self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Copy a blob with its metadata; within an account on the server. The copy is complete on return.
+
+        Raises:
+            ObjectNotFoundError: If the source blob does not exist.
+            StorageError: If the copy fails.
+        """
+        if not (isinstance(target, AzureStore) and target.requests.connection.account == self.requests.connection.account):
+            super().copy(key, target, target_key, transfer, options)
+            return
+        client, details = target.requests.blob(target_key), transfer.details
+        start = partial(client.start_copy_from_url, self.requests.blob(key).url)
+        with translated(details):
+            copying = self.requests.send(start, details)
+            try:
+                state = self._end_of_copy(client, str(copying["copy_status"]), transfer)
+            except BaseException:
+                with contextlib.suppress(*SDK_ERRORS), stopped_by(None):  # fails if the copy has ended, or without a network
+                    client.abort_copy(str(copying["copy_id"]))
+                raise
+        if state != "success":
+            raise StorageError(
+                f"copy of {details.url} to {target.url(target_key)} ended with the state {state!r}",
+                details,
+                Remedy.REPEAT_NOW,
+            )
+
+    def _end_of_copy(self, client: BlobClient, state: str, transfer: Transfer) -> str:
+        for attempt in itertools.count(1):
+            if state != "pending":
+                break
+            POLL.pause(attempt, transfer.stop)
+            state = str(self.requests.send(client.get_blob_properties, transfer.details).copy.status)
+        return state
 
 
-def _details(bucket: str, key: str, operation: str) -> ErrorDetails:
-    return ErrorDetails("azure", f"az://{bucket}/{key}", operation)
+def _is_marker(found: Any) -> bool:
+    """Whether a listed blob is only the marker of a folder, which is listed itself."""
+    return not isinstance(found, BlobPrefix) and (found.name.endswith("/") or is_folder(found.metadata))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
-from gllm_storage.extras import require_extra
+from gllm_storage.settings import require_extra
 
-_MISSING_PACKAGE, _INTERRUPTED = 11, 130  # `exits.Exit` imports click
+_MISSING_PACKAGE, _INTERRUPTED = 11, 130  # `exits.Exit` imports click, which may be missing
 
 
 def main() -> None:
-    """Run the command line of this process, and exit with its code."""
+    """Run the command line with the arguments of this process, and exit with its code."""
     try:
-        _open_closed_streams()
+        _replace_closed_streams()
         code = _run()
-    except KeyboardInterrupt:  # before there was anything to take back, or a second one
+    except KeyboardInterrupt:  # during an import, or a second Ctrl-C: nothing to clean up
         sys.stderr.write("gllm-storage: interrupted\n")
         code = _INTERRUPTED
     sys.exit(code)
@@ -32,14 +32,17 @@ def _run() -> int:
     return run(sys.argv[1:])
 
 
-def _open_closed_streams() -> None:
-    """Open what our parent has closed (``>&-``): or else the next file that is opened gets the number, and our output."""
+def _replace_closed_streams() -> None:
+    """Open ``/dev/null`` in place of standard streams that the parent process closed (``>&-``).
+
+    Otherwise the next file that is opened gets the free descriptor, and receives the output.
+    """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if _is_open(fd):
             continue
-        # Open for writing alone, so that "-" as a source fails: nobody meant to store an empty object.
+        # Opened for writing only, so that reading "-" from a closed standard input fails instead of storing an empty object.
         if os.open(os.devnull, os.O_WRONLY) == fd:
-            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - open to the end of the process
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - open until the process ends
 
 
 def _is_open(fd: int) -> bool:

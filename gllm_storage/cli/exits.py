@@ -1,25 +1,27 @@
-"""Exit codes, and the one line that says what went wrong."""
+"""Exit codes, and the line that describes an error."""
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
 
 import click
 
 from gllm_storage.errors import (
+    OURS,
     AccessDeniedError,
     BucketNotFoundError,
     ConflictCheckUnsupportedError,
     IntegrityError,
     ObjectExistsError,
+    ObjectNotFoundError,
+    Remedy,
     StorageError,
     StorageUnavailableError,
 )
 
 
 class Exit(IntEnum):
-    """What the process exits with; `docs/cli.md` and ``--help`` say the same."""
+    """The exit codes; `docs/cli.md` and ``--help`` list them."""
 
     OK = 0
     NO = 1
@@ -60,7 +62,7 @@ MEANINGS = {
     Exit.TERMINATED: "SIGTERM",
 }
 
-# The first that fits counts: subclasses stand before their bases (AccessDeniedError is an OSError, too).
+# The first match counts. Subclasses stand before their bases: AccessDeniedError is also a StorageError and an OSError.
 _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (AccessDeniedError, Exit.DENIED),
     (BucketNotFoundError, Exit.NO_BUCKET),
@@ -78,9 +80,34 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (ValueError, Exit.USAGE),
 )
 
+_ADVICE = {
+    Remedy.ALLOW_OVERWRITE: "Choose another name, or leave out --no-clobber to replace it",
+    Remedy.NO_CONFLICT_CHECK: "Leave out --no-clobber, or use another store",
+    Remedy.ACCEPT_RACE: (
+        "Leave out --no-clobber, use another store, or add --config conditional_writes=best-effort to accept a check that "
+        "can race"
+    ),
+    Remedy.USE_OTHER_FOLDER: "Leave out --no-clobber, or use another folder",
+    Remedy.REPEAT: "Repeat the command later",
+    Remedy.REPEAT_NOW: "Repeat the command",
+    Remedy.CHECK_FIRST: "Check the object with 'gllm-storage stat' before you repeat the command",
+    Remedy.CHECK_ENDPOINT: "Check --endpoint-url",
+    Remedy.CHECK_NETWORK: "Check the network and --endpoint-url, then repeat the command",
+    Remedy.CHECK_OPTIONS: "Check the URL and the settings that --config gives",
+    Remedy.CREATE_BUCKET: "Create the bucket, or check its name and --endpoint-url",
+    Remedy.SET_REGION: "Set --region to the region of the bucket",
+    Remedy.LARGER_PARTS: "Set larger parts, as in --config part_size=64MiB",
+    Remedy.SMALLER_PARTS: "Set smaller parts, as in --config part_size=8MiB",
+    Remedy.CHECK_KMS_KEY: "Check the key that --config sse_kms_key_id=KEY names",
+    Remedy.DOWNLOAD_INSTEAD: "Copy the object to a file instead",
+    Remedy.NO_PRESERVE_ETAG: "Download the object, then upload it under its new name",
+    Remedy.OPEN_AGAIN: "Repeat the command",
+}
+"""Sentences for users of the command line; the other remedies read the same for them as for callers of the library."""
+
 
 class SeveralErrors(click.ClickException):
-    """Some of several files failed, and each failure was shown when it happened.
+    """Some of several files failed; each failure was printed when it happened.
 
     Args:
         errors: The failures.
@@ -98,39 +125,50 @@ def code_of(error: BaseException) -> Exit:
         return codes.pop() if len(codes) == 1 else Exit.FAILED
     if isinstance(error, StorageError) and isinstance(error.__cause__, ImportError):
         return Exit.MISSING_PACKAGE
-    if type(error) is StorageError and isinstance(error.__cause__, PermissionError):  # a local file on either side
+    if type(error) is StorageError and isinstance(error.__cause__, PermissionError):  # a local file, as source or target
         return Exit.DENIED
     return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.BUG)
 
 
 def message_of(error: BaseException) -> str:
-    """What to say of an exception, in one line when `output.complain` has shown it."""
+    """The description of an exception, with its remedy as options of the command line."""
     if isinstance(error, click.ClickException):
         return _usage_message(error)
-    if isinstance(error, (ObjectExistsError, ConflictCheckUnsupportedError)):
-        return _conflict_message(error)
     if code_of(error) is Exit.BUG:
-        return f"unexpected error, a bug: {type(error).__name__}: {error}. Run with --debug, and report what it shows"
-    if isinstance(error, OSError) and error.filename and not hasattr(error, "details"):
+        return f"unexpected error, a bug: {type(error).__name__}: {error}. Run with --debug, and report the output"
+    if isinstance(error, OURS):
+        return _storage_message(error)
+    if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__
+
+
+def advice(remedy: Remedy) -> str:
+    """A remedy as a sentence for users of the command line.
+
+    Example:
+        >>> advice(Remedy.SET_REGION)
+        'Set --region to the region of the bucket'
+    """
+    return _ADVICE.get(remedy, remedy.value)
+
+
+def _storage_message(error: StorageError | ObjectNotFoundError | ObjectExistsError) -> str:
+    if error.remedy is not None:
+        return error.describe(advice(error.remedy))
+    # A provider from another package may give its advice in the message, about arguments that no user of the command line
+    # can pass. For the two errors that --no-clobber causes, the type says enough.
+    if isinstance(error, ObjectExistsError):
+        return f"{error.url} exists and was not changed. {advice(Remedy.ALLOW_OVERWRITE)}"
+    if isinstance(error, ConflictCheckUnsupportedError):
+        return f"{error.url}: the store cannot create exclusively. {advice(Remedy.NO_CONFLICT_CHECK)}"
+    return str(error)
 
 
 def _usage_message(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     where = context.command_path if context else "gllm-storage"
     return f"{error.format_message().rstrip('.')}; see '{where} --help'"
-
-
-def _conflict_message(error: ObjectExistsError | ConflictCheckUnsupportedError) -> str:
-    """The library's advice is for those who call it; here ``check_conflict`` is called ``--no-clobber``."""
-    if isinstance(error, ObjectExistsError):
-        return (
-            f"{error.url} exists already and was left as it is. Choose another name, or leave out --no-clobber to replace it"
-        )
-    words = error.message.replace("check_conflict=True", "--no-clobber")
-    words = re.sub(r"Use check_conflict=False, (or )?", "Leave out --no-clobber, or use ", words)
-    return words.replace("Upload with check_conflict=False", "Leave out --no-clobber")
 
 
 def epilog() -> str:

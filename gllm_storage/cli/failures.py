@@ -1,4 +1,4 @@
-"""One of many files failed: say so, go on with the others, and exit with a code that tells."""
+"""Failures of some of several files: print each, go on with the others, and end with an exit code for all."""
 
 from __future__ import annotations
 
@@ -15,21 +15,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEBUG = "gllm_storage.debug"
-"""Where click's context keeps whether to show tracebacks."""
+"""The key of click's context for the option ``--debug``."""
 
 
 class Failures:
-    """What went wrong so far."""
+    """The failures of a command so far.
+
+    Example:
+        >>> failures = Failures()
+        >>> for name in names:
+        ...     with failures.tolerated():
+        ...         remove(name)
+        >>> failures.finish()
+    """
 
     def __init__(self) -> None:
         self._errors: list[Exception] = []
 
     @contextlib.contextmanager
     def tolerated(self) -> Iterator[None]:
-        """Show a failure within the block, and go on; unless every other file would fail for the same reason.
+        """Print a failure within the block and go on, unless all other files would fail for the same reason.
 
         Raises:
-            SeveralErrors: If there is no use in going on.
+            SeveralErrors: If the other files would fail, too.
         """
         try:
             yield
@@ -38,28 +46,27 @@ class Failures:
         except Exception as error:
             if code_of(error) is Exit.BUG:
                 raise
-            self.add(error)
-            if _is_hopeless(error):
+            self._add(error)
+            if _stops_all(error):
                 raise SeveralErrors(self._errors) from error
 
-    def add(self, error: Exception) -> None:
-        """Show a failure, and remember it."""
+    def finish(self) -> None:
+        """End the command.
+
+        Raises:
+            SeveralErrors: If there were failures.
+        """
+        if self._errors:
+            raise SeveralErrors(self._errors)
+
+    def _add(self, error: Exception) -> None:
         if click.get_current_context().meta.get(DEBUG):
             show_traceback(error)
         complain(message_of(error))
         self._errors.append(error)
 
-    def finish(self) -> None:
-        """End the command with its failures.
 
-        Raises:
-            SeveralErrors: If there are any.
-        """
-        if self._errors:
-            raise SeveralErrors(self._errors)
-
-
-def _is_hopeless(error: Exception) -> bool:
-    # Without a status the store did not even answer, through all retries: the next file would wait as long for nothing.
+def _stops_all(error: Exception) -> bool:
+    # No HTTP status means that no request was answered, despite all retries. The next file would wait as long in vain.
     unreachable = isinstance(error, StorageUnavailableError) and error.status is None
     return unreachable or isinstance(error, (BucketNotFoundError, ConflictCheckUnsupportedError, ImportError))

@@ -1,4 +1,4 @@
-"""The options that all commands on stores share."""
+"""The arguments and options that commands share, and the clients that follow from them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gllm_storage.cli.completion import complete_setting
+from gllm_storage.cli.completion import complete_setting, complete_url
+from gllm_storage.cli.places import Stored
 from gllm_storage.cli.settings import SOURCE, TARGET, Setting, Store, make_clients, parse_setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from gllm_storage.cli.places import Address
     from gllm_storage.fsspec_client import FsspecStorageClient
 
 _META = "gllm_storage.settings"
+"""The key of click's context for the settings that the options gave."""
 
 # Option, config key, metavar, help.
 _NAMED = (
@@ -24,11 +27,17 @@ _NAMED = (
     ("--ca-bundle", "ca_bundle", "FILE", "CA certificates to trust."),
 )
 
+url_argument = click.argument("url", metavar="URL", shell_complete=complete_url)
+urls_argument = click.argument("urls", metavar="URL...", nargs=-1, required=True, shell_complete=complete_url)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+# `app.run` searches the arguments for --debug itself: errors also come before click has parsed the options.
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options for settings; `clients` uses them."""
+    """Add the options for settings of stores; `clients` uses their values."""
     options = [
-        _config("--config", "-c", help="A setting of the store; may be repeated. PROVIDER.KEY=VALUE for one provider.")
+        _config("--config", "-c", help="A setting of the store; repeatable. PROVIDER.KEY=VALUE sets it for one provider.")
     ]
     options += [
         click.option(name, metavar=metavar, expose_value=False, callback=_named(name, key), help=text)
@@ -40,31 +49,46 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
             is_flag=True,
             expose_value=False,
             callback=_named("--anonymous", "anonymous"),
-            help="Requests without credentials.",
+            help="Send requests without credentials.",
         )
     )
     return _with(command, [*options, debug_option])
 
 
 def side_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options for settings of the source or target alone."""
+    """Add the options for settings of the source or the target only."""
     return _with(
         command,
         [
-            _config("--source-config", side=SOURCE, help="As --config, for the source alone."),
-            _config("--target-config", side=TARGET, help="As --config, for the target alone."),
+            _config("--source-config", side=SOURCE, help="As --config, for the source only."),
+            _config("--target-config", side=TARGET, help="As --config, for the target only."),
         ],
     )
 
 
-def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command's usage show ``--debug``; `app.run` looks for it, because errors come before options are read, too."""
-    return click.option("--debug", is_flag=True, expose_value=False, help="Show how it came to an error.")(command)
-
-
 def clients(stores: Iterable[Store], defaults: Mapping[str, str] | None = None) -> dict[Store, FsspecStorageClient]:
-    """The clients of the running command, with its settings; `defaults` are the command's own."""
+    """The clients of the running command, with the settings that its options gave.
+
+    Args:
+        stores: The buckets.
+        defaults: The command's own settings, for the clients that know them; options come before them.
+
+    Raises:
+        ValueError: If a URL or a setting is wrong.
+        ImportError: If a provider's extra is not installed.
+    """
     return make_clients(stores, _collected(click.get_current_context()), defaults=defaults)
+
+
+def stored_at(addresses: Sequence[Address]) -> list[Stored]:
+    """The objects at these URLs, with their clients.
+
+    Raises:
+        ValueError: If a URL or a setting is wrong.
+        ImportError: If a provider's extra is not installed.
+    """
+    made = clients(Store(each.root) for each in addresses)
+    return [Stored(made[Store(each.root)], each.key) for each in addresses]
 
 
 def _config(*names: str, side: str = "", help: str) -> Callable[..., Any]:  # noqa: A002 - click's name for it

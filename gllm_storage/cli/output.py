@@ -1,10 +1,11 @@
-"""What people and pipes get to see: text that cannot confuse a terminal, and no secrets."""
+"""Output for terminals and pipes, without control characters in names and without secrets."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import traceback
@@ -23,19 +24,25 @@ if TYPE_CHECKING:
 
 PROGRAM = "gllm-storage"
 _UNIT = 1024
-_SHORTEST_SECRET = 6  # shorter ones are the "test" and "1234" of emulators, and parts of ordinary words
+# Shorter values are the "test" and "1234" of emulators, and parts of ordinary words.
+_SHORTEST_SECRET = 6
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*@")
-_BARE_PASSWORD = re.compile(r"(?<![^\s'\"(=])([^/@:\s'\"]+):[^/\s'\"]+@")  # of errors that name the host part alone
+# In errors that name only the host part of a URL.
+_BARE_PASSWORD = re.compile(r"(?<![^\s'\"(=])([^/@:\s'\"]+):[^/\s'\"]+@")
 _secrets: set[str] = set()
 
 
 class StreamError(OSError):
-    """A standard stream cannot be read or written; `filename` says which."""
+    """A standard stream cannot be read or written; `filename` names the stream."""
 
 
 @contextlib.contextmanager
 def stream_errors(name: str = "standard output") -> Iterator[None]:
-    """Let errors within the block say that they are about a standard stream, whose name no `OSError` knows."""
+    """Name the standard stream in errors within the block: the `OSError` of a descriptor has no file name.
+
+    Raises:
+        StreamError: For each `OSError` but `BrokenPipeError`.
+    """
     try:
         yield
     except BrokenPipeError:
@@ -45,26 +52,26 @@ def stream_errors(name: str = "standard output") -> Iterator[None]:
 
 
 def hide(secret: str) -> None:
-    """Remember a value that must never be shown."""
+    """Replace a value by ``***`` in all errors from now on."""
     if len(secret) >= _SHORTEST_SECRET:
         _secrets.add(secret)
 
 
 def scrubbed(text: str) -> str:
-    """A text without the secrets that the command was given."""
+    """A text without the secrets that the command got, and without passwords in URLs."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return _BARE_PASSWORD.sub(r"\1:***@", _PASSWORD.sub(r"\1:***@", text))
 
 
 def printable(text: str) -> str:
-    """A text in one line, whose control characters (a key may hold any) are shown, not obeyed."""
-    return "".join(_shown(character) for character in text)
+    """A text in one line, with control characters escaped: a key may hold any, and a terminal would obey them."""
+    return "".join(_escaped(character) for character in text)
 
 
-def _shown(character: str) -> str:
-    odd = unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
-    return character.encode("unicode_escape", "surrogatepass").decode() if odd else character
+def _escaped(character: str) -> str:
+    control = unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
+    return character.encode("unicode_escape", "surrogatepass").decode() if control else character
 
 
 def say(text: str) -> None:
@@ -74,24 +81,24 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print one line on standard error."""
+    """Print a text as one line on standard error."""
     line = " ".join(text.split("\n"))
     click.echo(printable(scrubbed(f"{PROGRAM}: {line}")), err=True)
 
 
 def show_traceback(error: BaseException) -> None:
-    """Print how it came to an error, for ``--debug``."""
+    """Print the traceback of an error, for ``--debug``."""
     click.echo(scrubbed("".join(traceback.format_exception(error))), err=True, nl=False)
 
 
 def say_json(value: Any) -> None:
     """Print a JSON document."""
     with stream_errors():
-        click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_unicode()))
+        click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_utf8()))
 
 
 def say_json_array(values: Iterable[Any]) -> None:
-    """Print a JSON array, element by element: a bucket may hold more than fits into memory."""
+    """Print a JSON array, element by element: the objects of a bucket may not fit into memory."""
     separator = "["
     for value in values:
         with stream_errors():
@@ -101,8 +108,8 @@ def say_json_array(values: Iterable[Any]) -> None:
         click.echo("[]" if separator == "[" else "\n]")
 
 
-def as_json(info: ObjectInfo) -> dict[str, Any]:
-    """An object's facts for machines."""
+def info_as_json(info: ObjectInfo) -> dict[str, Any]:
+    """The facts about an object as JSON values."""
     found = {each.name: getattr(info, each.name) for each in fields(info)}
     found["last_modified"] = info.last_modified and info.last_modified.isoformat()
     found["metadata"] = None if info.metadata is None else dict(info.metadata)
@@ -110,7 +117,7 @@ def as_json(info: ObjectInfo) -> dict[str, Any]:
 
 
 def human_size(size: float) -> str:
-    """A number of bytes for people."""
+    """A number of bytes with a unit, as in ``"3.0 MiB"``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < _UNIT:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -119,12 +126,17 @@ def human_size(size: float) -> str:
 
 
 def human_time(moment: datetime | None) -> str:
-    """A time for people, in UTC."""
+    """A time in UTC, as in ``"2025-01-31T12:00:00Z"``; ``"-"`` if it is unknown."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "-"
 
 
+def shows_progress() -> bool:
+    """Whether standard error is a terminal that can redraw a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def set_up() -> None:
-    """Send the library's warnings to standard error in our form; let no odd name break standard output."""
+    """Print the library's warnings as lines on standard error, and escape characters that a stream cannot encode."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure:
@@ -143,5 +155,5 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     complain(f"warning: {message}")
 
 
-def _is_unicode() -> bool:
+def _is_utf8() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

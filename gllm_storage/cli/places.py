@@ -1,7 +1,8 @@
-"""What an argument names: a standard stream, a local path, or something in a store."""
+"""The places that arguments name: a standard stream, a local path, an object or a folder in a store."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -30,18 +31,18 @@ class Stream:
 
 @dataclass(frozen=True)
 class LocalPath:
-    """A file or folder here."""
+    """A local file or folder."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Address:
-    """A URL, taken apart.
+    """The two parts of a URL.
 
     Attributes:
-        root: URL of the whole bucket (container, host, file system).
-        key: What follows, without the ``/`` between; ends with ``/`` if a folder was meant; empty for the whole bucket.
+        root: URL of the bucket (container, host, file system).
+        key: The rest, without the ``/`` between; it ends with ``/`` if the argument does, and is empty for a bucket.
     """
 
     root: str
@@ -49,24 +50,24 @@ class Address:
 
     @property
     def scheme(self) -> str:
-        """Its scheme."""
+        """The scheme."""
         return split_url(self.root)[0]
 
     @property
     def url(self) -> str:
-        """All of it."""
+        """The complete URL."""
         slash = "" if self.root.endswith("/") else "/"
         return f"{self.root}{slash}{self.key}" if self.key else self.root
 
     @property
     def is_folder(self) -> bool:
-        """Whether it can only name a folder."""
+        """Whether the URL can only name a folder."""
         return not self.key or self.key.endswith("/")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An object, or where one is to be.
+    """An object, which may not exist yet.
 
     Attributes:
         client: The client of its bucket.
@@ -78,12 +79,12 @@ class Stored:
 
     @property
     def remote_path(self) -> str:
-        """What the client's verbs take."""
+        """The path for the client's verbs."""
         return f"/{self.key}"
 
     @property
     def url(self) -> str:
-        """Its URL."""
+        """The URL."""
         return self.client.url(self.remote_path)
 
 
@@ -101,11 +102,11 @@ class Folder:
 
     @property
     def url(self) -> str:
-        """Its URL, with a ``/`` at its end."""
+        """The URL, which ends with ``/``."""
         return self.client.url(f"/{self.prefix}x")[:-1]
 
     def files(self) -> Iterator[tuple[str, ObjectInfo]]:
-        """All objects at any depth, each with its name from here on, in key order."""
+        """All objects at any depth in key order, each with its name relative to the folder."""
         start = self.url
         for info in self.client.list_files(f"/{self.prefix}"):
             yield info.url.removeprefix(start), info
@@ -115,19 +116,19 @@ Argument = Stream | LocalPath | Address
 
 
 def parse_source(text: str) -> Argument:
-    """Read a source of ``cp``; ``/dev/stdin`` is standard input.
+    """Parse a source of ``cp``; ``/dev/stdin`` is standard input.
 
     Raises:
-        ValueError: As in `parse`, or if it is another stream.
+        ValueError: As in `parse`, or if the path names another stream.
     """
     return _as_stream(parse(text), "/dev/stdin", "standard input")
 
 
 def parse_target(text: str) -> Argument:
-    """Read the target of ``cp``; ``/dev/stdout`` is standard output.
+    """Parse the target of ``cp``; ``/dev/stdout`` is standard output.
 
     Raises:
-        ValueError: As in `parse`, or if it is another stream.
+        ValueError: As in `parse`, or if the path names another stream.
     """
     return _as_stream(parse(text), "/dev/stdout", "standard output")
 
@@ -139,47 +140,51 @@ def _as_stream(argument: Argument, name: str, meaning: str) -> Argument:
     if path == name:
         return Stream()
     if path in _STREAMS or path.startswith(_OPEN_FILES):
-        raise ValueError(f"{argument.path!r} is no file that can be copied; '-' is {meaning}")
+        raise ValueError(f"cannot copy {argument.path!r}: it is not a regular file; '-' is {meaning}")
     return argument
 
 
 def parse(text: str) -> Argument:
-    """Read an argument of ``cp``.
+    """Parse an argument of ``cp``.
 
     Raises:
-        ValueError: If it is an impossible URL, or nearly one.
+        ValueError: If it is an impossible URL, or a URL with a typing error.
+
+    Example:
+        >>> parse("s3://bucket/v3/model.bin")
+        Address(root='s3://bucket', key='v3/model.bin')
     """
     if text == "-":
         return Stream()
     if not text:
-        raise ValueError("an empty path names nothing")
+        raise ValueError("the path is empty")
     if "://" in text:
         return _parse_url(text)
     almost = _ALMOST_URL.match(text)
-    if almost and (text[almost.end() :].startswith("/") or almost[1].lower() in _our_schemes()):
+    if almost and (text[almost.end() :].startswith("/") or almost[1].lower() in _known_schemes()):
         raise ValueError(
-            f"{text!r} is no URL: two slashes follow the scheme, as in '{almost[1]}://…'; a local path is './…'"
+            f"{text!r} is not a URL: the scheme needs two slashes, as in '{almost[1]}://…'; write a local path as './…'"
         )
     return LocalPath(text)
 
 
 def address(text: str) -> Address:
-    """Read an argument that names something in a store; a local path is a ``file://`` URL.
+    """Parse the URL of an object or folder; a local path becomes a ``file://`` URL.
 
     Raises:
         ValueError: If it is an impossible URL, or a stream.
     """
     argument = parse(text)
     if isinstance(argument, Stream):
-        raise ValueError("'-' is not possible here; give a URL")  # noqa: TRY004 - a wrong value of the right type
+        raise ValueError("'-' is not allowed here; give a URL")  # noqa: TRY004 - a wrong value of the right type
     return address_of_local(argument) if isinstance(argument, LocalPath) else argument
 
 
 def address_of_local(local: LocalPath) -> Address:
-    """A local path as a URL.
+    """The ``file://`` URL of a local path.
 
     Raises:
-        ValueError: If it cannot be one.
+        ValueError: If its name is not UTF-8.
     """
     key = os.path.abspath(local.path).lstrip("/")
     require_utf8(f"/{key}")
@@ -188,7 +193,7 @@ def address_of_local(local: LocalPath) -> Address:
 
 
 def require_utf8(path: str) -> None:
-    """Refuse a local name that can neither be in a URL nor name an object.
+    """Refuse a local name that neither a URL nor a key can hold.
 
     Raises:
         ValueError: If it is not UTF-8.
@@ -197,23 +202,28 @@ def require_utf8(path: str) -> None:
         path.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"the local name {path!r} is not UTF-8, as names in URLs and stores are; rename it, or name the target: "
+            f"the local name {path!r} is not UTF-8, and URLs and keys must be; rename the file, or name the target: "
             "cp FILE s3://bucket/NAME"
         ) from None
 
 
 def require_object(where: Address) -> None:
-    """Refuse a URL that can only name a folder, where an object is wanted.
+    """Refuse a URL that can only name a folder, in place of an object.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it ends with ``/``, or has no key.
     """
     if where.is_folder:
-        what = "a folder" if where.key else "a whole bucket"
-        raise ValueError(f"{scrubbed(where.url)} names {what}; name an object in it")
+        kind = "folder" if where.key else "bucket"
+        raise ValueError(f"{scrubbed(where.url)} is a {kind}; name an object in it")
 
 
-def _our_schemes() -> set[str]:
+def nothing_there(url: str) -> FileNotFoundError:
+    """The error for a folder without objects."""
+    return FileNotFoundError(errno.ENOENT, "No such object or folder", url)
+
+
+def _known_schemes() -> set[str]:
     names = CloudStorageRegistry.list_available_providers()
     return {*names, *(alias for name in names for alias in CloudStorageRegistry.aliases(name))}
 
@@ -222,7 +232,7 @@ def _parse_url(text: str) -> Address | LocalPath:
     scheme, rest = split_url(text)
     if scheme in {"file", "local"}:
         if not rest.startswith("/"):
-            raise ValueError(f"{text!r} names no absolute path; write 'file:///data/models', with three slashes")
+            raise ValueError(f"{text!r} has no absolute path; write three slashes, as in 'file:///data/models'")
         return LocalPath(rest)
     place, _, key = rest.partition("/")
     user, at, _ = place.rpartition("@")

@@ -1,4 +1,4 @@
-"""What ``cp`` is to copy: from its arguments to pairs of one source and one target each."""
+"""The plan of ``cp``: from its arguments to pairs of one source file and one target file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from gllm_storage.cli.output import complain
-from gllm_storage.cli.places import Address, Folder, LocalPath, Stored, Stream, require_utf8
+from gllm_storage.cli.places import Address, Folder, LocalPath, Stored, Stream, nothing_there, require_utf8
 from gllm_storage.cli.settings import SOURCE, TARGET, Store
 from gllm_storage.errors import StorageError
 from gllm_storage.files.target import is_temporary
@@ -27,9 +27,9 @@ class Copy:
     """One file to copy.
 
     Attributes:
-        source: From where.
-        target: To where.
-        name: Its name, for people.
+        source: The source file.
+        target: The target file.
+        name: The name to show.
     """
 
     source: Place
@@ -39,10 +39,10 @@ class Copy:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file, folder or whole source that cannot be copied, while all others are.
+    """A file, a folder or a source argument that cannot be copied; the others still are.
 
     Attributes:
-        error: Why.
+        error: The reason.
     """
 
     error: Exception
@@ -50,34 +50,48 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Target:
-    """Where everything goes.
+    """The target argument.
 
     Attributes:
-        root: The stream, the local path, or the object's place as it was given; a folder's ends with ``/``.
-        into: Whether it is a folder that gets what is copied, or the new name of the one thing that is copied.
+        root: The stream, the local path, the object, or the folder in a store.
+        into: Whether copies go into it under their own names; otherwise it is the name of the only copy.
     """
 
     root: Place | Folder
     into: bool
 
     def file(self, name: str) -> Place:
-        """The place of a file of that name."""
+        """The target of a source file.
+
+        Args:
+            name: The file's own name.
+
+        Raises:
+            ValueError: If there is no such target.
+        """
         return self.below(name) if self.into else self.itself()
 
     def itself(self) -> Place:
-        """The place that was named."""
+        """The target as a file.
+
+        Raises:
+            ValueError: If it is a folder.
+        """
         if isinstance(self.root, Folder):
-            raise ValueError(f"{self.root.url} is a folder; name the file in it")  # noqa: TRY004 - wrong usage
+            raise ValueError(f"{self.root.url} is a folder; name a file in it")  # noqa: TRY004 - wrong usage
         return self.root
 
     def below(self, name: str) -> Place:
-        """A place below, whose name may hold ``/``.
+        """A file below the target.
+
+        Args:
+            name: Its relative name, which may hold ``/``.
 
         Raises:
-            ValueError: If the name leads out of a local target, or cannot be that of an object.
+            ValueError: If the name leads out of a local target, or cannot be part of a key.
         """
         if isinstance(self.root, Stream):
-            raise ValueError("a folder cannot go to standard output; name a folder")  # noqa: TRY004 - wrong usage
+            raise ValueError("a folder cannot go to standard output; name a folder as target")  # noqa: TRY004 - as above
         if isinstance(self.root, LocalPath):
             return LocalPath(os.path.join(self.root.path, *_safe_segments(name)))
         require_utf8(name)
@@ -87,7 +101,7 @@ class Target:
 
 
 def stores_of(sources: Sequence[Argument], target: Argument) -> list[Store]:
-    """The buckets that a copy uses."""
+    """The buckets of sources and target."""
     found = [Store(each.root, SOURCE) for each in sources if isinstance(each, Address)]
     return [*found, Store(target.root, TARGET)] if isinstance(target, Address) else found
 
@@ -95,19 +109,25 @@ def stores_of(sources: Sequence[Argument], target: Argument) -> list[Store]:
 def plan(
     sources: Sequence[Argument], target: Argument, clients: Mapping[Store, FsspecStorageClient], *, recursive: bool
 ) -> Iterator[Copy | Refusal]:
-    """What to copy, found while it is copied: a prefix may hold millions of objects.
+    """Find the files to copy, while they are copied: a prefix may hold millions of objects.
+
+    Args:
+        sources: The source arguments.
+        target: The target argument.
+        clients: The clients of the buckets that `stores_of` returns.
+        recursive: Whether folders are copied.
 
     Raises:
-        ValueError: If the arguments do not fit each other.
+        ValueError: If there are several sources, and the target is not a folder.
     """
     place = _target(target, clients)
     if len(sources) > 1 and not place.into:
-        raise ValueError("several sources need a folder as target: an existing one here, or one that ends with '/'")
-    return chain.from_iterable(_to_its_end(_copies(each, place, clients, recursive=recursive)) for each in sources)
+        raise ValueError("several sources need a target folder: an existing local one, or one that ends with '/'")
+    return chain.from_iterable(_or_refusal(_copies(each, place, clients, recursive=recursive)) for each in sources)
 
 
-def _to_its_end(copies: Iterator[Copy | Refusal]) -> Iterator[Copy | Refusal]:
-    """What is to be copied of one source; one that is missing or cannot be listed to its end does not keep the others."""
+def _or_refusal(copies: Iterator[Copy | Refusal]) -> Iterator[Copy | Refusal]:
+    """The copies of one source; an error ends only this source, not the others."""
     try:
         yield from copies
     except BrokenPipeError:
@@ -132,7 +152,7 @@ def _copies(
 ) -> Iterator[Copy | Refusal]:
     if isinstance(source, Stream):
         if target.into:
-            raise ValueError("standard input has no name: name the target, not a folder")
+            raise ValueError("standard input has no name; name a file as target, not a folder")
         yield Copy(source, target.itself(), "standard input")
     elif isinstance(source, LocalPath):
         yield from _of_local(source, target, recursive=recursive)
@@ -142,15 +162,15 @@ def _copies(
 
 def _of_local(source: LocalPath, target: Target, *, recursive: bool) -> Iterator[Copy | Refusal]:
     name = os.path.basename(source.path)
-    means_folder = not name or os.path.isdir(source.path)
-    if not means_folder:
+    is_folder = not name or os.path.isdir(source.path)
+    if not is_folder:
         yield Copy(source, target.file(name), name)
         return
     if not recursive:
         raise ValueError(f"{source.path} is a folder; give --recursive")
     if not os.path.isdir(source.path):
-        raise FileNotFoundError(2, "nothing is there", source.path)
-    _require_outside(target, source)
+        raise nothing_there(source.path)
+    _refuse_target_inside(target, source)
     start = f"{name}/" if target.into and name not in {"", ".", ".."} else ""
     for found in _files_below(source.path, ()):
         if isinstance(found, Refusal):
@@ -165,19 +185,19 @@ def _of_store(source: Address, client: FsspecStorageClient, target: Target, *, r
     name = source.key.rpartition("/")[2]
     if recursive:
         folder = Folder(client, f"{source.key}/" if name else source.key)
-        _require_outside(target, folder)
+        _refuse_target_inside(target, folder)
         any_file = False
         for below, info in folder.files():
             any_file = True
-            if below.endswith("/") or not below:  # what consoles leave to show a folder; no file can have that name
-                _require_marker(info.url, info.size)
+            if below.endswith("/") or not below:  # the marker by which web consoles show a folder; not a file name
+                _warn_about_content(info.url, info.size)
                 continue
             start = f"{name}/" if target.into and name else ""
             yield _copy_below(Stored(client, f"{folder.prefix}{below}"), target, start, below)
         if any_file:
             return
         if source.is_folder:
-            raise FileNotFoundError(2, "nothing is there", folder.url)
+            raise nothing_there(folder.url)
     yield Copy(Stored(client, source.key), target.file(name), name)
 
 
@@ -188,12 +208,12 @@ def _copy_below(source: Place, target: Target, start: str, below: str) -> Copy |
         return Refusal(error)
 
 
-def _require_marker(url: str, size: int) -> None:
+def _warn_about_content(url: str, size: int) -> None:
     if size:
-        complain(f"warning: {url} has the name of a folder, but {size} bytes; it was left out")
+        complain(f"warning: {url} was skipped: its name ends with '/', but it has {size} bytes")
 
 
-def _require_outside(target: Target, source: LocalPath | Folder) -> None:
+def _refuse_target_inside(target: Target, source: LocalPath | Folder) -> None:
     root = target.root
     if isinstance(source, LocalPath) and isinstance(root, LocalPath):
         inside = f"{os.path.realpath(root.path)}/".startswith(f"{os.path.realpath(source.path).rstrip('/')}/")
@@ -203,34 +223,37 @@ def _require_outside(target: Target, source: LocalPath | Folder) -> None:
     else:
         inside = False
     if inside:
-        raise ValueError("the target is in the folder that is to be copied, or is that folder; copy it elsewhere")
+        raise ValueError("the target is the source folder, or lies in it; name another target")
 
 
 def _safe_segments(name: str) -> list[str]:
     segments = name.split("/")
     if any(each in {"", ".", ".."} or "\0" in each for each in segments):
-        raise ValueError(f"{name!r} leads out of the target folder, or cannot be a file here; it was not copied")
+        raise ValueError(f"{name!r} was not copied: it leads out of the target folder, or cannot be a local file name")
     return segments
 
 
 def _files_below(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str | Refusal]:
-    """All files, in order; links are followed, as they are the contents of model caches, but not around in circles."""
+    """All files below a folder, in order.
+
+    Links to folders are followed, because model caches consist of links, but not links to a parent folder.
+    """
     try:
         yield from _entries(folder, parents)
-    except OSError as error:  # the other folders can be read all the same
+    except OSError as error:  # the other folders may be readable
         yield Refusal(error)
 
 
 def _entries(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str | Refusal]:
     status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in parents:
-        complain(f"warning: {folder} is a link to a folder around it; it was left out")
+    current = (status.st_dev, status.st_ino)
+    if current in parents:
+        complain(f"warning: {folder} was skipped: it is a link to one of its parent folders")
         return
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         if entry.is_dir():
-            yield from _files_below(entry.path, (*parents, here))
+            yield from _files_below(entry.path, (*parents, current))
         elif not is_temporary(entry.name):
             yield entry.path

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
-from gllm_storage.cli.output import printable, say
+from gllm_storage.cli.output import printable, say, shows_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,30 +19,38 @@ _LONGEST_NAME = 40
 
 
 class Bars:
-    """Shows what is being copied; without a terminal it shows nothing.
+    """The progress bars of a command.
 
     Args:
-        progress: Rich's display, or None.
+        progress: Rich's display; None shows nothing.
     """
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
 
     @contextlib.contextmanager
-    def watching(self, what: str, size: int | None = None) -> Iterator[Callback]:
-        """A bar for one file, and the fsspec callback that moves it."""
+    def watching(self, name: str, size: int | None = None) -> Iterator[Callback]:
+        """Show a bar for one file.
+
+        Args:
+            name: The text beside the bar.
+            size: The size of the file in bytes; None until the callback tells it.
+
+        Yields:
+            The fsspec callback that moves the bar.
+        """
         if self._progress is None:
             yield DEFAULT_CALLBACK
             return
-        task = self._progress.add_task(_shortened(printable(what)), total=size)
+        task = self._progress.add_task(_shortened(printable(name)), total=size)
         try:
             yield _BarCallback(self._progress, task)
         except BaseException:
             self._progress.remove_task(task)
             raise
 
-    def forget(self) -> None:
-        """Take the bars of finished files away, before the next of many files."""
+    def clear(self) -> None:
+        """Remove the bars of finished files."""
         if self._progress is not None:
             for task in self._progress.task_ids:
                 self._progress.remove_task(task)
@@ -58,25 +65,20 @@ class Bars:
 
 @contextlib.contextmanager
 def bars(*, quiet: bool = False) -> Iterator[Bars]:
-    """Show bars while something is copied.
+    """Show progress bars within the block.
 
     Args:
-        quiet: Whether to show none in any case.
+        quiet: Whether to show none, even on a terminal.
     """
-    if quiet or not is_terminal():
+    if quiet or not shows_progress():
         yield Bars(None)
         return
     with _display() as display:
         yield Bars(display)
 
 
-def is_terminal() -> bool:
-    """Whether there is somebody to see a bar, and a terminal that can move one."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
-
 def _display() -> Progress:
-    from rich.console import Console  # noqa: PLC0415 - rich takes 60 ms to import, and pipes need none of it
+    from rich.console import Console  # noqa: PLC0415 - rich takes 60 ms to import, and pipes do not need it
     from rich.progress import (  # noqa: PLC0415 - as above
         BarColumn,
         DownloadColumn,
@@ -93,15 +95,15 @@ def _display() -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    # Standard output stays as it is: it may be a pipe, while standard error is the terminal.
+    # Rich must not redirect standard output: it may be a pipe while standard error is the terminal.
     return Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
 
 
 class _BarCallback(Callback):  # type: ignore[misc]  # fsspec publishes no types
-    """Fsspec's callback, moving one bar.
+    """The fsspec callback that moves one bar.
 
     Args:
-        progress: Rich's display; it has a lock of its own.
+        progress: Rich's display; it has a lock, so that threads may call at once.
         task: The bar.
     """
 
@@ -111,12 +113,12 @@ class _BarCallback(Callback):  # type: ignore[misc]  # fsspec publishes no types
         self._resize: Callable[[int], None] = lambda size: progress.update(task, total=size)
 
     def set_size(self, size: int) -> None:
-        """The whole number of bytes."""
+        """Set the size of the file in bytes."""
         super().set_size(size)
         self._resize(size)
 
     def relative_update(self, inc: int = 1) -> None:
-        """Bytes were moved."""
+        """Move the bar by a number of bytes."""
         self._advance(inc)
 
 

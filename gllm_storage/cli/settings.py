@@ -1,4 +1,4 @@
-"""Settings: from options and the environment to the config of each client."""
+"""Settings: from options and environment variables to the config of each client."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
     from gllm_storage.fsspec_client import FsspecStorageClient
 
-ENVIRONMENT = "GLLM_STORAGE_"
 SOURCE, TARGET = "source", "target"
-_IN_THE_URL = {"bucket_name", "container_name", "prefix", "root", "url"}
-"""Keys that say where to store. The URL says it all, so that none of these can send an object elsewhere."""
+IN_THE_URL = {"bucket_name", "container_name", "prefix", "root", "url"}
+"""Keys that name the place of an object. Only the URL sets them, so that no setting can send an object elsewhere."""
+_ENVIRONMENT = "GLLM_STORAGE_"
 _SERVER = "endpoint_url"
 _LIKE_A_SECRET = re.compile(r"pass|secret|key|token|sas|cred|conn|auth", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the command line.
+    """One setting from the command line.
 
     Attributes:
         option: The option that gave it, for messages.
         key: The config key.
-        value: Its value.
+        value: The value.
         scope: The provider or URL scheme that it is for; all if empty.
         side: `SOURCE` or `TARGET`; both if empty.
     """
@@ -48,11 +48,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Store:
-    """A bucket that a command uses, on one of its sides.
+    """A bucket that a command uses.
 
     Attributes:
         root: URL of the bucket.
-        side: `SOURCE` or `TARGET`; empty where a command has no sides.
+        side: `SOURCE` or `TARGET`; empty for commands other than ``cp``.
     """
 
     root: str
@@ -60,17 +60,27 @@ class Store:
 
 
 def parse_setting(option: str, text: str, side: str = "") -> Setting:
-    """Read ``KEY=VALUE`` or ``PROVIDER.KEY=VALUE``.
+    """Parse ``KEY=VALUE`` or ``PROVIDER.KEY=VALUE``.
+
+    Args:
+        option: The option that gave the text.
+        text: The text.
+        side: `SOURCE` or `TARGET`; both if empty.
 
     Raises:
-        ValueError: If it is neither, or if the key belongs into the URL. The value is not shown: it may be a secret.
+        ValueError: If the text has another form, or the URL sets the key. The message leaves the value out: it may be a
+            secret.
+
+    Example:
+        >>> parse_setting("--config", "s3.region_name=eu-central-1")
+        Setting(option='--config', key='region_name', value='eu-central-1', scope='s3', side='')
     """
     name, separator, value = text.partition("=")
     scope, _, key = name.strip().rpartition(".")
     if not separator or not key:
         raise ValueError(f"{option} takes KEY=VALUE or PROVIDER.KEY=VALUE, such as region_name=eu-central-1")
-    if key in _IN_THE_URL:
-        raise ValueError(f"{option}: {key!r} is said by the URL; leave it out")
+    if key in IN_THE_URL:
+        raise ValueError(f"{option}: the URL sets {key!r}; leave it out")
     return Setting(option, key, value, scope.lower(), side)
 
 
@@ -84,33 +94,33 @@ def make_clients(
 
     Args:
         stores: The buckets.
-        settings: What the command line says.
-        environ: The environment; this process's if None.
-        defaults: Settings of the command itself, for the clients that know them.
+        settings: The settings from the command line.
+        environ: The environment variables; those of this process if None.
+        defaults: The command's own settings, for the clients that know them; all other settings come before them.
 
     Raises:
-        ValueError: If a URL or setting is wrong, or if no client of the command takes a setting.
+        ValueError: If a URL or setting is wrong, or if no client of the command knows a setting.
         ImportError: If a provider's extra is not installed.
     """
-    wanted = {store: client_class(store.root) for store in stores}
-    _require_takers(settings, wanted)
-    _require_one_server(settings, wanted)
+    classes = {store: _client_class(store.root) for store in stores}
+    _require_known_settings(settings, classes)
+    _require_one_server(settings, classes)
     environ = os.environ if environ is None else environ
-    _require_one_server_of_variable(settings, wanted, environ)
-    return {store: _make(store, wanted, settings, environ, defaults or {}) for store in wanted}
+    _require_one_server_of_variable(settings, classes, environ)
+    return {store: _make(store, classes, settings, environ, defaults or {}) for store in classes}
 
 
-def client_class(url: str) -> type[FsspecStorageClient]:
-    """The client class of a URL; the one for all of fsspec's protocols if it is nobody else's."""
-    from gllm_storage.fsspec_client import FsspecStorageClient  # noqa: PLC0415 - for commands without a store
+def _client_class(url: str) -> type[FsspecStorageClient]:
+    """The client class for the scheme of a URL; the generic one for fsspec's other protocols."""
+    from gllm_storage.fsspec_client import FsspecStorageClient  # noqa: PLC0415 - not needed for --help
 
     try:
         found: Any = CloudStorageRegistry.client_class(split_url(url)[0])
     except ValueError:
         found = FsspecStorageClient
     if not issubclass(found, FsspecStorageClient):
-        raise ValueError(  # noqa: TRY004 - it is the URL that is wrong
-            f"provider {split_url(url)[0]!r} has the four verbs only; this command line needs more"
+        raise ValueError(  # noqa: TRY004 - the URL is wrong
+            f"provider {split_url(url)[0]!r} is not supported by the command line: its client lacks listings and streams"
         )
     known: type[FsspecStorageClient] = found
     return known
@@ -118,136 +128,145 @@ def client_class(url: str) -> type[FsspecStorageClient]:
 
 def _make(
     store: Store,
-    wanted: Mapping[Store, type[FsspecStorageClient]],
+    classes: Mapping[Store, type[FsspecStorageClient]],
     settings: Sequence[Setting],
     environ: Mapping[str, str],
     defaults: Mapping[str, str],
 ) -> FsspecStorageClient:
-    found = wanted[store]
-    config = {key: value for key, value in defaults.items() if key in found.config_keys()}
-    variables = _variables(found, store.root, environ)
+    client_class = classes[store]
+    config = {key: value for key, value in defaults.items() if key in client_class.config_keys()}
+    variables = _variables(client_class, store.root, environ)
     config |= {key: environ[name] for key, name in variables.items()}
-    mine = [each for each in settings if _is_for(each, store, found) and _is_taken(each, found, wanted)]
-    # The more special wins, whatever the order: a provider's over all providers', a side's over both.
-    for each in sorted(mine, key=lambda each: (bool(each.side), bool(each.scope))):
+    own = [each for each in settings if _is_for(each, store, client_class) and _knows(client_class, each, classes)]
+    # The narrower setting wins, in any order of options: a side before a provider, a provider before all providers.
+    for each in sorted(own, key=lambda each: (bool(each.side), bool(each.scope))):
         config[each.key] = each.value
         variables.pop(each.key, None)
     for key in config:
-        if _is_secret(found, key):
+        if _is_secret(client_class, key):
             hide(config[key])
-    with _naming(variables):
+    with _naming_variables(variables):
         client: Any = storage_client_from_url(store.root, config)
     made: FsspecStorageClient = client
     return made
 
 
 @contextlib.contextmanager
-def _naming(variables: Mapping[str, str]) -> Iterator[None]:
-    """Let an error about settings say which of them came from the environment: who sees it typed none of them."""
+def _naming_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Add to an error about settings the environment variables that set them: the user may not know of them."""
     try:
         yield
     except ValueError as error:
         wrong, _, _ = str(error).partition("Known keys:")
         named = set(re.findall(r"\w+", wrong))
-        guilty = [f"{key} by {variable}" for key, variable in variables.items() if key in named]
-        if not guilty:
+        causes = [f"{key} by {variable}" for key, variable in variables.items() if key in named]
+        if not causes:
             raise
-        raise ValueError(f"{error}. The environment sets {', '.join(guilty)}") from error
+        raise ValueError(f"{error}. The environment sets {', '.join(causes)}") from error
 
 
-def _variables(found: type[FsspecStorageClient], url: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Keys and their variables.
+def _variables(client_class: type[FsspecStorageClient], url: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The config keys that environment variables set, and the names of the variables.
 
-    ``GLLM_STORAGE_<KEY>`` for the keys that the provider knows, and ``GLLM_STORAGE_<PROVIDER>_<KEY>``.
+    ``GLLM_STORAGE_<PROVIDER>_<KEY>`` comes before ``GLLM_STORAGE_<KEY>``, which counts only for keys that the provider
+    knows.
     """
-    said = _IN_THE_URL | found.config_from_url(url).keys()
-    own = f"{ENVIRONMENT}{found.provider.upper()}_"
-    keys = set(found.config_keys()) or {name.removeprefix(own).lower() for name in environ if name.startswith(own)}
+    in_the_url = IN_THE_URL | client_class.config_from_url(url).keys()
+    own = f"{_ENVIRONMENT}{client_class.provider.upper()}_"
+    known = set(client_class.config_keys())
+    keys = known or {name.removeprefix(own).lower() for name in environ if name.startswith(own)}
     variables = {}
-    for key in sorted(keys - said):
-        names = [f"{own}{key.upper()}"] + ([f"{ENVIRONMENT}{key.upper()}"] if found.config_keys() else [])
+    for key in sorted(keys - in_the_url):
+        names = [f"{own}{key.upper()}"] + ([f"{_ENVIRONMENT}{key.upper()}"] if known else [])
         variable = next((name for name in names if environ.get(name)), None)
         if variable is not None:
             variables[key] = variable
     return variables
 
 
-def _is_for(setting: Setting, store: Store, found: type[FsspecStorageClient]) -> bool:
-    return setting.side in {"", store.side} and _is_in_scope(setting.scope, store, found)
+def _is_for(setting: Setting, store: Store, client_class: type[FsspecStorageClient]) -> bool:
+    return setting.side in {"", store.side} and _is_in_scope(setting.scope, store, client_class)
 
 
-def _is_in_scope(scope: str, store: Store, found: type[FsspecStorageClient]) -> bool:
-    if scope in {"", found.provider, store.root.partition(":")[0]}:
+def _is_in_scope(scope: str, store: Store, client_class: type[FsspecStorageClient]) -> bool:
+    if scope in {"", client_class.provider, store.root.partition(":")[0]}:
         return True
     try:
-        return CloudStorageRegistry.client_class(scope) is found
+        return CloudStorageRegistry.client_class(scope) is client_class
     except ValueError:
         return False
 
 
-def _is_taken(setting: Setting, found: type[FsspecStorageClient], wanted: Mapping[Store, type[FsspecStorageClient]]) -> bool:
-    """Whether a provider takes a key; one that takes any (``fsspec``): what is said to it alone, or what no other knows."""
-    if found.config_keys():
-        return setting.key in found.config_keys()
-    return bool(setting.scope or setting.side) or not any(setting.key in each.config_keys() for each in wanted.values())
+def _knows(
+    client_class: type[FsspecStorageClient], setting: Setting, classes: Mapping[Store, type[FsspecStorageClient]]
+) -> bool:
+    """Whether a client takes a setting.
+
+    A client that takes any key (``fsspec``) gets the settings for its provider or side, and the keys that no other client
+    of the command knows.
+    """
+    if client_class.config_keys():
+        return setting.key in client_class.config_keys()
+    return bool(setting.scope or setting.side) or not any(setting.key in each.config_keys() for each in classes.values())
 
 
-def _require_takers(settings: Sequence[Setting], wanted: Mapping[Store, type[FsspecStorageClient]]) -> None:
+def _require_known_settings(settings: Sequence[Setting], classes: Mapping[Store, type[FsspecStorageClient]]) -> None:
     for each in settings:
-        for store, found in wanted.items():
-            if _is_for(each, store, found) and _is_taken(each, found, wanted):
+        for store, client_class in classes.items():
+            if _is_for(each, store, client_class) and _knows(client_class, each, classes):
                 break
         else:
-            raise ValueError(_no_taker(each, wanted))
+            raise ValueError(_unknown(each, classes))
 
 
-def _require_one_server(settings: Sequence[Setting], wanted: Mapping[Store, type[FsspecStorageClient]]) -> None:
-    """One server speaks one protocol: the other provider's requests, signed with its secrets, would go there, too."""
+def _require_one_server(settings: Sequence[Setting], classes: Mapping[Store, type[FsspecStorageClient]]) -> None:
+    """Refuse one endpoint for two providers: it would get requests of both, signed with the secrets of both."""
     for each in settings:
-        classes = [found for store, found in wanted.items() if _is_for(each, store, found)]
-        names = sorted({found.provider for found in classes if each.key in found.config_keys()})
+        found = [client_class for store, client_class in classes.items() if _is_for(each, store, client_class)]
+        names = sorted({client_class.provider for client_class in found if each.key in client_class.config_keys()})
         if each.key == _SERVER and len(names) > 1:
             raise ValueError(
-                f"{each.option} would send the requests of {' and '.join(names)} to one server; say for which it is, as in "
-                f"-c {names[0]}.{_SERVER}=URL"
+                f"{each.option} would send the requests for {' and '.join(names)} to one server; set it for one provider, "
+                f"as in -c {names[0]}.{_SERVER}=URL"
             )
 
 
 def _require_one_server_of_variable(
-    settings: Sequence[Setting], wanted: Mapping[Store, type[FsspecStorageClient]], environ: Mapping[str, str]
+    settings: Sequence[Setting], classes: Mapping[Store, type[FsspecStorageClient]], environ: Mapping[str, str]
 ) -> None:
-    """The same for the variable of all providers."""
-    common = f"{ENVIRONMENT}{_SERVER.upper()}"
-    sent_there = {
-        found.provider
-        for store, found in wanted.items()
-        if _variables(found, store.root, environ).get(_SERVER) == common
-        and not any(each.key == _SERVER and _is_for(each, store, found) for each in settings)
-    }
-    if len(sent_there) > 1:
-        names = sorted(sent_there)
+    """As `_require_one_server`, for the environment variable that counts for all providers."""
+    common = f"{_ENVIRONMENT}{_SERVER.upper()}"
+    names = sorted(
+        {
+            client_class.provider
+            for store, client_class in classes.items()
+            if _variables(client_class, store.root, environ).get(_SERVER) == common
+            and not any(each.key == _SERVER and _is_for(each, store, client_class) for each in settings)
+        }
+    )
+    if len(names) > 1:
         raise ValueError(
-            f"{common} would send the requests of {' and '.join(names)} to one server; say for which it is, as in "
-            f"{ENVIRONMENT}{names[0].upper()}_{_SERVER.upper()}"
+            f"{common} would send the requests for {' and '.join(names)} to one server; set it for one provider, as in "
+            f"{_ENVIRONMENT}{names[0].upper()}_{_SERVER.upper()}"
         )
 
 
-def _no_taker(setting: Setting, wanted: Mapping[Store, type[FsspecStorageClient]]) -> str:
+def _unknown(setting: Setting, classes: Mapping[Store, type[FsspecStorageClient]]) -> str:
     name = f"{setting.scope}.{setting.key}" if setting.scope else setting.key
-    classes = [found for store, found in wanted.items() if _is_for(setting, store, found)]
-    if not classes:
-        here = f" as the {setting.side}" if setting.side else ""
-        what = f"of {setting.scope!r} " if setting.scope else ""
-        return f"{setting.option} {name}: this command has no store {what}{here}".rstrip() + "; check the URL and the option"
-    known = sorted({key for found in classes for key in found.config_keys()} - _IN_THE_URL)
+    found = [client_class for store, client_class in classes.items() if _is_for(setting, store, client_class)]
+    if not found:
+        provider = f" of {setting.scope!r}" if setting.scope else ""
+        side = f" as {setting.side}" if setting.side else ""
+        return f"{setting.option} {name}: this command has no store{provider}{side}; check the URL and the option"
+    known = sorted({key for client_class in found for key in client_class.config_keys()} - IN_THE_URL)
     nearest = difflib.get_close_matches(setting.key, known, n=1, cutoff=0.6)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    providers = ", ".join(sorted({found.provider for found in classes}))
-    return f"{setting.option} {name}: {providers} has no such key{hint}. Known keys: {', '.join(known) or 'none'}"
+    providers = ", ".join(sorted({client_class.provider for client_class in found}))
+    return f"{setting.option} {name}: {providers} does not know this key{hint}. Known keys: {', '.join(known) or 'none'}"
 
 
-def _is_secret(found: type[FsspecStorageClient], key: str) -> bool:
-    if found.settings_class is None:
+def _is_secret(client_class: type[FsspecStorageClient], key: str) -> bool:
+    if client_class.settings_class is None:
         return _LIKE_A_SECRET.search(key) is not None
-    rules = {each.name: each.metadata["rule"] for each in dataclasses.fields(found.settings_class)}
+    rules = {each.name: each.metadata["rule"] for each in dataclasses.fields(client_class.settings_class)}
     return key in rules and rules[key].secret

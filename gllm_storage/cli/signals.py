@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: what is under way is taken back first."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: transfers are cancelled and cleaned up first."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _FIRST = 128
+"""Shells report a process that a signal ended by this number plus the signal's."""
 _MESSAGES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
-_LEFT = "gllm_storage.left"
+_CONSEQUENCE = "gllm_storage.consequence"
+"""The key of click's context for the text of `announce`."""
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asks us to end. A `KeyboardInterrupt`, because everything that cleans up after one is to do so here.
+    """A signal asks the process to end. A `KeyboardInterrupt`, so that all clean-up for Ctrl-C runs for it, too.
 
     Args:
         signum: The signal.
@@ -28,34 +30,37 @@ class Ended(KeyboardInterrupt):
 
 
 def set_up() -> None:
-    """Answer the signals; one that our parent makes us ignore (as nohup does) stays ignored."""
+    """Handle the signals; a signal that the parent process ignores (as under nohup) stays ignored."""
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is signal.SIG_DFL:
             signal.signal(signum, _end)
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """What shells call a process that died of that signal."""
+    """The exit code for the signal of an interrupt."""
     return _FIRST + _signal_of(interrupt)
 
 
 def message(interrupt: KeyboardInterrupt) -> str:
-    """What happened."""
+    """The event, in words."""
     return _MESSAGES[_signal_of(interrupt)]
 
 
-def announce(left: str) -> None:
-    """Say what to tell of the work of the running command, if a signal ends it.
+def announce(consequence: str) -> None:
+    """Set the text that follows "interrupted" if a signal ends the running command.
 
-    A request that was sent may be carried out all the same, so that nobody can promise that it is taken back.
+    A request that was sent may still take effect, so the text must not promise that it is undone.
+
+    Args:
+        consequence: The state that the command may leave, as in ``"the current object may be deleted"``.
     """
-    click.get_current_context().meta[_LEFT] = f"; {left}"
+    click.get_current_context().meta[_CONSEQUENCE] = f"; {consequence}"
 
 
-def what_is_left(context: click.Context) -> str:
-    """What the command of a context announced."""
-    left: str = context.meta.get(_LEFT, "")
-    return left
+def announced(context: click.Context) -> str:
+    """The text of `announce`, with a separator before it; empty if there is none."""
+    found: str = context.meta.get(_CONSEQUENCE, "")
+    return found
 
 
 def _signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:

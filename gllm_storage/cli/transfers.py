@@ -1,20 +1,21 @@
-"""Copying one file, from anywhere to anywhere."""
+"""The transfer of one file between a store, this machine and the standard streams."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from gllm_storage.cli.output import stream_errors
 from gllm_storage.cli.places import LocalPath, Stored, Stream, address_of_local
-from gllm_storage.cli.reading import write_out
-from gllm_storage.errors import AccessDeniedError, ErrorDetails
+from gllm_storage.errors import AccessDeniedError, ErrorDetails, IntegrityError, Remedy, StorageUnavailableError
 from gllm_storage.files.source import CHUNK
 from gllm_storage.files.target import atomic_target
 from gllm_storage.registry import storage_client_from_url
+from gllm_storage.store import checksums
 from gllm_storage.store.create import exists_error
 
 if TYPE_CHECKING:
@@ -24,32 +25,33 @@ if TYPE_CHECKING:
 
     from gllm_storage.cli.plan import Copy, Place
     from gllm_storage.cli.progress import Bars
+    from gllm_storage.info import ObjectInfo
 
 
-def copy_one(copy: Copy, shown: Bars, *, no_clobber: bool) -> str | None:
+def copy_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str | None:
     """Copy a file.
 
     Args:
-        copy: From where, to where.
-        shown: Shows how far it is.
-        no_clobber: Whether to fail if the target exists, atomically.
+        copy: Source and target.
+        shown: The progress bars.
+        no_clobber: Whether to fail if the target exists; the check and the write are one step.
 
     Returns:
         The URL or path of the copy; None for standard output.
 
     Raises:
-        ValueError: If source and target are one, or a path is impossible.
-        FileNotFoundError: If there is no such source.
+        ValueError: If source and target are the same, or a path is impossible.
+        FileNotFoundError: If the source does not exist.
         FileExistsError: If `no_clobber`, and the target exists.
-        StorageError: If it fails; the target is as it was then.
+        StorageError: If the copy fails; the target is unchanged.
     """
     source, target = copy.source, copy.target
     if _is_same(source, target):
         raise ValueError(f"{_shown(source)}: source and target are the same")
     if no_clobber:
-        _refuse_early(target)
+        _refuse_existing(target)
     if isinstance(target, Stream):
-        _to_stream(copy, shown)
+        _to_stdout(source, shown)
         return None
     if isinstance(target, LocalPath) and isinstance(source, Stored):
         with shown.watching(f"↓ {copy.name}") as callback:
@@ -58,9 +60,34 @@ def copy_one(copy: Copy, shown: Bars, *, no_clobber: bool) -> str | None:
         return _upload(path, target, callback, no_clobber=no_clobber)
 
 
+def write_out(stored: Stored, shown: Bars) -> None:
+    """Stream one version of an object to standard output, and verify its checksum after the last byte.
+
+    Args:
+        stored: The object.
+        shown: The progress bars.
+
+    Raises:
+        FileNotFoundError: If the object does not exist.
+        IntegrityError: If the data does not match the stored size or checksum; the data was written nevertheless.
+        StorageUnavailableError: If the object was replaced while it was read.
+        StorageError: If the object cannot be read to its end.
+    """
+    info = stored.client.info(stored.remote_path)
+    with stored.client.open(stored.remote_path, "rb") as file, shown.watching(f"↓ {stored.key}", info.size) as callback:
+        try:
+            problem = _write_and_verify(file, info, callback)
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # the readers of all providers raise EBUSY when the object was replaced
+                raise
+            raise _replaced(stored, "was replaced while it was read") from error
+    if problem:
+        _raise_mismatch(stored, info, problem)
+
+
 def _is_same(source: Place, target: Place) -> bool:
     if isinstance(source, LocalPath) and isinstance(target, LocalPath):
-        return os.path.realpath(source.path) == os.path.realpath(target.path)  # not in two spellings, or by a link either
+        return os.path.realpath(source.path) == os.path.realpath(target.path)  # through links and other spellings
     return source == target and not isinstance(source, Stream)
 
 
@@ -68,14 +95,14 @@ def _shown(place: Place) -> str:
     return place.url if isinstance(place, Stored) else getattr(place, "path", "-")
 
 
-def _refuse_early(target: Place) -> None:
-    """Look before anything is read or fetched; only for speed: the write itself decides."""
+def _refuse_existing(target: Place) -> None:
+    """Fail before the source is read, if the target exists. This is only for speed: the write checks again."""
     if isinstance(target, LocalPath):
         exists = os.path.lexists(target.path)
         details = ErrorDetails("file", target.path, "copy")
     elif isinstance(target, Stored):
         exists = False
-        with contextlib.suppress(AccessDeniedError):  # who may write need not be allowed to look
+        with contextlib.suppress(AccessDeniedError):  # credentials may permit writing but not reading
             exists = target.client.file_exists(target.remote_path)
         details = ErrorDetails(target.client.provider, target.url, "upload")
     else:
@@ -84,20 +111,16 @@ def _refuse_early(target: Place) -> None:
         raise exists_error(details)
 
 
-def _to_stream(copy: Copy, shown: Bars) -> None:
-    if isinstance(copy.source, Stored):
-        write_out(copy.source, shown)
-    elif isinstance(copy.source, LocalPath):
-        write_out(as_stored(copy.source), shown)
+def _to_stdout(source: Place, shown: Bars) -> None:
+    if isinstance(source, Stored):
+        write_out(source, shown)
+    elif isinstance(source, LocalPath):
+        write_out(_as_stored(source), shown)
     else:
-        _pass_through()
-
-
-def _pass_through() -> None:
-    while data := _from_stdin():
-        with stream_errors():
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+        while data := _from_stdin():
+            with stream_errors():
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
 
 
 def _from_stdin() -> bytes:
@@ -112,7 +135,7 @@ def _download(source: Stored, path: str, callback: Callback, *, no_clobber: bool
     details = ErrorDetails(source.client.provider, source.url, "download")
     try:
         with atomic_target(path, details, exclusive=True) as target:
-            # It replaces the temporary file by its own, which then gets the name, if the name is still free.
+            # The download replaces the temporary file, which then gets the name of the target if the name is still free.
             source.client.download_with_progress(source.remote_path, target.temporary, callback)
     except FileExistsError as error:
         raise exists_error(ErrorDetails("file", path, "copy")) from error
@@ -120,14 +143,14 @@ def _download(source: Stored, path: str, callback: Callback, *, no_clobber: bool
 
 
 def _upload(path: str, target: LocalPath | Stored, callback: Callback, *, no_clobber: bool) -> str:
-    stored = as_stored(target) if isinstance(target, LocalPath) else target
+    stored = _as_stored(target) if isinstance(target, LocalPath) else target
     url = stored.client.upload_with_progress(path, stored.remote_path, callback, check_conflict=no_clobber)
     return target.path if isinstance(target, LocalPath) else url
 
 
 @contextlib.contextmanager
 def _as_local_file(copy: Copy, shown: Bars) -> Iterator[str]:
-    """The source as a file here; what is not one goes through a temporary file, whole and verified before it is sent on."""
+    """The path of the source; an object or a stream goes to a temporary file first, so that complete data is uploaded."""
     if isinstance(copy.source, LocalPath):
         yield copy.source.path
         return
@@ -137,20 +160,71 @@ def _as_local_file(copy: Copy, shown: Bars) -> Iterator[str]:
             with shown.watching(f"↓ {copy.name}") as callback:
                 copy.source.client.download_with_progress(copy.source.remote_path, path, callback)
         else:
-            with open(path, "xb") as file:
-                _drain_stdin(file, shown)
+            with open(path, "xb") as file, shown.watching("standard input") as callback:
+                while data := _from_stdin():
+                    file.write(data)
+                    callback.relative_update(len(data))
         yield path
 
 
-def _drain_stdin(file: Any, shown: Bars) -> None:
-    with shown.watching("standard input") as callback:
-        while data := _from_stdin():
-            file.write(data)
-            callback.relative_update(len(data))
-
-
-def as_stored(local: LocalPath) -> Stored:
+def _as_stored(local: LocalPath) -> Stored:
     """A local path as an object of the provider ``file``."""
-    address = address_of_local(local)
-    client: Any = storage_client_from_url(address.root)
-    return Stored(client, address.key)
+    where = address_of_local(local)
+    client: Any = storage_client_from_url(where.root)
+    return Stored(client, where.key)
+
+
+def _write_and_verify(file: IO[bytes], info: ObjectInfo, callback: Callback) -> str | None:
+    """Copy an object to standard output; returns the difference from the stored size or checksum, if there is one."""
+    out = sys.stdout.buffer
+    moved = 0
+
+    def pass_on(_: int, length: int) -> bytes:
+        nonlocal moved
+        data = _read_exactly(file, length)
+        with stream_errors():
+            out.write(data)
+        moved += len(data)
+        callback.relative_update(len(data))
+        return data
+
+    algorithm, _, expected = (info.checksum or "").partition(":")
+    found = None
+    if algorithm in {*checksums.ALGORITHMS, "md5"}:
+        found = checksums.checksum_of(pass_on, info.size, algorithm)
+    else:
+        for offset in range(0, info.size, CHUNK):
+            pass_on(offset, min(CHUNK, info.size - offset))
+    with stream_errors():
+        out.flush()
+    if moved != info.size:
+        return f"{moved} bytes instead of {info.size}"
+    if file.read(1):
+        return f"more than {info.size} bytes"
+    if found is not None and found != expected:
+        return f"{algorithm} {found} instead of {expected}"
+    return None
+
+
+def _read_exactly(file: IO[bytes], length: int) -> bytes:
+    data = file.read(length)
+    while len(data) < length and (more := file.read(length - len(data))):
+        data += more
+    return data
+
+
+def _raise_mismatch(stored: Stored, before: ObjectInfo, problem: str) -> None:
+    # The facts were read before the object was opened. If it was replaced in between, they belong to the older version.
+    now = stored.client.info(stored.remote_path)
+    if (now.etag, now.size, now.last_modified) != (before.etag, before.size, before.last_modified):
+        raise _replaced(stored, "was replaced when it was opened, so that the data cannot be verified")
+    raise IntegrityError(
+        f"{stored.url}: the data does not match the stored object: {problem}. Do not use it",
+        ErrorDetails(stored.client.provider, stored.url, "read"),
+        Remedy.REPORT_DAMAGE,
+    )
+
+
+def _replaced(stored: Stored, event: str) -> StorageUnavailableError:
+    details = ErrorDetails(stored.client.provider, stored.url, "read")
+    return StorageUnavailableError(f"{stored.url} {event}", details, Remedy.REPEAT_NOW)

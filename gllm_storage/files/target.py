@@ -13,14 +13,14 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gllm_storage.errors import ConflictCheckUnsupportedError, StorageError
+from gllm_storage.errors import ConflictCheckUnsupportedError, Remedy, StorageError
 from gllm_storage.files.source import CHUNK, local_errors, not_a_file, require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gllm_storage.errors import ErrorDetails
-    from gllm_storage.files.source import LocalSource
+    from gllm_storage.files.source import Source
 
 
 class TargetExistsError(FileExistsError):
@@ -146,13 +146,13 @@ class LocalTarget:
         return local_errors("write", self.path, self._details)
 
 
-def copy(source: LocalSource, target: LocalTarget, progress: Callable[[int], None]) -> None:
-    """Copy a whole file.
+def copy(source: Source, target: LocalTarget, progress: Callable[[int], None]) -> None:
+    """Copy a complete source into a local file.
 
     Args:
-        source: From where.
-        target: To where.
-        progress: Told the number of bytes of each step.
+        source: The source.
+        target: The target.
+        progress: Called with the number of bytes of each step; it may raise to end the copy.
 
     Raises:
         StorageError: If the source ends early, or either cannot be read or written.
@@ -200,7 +200,7 @@ def atomic_target(
         destination = os.path.abspath(path) if exclusive else os.path.realpath(path)
         mode = _mode_of(destination)
     if path.endswith(os.sep):
-        raise StorageError(f"{details.operation} of {details.url}: local path {path!r} names a folder; name a file", details)
+        raise not_a_file(path, "a folder, because it ends with a separator", details)
     if mode is not None and not exclusive:
         require_regular(path, mode, details)
     temporary = os.path.join(os.path.dirname(destination), f".gllm-{secrets.token_hex(16)}.tmp")
@@ -295,8 +295,9 @@ def _publish(temporary: str, destination: str, details: ErrorDetails, *, exclusi
         if isinstance(cause, OSError) and cause.errno in _NO_HARD_LINKS:
             raise ConflictCheckUnsupportedError(
                 f"{details.operation} of {details.url}: the folder's filesystem has neither hard links nor renameat2 "
-                f"({cause.strerror}), so it cannot create exclusively. Use check_conflict=False, or another folder",
+                f"({cause.strerror}), so it cannot create exclusively",
                 details,
+                Remedy.USE_OTHER_FOLDER,
             ) from cause
         raise
 

@@ -174,7 +174,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     def _forget_listings(self, path: str) -> None:
         self.invalidate_cache(path)
 
-    def _details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
+    def _error_details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
         return ErrorDetails(self.provider, f"{self.scheme}://{bucket}/{key}".rstrip("/"), operation)
 
     def _split(self, path: str) -> tuple[str, str]:
@@ -243,7 +243,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
         if "a" in mode and not self.appends:
-            details = self._details(*self._place(path), "open")
+            details = self._error_details(*self._place(path), "open")
             raise StorageError(f"{details.url}: this provider cannot append to an object", details, Remedy.WRITE_NEW_OBJECT)
         if mode not in {"rb", "wb", "xb"} or (mode == "rb" and self._is_of_version(kwargs)):
             return super()._open(path, mode, block_size, **kwargs)
@@ -648,7 +648,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     def _copy_object(self, path1: str, path2: str, options: Mapping[str, Any]) -> None:
         bucket, key = self._split(path1)
         if not key:  # a recursive copy names the bucket as well
-            details = self._details(bucket, "", "copy")
+            details = self._error_details(bucket, "", "copy")
             raise ObjectNotFoundError(f"{path1!r} is not the path of an object: it needs a bucket and a key", details)
         if is_create(options.get("mode", "overwrite")):
             raise ValueError("mode='create': a copy cannot be exclusive; check first, or download and upload")
@@ -745,7 +745,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     def _move_pairs(self, path1: Any, pairs: list[Pair], stop: Stop, options: Mapping[str, Any], *, lenient: bool) -> None:
         copied = self._copy_pairs(pairs, stop, options, lenient=lenient)
         if not copied:
-            details = self._details(*self._split(str(path1)), "move")
+            details = self._error_details(*self._split(str(path1)), "move")
             raise ObjectNotFoundError(f"{details.url} is not an object; recursive=True moves the objects below it", details)
         targets = {self._split(target) for _, target in copied}
         self._delete_objects([place for source, _ in copied if (place := self._split(source)) not in targets], stop)
@@ -830,7 +830,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         if (bucket, key) not in found and await self._in_thread(lambda _: self._may_exist(path, unknown=not found)):
             found.append((bucket, key))
         if not found:
-            details = self._details(bucket, key, "delete")
+            details = self._error_details(bucket, key, "delete")
             raise ObjectNotFoundError(f"{details.url} does not exist ({self.provider} delete)", details)
         return found
 

@@ -1,8 +1,8 @@
-"""Any fsspec filesystem that is not ours, behind the methods that the verbs use.
+"""`ForeignStore`: the objects of any fsspec filesystem, such as sftp, webdav or zip.
 
-It gives what can be given from outside: a local target that is whole or as it was, sizes that are checked, errors in our
-words. Exclusive creates are refused, because fsspec does not promise them: several filesystems look first and write then,
-and several ignore ``mode="create"`` silently.
+It gives the promises that can be kept from outside: a local file that is complete or unchanged, sizes that are checked, and
+errors of this library. Exclusive creates are refused, because fsspec does not promise them: several filesystems check first
+and write afterwards, and several ignore ``mode="create"`` silently.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.callbacks import Callback
 
 from gllm_storage.errors import (
     AccessDeniedError,
@@ -21,137 +23,179 @@ from gllm_storage.errors import (
     ErrorDetails,
     IntegrityError,
     ObjectNotFoundError,
+    Remedy,
     StorageError,
     StorageUnavailableError,
+    translation,
 )
-from gllm_storage.files.source import open_source
+from gllm_storage.files.source import CHUNK, LocalSource
 from gllm_storage.files.target import atomic_target
-from gllm_storage.info import in_order, info_from_fsspec
+from gllm_storage.info import Stored, in_order, info_from_fsspec
 from gllm_storage.paths import without_password
+from gllm_storage.settings import TransferSettings
+from gllm_storage.store.download import replaced_too_often
+from gllm_storage.store.port import ObjectStore, UploadRequest
+from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError
+from gllm_storage.store.retry import RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from fsspec import AbstractFileSystem
 
+    from gllm_storage.files.source import Source
+    from gllm_storage.files.target import LocalTarget
     from gllm_storage.info import ObjectInfo
+    from gllm_storage.store.transfer import Progress, Transfer
 
-_RESTARTS = 5
 _DENIED = {401, 403}
 _BUSY = {408, 429}
 _FIRST_SERVER_ERROR = 500
 _OF_A_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 
-class ForeignStore:
-    """The verbs' methods on any fsspec filesystem.
+class ForeignStore(ObjectStore):
+    """The objects of a folder of any fsspec filesystem.
 
     Args:
         filesystem: The filesystem.
         scheme: The scheme of its URLs.
-        base: What stands before every key in a URL, after the scheme.
+        base: The part of a URL between the scheme and the key, up to and including its last ``/``.
     """
+
+    provider: ClassVar[str] = "fsspec"
 
     def __init__(self, filesystem: AbstractFileSystem, scheme: str, base: str) -> None:
         self._filesystem = filesystem
         self._scheme = scheme
         self._base = base
+        # Not every filesystem may be called by several threads: fsspec's ftp, for example, has one connection.
+        self._settings = TransferSettings(max_concurrency=1)
 
-    def store_file(self, lpath: str, rpath: str, *, exclusive: bool, callback: Callback | None = None) -> None:
-        """Upload a local file.
+    @property
+    def settings(self) -> TransferSettings:
+        """The defaults, with one call at a time."""
+        return self._settings
+
+    def url(self, key: str) -> str:
+        """The URL of a key, with the password of the base, if it has one."""
+        return f"{self._scheme}://{self._base}{key}"
+
+    def details(self, key: str, operation: str) -> ErrorDetails:
+        """The facts about an operation, for errors; without the password of the URL."""
+        return ErrorDetails(self.provider, without_password(self.url(key)).rstrip("/"), operation)
+
+    def upload(self, request: UploadRequest) -> Stored:
+        """Upload by the filesystem's ``put_file``, and compare the size of the stored object.
 
         Raises:
-            FileNotFoundError: If the local file does not exist.
-            ConflictCheckUnsupportedError: If `exclusive`; nothing was written.
+            ConflictCheckUnsupportedError: If the request is exclusive; nothing was written.
+            IntegrityError: If the stored object has another size than the source.
             StorageError: If the upload fails.
         """
-        details = self._details(rpath, "upload")
-        if exclusive:
-            raise ConflictCheckUnsupportedError(
-                f"{details.url}: fsspec filesystem {type(self._filesystem).__name__} does not promise exclusive creates, so "
-                "check_conflict=True was refused and nothing was written. Use check_conflict=False, or another store",
-                details,
-            )
-        with open_source(lpath, details) as source:
-            with _translated(details):
-                self._filesystem.put_file(lpath, self._path(rpath), callback=callback or DEFAULT_CALLBACK)
-                stored = self._filesystem.info(self._path(rpath))["size"]
-            source.require_unchanged()
-        if stored != source.size:
+        if request.exclusive:
+            raise self._no_exclusive_create(request.details)
+        request.transfer.stop.check()
+        path = self._path(request.key)
+        with _local_file(request.source) as local, _translated(request.details):
+            self._filesystem.put_file(local, path, callback=_Told(request.transfer.progress))
+            stored = info_from_fsspec(self._filesystem.info(path), self.url(request.key))
+        request.source.require_unchanged()
+        if stored.size != request.source.size:
             raise IntegrityError(
-                f"upload of {details.url}: {source.size} bytes were sent and {stored} are stored; upload it again",
-                details,
+                f"upload of {request.details.url}: {request.source.size} bytes were sent and {stored.size} are stored",
+                request.details,
+                Remedy.UPLOAD_AGAIN,
             )
+        return Stored.of(stored)
 
-    def fetch_file(self, rpath: str, lpath: str, *, callback: Callback | None = None) -> None:
-        """Download a file; the local file is whole, or as it was.
+    def require_create(self, key: str, operation: str = "open") -> None:
+        """Refuse.
 
         Raises:
-            ObjectNotFoundError: If there is no such file.
-            StorageError: If the download fails.
+            ConflictCheckUnsupportedError: Always.
         """
-        details = self._details(rpath, "download")
-        with atomic_target(lpath, details) as target:
-            before = self._info(rpath, "download")
-            for _ in range(_RESTARTS):
-                with _translated(details):
-                    self._filesystem.get_file(self._path(rpath), target.temporary, callback=callback or DEFAULT_CALLBACK)
-                after = self._info(rpath, "download")
-                if before == after:
-                    break
-                before = after
-            else:
-                raise StorageUnavailableError(
-                    f"download of {details.url}: the file was changed again and again while it was read. Try again",
-                    details,
-                )
+        raise self._no_exclusive_create(self.details(key, operation))
+
+    def _no_exclusive_create(self, details: ErrorDetails) -> ConflictCheckUnsupportedError:
+        kind = type(self._filesystem).__name__
+        return ConflictCheckUnsupportedError(
+            f"{details.url}: the fsspec filesystem {kind} does not promise exclusive creates, so nothing was written",
+            details,
+            Remedy.NO_CONFLICT_CHECK,
+        )
+
+    def open_reader(self, key: str, operation: str = "read") -> ObjectReader:
+        """Reads by the filesystem's ``cat_file``, and compares the facts about the object before and after."""
+        return _ForeignReader(self, key, operation)
+
+    def read_range(self, key: str, start: int, length: int, details: ErrorDetails) -> bytes:
+        """Bytes of whichever version is there.
+
+        Raises:
+            ObjectNotFoundError: If the object does not exist.
+            StorageError: If it cannot be read.
+        """
+        with _translated(details):
+            return bytes(self._filesystem.cat_file(self._path(key), start, start + length))
+
+    def download(self, key: str, path: str, transfer: Transfer) -> None:
+        """Download by the filesystem's ``get_file``; begin again if the object was replaced meanwhile.
+
+        Raises:
+            ObjectNotFoundError: If the object does not exist.
+            IntegrityError: If the local file has another size than the object.
+            StorageError: If the download fails; the local file is unchanged then.
+        """
+        details = transfer.details
+        with atomic_target(path, details) as target:
+            version = self._fetch(key, target, transfer)
             received = os.stat(target.temporary).st_size
-            if received != before.size:
+            if received != version.size:
                 raise IntegrityError(
-                    f"download of {details.url}: {received} of {before.size} bytes arrived; try again", details
+                    f"download of {details.url}: {received} of {version.size} bytes arrived", details, Remedy.REPEAT_NOW
                 )
+        transfer.progress.finish()
 
-    def rm_file(self, path: str) -> None:
-        """Delete a file.
+    def _fetch(self, key: str, target: LocalTarget, transfer: Transfer) -> ObjectInfo:
+        """Download until the object is the same before and after; returns its description."""
+        details = transfer.details
+        before = self.info(key, details.operation)
+        attempt = 0
+        while True:
+            attempt += 1
+            transfer.stop.check()
+            transfer.progress.expect(before.size)
+            with _translated(details):
+                self._filesystem.get_file(self._path(key), target.temporary, callback=_Told(transfer.progress))
+            transfer.stop.check()
+            after = self.info(key, details.operation)
+            if after == before:
+                return after
+            if attempt == RESTART.limit:
+                raise replaced_too_often(details, attempt)
+            RESTART.again(details, attempt, "the object was replaced", "restart", transfer.stop)
+            before = after
 
-        Raises:
-            ObjectNotFoundError: If there is no such file.
-            StorageError: If it cannot be deleted.
-        """
-        self._info(path, "delete")
-        with _translated(self._details(path, "delete")):
-            self._filesystem.rm_file(self._path(path))
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        """The facts that the filesystem has about a file; a folder is not an object."""
+        details = self.details(key, operation)
+        self._filesystem.invalidate_cache()  # it may answer from a listing made before another process's write
+        with _translated(details):
+            entry = self._filesystem.info(self._path(key))
+        if entry.get("type") == "directory":
+            raise ObjectNotFoundError(f"{details.url} is a folder, not a file", details)
+        return info_from_fsspec(entry, self.url(key))
 
-    def object_info(self, path: str) -> ObjectInfo:
-        """What the filesystem knows of a file.
+    def delete(self, key: str) -> None:
+        """Delete by the filesystem's ``rm_file``."""
+        self.info(key, "delete")
+        with _translated(self.details(key, "delete")):
+            self._filesystem.rm_file(self._path(key))
 
-        Raises:
-            ObjectNotFoundError: If there is no such file.
-            StorageError: If it cannot be told.
-        """
-        return self._info(path, "info")
-
-    def object_exists(self, path: str) -> bool:
-        """Whether there is such a file; a folder is none.
-
-        Raises:
-            StorageError: If it cannot be told.
-        """
-        try:
-            self._info(path, "exists")
-        except ObjectNotFoundError:
-            return False
-        return True
-
-    def iter_objects(self, path: str) -> Iterator[ObjectInfo]:
-        """All files whose path begins with `path`, in key order.
-
-        Raises:
-            StorageError: If listing fails.
-        """
-        details = self._details(path, "list")
-        root = self._path(self._base).rstrip("/")
-        folder = path[: path.rfind("/") + 1]
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All files whose key begins with a prefix, in key order."""
+        folder, details = prefix[: prefix.rfind("/") + 1], self.details(prefix, "list")
         self._filesystem.invalidate_cache()
         try:
             with _translated(details):
@@ -161,32 +205,29 @@ class ForeignStore:
         if not found:
             self._require_answer(folder, details)
         for name in sorted(found):
-            key = name.removeprefix(root).lstrip("/")
-            if (self._base + key).startswith(path):
-                yield info_from_fsspec(found[name], f"{self._scheme}://{self._base}{key}")
+            key = self._key(name)
+            if key.startswith(prefix):
+                yield info_from_fsspec(found[name], self.url(key))
 
-    def iter_folder(self, path: str) -> Iterator[ObjectInfo | str]:
-        """What is directly in a folder: files, and URLs of folders.
-
-        Raises:
-            StorageError: If listing fails.
-        """
-        details = self._details(path, "list")
+    def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
+        """The files and folders directly behind a prefix."""
+        if prefix and not prefix.endswith("/"):
+            yield from super().list_folder(prefix)
+            return
         self._filesystem.invalidate_cache()
         try:
-            with _translated(details):
-                found: list[dict[str, Any]] = self._filesystem.ls(self._path(path), detail=True)
+            with _translated(self.details(prefix, "list")):
+                found: list[dict[str, Any]] = self._filesystem.ls(self._path(prefix), detail=True)
         except ObjectNotFoundError:
             return
         yield from in_order(self._entry(each) for each in found)
 
     def _entry(self, found: dict[str, Any]) -> ObjectInfo | str:
-        key = found["name"].removeprefix(self._path(self._base).rstrip("/")).strip("/")
-        url = f"{self._scheme}://{self._base}{key}"
+        url = self.url(self._key(found["name"]))
         return f"{url}/" if found["type"] == "directory" else info_from_fsspec(found, url)
 
     def _require_answer(self, folder: str, details: ErrorDetails) -> None:
-        """`find` of most filesystems leaves out what it cannot list, and finds nothing on a host that does not answer."""
+        """Most filesystems' ``find`` skips folders that it cannot list, and finds nothing on a host that does not answer."""
         try:
             with _translated(details):
                 self._filesystem.ls(self._path(folder), detail=False)
@@ -195,42 +236,98 @@ class ForeignStore:
         except (StorageError, ObjectNotFoundError):
             return
 
-    def _info(self, path: str, operation: str) -> ObjectInfo:
-        details = self._details(path, operation)
-        self._filesystem.invalidate_cache()  # listings that another process has outdated would answer
-        with _translated(details):
-            entry = self._filesystem.info(self._path(path))
-        if entry.get("type") == "directory":
-            raise ObjectNotFoundError(f"{details.url} is a folder, not a file", details)
-        return info_from_fsspec(entry, f"{self._scheme}://{path}")
+    def _path(self, key: str) -> str:
+        return str(self._filesystem._strip_protocol(self.url(key)))  # noqa: SLF001 - fsspec's own hook for this
 
-    def _path(self, path: str) -> str:
-        return str(self._filesystem._strip_protocol(f"{self._scheme}://{path}"))  # noqa: SLF001 - fsspec's own hook for this
+    def _key(self, path: str) -> str:
+        return path.removeprefix(self._path("").rstrip("/")).strip("/")
 
-    def _details(self, path: str, operation: str) -> ErrorDetails:
-        return ErrorDetails("fsspec", without_password(f"{self._scheme}://{path}"), operation)
+
+class _ForeignReader(ObjectReader):
+    """Reads one object."""
+
+    def __init__(self, store: ForeignStore, key: str, operation: str) -> None:
+        self._store = store
+        self._key = key
+        self._details = store.details(key, operation)
+
+    def head(self) -> ObjectInfo:
+        return self._store.info(self._key, self._details.operation)
+
+    def read(
+        self,
+        version: ObjectInfo,
+        start: int,
+        length: int,
+        buffer: memoryview | None = None,  # noqa: ARG002 - fsspec reads into memory of its own
+    ) -> Generator[bytes | memoryview, None, None]:
+        content = self._store.read_range(self._key, start, length, self._details)
+        # By the content's version alone: the callers drop the checksum from the description.
+        if _version_of(self.head()) != _version_of(version):
+            raise ObjectChangedError
+        if len(content) > length:
+            raise RangesIgnoredError
+        yield content
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()  # the store has translated them
+
+
+class _Told(Callback):  # type: ignore[misc]  # fsspec publishes no types
+    """An fsspec callback for the calls of a filesystem, which counts the bytes of one attempt for a `Progress`.
+
+    Filesystems differ in the methods that they call, and in the size that they report.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+        self._told = 0
+
+    def call(self, hook_name: str | None = None, **kwargs: Any) -> None:
+        """Called by fsspec after each change of the size or the value."""
+        super().call(hook_name, **kwargs)
+        more = self.value - self._told
+        if more > 0:
+            self._told = self.value
+            self._progress(more)
 
 
 @contextlib.contextmanager
-def _translated(details: ErrorDetails) -> Iterator[None]:
-    """Our errors for whatever a foreign filesystem raises; each has a vocabulary of its own."""
+def _local_file(source: Source) -> Iterator[str]:
+    """The path of a local file with the content of a source: ``put_file`` takes nothing else."""
+    if isinstance(source, LocalSource) and os.path.exists(source.path):
+        yield source.path
+        return
+    with tempfile.NamedTemporaryFile(prefix="gllm-storage-") as file:
+        for offset in range(0, source.size, CHUNK):
+            file.write(source.read_at(offset, min(CHUNK, source.size - offset)))
+        file.flush()
+        yield file.name
+
+
+def _version_of(info: ObjectInfo) -> tuple[object, ...]:
+    return info.size, info.etag, info.last_modified
+
+
+def _translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
+    """Raise errors of this library in place of a filesystem's, each of which has its own exceptions."""
+    return translation(details, (Exception,), partial(_translate, sys.exception()))
+
+
+def _translate(before: BaseException | None, error: Exception, details: ErrorDetails) -> Exception:
     what = f"fsspec {details.operation} of {details.url} failed"
-    before = sys.exception()
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _not_found(error, before, details, what) from error
-    except PermissionError as error:
-        raise _denied(error, details, what) from error
-    except (ConnectionError, TimeoutError) as error:
-        raise _unavailable(error, details, what) from error
-    except Exception as error:
-        answer = _answer(error, details, what)
-        raise answer or StorageError(f"{what}: {type(error).__name__}: {error}", details) from error
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return _not_found(error, before, details, what)
+    if isinstance(error, PermissionError):
+        return _denied(error, details, what)
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return _unavailable(error, details, what)
+    return _answer(error, details, what) or StorageError(f"{what}: {type(error).__name__}: {error}", details)
 
 
 def _not_found(error: OSError, before: BaseException | None, details: ErrorDetails, what: str) -> Exception:
-    """The HTTP filesystem of fsspec says "not found" to everything, also to a host that does not answer: the causes tell."""
+    """The HTTP filesystem of fsspec says "not found" for all failures, also for a silent host: the causes tell."""
     for cause in _causes(error, before):
         answer = _answer(cause, details, what)
         if answer is not None:
@@ -243,7 +340,7 @@ def _not_found(error: OSError, before: BaseException | None, details: ErrorDetai
 
 
 def _causes(error: BaseException, before: BaseException | None) -> Iterator[BaseException]:
-    """What led to an error, but for what was being handled `before` the filesystem was called: that is the caller's."""
+    """The causes of an error, except for the exception that was being handled `before` the filesystem was called."""
     seen: set[int] = set()
     cause = error.__cause__ or error.__context__
     while cause is not None and cause is not before and id(cause) not in seen:
@@ -253,10 +350,10 @@ def _causes(error: BaseException, before: BaseException | None) -> Iterator[Base
 
 
 def _answer(error: BaseException, details: ErrorDetails, what: str) -> StorageError | None:
-    """What a server answered, or that it did not, if the error says so."""
+    """The error for a server's answer, or for a server that did not answer, if the exception tells."""
     status = getattr(error, "status", None)
     if not isinstance(status, int):
-        return _unavailable(error, details, what) if _is_no_answer(error) else None
+        return _unavailable(error, details, what) if _is_unanswered(error) else None
     if status in _DENIED:
         return _denied(error, replace(details, status=status), what)
     if status in _BUSY or status >= _FIRST_SERVER_ERROR:
@@ -264,16 +361,15 @@ def _answer(error: BaseException, details: ErrorDetails, what: str) -> StorageEr
     return None
 
 
-def _is_no_answer(error: BaseException) -> bool:
-    """Whether aiohttp, which fsspec's own HTTP filesystem uses, got none; only some of its errors are an `OSError`."""
+def _is_unanswered(error: BaseException) -> bool:
+    """Whether aiohttp, which fsspec's HTTP filesystem uses, got no answer; only some of its errors are an `OSError`."""
     aiohttp = sys.modules.get("aiohttp")
     return aiohttp is not None and isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError))
 
 
 def _denied(error: BaseException, details: ErrorDetails, what: str) -> AccessDeniedError:
-    return AccessDeniedError(f"{what}: {error}. Check the credentials and what they permit", details)
+    return AccessDeniedError(f"{what}: {error}", details, Remedy.CHECK_CREDENTIALS)
 
 
 def _unavailable(error: BaseException, details: ErrorDetails, what: str) -> StorageUnavailableError:
-    reason = str(error) or type(error).__name__
-    return StorageUnavailableError(f"{what}: {reason}. Check the network; the call can be repeated", details)
+    return StorageUnavailableError(f"{what}: {str(error) or type(error).__name__}", details, Remedy.CHECK_NETWORK)

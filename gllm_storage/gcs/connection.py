@@ -1,175 +1,373 @@
-"""Sending requests of Google's JSON API: a session for each filesystem and process, with sane waits and whole answers."""
+"""`GCSConnection`: the server, the credentials and the session of a client or a filesystem.
+
+The verbs need neither gcsfs nor aiohttp, but they must reach the same server with the same credentials as gcsfs would with
+the same options. So this module follows gcsfs's rules: its options, its environment variables, and the order in which it
+tries the sources of credentials (gcsfs's `credentials.py`).
+"""
 
 from __future__ import annotations
 
-import contextlib
+import json
+import os
+import pickle
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
+import google.auth
 import requests
-from google.auth.transport.requests import AuthorizedSession
+from google.auth.credentials import Credentials
+from google.auth.exceptions import GoogleAuthError, RefreshError
+from google.auth.transport import mtls
+from google.auth.transport.requests import AuthorizedSession, Request
+from google.oauth2 import service_account
+from google.oauth2.credentials import Credentials as UserCredentials
 
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, is_transient
+from gllm_storage.gcs.errors import CredentialsError
+from gllm_storage.gcs.store import GCSStore
+from gllm_storage.settings import MIB, TransferSettings
 from gllm_storage.store.http import StoppingAdapter
-from gllm_storage.store.retry import with_retries
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping
 
-    from gllm_storage.errors import ErrorDetails
+PART_SIZE = 16 * MIB
+"""Default size in bytes of a chunk of a resumable upload, and of a ranged read."""
+OPTIONS = frozenset(
+    {
+        "storage_class",
+        "kms_key_name",
+        "multipart_threshold",
+        "part_size",
+        "max_concurrency",
+        "max_attempts",
+        "connect_timeout",
+        "read_timeout",
+        "ca_bundle",
+    }
+)
+"""The options of `connection_of` that gcsfs does not have."""
 
-T = TypeVar("T")
-
-_SUCCESS = range(200, 300)
+_TOKEN_CACHE = ".gcs_tokens"  # noqa: S105 - a file name
+_TOKEN_INFO = "https://oauth2.googleapis.com/tokeninfo"  # noqa: S105 - a URL
+_TOKEN_INFO_SECONDS = 10
+_SHORTEST_LIFE = 300
+"""Seconds for which an access token must be valid."""
+_BAD_REQUEST = 400
+_MTLS_HOST = "storage.mtls.googleapis.com"
 
 
 @dataclass(frozen=True)
-class Connection:
-    """How to reach the store.
+class Account:
+    """Credentials, and the project that belongs to them.
 
     Attributes:
-        endpoint_url: Gives its URL, without a path.
-        credentials: Gives google-auth's credentials, or None for anonymous requests.
-        connect_timeout: Seconds to wait for a connection.
-        read_timeout: Seconds to wait for an answer to begin or go on.
-        max_attempts: How often a request is sent in all.
-        pool_size: How many connections are kept open; those above are closed after use, with a warning in urllib3's log.
-        ca_bundle: Path of a file with the CA certificates to trust.
-        parameters: Query parameters of every request, such as ``userProject``.
+        credentials: The credentials; None for anonymous requests.
+        project: The project of the options, or the default project of the credentials.
     """
 
-    endpoint_url: Callable[[], str]
-    credentials: Callable[[], Any] = field(repr=False)
+    credentials: Credentials | None = field(repr=False)
+    project: str | None
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """The options of a connection; see `connection_of`."""
+
+    transfer: TransferSettings
+    token: Any = field(default=None, repr=False)
+    project: str | None = None
+    access: str = "full_control"
+    requester_pays: str | bool = False
+    endpoint_url: str | None = None
+    ca_bundle: str | None = None
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
-    max_attempts: int = 5
-    pool_size: int = 100
-    ca_bundle: str | None = None
-    parameters: Mapping[str, str] = field(default_factory=dict)
-
-    def make_session(self) -> requests.Session:
-        """A new session, for use by threads."""
-        credentials = self.credentials()
-        session: Any = requests.Session() if credentials is None else _authorized(credentials)
-        adapter = StoppingAdapter(pool_connections=2, pool_maxsize=self.pool_size)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        if self.ca_bundle:
-            session.verify = self.ca_bundle
-        made: requests.Session = session
-        return made
+    storage_class: str | None = None
+    kms_key_name: str | None = None
 
 
-class GCSConnections:
-    """The session of a filesystem, made once in each process on first use.
+def connection_of(options: Mapping[str, Any]) -> GCSConnection:
+    """Make the connection that some options describe. Sends no request.
 
     Args:
-        connection: How to reach the store.
+        options: gcsfs's options, of which these count: ``endpoint_url``, ``token``, ``project``, ``access`` and
+            ``requester_pays``; and the options of `GCSFileSystem`. Options without meaning for a connection are ignored.
+
+    Example:
+        >>> connection = connection_of({"token": "anon", "endpoint_url": "http://localhost:4443"})
+        >>> connection.store("models").url("v3/model.bin")
+        'gs://models/v3/model.bin'
     """
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self._session: PerProcess[requests.Session] = PerProcess(connection.make_session)
-
-    @property
-    def endpoint_url(self) -> str:
-        """The store's URL, without a path."""
-        return self.connection.endpoint_url()
-
-    def ask(
-        self, method: str, path: str, details: ErrorDetails, *, most: int | None = None, **request: Any
-    ) -> dict[str, Any]:
-        """Send a request, again after an error that may pass, and read the JSON of its answer.
-
-        Args:
-            method: HTTP method.
-            path: Path from the endpoint's root, or a whole URL.
-            details: What it is about, for errors.
-            most: How often it is sent in all; by default as often as the connection says.
-            **request: As for `requests.Session.request`.
-
-        Raises:
-            RefusedError: If the answer is no success.
-            UnreadableAnswerError: If it is no JSON object.
-            requests.RequestException: If there is no answer.
-            google.auth.exceptions.GoogleAuthError: If there are no credentials.
-        """
-        return self.retry(lambda: _json_of(self.send(method, path, **request)), details, most)
-
-    def retry(self, call: Callable[[], T], details: ErrorDetails, most: int | None = None) -> T:
-        """Call, and call again after an error that may pass.
-
-        Raises:
-            Exception: The last one of `call`.
-        """
-        return with_retries(call, is_transient, details, most or self.connection.max_attempts)
-
-    def send(self, method: str, path: str, *, accepted: frozenset[int] = frozenset(), **request: Any) -> requests.Response:
-        """Send a request once.
-
-        Args:
-            method: HTTP method.
-            path: Path from the endpoint's root, or a whole URL.
-            accepted: Statuses that are answers, beside success.
-            **request: As for `requests.Session.request`.
-
-        Raises:
-            RefusedError: If the answer is no success.
-            requests.RequestException: If there is no answer.
-            google.auth.exceptions.GoogleAuthError: If there are no credentials.
-        """
-        given, connection = request.pop("params", {}), self.connection
-        whole = path.startswith(("http://", "https://"))
-        try:
-            answer = self._session.get().request(
-                method,
-                path if whole else f"{self.endpoint_url}{path}",
-                params={} if whole else {**connection.parameters, **given},
-                timeout=(connection.connect_timeout, connection.read_timeout),
-                allow_redirects=False,
-                **request,
-            )
-        except requests.RequestException:
-            raise
-        except OSError as error:  # such as a ca_bundle that is not there any more
-            raise requests.ConnectionError(str(error)) from error
-        if answer.status_code in _SUCCESS or answer.status_code in accepted:
-            return answer
-        with contextlib.closing(answer):
-            raise refused(answer)
-
-
-def _authorized(credentials: Any) -> Any:
-    make: Any = AuthorizedSession  # google-auth leaves it without types
-    return make(credentials)
-
-
-def refused(answer: requests.Response) -> RefusedError:
-    """Read an answer that is no success."""
-    request_id = answer.headers.get("X-GUploader-UploadID")
-    said: Any = None
-    with contextlib.suppress(ValueError, requests.RequestException):  # RequestException: the explanation itself broke
-        said = answer.json()
-    error = said.get("error") if isinstance(said, dict) else None
-    if not isinstance(error, dict):
-        return RefusedError(answer.status_code, str(answer.status_code), answer.reason or "no explanation", request_id)
-    first = (error.get("errors") or [{}])[0]
-    reason = first.get("reason") if isinstance(first, dict) else None
-    return RefusedError(
-        answer.status_code, str(reason or answer.status_code), str(error.get("message") or "no explanation"), request_id
+    project = options.get("project")
+    return GCSConnection(
+        ConnectionOptions(
+            transfer=TransferSettings(
+                multipart_threshold=int(options.get("multipart_threshold", TransferSettings.multipart_threshold)),
+                part_size=int(options.get("part_size", PART_SIZE)),
+                max_concurrency=int(options.get("max_concurrency", TransferSettings.max_concurrency)),
+                max_attempts=int(options.get("max_attempts", TransferSettings.max_attempts)),
+            ),
+            token=options.get("token"),
+            project=os.environ.get("GCSFS_DEFAULT_PROJECT", "") if project is None else project,
+            access=options.get("access", "full_control"),
+            requester_pays=options.get("requester_pays", False),
+            endpoint_url=options.get("endpoint_url"),
+            ca_bundle=options.get("ca_bundle"),
+            connect_timeout=float(options.get("connect_timeout", 10.0)),
+            read_timeout=float(options.get("read_timeout", 60.0)),
+            storage_class=options.get("storage_class"),
+            kms_key_name=options.get("kms_key_name"),
+        )
     )
 
 
-def _json_of(answer: requests.Response) -> dict[str, Any]:
-    if not answer.content:
-        return {}
+class GCSConnection:
+    """A server, credentials, and a session of each process. The stores of all buckets share them.
+
+    Args:
+        options: The options.
+    """
+
+    def __init__(self, options: ConnectionOptions) -> None:
+        self.options = options
+        self._has_certificate = _has_certificate()
+        self._stores: dict[str, GCSStore] = {}
+        self._account: PerProcess[Account] = PerProcess(self._log_in)
+        self._session: PerProcess[requests.Session] = PerProcess(self._new_session)
+
+    def store(self, bucket: str) -> GCSStore:
+        """The store of a bucket; the same one each time. Sends no request."""
+        return self._stores.get(bucket) or self._stores.setdefault(bucket, GCSStore(self, bucket))
+
+    @property
+    def endpoint_url(self) -> str:
+        """URL of the server, without a path and without a ``/`` at its end."""
+        return (self.options.endpoint_url or _default_endpoint(with_certificate=self._has_certificate)).rstrip("/")
+
+    @property
+    def account(self) -> Account:
+        """The credentials. May send requests, on the first use in each process.
+
+        Raises:
+            CredentialsError: If there are no credentials where the options request some.
+        """
+        return self._account.get()
+
+    @property
+    def session(self) -> requests.Session:
+        """The session of this process, for use by threads; the same errors as `account`."""
+        return self._session.get()
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Query parameters of every request: the project that pays."""
+        payer = self.options.requester_pays
+        project = payer if isinstance(payer, str) else self.account.project if payer else None
+        return {"userProject": project} if project else {}
+
+    def _log_in(self) -> Account:
+        try:
+            return _account_of(self.options.token, self)
+        except (GoogleAuthError, ValueError, KeyError, TypeError, OSError) as error:
+            make: Any = CredentialsError  # google-auth publishes no types for its base class
+            raise make(f"{type(error).__name__}: {error}") from error
+
+    def _new_session(self) -> requests.Session:
+        credentials = self.account.credentials
+        make: Any = AuthorizedSession  # google-auth publishes no types for it
+        session: requests.Session = requests.Session() if credentials is None else make(credentials)
+        # urllib3 closes connections above this number after use, with a warning in its log.
+        pool_size = max(100, 2 * self.options.transfer.max_concurrency)
+        context = mtls.get_default_ssl_context() if self._has_certificate else None
+        adapter = _Adapter(context, pool_connections=2, pool_maxsize=pool_size)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        if self.options.ca_bundle:
+            session.verify = self.options.ca_bundle
+        return session
+
+
+class _Adapter(StoppingAdapter):
+    """An adapter that presents a client certificate, if there is one."""
+
+    def __init__(self, context: ssl.SSLContext | None, **options: Any) -> None:
+        self._context = context
+        super().__init__(**options)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """As the base class, with the certificate."""
+        if self._context is not None:
+            options["ssl_context"] = self._context
+        super().init_poolmanager(*args, **options)
+
+
+# ---------------------------------------------------------------------- server
+
+
+def _default_endpoint(*, with_certificate: bool) -> str:
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    if emulator not in {"", "default"}:
+        return emulator if emulator.startswith(("http://", "https://")) else f"http://{emulator}"
+    is_mtls = with_certificate and os.environ.get("GOOGLE_API_USE_MTLS_ENDPOINT", "auto").lower() != "never"
+    return f"https://{_MTLS_HOST}" if is_mtls and _universe() == "googleapis.com" else f"https://storage.{_universe()}"
+
+
+def _universe() -> str:
+    return os.environ.get("GOOGLE_CLOUD_UNIVERSE_DOMAIN", "googleapis.com")
+
+
+def _has_certificate() -> bool:
+    """Whether google-auth is configured to present a client certificate."""
+    if not hasattr(mtls, "get_default_ssl_context"):  # an older release of google-auth
+        return False
+    typed: Any = mtls
+    return bool(typed.should_use_client_cert() and typed.has_default_client_cert_source())
+
+
+# ---------------------------------------------------------------------- credentials
+
+
+def _account_of(token: Any, connection: GCSConnection) -> Account:
+    """The account that the option `token` names.
+
+    Raises:
+        Exception: `GoogleAuthError`, `ValueError`, `KeyError`, `TypeError` or `OSError`, if there are no such credentials.
+    """
+    if token is None:
+        return _first_account(connection)
+    if token == "browser":  # noqa: S105 - the name of a method
+        raise ValueError("token='browser' is not supported; log in by: gcloud auth application-default login")
+    if isinstance(token, str) and token in _METHODS:
+        return _METHODS[token](connection)
+    return Account(_credentials_of(token, _scopes(connection)), connection.options.project)
+
+
+def _first_account(connection: GCSConnection) -> Account:
+    """The account of the first source that has one; anonymous if none has."""
+    for name in ("google_default", "cache", "cloud"):
+        if name == "cloud" and os.environ.get("NO_GCE_CHECK") == "true":
+            continue
+        try:
+            return _METHODS[name](connection)
+        except (GoogleAuthError, ValueError):
+            continue
+    return _anonymous(connection)
+
+
+def _google_default(connection: GCSConnection) -> Account:
+    """Google's own search: ``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's files, then the account of the machine."""
+    with requests.Session() as session:
+        find: Any = google.auth.default
+        credentials, project = find(scopes=_scopes(connection), request=_request(session))
+    given = connection.options.project
+    if given and given != project:
+        raise ValueError(f"the project is {given!r}, but the default credentials are of project {project!r}")
+    return Account(credentials, project)
+
+
+def _cached(connection: GCSConnection) -> Account:
+    """The tokens that gcsfs's ``token="browser"`` has saved.
+
+    As in gcsfs, the requests are anonymous if tokens are saved, but none for this project.
+    """
     try:
-        found = answer.json()
-    except ValueError as error:
-        raise UnreadableAnswerError(f"its answer is no JSON: {answer.text[:80]!r}") from error
-    if found is None:  # some emulators' answer to a delete
-        return {}
-    if not isinstance(found, dict):
-        raise UnreadableAnswerError("its answer is no JSON object")
-    return found
+        with open(os.path.join(os.path.expanduser("~"), _TOKEN_CACHE), "rb") as file:
+            tokens = pickle.load(file)  # noqa: S301 - the user's own file, in gcsfs's format
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ValueError(f"no cached tokens in ~/{_TOKEN_CACHE}") from error
+    if not tokens:
+        raise ValueError(f"no cached tokens in ~/{_TOKEN_CACHE}")
+    options = connection.options
+    return Account(tokens.get((options.project, options.access)), options.project)
+
+
+def _machine(connection: GCSConnection) -> Account:
+    """The account of this machine in Google's cloud."""
+    from google.auth import compute_engine  # noqa: PLC0415 - for this source only
+
+    if f"torage.{_universe()}" not in connection.endpoint_url and _MTLS_HOST not in connection.endpoint_url.lower():
+        raise ValueError(f"the account of the machine is not sent to {connection.endpoint_url}, which is not Google's")
+    make: Any = compute_engine.Credentials
+    credentials = make()
+    with requests.Session() as session:
+        try:
+            credentials.refresh(_request(session))
+        except RefreshError as error:
+            raise ValueError(f"the metadata server has no account: {error}") from error
+    return Account(credentials, connection.options.project)
+
+
+def _anonymous(connection: GCSConnection) -> Account:
+    return Account(None, connection.options.project)
+
+
+_METHODS: dict[str, Callable[[GCSConnection], Account]] = {
+    "google_default": _google_default,
+    "cache": _cached,
+    "cloud": _machine,
+    "anon": _anonymous,
+}
+
+
+def _credentials_of(token: Any, scopes: list[str]) -> Credentials:
+    """Credentials of a key file, of its content, of an access token, or google-auth's own object."""
+    if isinstance(token, str):
+        token = _of_file(token) if os.path.exists(token) else _of_access_token(token)
+    if isinstance(token, dict):
+        token = _of_mapping(token, scopes)
+    if not isinstance(token, Credentials):
+        raise ValueError(f"a token is a text, a dict or google-auth's Credentials, not {type(token).__name__}")  # noqa: TRY004 - as gcsfs
+    return token
+
+
+def _of_file(path: str) -> Any:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _of_mapping(info: dict[str, Any], scopes: list[str]) -> Credentials:
+    """Credentials of a service account; or of a user, as gcloud saves them."""
+    make: Any = service_account.Credentials.from_service_account_info
+    try:
+        of_service: Credentials = make(info, scopes=scopes)
+    except (GoogleAuthError, ValueError, KeyError, TypeError):
+        make = UserCredentials
+        of_user: Credentials = make(
+            None,
+            refresh_token=info["refresh_token"],
+            client_secret=info["client_secret"],
+            client_id=info["client_id"],
+            token_uri="https://oauth2.googleapis.com/token",  # noqa: S106 - a URL
+        )
+        return of_user
+    return of_service
+
+
+def _of_access_token(token: str) -> Credentials:
+    """Credentials of an access token. Google is asked when it expires, unless ``FETCH_RAW_TOKEN_EXPIRY`` is false."""
+    expiry = None
+    if os.environ.get("FETCH_RAW_TOKEN_EXPIRY", "true").lower() not in {"false", "0", "off", "no"}:
+        answer = requests.get(_TOKEN_INFO, params={"access_token": token}, timeout=_TOKEN_INFO_SECONDS)
+        if answer.status_code == _BAD_REQUEST:
+            raise ValueError("the access token is not valid, or has expired")
+        answer.raise_for_status()
+        expiry = datetime.fromtimestamp(float(answer.json()["exp"]), tz=UTC)
+        left = (expiry - datetime.now(UTC)).total_seconds()
+        if left <= _SHORTEST_LIFE:
+            raise ValueError(f"the access token expires in {max(0.0, left):.0f} s; at least {_SHORTEST_LIFE} s are needed")
+        expiry = expiry.replace(tzinfo=None)  # google-auth's times are naive, in UTC
+    make: Any = UserCredentials
+    credentials: Credentials = make(token, expiry=expiry)
+    return credentials
+
+
+def _scopes(connection: GCSConnection) -> list[str]:
+    return [f"https://www.googleapis.com/auth/devstorage.{connection.options.access}"]
+
+
+def _request(session: requests.Session) -> Any:
+    make: Any = Request
+    return make(session)

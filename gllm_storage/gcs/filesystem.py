@@ -1,9 +1,10 @@
-"""`GCSFileSystem`: gcsfs's, with our data path below the methods that carry promises."""
+"""`GCSFileSystem`: gcsfs's filesystem, on the stores of this library."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,22 +13,23 @@ import requests
 from gcsfs.core import GCSFileSystem as _GCSFileSystem
 from gcsfs.retry import HttpError
 
-from gllm_storage.concurrency.interrupt import decided, ending_its_tasks, run_interruptible, task_of_call
+from gllm_storage.concurrency.interrupt import decided, task_of_call
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import OURS, ErrorDetails
-from gllm_storage.filesystem.base import BucketFileSystem
-from gllm_storage.filesystem.inherited import InheritedMethods
-from gllm_storage.filesystem.moving import UNDER_WAY, MovingMethods
-from gllm_storage.gcs.connection import Connection, GCSConnections
+from gllm_storage.filesystem.base import StoreFileSystem
+from gllm_storage.gcs.connection import OPTIONS, connection_of
 from gllm_storage.gcs.errors import RefusedError, translated
-from gllm_storage.gcs.requests import GCSRequests
-from gllm_storage.gcs.store import GCSStore
-from gllm_storage.settings import MIB, TransferSettings
+from gllm_storage.info import aware
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from gllm_storage.gcs.connection import GCSConnection
+    from gllm_storage.gcs.store import GCSStore
+
 _IGNORED = frozenset({"batch_size", "chunksize", "consistency", "max_concurrency", "timeout"})
-"""Arguments of gcsfs that only say how fast, or ask for checks that we make anyway."""
+"""gcsfs's arguments of writes that only concern speed, or request checks that are always made here."""
 _FIXED = {
     "content_type": "contentType",
     "content_encoding": "contentEncoding",
@@ -36,81 +38,62 @@ _FIXED = {
     "content_language": "contentLanguage",
     "custom_time": "customTime",
 }
-PART_SIZE = 16 * MIB
+_POSITIONAL = tuple(inspect.signature(_GCSFileSystem.__init__).parameters)[1:]
 _DENIED = 403
 _READS = {"GET", "HEAD"}
 
 
-class GCSFileSystem(MovingMethods, BucketFileSystem, InheritedMethods, _GCSFileSystem):  # type: ignore[misc]  # gcsfs has no types
+class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # gcsfs publishes no types
     """gcsfs's filesystem with the promises of this library.
 
-    What `BucketFileSystem` names goes by Google's JSON API; the rest is gcsfs's, with listings that are always fresh. It is
-    gcsfs's own class below and not its extended one, which asks by gRPC for each bucket's type before anything else.
+    The methods of `StoreFileSystem` use Google's JSON API; the others are gcsfs's, with listings that are always fresh. The
+    class below is gcsfs's own class and not its extended one, which asks by gRPC for the type of each bucket first.
 
     Args:
+        *args: As for gcsfs: the project, the access, the token, ….
+        connection: The connection to use; one is made from the other options if None. It is not pickled.
         endpoint_url: URL of the store, without a path. Default: gcsfs's.
-        requester_pays: Project that pays for requests to others' buckets, or True for `project`.
-        storage_class: For what is stored.
-        kms_key_name: Key that encrypts what is stored.
-        multipart_threshold: Files of more bytes than this go by a resumable upload.
-        part_size: Bytes in a chunk of it, and in a ranged read.
-        max_concurrency: How many ranges of one object are read at a time.
-        max_attempts: How often a request is sent in all.
-        connect_timeout: Seconds to wait for a connection.
-        read_timeout: Seconds to wait for an answer to begin or go on.
+        requester_pays: Project that pays for requests to buckets of other owners, or True for `project`.
+        storage_class: Storage class of the stored objects.
+        kms_key_name: Key that encrypts the stored objects.
+        multipart_threshold: Files of more bytes than this are sent by a resumable upload. Default: 16 MiB.
+        part_size: Bytes in a chunk of it, and in a ranged read. Default: 16 MiB.
+        max_concurrency: Ranges of one object that are read at a time. Default: 10.
+        max_attempts: The most attempts at a request. Default: 5.
+        connect_timeout: Seconds to wait for a connection. Default: 10.
+        read_timeout: Seconds to wait for an answer to begin or go on. Default: 60.
         ca_bundle: Path of a file with the CA certificates to trust.
         **options: gcsfs's options, such as ``project`` and ``token``.
 
     Raises:
-        google.auth.exceptions.GoogleAuthError: If there are no credentials where some were named.
+        google.auth.exceptions.GoogleAuthError: If there are no credentials although the options name some.
         ValueError: If the credentials cannot be read.
+
+    Example:
+        >>> filesystem = GCSFileSystem(token="anon")
+        >>> filesystem.cat_file("gs://public-bucket/model.json")  # doctest: +SKIP
     """
 
     provider: ClassVar[str] = "gcs"
     scheme: ClassVar[str] = "gs"
+    upstream: ClassVar[bool] = True
+    # fsspec: options that neither the cache of instances nor a pickle holds.
+    _strip_tokenize_options: ClassVar[tuple[str, ...]] = ("connection",)
 
-    def __init__(
-        self,
-        *args: Any,
-        storage_class: str | None = None,
-        kms_key_name: str | None = None,
-        multipart_threshold: int = TransferSettings.multipart_threshold,
-        part_size: int = PART_SIZE,
-        max_concurrency: int = TransferSettings.max_concurrency,
-        max_attempts: int = TransferSettings.max_attempts,
-        connect_timeout: float = 10.0,
-        read_timeout: float = 60.0,
-        ca_bundle: str | None = None,
-        **options: Any,
-    ) -> None:
-        # An entry of a listing that another process has outdated since makes `exists` and `open` lie (promise E).
+    def __init__(self, *args: Any, connection: GCSConnection | None = None, **options: Any) -> None:
+        options |= dict(zip(_POSITIONAL, args, strict=False))
+        # A cached listing that another process has outdated makes `exists` and `open` lie (promise E).
         options.setdefault("use_listings_cache", False)
-        super().__init__(*args, **options)
-        self.connections = GCSConnections(
-            Connection(
-                endpoint_url=lambda: str(self._location).rstrip("/"),
-                credentials=lambda: self.credentials.credentials,
-                connect_timeout=connect_timeout,
-                read_timeout=read_timeout,
-                max_attempts=max_attempts,
-                pool_size=max(100, 2 * max_concurrency),
-                ca_bundle=ca_bundle,
-                parameters=self._get_params({}),
-            )
-        )
-        settings = TransferSettings(
-            multipart_threshold=multipart_threshold,
-            part_size=part_size,
-            max_concurrency=max_concurrency,
-            max_attempts=max_attempts,
-        )
-        resource = {"storageClass": storage_class} if storage_class else {}
-        parameters = {"kmsKeyName": kms_key_name} if kms_key_name else {}
-        self._attach(GCSStore(GCSRequests(self.connections), settings, resource, parameters))
+        self.connection = connection or connection_of(options)
+        account = self.connection.account
+        of_upstream = {name: each for name, each in options.items() if name not in OPTIONS}
+        # gcsfs gets the credentials themselves, so that it does not search for them once more.
+        token = "anon" if account.credentials is None else account.credentials
+        super().__init__(**{**of_upstream, "token": token, "project": account.project or ""})
 
     @staticmethod
     def close_session(loop: Any, session: Any, asynchronous: bool = False) -> None:
-        """Close gcsfs's session, which gcsfs's own finalizer tells to a loop that nobody wakes up.
+        """Close gcsfs's session. gcsfs's own finalizer adds a task to the loop, but does not wake the loop up.
 
         Args:
             loop: The loop that the session belongs to.
@@ -124,58 +107,38 @@ class GCSFileSystem(MovingMethods, BucketFileSystem, InheritedMethods, _GCSFileS
         elif loop.is_running():
             asyncio.run_coroutine_threadsafe(session.close(), loop)
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """Drop gcsfs's session, and a lock that another thread of the parent process may have held."""
         self._session = None
         self._ssl_context_task = None
         self.credentials.lock = threading.Lock()
 
-    def mv(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> None:
-        """As gcsfs's ``mv``; Ctrl-C ends it."""
-        if hasattr(_GCSFileSystem, "_mv"):
-            run_interruptible(self.loop, self._mv, path1, path2, *args, **kwargs)
-        else:  # gcsfs 2026.2 copies and deletes
-            super().mv(path1, path2, *args, **kwargs)
+    def bucket_store(self, bucket: str) -> GCSStore:
+        """The store of a bucket."""
+        return self.connection.store(bucket)
 
-    async def _mv(self, path1: Any, path2: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
-        most = batch_size or self.batch_size or UNDER_WAY
-        async with ending_its_tasks():
-            await super()._mv(path1, path2, *args, batch_size=most, **kwargs)
+    def entry(self, bucket: str, key: str) -> dict[str, Any]:
+        """An object as gcsfs's `info` returns it.
 
-    def mv_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """As gcsfs's ``mv_file``; Ctrl-C ends it."""
-        run_interruptible(self.loop, self._mv_file, path1, path2, **kwargs)
+        Raises:
+            ObjectNotFoundError: If it does not exist.
+            StorageError: If the request fails.
+        """
+        store = self.bucket_store(bucket)
+        found = store.resource(key, store.details(key, "info"))
+        of_fsspec = {"name": f"{bucket}/{key}", "type": "file", "size": int(found.get("size", 0))}
+        times = {"mtime": aware(found.get("updated")), "ctime": aware(found.get("timeCreated"))}
+        return {**found, **of_fsspec, **times}
 
-    async def _request(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Where gcsfs's own methods ask the store."""
-        with task_of_call():
-            asked = super()._request(method, *args, **kwargs)
-            return await (asked if method in _READS else decided(asked))
+    def directory(self, name: str) -> dict[str, Any]:
+        """A prefix or bucket as gcsfs's `info` returns it."""
+        return {**super().directory(name), "storageClass": "DIRECTORY"}
 
-    @contextlib.contextmanager
-    def _in_our_words(self, path: Any, operation: str) -> Iterator[None]:
-        url = f"gs://{self._strip_protocol(path)}" if isinstance(path, str) else "gs://"
-        with translated(ErrorDetails(self.provider, url, operation)):
-            try:
-                yield
-            except OURS:
-                raise
-            except HttpError as error:
-                raise RefusedError(int(error.code or 0), str(error.code), str(error.message)) from error
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise requests.ConnectionError(str(error) or type(error).__name__) from error
-            except OSError as error:  # gcsfs's word for HTTP 403
-                if str(error).startswith("Forbidden"):
-                    raise RefusedError(_DENIED, "forbidden", str(error)) from error
-                raise
-
-    def _directory(self, name: str) -> dict[str, Any]:
-        return {**super()._directory(name), "storageClass": "DIRECTORY"}
-
-    def _write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    def write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """Read gcsfs's arguments of writes.
 
         Raises:
-            TypeError: If there is one that nobody knows.
+            TypeError: If an argument is unknown.
         """
         given = {name: value for name, value in kwargs.items() if name not in _IGNORED and value is not None}
         given.update(given.pop("fixed_key_metadata", {}))
@@ -189,3 +152,70 @@ class GCSFileSystem(MovingMethods, BucketFileSystem, InheritedMethods, _GCSFileS
             "parameters": {"predefinedAcl": acl} if acl else {},
         }
         return exclusive, options
+
+    @contextlib.contextmanager
+    def translated_upstream(self, path: Any, operation: str) -> Iterator[None]:
+        """Raise errors of this library in place of gcsfs's."""
+        url = f"gs://{self._strip_protocol(path)}" if isinstance(path, str) else "gs://"
+        with translated(ErrorDetails(self.provider, url, operation)):
+            try:
+                yield
+            except OURS:
+                raise
+            except HttpError as error:
+                raise RefusedError(int(error.code or 0), str(error.code), str(error.message)) from error
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise requests.ConnectionError(str(error) or type(error).__name__) from error
+            except OSError as error:  # gcsfs's exception for HTTP 403
+                if str(error).startswith("Forbidden"):
+                    raise RefusedError(_DENIED, "forbidden", str(error)) from error
+                raise
+
+    async def _request(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """The place where gcsfs's own methods send requests; a cancellation ends them."""
+        with task_of_call():
+            answer = super()._request(method, *args, **kwargs)
+            return await (answer if method in _READS else decided(answer))
+
+    # ------------------------------------------------------------------ moves of one object; versions that paths name
+
+    def mv_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """Move an object: copy it, and then delete the source."""
+        self._move_pairs(path1, [(path1, path2)], Stop(running_stop()), kwargs, lenient=False)
+
+    async def _mv_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        await self._in_thread(lambda stop: self._move_pairs(path1, [(path1, path2)], stop, kwargs, lenient=False))
+
+    def rm_file(self, path: str, **kwargs: Any) -> None:
+        """Delete an object, or the version that the path of a version-aware filesystem names.
+
+        Raises:
+            ObjectNotFoundError: If it does not exist.
+            StorageError: If it cannot be deleted.
+        """
+        bucket, key, generation = self.split_path(path)
+        if generation is None:
+            super().rm_file(path, **kwargs)
+            return
+        run_all([lambda: self.bucket_store(bucket).delete(key, generation)], 1, Stop(running_stop()))
+        self._forget_listings(path)
+
+    def _copy_object(self, path1: str, path2: str, options: Mapping[str, Any]) -> None:
+        if self._names_version(path2, {}):
+            raise ValueError(f"{path2!r} names a version, which cannot be written")
+        bucket, key, generation = self.split_path(path1)
+        if generation is not None:
+            path1, options = f"{bucket}/{key}", {**options, "generation": generation}
+        super()._copy_object(path1, path2, options)
+
+    def _may_exist(self, path: str, *, unknown: bool) -> bool:
+        return self._names_version(path, {}) or super()._may_exist(path, unknown=unknown)
+
+    def _delete_objects(self, places: list[tuple[str, str]], stop: Stop) -> list[str]:
+        paths = [f"{bucket}/{key}" for bucket, key in places]
+        versions = [path for path in paths if self._names_version(path, {})]
+        for path in versions:
+            stop.check()
+            self.rm_file(path)
+        super()._delete_objects([place for place, path in zip(places, paths, strict=True) if path not in versions], stop)
+        return paths

@@ -1,192 +1,124 @@
-"""The control requests on objects and buckets: get, list, delete. All errors in our words."""
+"""Requests of Google's JSON API, and its answers: https://cloud.google.com/storage/docs/json_api."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
+import contextlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from gllm_storage.errors import ObjectNotFoundError
-from gllm_storage.gcs.errors import (
-    RefusedError,
-    UnreadableAnswerError,
-    bucket_not_found,
-    is_missing_bucket,
-    is_transient,
-    not_found,
-    translated,
-)
-from gllm_storage.info import ObjectInfo, aware, in_order
+import requests
+
+from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, is_transient
+from gllm_storage.info import ObjectInfo, aware
+from gllm_storage.store import retry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from gllm_storage.errors import ErrorDetails
-    from gllm_storage.gcs.connection import GCSConnections
+    from gllm_storage.gcs.connection import GCSConnection
 
-_RECENTLY = 30.0
-_DENIED = 403
-_NOT_FOUND = 404
+_SUCCESS = range(200, 300)
 
 
 class GCSRequests:
-    """Control requests of one filesystem.
+    """Sends requests.
 
     Args:
-        connections: Where requests are sent.
+        connection: The server and the session.
     """
 
-    def __init__(self, connections: GCSConnections) -> None:
-        self.connections = connections
-        self._seen: dict[str, float] = {}
-        self._zonal: dict[str, bool] = {}
+    def __init__(self, connection: GCSConnection) -> None:
+        self._connection = connection
+        self.policy = retry.requests(connection.options.transfer.max_attempts)
+        """How often a request is sent."""
 
-    def resource(self, bucket: str, key: str, details: ErrorDetails) -> dict[str, Any]:
-        """Objects: get.
+    def ask(self, method: str, path: str, details: ErrorDetails, **request: Any) -> dict[str, Any]:
+        """Send a request, again after a transient failure, and read the JSON of its answer.
 
-        Raises:
-            ObjectNotFoundError: If the object is not there.
-            BucketNotFoundError: If the bucket is not there.
-            StorageError: If it cannot be told.
-        """
-        found = self.look(bucket, key, details)
-        if found is None:
-            raise not_found(dataclasses.replace(details, status=_NOT_FOUND, code="notFound"))
-        return found
-
-    def look(self, bucket: str, key: str, details: ErrorDetails) -> dict[str, Any] | None:
-        """Objects: get; None if the object is not there.
+        Args:
+            method: HTTP method.
+            path: As for `send`.
+            details: The operation, for errors.
+            **request: As for `requests.Session.request`.
 
         Raises:
-            BucketNotFoundError: If the bucket is not there.
-            StorageError: If it cannot be told.
+            RefusedError: If the answer is not a success.
+            UnreadableAnswerError: If it is not a JSON object.
+            requests.RequestException: If there is no answer.
+            google.auth.exceptions.GoogleAuthError: If there are no credentials.
         """
-        with translated(details):
-            try:
-                return require_resource(self.connections.ask("GET", path_of(bucket, key), details))
-            except RefusedError as error:
-                if error.status != _NOT_FOUND or is_missing_bucket(error):
-                    raise
-                self._require_bucket_of(error, bucket, details)
-        return None
+        return self.policy.call(lambda: json_of(self.send(method, path, **request)), is_transient, details)
 
-    def delete(self, bucket: str, key: str, details: ErrorDetails) -> None:
-        """Objects: delete.
+    def send(self, method: str, path: str, *, accepted: frozenset[int] = frozenset(), **request: Any) -> requests.Response:
+        """Send a request once.
+
+        Args:
+            method: HTTP method.
+            path: Path from the endpoint's root, or a complete URL, which gets no further query parameters.
+            accepted: Statuses that are answers, beside success.
+            **request: As for `requests.Session.request`.
 
         Raises:
-            ObjectNotFoundError: If the object is not there.
-            StorageError: If it fails.
+            RefusedError: If the answer is not a success.
+            requests.RequestException: If there is no answer.
+            google.auth.exceptions.GoogleAuthError: If there are no credentials.
         """
-        sent = 0
-
-        def delete() -> dict[str, Any]:
-            nonlocal sent
-            sent += 1
-            try:
-                return self.connections.ask("DELETE", path_of(bucket, key), details, most=1)
-            except RefusedError as error:
-                if sent > 1 and error.status == _NOT_FOUND and not is_missing_bucket(error):
-                    return {}  # an earlier request, whose answer was lost, has deleted it
-                raise
-
+        connection, options = self._connection, self._connection.options
+        session, query = connection.session, request.pop("params", {})
+        is_url = path.startswith(("http://", "https://"))
         try:
-            with translated(details):
-                self.connections.retry(delete, details)
-        except ObjectNotFoundError as error:
-            self._require_bucket_of(error.__cause__, bucket, details)
+            answer = session.request(
+                method,
+                path if is_url else f"{connection.endpoint_url}{path}",
+                params={} if is_url else {**connection.parameters, **query},
+                timeout=(options.connect_timeout, options.read_timeout),
+                allow_redirects=False,
+                **request,
+            )
+        except requests.RequestException:
             raise
-
-    def objects(self, bucket: str, prefix: str, details: ErrorDetails) -> Iterator[ObjectInfo]:
-        """All objects whose name begins with a prefix, in order; folder markers (``…/``) are left out.
-
-        Raises:
-            StorageError: If listing fails, at any page.
-        """
-        for page in self._pages(bucket, {"prefix": prefix}, details):
-            yield from _objects_in(page, bucket)
-
-    def folder(self, bucket: str, prefix: str, details: ErrorDetails) -> Iterator[ObjectInfo | str]:
-        """The objects directly behind a prefix, and the URLs of the folders there, which end with ``/``.
-
-        Raises:
-            StorageError: If listing fails, at any page.
-        """
-        for page in self._pages(bucket, {"prefix": prefix, "delimiter": "/"}, details):
-            folders = [f"gs://{bucket}/{each}" for each in page.get("prefixes", [])]
-            yield from in_order([*_objects_in(page, bucket), *folders])
-
-    def is_prefix(self, bucket: str, prefix: str, details: ErrorDetails) -> bool:
-        """Whether any object's name begins with a prefix.
-
-        Raises:
-            StorageError: If it cannot be told.
-        """
-        return any(page.get("items") for page in self._pages(bucket, {"prefix": prefix, "maxResults": "1"}, details))
-
-    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
-        """Check that a bucket is there.
-
-        Raises:
-            BucketNotFoundError: If it is not.
-            StorageError: If it cannot be told.
-        """
-        if recently and time.monotonic() - self._seen.get(bucket, -_RECENTLY) < _RECENTLY:
-            return
-        with translated(details):
-            try:
-                self.connections.ask("GET", f"/storage/v1/b/{quote(bucket, safe='')}", details, params={"fields": "name"})
-            except RefusedError as error:
-                if error.status == _NOT_FOUND:
-                    raise bucket_not_found(details, bucket, self.connections.endpoint_url) from error
-                if error.status != _DENIED:  # who may use objects need not be able to look at buckets
-                    raise
-        self._seen[bucket] = time.monotonic()
-
-    def is_zonal(self, bucket: str, details: ErrorDetails) -> bool:
-        """Whether a bucket is a zonal one ("Rapid Storage"); asked once for each filesystem.
-
-        What cannot be told, because we may not ask or an emulator does not know, is taken for no.
-
-        Raises:
-            StorageError: If the store cannot be reached, or is too busy to say.
-        """
-        if bucket not in self._zonal:
-            path = f"/storage/v1/b/{quote(bucket, safe='')}/storageLayout"
-            with translated(details):
-                try:
-                    layout = self.connections.ask("GET", path, details)
-                except (RefusedError, UnreadableAnswerError) as error:
-                    if is_transient(error):
-                        raise
-                    layout = {}
-            self._zonal[bucket] = str(layout.get("locationType", "")).lower() == "zone"
-        return self._zonal[bucket]
-
-    def _pages(self, bucket: str, params: Mapping[str, str], details: ErrorDetails) -> Iterator[dict[str, Any]]:
-        token: str | None = None
-        while True:
-            query = {**params, "pageToken": token} if token else dict(params)
-            with translated(details):
-                page = self.connections.ask("GET", f"/storage/v1/b/{quote(bucket, safe='')}/o", details, params=query)
-                if not page.keys() & {"kind", "items", "prefixes", "nextPageToken"}:
-                    raise UnreadableAnswerError("its answer is no listing")
-            yield page
-            token = page.get("nextPageToken")
-            if not token:
-                return
-
-    def _require_bucket_of(self, error: BaseException | None, bucket: str, details: ErrorDetails) -> None:
-        """Check that it is the object that is missing, where the answer does not say so itself."""
-        if isinstance(error, RefusedError) and error.message.startswith("No such object"):
-            return
-        self.require_bucket(bucket, details)
+        except OSError as error:  # such as a ca_bundle that does not exist any more
+            raise requests.ConnectionError(str(error)) from error
+        if answer.status_code in _SUCCESS or answer.status_code in accepted:
+            return answer
+        with contextlib.closing(answer):
+            raise refusal_of(answer)
 
 
-def _objects_in(page: Mapping[str, Any], bucket: str) -> Iterator[ObjectInfo]:
-    for each in page.get("items", []):
-        if not each["name"].endswith("/"):
-            yield info_of(each, f"gs://{bucket}/{each['name']}", listed=True)
+def refusal_of(answer: requests.Response) -> RefusedError:
+    """Read an answer that is not a success."""
+    request_id = answer.headers.get("X-GUploader-UploadID")
+    content: Any = None
+    with contextlib.suppress(ValueError, requests.RequestException):  # RequestException: the body of the answer broke
+        content = answer.json()
+    error = content.get("error") if isinstance(content, dict) else None
+    if not isinstance(error, dict):
+        return RefusedError(answer.status_code, str(answer.status_code), answer.reason or "no explanation", request_id)
+    first = (error.get("errors") or [{}])[0]
+    reason = first.get("reason") if isinstance(first, dict) else None
+    return RefusedError(
+        answer.status_code, str(reason or answer.status_code), str(error.get("message") or "no explanation"), request_id
+    )
+
+
+def json_of(answer: requests.Response) -> dict[str, Any]:
+    """The JSON object of an answer; an empty one if the answer has no content.
+
+    Raises:
+        UnreadableAnswerError: If the answer is not a JSON object.
+    """
+    if not answer.content:
+        return {}
+    try:
+        found = answer.json()
+    except ValueError as error:
+        raise UnreadableAnswerError(f"its answer is not JSON: {answer.text[:80]!r}") from error
+    if found is None:  # the answer of some emulators to a delete
+        return {}
+    if not isinstance(found, dict):
+        raise UnreadableAnswerError("its answer is not a JSON object")
+    return found
 
 
 def path_of(bucket: str, key: str, start: str = "/storage/v1") -> str:
@@ -201,7 +133,7 @@ def require_resource(answer: dict[str, Any]) -> dict[str, Any]:
         UnreadableAnswerError: If it does not.
     """
     if "name" not in answer or "generation" not in answer:
-        raise UnreadableAnswerError("its answer describes no object")
+        raise UnreadableAnswerError("its answer does not describe an object")
     return answer
 
 

@@ -9,49 +9,48 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import note_attempts
 from gllm_storage.gcs.errors import LOST_SESSION, SDK_ERRORS, RefusedError, UnreadableAnswerError, is_transient, lost_session
-from gllm_storage.gcs.requests import require_resource
-from gllm_storage.store.create import backoff
+from gllm_storage.gcs.requests import json_of, require_resource
+from gllm_storage.store.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import requests
-
     from gllm_storage.files.source import Source
-    from gllm_storage.gcs.connection import GCSConnections
+    from gllm_storage.gcs.requests import GCSRequests
     from gllm_storage.store.transfer import Transfer
 
-_CANCELS = 3
-"""How often a session is told to end. One that was not told ends by itself after a week, and shows nothing."""
+_CANCEL = RetryPolicy(limit=3)
+"""How often the cancellation of a session is sent. A session that is left ends after a week, and is not visible."""
 _INCOMPLETE = 308
 _INCOMPLETE_ONLY = frozenset({_INCOMPLETE})
 _RANGE = re.compile(r"bytes=0-([0-9]+)")
 
 
 class ResumableUpload:
-    """One session. Nobody sees the object before its last chunk was accepted.
+    """One session. The object is not visible before the store has accepted its last chunk.
 
     Args:
-        connections: Sends the requests.
+        requests: Sends the requests.
         path: Path of the bucket's uploads in the API.
-        query: Query parameters of the request that begins it.
+        query: Query parameters of the request that begins the session.
         resource: The object resource to send.
-        source: The file.
-        transfer: What it is about, who watches, and what stops it.
+        source: The content.
+        transfer: The operation, the settings, the progress, and the stop.
     """
 
     def __init__(
         self,
         *,
-        connections: GCSConnections,
+        requests: GCSRequests,
         path: str,
         query: Mapping[str, str],
         resource: Mapping[str, Any],
         source: Source,
         transfer: Transfer,
     ) -> None:
-        self._connections = connections
+        self._requests = requests
         self._path = path
         self._query = query
         self._resource = resource
@@ -59,115 +58,111 @@ class ResumableUpload:
         self._transfer = transfer
         self._url: str | None = None
         self._sent = 0
-        self._told = 0
-        self._given_up = False
+        self._counted = 0
+        self._discarded = False
         self.committing = False
         """Whether the request that makes the object visible may have been sent."""
         self.doubtful = False
         """Whether that request was sent, and its own answer did not come."""
 
-    def send(self) -> None:
-        """Send the whole file.
+    def send(self) -> dict[str, Any]:
+        """Send the complete content.
+
+        Returns:
+            The object resource that the store answers.
 
         Raises:
             RefusedError: If the store refuses.
             requests.RequestException: If there is no answer.
-            StorageError: If the file changed.
+            StorageError: If the source changed.
         """
-        # In a thread: Ctrl-C, which comes to this one, must not lose the answer that says what there is to cancel, nor
-        # leave a last chunk on its way.
+        # In a thread: Ctrl-C, which interrupts the main thread, must neither lose the answer that names the session to
+        # cancel, nor leave a last chunk in progress.
         run_all([self._start], 1, self._transfer.stop)
-        run_all([self._send_chunks], 1, self._transfer.stop)
+        (resource,) = run_all([self._send_chunks], 1, self._transfer.stop)
+        return resource
 
     def discard(self) -> None:
         """Cancel the session."""
-        self._given_up = True
+        self._discarded = True
         if self._url is not None:
             self._cancel()
 
     def _start(self) -> None:
         headers = {"X-Upload-Content-Length": str(self._source.size)}
-        answer: requests.Response = self._connections.retry(
-            lambda: self._connections.send(
-                "POST", self._path, params=dict(self._query), headers=headers, json=self._resource
-            ),
-            self._transfer.details,
+        start = partial(
+            self._requests.send, "POST", self._path, params=dict(self._query), headers=headers, json=self._resource
         )
+        answer = self._requests.policy.call(start, is_transient, self._transfer.details)
         location = answer.headers.get("Location")
         if not location:
-            raise UnreadableAnswerError("its answer names no upload session")
+            raise UnreadableAnswerError("its answer does not name an upload session")
         self._url = location
-        if self._given_up:
-            self._cancel()  # the answer came when nobody waited for it any more
+        if self._discarded:
+            self._cancel()  # the answer came after the end of the transfer
 
-    def _send_chunks(self) -> None:
-        offset: int | None = 0
+    def _send_chunks(self) -> dict[str, Any]:
+        policy, details, stop = self._requests.policy, self._transfer.details, self._transfer.stop
+        progress: int | dict[str, Any] = 0
         failures = 0
-        while offset is not None:
-            self._transfer.stop.check()
+        while isinstance(progress, int):
+            stop.check()
             try:
-                offset = self._send_chunk(offset)
+                progress = self._send_chunk(progress)
                 failures = 0
             except Exception as error:
                 failures += 1
+                note_attempts(error, failures)
                 self.doubtful = self.doubtful or self.committing
-                if not is_transient(error) or failures >= self._connections.connection.max_attempts:
+                if not is_transient(error) or failures >= policy.limit:
                     raise
-                backoff(failures - 1)
-                # It may have kept all of the chunk, some of it, or nothing.
-                offset = self._connections.retry(
-                    lambda: self._put(b"", f"bytes */{self._source.size}"), self._transfer.details
-                )
+                policy.again(details, failures, error, stop=stop)
+                # The store may have kept all of the chunk, some of it, or nothing.
+                progress = policy.call(partial(self._put, b"", f"bytes */{self._source.size}"), is_transient, details)
+        return progress
 
-    def _send_chunk(self, offset: int) -> int | None:
+    def _send_chunk(self, offset: int) -> int | dict[str, Any]:
         length = min(self._transfer.settings.part_size, self._source.size - offset)
         data = self._source.read_at(offset, length)
-        last = offset + length == self._source.size
-        if last:
+        is_last = offset + length == self._source.size
+        if is_last:
             self._source.require_unchanged()
             self.committing = True
         self._sent = max(self._sent, offset + length)
         return self._put(data, f"bytes {offset}-{offset + length - 1}/{self._source.size}")
 
-    def _put(self, data: bytes, content_range: str) -> int | None:
+    def _put(self, data: bytes, content_range: str) -> int | dict[str, Any]:
         """Send bytes, or ask how far the upload is.
 
         Returns:
-            How many bytes Google has kept, or None if the object is complete.
+            The number of bytes that the store has kept; the object resource if the object is complete.
         """
         headers = {"Content-Range": content_range}
         try:
-            answer = self._connections.send("PUT", str(self._url), data=data, headers=headers, accepted=_INCOMPLETE_ONLY)
+            answer = self._requests.send("PUT", str(self._url), data=data, headers=headers, accepted=_INCOMPLETE_ONLY)
         except RefusedError as error:
             if error.status in LOST_SESSION:
                 raise lost_session(error, error.request_id) from error
             raise
         if answer.status_code != _INCOMPLETE:
-            _require_object(answer)
-            self._tell(self._source.size)
-            return None
+            resource = require_resource(json_of(answer))
+            self._count(self._source.size)
+            return resource
         match = _RANGE.fullmatch(answer.headers.get("Range", ""))
         kept = int(match[1]) + 1 if match else 0
         if kept > self._sent or kept == self._source.size:
             raise lost_session(f"it says that it has kept {kept} bytes of {self._sent} that were sent")
-        self._tell(kept)
+        self._count(kept)
         return kept
 
-    def _tell(self, kept: int) -> None:
-        if kept > self._told:
-            self._transfer.progress(kept - self._told)
-            self._told = kept
+    def _count(self, kept: int) -> None:
+        """Report progress: no byte twice, although chunks may be sent again."""
+        if kept > self._counted:
+            self._transfer.progress(kept - self._counted)
+            self._counted = kept
 
     def _cancel(self) -> None:
-        # Completed or cancelled already, or unreachable: there is nothing better to do.
+        # A failure is ignored: the session is complete or cancelled already, or the store cannot be reached.
         with stopped_by(None), contextlib.suppress(*SDK_ERRORS):
-            cancel = partial(self._connections.send, "DELETE", str(self._url), headers={"Content-Length": "0"})
-            self._connections.retry(cancel, self._transfer.details, _CANCELS)
-
-
-def _require_object(answer: requests.Response) -> None:
-    try:
-        found = answer.json()
-    except ValueError as error:
-        raise UnreadableAnswerError("its answer to the last chunk is no JSON") from error
-    require_resource(found if isinstance(found, dict) else {})
+            cancel = partial(self._requests.send, "DELETE", str(self._url), headers={"Content-Length": "0"})
+            _CANCEL.call(cancel, is_transient, self._transfer.details)

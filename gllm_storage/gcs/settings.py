@@ -20,12 +20,12 @@ _METHODS = ("anon", "cloud", "google_default")
 
 def _bucket(value: str) -> str:
     if not _BUCKET.fullmatch(value):
-        raise ValueError("is no bucket name: 3 to 222 lower-case letters, digits, '.', '-' and '_'")
+        raise ValueError("is not a bucket name: 3 to 222 lower-case letters, digits, '.', '-' and '_'")
     return value
 
 
 def _token(value: str) -> str:
-    # gcsfs would send any other text to Google, to ask whether it is an access token.
+    # Any other text would be taken for an access token, and sent to Google with the question when it expires.
     if value not in _METHODS and not os.path.isfile(text(value)):
         raise ValueError(f"is neither the path of a key file nor one of {', '.join(map(repr, _METHODS))}")
     return value
@@ -39,13 +39,13 @@ def _part_size(value: str) -> int:
 
 def _threshold(value: str) -> int:
     if size(value) > 256 * _MIB:
-        raise ValueError("must be at most 256MiB: what goes in one request is held in memory")
+        raise ValueError("must be at most 256MiB: the content of one request is held in memory")
     return size(value)
 
 
 @dataclass(frozen=True)
 class GCSSettings:
-    """Settings of a GCS bucket. See `GCSStorageClient` for what each means."""
+    """Settings of a GCS bucket. `GCSStorageClient` describes the keys."""
 
     bucket_name: str = setting(_bucket)
     prefix: str = setting(clean_prefix, default="")
@@ -65,7 +65,7 @@ class GCSSettings:
     max_attempts: int = setting(count, default=5)
 
     def __post_init__(self) -> None:
-        """Check what no single key can tell.
+        """Check the keys against each other.
 
         Raises:
             ValueError: If keys contradict each other, or one needs another.
@@ -73,10 +73,10 @@ class GCSSettings:
         if self.anonymous and self.token not in {None, "anon"}:
             raise ValueError("gcs config: anonymous='true' contradicts token; leave one out")
         if self.requester_pays and not self.project:
-            raise ValueError("gcs config: requester_pays='true' needs project: who pays")
+            raise ValueError("gcs config: requester_pays='true' needs project, which pays")
 
     def storage_options(self) -> dict[str, Any]:
-        """The options of gcsfs that mean the same; its filesystem takes them, and ours."""
+        """The settings as options of gcsfs, which our own filesystem takes as well."""
         options = {
             "project": self.project,
             "token": "anon" if self.anonymous else self.token,
@@ -87,7 +87,7 @@ class GCSSettings:
         return {name: value for name, value in options.items() if value is not None}
 
     def filesystem_options(self) -> dict[str, Any]:
-        """The options of our own filesystem."""
+        """The settings as options of our own filesystem, and of `connection_of`."""
         options = {
             **self.storage_options(),
             "ca_bundle": self.ca_bundle,

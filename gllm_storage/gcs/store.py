@@ -1,171 +1,335 @@
-"""`GCSStore`: uploads, downloads and looks at objects, put together from requests and transfers."""
+"""`GCSStore`: the objects of one bucket: https://cloud.google.com/storage/docs/json_api/v1/objects."""
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
-from gllm_storage.errors import AccessDeniedError, ConflictCheckUnsupportedError, ErrorDetails
-from gllm_storage.gcs.errors import translated
-from gllm_storage.gcs.requests import info_of
-from gllm_storage.gcs.upload import GCSReader, GCSUpload, GCSWrite
-from gllm_storage.info import aware
-from gllm_storage.store.create import exists_error, write_object
+from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, Remedy
+from gllm_storage.gcs.errors import (
+    RefusedError,
+    UnreadableAnswerError,
+    bucket_not_found,
+    is_missing_object,
+    is_transient,
+    not_found,
+    translated,
+)
+from gllm_storage.gcs.read import GCSReader
+from gllm_storage.gcs.requests import GCSRequests, info_of, path_of, require_resource
+from gllm_storage.gcs.upload import GCSWrite
+from gllm_storage.info import in_order
+from gllm_storage.store.create import write_object
+from gllm_storage.store.download import replaced_too_often
+from gllm_storage.store.port import ObjectStore
+from gllm_storage.store.reader import ObjectChangedError
+from gllm_storage.store.retry import RESTART, rescued
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from gllm_storage.files.source import Source
-    from gllm_storage.gcs.requests import GCSRequests
-    from gllm_storage.info import ObjectInfo
+    from gllm_storage.gcs.connection import GCSConnection
+    from gllm_storage.info import ObjectInfo, Stored
     from gllm_storage.settings import TransferSettings
+    from gllm_storage.store.port import UploadRequest
     from gllm_storage.store.transfer import Transfer
 
+_RECENTLY = 30.0
+_DENIED = 403
+_NOT_FOUND = 404
 
-class GCSStore:
-    """The data path of one filesystem. It knows nothing of fsspec.
+
+class GCSStore(ObjectStore):
+    """The objects of one bucket.
 
     Args:
-        requests: Sends the requests.
-        settings: How objects are moved.
-        resource: What every object gets, such as ``storageClass``.
-        parameters: Query parameters of every upload, such as ``kmsKeyName``.
+        connection: The server, the credentials and the session.
+        bucket: Name of the bucket.
     """
 
-    def __init__(
-        self,
-        requests: GCSRequests,
-        settings: TransferSettings,
-        resource: Mapping[str, Any],
-        parameters: Mapping[str, str],
-    ) -> None:
-        self.requests = requests
-        self.settings = settings
-        self._resource = resource
-        self._parameters = parameters
+    provider: ClassVar[str] = "gcs"
+    creates_exclusively: ClassVar[bool] = True
 
-    def upload(
-        self, source: Source, bucket: str, key: str, transfer: Transfer, *, exclusive: bool, options: Mapping[str, Any]
-    ) -> None:
-        """Upload a local file.
+    def __init__(self, connection: GCSConnection, bucket: str) -> None:
+        self.connection = connection
+        self.bucket = bucket
+        self.requests = GCSRequests(connection)
+        self._path = f"/storage/v1/b/{quote(bucket, safe='')}"
+        self._seen = -_RECENTLY
+        self._is_zonal: bool | None = None
 
-        Args:
-            source: The file.
-            bucket: The bucket.
-            key: The object's name.
-            transfer: What it is about, who watches, and what stops it.
-            exclusive: Whether to fail if the object exists, atomically.
-            options: ``resource``, what the object gets beside its content, and ``parameters`` of the query.
+    @property
+    def settings(self) -> TransferSettings:
+        """Part sizes, concurrency, attempts and memory."""
+        return self.connection.options.transfer
+
+    def url(self, key: str) -> str:
+        """The URL of a key, whether the object exists or not."""
+        return f"gs://{self.bucket}/{key}"
+
+    # ------------------------------------------------------------------ content
+
+    def upload(self, request: UploadRequest) -> Stored:
+        """Store an object; the options are ``resource``, properties of the object, and ``parameters`` of the query.
 
         Raises:
-            ObjectExistsError: If `exclusive`, and the object exists.
-            ConflictCheckUnsupportedError: If `exclusive`, and the bucket is a zonal one.
+            ObjectExistsError: If the request is exclusive, and the object exists.
+            ConflictCheckUnsupportedError: If the request is exclusive, and the bucket is zonal.
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
-        if exclusive:
-            self._require_conditions(bucket, transfer.details)
-        upload = GCSUpload(
-            source=source,
-            requests=self.requests,
-            bucket=bucket,
-            key=key,
-            transfer=transfer,
-            exclusive=exclusive,
-            resource={**self._resource, **options.get("resource", {})},
-            parameters={**self._parameters, **options.get("parameters", {})},
-        )
-        with translated(transfer.details):
-            write_object(GCSWrite(upload), exclusive=exclusive)
+        if request.exclusive:
+            self._require_conditions(request.details)
+        with translated(request.details):
+            return write_object(GCSWrite(self, request), exclusive=request.exclusive, stop=request.transfer.stop)
 
-    def reader(self, bucket: str, key: str, details: ErrorDetails) -> GCSReader:
-        """Read an object."""
-        return GCSReader(self.requests, bucket, key, details)
-
-    def require_creates(self, bucket: str, key: str, details: ErrorDetails) -> None:
-        """Check that an object can be created exclusively, before its content is there.
+    def require_create(self, key: str, operation: str = "open") -> None:
+        """As the base class; a zonal bucket is refused.
 
         Raises:
-            ConflictCheckUnsupportedError: If it cannot.
-            ObjectExistsError: If it exists already.
-            StorageError: If it cannot be told.
+            ConflictCheckUnsupportedError: If the bucket is zonal.
+            ObjectExistsError: If the object exists.
+            StorageError: If a request fails.
         """
-        self._require_conditions(bucket, details)
-        with contextlib.suppress(AccessDeniedError):  # who may write but not read: the store itself decides, at the end
-            if self.requests.look(bucket, key, details) is not None:
-                raise exists_error(details)
+        self._require_conditions(self.details(key, operation))
+        super().require_create(key, operation)
 
-    def info(self, bucket: str, key: str, operation: str) -> ObjectInfo:
-        """What there is to know of an object.
+    def open_reader(self, key: str, operation: str = "read") -> GCSReader:
+        """A reader of an object. Sends no request."""
+        return GCSReader(self, key, self.details(key, operation))
+
+    # ------------------------------------------------------------------ facts
+
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        """The facts about an object.
 
         Raises:
-            ObjectNotFoundError: If it does not exist.
-            StorageError: If it cannot be told.
+            ObjectNotFoundError: If the object does not exist.
+            StorageError: If the request fails.
         """
-        return info_of(self.requests.resource(bucket, key, _details(bucket, key, operation)), f"gs://{bucket}/{key}")
+        return info_of(self.resource(key, self.details(key, operation)), self.url(key))
 
-    def entry(self, bucket: str, key: str) -> dict[str, Any]:
-        """The same as gcsfs has it.
+    def resource(self, key: str, details: ErrorDetails) -> dict[str, Any]:
+        """The object resource, as Google answers it.
+
+        Args:
+            key: The key.
+            details: The operation, for errors.
 
         Raises:
-            ObjectNotFoundError: If it does not exist.
-            StorageError: If it cannot be told.
+            ObjectNotFoundError: If the object does not exist.
+            BucketNotFoundError: If the bucket does not exist.
+            StorageError: If the request fails.
         """
-        found = self.requests.resource(bucket, key, _details(bucket, key, "info"))
-        of_fsspec = {"name": f"{bucket}/{key}", "type": "file", "size": int(found.get("size", 0))}
-        times = {"mtime": aware(found.get("updated")), "ctime": aware(found.get("timeCreated"))}
-        return {**found, **of_fsspec, **times}
+        with translated(details):
+            try:
+                return require_resource(self.requests.ask("GET", path_of(self.bucket, key), details))
+            except RefusedError as error:
+                if is_missing_object(error):
+                    self._require_bucket_of(error, details)
+                    raise not_found(details) from error
+                raise
 
-    def delete(self, bucket: str, key: str) -> None:
+    def require_bucket(self, operation: str = "info", *, recently: bool = True) -> None:
+        """Check that the bucket exists. Credentials without permission to ask pass.
+
+        Raises:
+            BucketNotFoundError: If the bucket does not exist.
+            StorageError: If the request fails.
+        """
+        self._require_bucket(self.details("", operation), recently=recently)
+
+    def _require_bucket(self, details: ErrorDetails, *, recently: bool = True) -> None:
+        if recently and time.monotonic() - self._seen < _RECENTLY:
+            return
+        with translated(details):
+            try:
+                self.requests.ask("GET", self._path, details, params={"fields": "name"})
+            except RefusedError as error:
+                if error.status == _NOT_FOUND:
+                    raise bucket_not_found(details, self.bucket, self.connection.endpoint_url) from error
+                if error.status != _DENIED:  # credentials for objects need not permit questions about buckets
+                    raise
+        self._seen = time.monotonic()
+
+    def _require_bucket_of(self, error: RefusedError, details: ErrorDetails) -> None:
+        """Check that the object is missing and not the bucket, if a 404 does not say so itself."""
+        if not error.message.startswith("No such object"):
+            self._require_bucket(details)
+
+    def _require_conditions(self, details: ErrorDetails) -> None:
+        """Refuse exclusive creates in a zonal bucket ("Rapid Storage"). The type of the bucket is requested once.
+
+        A bucket of unknown type passes: no permission to ask, or an emulator without this call.
+        """
+        if self._is_zonal is None:
+            with translated(details):
+                try:
+                    layout = self.requests.ask("GET", f"{self._path}/storageLayout", details)
+                except (RefusedError, UnreadableAnswerError) as error:
+                    if is_transient(error):
+                        raise
+                    layout = {}
+            self._is_zonal = str(layout.get("locationType", "")).lower() == "zone"
+        if self._is_zonal:
+            raise ConflictCheckUnsupportedError(
+                f"{details.url}: the bucket is zonal (Rapid Storage) and cannot create exclusively; nothing was written",
+                details,
+                Remedy.NO_CONFLICT_CHECK,
+            )
+
+    # ------------------------------------------------------------------ lists
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key begins with a prefix, in key order; folder markers (``…/``) are left out.
+
+        Raises:
+            StorageError: If a request for a page fails.
+        """
+        for page in self._pages({"prefix": prefix}):
+            yield from self._objects_in(page)
+
+    def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
+        """The objects directly behind a prefix, and the URLs of the folders there, which end with ``/``.
+
+        Raises:
+            StorageError: If a request for a page fails.
+        """
+        for page in self._pages({"prefix": prefix, "delimiter": "/"}):
+            folders = [self.url(each) for each in page.get("prefixes", [])]
+            yield from in_order([*self._objects_in(page), *folders])
+
+    def is_prefix(self, prefix: str) -> bool:
+        """Whether any key begins with a prefix; a folder marker counts.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        return any(page.get("items") for page in self._pages({"prefix": prefix, "maxResults": "1"}))
+
+    def _pages(self, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        details = self.details(query["prefix"], "list")
+        token: str | None = None
+        while True:
+            params = {**query, "pageToken": token} if token else dict(query)
+            with translated(details):
+                page = self.requests.ask("GET", f"{self._path}/o", details, params=params)
+                if not page.keys() & {"kind", "items", "prefixes", "nextPageToken"}:
+                    raise UnreadableAnswerError("its answer is not a listing")
+            yield page
+            token = page.get("nextPageToken")
+            if not token:
+                return
+
+    def _objects_in(self, page: Mapping[str, Any]) -> Iterator[ObjectInfo]:
+        for each in page.get("items", []):
+            if not each["name"].endswith("/"):
+                yield info_of(each, self.url(each["name"]), listed=True)
+
+    # ------------------------------------------------------------------ delete, copy
+
+    def delete(self, key: str, generation: str | None = None) -> None:
         """Delete an object.
+
+        Args:
+            key: The key.
+            generation: The version to delete; the current one if None.
 
         Raises:
             ObjectNotFoundError: If it does not exist.
             StorageError: If it cannot be deleted.
         """
-        self.requests.delete(bucket, key, _details(bucket, key, "delete"))
+        details, policy = self.details(key, "delete"), self.requests.policy
+        params = {"generation": generation} if generation else {}
+        lost: list[Exception] = []
 
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose name begins with a prefix, in order.
+        def delete() -> None:
+            try:
+                self.requests.send("DELETE", path_of(self.bucket, key), params=params)
+            except Exception as error:
+                if not (lost and is_missing_object(error)):
+                    lost.append(error)
+                    raise
+                rescued(details, len(lost), policy.limit, lost[-1])  # an earlier request had deleted the object
+
+        with translated(details):
+            try:
+                policy.call(delete, is_transient, details)
+            except RefusedError as error:
+                if is_missing_object(error):
+                    self._require_bucket_of(error, details)
+                    raise not_found(details) from error
+                raise
+
+    def copy(
+        self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Copy an object on the server, with its metadata; an existing target is replaced.
+
+        Args:
+            key: The key of the source object.
+            target: The store of the copy; of another server, the content passes through this machine.
+            target_key: The key of the copy.
+            transfer: The operation, the settings, the progress, and the stop.
+            options: ``acl``, a predefined ACL of the copy; ``generation``, the version to copy. Others are ignored, as
+                gcsfs does.
 
         Raises:
-            StorageError: If listing fails.
+            ObjectNotFoundError: If the source object does not exist.
+            StorageError: If the copy fails; the target is unchanged then.
         """
-        return self.requests.objects(bucket, prefix, _details(bucket, prefix, "list"))
+        options = options or {}
+        if not (isinstance(target, GCSStore) and target.connection.endpoint_url == self.connection.endpoint_url):
+            super().copy(key, target, target_key, transfer)
+            return
+        path = f"{path_of(self.bucket, key)}/rewriteTo{path_of(target.bucket, target_key, '')}"
+        kms_key = target.connection.options.kms_key_name
+        given = {
+            "destinationPredefinedAcl": options.get("acl"),
+            "destinationKmsKeyName": kms_key,
+            "sourceGeneration": options.get("generation"),
+        }
+        params = {name: value for name, value in given.items() if value}
+        with translated(transfer.details):
+            try:
+                answer = self._rewrite(path, params, transfer)
+                if not answer["done"]:
+                    self._rewrite_pinned(key, path, params, transfer)
+            except RefusedError as error:
+                if is_missing_object(error):
+                    self._require_bucket_of(error, transfer.details)
+                    target._require_bucket_of(error, transfer.details)  # noqa: SLF001 - of this class
+                    raise not_found(transfer.details) from error
+                raise
 
-    def list_folder(self, bucket: str, prefix: str) -> Iterator[ObjectInfo | str]:
-        """What is directly behind a prefix: objects, and URLs of folders.
+    def _rewrite_pinned(self, key: str, path: str, params: Mapping[str, str], transfer: Transfer) -> None:
+        """Rewrite an object by several requests, all of one version.
 
-        Raises:
-            StorageError: If listing fails.
+        A single request reads one version, so most copies need no pin. A large object that moves to another location or
+        storage class takes several requests, and could be replaced between two of them.
         """
-        return self.requests.folder(bucket, prefix, _details(bucket, prefix, "list"))
+        details = transfer.details
+        for attempt in count(1):
+            generation = params.get("sourceGeneration") or self.resource(key, details)["generation"]
+            try:
+                answer: Mapping[str, Any] = {"done": False}
+                while not answer["done"]:
+                    transfer.stop.check()
+                    token = {"rewriteToken": answer["rewriteToken"]} if "rewriteToken" in answer else {}
+                    answer = self._rewrite(path, {**params, "sourceGeneration": generation, **token}, transfer)
+            except RefusedError as error:
+                if "sourceGeneration" in params or not is_missing_object(error):
+                    raise
+                if attempt == RESTART.limit:
+                    raise replaced_too_often(details, attempt) from error
+                RESTART.again(details, attempt, ObjectChangedError("the object was replaced"), "restart", transfer.stop)
+            else:
+                return
 
-    def is_prefix(self, bucket: str, prefix: str) -> bool:
-        """Whether any object's name begins with a prefix.
-
-        Raises:
-            StorageError: If it cannot be told.
-        """
-        return self.requests.is_prefix(bucket, prefix, _details(bucket, prefix, "list"))
-
-    def require_bucket(self, bucket: str, details: ErrorDetails, *, recently: bool = True) -> None:
-        """Check that a bucket is there, or was within the last seconds.
-
-        Raises:
-            BucketNotFoundError: If it is not.
-            StorageError: If it cannot be told.
-        """
-        self.requests.require_bucket(bucket, details, recently=recently)
-
-    def _require_conditions(self, bucket: str, details: ErrorDetails) -> None:
-        if self.requests.is_zonal(bucket, details):
-            raise ConflictCheckUnsupportedError(
-                f"{details.url}: the bucket is a zonal one (Rapid Storage), which cannot create exclusively, so "
-                "check_conflict=True was refused and nothing was written. Use check_conflict=False, or "
-                "another bucket",
-                details,
-            )
-
-
-def _details(bucket: str, key: str, operation: str) -> ErrorDetails:
-    return ErrorDetails("gcs", f"gs://{bucket}/{key}", operation)
+    def _rewrite(self, path: str, params: Mapping[str, str], transfer: Transfer) -> dict[str, Any]:
+        """One request of https://cloud.google.com/storage/docs/json_api/v1/objects/rewrite."""
+        answer = self.requests.ask("POST", path, transfer.details, params=params)
+        if not (answer.get("done") or answer.get("rewriteToken")):
+            raise UnreadableAnswerError("its answer does not describe a copy")
+        return {**answer, "done": bool(answer.get("done"))}

@@ -1,4 +1,4 @@
-"""`LocalStorageClient`: a local folder as a store."""
+"""`LocalStorageClient`: the verbs on a local folder."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.fsspec_client import FsspecStorageClient
+from gllm_storage.local.store import LocalStore
 from gllm_storage.paths import Location, clean_prefix, split_url
 from gllm_storage.settings import describe, parse_config, setting, text
 
 if TYPE_CHECKING:
-    from gllm_storage.fsspec_client import ObjectStore
     from gllm_storage.local.filesystem import LocalStoreFileSystem
 
 
 def _folder(value: str) -> str:
     folder = os.path.abspath(os.path.expanduser(text(value)))
     if "::" in folder or "\0" in folder:
-        raise ValueError("holds '::' or a null character, which no fsspec URL can carry")
+        raise ValueError("contains '::' or a null character, which no fsspec URL can carry")
     return folder
 
 
@@ -27,8 +27,8 @@ class LocalSettings:
     """Settings of a local folder.
 
     Attributes:
-        root: The folder, absolute; ``~`` is expanded. It is made by the first upload.
-        prefix: Put before relative remote paths.
+        root: The folder, absolute; ``~`` is expanded. The first upload makes it.
+        prefix: Prefix of relative remote paths.
     """
 
     root: str = setting(_folder)
@@ -38,7 +38,14 @@ class LocalSettings:
 class LocalStorageClient(FsspecStorageClient):
     """Storage client on a local folder, such as a shared file system.
 
-    Exclusive creates are atomic (by a hard link, or ``renameat2``), files appear whole, and URLs are ``file:///…``.
+    Exclusive creates are atomic (by a hard link, or ``renameat2``), files appear when they are complete, and URLs are
+    ``file:///…``.
+
+    Example:
+        >>> from gllm_storage import LocalStorageClient
+        >>> client = LocalStorageClient({"root": "/data/models", "prefix": "team-a"})
+        >>> client.url("v3/model.safetensors")
+        'file:///data/models/team-a/v3/model.safetensors'
     """
 
     provider: ClassVar[str] = "file"
@@ -63,31 +70,39 @@ class LocalStorageClient(FsspecStorageClient):
         """The config that ``file:///folder`` stands for.
 
         Raises:
-            ValueError: If it is no such URL.
+            ValueError: If the URL does not name an absolute folder.
         """
         _, folder = split_url(url)
         if not folder.startswith("/"):
-            raise ValueError(f"{url!r} names no absolute folder; write 'file:///data/models', with three slashes")
+            raise ValueError(f"{url!r} does not name an absolute folder; write 'file:///data/models', with three slashes")
         return {"root": folder}
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """Nothing: a ``file://`` URL needs no more."""
+        """Empty: a ``file://`` URL needs no options."""
         return {}
 
-    def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+        """Read the settings.
+
+        Raises:
+            ValueError: If the config is wrong: one error that names all mistakes.
+        """
         self.settings = parse_config(LocalSettings, self.provider, config)
         self.config["root"] = self.settings.root  # absolute: a worker with another working directory gets the same folder
         return Location("file", self.settings.root.rstrip("/") + "/", self.settings.prefix, aliases=("local",))
 
-    def _make_filesystem(self) -> LocalStoreFileSystem:
-        from gllm_storage.local.filesystem import LocalStoreFileSystem  # noqa: PLC0415 - it imports fsspec
+    def make_store(self) -> LocalStore:
+        """The files below the folder."""
+        return LocalStore(self.settings.root)
 
-        return LocalStoreFileSystem(auto_mkdir=True, skip_instance_cache=True)
+    def make_filesystem(self) -> LocalStoreFileSystem:
+        """The local filesystem of fsspec, which writes by the store of the client."""
+        from gllm_storage.local.filesystem import LocalStoreFileSystem  # noqa: PLC0415 - fsspec takes 50 ms to import
 
-    def _store(self) -> ObjectStore:
-        store: ObjectStore = self.filesystem
-        return store
+        filesystem = LocalStoreFileSystem(auto_mkdir=True, skip_instance_cache=True)
+        filesystem.use_store(self.store)
+        return filesystem
 
     def _identity(self) -> object:
         return self.settings

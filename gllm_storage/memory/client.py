@@ -1,4 +1,4 @@
-"""`MemoryStorageClient`: this process's memory as a store, for tests and examples."""
+"""`MemoryStorageClient`: the verbs on the memory of this process, for tests and examples."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gllm_storage.paths import Location, clean_prefix, split_url
 from gllm_storage.settings import describe, parse_config, setting
 
 if TYPE_CHECKING:
-    from gllm_storage.fsspec_client import ObjectStore
     from gllm_storage.memory.filesystem import MemoryFileSystem
+    from gllm_storage.memory.store import MemoryStore
 
 
 def _bucket(value: str) -> str:
     if "/" in value.strip("/"):
-        raise ValueError("must not hold '/'; put the rest into prefix")
+        raise ValueError("must not contain '/'; put the rest into prefix")
     return clean_prefix(value)
 
 
@@ -26,7 +26,7 @@ class MemorySettings:
 
     Attributes:
         bucket_name: First segment of every path; may be left out.
-        prefix: Put before relative remote paths.
+        prefix: Prefix of relative remote paths.
     """
 
     bucket_name: str = setting(_bucket, default="")
@@ -34,7 +34,16 @@ class MemorySettings:
 
 
 class MemoryStorageClient(FsspecStorageClient):
-    """Storage client on fsspec's one store in this process's memory; URLs are ``memory://…``."""
+    """Storage client on the memory of this process, which it shares with fsspec; URLs are ``memory://…``.
+
+    Example:
+        >>> from gllm_storage import MemoryStorageClient
+        >>> client = MemoryStorageClient({"bucket_name": "models"})
+        >>> with client.open("v3/config.json", "x") as file:
+        ...     _ = file.write("{}")
+        >>> client.file_exists("v3/config.json")
+        True
+    """
 
     provider: ClassVar[str] = "memory"
     settings_class = MemorySettings
@@ -58,29 +67,41 @@ class MemoryStorageClient(FsspecStorageClient):
         """The config that ``memory://bucket/prefix`` stands for.
 
         Raises:
-            ValueError: If it is no URL.
+            ValueError: If it is not a URL.
         """
         bucket, _, prefix = split_url(url)[1].lstrip("/").partition("/")
         return {name: value for name, value in (("bucket_name", bucket), ("prefix", prefix)) if value}
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """Nothing: a ``memory://`` URL needs no more."""
+        """Empty: a ``memory://`` URL needs no options."""
         return {}
 
-    def _configure(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+        """Read the settings.
+
+        Raises:
+            ValueError: If the config is wrong: one error that names all mistakes.
+        """
         self.settings = parse_config(MemorySettings, self.provider, config)
         base = f"{self.settings.bucket_name}/" if self.settings.bucket_name else ""
         return Location("memory", base, self.settings.prefix)
 
-    def _make_filesystem(self) -> MemoryFileSystem:
+    def make_store(self) -> MemoryStore:
+        """The objects of the bucket, in the memory that all filesystems of fsspec share."""
+        from fsspec.implementations.memory import MemoryFileSystem  # noqa: PLC0415 - fsspec takes 50 ms to import
+
+        from gllm_storage.memory.store import MemoryStore  # noqa: PLC0415 - it imports fsspec
+
+        return MemoryStore(MemoryFileSystem(), self.settings.bucket_name)
+
+    def make_filesystem(self) -> MemoryFileSystem:
+        """The memory filesystem of fsspec, which writes by the store of the client."""
         from gllm_storage.memory.filesystem import MemoryFileSystem  # noqa: PLC0415 - it imports fsspec
 
-        return MemoryFileSystem(skip_instance_cache=True)
-
-    def _store(self) -> ObjectStore:
-        store: ObjectStore = self.filesystem
-        return store
+        filesystem = MemoryFileSystem(skip_instance_cache=True)
+        filesystem.use_store(self.store)
+        return filesystem
 
     def _identity(self) -> object:
         return self.settings

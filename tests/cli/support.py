@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import json
 import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tests.rig import Rig
 
 PROGRAM = [sys.executable, "-m", "gllm_storage.cli"]
+PRELUDE = "import sys\nfrom gllm_storage.cli.app import run\n"
+MAIN = "from gllm_storage.cli import main\nmain()"
 SECONDS = 120.0
 
 
@@ -43,16 +50,83 @@ class Finished:
         return self.out.splitlines()
 
 
+class Template:
+    """The process of `tests.cli.template`, which starts a command within 20 ms."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cli.template", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            preexec_fn=as_in_a_terminal,  # noqa: PLW1509 - the child execs at once
+        )
+        theirs.close()
+
+    def run(self, code: str, arguments: Sequence[str], env: Mapping[str, str], stdin: bytes, cwd: Path | None) -> Finished:
+        """Run Python code with arguments, in a fork of the process."""
+        request = {"code": code, "arguments": arguments, "env": dict(env), "cwd": os.fspath(cwd or os.getcwd())}
+        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write(stdin)
+            given.seek(0)
+            socket.send_fds(self._connection, [json.dumps(request).encode()], [each.fileno() for each in (given, out, err)])
+            child, status = int(self._connection.recv(100)), self._status()
+            if status is None:
+                os.kill(child, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(list(arguments), SECONDS)
+            return Finished(os.waitstatus_to_exitcode(status), *(_content(each) for each in (out, err)))
+
+    def _status(self) -> int | None:
+        self._connection.settimeout(SECONDS)
+        try:
+            return int(self._connection.recv(100))
+        except TimeoutError:
+            return None
+
+    def stop(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.wait()
+
+
+@functools.cache
+def template() -> Template:
+    """The one of this test process."""
+    found = Template()
+    atexit.register(found.stop)
+    return found
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
 def run(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: Path | None = None
+) -> Finished:
+    """Run the command line without a terminal."""
+    if any(name.startswith("PYTHON") for name in env or {}):  # the interpreter reads these when it starts
+        return run_anew(PROGRAM, *arguments, env=env, stdin=stdin, cwd=cwd)
+    return template().run(MAIN, [str(each) for each in arguments], {**os.environ, **(env or {})}, stdin, cwd)
+
+
+def run_python(code: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Finished:
+    """Run Python code in a process of its own, with `sys` and the `run` of the command line."""
+    return template().run(PRELUDE + code, [str(each) for each in arguments], {**os.environ, **(env or {})}, b"", None)
+
+
+def run_anew(
+    program: list[str],
     *arguments: str | Path,
     env: Mapping[str, str] | None = None,
     stdin: bytes = b"",
     cwd: Path | None = None,
-    program: list[str] | None = None,
 ) -> Finished:
-    """Run the command line with pipes."""
+    """Run a program from its start, with pipes."""
     done = subprocess.run(
-        [*(program or PROGRAM), *map(str, arguments)],
+        [*program, *map(str, arguments)],
         check=False,
         input=stdin,
         capture_output=True,
@@ -61,12 +135,6 @@ def run(
         cwd=cwd,
     )
     return Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
-
-
-def run_python(code: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Finished:
-    """Run Python code in a process of its own; `run` of the command line, and `sys`, are there already."""
-    prelude = "import sys\nfrom gllm_storage.cli.app import run\n"
-    return run(*arguments, env=env, program=[sys.executable, "-c", prelude + code])
 
 
 def ok(
@@ -95,8 +163,9 @@ def shown_url(rig: Rig, name: str = "") -> str:
 
 
 def as_in_a_terminal() -> None:
-    """Let Ctrl-C end a child: whoever runs pytest in the background makes its children ignore it."""
+    """Let signals end a child: a shell that runs pytest in the background, and nohup, make its children ignore them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @contextmanager

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gllm_storage.cli.check.conflict import Exclusive, conclude
-from gllm_storage.cli.check.model import Report, Row, Verdict
-from gllm_storage.cli.check.races import LARGE, ONE_REQUEST, PARTS, SMALL
+from gllm_storage.cli.commands.check.report import (
+    LARGE,
+    ONE_REQUEST,
+    PARTS,
+    SMALL,
+    Exclusive,
+    Report,
+    Row,
+    Verdict,
+    conclude,
+)
 from tests.cli.support import environment, ok, run, url_of
 from tests.conftest import make_rig
 from tests.rig import server_rig
@@ -126,12 +134,17 @@ def row(name: str, verdict: Verdict, detail: str = "", sent: str = PARTS) -> Row
     [
         (row(SMALL, Verdict.OK), row(LARGE, Verdict.OK), "atomic", "is atomic here at any size"),
         (row(SMALL, Verdict.OK), row(LARGE, Verdict.OK, sent=ONE_REQUEST), "atomic-in-one-request", "up to 5 GiB"),
-        (row(SMALL, Verdict.NO, "not atomic"), row(LARGE, Verdict.NO, "not atomic"), "looks-first", "looks first"),
+        (
+            row(SMALL, Verdict.NO, "not atomic"),
+            row(LARGE, Verdict.NO, "not atomic"),
+            "looks-first",
+            "sends a HEAD request and then writes",
+        ),
         (row(SMALL, Verdict.NO, "refused: x"), row(LARGE, Verdict.NO, "refused: x"), "refused", "will be refused here with"),
         (row(SMALL, Verdict.NO, "refused: x"), row(LARGE, Verdict.OK), "refused-small", "for small objects"),
         (row(SMALL, Verdict.OK), row(LARGE, Verdict.NO, "refused: x"), "refused-large", "for large objects"),
         (row(SMALL, Verdict.OK), row(LARGE, Verdict.BAD), "unsafe", "NOT safe"),
-        (row(SMALL, Verdict.FAILED), row(LARGE, Verdict.OK), "unknown", "see the row that failed"),
+        (row(SMALL, Verdict.FAILED), row(LARGE, Verdict.OK), "unknown", "see the row that says failed"),
         (row(SMALL, Verdict.DENIED), row(LARGE, Verdict.OK), "unknown", "see the rows that say denied"),
     ],
 )

@@ -208,7 +208,7 @@ def test_no_clobber_creates_and_never_overwrites(source: str, store: Rig, folder
     done = run("cp", "-n", argument, url_of(store, "new"), env=env, stdin=SMALL)
 
     assert done.code == 4
-    assert f"{shown_url(store, 'new')} exists already" in done.err
+    assert f"{shown_url(store, 'new')} exists and was not changed" in done.err
     assert "--no-clobber" in done.err
     assert "check_conflict" not in done.err
     assert store.second.get(store.key("new")) == b"before"

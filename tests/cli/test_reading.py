@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.testing.faults import FaultProxy
-from tests.cli.support import PROGRAM, environment, ok, run, run_python, url_of
+from tests.cli.support import PRELUDE, PROGRAM, environment, ok, run, run_anew, run_python, url_of
 from tests.conftest import make_rig
 from tests.promises.clouds.faulty import proxied
 from tests.rig import BUCKET, MIB, server_rig
@@ -135,7 +135,7 @@ def test_cat_of_content_that_is_not_what_was_stored_says_so(servers: Servers) ->
     done = run("cat", url_of(rig, "bad"), env=environment(rig))
 
     assert (done.code, done.out) == (7, "bad")
-    assert "is not what was stored" in done.err
+    assert "does not match the stored object" in done.err
 
 
 def test_a_reader_that_goes_away_is_no_error(store: Rig) -> None:
@@ -177,9 +177,9 @@ def test_providers_are_listed_with_what_they_need() -> None:
 
 def test_a_provider_whose_extra_is_missing_says_how_to_install_it() -> None:
     code = """
-import importlib.util, gllm_storage.extras
+import importlib.util, gllm_storage.settings
 found = importlib.util.find_spec
-gllm_storage.extras.find_spec = lambda name, *rest: None if name == "gcsfs" else found(name, *rest)
+gllm_storage.settings.find_spec = lambda name, *rest: None if name == "gcsfs" else found(name, *rest)
 assert run(["providers"]) == 0
 sys.exit(run(["ls", "gs://models/"]))
 """
@@ -195,14 +195,9 @@ def test_help_loads_no_sdk() -> None:
         "run(['--help']); run(['cp', '--help']); run(['providers'])\n"
         "print([name for name in ('boto3', 's3fs', 'gcsfs', 'adlfs', 'azure.core', 'fsspec') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys\nfrom gllm_storage.cli.app import run\n" + code],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    done = run_anew([sys.executable, "-c", PRELUDE + code])
 
-    assert done.stdout.splitlines()[-1] in {"[]", "['fsspec']"}
+    assert done.lines[-1] in {"[]", "['fsspec']"}
 
 
 def test_local_paths_are_stores_too(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gllm_storage.cli.exits import MEANINGS
-from tests.cli.support import environment, ok, run, run_python, url_of
+from tests.cli.support import environment, ok, run, run_anew, run_python, url_of
 from tests.rig import Rig, server_rig
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def test_a_setting_for_another_provider_or_of_nobody_is_an_error(store: Rig) -> 
     for setting, told in (
         ("endpont_url=http://x", "did you mean 'endpoint_url'"),
         ("azure.account_name=acc", "no store of 'azure'"),
-        ("bucket_name=other", "said by the URL"),
+        ("bucket_name=other", "the URL sets"),
         ("nonsense", "KEY=VALUE"),
         ("part_size=1KiB", "between 5MiB"),
     ):
@@ -182,9 +183,9 @@ def test_debug_shows_how_it_came_and_no_secret(store: Rig) -> None:
 
 def test_a_bug_is_one_line_that_asks_for_debug() -> None:
     code = """
-import gllm_storage.cli.listing
+import importlib
 def broken(*_, **__): raise RuntimeError("of our own")
-gllm_storage.cli.listing.is_there = broken
+importlib.import_module("gllm_storage.cli.commands.exists").require_object = broken
 sys.exit(run(["exists", "file:///x"]))
 """
     done = run_python(code)
@@ -194,9 +195,9 @@ sys.exit(run(["exists", "file:///x"]))
 
 
 def test_without_click_the_extra_is_named() -> None:
-    code = "import sys\nsys.modules['click'] = None\nimport gllm_storage.extras\n"
-    code += "gllm_storage.extras.find_spec = lambda name: None\nfrom gllm_storage.cli import main\nmain()"
-    done = run("-c", code, program=[__import__("sys").executable])
+    code = "import sys\nsys.modules['click'] = None\nimport gllm_storage.settings\n"
+    code += "gllm_storage.settings.find_spec = lambda name: None\nfrom gllm_storage.cli import main\nmain()"
+    done = run_anew([sys.executable, "-c", code])
 
     assert done.code == 11
     assert "pip install 'gllm-storage[cli]'" in done.err

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.testing.faults import Answer, Call, Delay, Fault, FaultProxy, Match, Throttle
-from tests.cli.support import PROGRAM, environment, on_terminal, run, run_python, started, url_of
+from tests.cli.support import PROGRAM, environment, on_terminal, run, run_anew, run_python, started, url_of
 from tests.promises.clouds.faulty import proxied
 from tests.rig import MIB, SMALL_PARTS, Rig, server_rig
 
@@ -79,10 +79,10 @@ def test_a_check_that_is_ended_in_a_race_removes_everything(by: signal.Signals, 
 @pytest.mark.parametrize(
     ("command", "left"),
     [
-        (["cp", "URL", "target"], "; the file under way is complete, or as it was before"),
+        (["cp", "URL", "target"], "; the current file is complete or unchanged"),
         (["cp", "URL", "-"], ""),
-        (["rm", "URL"], "; what was under way may be deleted"),
-        (["--debug", "rm", "-r", "URL"], "; what was under way may be deleted"),
+        (["rm", "URL"], "; the current object may be deleted"),
+        (["--debug", "rm", "-r", "URL"], "; the current object may be deleted"),
         (["cat", "URL"], ""),
         (["ls", "URL"], ""),
     ],
@@ -123,13 +123,13 @@ main()
     [
         ("click", "KeyboardInterrupt"),
         ("gllm_storage.cli.app", "KeyboardInterrupt"),
-        ("gllm_storage.cli.listing", "KeyboardInterrupt"),
+        ("gllm_storage.cli.commands.stat", "KeyboardInterrupt"),
         ("fsspec", "KeyboardInterrupt"),
         ("fsspec", "Wrapped"),
     ],
 )
 def test_ctrl_c_while_modules_are_imported_is_one_line(module: str, error: str) -> None:
-    done = run("stat", "file:///x", module, error, program=[sys.executable, "-c", WHILE_IMPORTING])
+    done = run_anew([sys.executable, "-c", WHILE_IMPORTING], "stat", "file:///x", module, error)
 
     assert (done.code, done.out, done.err) == (130, "", "gllm-storage: interrupted\n")
 
@@ -270,7 +270,7 @@ def test_a_bar_leaves_lines_that_are_printed_and_errors_readable(tmp_path: Path)
     assert done.code == 4
     lines = [line.strip() for line in done.out.replace("\r", "\n").splitlines()]
     assert any(line.endswith(f"{tmp_path}/to/a") for line in lines)
-    assert any(f"{tmp_path}/to/b exists already" in line for line in lines)
+    assert any(f"{tmp_path}/to/b exists and was not changed" in line for line in lines)
 
 
 @pytest.mark.parametrize("answer", ["PutObject", "everything"])
@@ -299,8 +299,8 @@ def test_a_check_that_may_write_but_not_read_does_not_say_that_it_may_not_write(
         assert (done.code, verdicts["writing"]) == (0, "ok")
         assert "denied" in {verdicts["exclusive create, small"], verdicts["exclusive create, large"]}
         assert found["check_conflict"] == (
-            "check_conflict=True: not known, because these credentials may not do all that it takes to try; see the rows "
-            "that say denied."
+            "check_conflict=True: not known, because these credentials do not permit all requests of the races; see the "
+            "rows that say denied."
         )
         assert found["exclusive_create"] == "unknown"
         assert rig.keys() == []
@@ -315,17 +315,18 @@ def test_a_check_whose_write_failed_does_not_say_that_nothing_was_written(server
         done = run("check", "--json", url_of(rig), env=environment(rig))
         rows = {each["name"]: each for each in json.loads(done.out)["checks"]}
         assert rows["writing"]["verdict"] == "failed"
-        assert "could not be removed, or not be looked for" in done.err
+        assert "could not be removed, or not be checked" in done.err
         assert rows["removed"]["verdict"] == "failed"
-        assert "could not be removed, or not be looked for" in rows["removed"]["detail"]
+        assert "could not be removed, or not be checked" in rows["removed"]["detail"]
         assert any(url.endswith("-written") for url in rows["removed"]["values"]["left"])
 
 
 def test_a_bug_in_a_check_is_no_finding_and_everything_is_removed(tmp_path: Path) -> None:
-    for broken in ("reads.look_at_checksum", "bench.Bench.get"):
+    for broken in ("reads.verify_checksum", "bench.Bench.get"):
         code = f"""
-import gllm_storage.cli.check as check
-from gllm_storage.cli.check import bench, reads
+import importlib
+check = importlib.import_module("gllm_storage.cli.commands.check")
+from gllm_storage.cli.commands.check import bench, reads
 def broken(*_, **__): raise KeyError("of our own")
 {broken} = broken
 check._CHECKS = tuple((name, getattr(reads, function.__name__, function)) for name, function in check._CHECKS)
@@ -371,7 +372,7 @@ def test_a_check_of_a_store_that_only_looks_first_finds_that_unsafe(servers: Ser
 
     found = json.loads(done.out)
     assert done.code == 0
-    assert "NOT safe" in found["check_conflict"] or "looks first" in found["check_conflict"]
+    assert "NOT safe" in found["check_conflict"] or "sends a HEAD request and then writes" in found["check_conflict"]
     assert "is atomic" not in done.out
     # After one race in 30 rclone itself goes on listing an object that it deleted, or the other way round.
     left = [url.rpartition("/")[2] for url in found["checks"][-1]["values"]["left"]]

@@ -17,9 +17,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from gllm_storage.store.metadata import CHECKSUM
-
 from gllm_storage.store import checksums, retry
+from gllm_storage.store.checksums import CHECKSUM
 from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
 from tests.rig import BUCKET, MIB, TRAITS, Boto3Client, Rig, new_prefix, server_rig
 

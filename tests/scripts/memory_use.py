@@ -29,7 +29,7 @@ def main(job: dict[str, Any]) -> None:
     client.upload_file(job["large"], "large")
     uploaded = peak()
     client.download_file("large", job["target"])
-    print(json.dumps({"upload": uploaded - idle, "both": peak() - idle}))  # noqa: T201 - the test reads it
+    print(json.dumps({"upload": uploaded - idle, "both": peak() - idle}))
 
 
 if __name__ == "__main__":

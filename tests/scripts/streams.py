@@ -90,7 +90,7 @@ JOBS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {"fork": fork, "forget":
 def main(job: dict[str, Any]) -> None:
     """Do what is asked."""
     client = get_storage_client("s3", job["config"])
-    print(json.dumps(JOBS[job["job"]](client, job)), flush=True)  # noqa: T201 - the test reads it
+    print(json.dumps(JOBS[job["job"]](client, job)), flush=True)
 
 
 if __name__ == "__main__":

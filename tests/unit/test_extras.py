@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gllm_storage.extras import require_extra
+from gllm_storage.settings import require_extra
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
@@ -34,8 +34,8 @@ sys.modules[{module!r}] = None  # as if it were not installed
 import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == {module!r} else found(name, *rest)
-import gllm_storage.extras
-gllm_storage.extras.find_spec = importlib.util.find_spec
+import gllm_storage.settings
+gllm_storage.settings.find_spec = importlib.util.find_spec
 try:
     gllm_storage.get_storage_client({provider!r}, {config!r})
 except ImportError as error:

@@ -14,8 +14,10 @@ import pytest
 from azure.storage.blob import ContentSettings
 
 from gllm_storage import AzureStorageClient, IntegrityError, ObjectExistsError, StorageError, StorageUnavailableError
+from gllm_storage.errors import Remedy
+from gllm_storage.store.retry import no_waits
 from gllm_storage.testing.faults import CallAfter
-from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of, no_waits
+from tests.promises.clouds.faulty import AZURE, LARGE, NAME, SMALL, behind_proxy, content_of
 from tests.rig import azure_config
 from tests.servers import AzureServer
 
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def faulty(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    no_waits(monkeypatch)
-    with behind_proxy(AZURE, servers) as each:
+def faulty(servers: Servers) -> Iterator[Faulty]:
+    with no_waits(), behind_proxy(AZURE, servers) as each:
         yield each
 
 
@@ -119,8 +120,9 @@ def test_a_create_over_a_blob_of_another_kind_is_a_conflict(kind: str, size: int
 def test_a_large_file_over_a_blob_of_another_kind_is_an_error_that_says_what_to_do(faulty: Faulty, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content_of(LARGE))
     blob_of(faulty).create_append_blob()
-    with pytest.raises(StorageError, match="delete it first"):
+    with pytest.raises(StorageError, match="append blob") as caught:
         faulty.client().upload_file(tmp_path / "a", NAME)
+    assert (caught.value.code, caught.value.remedy) == ("InvalidBlobType", Remedy.DELETE_FIRST)
 
 
 @pytest.mark.parametrize("host", ["dfs.core.windows.net", "blob.core.windows.net"])
@@ -216,22 +218,20 @@ def test_metadata_and_settings_that_azure_does_not_take_are_refused_at_once(
     assert faulty.proxy.requests == []
 
 
-def test_no_log_and_no_traceback_shows_a_signature(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    no_waits(monkeypatch)
+def test_no_log_and_no_traceback_shows_a_signature(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gllm_storage")
     token = "sv=2026-10-06&sr=c&sp=rcwl&se=2030-01-01T00%3A00%3A00Z&sig=c2VjcmV0LXNpZ25hdHVyZQ%3D%3D"
     config = {"container_name": "models", "account_name": "account", "sas_token": token}
     client = AzureStorageClient({**config, "endpoint_url": "http://127.0.0.1:1/account", "max_attempts": "2"})
-    with pytest.raises(StorageUnavailableError) as caught:
+    with no_waits(), pytest.raises(StorageUnavailableError) as caught:
         client.download_file("a", tmp_path / "a")
     shown = [caplog.text]
     error: BaseException | None = caught.value
     while error is not None:
         shown.append(f"{error!r} {error}")
         error = error.__cause__ or error.__context__
-    assert "trying again" in caplog.text
+    assert [each.name for each in caplog.records if each.levelno == logging.INFO] == ["gllm_storage.retry"]
+    assert caught.value.attempts == 2
     assert len(shown) > 2
     assert not any("c2VjcmV0" in text for text in shown)
 

@@ -18,8 +18,8 @@ CONNECTION = f"DefaultEndpointsProtocol=https;AccountName=acc1;AccountKey={KEY};
     [
         ({}, "missing key 'container_name'"),
         ({"container_name": "models"}, "missing key 'account_name' or 'connection_string'"),
-        ({"container_name": "M", "account_name": "acc"}, "container_name='M' is no container name"),
-        ({"container_name": "models", "account_name": "a.b"}, "account_name='a.b' is no account name"),
+        ({"container_name": "M", "account_name": "acc"}, "container_name='M' is not a container name"),
+        ({"container_name": "models", "account_name": "a.b"}, "account_name='a.b' is not an account name"),
         ({"container_name": "models", "acount_name": "acc"}, "did you mean 'account_name'"),
         ({"container_name": "models", "connection_string": "nonsense"}, "must be a connection string"),
         ({"container_name": "models", "connection_string": CONNECTION, "account_name": "acc"}, "leave out account_name"),
@@ -54,7 +54,7 @@ def test_a_url_may_name_the_account() -> None:
     assert client == get_storage_client(
         "az", {"container_name": "models", "account_name": "acc1", "prefix": "team-a", "anonymous": "true"}
     )
-    with pytest.raises(ValueError, match="is no account"):
+    with pytest.raises(ValueError, match="is not an account"):
         storage_client_from_url("abfss://models@example.com/team-a")
 
 

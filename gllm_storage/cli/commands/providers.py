@@ -1,27 +1,30 @@
-"""``providers``: which stores this installation can reach."""
+"""``providers``: the providers, and the packages that they need."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import click
+
+from gllm_storage.cli.options import debug_option, json_option
 from gllm_storage.cli.output import say, say_json
-from gllm_storage.extras import require_extra
 from gllm_storage.registry import CloudStorageRegistry
+from gllm_storage.settings import require_extra
 
 _EXTRAS = {"gcs": ("gcsfs",), "azure": ("adlfs", "azure.storage.blob")}
-"""What the extra of a provider's own name installs."""
+"""The modules that the extra with a provider's name installs."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """A provider.
+    """A provider, as ``--json`` prints it.
 
     Attributes:
         name: Its name.
         aliases: Other names, and URL schemes.
-        installed: Whether what it needs is installed.
-        problem: What to do if not.
-        config_keys: The keys of its config; empty if it takes any.
+        installed: Whether the packages that it needs are installed.
+        problem: The missing package and the command that installs it; None if nothing is missing.
+        config_keys: The keys of its config; empty if it takes any key.
     """
 
     name: str
@@ -31,9 +34,12 @@ class Provider:
     config_keys: tuple[str, ...]
 
 
-def show_providers(*, as_json: bool) -> None:
-    """Print all providers."""
-    found = [_look_at(name) for name in CloudStorageRegistry.list_available_providers()]
+@click.command()
+@json_option
+@debug_option
+def providers(as_json: bool) -> None:
+    """List the providers and their missing packages."""
+    found = [_provider(name) for name in CloudStorageRegistry.list_available_providers()]
     if as_json:
         say_json([asdict(each) for each in found])
         return
@@ -42,18 +48,12 @@ def show_providers(*, as_json: bool) -> None:
         say(f"{names:32} {each.problem or 'installed'}")
 
 
-def _look_at(name: str) -> Provider:
+def _provider(name: str) -> Provider:
     problem: str | None = None
     keys: tuple[str, ...] = ()
     try:
         require_extra(name, *_EXTRAS.get(name, ()))
-        keys = _keys(name)
-    except (ImportError, ValueError) as error:  # an extra that is missing, a plug-in that cannot be loaded
+        keys = tuple(getattr(CloudStorageRegistry.client_class(name), "config_keys", tuple)())
+    except (ImportError, ValueError) as error:  # a missing extra, or a plug-in that cannot be loaded
         problem = str(error)
     return Provider(name, CloudStorageRegistry.aliases(name), problem is None, problem, keys)
-
-
-def _keys(name: str) -> tuple[str, ...]:
-    found = CloudStorageRegistry.client_class(name)
-    keys = getattr(found, "config_keys", None)
-    return tuple(keys()) if keys else ()

@@ -1,4 +1,4 @@
-"""Exclusive creates, by a small race: how many of some writers win, and is the object the winner's?"""
+"""Checks of exclusive create: several writers race for one name, and one must win."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gllm_storage.cli.check.bench import content
-from gllm_storage.cli.check.model import Row, Verdict
+from gllm_storage.cli.commands.check.bench import content
+from gllm_storage.cli.commands.check.report import LARGE, ONE_REQUEST, PARTS, SMALL, Row, Verdict
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ConflictCheckUnsupportedError
@@ -16,10 +16,8 @@ from gllm_storage.errors import ConflictCheckUnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gllm_storage.cli.check.bench import Bench
+    from gllm_storage.cli.commands.check.bench import Bench
 
-SMALL, LARGE = "exclusive create, small", "exclusive create, large"
-PARTS, ONE_REQUEST = "in parts", "in one request"
 _SMALL_SIZE = 1024
 _LARGE_WRITERS = 4
 _WAIT_SECONDS = 60.0
@@ -27,15 +25,15 @@ _WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Round:
-    """A race.
+    """One race.
 
     Attributes:
-        winners: The numbers of the writers who got success.
-        is_whole: Whether the object is what one winner wrote.
+        winners: The numbers of the writers that succeeded.
+        is_intact: Whether the object has the content of a winner.
     """
 
     winners: tuple[int, ...]
-    is_whole: bool
+    is_intact: bool
 
 
 def race_small(bench: Bench) -> Row:
@@ -52,23 +50,22 @@ def _raced(bench: Bench, name: str, size: int, writers: int, rounds: int) -> Row
     short = name.rpartition(" ")[2]
     bench.warnings.clear()
     try:
-        problem = _is_checked_at_all(bench, f"{short}-first", size)
-        if problem:
-            return Row(name, Verdict.BAD, problem)
+        if not _refuses_second(bench, f"{short}-first", size):
+            return Row(name, Verdict.BAD, "an existing object was overwritten")
         found = [_race(bench, f"{short}-{number}", size, writers) for number in range(rounds)]
     except ConflictCheckUnsupportedError as error:
-        return Row(name, Verdict.NO, f"refused: {error}")
-    sent = _how_it_was_sent(bench, f"{short}-first")
+        return Row(name, Verdict.NO, f"refused: {error.describe(None)}")
+    sent = _way_of_sending(bench, f"{short}-first")
     return _judged(name, found, writers, sent, warned=bool(bench.warnings))
 
 
-def _is_checked_at_all(bench: Bench, name: str, size: int) -> str | None:
+def _refuses_second(bench: Bench, name: str, size: int) -> bool:
     bench.put(name, content(0, size), exclusive=True)
     try:
         bench.put(name, content(1, size), exclusive=True)
     except FileExistsError:
-        return None
-    return "an existing object was overwritten"
+        return True
+    return False
 
 
 def _race(bench: Bench, name: str, size: int, writers: int) -> Round:
@@ -95,8 +92,8 @@ def _race(bench: Bench, name: str, size: int, writers: int) -> Round:
     return Round(winners, any(stored == content(number, size) for number in winners))
 
 
-def _how_it_was_sent(bench: Bench, name: str) -> str:
-    """S3 marks what went in parts by the entity tag, as in ``…-2``; the others do not say."""
+def _way_of_sending(bench: Bench, name: str) -> str:
+    """`PARTS` or `ONE_REQUEST` on S3, where the ETag of a multipart upload ends as in ``-2``; empty elsewhere."""
     etag = bench.client.info(bench.path(name)).etag or ""
     if bench.client.provider != "s3":
         return ""
@@ -108,7 +105,7 @@ def _judged(name: str, rounds: list[Round], writers: int, sent: str, *, warned: 
     values = {
         "writers": writers,
         "winners": counts,
-        "content_is_winners": all(each.is_whole for each in rounds),
+        "content_is_winners": all(each.is_intact for each in rounds),
         "sent": sent,
     }
     races = f"{len(rounds)} race{'s' if len(rounds) > 1 else ''} of {writers} writers"
@@ -119,5 +116,5 @@ def _judged(name: str, rounds: list[Round], writers: int, sent: str, *, warned: 
     if not values["content_is_winners"]:
         return Row(name, Verdict.BAD, f"{races}: {one}, but the object is not the winner's{how}", values)
     if warned:
-        return Row(name, Verdict.NO, f"not atomic: it looks first and then writes ({races}: {one} by luck){how}", values)
+        return Row(name, Verdict.NO, f"not atomic: a HEAD request, then the write ({races}: {one} by luck){how}", values)
     return Row(name, Verdict.OK, f"{races}: {one}, and the object is the winner's{how}", values)

@@ -1,4 +1,4 @@
-"""Where ``check`` works: names of its own in the store, and files of its own here, all of them removed at the end."""
+"""The objects and local files that ``check`` makes, under names of its own, and their removal."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _MIB = 2**20
 
 @dataclass
 class Bench:
-    """Objects in the store, and the files that they are made from.
+    """The objects of a run of ``check``, and their local sources.
 
     Attributes:
-        folder: Below which the objects are.
-        local: A temporary folder.
-        large_size: Bytes of a large object.
-        writers: How many writers race.
-        rounds: How often they race.
+        folder: The folder of the objects.
+        local: A temporary local folder.
+        large_size: The size of a large object in bytes.
+        writers: The number of writers in a race.
+        rounds: The number of races.
         used: The names that were used.
-        warnings: Warnings of writes that were not atomic.
+        warnings: The warnings of writes that were not atomic.
     """
 
     folder: Folder
@@ -49,39 +49,40 @@ class Bench:
         return self.folder.client
 
     def path(self, name: str) -> str:
-        """The remote path of an object of ours. All lie side by side, so that no folder is made that would stay."""
+        """The remote path of an object. All objects lie in one folder: a further folder would stay in a local store."""
         self.used.add(name)
         return f"/{self.folder.prefix}{self._start}{name}"
 
     def file(self, name: str, content: bytes) -> str:
-        """A local file."""
+        """Write a local file, and return its path."""
         path = os.path.join(self.local, name)
         with open(path, "wb") as file:
             file.write(content)
         return path
 
     def put(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
-        """Store an object."""
+        """Upload an object."""
         self.client.upload_file(self.file("source", content), self.path(name), check_conflict=exclusive)
 
     def get(self, name: str) -> bytes:
-        """Read an object."""
+        """Download an object."""
         with open(self.client.download_file(self.path(name), os.path.join(self.local, "target")), "rb") as file:
             return file.read()
 
     def remove_all(self) -> list[str]:
-        """Delete what is in the store, and look whether it is gone.
+        """Delete all objects, and verify that they are gone.
 
         Returns:
-            URLs of what could not be deleted, or is listed still. A store may keep what it says it deleted: after one in
-            30 races, ``rclone serve s3`` 1.75 goes on listing the object, or denies that there is one and leaves it on disk.
+            URLs of the objects that could not be deleted, or are still listed. A store may keep an object that it reports as
+            deleted: after one in 30 races, ``rclone serve s3`` 1.75 still lists the object, or reports that it is missing
+            and leaves it on disk.
         """
         paths = {self.path(name) for name in self.used} | self._listed()
         left = {path for path in paths if not self._is_removed(path)}
         return [self.client.url(path) for path in sorted(left | self._listed())]
 
     def _listed(self) -> set[str]:
-        """Remote paths of ours that the store lists; none where we may not list: the names are known all the same."""
+        """Remote paths of the objects that the store lists; empty without permission to list."""
         start = len(self.folder.url)
         with contextlib.suppress(Exception):
             found = self.client.list_files(f"/{self.folder.prefix}{self._start}")
@@ -93,11 +94,11 @@ class Bench:
             self.client.delete_file(path)
         except FileNotFoundError:
             return True
-        except Exception:  # noqa: BLE001 - whatever it is, the object may be there, and the report says so
-            return self._is_known_absent(path)
+        except Exception:  # noqa: BLE001 - after any error the object may exist, and the report says so
+            return self._is_absent(path)
         return True
 
-    def _is_known_absent(self, path: str) -> bool:
+    def _is_absent(self, path: str) -> bool:
         try:
             return not self.client.file_exists(path)
         except Exception:  # noqa: BLE001 - as above
@@ -106,7 +107,7 @@ class Bench:
 
 @contextlib.contextmanager
 def prepared(folder: Folder, *, large_size: int, writers: int, rounds: int) -> Iterator[Bench]:
-    """A bench, with its local files; whoever uses it removes its objects by `Bench.remove_all`."""
+    """A bench with a temporary local folder. The caller removes the objects with `Bench.remove_all`."""
     with tempfile.TemporaryDirectory(prefix="gllm-storage-") as local, warnings.catch_warnings():
         bench = Bench(folder, local, large_size, writers, rounds)
         shown = warnings.showwarning
@@ -123,17 +124,17 @@ def prepared(folder: Folder, *, large_size: int, writers: int, rounds: int) -> I
 
 
 def content(seed: int, size: int) -> bytes:
-    """Content that is told from all other content by any 32 bytes of it."""
+    """Content in which any 32 bytes tell the seed and the offset."""
     block = b"".join(f"{seed:07d}{line:08d}\n".encode() for line in range(min(size, _MIB) // 16 + 1))
     return (block * (size // len(block) + 1))[:size]
 
 
 @contextlib.contextmanager
-def leaving_no_folder(root: str) -> Iterator[None]:
-    """Take back the folders that storing in a local folder makes.
+def removing_folders(root: str) -> Iterator[None]:
+    """Remove at the end the local folders that did not exist before.
 
     Args:
-        root: The folder.
+        root: The folder of the objects; empty for a store that is not local.
     """
     missing = []
     while root and not os.path.isdir(root) and root != os.path.dirname(root):

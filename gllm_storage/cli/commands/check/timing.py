@@ -1,4 +1,4 @@
-"""Clock, latency, throughput."""
+"""Measurements of clock skew, latency and throughput."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gllm_storage.cli.check.bench import content
-from gllm_storage.cli.check.model import Row, Verdict
+from gllm_storage.cli.commands.check.bench import content
+from gllm_storage.cli.commands.check.report import Row, Verdict
 from gllm_storage.cli.output import human_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gllm_storage.cli.check.bench import Bench
+    from gllm_storage.cli.commands.check.bench import Bench
 
 CLOCK, LATENCY, THROUGHPUT = "clock skew", "latency, small", "throughput, large"
 _TRIES = 5
@@ -23,13 +23,13 @@ _SKEW_SECONDS = 60.0
 
 
 def compare_clocks(bench: Bench) -> Row:
-    """Compare the time of a fresh object with this clock; signatures fail when they are 15 minutes apart."""
+    """Compare the time of a new object with the local clock: stores reject signatures that are 15 minutes off."""
     before = datetime.now(UTC)
     bench.put("clock", b"what time is it?")
     after = datetime.now(UTC)
     written = bench.client.info(bench.path("clock")).last_modified
     if written is None:
-        return Row(CLOCK, Verdict.NO, "the store does not say when an object was written")
+        return Row(CLOCK, Verdict.NO, "unknown: the store does not keep the time of a write")
     resolution = 0.0 if written.microsecond else 1.0
     skew = (written - before).total_seconds() + resolution / 2 - (after - before).total_seconds() / 2
     uncertain = ((after - before).total_seconds() + resolution) / 2
@@ -41,7 +41,7 @@ def compare_clocks(bench: Bench) -> Row:
 
 
 def measure_latency(bench: Bench) -> Row:
-    """Median times of small operations."""
+    """Measure the median time of small operations."""
     data = content(11, _SMALL_SIZE)
     path = bench.path("latency")
     medians = {
@@ -54,13 +54,13 @@ def measure_latency(bench: Bench) -> Row:
 
 
 def measure_throughput(bench: Bench) -> Row:
-    """One large object, up and down; what comes down is compared."""
+    """Measure the upload and the download of one large object, and compare the content."""
     data = content(12, bench.large_size)
     up = _seconds(lambda: bench.put("throughput", data))
     received: list[bytes] = []
     down = _seconds(lambda: received.append(bench.get("throughput")))
     if received != [data]:
-        return Row(THROUGHPUT, Verdict.BAD, "what came down is not what went up")
+        return Row(THROUGHPUT, Verdict.BAD, "the download differs from the upload")
     rates = {"up": bench.large_size / up, "down": bench.large_size / down}
     values = {"bytes": bench.large_size, **{f"{name}_bytes_per_second": rate for name, rate in rates.items()}}
     shown = ", ".join(f"{name} {human_size(rate)}/s" for name, rate in rates.items())

@@ -1,0 +1,34 @@
+"""``cat``: objects to standard output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from gllm_storage.cli.failures import Failures
+from gllm_storage.cli.options import store_options, stored_at, urls_argument
+from gllm_storage.cli.places import address, require_object
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.command()
+@urls_argument
+@store_options
+def cat(urls: Sequence[str]) -> None:
+    """Write objects to standard output.
+
+    Each object is read in one version. If the store keeps a checksum, the data is verified after the last byte.
+    """
+    from gllm_storage.cli.progress import Bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
+    from gllm_storage.cli.transfers import write_out  # noqa: PLC0415 - it imports awscrt, which --help does not need
+
+    addresses = [address(each) for each in urls]
+    failures = Failures()
+    for where, stored in zip(addresses, stored_at(addresses), strict=True):
+        with failures.tolerated():
+            require_object(where)
+            write_out(stored, Bars(None))
+    failures.finish()

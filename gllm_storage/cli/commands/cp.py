@@ -1,0 +1,61 @@
+"""``cp``: copy files."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from gllm_storage.cli.completion import complete_url
+from gllm_storage.cli.failures import Failures
+from gllm_storage.cli.options import clients, side_options, store_options
+from gllm_storage.cli.places import Stream, parse_source, parse_target
+from gllm_storage.cli.plan import Copy, plan, stores_of
+from gllm_storage.cli.signals import announce
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gllm_storage.cli.places import Argument
+
+
+@click.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, shell_complete=complete_url)
+@click.argument("target", metavar="TARGET", shell_complete=complete_url)
+@click.option("-n", "--no-clobber", is_flag=True, help="Fail if the target exists, atomically: never overwrite an object.")
+@click.option("-r", "--recursive", is_flag=True, help="Copy folders; SOURCE/ copies the content of the folder.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each copy.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@side_options
+@store_options
+def cp(sources: Sequence[str], target: str, *, no_clobber: bool, recursive: bool, verbose: bool, quiet: bool) -> None:
+    """Copy files: up, down, or from store to store.
+
+    "-" is standard input or output. A TARGET that ends with "/", or is a local folder, gets the copies into it. After a
+    failure the target is unchanged.
+    """
+    from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
+    from gllm_storage.cli.transfers import copy_file  # noqa: PLC0415 - it imports awscrt, which --help does not need
+
+    parsed, parsed_target = [parse_source(each) for each in sources], parse_target(target)
+    made = clients(stores_of(parsed, parsed_target))
+    failures = Failures()
+    if not isinstance(parsed_target, Stream):
+        announce("the current file is complete or unchanged")
+    with bars(quiet=quiet or _uses_terminal(parsed, parsed_target)) as shown:
+        for each in plan(parsed, parsed_target, made, recursive=recursive):
+            shown.clear()
+            with failures.tolerated():
+                if not isinstance(each, Copy):
+                    raise each.error
+                copied = copy_file(each, shown, no_clobber=no_clobber)
+                if verbose and copied is not None:
+                    shown.say(copied)
+    failures.finish()
+
+
+def _uses_terminal(sources: Sequence[Argument], target: Argument) -> bool:
+    """Whether data is typed at the terminal or written to it, where a progress bar would overwrite it."""
+    typed = any(isinstance(each, Stream) for each in sources) and sys.stdin.isatty()
+    return typed or (isinstance(target, Stream) and sys.stdout.isatty())

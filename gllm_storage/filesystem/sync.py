@@ -1,0 +1,175 @@
+"""`SyncStoreFileSystem`: what fsspec's local and memory filesystems need to write by a store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from fsspec import AbstractFileSystem
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.utils import isfilelike
+
+from gllm_storage.files.source import open_source
+from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
+from gllm_storage.store.port import UploadRequest, nothing
+
+if TYPE_CHECKING:
+    from gllm_storage.store.port import ObjectStore
+
+
+class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+    """A synchronous fsspec filesystem whose files are written, copied and deleted by a store.
+
+    A provider puts this class in front of fsspec's class, which lists and reads, and implements `root_store`. Content
+    appears when a file is closed, complete or not at all, and exclusive creates hold.
+    """
+
+    transaction_type = AtomicTransaction
+    _intrans: bool
+    _client_store: ObjectStore | None = None
+    _root_store: ObjectStore | None = None
+
+    # ------------------------------------------------------------------ what a provider implements
+
+    def root_store(self) -> ObjectStore:
+        """The store of all paths. Called once, on first use."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ stores
+
+    def use_store(self, store: ObjectStore) -> None:
+        """Use the store of a client for the paths in it; other paths are in the root store.
+
+        Args:
+            store: The store.
+        """
+        self._client_store = store
+
+    def place(self, path: str) -> tuple[ObjectStore, str]:
+        """The store of a path, and the key in it.
+
+        Args:
+            path: A path or URL.
+        """
+        if self._root_store is None:
+            self._root_store = self.root_store()
+        url = self._root_store.url(self._strip_protocol(path).lstrip("/"))
+        store = self._client_store
+        if store is None or not url.startswith(store.url("")):
+            store = self._root_store
+        return store, url.removeprefix(store.url(""))
+
+    # ------------------------------------------------------------------ fsspec's methods
+
+    def open(  # fsspec's signature
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        cache_options: dict[str, Any] | None = None,
+        compression: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Open a file, as fsspec's filesystems do; written content appears at `close`, complete, or not at all.
+
+        Args:
+            path: The file.
+            mode: ``"rb"``, ``"r"``, ``"wb"``, ``"w"``, ``"xb"``, ``"x"``, ….
+            block_size: As fsspec's class takes it.
+            cache_options: As fsspec's class takes them.
+            compression: Such as ``"gzip"``, or ``"infer"`` to use the file's extension.
+            **kwargs: ``encoding``, ``errors`` and ``newline`` for text; the rest goes to fsspec's class.
+
+        Raises:
+            FileNotFoundError: If the file is opened for reading and does not exist.
+            FileExistsError: If the mode is exclusive and the file exists.
+            StorageError: If the file cannot be opened.
+        """
+        return open_layers(super().open, path, mode, block_size, cache_options, compression, **kwargs)
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
+        if mode not in {"wb", "xb"}:
+            return super()._open(path, mode, block_size, **kwargs)
+        store, key = self.place(path)
+        if mode == "xb":
+            store.require_create(key)
+        transfer = store.transfer(key, "upload")
+        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, mode == "xb"))
+        return AtomicWriter(writer, store.url(key), mode, fs=self, autocommit=kwargs.get("autocommit", True))
+
+    def put_file(
+        self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
+    ) -> None:
+        """Store a copy of a local file.
+
+        Args:
+            lpath: The local file; for a folder, which a recursive `put` names as well, a folder is made.
+            rpath: Its path in the store; folders are made.
+            callback: Receives the size in bytes, and the bytes as they are copied.
+            mode: ``"overwrite"``, or ``"create"`` to fail if the file exists, atomically.
+
+        Raises:
+            ValueError: If `mode` is something else.
+            FileNotFoundError: If the local file does not exist.
+            ObjectExistsError: If `mode` is ``"create"`` and the file exists.
+            StorageError: If the copy fails; nothing was changed then.
+        """
+        exclusive = is_create(mode)
+        if os.path.isdir(lpath):
+            self.makedirs(rpath, exist_ok=True)
+            return
+        store, key = self.place(rpath)
+        transfer = store.transfer(key, "upload", callback)
+        with open_source(os.fspath(lpath), transfer.details) as source:
+            transfer.progress.expect(source.size)
+            store.upload(UploadRequest(key, source, transfer, exclusive))
+        transfer.progress.finish()
+
+    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
+        """Copy a stored file to a local one, which is then complete or unchanged.
+
+        Args:
+            rpath: The file in the store; for a folder, which a recursive `get` names as well, a folder is made.
+            lpath: The local file, or a file object.
+            callback: Receives the size in bytes, and the bytes as they are copied.
+
+        Raises:
+            ObjectNotFoundError: If the file does not exist.
+            StorageError: If the copy fails.
+        """
+        if isfilelike(lpath):
+            with self.open(rpath, "rb") as file:
+                shutil.copyfileobj(file, cast("IO[bytes]", lpath))
+        elif self.isdir(rpath):
+            os.makedirs(lpath, exist_ok=True)
+        else:
+            store, key = self.place(rpath)
+            store.download(key, os.fspath(lpath), store.transfer(key, "download", callback))
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Store bytes.
+
+        Args:
+            path: The file.
+            value: Its content: the bytes of any buffer.
+            mode: ``"overwrite"``, or ``"create"`` to fail if the file exists, atomically.
+            **kwargs: As for `open`.
+
+        Raises:
+            ValueError: If `mode` is something else.
+            ObjectExistsError: If `mode` is ``"create"`` and the file exists.
+            StorageError: If the bytes cannot be stored; nothing was changed then.
+        """
+        with self.open(path, "xb" if is_create(mode) else "wb", **kwargs) as file:
+            file.write(value)
+
+    def rm_file(self, path: str) -> None:
+        """Delete a file.
+
+        Raises:
+            ObjectNotFoundError: If the file does not exist; a folder is not a file.
+            StorageError: If the file cannot be deleted.
+        """
+        store, key = self.place(path)
+        store.delete(key)

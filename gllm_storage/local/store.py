@@ -1,0 +1,382 @@
+"""`LocalStore`: a folder of the local machine, or of a shared file system, as a store.
+
+A file appears under its name when it is complete, and is then never changed, only replaced. Exclusive creates give a
+temporary file its name by a hard link or by ``renameat2``, which fail if the name is taken (`files.target`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundError, Remedy, StorageError, translation
+from gllm_storage.files.source import CHUNK, LocalSource, SourceChangedError, bytes_of, source_of
+from gllm_storage.files.target import LocalTarget, TargetExistsError, atomic_target, copy, is_temporary
+from gllm_storage.info import ObjectInfo, Stored
+from gllm_storage.settings import TransferSettings
+from gllm_storage.store.create import exists_error
+from gllm_storage.store.download import replaced_too_often
+from gllm_storage.store.port import ObjectStore, ObjectWriter, UploadRequest
+from gllm_storage.store.reader import ObjectChangedError, ObjectReader
+from gllm_storage.store.retry import RESTART
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+
+    from _typeshed import ReadableBuffer
+
+    from gllm_storage.store.transfer import Transfer
+
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_BUFFER = 2**16
+
+
+class LocalStore(ObjectStore):
+    """The files below a folder; a key is the path relative to the folder.
+
+    Args:
+        folder: The folder, absolute. The first upload makes it.
+    """
+
+    provider: ClassVar[str] = "file"
+    creates_exclusively: ClassVar[bool] = True
+
+    def __init__(self, folder: str) -> None:
+        self._folder = f"{folder.rstrip('/')}/"
+        self._settings = TransferSettings()
+
+    @property
+    def settings(self) -> TransferSettings:
+        """The defaults: a folder has no settings for transfers."""
+        return self._settings
+
+    def url(self, key: str) -> str:
+        """``file:///folder/key``."""
+        return f"file://{self._path(key)}"
+
+    def upload(self, request: UploadRequest) -> Stored:
+        """Copy the source into the folder."""
+        with self.publishing(request) as target:
+            copy(request.source, target, _moves(request.transfer))
+            request.source.require_unchanged()
+            return self.stored(request.key, target)
+
+    def open_writer(self, request: UploadRequest) -> ObjectWriter:
+        """Write a temporary file beside the file of the key."""
+        return _LocalWriter(self, request)
+
+    @contextlib.contextmanager
+    def publishing(self, request: UploadRequest) -> Iterator[LocalTarget]:
+        """A temporary file, which gets the name of the key at the end of the block.
+
+        Raises:
+            ObjectExistsError: If the request is exclusive, and the name is taken.
+            StorageError: If the file cannot be written.
+        """
+        details = request.details
+        if request.exclusive:
+            self._require_absent(request.key, details)  # only for speed: the link decides
+        try:
+            with atomic_target(self._path(request.key), details, exclusive=request.exclusive, durable=True) as target:
+                yield target
+        except TargetExistsError as error:
+            raise exists_error(details) from error
+
+    def stored(self, key: str, target: LocalTarget) -> Stored:
+        """The facts about a complete temporary file; its new name changes none of them."""
+        with target.errors():
+            status = os.fstat(target.fd)
+        return Stored(self.url(key), status.st_size, _etag(status))
+
+    def require_create(self, key: str, operation: str = "open") -> None:
+        """Check that the name is not taken, not even by a folder or a dangling link."""
+        self._require_absent(key, self.details(key, operation))
+
+    def _require_absent(self, key: str, details: ErrorDetails) -> None:
+        if os.path.lexists(self._path(key)):
+            raise exists_error(details)
+
+    def open_reader(self, key: str, operation: str = "read") -> ObjectReader:
+        """Reads by `os.preadv`, and only the version whose ETag `head` returned."""
+        return _LocalReader(self, key, operation)
+
+    def download(self, key: str, path: str, transfer: Transfer) -> None:
+        """Copy the file; begin again if it changes in place, as only a writer without this library makes it."""
+        with atomic_target(path, transfer.details) as target:
+
+            def to_target(source: LocalSource) -> None:
+                transfer.progress.expect(source.size)
+                copy(source, target, _moves(transfer))
+
+            self._read_unchanged(key, transfer, to_target)
+        transfer.progress.finish()
+
+    def copy(
+        self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Upload the file to the target; begin again if it changes in place."""
+
+        def to_target(source: LocalSource) -> None:
+            target.upload(UploadRequest(target_key, source, transfer, options=options or {}))
+
+        self._read_unchanged(key, transfer, to_target)
+
+    def _read_unchanged(self, key: str, transfer: Transfer, read: Callable[[LocalSource], None]) -> None:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                with self.opened(key, transfer.details) as source:
+                    read(source)
+                    source.require_unchanged()
+            except SourceChangedError as error:
+                if attempt == RESTART.limit:
+                    raise replaced_too_often(transfer.details, attempt) from error
+                RESTART.again(transfer.details, attempt, "the file changed while it was read", "restart", transfer.stop)
+            else:
+                return
+
+    @contextlib.contextmanager
+    def opened(self, key: str, details: ErrorDetails, etag: str | None = None) -> Iterator[LocalSource]:
+        """Open a file for reading.
+
+        Args:
+            key: The key.
+            details: The operation, for errors.
+            etag: The version to read; None for any.
+
+        Raises:
+            ObjectNotFoundError: If there is no regular file.
+            ObjectChangedError: If the file is another version.
+            StorageError: If it cannot be opened.
+        """
+        with _translated(details):
+            # O_NONBLOCK: to open a named pipe would otherwise wait for a writer.
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            with _translated(details):
+                status = os.fstat(fd)
+            _require_file(status, details)
+            if etag not in {None, _etag(status)}:
+                raise ObjectChangedError
+            yield source_of(fd, self._path(key), details)
+        finally:
+            os.close(fd)
+
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        """The facts that the file system has about a file."""
+        details = self.details(key, operation)
+        with _translated(details):
+            status = os.stat(self._path(key))
+        _require_file(status, details)
+        return ObjectInfo(
+            url=self.url(key),
+            size=status.st_size,
+            etag=_etag(status),
+            last_modified=datetime.fromtimestamp(status.st_mtime, tz=UTC),
+            metadata={},
+        )
+
+    def delete(self, key: str) -> None:
+        """Remove the file; its folders stay."""
+        self.info(key, "delete")  # a folder is not an object
+        with _translated(self.details(key, "delete")):
+            os.unlink(self._path(key))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All files whose key begins with a prefix, in key order; temporary files of unfinished writes are left out."""
+        for key in sorted(self._keys_in(prefix[: prefix.rfind("/") + 1])):
+            if key.startswith(prefix):
+                with contextlib.suppress(ObjectNotFoundError):  # deleted since, or not a regular file
+                    yield self.info(key, "list")
+
+    def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
+        """The files and folders directly behind a prefix, empty folders included."""
+        folder, details = prefix[: prefix.rfind("/") + 1], self.details(prefix, "list")
+        with _translated(details):
+            try:
+                with os.scandir(self._path(folder)) as entries:
+                    found = [f"{folder}{each.name}{'/' if _is_folder(each) else ''}" for each in entries]
+            except (FileNotFoundError, NotADirectoryError):
+                return
+        for key in sorted(found):
+            if not key.startswith(prefix) or is_temporary(os.path.basename(key)):
+                continue
+            if key.endswith("/"):
+                yield self.url(key)
+                continue
+            with contextlib.suppress(ObjectNotFoundError):  # deleted since, or not a regular file
+                yield self.info(key, "list")
+
+    def _keys_in(self, folder: str) -> Iterator[str]:
+        details = self.details(folder, "list")
+
+        def fail(error: OSError) -> None:
+            if error.errno not in _ABSENT:
+                raise error
+
+        with _translated(details):
+            for parent, _, names in os.walk(self._path(folder), onerror=fail):
+                for name in names:
+                    if not is_temporary(name):
+                        yield os.path.join(parent, name).removeprefix(self._folder)
+
+    def _path(self, key: str) -> str:
+        return self._folder + key
+
+
+class _LocalReader(ObjectReader):
+    """Reads one file."""
+
+    def __init__(self, store: LocalStore, key: str, operation: str) -> None:
+        self._store = store
+        self._key = key
+        self._details = store.details(key, operation)
+
+    def head(self) -> ObjectInfo:
+        return self._store.info(self._key, self._details.operation)
+
+    def read(
+        self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
+    ) -> Generator[bytes | memoryview, None, None]:
+        view = buffer if buffer is not None else memoryview(bytearray(min(length, CHUNK)))
+        with self._store.opened(self._key, self._details, version.etag) as source:
+            for offset in range(start, start + length, max(1, len(view))):
+                piece = view[: start + length - offset]
+                try:
+                    source.read_into(offset, piece)
+                    source.require_unchanged()
+                except SourceChangedError as error:
+                    raise ObjectChangedError from error
+                yield piece
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        return _translated(self._details)
+
+
+class _LocalWriter:
+    """An `ObjectWriter` on a temporary file beside its target.
+
+    It has a buffer of its own: `io.BufferedWriter` would write the bytes that a forked child finds in its copy of the
+    buffer, when the child drops it, into the parent's file.
+    """
+
+    def __init__(self, store: LocalStore, request: UploadRequest) -> None:
+        self._store = store
+        self._key = request.key
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # `discard` may come from another thread, and closes the descriptor
+        self._failure: StorageError | None = None
+        self._buffer = bytearray()
+        self._written = 0
+        self._scope: contextlib.AbstractContextManager[LocalTarget] | None = store.publishing(request)
+        self._target = self._scope.__enter__()
+
+    def write(self, data: ReadableBuffer) -> int:
+        view = bytes_of(data)
+        if len(self._buffer) + len(view) > _BUFFER:
+            self._flush()
+        if len(view) > _BUFFER:
+            self._put(view)
+        else:
+            self._buffer += view
+        return len(view)
+
+    def tell(self) -> int:
+        return self._written + len(self._buffer)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._flush()
+        with self._target.errors():
+            end = os.fstat(self._target.fd).st_size
+        position = {io.SEEK_SET: 0, io.SEEK_CUR: self._written, io.SEEK_END: end}[whence] + offset
+        if position < 0:
+            raise ValueError(f"negative seek position {position}")
+        self._written = position
+        return position
+
+    def seekable(self) -> bool:
+        return True
+
+    def commit(self) -> Stored:
+        try:
+            self._flush()
+            stored = self._store.stored(self._key, self._target)
+        except BaseException:
+            self.discard()
+            raise
+        self._leave(None)
+        return stored
+
+    def discard(self) -> None:
+        if self._pid == os.getpid():  # a forked child has only a copy
+            self._leave(GeneratorExit())
+
+    def _leave(self, error: BaseException | None) -> None:
+        with self._lock:
+            scope, self._scope = self._scope, None
+            if scope is not None:
+                scope.__exit__(None if error is None else type(error), error, None)
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._put(memoryview(self._buffer))
+            self._buffer = bytearray()
+
+    def _put(self, view: memoryview) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            with self._lock:
+                if self._scope is None:
+                    raise ValueError("write to a discarded file")
+                self._target.write_at(self._written, view)
+        except StorageError as error:
+            self._failure = error
+            self.discard()
+            raise
+        self._written += len(view)
+
+
+def _moves(transfer: Transfer) -> Callable[[int], None]:
+    """Report moved bytes, and end the transfer if it was cancelled."""
+
+    def moved(count: int) -> None:
+        transfer.stop.check()
+        transfer.progress(count)
+
+    return moved
+
+
+def _translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
+    """Raise errors of this library in place of an `OSError`."""
+    return translation(details, (OSError,), _translate)
+
+
+def _translate(error: OSError, details: ErrorDetails) -> Exception:
+    if error.errno in _ABSENT:
+        return ObjectNotFoundError(f"{details.url} does not exist (file {details.operation})", details)
+    kind = AccessDeniedError if isinstance(error, PermissionError) else StorageError
+    return kind(f"file {details.operation} of {details.url} failed: {error.strerror}", details, Remedy.CHECK_FOLDER)
+
+
+def _require_file(status: os.stat_result, details: ErrorDetails) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ObjectNotFoundError(f"{details.url} is not a file (file {details.operation})", details)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"

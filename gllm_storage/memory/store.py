@@ -1,0 +1,150 @@
+"""`MemoryStore`: fsspec's store in the memory of this process."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, ClassVar
+
+from fsspec.implementations.memory import MemoryFile
+
+from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
+from gllm_storage.files.source import CHUNK
+from gllm_storage.info import ObjectInfo, Stored, aware
+from gllm_storage.settings import TransferSettings
+from gllm_storage.store.create import exists_error
+from gllm_storage.store.port import ObjectStore, UploadRequest
+from gllm_storage.store.reader import ObjectChangedError, ObjectReader
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from fsspec.implementations.memory import MemoryFileSystem
+
+
+class MemoryStore(ObjectStore):
+    """The objects of a bucket in a dictionary of fsspec's `MemoryFileSystem`.
+
+    Each upload puts a new object into the dictionary, so that readers of the previous object go on with it.
+
+    Args:
+        filesystem: The filesystem that has the dictionary.
+        bucket: The first segment of every path; empty for the store of all paths.
+    """
+
+    provider: ClassVar[str] = "memory"
+    creates_exclusively: ClassVar[bool] = True
+
+    def __init__(self, filesystem: MemoryFileSystem, bucket: str = "") -> None:
+        self._filesystem = filesystem
+        self._base = f"{bucket}/" if bucket else ""
+        self._settings = TransferSettings()
+
+    @property
+    def settings(self) -> TransferSettings:
+        """The defaults: memory has no settings for transfers."""
+        return self._settings
+
+    def url(self, key: str) -> str:
+        """``memory://bucket/key``."""
+        return f"memory://{self._base}{key}"
+
+    def upload(self, request: UploadRequest) -> Stored:
+        """Copy the source into memory."""
+        name, source, transfer = self._name(request.key), request.source, request.transfer
+        if request.exclusive and name in self._objects:
+            raise exists_error(request.details)  # only for speed: setdefault decides
+        content = MemoryFile(self._filesystem, name)
+        for offset in range(0, source.size, CHUNK):
+            transfer.stop.check()
+            content.write(source.read_at(offset, min(CHUNK, source.size - offset)))
+            transfer.progress(min(CHUNK, source.size - offset))
+        source.require_unchanged()
+        content.seek(0)
+        if not request.exclusive:
+            self._objects[name] = content
+        # dict.setdefault with a string key is atomic in CPython: of many threads, one finds its own object there.
+        elif self._objects.setdefault(name, content) is not content:
+            raise exists_error(request.details)
+        return Stored.of(self._info(request.key, content))
+
+    def open_reader(self, key: str, operation: str = "read") -> ObjectReader:
+        """Reads only the object that `head` saw."""
+        return _MemoryReader(self, key, operation)
+
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        """The facts about an object."""
+        return self._info(key, self.content(key, self.details(key, operation)))
+
+    def delete(self, key: str) -> None:
+        """Remove an object from the dictionary."""
+        if self._objects.pop(self._name(key), None) is None:
+            raise _not_found(self.details(key, "delete"))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key begins with a prefix, in key order."""
+        base = self._name("")
+        for name in sorted(self._objects):
+            content = self._objects.get(name)
+            if content is not None and name.startswith(base + prefix):
+                yield self._info(name.removeprefix(base), content)
+
+    def content(self, key: str, details: ErrorDetails) -> MemoryFile:
+        """The object of a key.
+
+        Raises:
+            ObjectNotFoundError: If there is none.
+        """
+        content = self._objects.get(self._name(key))
+        if content is None:
+            raise _not_found(details)
+        return content
+
+    @property
+    def _objects(self) -> dict[str, MemoryFile]:
+        objects: dict[str, MemoryFile] = self._filesystem.store
+        return objects
+
+    def _name(self, key: str) -> str:
+        return f"/{self._base}{key}"
+
+    def _info(self, key: str, content: MemoryFile) -> ObjectInfo:
+        return ObjectInfo(
+            url=self.url(key),
+            size=content.size,
+            # An upload makes a new object, and its time of creation is fine enough to distinguish it from the previous
+            # one. fsspec's own files grow in place.
+            etag=f"{content.created.timestamp():.6f}-{content.size:x}-{id(content):x}",
+            last_modified=aware(content.modified),
+            metadata={},
+        )
+
+
+class _MemoryReader(ObjectReader):
+    """Reads one object."""
+
+    def __init__(self, store: MemoryStore, key: str, operation: str) -> None:
+        self._store = store
+        self._key = key
+        self._details = store.details(key, operation)
+
+    def head(self) -> ObjectInfo:
+        return self._store.info(self._key, self._details.operation)
+
+    def read(
+        self,
+        version: ObjectInfo,
+        start: int,
+        length: int,
+        buffer: memoryview | None = None,  # noqa: ARG002 - the bytes are in memory already
+    ) -> Generator[bytes | memoryview, None, None]:
+        content = self._store.content(self._key, self._details).getvalue()
+        if self.head().etag != version.etag:
+            raise ObjectChangedError
+        yield memoryview(content)[start : start + length]
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def _not_found(details: ErrorDetails) -> ObjectNotFoundError:
+    return ObjectNotFoundError(f"{details.url} does not exist (memory {details.operation})", details)
