@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage.testing.faults import FaultProxy
 from tests.cli.support import PRELUDE, PROGRAM, environment, ok, run, run_anew, url_of
 from tests.conftest import make_rig
-from tests.faults import FaultProxy
-from tests.promises.clouds.faulty import proxied
+from tests.promises.faulty import proxied
 from tests.rig import BUCKET, MIB, server_rig
 
 if TYPE_CHECKING:

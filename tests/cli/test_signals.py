@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage.testing.faults import Call, Delay, Fault, FaultProxy, Match, Throttle
 from tests.cli.support import PROGRAM, environment, on_terminal, run_anew, run_python, slow, started, url_of
-from tests.faults import Call, Delay, Fault, FaultProxy, Match, Throttle
 from tests.rig import MIB, SMALL_PARTS, server_rig
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from fsspec.asyn import sync
 
 from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, Remedy, StorageError, StorageUnavailableError
-from tests.faults import Answer, Fault, Match, Refuse
+from gllm_storage.testing.faults import Answer, Fault, Match, Refuse
 from tests.promises.clouds.faulty import AZURE, CONTENT, GCS, LARGE, NAME, content_of
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from safetensors.numpy import save
 from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.errors import ObjectNotFoundError, StorageError
 from gllm_storage.s3.filesystem import S3FileSystem
+from gllm_storage.testing.faults import Answer, DropResponse, FlipBit, TruncateBody
 from tests.conftest import make_rig
-from tests.faults import Answer, DropResponse, FlipBit, TruncateBody
 from tests.promises.clouds import faulty as clouds
 from tests.promises.s3 import faulty as s3
 from tests.rig import MIB
