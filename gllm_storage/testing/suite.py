@@ -78,8 +78,8 @@ class StoreSuite:
     """The tests of a store. A subclass describes the store, and pytest collects the tests with it.
 
     A subclass implements `make_store`, and a second client that is independent of the library: `put`, `get`, `remove`,
-    `keys` and, if the store has multipart uploads, `open_uploads`. For the tests with faults it implements `make_store_at` and
-    `endpoint_url` as well, or says ``faults = False``.
+    `keys` and, if the store has multipart uploads, `open_uploads`. For the tests with faults it implements
+    `make_store_at` and `endpoint_url` as well, or says ``faults = False``.
 
     A capability that the description does not declare is tested to be refused. pytest makes an instance for each test; the
     bucket is empty when a test begins, and `make_store`, `make_store_at` and the second client use this bucket.
