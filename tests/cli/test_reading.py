@@ -190,7 +190,7 @@ def test_missing_extra() -> None:
     code = """
 import importlib.util, gllm_storage.settings
 found = importlib.util.find_spec
-gllm_storage.settings.find_spec = lambda name, *rest: None if name == "gcsfs" else found(name, *rest)
+gllm_storage.settings.find_spec = lambda name, *rest: None if name in {"gcsfs", "google.auth"} else found(name, *rest)
 assert run(["providers"]) == 0
 sys.exit(run(["ls", "gs://models/"]))
 """
