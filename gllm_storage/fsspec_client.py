@@ -360,8 +360,10 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If listing fails (`StorageError`), also while the objects are iterated.
 
         Example:
-            >>> [each.url for each in client.list_files("v3/")]
-            ['memory://models/team-a/v3/config.json', 'memory://models/team-a/v3/model.safetensors']
+            >>> for each in client.list_files("v3/"):
+            ...     print(each.url)
+            memory://models/team-a/v3/config.json
+            memory://models/team-a/v3/model.safetensors
         """
         return self.store.list(self._location.listing_prefix(prefix))
 

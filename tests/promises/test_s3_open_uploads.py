@@ -1,4 +1,4 @@
-"""Multipart uploads that cannot be aborted: the answer that named them was lost. docs/promises.md says what remains."""
+"""Multipart uploads that cannot be aborted: the answer that named them was lost. docs/guarantees.md lists the remains."""
 
 from __future__ import annotations
 
