@@ -1,1 +1,1 @@
-"""How fast and how lean we are beside our peers; run it with ``make bench`` or ``python -m benchmarks``."""
+"""Time, CPU and memory of this library and its peers: ``make bench`` or ``python -m benchmarks``."""

@@ -69,7 +69,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _endpoint(options: argparse.Namespace, folder: str) -> Iterator[tuple[str, Endpoint, str | None]]:
-    """The endpoint's name, itself, and the folder that it serves, if it serves one."""
+    """The name of the endpoint, the endpoint, and the folder that it serves as a bucket; None if it serves none."""
     if options.endpoint_url:
         keys = os.environ.get("AWS_ACCESS_KEY_ID", ""), os.environ.get("AWS_SECRET_ACCESS_KEY", "")
         if not all(keys):
@@ -114,7 +114,7 @@ def _measure(options: argparse.Namespace, jobs: list[Job], python: str, folder: 
                 able = [peer for peer in able if PEERS[peer].ours]
             run.run_job(bench, job, able, options.repeats, outcome)
     finally:
-        # After Ctrl-C as well: what was measured until then may be what somebody waited an hour for.
+        # After Ctrl-C as well: the run may have taken an hour until then.
         if outcome.samples or outcome.failures:
             _report(options, jobs, outcome, peers, about)
 
@@ -146,7 +146,14 @@ def _report(
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command.
+
+    Args:
+        given: The arguments; by default those of the process.
+
+    Returns:
+        The exit status: 0, 2 for an unknown job, 130 after Ctrl-C.
+    """
     options = _arguments(sys.argv[1:] if given is None else given)
     try:
         jobs = choose_jobs(options.jobs, quick=options.quick)
@@ -173,5 +180,5 @@ def _end(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # so that servers end and files go
+    signal.signal(signal.SIGTERM, _end)  # so that the servers end, and the files are deleted
     sys.exit(main())

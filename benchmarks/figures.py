@@ -1,4 +1,4 @@
-"""From samples to medians and ratios: arithmetic alone."""
+"""Samples to medians and ratios."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
 FIGURES = ("wall", "cpu", "process_wall", "process_cpu", "peak_rss", "per_call_us")
-"""What is summed up of the samples: seconds, seconds, seconds, seconds, bytes, microseconds."""
+"""The figures that are summarised, in seconds, seconds, seconds, seconds, bytes and microseconds."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Sample:
     """One run of one job by one peer.
 
     Attributes:
-        job: The job's name.
-        peer: The peer's name.
-        repeat: In which round, from 0.
-        figures: What was measured, by the names in `FIGURES`, and what else the worker said.
+        job: Name of the job.
+        peer: Name of the peer.
+        repeat: Number of the round, from 0.
+        figures: The measured figures, by the names in `FIGURES`, and further ones of the worker.
     """
 
     job: str
@@ -36,12 +36,12 @@ class Summary:
     """The runs of one job by one peer.
 
     Attributes:
-        runs: How many there were.
-        medians: By the names in `FIGURES`.
-        least: Likewise.
-        most: Likewise.
-        to_best: The median as a ratio to that of the peer which is best in that figure.
-        to_yardstick: Likewise, to the job's yardstick, which is s3fs for most.
+        runs: Number of runs.
+        medians: Medians, by the names in `FIGURES`.
+        least: Minima, by the same names.
+        most: Maxima, by the same names.
+        to_best: Each median divided by the lowest median of all rivals.
+        to_yardstick: Each median divided by that of the job's yardstick, which is s3fs for most jobs.
     """
 
     runs: int
@@ -55,11 +55,11 @@ class Summary:
 def summarise(
     samples: Iterable[Sample], rivals: Collection[str], yardsticks: Mapping[str, str]
 ) -> dict[str, dict[str, Summary]]:
-    """Sum samples up by job and peer.
+    """Summarise samples by job and peer.
 
     Args:
         samples: All samples.
-        rivals: The peers among which the best one is looked for.
+        rivals: The peers among which `Summary.to_best` finds the best.
         yardsticks: The peer of `Summary.to_yardstick`, by job.
     """
     grouped: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
@@ -98,6 +98,6 @@ def _ratios(figures: dict[str, float], base: dict[str, float]) -> dict[str, floa
 
 
 def order(peers: list[str], turn: int) -> list[str]:
-    """The peers, begun with another one in each round, so that none is always the first."""
+    """The order of the peers in a round. Each round begins with another peer, so that none is always the first."""
     start = turn % len(peers) if peers else 0
     return peers[start:] + peers[:start]

@@ -1,4 +1,4 @@
-"""Whether the goals are met that were set for this library: ratios of medians of one run."""
+"""The goals for this library, as ratios of medians of one run, and whether a run meets them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ _RATIOS = {  # wall and CPU to the best peer, MiB of peak RSS
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal and what was reached.
+    """A goal, and the figure that a run reached.
 
     Attributes:
-        job: The job's title.
-        figure: What was measured.
-        limit: What it may be at most.
-        reached: What it is, of the job alone.
-        process: What it is of the whole process, with the interpreter's start and the imports, where there are two figures.
+        job: Title of the job.
+        figure: Name of the figure.
+        limit: The most that meets the goal.
+        reached: The figure of the job alone.
+        process: The figure of the complete process, with the start of the interpreter and the imports; None if it was not
+            measured.
     """
 
     job: str
@@ -47,13 +48,13 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether it is, in both ways."""
+        """Whether both figures meet the goal."""
         return max(self.reached, self.process or 0.0) <= self.limit
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What there is to judge a job by."""
+    """The figures of one job."""
 
     job: Job
     by_peer: Mapping[str, Summary]
@@ -80,7 +81,7 @@ def judge(
     summaries: Mapping[str, Mapping[str, Summary]],
     counts: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> list[Goal]:
-    """The goals of the jobs that were run with us and whom we are compared with."""
+    """The goals of the jobs that this library and the compared peers have run."""
     found: list[Goal] = []
     for job in jobs:
         run = _Run(job, summaries.get(job.name, {}), counts.get(job.name, {}), summaries)
@@ -124,7 +125,7 @@ def _of_conflict(run: _Run) -> Iterator[Goal]:
 def _of_small_conflict(run: _Run) -> Iterator[Goal]:
     if {_OURS, run.job.yardstick} <= run.counts.keys():
         requests = {peer: sum(each["requests"].values()) for peer, each in run.counts.items()}
-        # Rounded: on a server that stores, the first call also finds out what it enforces.
+        # Rounded: on a server that stores objects, the first call also probes the server.
         more = round((requests[_OURS] - requests[run.job.yardstick]) / run.job.count, 1)
         yield run.goal("requests more for each call", 1.0, more)
 
@@ -145,7 +146,7 @@ _JUDGES: dict[str, Callable[[_Run], Iterator[Goal]]] = {
 
 
 def to_markdown(goals: Sequence[Goal]) -> str:
-    """As a table."""
+    """The goals as a table."""
     lines = ["### Goals", "", "| job | figure | at most | the job | the process | |", "|---|---|---|---|---|---|"]
     for each in goals:
         process = "–" if each.process is None else f"{each.process:.2f}"

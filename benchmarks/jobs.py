@@ -1,4 +1,4 @@
-"""The jobs: what is measured, in which sizes."""
+"""The jobs of the benchmark, and their sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 
 from benchmarks.layout import GIB, KIB, MIB
 
-_QUICK_LARGE = 64  # a quick run's large objects are so many times smaller
+# A quick run divides large sizes by the first, and counts by the second.
+_QUICK_LARGE = 64
 _QUICK_COUNT = 40
 
 
@@ -16,14 +17,14 @@ class Job:
     """A job.
 
     Attributes:
-        name: What `--jobs` calls it.
-        verb: The method of a `Peer` that does it.
-        size: Bytes of the object, or of each of many.
-        count: How many objects, calls or reads.
+        name: Name for ``--jobs``.
+        verb: The method of `Peer` that does it.
+        size: Bytes of each object.
+        count: Number of objects, calls or reads.
         step: Bytes of each read or write of an open file.
-        by_default: Whether it is run when no job is named.
-        counted: Whether its requests and bytes are counted, in a run more that is not timed.
-        sparse: Whether its file has no content, for sizes that would take the disk too long to fill.
+        by_default: Whether it runs if ``--jobs`` is not given.
+        counted: Whether its requests and bytes are counted, in one more run, which is not timed.
+        sparse: Whether its file is sparse, for sizes that take the disk too long to fill.
     """
 
     name: str
@@ -37,12 +38,12 @@ class Job:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The title in tables."""
         return _TITLES[self.verb].format(size=spell(self.size), step=spell(self.step), count=self.count)
 
     @property
     def yardstick(self) -> str:
-        """The peer that all are compared with, beside the best one."""
+        """The peer with which all are compared, beside the best one."""
         return "gllm-storage, unchecked" if "exclusive" in self.verb else "s3fs"
 
     @property
@@ -52,16 +53,16 @@ class Job:
 
     @property
     def downloads(self) -> bool:
-        """Whether it leaves files behind."""
+        """Whether it makes local files."""
         return self.verb in {"download", "download_many", "download_small"}
 
     @property
     def reads(self) -> bool:
-        """Whether it needs objects that are there already."""
+        """Whether it needs existing objects."""
         return self.downloads or self.verb in {"exists", "read", "read_at"}
 
     def quick(self) -> Job:
-        """The same, small enough to try the command out."""
+        """A small variant of the job, to try the command out."""
         size = max(self.size // _QUICK_LARGE, 9 * MIB) if self.size >= GIB else self.size
         return replace(self, size=size, count=max(1, self.count // _QUICK_COUNT))
 
@@ -107,10 +108,14 @@ JOBS = (
 
 
 def choose_jobs(patterns: list[str], *, quick: bool = False) -> list[Job]:
-    """The jobs that the patterns name, in their order above; without any, the default ones.
+    """The chosen jobs, in the order of `JOBS`.
+
+    Args:
+        patterns: Names, first words of names, or shell patterns; empty for the default jobs.
+        quick: Whether to return their small variants.
 
     Raises:
-        ValueError: If a pattern names none.
+        ValueError: If a pattern matches no job.
     """
     for pattern in patterns:
         if not any(_names(pattern, job) for job in JOBS):
@@ -124,7 +129,7 @@ def _names(pattern: str, job: Job) -> bool:
 
 
 def spell(size: int) -> str:
-    """Bytes as people write them."""
+    """A number of bytes with its unit, such as ``16 KiB``."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if size >= unit and size % unit == 0:
             return f"{size // unit} {name}"

@@ -1,4 +1,4 @@
-"""Where a run keeps its files and objects: what the command and its workers both have to know."""
+"""Names of the files and objects of a run, for the command and its workers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the objects are.
+    """An S3 endpoint and a bucket.
 
     Attributes:
-        url: The endpoint's URL.
-        bucket: A bucket that is there.
-        access_key: A key that may read, write, list and delete in it.
-        secret_key: The secret that belongs to it.
-        region: The region to sign for.
-        stores: Whether it keeps what is uploaded; ``nulls3`` does not, so no client can find out what it enforces.
+        url: URL of the endpoint.
+        bucket: An existing bucket.
+        access_key: Access key with permission to read, write, list and delete.
+        secret_key: Secret of the access key.
+        region: Region of the signatures.
+        stores: Whether it keeps uploaded objects. ``nulls3`` does not, so no client can probe its preconditions.
     """
 
     url: str
@@ -32,41 +32,41 @@ class Endpoint:
     stores: bool = True
 
     def at(self, url: str) -> Endpoint:
-        """The same endpoint, seen through a proxy."""
+        """The same endpoint behind the URL of a proxy."""
         return Endpoint(**{**asdict(self), "url": url})
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of a run's files and objects.
+    """Names of the files and objects of one run.
 
     Attributes:
-        folder: A folder of this run's own.
-        prefix: A prefix of this run's own, without slash.
+        folder: A local folder that only this run uses.
+        prefix: A key prefix that only this run uses, without ``/`` at the end.
     """
 
     folder: str
     prefix: str
 
     def file(self, size: int, index: int | None = None) -> str:
-        """A file to upload: the one of its size, or one of many."""
+        """Path of a file to upload: the single file of a size, or one of many."""
         return os.path.join(self.folder, "files", _name(size, index))
 
     def key(self, size: int, index: int | None = None) -> str:
-        """An object to download, with the content of the file of that name."""
+        """Key of an object to download. It has the content of `file` with the same arguments."""
         return f"{self.prefix}/objects/{_name(size, index)}"
 
     def downloaded(self, size: int, index: int | None = None) -> str:
-        """Where a download goes."""
+        """Path of a downloaded file."""
         return os.path.join(self.folder, "downloads", _name(size, index))
 
     @property
     def uploads(self) -> str:
-        """Prefix of all uploads."""
+        """Key prefix of all uploads."""
         return f"{self.prefix}/uploads/"
 
     def uploaded(self, size: int, index: int | None = None) -> str:
-        """Where an upload goes."""
+        """Key of an uploaded object."""
         return f"{self.uploads}{_name(size, index)}"
 
 
@@ -76,7 +76,7 @@ def _name(size: int, index: int | None) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told on its standard input."""
+    """The task of a worker, which it reads from standard input; see `Job`."""
 
     endpoint: Endpoint
     layout: Layout
@@ -86,7 +86,7 @@ class Task:
     step: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can carry it."""
+        """The task as values of JSON."""
         return asdict(self)
 
     @classmethod

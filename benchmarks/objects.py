@@ -1,7 +1,7 @@
-"""What the jobs need to be there: files, and on a server that stores, objects.
+"""The files and objects that the jobs need.
 
-As a process (``python -m benchmarks.objects fill|clean``) it stores the objects, or deletes what a run uploaded: boto3 would
-make the command itself larger than some of the peers whose memory it measures.
+``python -m benchmarks.objects fill|clean`` stores the objects, or deletes the uploads of a run. It is a process of its own,
+because boto3 in the command would need more memory than some of the measured peers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _THREADS = 8
 
 
 def names_of(job: Job) -> Iterator[tuple[int, int | None]]:
-    """Size and index of the files, or objects, that a job takes."""
+    """Size and index of the files or objects of a job."""
     if job.many:
         yield from ((job.size, index) for index in range(job.count))
     elif job.verb != "write":
@@ -32,11 +32,11 @@ def names_of(job: Job) -> Iterator[tuple[int, int | None]]:
 
 
 def make_files(layout: Layout, jobs: Iterable[Job]) -> None:
-    """Make the local files that the jobs upload, or compare with."""
+    """Make the local files that the jobs upload, or compare with downloads."""
     for job in jobs:
         for size, index in names_of(job):
             path = layout.file(size, index)
-            # A sparse one may stand for a full one of its size only where nobody else wants that.
+            # Jobs of one size share a file, made by the first of them; sparse jobs are the last in the list.
             if not os.path.exists(path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 _make_file(path, size, sparse=job.sparse)
@@ -47,13 +47,13 @@ def _make_file(path: str, size: int, *, sparse: bool) -> None:
         if sparse:
             file.truncate(size)
             return
-        # One block again and again: nothing here compresses, and 4 GiB from the kernel's generator would take a minute.
+        # One block repeated: nothing here compresses, and 4 GiB from the kernel's random generator would take a minute.
         block = os.urandom(min(_BLOCK, size))
         file.writelines(block[: size - start] for start in range(0, size, _BLOCK))
 
 
 def link_objects(layout: Layout, jobs: Iterable[Job], folder: str) -> None:
-    """Show the files as objects to a server that serves a folder."""
+    """Make the files objects of a server that serves a folder, by hard links."""
     for job in jobs:
         for size, index in names_of(job):
             target = os.path.join(folder, layout.key(size, index))
@@ -94,20 +94,24 @@ def fill(endpoint: Endpoint, uploads: list[tuple[str, str]]) -> None:
 
 
 def clean(endpoint: Endpoint, prefix: str) -> dict[str, int]:
-    """Delete all below a prefix, and say how much was there."""
+    """Delete all objects under a prefix.
+
+    Returns:
+        The number of ``objects``, and of their ``bytes``.
+    """
     client = _client(endpoint)
     found = {"objects": 0, "bytes": 0}
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=endpoint.bucket, Prefix=prefix):
         entries = page.get("Contents", [])
         found["objects"] += len(entries)
         found["bytes"] += sum(each["Size"] for each in entries)
-        for each in entries:  # DeleteObjects wants an MD5 on older servers
+        for each in entries:  # not DeleteObjects, which needs an MD5 on older servers
             client.delete_object(Bucket=endpoint.bucket, Key=each["Key"])
     return found
 
 
 def main() -> None:
-    """Do as the command line and standard input say."""
+    """Run the command of the command line with the arguments on standard input."""
     given = json.load(sys.stdin)
     endpoint = Endpoint(**given["endpoint"])
     if sys.argv[1] == "fill":

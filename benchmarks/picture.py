@@ -1,4 +1,4 @@
-"""The picture: a panel for each job, in it two bars for each peer, as ratios to the best peer. Plain SVG."""
+"""The picture: one panel for each job, with two bars for each peer, as ratios to the best peer. Plain SVG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = 150
 _BAR = 8
 _ROW = 24
 _TITLE = 34
-_CEILING = 4.0  # a bar that is longer ends here; its number says how long it is
+_CEILING = 4.0  # the longest bar; the number beside it is exact
 
 _HEAD = "Time of the job (upper bar) and its CPU (lower bar), as ratios to the best peer (1.0)"
 
@@ -45,10 +45,10 @@ def to_svg(jobs: Sequence[Job], summaries: Mapping[str, Mapping[str, Summary]], 
     """Draw the picture.
 
     Args:
-        jobs: The jobs, in the order of their panels; one without a figure gets none.
-        summaries: By job and peer.
-        ours: The peers that are us.
-        caption: Under what circumstances the figures were taken.
+        jobs: The jobs, in the order of their panels; a job without figures has none.
+        summaries: The summaries, by job and peer.
+        ours: The peers that are this library.
+        caption: The conditions of the run.
     """
     shown = [job for job in jobs if any(each.to_best for each in summaries.get(job.name, {}).values())]
     width = (_WIDTH - _GAP * (_COLUMNS + 1)) / _COLUMNS

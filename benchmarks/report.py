@@ -25,7 +25,7 @@ _RULE = "|---|---|---|---|---|---|---|---|---|---|---|"
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures were measured on, without names of hosts or people."""
+    """The machine of the run, without names of hosts or people."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -114,7 +114,7 @@ def _one_line(text: str) -> str:
 
 
 def to_list(jobs: Sequence[Job], peers: Mapping[str, Mapping[str, Any]]) -> str:
-    """The jobs by name, and with which of its calls each peer does them."""
+    """A table of the jobs, with the call by which each peer does them."""
     names: dict[str, list[str]] = {}
     for job in jobs:
         names.setdefault(job.verb, []).append(job.name)
@@ -140,7 +140,7 @@ def to_json(
     peers: Mapping[str, Mapping[str, Any]],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All of it: what was asked for, the raw samples, what was made of them."""
+    """The complete run: its options, the samples, and the summaries."""
     return {
         "about": dict(about),
         "machine": describe_machine(),

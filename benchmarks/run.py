@@ -1,4 +1,4 @@
-"""The runs: workers one after another, in turn, each watched from outside."""
+"""The runs: one worker process after another, measured from outside."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 900.0
 _SPARE_DISK = 5 * GIB
-_PROCESS_MEMORY = 512 * MIB  # for a worker, and for what the kernel keeps of its connections
+_PROCESS_MEMORY = 512 * MIB  # for a worker, and the kernel's buffers of its connections
 _TAIL_CHARACTERS = 600
 
 
 class WorkerError(RuntimeError):
-    """A worker failed; the message is the end of what it said."""
+    """A worker failed. The message is the end of its standard error."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Bench:
     """A place to run jobs.
 
     Attributes:
-        python: The Python that has the peers.
-        endpoint: As the workers see it.
-        direct: The same without a proxy, to fill and clean.
+        python: The Python in which the peers are installed.
+        endpoint: The endpoint of the workers.
+        direct: The same endpoint without a proxy, to fill and clean.
         layout: Names of the files and objects.
-        served: The folder that the server serves, if it serves one.
-        counter: The compiled proxy, if requests are to be counted.
+        served: The folder that the server serves; None if it serves none.
+        counter: The compiled proxy, which counts requests; None to count none.
         settle: Whether to bring disk and memory into the same state before each run.
     """
 
@@ -58,12 +58,12 @@ class Bench:
 
 @dataclass
 class Outcome:
-    """What came of the runs.
+    """The results of the runs.
 
     Attributes:
-        samples: All that were measured.
-        failures: Why a peer has no figure for a job, by job and peer.
-        counts: What the counting runs saw, by job and peer.
+        samples: All samples.
+        failures: The reasons for missing figures, by job and peer.
+        counts: The counted requests and bytes, by job and peer.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -71,12 +71,12 @@ class Outcome:
     counts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def fail(self, job: Job, peer: str, reason: str) -> None:
-        """Note why a peer has no figure."""
+        """Note the reason why a peer has no figure for a job."""
         self.failures.setdefault(job.name, {})[peer] = reason
 
 
 def describe_peers(python: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What each peer can do; it also is each one's warm-up."""
+    """The abilities of each peer. The call also warms each peer up."""
     described = {}
     for name in names:
         command = [python, "-m", "benchmarks.worker", name, "--describe"]
@@ -86,7 +86,7 @@ def describe_peers(python: str, names: Sequence[str]) -> dict[str, dict[str, Any
 
 
 def prepare(bench: Bench, jobs: Sequence[Job]) -> None:
-    """Make the files and objects that the jobs take."""
+    """Make the files and objects that the jobs need."""
     objects.make_files(bench.layout, jobs)
     objects.make_download_folders(bench.layout, jobs)
     reading = [job for job in jobs if job.reads]
@@ -99,7 +99,7 @@ def prepare(bench: Bench, jobs: Sequence[Job]) -> None:
 
 
 def run_job(bench: Bench, job: Job, peers: Sequence[str], repeats: int, outcome: Outcome) -> None:
-    """Run a job so many times with each peer, in turn; a peer that fails once is left out from then on."""
+    """Run a job several times with each peer, in turn. A peer that fails once is left out of the other rounds."""
     left = list(peers)
     if _too_large(bench, job):
         for peer in left:
@@ -138,7 +138,7 @@ def _run_once(bench: Bench, job: Job, peer: str, *, first: bool) -> dict[str, fl
 
 
 def _settle(layout: Layout, job: Job) -> None:
-    os.sync()  # what the one before has written is not the next one's to wait for
+    os.sync()  # a run must not wait for the writes of the run before
     if not job.sparse:
         warm.read_files(layout.file(size, index) for size, index in objects.names_of(job))
     warm.take_memory(layout.folder, _PROCESS_MEMORY + (job.size * job.count if job.downloads else 0))
@@ -177,7 +177,7 @@ def _measure(bench: Bench, job: Job, peer: str, endpoint: Endpoint) -> dict[str,
                 child.stdin.write(json.dumps(task.to_dict()).encode())
                 child.stdin.close()
             output = child.stdout.read()
-            # Not `child.wait()`: only wait4 tells what this child, and those it waited for, have used.
+            # Not `child.wait()`: only wait4 reports the resources of this child and its own children.
             _, status, usage = os.wait4(child.pid, 0)
             wall = time.perf_counter() - start
             child.returncode = os.waitstatus_to_exitcode(status)
@@ -188,7 +188,7 @@ def _measure(bench: Bench, job: Job, peer: str, endpoint: Endpoint) -> dict[str,
             timer.cancel()
             listener.join()
     answer = (output.splitlines() or [b""])[-1]
-    # Some native runtimes crash now and then while the interpreter ends, which is after the job.
+    # Some native runtimes crash sometimes when the interpreter ends, after the job.
     crashed = child.returncode < 0 and answer.endswith(b"}")
     if child.returncode and not crashed:
         raise WorkerError(_tail(said[0].decode(errors="replace")) or f"ended with {child.returncode}")
@@ -239,15 +239,19 @@ def _ask_objects(bench: Bench, command: str, given: dict[str, Any]) -> dict[str,
 
 
 def _compare(layout: Layout, job: Job) -> None:
-    """Compare what was downloaded with what it should be."""
+    """Compare the downloaded files with the files of the same name."""
     for size, index in objects.names_of(job):
         wanted, got = layout.file(size, index), layout.downloaded(size, index)
         if subprocess.run(["cmp", "--silent", wanted, got], check=False).returncode:
-            raise WorkerError("what it downloaded is not what is stored")
+            raise WorkerError("the downloaded content differs from the stored content")
 
 
 def _forget(bench: Bench, job: Job) -> dict[str, Any]:
-    """Delete what a run downloaded or uploaded; says how much the latter was, if the endpoint stores it."""
+    """Delete the downloads or uploads of a run.
+
+    Returns:
+        The number of uploaded ``objects`` and ``bytes``; empty after downloads, or if the endpoint stores nothing.
+    """
     if job.downloads and job.many:
         _set_aside(bench.layout, job)
     elif job.downloads:
@@ -258,11 +262,11 @@ def _forget(bench: Bench, job: Job) -> dict[str, Any]:
 
 
 def _set_aside(layout: Layout, job: Job) -> None:
-    """Empty many files and put them out of the way, so that the next run has a new folder.
+    """Empty many downloaded files, and rename their folder, so that the next run has a new one.
 
-    They are not deleted: for some minutes after, ext4 looks at each inode that was freed before it gives out another one
-    (`recently_deleted` in fs/ext4/ialloc.c), and to create a file takes ten times as long: measured, 0.3 ms instead of
-    0.03. Whoever comes next would pay for that.
+    The files are not deleted. For some minutes after many deletions, ext4 examines each freed inode before it allocates
+    another (`recently_deleted` in fs/ext4/ialloc.c), so that creating a file takes ten times as long: measured, 0.3 ms
+    instead of 0.03 ms. The next run would measure that.
     """
     paths = [Path(layout.downloaded(size, index)) for size, index in objects.names_of(job)]
     for path in paths:

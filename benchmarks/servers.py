@@ -1,4 +1,4 @@
-"""Endpoints that the command starts itself: ``nulls3``, a server of the tests' rig, and the slow proxy before either."""
+"""Servers that the command starts: ``nulls3``, a server of the tests, and a slow proxy in front of either."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compile_c(source: Path, folder: str) -> str:
     """Compile a program of one file.
 
     Raises:
-        RuntimeError: If there is no compiler, or it says no.
+        RuntimeError: If there is no compiler, or the program does not compile.
     """
     compiler = shutil.which("cc")
     if compiler is None:
@@ -49,7 +49,11 @@ def compile_c(source: Path, folder: str) -> str:
 
 @contextlib.contextmanager
 def nulls3(source: Path, folder: str) -> Iterator[tuple[Endpoint, str]]:
-    """Run the server that costs next to nothing; yields its endpoint and the folder that it serves."""
+    """Run ``nulls3``, a server that needs almost no CPU.
+
+    Yields:
+        The endpoint, and the folder that it serves as a bucket.
+    """
     objects = os.path.join(folder, "nulls3-objects")
     os.makedirs(objects, exist_ok=True)
     program = compile_c(source, folder)
@@ -80,8 +84,8 @@ class Proxy:
     """A running ``slowproxy``.
 
     Attributes:
-        url: Its URL.
-        seen: After the end: what it counted.
+        url: URL of the proxy.
+        seen: The counted requests and bytes, after the proxy has ended.
     """
 
     def __init__(self, url: str) -> None:
@@ -91,16 +95,19 @@ class Proxy:
 
 @contextlib.contextmanager
 def proxy(program: str, endpoint: Endpoint, delay_ms: int = 0, bandwidth: int = 0) -> Iterator[Proxy]:
-    """Run a proxy before an endpoint.
+    """Run a proxy in front of an endpoint.
 
     Args:
         program: The compiled ``slowproxy``.
-        endpoint: What is behind it.
-        delay_ms: How late each answer begins.
-        bandwidth: Bytes per second for each direction of each connection; 0 is no limit.
+        endpoint: The endpoint behind the proxy.
+        delay_ms: Milliseconds by which each answer is delayed.
+        bandwidth: Bytes per second for each direction of each connection; 0 for no limit.
+
+    Yields:
+        The proxy.
 
     Raises:
-        RuntimeError: If the endpoint speaks https, whose certificate is not for the proxy's address.
+        RuntimeError: If the endpoint speaks https: its certificate is not valid for the address of the proxy.
     """
     target = urlsplit(endpoint.url)
     if target.scheme != "http":
@@ -137,7 +144,7 @@ def _await_port(port: int) -> None:
 
 @contextlib.contextmanager
 def _running(command: list[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    # A session of its own: Ctrl-C ends the workers first, then, by the blocks' ends, the servers.
+    # In a session of its own, so that Ctrl-C does not reach it: the workers end first, then the servers with their blocks.
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, start_new_session=True) as child:
         try:
             yield child

@@ -1,4 +1,4 @@
-"""The venv of the peers."""
+"""The virtual environment with the peers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SOURCES = (_HERE / "requirements.txt", _HERE / "overrides.txt", ROOT / "setup.c
 
 
 def peers_python(venv: str) -> str:
-    """The Python that has the peers, made if it is not there.
+    """The Python in which the peers are installed. The default environment is made if it is missing or outdated.
 
     Args:
-        venv: A venv's folder; ``none`` is the Python that runs this.
+        venv: Folder of a virtual environment; ``none`` for the Python of this process.
     """
     if venv == "none":
         return sys.executable
@@ -36,12 +36,12 @@ def _make() -> None:
     subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     options = ["--quiet", "--python", str(VENV / "bin" / "python"), "--override", str(_HERE / "overrides.txt")]
     install = [_uv(), "pip", "install", *options]
-    # Each run of a job reads the modules' compiled form, as it would in use.
+    # Bytecode is compiled now, so that no run of a job spends time on it.
     every = subprocess.run(
         [*install, "--compile-bytecode", "--requirement", str(_HERE / "requirements.txt")], cwd=ROOT, check=False
     )
     if every.returncode:
-        # One that cannot be had must not take the others along; its worker will say what is missing.
+        # One peer that cannot be installed must not prevent the others. Its worker will report the missing package.
         subprocess.run([*install, "--editable", str(ROOT)], cwd=ROOT, check=True)
         for requirement in _peers():
             subprocess.run([*install, "--compile-bytecode", requirement], cwd=ROOT, check=False)

@@ -1,4 +1,4 @@
-"""What is in memory when a run begins: the same for each."""
+"""The state of memory and disk cache before a run: the same for each run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ _BLOCK = 16 * MIB
 
 
 def take_memory(folder: str, size: int) -> None:
-    """Write a file of so many bytes and delete it, so that a run finds memory which this machine has already.
+    """Write a file and delete it, so that the machine has that much free memory when a run begins.
 
-    A virtual machine may give memory that is free back to its host within seconds (free page reporting), and whoever is
-    next to write to it waits for the host: measured, `dd` of 4 GiB into the disk's cache takes 0.9 to 2.7 s just after such
-    a file was deleted and 6.5 s fifteen seconds later, 90 % of it in the kernel's copy. A run would measure how long ago
-    another one ended. Memory of another kind does not help: after as much in a memfd or in an anonymous mapping, `dd` took
-    6.5 s as before.
+    A virtual machine may return free memory to its host within seconds (free page reporting), and the next write to that
+    memory waits for the host. Measured: `dd` of 4 GiB into the disk cache takes 0.9 to 2.7 s directly after such a file was
+    deleted, but 6.5 s when the file was deleted 15 s before; 90 % of it in the kernel's copy. Without this function a run
+    would measure how long ago the run before it ended. Other kinds of memory do not help: after the same amount in a memfd
+    or in an anonymous mapping, `dd` took 6.5 s.
+
+    Args:
+        folder: A folder on the disk of the run.
+        size: Number of bytes.
     """
     path = os.path.join(folder, "memory")
     block = bytes(min(_BLOCK, size))
@@ -32,7 +36,7 @@ def take_memory(folder: str, size: int) -> None:
 
 
 def read_files(paths: Iterable[str]) -> None:
-    """Have the files in the disk's cache, from which a machine drops in time what nobody reads."""
+    """Read files, so that they are in the disk cache, from which the kernel drops unused files in time."""
     for path in paths:
         with open(path, "rb", buffering=0) as file:
             while file.read(_BLOCK):

@@ -1,6 +1,6 @@
-"""One job of one peer, as a process of its own: ``python -m benchmarks.worker PEER`` with a `Task` on standard input.
+"""A process that runs one job with one peer: ``python -m benchmarks.worker PEER``, with a `Task` on standard input.
 
-It prints one line of JSON. Without a task (``python -m benchmarks.worker PEER --describe``) it says what the peer can do.
+It prints one line of JSON: the figures, or with ``--describe`` instead of a task the abilities of the peer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SEED = 20261125
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What a peer can do."""
+    """The abilities of a peer; or the reason, if it cannot be imported."""
     try:
         peer = load_peer(name)
     except ImportError as error:
@@ -40,10 +40,13 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def work(peer_class: type[Peer], task: Task) -> dict[str, Any]:
-    """Do the job, and say what it took.
+    """Run a job.
+
+    Returns:
+        The figures.
 
     Raises:
-        RuntimeError: If the peer did not do what it was asked for.
+        RuntimeError: If the peer moved another number of bytes than requested.
     """
     do = _JOBS[task.verb]
     peer_class.load(task.verb)
@@ -60,9 +63,9 @@ def _cpu_seconds() -> float:
 
 
 def _peak_rss() -> int:
-    """Bytes, of this process or of the largest that it started.
+    """Peak RSS in bytes: the larger of this process and its largest child.
 
-    Not `ru_maxrss` of this process: it begins with what the process that started this one used, before its exec.
+    For this process it is not `ru_maxrss`, which is inherited over exec: it begins with the memory of the parent process.
     """
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     try:
@@ -80,12 +83,12 @@ def _check(task: Task) -> None:
     for index in indices:
         got = os.path.getsize(task.layout.downloaded(task.size, index))
         if got != task.size:
-            raise RuntimeError(f"downloaded {got} bytes in place of {task.size}")
+            raise RuntimeError(f"downloaded {got} bytes instead of {task.size}")
 
 
 def _expect(got: int, wanted: int) -> None:
     if got != wanted:
-        raise RuntimeError(f"read {got} bytes in place of {wanted}")
+        raise RuntimeError(f"read {got} bytes instead of {wanted}")
 
 
 def _upload(peer: Peer, task: Task) -> None:
@@ -111,7 +114,7 @@ def _read(peer: Peer, task: Task) -> None:
 
 
 def _read_at(peer: Peer, task: Task) -> dict[str, Any]:
-    source = random.Random(_SEED)  # noqa: S311 - the same offsets for everybody
+    source = random.Random(_SEED)  # noqa: S311 - the same offsets for all peers
     offsets = [source.randrange(task.size - task.step) for _ in range(task.count)]
     _expect(peer.read_at(task.layout.key(task.size), offsets, task.step), task.count * task.step)
     return {"bytes_asked": task.count * task.step}
@@ -126,7 +129,7 @@ def _upload_exclusive(peer: Peer, task: Task) -> None:
 
 
 def _each(task: Task, call: Callable[[int], object]) -> dict[str, Any]:
-    """Call so many times, and say what the middle call took: the first also makes the connection."""
+    """Time each of `task.count` calls. The median is reported, because the first call also connects."""
     took = []
     for index in range(task.count):
         start = time.perf_counter()
@@ -151,7 +154,7 @@ def _exists(peer: Peer, task: Task) -> dict[str, Any]:
 
     def ask(_: int) -> None:
         if not peer.exists(key):
-            raise RuntimeError("says that an object is missing which is there")
+            raise RuntimeError("reports an existing object as missing")
 
     return _each(task, ask)
 
@@ -178,7 +181,7 @@ _JOBS: dict[str, Callable[[Peer, Task], dict[str, Any] | None]] = {
 
 
 def main() -> None:
-    """Do as the command line says."""
+    """Run the command line."""
     name, *options = sys.argv[1:]
     result = describe(name) if options else work(load_peer(name), Task.from_dict(json.load(sys.stdin)))
     print(json.dumps(result))

@@ -1,4 +1,4 @@
-"""Who is measured, and the module that knows how to use each well."""
+"""The measured peers, and the module for each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Entry:
     """A peer's place in the code and in the tables.
 
     Attributes:
-        module: Its module in this package.
-        class_name: Its class there.
-        distribution: The package whose version is told.
+        module: The module in this package.
+        class_name: The class in that module.
+        distribution: The distribution that gives the version.
         ours: Whether it is this library.
-        reference: Whether it is no library that people call, but what one could be built on: it is shown, and is never "the
-            best peer".
+        reference: Whether it is a runtime to build a storage library on, not such a library. It is shown in the tables, but
+            is never "the best peer".
     """
 
     module: str
@@ -45,14 +45,14 @@ PEERS = {
     "s3torchconnector": Entry("s3torch", "S3TorchConnector", "s3torchconnector"),
     "awscrt": Entry("crt", "BareCrt", "awscrt", reference=True),
 }
-"""By the names in the tables. One with a comma is another way to use the same package, for the jobs where it matters."""
+"""The peers, by their names in the tables. A name with a comma is another way to use the same package."""
 
 
 def load_peer(name: str) -> type[Peer]:
-    """Import a peer's class, and with it all that its package imports.
+    """Import the class of a peer, and with it the package of the peer.
 
     Raises:
-        ImportError: If its package is not installed.
+        ImportError: If the package is not installed.
     """
     entry = PEERS[name]
     found: type[Peer] = getattr(import_module(f"benchmarks.peers.{entry.module}"), entry.class_name)

@@ -1,4 +1,4 @@
-"""What a peer is asked to do."""
+"""`Peer`: the methods that the jobs call."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Transfer = tuple[str, str]
 class Peer:
     """One way to do the jobs.
 
-    Its module imports its package, so that a job's time is without the import. Its constructor makes the client, which is
-    part of the job.
+    The module imports the package of the peer, so that the time of a job is without the import. The constructor makes the
+    client; that is part of the job.
 
     Attributes:
-        how: The API that each verb is done with. What is not here, nor in `cannot`, is not asked of this peer.
-        cannot: Why it lacks a verb.
+        how: The API call for each verb. A job is left out for this peer if its verb is neither here nor in `cannot`.
+        cannot: The reason for each verb that the package lacks.
     """
 
     how: ClassVar[Mapping[str, str]] = {}
@@ -29,7 +29,7 @@ class Peer:
 
     @classmethod
     def load(cls, verb: str) -> None:
-        """Import what only some verbs need, for which the clock does not run yet either."""
+        """Import modules that only some verbs need, before the clock starts."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -55,7 +55,7 @@ class Peer:
         raise NotImplementedError
 
     def exists(self, key: str) -> bool:
-        """Whether an object is there."""
+        """Whether an object exists."""
         raise NotImplementedError
 
     def download_small(self, key: str, path: str) -> None:
@@ -63,28 +63,28 @@ class Peer:
         raise NotImplementedError
 
     def read(self, key: str, step: int) -> int:
-        """Read an object from its begin to its end; returns the bytes read."""
+        """Read an object from its beginning to its end; returns the number of bytes."""
         raise NotImplementedError
 
     def read_at(self, key: str, offsets: Sequence[int], size: int) -> int:
-        """Read `size` bytes at each offset; returns the bytes read."""
+        """Read `size` bytes at each offset; returns the number of bytes."""
         raise NotImplementedError
 
     def write(self, key: str, block: bytes, count: int) -> None:
-        """Write `block` so many times to one object."""
+        """Write an object of `count` times `block`."""
         raise NotImplementedError
 
     def upload_exclusive(self, path: str, key: str) -> None:
-        """Upload a file unless the object is there."""
+        """Upload a file exclusively: it is an error if the object exists."""
         raise NotImplementedError
 
     def upload_small_exclusive(self, path: str, key: str) -> None:
-        """Upload a small file unless the object is there."""
+        """Upload a small file exclusively."""
         raise NotImplementedError
 
 
 def read_file(path: str) -> bytes:
-    """A small file's content."""
+    """The content of a small file."""
     with open(path, "rb") as file:
         return file.read()
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import s3transfer.manager  # boto3 imports it when the first transfer begins
+import s3transfer.manager  # boto3 would import it during the first transfer
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from benchmarks.peers.base import Transfer
 
 _THREADS = 16
-_CLASSIC = TransferConfig(preferred_transfer_client="classic")  # the other one is measured as awscrt
+_CLASSIC = TransferConfig(preferred_transfer_client="classic")  # the CRT client is measured as "awscrt"
 _MISSING = 404
 
 
 class Boto3(Peer):
-    """The fastest of its ways for each size."""
+    """The fastest calls of boto3 for each size."""
 
     how = {
         "upload": "`client.upload_file`",
@@ -101,7 +101,7 @@ class Boto3(Peer):
 
 
 class Boto3Transfer(Boto3):
-    """Its verbs for files, as most people call them, also for small ones."""
+    """The transfer manager, as most code uses it, for small files as well."""
 
     how = {
         "upload_small": "`client.upload_file`",

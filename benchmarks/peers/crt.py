@@ -1,4 +1,4 @@
-"""The AWS CRT without a library around it: what an engine built on it could reach at best."""
+"""The AWS CRT without a library around it: the upper limit for a library that is built on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MISSING = 404
 
 
 class BareCrt(Peer):
-    """`awscrt.s3.S3Client`; it reads and writes the files itself."""
+    """`awscrt.s3.S3Client`. It reads and writes the files by itself, without Python."""
 
     how = {
         "upload": "`make_request(PUT_OBJECT, send_filepath=…)`",

@@ -1,11 +1,11 @@
-"""multi-storage-client, with its client in Rust switched on."""
+"""multi-storage-client, with its Rust client switched on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import multistorageclient
-import multistorageclient.providers.s3  # it imports a provider when the first client of it is made
+import multistorageclient.providers.s3  # the package would import it when it makes the first client
 
 from benchmarks.peers.base import Peer
 
@@ -19,7 +19,7 @@ _WORKERS = 64
 
 
 class MultiStorageClient(Peer):
-    """`StorageClient` from a config; `open` without downloading the whole object first, as it would by default."""
+    """`StorageClient` from a config. `open` does not download the complete object first, which is the default."""
 
     how = {
         "upload": "`client.upload_file`, `rust_client`",

@@ -1,4 +1,4 @@
-"""obstore: Rust's object_store."""
+"""obstore: Python bindings of Rust's object_store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RANGES_AT_ONCE = 10
 
 
 class Obstore(Peer):
-    """Files as `Path`, which it reads itself; many by its async calls, 64 at a time."""
+    """Files are passed as `Path`, which obstore reads by itself; many files go by its async calls, 64 at a time."""
 
     how = {
         "upload": "`obstore.put(store, key, Path)`",
@@ -118,7 +118,7 @@ class Obstore(Peer):
 
 
 class ObstoreRanges(Obstore):
-    """A download in parallel ranges, for which it has no call: what its calls can be made into."""
+    """A download in parallel ranges, built from calls of obstore, which has no such call itself."""
 
     how = {
         "download": f"`obstore.get_range_async` of {_RANGE // MIB} MiB, {_RANGES_AT_ONCE} at a time, `os.pwrite`",

@@ -25,7 +25,7 @@ _BY_FILESYSTEM = {"upload_many", "download_many", "read", "read_at", "write"}
 
 
 class Ours(Peer):
-    """The verbs of the client, and its filesystem for what is done by `open` and in bulk."""
+    """The verbs of the client; its filesystem for `open` and for many files."""
 
     how = {
         "upload": "`client.upload_file`",
@@ -60,7 +60,7 @@ class Ours(Peer):
             "aws_secret_access_key": endpoint.secret_key,
         }
         if not endpoint.stores:
-            # It would find out that such a server enforces nothing, and rightly refuse.
+            # The probe would find that this server enforces nothing, and the client would refuse exclusive creates.
             config["conditional_writes"] = "enforced"
         self.client: Any = gllm_storage.s3.client.S3StorageClient(config)
 
@@ -117,7 +117,7 @@ class Ours(Peer):
 
 
 class OursInThreads(Ours):
-    """The verbs of the client in threads: what code does that knows no bulk call."""
+    """The verbs of the client in threads, as in code that does not use the bulk calls."""
 
     how = {
         "upload_many": f"`client.upload_file` in {_THREADS} threads",
@@ -134,7 +134,7 @@ class OursInThreads(Ours):
 
 
 class OursUnsigned(Ours):
-    """With bodies that are not signed over http: as the CRT sends them, and as we do to a store that checks their CRC."""
+    """Without signed bodies over http, as the CRT sends them, and this library to a server that checks their CRC."""
 
     options: ClassVar[dict[str, str]] = {"sign_bodies": "never"}
     how = {
@@ -145,7 +145,7 @@ class OursUnsigned(Ours):
 
 
 class OursUnchecked(Ours):
-    """What `check_conflict=True` is compared with."""
+    """`check_conflict=False`, with which `check_conflict=True` is compared."""
 
     how = {
         "upload_exclusive": "`client.upload_file(…, check_conflict=False)`",

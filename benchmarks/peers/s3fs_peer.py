@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class S3fs(Peer):
-    """Its defaults, except that random reads do without the read-ahead of 50 MiB each."""
+    """The defaults of s3fs, except that random reads use no cache: each would read 50 MiB ahead."""
 
     how = {
         "upload": "`fs.put_file`",

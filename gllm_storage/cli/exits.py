@@ -93,6 +93,7 @@ _ADVICE = {
     Remedy.CHECK_FIRST: "Check the object with 'gllm-storage stat' before you repeat the command",
     Remedy.CHECK_ENDPOINT: "Check --endpoint-url",
     Remedy.CHECK_NETWORK: "Check the network and --endpoint-url, then repeat the command",
+    Remedy.CHECK_HOST: "Check the host and the network, then repeat the command",
     Remedy.CHECK_OPTIONS: "Check the URL and the settings that --config gives",
     Remedy.CREATE_BUCKET: "Create the bucket, or check its name and --endpoint-url",
     Remedy.SET_REGION: "Set --region to the region of the bucket",

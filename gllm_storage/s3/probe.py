@@ -222,7 +222,7 @@ def plan_create(size: int, settings: S3TransferSettings, enforced: ConditionalWr
     if not put and settings.conditional_writes != "best-effort":
         raise ConflictCheckUnsupportedError(
             f"{details.url}: the endpoint cannot create exclusively (If-None-Match on PutObject is "
-            f"{enforced.put.value}, on CompleteMultipartUpload {enforced.complete.value}), so check_conflict=True is "
+            f"{enforced.put.value}, on CompleteMultipartUpload {enforced.complete.value}), so an exclusive create is "
             "refused and nothing was written",
             details,
             Remedy.ACCEPT_RACE,

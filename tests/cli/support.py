@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
-from tests.faults import Fault, FaultProxy, Match, Throttle
+from gllm_storage.testing.faults import Fault, FaultProxy, Match, Throttle
 from tests.promises.clouds.faulty import proxied
 from tests.rig import MIB, Rig, server_rig
 

@@ -19,9 +19,9 @@ from gllm_storage.cli.commands.check.report import (
     Verdict,
     conclude,
 )
+from gllm_storage.testing.faults import Answer, Fault, Match
 from tests.cli.support import environment, ok, run, run_python, slow, url_of
 from tests.conftest import make_rig
-from tests.faults import Answer, Fault, Match
 from tests.rig import server_rig
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.support import PRELUDE, PROGRAM, environment, ok, run, run_anew, run_python, url_of
+from gllm_storage.testing.faults import FaultProxy
+from tests.cli.support import PRELUDE, PROGRAM, environment, ok, run, run_anew, url_of
 from tests.conftest import make_rig
-from tests.faults import FaultProxy
-from tests.promises.clouds.faulty import proxied
+from tests.promises.faulty import proxied
 from tests.rig import BUCKET, MIB, server_rig
 
 if TYPE_CHECKING:
@@ -190,11 +190,11 @@ def test_missing_extra() -> None:
     code = """
 import importlib.util, gllm_storage.settings
 found = importlib.util.find_spec
-gllm_storage.settings.find_spec = lambda name, *rest: None if name == "gcsfs" else found(name, *rest)
+gllm_storage.settings.find_spec = lambda name, *rest: None if name in {"gcsfs", "google.auth"} else found(name, *rest)
 assert run(["providers"]) == 0
 sys.exit(run(["ls", "gs://models/"]))
 """
-    done = run_python(code)
+    done = run_anew([sys.executable, "-c", PRELUDE + code])  # before the provider is imported
 
     assert done.code == 11
     assert done.out.count("pip install 'gllm-storage[gcs]'") == 1

@@ -132,7 +132,7 @@ def test_web_server_down(command: str) -> None:
 
     assert done.code == 9
     assert "does not exist" not in done.err
-    assert "Check the network" in done.err
+    assert "the network" in done.err
 
 
 def test_unknown_variable(store: Rig) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage.testing.faults import Call, Delay, Fault, FaultProxy, Match, Throttle
 from tests.cli.support import PROGRAM, environment, on_terminal, run_anew, run_python, slow, started, url_of
-from tests.faults import Call, Delay, Fault, FaultProxy, Match, Throttle
 from tests.rig import MIB, SMALL_PARTS, server_rig
 
 if TYPE_CHECKING:
@@ -110,14 +110,14 @@ main()
     [
         ("click", "KeyboardInterrupt"),
         ("gllm_storage.cli.app", "KeyboardInterrupt"),
-        ("gllm_storage.cli.commands.stat", "KeyboardInterrupt"),
+        ("gllm_storage.cli.commands.cat", "KeyboardInterrupt"),
         ("fsspec", "KeyboardInterrupt"),
         ("fsspec", "Wrapped"),
     ],
 )
 def test_during_import(module: str, error: str) -> None:
     """Ctrl-C during an import prints one line."""
-    done = run_anew([sys.executable, "-c", WHILE_IMPORTING], "stat", "file:///x", module, error)
+    done = run_anew([sys.executable, "-c", WHILE_IMPORTING], "cat", "file:///x", module, error)
 
     assert (done.code, done.out, done.err) == (130, "", "gllm-storage: interrupted\n")
 

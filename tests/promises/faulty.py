@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from gllm_storage.store import checksums, retry
 from gllm_storage.store.checksums import CHECKSUM
-from tests.faults import Action, Answer, AnswerAfter, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
+from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
 from tests.rig import BUCKET, MIB, TRAITS, Boto3Client, Rig, new_prefix, server_rig
 
 if TYPE_CHECKING:

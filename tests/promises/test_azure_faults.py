@@ -9,7 +9,7 @@ import pytest
 from gllm_storage.azure import store as azure_store
 from gllm_storage.errors import ObjectNotFoundError, StorageUnavailableError
 from gllm_storage.store.retry import RetryPolicy
-from tests.faults import Answer
+from gllm_storage.testing.faults import Answer
 from tests.promises.faulty import AZURE, CREATES, LARGES, NAME, Upload, UploadCase, behind_proxy, of
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from gllm_storage import (
     StorageUnavailableError,
 )
 from gllm_storage.s3 import probe as capabilities
+from gllm_storage.testing.faults import Answer, Fault, FaultProxy, Match
 from tests.conftest import make_rig
-from tests.faults import Answer, Fault, FaultProxy, Match
 from tests.rig import BUCKET, MIB, SMALL_PARTS, TRAITS, server_rig
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.errors import AccessDeniedError, StorageError, StorageUnavailableError
-from tests.faults import Action, Answer, DropResponse, Fault, Match, Refuse, TruncateBody
+from gllm_storage.testing.faults import Action, Answer, DropResponse, Fault, Match, Refuse, TruncateBody
 from tests.promises.faulty import CLOUDS, CONTENT, NAME, Cloud, Faulty, Says, messages
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from tests.faults import Action, Answer, Call, DropResponse, FlipBit, Refuse, StallBody, TruncateBody
+from gllm_storage.testing.faults import Action, Answer, Call, DropResponse, FlipBit, Refuse, StallBody, TruncateBody
 from tests.promises.faulty import (
     AZURE,
     DOWNLOADS,

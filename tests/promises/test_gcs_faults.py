@@ -14,7 +14,7 @@ from gllm_storage.errors import (
     ObjectNotFoundError,
     StorageUnavailableError,
 )
-from tests.faults import Action, Answer, Call, DropResponse, TruncateBody
+from gllm_storage.testing.faults import Action, Answer, Call, DropResponse, TruncateBody
 from tests.promises.faulty import (
     GCS,
     LARGES,

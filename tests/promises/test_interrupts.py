@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from gllm_storage.files.target import is_temporary
+from gllm_storage.testing.faults import Action, Call, Delay, Fault, FaultProxy, Match, StallBody, Throttle
 from tests.conftest import make_rig
-from tests.faults import Action, Call, Delay, Fault, FaultProxy, Match, StallBody, Throttle
 from tests.rig import MIB, SMALL_PARTS, Rig, server_rig
 from tests.scripts.transfer import stop_modules
 

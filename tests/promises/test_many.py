@@ -19,7 +19,7 @@ import pytest
 from fsspec.asyn import sync
 from fsspec.callbacks import Callback
 
-from tests.faults import Answer, Call, Fault, FaultProxy, Match
+from gllm_storage.testing.faults import Answer, Call, Fault, FaultProxy, Match
 from tests.rig import BUCKET, Rig, server_rig
 from tests.waiting import PATIENCE, eventually
 

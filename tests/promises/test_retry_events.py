@@ -11,7 +11,18 @@ import pytest
 
 from gllm_storage.errors import IntegrityError, StorageError, StorageUnavailableError
 from gllm_storage.store.retry import RetryEvent, subscribe
-from tests.faults import Action, Answer, Call, CallAfter, DropResponse, FlipBit, FlipRequestBit, Match, Refuse, TruncateBody
+from gllm_storage.testing.faults import (
+    Action,
+    Answer,
+    Call,
+    CallAfter,
+    DropResponse,
+    FlipBit,
+    FlipRequestBit,
+    Match,
+    Refuse,
+    TruncateBody,
+)
 from tests.promises.faulty import (
     CEPH,
     CONTENT,

@@ -17,7 +17,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.store import retry
-from tests.faults import Action, Answer, AnswerAfter, Call, FlipRequestBit, Match, Refuse, TruncateBody
+from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Call, FlipRequestBit, Match, Refuse, TruncateBody
 from tests.promises.faulty import (
     CEPH,
     CREATES,

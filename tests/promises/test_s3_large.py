@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults import Answer, Fault, FaultProxy, Match, Refuse
+from gllm_storage.testing.faults import Answer, Fault, FaultProxy, Match, Refuse
 from tests.rig import BUCKET, MIB, plain_boto3, server_rig
 from tests.servers import localbucket, require
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage.errors import StorageUnavailableError
-from tests.faults import AnswerAfter, Call, DropResponse
+from gllm_storage.testing.faults import AnswerAfter, Call, DropResponse
 from tests.promises.faulty import CEPH, MINISTACK, NAME, Faulty, behind_proxy, content_of
 from tests.rig import BUCKET, MIB
 

@@ -9,7 +9,7 @@ import pytest
 
 from gllm_storage.errors import AccessDeniedError, ConflictCheckUnsupportedError, IntegrityError, StorageUnavailableError
 from gllm_storage.s3 import probe as capabilities
-from tests.faults import Action, Answer, DropResponse, FlipRequestBit, Match, Refuse, RequestLog
+from gllm_storage.testing.faults import Action, Answer, DropResponse, FlipRequestBit, Match, Refuse, RequestLog
 from tests.promises.faulty import CEPH, MINISTACK, NAME, Faulty, Says, behind_proxy, content_of
 
 if TYPE_CHECKING:

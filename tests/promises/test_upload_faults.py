@@ -14,7 +14,7 @@ from gllm_storage.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from tests.faults import (
+from gllm_storage.testing.faults import (
     Action,
     Answer,
     Call,

@@ -43,7 +43,8 @@ BUILT_IN = [each for each in CONFIGS if each is not FourVerbs]
 
 
 @all_classes
-def test_a_pickled_client_is_equal_and_works(client_class: type[CloudStorageClient]) -> None:
+def test_pickled_client(client_class: type[CloudStorageClient]) -> None:
+    """A pickled client is equal to the original and keeps its configuration."""
     client = client_class(CONFIGS[client_class])
     copy = pickle.loads(pickle.dumps(client))  # noqa: S301 - our own pickle
     assert type(copy) is client_class
@@ -53,7 +54,8 @@ def test_a_pickled_client_is_equal_and_works(client_class: type[CloudStorageClie
 
 
 @pytest.mark.parametrize("client_class", [LocalStorageClient, MemoryStorageClient, S3StorageClient])
-def test_a_client_in_use_can_be_pickled(client_class: type[FsspecStorageClient]) -> None:
+def test_pickled_client_in_use(client_class: type[FsspecStorageClient]) -> None:
+    """A client in use can be pickled; the copy makes a filesystem of its own."""
     client = client_class(CONFIGS[client_class])
     assert client.filesystem is client.filesystem
     copy = pickle.loads(pickle.dumps(client))  # noqa: S301 - our own pickle
@@ -63,7 +65,8 @@ def test_a_client_in_use_can_be_pickled(client_class: type[FsspecStorageClient])
 
 
 @all_classes
-def test_clients_of_equal_configs_are_equal(client_class: type[CloudStorageClient]) -> None:
+def test_equal_configs(client_class: type[CloudStorageClient]) -> None:
+    """Clients of equal configurations are equal, in any order of the settings."""
     config = CONFIGS[client_class]
     backwards = dict(reversed(config.items()))
     one, other = client_class(config), client_class(backwards)
@@ -72,20 +75,24 @@ def test_clients_of_equal_configs_are_equal(client_class: type[CloudStorageClien
 
 
 @all_classes
-def test_clients_of_other_configs_differ(client_class: type[CloudStorageClient]) -> None:
+def test_other_configs(client_class: type[CloudStorageClient]) -> None:
+    """Clients differ if one setting differs."""
     config = CONFIGS[client_class]
     for name in config:
         other = client_class({**config, name: config[name] + "x"})
         assert other != client_class(config), name
 
 
-def test_what_is_meant_counts_not_how_it_is_written() -> None:
+def test_equal_meaning() -> None:
+    """Clients are equal if their settings have the same meaning, in spite of a different spelling."""
     same = {"bucket_name": "models", "part_size": "8 MiB", "prefix": "/"}
     assert S3StorageClient({"bucket_name": "models"}) == S3StorageClient(same)
     assert LocalStorageClient({"root": "/data/"}) == LocalStorageClient({"root": "/data/x/.."})
 
 
-def test_clients_of_different_classes_differ() -> None:
+def test_other_classes() -> None:
+    """Clients of different classes differ, and a client differs from values of other types."""
+
     class Mine(MemoryStorageClient):
         pass
 
@@ -95,7 +102,8 @@ def test_clients_of_different_classes_differ() -> None:
 
 
 @all_classes
-def test_a_client_does_not_change_when_the_callers_dict_does(client_class: type[CloudStorageClient]) -> None:
+def test_changed_dict(client_class: type[CloudStorageClient]) -> None:
+    """A client does not change when the caller changes the dictionary of settings."""
     config = dict(CONFIGS[client_class])
     client = client_class(config)
     config.clear()
@@ -103,7 +111,8 @@ def test_a_client_does_not_change_when_the_callers_dict_does(client_class: type[
 
 
 @all_classes
-def test_no_text_about_a_client_shows_a_secret(client_class: type[CloudStorageClient]) -> None:
+def test_text_without_secret(client_class: type[CloudStorageClient]) -> None:
+    """`repr`, `str` and the formatted text of a client begin with its class and show no secret."""
     client = client_class(CONFIGS[client_class])
     for shown in (repr(client), str(client), f"{client}"):
         assert SECRET not in shown
@@ -111,7 +120,8 @@ def test_no_text_about_a_client_shows_a_secret(client_class: type[CloudStorageCl
 
 
 @pytest.mark.parametrize("url", [f"ftp://user:{SECRET}@127.0.0.1/models", f"sftp://user:{SECRET}@127.0.0.1/models"])
-def test_a_password_in_an_fsspec_url_is_not_shown(url: str) -> None:
+def test_password_in_url(url: str) -> None:
+    """The text of a client, or the error if its package is missing, does not show the password of the URL."""
     try:
         shown = repr(FsspecStorageClient({"url": url}))
     except ValueError as error:
@@ -132,14 +142,14 @@ def test_a_password_in_an_fsspec_url_is_not_shown(url: str) -> None:
     ],
     ids=["url", "open", "info", "list_files", "list_folder", "filesystem", "storage_options"],
 )
-def test_a_class_with_the_four_verbs_says_what_it_does_not_have(
-    use: Callable[[CloudStorageClient], object], request: pytest.FixtureRequest
-) -> None:
+def test_missing_method(use: Callable[[CloudStorageClient], object], request: pytest.FixtureRequest) -> None:
+    """A class with the four verbs alone raises NotImplementedError, with the names of class and method."""
     with pytest.raises(NotImplementedError, match=f"FourVerbs.*{request.node.callspec.id}"):
         use(FourVerbs({}))
 
 
-def test_the_base_class_is_abstract_in_the_four_verbs_and_nothing_else() -> None:
+def test_abstract_methods() -> None:
+    """The abstract methods of the base class are the four documented verbs."""
     assert CloudStorageClient.__abstractmethods__ == {"upload_file", "download_file", "file_exists", "delete_file"}
     abstract: Any = CloudStorageClient
     with pytest.raises(TypeError, match="abstract"):
@@ -163,7 +173,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
 
 
 def parameters_of(function: Callable[..., Any]) -> list[tuple[str, Any]]:
-    """Names and defaults; None stands for no default, and every parameter can be given by place and by name."""
+    """Return names and defaults, None for no default; every parameter may be given by position and by name."""
     parameters = list(inspect.signature(function).parameters.values())
     assert {each.kind for each in parameters} <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
     return [(each.name, None if each.default is each.empty else each.default) for each in parameters]
@@ -171,29 +181,34 @@ def parameters_of(function: Callable[..., Any]) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("client_class", [CloudStorageClient, *BUILT_IN], ids=lambda each: each.__name__)
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_has_the_documented_signature(client_class: type[CloudStorageClient], verb: str) -> None:
+def test_verb_signature(client_class: type[CloudStorageClient], verb: str) -> None:
+    """A verb has the documented signature."""
     assert parameters_of(getattr(client_class, verb)) == [("self", None), *VERBS[verb]]
 
 
 @pytest.mark.parametrize(("function", "names"), FUNCTIONS.values(), ids=FUNCTIONS)
-def test_a_function_has_the_documented_signature(function: Callable[..., Any], names: list[str]) -> None:
+def test_function_signature(function: Callable[..., Any], names: list[str]) -> None:
+    """A function of the interface has the documented signature."""
     assert parameters_of(function) == [(name, None) for name in names]
 
 
-def test_the_factory_is_static_and_the_registry_is_used_through_its_class() -> None:
+def test_static_and_class_methods() -> None:
+    """The factory is a static method, and the methods of the registry are class methods."""
     assert isinstance(inspect.getattr_static(CloudStorageClient, "get_storage_client"), staticmethod)
     for name in ("get_client", "list_available_providers", "register"):
         assert isinstance(inspect.getattr_static(CloudStorageRegistry, name), classmethod)
 
 
 @pytest.mark.parametrize("client_class", [CloudStorageClient, *BUILT_IN], ids=lambda each: each.__name__)
-def test_every_public_method_says_what_it_does(client_class: type[CloudStorageClient]) -> None:
+def test_public_docstrings(client_class: type[CloudStorageClient]) -> None:
+    """Every public method has a docstring."""
     public = [name for name in dir(client_class) if not name.startswith("_") and name not in {"provider", "settings_class"}]
     assert [name for name in public if not inspect.getdoc(inspect.getattr_static(client_class, name))] == []
 
 
 @all_classes
-def test_paths_may_be_strings_or_path_objects(client_class: type[CloudStorageClient], tmp_path: Path) -> None:
+def test_path_types(client_class: type[CloudStorageClient], tmp_path: Path) -> None:
+    """Local paths may be strings or Path objects."""
     if client_class is not MemoryStorageClient:
         assert "str | Path" in str(inspect.signature(client_class.upload_file))
         return

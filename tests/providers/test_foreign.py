@@ -1,4 +1,4 @@
-"""Provider ``fsspec``: the verbs on filesystems that are not ours, and what they promise there."""
+"""Provider ``fsspec``: the verbs on filesystems of other packages, and the promises that they keep there."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ FAILS = {
 
 
 class TroubledFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec publishes no types
-    """A folder under a protocol of its own, with a trouble that a test chooses."""
+    """A folder under a protocol of its own; a test may replace its methods by failing ones."""
 
     protocol = "troubled"
     troubles: ClassVar[dict[str, Callable[..., Any]]] = {}
@@ -105,8 +105,8 @@ class World:
 
     Attributes:
         client: The client.
-        troubles: What goes wrong in its filesystem, by the name of the method; nothing yet.
-        store: The folder behind it.
+        troubles: Replacements of the filesystem's methods, by name; empty at first.
+        store: The folder where the filesystem keeps the objects.
         folder: A local folder with a file ``source.bin`` to upload.
     """
 
@@ -127,7 +127,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def world(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A client on `TroubledFileSystem`, which fsspec knows by its name, as it knows those of other packages."""
+    """A client on `TroubledFileSystem`, which fsspec imports by its name, as the filesystems of other packages."""
     named = {"class": f"{TroubledFileSystem.__module__}.{TroubledFileSystem.__name__}"}
     monkeypatch.setitem(known_implementations, "troubled", named)
     monkeypatch.setattr(TroubledFileSystem, "troubles", {})
@@ -151,7 +151,8 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-def test_the_verbs_work_on_a_filesystem_that_is_not_ours(memory: str, folder: Path) -> None:
+def test_verbs(memory: str, folder: Path) -> None:
+    """The verbs work on a filesystem of fsspec, and plain fsspec calls see the same objects."""
     client, plain = FsspecStorageClient({"url": memory}), fsspec.filesystem("memory")
     assert type(client.filesystem) is MemoryFileSystem
     url = client.upload_file(folder / "source.bin", "v3/model.bin")
@@ -181,14 +182,16 @@ def test_the_verbs_work_on_a_filesystem_that_is_not_ours(memory: str, folder: Pa
     assert (folder / "source.bin").read_bytes() == CONTENT
 
 
-def test_a_url_of_another_protocol_gives_the_same_client(world: World) -> None:
+def test_client_of_url(world: World) -> None:
+    """A client made from a URL, or by the name of the provider, is the same as one of the class."""
     assert storage_client_from_url(f"troubled://{world.store}") == world.client
     assert get_storage_client("fsspec", {"url": f"troubled://{world.store}/"}).url("a") == world.client.url("a")
     assert world.client.url("a") == f"troubled://{world.store}/a"
 
 
-def test_a_filesystem_that_is_registered_as_a_class_is_known(tmp_path: Path) -> None:
-    # fsspec keeps these apart from the names of classes that it imports on first use.
+def test_registered_class(tmp_path: Path) -> None:
+    """A filesystem class that is registered with fsspec can be used."""
+    # fsspec keeps registered classes apart from the names of classes that it imports on first use.
     fsspec.register_implementation("troubled", TroubledFileSystem)
     try:
         client = FsspecStorageClient({"url": f"troubled://{tmp_path}"})
@@ -197,7 +200,8 @@ def test_a_filesystem_that_is_registered_as_a_class_is_known(tmp_path: Path) -> 
         _registry.pop("troubled")
 
 
-def test_storage_options_reach_the_filesystem(tmp_path: Path) -> None:
+def test_storage_options(tmp_path: Path) -> None:
+    """Further settings reach the filesystem as storage options, and `repr` does not show them."""
     with zipfile.ZipFile(tmp_path / "models.zip", "w") as archive:
         archive.writestr("v3/model.bin", CONTENT)
     client = FsspecStorageClient({"url": "zip://v3", "fo": str(tmp_path / "models.zip")})
@@ -210,7 +214,8 @@ def test_storage_options_reach_the_filesystem(tmp_path: Path) -> None:
     assert [url_in_listing(each) for each in client.list_folder()] == ["zip://v3/model.bin"]
 
 
-def test_a_filesystem_that_cannot_write_says_so(tmp_path: Path, folder: Path) -> None:
+def test_read_only_filesystem(tmp_path: Path, folder: Path) -> None:
+    """Uploads and deletes on a read-only filesystem raise StorageError with its cause."""
     with zipfile.ZipFile(tmp_path / "models.zip", "w") as archive:
         archive.writestr("v3/model.bin", CONTENT)
     client = FsspecStorageClient({"url": "zip://v3", "fo": str(tmp_path / "models.zip")})
@@ -225,7 +230,8 @@ def test_a_filesystem_that_cannot_write_says_so(tmp_path: Path, folder: Path) ->
 
 
 @pytest.mark.parametrize("existing", [None, b"theirs"])
-def test_check_conflict_is_refused_and_nothing_is_written(world: World, existing: bytes | None) -> None:
+def test_check_conflict(world: World, existing: bytes | None) -> None:
+    """`check_conflict` is refused, and nothing is written."""
     if existing is not None:
         (world.store / "model.bin").write_bytes(existing)
     with pytest.raises(ConflictCheckUnsupportedError, match="TroubledFileSystem") as caught:
@@ -251,9 +257,8 @@ def test_check_conflict_is_refused_and_nothing_is_written(world: World, existing
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 @pytest.mark.parametrize("call", [name for name in CALLS if name not in {"file_exists", "list_files", "list_folder"}])
-def test_whatever_a_filesystem_raises_is_one_of_our_errors_with_its_cause(
-    world: World, call: str, raised: Exception, expected: type[Exception]
-) -> None:
+def test_translated_error(world: World, call: str, raised: Exception, expected: type[Exception]) -> None:
+    """An exception of the filesystem is translated, keeps its cause, and leaves the local file as it was."""
     (world.store / "model.bin").write_bytes(CONTENT)
     (world.folder / "copy.bin").write_bytes(b"as it was")
     world.troubles[FAILS[call]] = failing(raised)
@@ -267,21 +272,22 @@ def test_whatever_a_filesystem_raises_is_one_of_our_errors_with_its_cause(
 
 
 @pytest.mark.parametrize("call", ["file_exists", "list_files", "list_folder"])
-def test_what_cannot_be_told_is_not_taken_for_absent(world: World, call: str) -> None:
+def test_failed_check(world: World, call: str) -> None:
+    """A check or a listing that fails raises an error; it does not report an absent object."""
     world.troubles[FAILS[call]] = failing(ConnectionResetError("reset"))
     with pytest.raises(StorageUnavailableError, match="reset"):
         CALLS[call](world.client, world.folder)
 
 
 class _Answering(BaseHTTPRequestHandler):
-    """Answers everything by the status that the path names."""
+    """Answers every request with the status at the beginning of the path."""
 
     def do_GET(self) -> None:
         self.send_response(int(self.path.strip("/").partition("/")[0]))
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_HEAD = do_GET  # noqa: N815 - the name that the base class looks for
+    do_HEAD = do_GET  # noqa: N815 - a name that the base class calls
 
     def log_message(self, *_: object) -> None:
         """Keep the test's output clean."""
@@ -289,7 +295,7 @@ class _Answering(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[str]:
-    """URL of a web server that answers by the status that the path names."""
+    """URL of a web server that answers every request with the status at the beginning of the path."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -299,7 +305,8 @@ def web() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("call", [name for name in CALLS if name not in {"upload_file", "delete_file"}])
-def test_a_host_that_does_not_answer_is_not_taken_for_one_without_the_file(call: str, folder: Path) -> None:
+def test_unreachable_host(call: str, folder: Path) -> None:
+    """A host that does not answer raises StorageUnavailableError; the object is not reported as absent."""
     client = FsspecStorageClient({"url": "http://127.0.0.1:1/models"})
     with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:1") as caught:
         CALLS[call](client, folder)
@@ -317,9 +324,8 @@ def test_a_host_that_does_not_answer_is_not_taken_for_one_without_the_file(call:
     ],
 )
 @pytest.mark.parametrize("call", [name for name in CALLS if name not in {"upload_file", "delete_file"}])
-def test_an_answer_that_tells_nothing_of_the_file_is_not_taken_for_its_absence(
-    web: str, call: str, status: int, expected: type[StorageError], folder: Path
-) -> None:
+def test_error_status(web: str, call: str, status: int, expected: type[StorageError], folder: Path) -> None:
+    """An HTTP status that does not concern the object raises an error; the object is not reported as absent."""
     client = FsspecStorageClient({"url": f"{web}/{status}"})
     with pytest.raises(expected) as caught:
         CALLS[call](client, folder)
@@ -327,7 +333,8 @@ def test_an_answer_that_tells_nothing_of_the_file_is_not_taken_for_its_absence(
     assert caught.value.status == status
 
 
-def test_a_404_is_the_absence_of_a_file(web: str, folder: Path) -> None:
+def test_status_404(web: str, folder: Path) -> None:
+    """An answer of 404 means that the object is absent."""
     client = FsspecStorageClient({"url": f"{web}/404"})
     assert client.file_exists("model.bin") is False
     assert list(client.list_files()) == []
@@ -336,18 +343,21 @@ def test_a_404_is_the_absence_of_a_file(web: str, folder: Path) -> None:
             CALLS[name](client, folder)
 
 
-def test_an_error_that_the_caller_is_handling_is_no_cause_of_an_absence(world: World) -> None:
-    def look_while_handling() -> bool:
+def test_exists_in_handler(world: World) -> None:
+    """`file_exists` ignores an unrelated exception that the caller is handling."""
+
+    def exists_while_handling() -> bool:
         try:
             failing(ConnectionResetError("of something else"))()
         except ConnectionResetError:
             return world.client.file_exists("model.bin")
         return True
 
-    assert look_while_handling() is False
+    assert exists_while_handling() is False
 
 
-def test_a_missing_file_is_named_by_its_url(world: World) -> None:
+def test_missing_file(world: World) -> None:
+    """The error about a missing file contains its URL."""
     assert world.client.file_exists("model.bin") is False
     assert list(world.client.list_files()) == []
     for name in ("download_file", "delete_file", "info"):
@@ -357,7 +367,8 @@ def test_a_missing_file_is_named_by_its_url(world: World) -> None:
     assert os.listdir(world.folder) == ["source.bin"]
 
 
-def test_a_folder_is_not_a_file(world: World) -> None:
+def test_folder(world: World) -> None:
+    """A folder is not a file: it does not exist for the verbs, and they do not delete it."""
     (world.store / "model.bin").mkdir()
     (world.store / "model.bin" / "part").write_bytes(CONTENT)
     assert world.client.file_exists("model.bin") is False
@@ -368,7 +379,9 @@ def test_a_folder_is_not_a_file(world: World) -> None:
 
 
 @pytest.mark.parametrize("before", [None, b"as it was"])
-def test_a_download_that_fails_half_way_leaves_the_local_file_as_it_was(world: World, before: bytes | None) -> None:
+def test_failed_download(world: World, before: bytes | None) -> None:
+    """A download that fails half-way leaves the local file as it was."""
+
     def write_half(_: str, lpath: str, **__: Any) -> None:
         Path(lpath).write_bytes(CONTENT[:1000])
         raise ConnectionResetError("half-way")
@@ -383,7 +396,8 @@ def test_a_download_that_fails_half_way_leaves_the_local_file_as_it_was(world: W
     assert left == {"source.bin": CONTENT} | ({} if before is None else {"copy.bin": before})
 
 
-def test_a_download_of_too_few_bytes_is_an_integrity_error(world: World) -> None:
+def test_short_download(world: World) -> None:
+    """A download of too few bytes raises IntegrityError and leaves the local file as it was."""
     (world.store / "model.bin").write_bytes(CONTENT)
     (world.folder / "copy.bin").write_bytes(b"as it was")
     world.troubles["get_file"] = lambda _, lpath, **__: Path(lpath).write_bytes(CONTENT[:-1])
@@ -393,13 +407,16 @@ def test_a_download_of_too_few_bytes_is_an_integrity_error(world: World) -> None
     assert sorted(os.listdir(world.folder)) == ["copy.bin", "source.bin"]
 
 
-def test_an_upload_that_arrives_short_is_an_integrity_error(world: World) -> None:
+def test_short_upload(world: World) -> None:
+    """An upload raises IntegrityError if the filesystem stored too few bytes."""
     world.troubles["put_file"] = lambda _, rpath, **__: Path(rpath).write_bytes(CONTENT[:-1])
     with pytest.raises(IntegrityError, match=f"{len(CONTENT)} bytes were sent and {len(CONTENT) - 1} are stored"):
         world.client.upload_file(world.folder / "source.bin", "model.bin")
 
 
-def test_a_source_that_changes_while_it_is_sent_is_an_error(world: World) -> None:
+def test_changing_source(world: World) -> None:
+    """An upload raises StorageError if its source file changes while it is sent."""
+
     def change_and_store(lpath: str, rpath: str, **_: Any) -> None:
         Path(rpath).write_bytes(CONTENT)
         Path(lpath).write_bytes(b"another file by now")
@@ -409,11 +426,12 @@ def test_a_source_that_changes_while_it_is_sent_is_an_error(world: World) -> Non
         world.client.upload_file(world.folder / "source.bin", "model.bin")
 
 
-def test_a_download_starts_over_when_the_file_is_replaced(world: World) -> None:
+def test_replaced_once(world: World) -> None:
+    """A download starts again if the object is replaced, and reports one restart."""
     (world.store / "model.bin").write_bytes(b"first version")
 
     def replaced_once(_: str, lpath: str, **__: Any) -> None:
-        mixed = b"fi" + CONTENT[2:]  # of both versions, and as long as the second
+        mixed = b"fi" + CONTENT[2:]  # parts of both versions, with the size of the second
         Path(lpath).write_bytes(mixed)
         (world.store / "model.bin").write_bytes(CONTENT)
         del world.troubles["get_file"]
@@ -429,7 +447,8 @@ def test_a_download_starts_over_when_the_file_is_replaced(world: World) -> None:
     assert told == [("restart", "download", world.client.url("model.bin"), 1, RESTART.limit)]
 
 
-def test_a_download_gives_up_when_the_file_is_replaced_again_and_again(world: World) -> None:
+def test_replaced_always(world: World) -> None:
+    """A download fails if the object is replaced in every attempt, and leaves the local file as it was."""
     versions = iter(range(100))
 
     def replaced(_: str, lpath: str, **__: Any) -> None:
@@ -446,7 +465,8 @@ def test_a_download_gives_up_when_the_file_is_replaced_again_and_again(world: Wo
     assert next(versions) == RESTART.limit
 
 
-def test_a_missing_local_file_is_a_plain_file_not_found(world: World) -> None:
+def test_missing_local_file(world: World) -> None:
+    """An upload of a missing local file raises a plain FileNotFoundError."""
     with pytest.raises(FileNotFoundError) as caught:
         world.client.upload_file(world.folder / "absent.bin", "model.bin")
     assert type(caught.value) is FileNotFoundError
@@ -454,16 +474,17 @@ def test_a_missing_local_file_is_a_plain_file_not_found(world: World) -> None:
 
 
 @pytest.mark.parametrize("url", ["nothing://bucket/models", "nothing"])
-def test_a_url_that_nobody_knows_is_refused(url: str) -> None:
+def test_unknown_url(url: str) -> None:
+    """A URL whose protocol is unknown to fsspec is refused."""
     with pytest.raises(ValueError, match="nothing"):
         FsspecStorageClient({"url": url})
 
 
-# The port
+# The store port
 
 
 def test_stored(world: World) -> None:
-    """An upload returns the facts that the filesystem has about the object."""
+    """An upload returns the filesystem's description of the object."""
     store = world.client.store
     transfer = store.transfer("model.bin", "upload")
     stored = store.upload(UploadRequest("model.bin", MemorySource(CONTENT, transfer.details), transfer))
@@ -517,7 +538,7 @@ def test_read_replaced(world: World) -> None:
 
 
 def test_read_range_ignored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A filesystem that ignores the range is an error that says so, and the complete object is read."""
+    """A range raises StorageError if the filesystem ignores it; the complete object can still be read."""
     (world.store / "model.bin").write_bytes(CONTENT)
     monkeypatch.setattr(TroubledFileSystem, "cat_file", lambda *_: CONTENT)
     store = world.client.store
@@ -583,7 +604,7 @@ def test_stop(world: World) -> None:
 
 
 def test_progress(world: World) -> None:
-    """A callback receives the size and all bytes, whatever the filesystem tells."""
+    """A callback receives the size and all bytes, whatever the filesystem reports."""
     for told in (lambda _: None, lambda callback: callback.absolute_update(10**9)):
 
         def put_file(lpath: str, rpath: str, told: Any = told, *, callback: Any, **_: Any) -> None:
@@ -597,7 +618,7 @@ def test_progress(world: World) -> None:
 
 
 def test_no_password(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-    """The password of a URL is in no error and in no record of a retry; the URLs of objects keep it."""
+    """Errors do not contain the password of a URL; the URLs of objects keep it."""
     monkeypatch.setattr(TroubledFileSystem, "_strip_protocol", classmethod(lambda *_: str(world.store / "model.bin")))
     client = FsspecStorageClient({"url": "troubled://user:hunter2@host/models"})
     with pytest.raises(ObjectNotFoundError) as caught:

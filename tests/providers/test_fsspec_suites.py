@@ -1,4 +1,4 @@
-"""fsspec's own abstract suites, on our filesystems and real servers: what copy, get, put, pipe and open do with paths."""
+"""The abstract suites of fsspec, on the filesystems of this library and real servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _filesystems: dict[str, Any] = {}
 
 
 class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]  # fsspec publishes no types
-    """What the suites ask for, but for the filesystem."""
+    """The fixtures that the suites need; a subclass names the store."""
 
     store: str
 
@@ -52,58 +52,58 @@ class OnGCS(Fixtures):
 
 
 class OnAzure(Fixtures):
-    """Without copy and get, which fail on adlfs's own `find`: it ignores `maxdepth`."""
+    """Azure, without the suites of copy and get: they fail because `find` of adlfs ignores `maxdepth`."""
 
     store = "azurite"
 
 
-class TestCopyOnS3(abstract.AbstractCopyTests, OnS3):  # type: ignore[misc]  # as above
+class TestCopyOnS3(abstract.AbstractCopyTests, OnS3):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestGetOnS3(abstract.AbstractGetTests, OnS3):  # type: ignore[misc]  # as above
+class TestGetOnS3(abstract.AbstractGetTests, OnS3):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestPutOnS3(abstract.AbstractPutTests, OnS3):  # type: ignore[misc]  # as above
+class TestPutOnS3(abstract.AbstractPutTests, OnS3):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestPipeOnS3(abstract.AbstractPipeTests, OnS3):  # type: ignore[misc]  # as above
+class TestPipeOnS3(abstract.AbstractPipeTests, OnS3):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestOpenOnS3(abstract.AbstractOpenTests, OnS3):  # type: ignore[misc]  # as above
+class TestOpenOnS3(abstract.AbstractOpenTests, OnS3):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestCopyOnGCS(abstract.AbstractCopyTests, OnGCS):  # type: ignore[misc]  # as above
+class TestCopyOnGCS(abstract.AbstractCopyTests, OnGCS):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestGetOnGCS(abstract.AbstractGetTests, OnGCS):  # type: ignore[misc]  # as above
+class TestGetOnGCS(abstract.AbstractGetTests, OnGCS):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestPutOnGCS(abstract.AbstractPutTests, OnGCS):  # type: ignore[misc]  # as above
+class TestPutOnGCS(abstract.AbstractPutTests, OnGCS):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestPipeOnGCS(abstract.AbstractPipeTests, OnGCS):  # type: ignore[misc]  # as above
+class TestPipeOnGCS(abstract.AbstractPipeTests, OnGCS):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestOpenOnGCS(abstract.AbstractOpenTests, OnGCS):  # type: ignore[misc]  # as above
+class TestOpenOnGCS(abstract.AbstractOpenTests, OnGCS):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestPutOnAzure(abstract.AbstractPutTests, OnAzure):  # type: ignore[misc]  # as above
+class TestPutOnAzure(abstract.AbstractPutTests, OnAzure):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestPipeOnAzure(abstract.AbstractPipeTests, OnAzure):  # type: ignore[misc]  # as above
+class TestPipeOnAzure(abstract.AbstractPipeTests, OnAzure):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
-class TestOpenOnAzure(abstract.AbstractOpenTests, OnAzure):  # type: ignore[misc]  # as above
+class TestOpenOnAzure(abstract.AbstractOpenTests, OnAzure):  # type: ignore[misc]  # fsspec publishes no types
     pass

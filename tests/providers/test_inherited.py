@@ -1,4 +1,4 @@
-"""What gcsfs and adlfs do themselves, through our filesystems: with sane tries, and errors in our words."""
+"""Methods that the filesystems inherit from gcsfs and adlfs: limited retries and translated errors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fsspec.asyn import sync
 
-from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageError, StorageUnavailableError
-from tests.faults import Answer, Fault, Match, Refuse
+from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, Remedy, StorageError, StorageUnavailableError
+from gllm_storage.testing.faults import Answer, Fault, Match, Refuse
 from tests.promises.clouds.faulty import AZURE, CONTENT, GCS, LARGE, NAME, content_of
 
 if TYPE_CHECKING:
@@ -38,13 +38,15 @@ def step_of(faulty: Faulty, call: str) -> str:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_two_answers_of_503_are_not_noticed(faulty: Faulty, call: str) -> None:
+def test_passing_503(faulty: Faulty, call: str) -> None:
+    """Two answers of 503 do not reach the caller."""
     faulty.inject(step_of(faulty, call), Answer(503, "ServerBusy"), times=2)
     CALLS[call](faulty.client(read_timeout="10s").filesystem, folder_of(faulty))
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_refusal_is_an_error_of_ours(faulty: Faulty, call: str) -> None:
+def test_denied(faulty: Faulty, call: str) -> None:
+    """A refusal is translated into AccessDeniedError."""
     faulty.inject(step_of(faulty, call), faulty.cloud.denied, times=None)
     with pytest.raises(AccessDeniedError) as caught:
         CALLS[call](faulty.client().filesystem, folder_of(faulty))
@@ -53,24 +55,27 @@ def test_a_refusal_is_an_error_of_ours(faulty: Faulty, call: str) -> None:
 
 @pytest.mark.parametrize(
     ("faulty", "call"),
-    # gcsfs's own methods wait a minute and more.
-    [(GCS, "cat_file"), *((AZURE, call) for call in CALLS)],
+    # `ls`, `find` and `rm` of gcsfs retry for more than half a minute.
+    [(GCS, "cat_file"), (GCS, "cp_file"), *((AZURE, call) for call in CALLS)],
     ids=str,
     indirect=["faulty"],
 )
-def test_a_store_that_cannot_be_reached_is_an_error_of_ours(faulty: Faulty, call: str) -> None:
+def test_unreachable_store(faulty: Faulty, call: str) -> None:
+    """A store that cannot be reached raises StorageUnavailableError."""
     faulty.proxy.inject(Fault(Match(), Refuse(), times=None))
     with pytest.raises(StorageUnavailableError):
         CALLS[call](faulty.client(max_attempts="2").filesystem, folder_of(faulty))
 
 
 @pytest.mark.parametrize("call", ["ls", "find", "cat_file", "cp_file"])
-def test_a_bucket_that_is_not_there_is_an_error_of_fsspec_or_ours(faulty: Faulty, call: str) -> None:
+def test_missing_bucket(faulty: Faulty, call: str) -> None:
+    """A missing bucket raises FileNotFoundError or BucketNotFoundError."""
     with pytest.raises((FileNotFoundError, BucketNotFoundError)):
         CALLS[call](faulty.client().filesystem, "no-such-bucket-anywhere/folder")
 
 
-def test_copies_keep_content_and_checksum(faulty: Faulty) -> None:
+def test_copy_and_move(faulty: Faulty) -> None:
+    """A copied object keeps content and checksum, and a moved object its content."""
     client, folder = faulty.client(), folder_of(faulty)
     large = content_of(LARGE)
     with client.open(NAME, "wb") as file:
@@ -83,7 +88,8 @@ def test_copies_keep_content_and_checksum(faulty: Faulty) -> None:
     assert faulty.get("moved.bin") == large
 
 
-def test_many_objects_are_read_and_copied_by_one_call(faulty: Faulty) -> None:
+def test_many_objects(faulty: Faulty) -> None:
+    """One call reads or copies many objects."""
     filesystem, folder = faulty.client().filesystem, folder_of(faulty)
     for number in range(20):
         faulty.put(b"%d" % number, f"many/{number}")
@@ -94,25 +100,30 @@ def test_many_objects_are_read_and_copied_by_one_call(faulty: Faulty) -> None:
     assert faulty.get("copies/19") == b"19"
 
 
-async def _all_at_once(filesystem: Any, paths: list[str]) -> dict[str, bytes]:
+async def _cat_all(filesystem: Any, paths: list[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = await filesystem._cat(paths, on_error="raise")
     return found
 
 
-def test_fsspecs_own_coroutine_for_many_is_not_hidden(faulty: Faulty) -> None:
+def test_cat_coroutine(faulty: Faulty) -> None:
+    """The coroutine `_cat` of fsspec can be called on the filesystem's event loop."""
     filesystem, path = faulty.client().filesystem, f"{folder_of(faulty)}/{NAME}"
-    assert sync(filesystem.loop, _all_at_once, filesystem, [path]) in ({path: CONTENT}, CONTENT)
+    assert sync(filesystem.loop, _cat_all, filesystem, [path]) in ({path: CONTENT}, CONTENT)
 
 
-def test_a_file_cannot_be_appended_to_and_an_error_says_so(faulty: Faulty) -> None:
+def test_append(faulty: Faulty) -> None:
+    """Appending raises StorageError with a remedy, and the object keeps its content."""
     for mode in ("ab", "a"):
-        with pytest.raises(StorageError, match="cannot be appended to"):
+        with pytest.raises(StorageError, match="this provider cannot append to an object") as caught:
             faulty.client().open(NAME, mode)
+        assert type(caught.value) is StorageError
+        assert caught.value.remedy is Remedy.WRITE_NEW_OBJECT
     assert faulty.get() == CONTENT
 
 
 @pytest.mark.parametrize("faulty", [AZURE], ids=str, indirect=True)
-def test_of_blobs_that_cannot_be_deleted_the_error_is_ours(faulty: Faulty) -> None:
+def test_denied_delete_of_many(faulty: Faulty) -> None:
+    """A refusal to delete some of many blobs is translated into StorageError."""
     for number in range(5):
         faulty.put(b"x", f"many/{number}")
     faulty.inject("DeleteBlob", faulty.cloud.denied, skip=2, times=None)

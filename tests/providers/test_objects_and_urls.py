@@ -1,4 +1,4 @@
-"""Objects by their URL, by the file objects of `open`, by listings and by the fsspec filesystem, on every store."""
+"""Objects on every store: by URL, by the files of `open`, in listings and through the fsspec filesystem."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ SERVERS = [name for name, traits in TRAITS.items() if traits.has_buckets and not
 
 
 def by_url(rig: Rig, client: FsspecStorageClient, url: str, mode: str = "rb") -> Any:
-    """Open a URL as pandas and others do.
+    """Open a URL as pandas does.
 
-    s3fs opens it then. It speaks to servers only: moto, which is in this process, answers only boto3, so our client opens.
+    s3fs then opens URLs of S3, and needs a server. moto runs in this process and answers boto3 only: the client opens.
     """
     if rig.traits.in_process and rig.traits.has_buckets:
         return client.open(url, mode)
@@ -82,7 +82,8 @@ def paths_of(rig: Rig, listed: Iterator[ObjectInfo]) -> list[str]:
 # url
 
 
-def test_the_url_is_what_upload_returns_whether_the_object_exists_or_not(rig: Rig, tmp_path: Path) -> None:
+def test_url_before_and_after_upload(rig: Rig, tmp_path: Path) -> None:
+    """`url` returns the URL that an upload returns, before and after the object exists."""
     client = rig.client()
     url = client.url("v3/model.bin")
     assert url == f"{rig.scheme}://{rig.base}{rig.prefix}/v3/model.bin"
@@ -94,7 +95,8 @@ def test_the_url_is_what_upload_returns_whether_the_object_exists_or_not(rig: Ri
 # open
 
 
-def test_reading_seeks_anywhere(rig: Rig) -> None:
+def test_seek_and_read(rig: Rig) -> None:
+    """A file seeks and reads at any position, as a file in memory does."""
     rig.second.put(rig.key("model.bin"), CONTENT)
     client, wanted = rig.client(), io.BytesIO(CONTENT)
     with client.open("model.bin", block_size=10_000) as handle:
@@ -104,7 +106,8 @@ def test_reading_seeks_anywhere(rig: Rig) -> None:
             assert handle.tell() == wanted.tell()
 
 
-def test_text_is_written_and_read_with_its_encoding(rig: Rig) -> None:
+def test_text_encoding(rig: Rig) -> None:
+    """Text is written and read with the given encoding and line endings."""
     client = rig.client()
     with client.open("notes.txt", "w", encoding="latin-1", newline="\r\n") as handle:
         handle.write("Größe: 1 µm\nzweite Zeile\n")
@@ -113,7 +116,8 @@ def test_text_is_written_and_read_with_its_encoding(rig: Rig) -> None:
         assert list(handle) == ["Größe: 1 µm\n", "zweite Zeile\n"]
 
 
-def test_text_begins_with_the_byte_order_mark_of_its_encoding(rig: Rig) -> None:
+def test_text_byte_order_mark(rig: Rig) -> None:
+    """Text begins with the byte order mark of its encoding, and has it once."""
     client = rig.client()
     for encoding in ("utf-8-sig", "utf-16"):
         with client.open("notes.txt", "w", encoding=encoding) as handle:
@@ -122,7 +126,8 @@ def test_text_begins_with_the_byte_order_mark_of_its_encoding(rig: Rig) -> None:
         assert rig.second.get(rig.key("notes.txt")) == "one\ntwo\n".encode(encoding)
 
 
-def test_what_is_written_appears_at_close_and_replaces_what_was_there(rig: Rig) -> None:
+def test_write_published_at_close(rig: Rig) -> None:
+    """The object appears when the file is closed, and replaces the previous one."""
     client = rig.client()
     for content in (CONTENT, b"", b"short"):
         before = [(each.url, each.etag) for each in client.list_files()]
@@ -134,7 +139,8 @@ def test_what_is_written_appears_at_close_and_replaces_what_was_there(rig: Rig) 
     assert rig.keys() == ["model.bin"]
 
 
-def test_a_write_of_several_blocks_arrives_whole(rig: Rig) -> None:
+def test_write_of_several_blocks(rig: Rig) -> None:
+    """A file of several blocks is stored completely, and no multipart upload stays open."""
     content = os.urandom(BLOCK + MIB)
     with rig.client().open("model.bin", "wb", block_size=BLOCK) as handle:
         for start in range(0, len(content), MIB):
@@ -151,7 +157,8 @@ def _write_half(client: FsspecStorageClient, path: str, mode: str) -> None:
         raise ZeroDivisionError
 
 
-def test_an_exception_while_writing_stores_nothing(rig: Rig) -> None:
+def test_exception_in_write(rig: Rig) -> None:
+    """An exception while a file is written stores nothing and keeps the previous object."""
     client = rig.client()
     rig.second.put(rig.key("old.bin"), b"old")
     ways = [("new.bin", "wb"), ("new.bin", "w"), ("old.bin", "wb"), ("old.bin", "w")]
@@ -165,7 +172,8 @@ def test_an_exception_while_writing_stores_nothing(rig: Rig) -> None:
     assert rig.open_uploads() == []
 
 
-def test_a_handle_that_is_dropped_stores_nothing(rig: Rig) -> None:
+def test_dropped_file(rig: Rig) -> None:
+    """A file that is garbage collected without close stores nothing."""
     client = rig.client()
     for mode in ("wb", "xb", "w") if rig.traits.creates_small else ("wb", "w"):
         handle = client.open("model.bin", mode)
@@ -176,7 +184,8 @@ def test_a_handle_that_is_dropped_stores_nothing(rig: Rig) -> None:
     assert rig.open_uploads() == []
 
 
-def test_an_exclusive_open_creates_and_then_refuses_at_open(creating_rig: Rig) -> None:
+def test_exclusive_open(creating_rig: Rig) -> None:
+    """Mode `xb` creates an object once; the second open of the same object is refused."""
     rig, client = creating_rig, creating_rig.client()
     for path, content in (("model.bin", CONTENT), ("empty.bin", b"")):
         with client.open(path, "xb") as handle:
@@ -187,7 +196,8 @@ def test_an_exclusive_open_creates_and_then_refuses_at_open(creating_rig: Rig) -
     assert rig.keys() == ["empty.bin", "model.bin"]
 
 
-def test_an_exclusive_open_does_not_replace_what_came_meanwhile(creating_rig: Rig) -> None:
+def test_exclusive_open_overtaken(creating_rig: Rig) -> None:
+    """Mode `xb` does not replace an object that another client stored before close."""
     rig, client = creating_rig, creating_rig.client()
     for path, content in (("model.bin", b"ours"), ("empty.bin", b"")):
         handle = client.open(path, "xb")
@@ -199,7 +209,8 @@ def test_an_exclusive_open_does_not_replace_what_came_meanwhile(creating_rig: Ri
     assert rig.keys() == ["empty.bin", "model.bin"]
 
 
-def test_an_exclusive_open_stores_nothing_where_the_store_cannot_do_it(careless_rig: Rig) -> None:
+def test_exclusive_open_unsupported(careless_rig: Rig) -> None:
+    """Mode `xb` is refused, and nothing is stored, if the store cannot create exclusively."""
     with pytest.raises(ConflictCheckUnsupportedError):
         careless_rig.client().open("model.bin", "xb")
     assert careless_rig.keys() == []
@@ -208,7 +219,8 @@ def test_an_exclusive_open_stores_nothing_where_the_store_cannot_do_it(careless_
 # info
 
 
-def test_info_says_what_the_store_holds(rig: Rig, tmp_path: Path) -> None:
+def test_info(rig: Rig, tmp_path: Path) -> None:
+    """`info` returns URL, size, ETag, time, checksum and metadata of the object."""
     client, begun = rig.client(), datetime.now(tz=UTC)
     (tmp_path / "source.bin").write_bytes(CONTENT)
     info = client.info(client.upload_file(tmp_path / "source.bin", "model.bin"))
@@ -219,7 +231,7 @@ def test_info_says_what_the_store_holds(rig: Rig, tmp_path: Path) -> None:
     assert info.last_modified is not None
     assert info.last_modified.tzinfo is not None
     assert abs(info.last_modified - begun) < timedelta(minutes=5)
-    # For Amazon, whom moto stands for, the checksum is the store's own to keep, and moto keeps none of this algorithm.
+    # moto is used as Amazon, which keeps the checksum itself; moto does not support this algorithm.
     ours = f"crc64nvme:{encode(crc64nvme(CONTENT))}" if rig.server else None
     assert info.checksum == (f"crc32c:{encode(google_crc32c.value(CONTENT), 'crc32c')}" if rig.provider == "gcs" else ours)
     assert info.metadata is not None
@@ -228,9 +240,10 @@ def test_info_says_what_the_store_holds(rig: Rig, tmp_path: Path) -> None:
         info.size = 0  # type: ignore[misc]
 
 
-def test_a_new_version_has_another_etag(rig: Rig) -> None:
+def test_etag_of_new_version(rig: Rig) -> None:
+    """A new version of an object has another ETag, even with the same size and time."""
     client, etags = rig.client(), set()
-    for content in (b"first", b"other", b"third"):  # of one size, within a moment
+    for content in (b"first", b"other", b"third"):  # of equal size, written within a moment
         rig.second.put(rig.key("model.bin"), content)
         etags.add(client.info("model.bin").etag)
     assert len(etags) == 3
@@ -239,8 +252,9 @@ def test_a_new_version_has_another_etag(rig: Rig) -> None:
 # list_files
 
 
-def test_a_listing_is_recursive_in_key_order_and_begins_with_a_string(rig: Rig) -> None:
-    # "." and "-" come before "/", "0" after it: the order of keys is not the order in which folders are walked.
+def test_listing_by_prefix(rig: Rig) -> None:
+    """A listing is recursive, in key order, of all keys that begin with the given string."""
+    # "." and "-" sort before "/", "0" sorts after it: the order of keys differs from the order of a folder walk.
     paths = sorted(["v3-old.bin", "v3.bin", "v3/a.bin", "v3/a/b/c.bin", "v3/z.bin", "v30/x.bin", "V3/x.bin", "ä.bin"])
     for path in reversed(paths):
         rig.second.put(rig.key(path), path.encode())
@@ -259,11 +273,13 @@ def test_a_listing_is_recursive_in_key_order_and_begins_with_a_string(rig: Rig) 
         assert each.last_modified.tzinfo is not None
 
 
-def test_a_listing_of_nothing_is_empty(rig: Rig) -> None:
+def test_empty_listing(rig: Rig) -> None:
+    """A listing of a prefix without objects is empty."""
     assert list(rig.client().list_files()) == []
 
 
-def test_a_listing_without_a_prefix_is_of_the_whole_store(rig: Rig) -> None:
+def test_listing_without_prefix(rig: Rig) -> None:
+    """A client without a prefix lists the complete store."""
     rig.second.put(rig.key("model.bin"), CONTENT)
     whole = rig.client(prefix="")
     assert rig.client().url("model.bin") in {each.url for each in whole.list_files()}
@@ -271,7 +287,8 @@ def test_a_listing_without_a_prefix_is_of_the_whole_store(rig: Rig) -> None:
 
 
 @pytest.mark.slow
-def test_a_listing_has_all_of_over_a_thousand_objects(request: pytest.FixtureRequest) -> None:
+def test_listing_of_many_objects(request: pytest.FixtureRequest) -> None:
+    """A listing contains all of more than a thousand objects, in order."""
     rig = make_rig("ceph", request)
     paths = [f"{number:04}.bin" for number in range(1001)]
     with ThreadPoolExecutor(4) as pool:
@@ -283,7 +300,8 @@ def test_a_listing_has_all_of_over_a_thousand_objects(request: pytest.FixtureReq
 # list_folder
 
 
-def test_a_folder_is_listed_without_what_is_below_its_folders(rig: Rig) -> None:
+def test_folder_listing(rig: Rig) -> None:
+    """The listing of a folder contains its objects and folders, but not the content of these folders."""
     paths = ["v3-old.bin", "v3.bin", "v3/a.bin", "v3/a/b/c.bin", "v3/a/d.bin", "v3/z.bin", "v30/x.bin", "ä/b"]
     for path in paths:
         rig.second.put(rig.key(path), path.encode())
@@ -302,7 +320,8 @@ def test_a_folder_is_listed_without_what_is_below_its_folders(rig: Rig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["ceph", "gcs-fake"])
-def test_a_folder_of_over_a_thousand_folders_is_listed_whole(store: str, request: pytest.FixtureRequest) -> None:
+def test_folder_listing_of_many(store: str, request: pytest.FixtureRequest) -> None:
+    """The listing of a folder contains all of more than a thousand folders, in order."""
     rig = make_rig(store, request)
     paths = [f"{number:04}/{name}" for number in range(1003) for name in ("a", "b")]
     with ThreadPoolExecutor(4) as pool:
@@ -313,7 +332,8 @@ def test_a_folder_of_over_a_thousand_folders_is_listed_whole(store: str, request
 
 
 @pytest.mark.parametrize("rig", SERVERS, indirect=True)
-def test_a_folder_that_cannot_be_listed_is_an_error(rig: Rig) -> None:
+def test_folder_listing_no_bucket(rig: Rig) -> None:
+    """The listing of a folder in a missing bucket raises BucketNotFoundError."""
     bucket = "container_name" if rig.provider == "azure" else "bucket_name"
     with pytest.raises(BucketNotFoundError):
         list(rig.client(**{bucket: "no-such-bucket-anywhere"}).list_folder())
@@ -322,7 +342,8 @@ def test_a_folder_that_cannot_be_listed_is_an_error(rig: Rig) -> None:
 # Keys
 
 
-def test_every_key_makes_the_round_trip_by_verb_url_and_second_client(rig: Rig, tmp_path: Path) -> None:
+def test_key_round_trip(rig: Rig, tmp_path: Path) -> None:
+    """A key with unusual characters works in every verb, in URLs and for another client."""
     keys = [path for path in KEYS if rig.traits.backslashes or "\\" not in path]
     client, source, copy = rig.client(), tmp_path / "source.bin", tmp_path / "copy.bin"
     for path in keys:
@@ -342,7 +363,8 @@ def test_every_key_makes_the_round_trip_by_verb_url_and_second_client(rig: Rig, 
     assert rig.keys() == []
 
 
-def test_every_key_that_another_client_or_its_url_wrote_is_read_and_listed(rig: Rig) -> None:
+def test_key_of_other_client(rig: Rig) -> None:
+    """An object with unusual characters in its key, written by another client or by URL, is read and listed."""
     keys = [path for path in KEYS if rig.traits.backslashes or "\\" not in path]
     client = rig.client()
     for path in keys:
@@ -359,7 +381,8 @@ def test_every_key_that_another_client_or_its_url_wrote_is_read_and_listed(rig: 
 
 
 @pytest.mark.parametrize("rig", [name for name, traits in TRAITS.items() if traits.any_key], indirect=True)
-def test_an_object_may_stand_beside_others_below_its_name(rig: Rig, tmp_path: Path) -> None:
+def test_object_below_object(rig: Rig, tmp_path: Path) -> None:
+    """An object `model` may exist beside an object `model/part`."""
     client = rig.client()
     for path in ("model", "model/part", "model/part/of"):
         (tmp_path / "source.bin").write_bytes(path.encode())
@@ -377,7 +400,8 @@ def test_an_object_may_stand_beside_others_below_its_name(rig: Rig, tmp_path: Pa
 
 
 @pytest.mark.parametrize("rig", OPENED_BY_URL, indirect=True)
-def test_pandas_and_pyarrow_read_and_write_by_url(rig: Rig, tmp_path: Path) -> None:
+def test_pandas_and_pyarrow(rig: Rig, tmp_path: Path) -> None:
+    """Tables of pandas and pyarrow are written and read by URL or through the filesystem."""
     client, frame = rig.client(), pd.DataFrame({"step": [1, 2, 3], "loss": [0.5, 0.25, 0.125]})
     frame.to_parquet(tmp_path / "log.parquet")
     url = client.upload_file(tmp_path / "log.parquet", "run 1/log.parquet")
@@ -395,7 +419,8 @@ def test_pandas_and_pyarrow_read_and_write_by_url(rig: Rig, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("rig", OPENED_BY_URL, indirect=True)
-def test_safetensors_are_loaded_by_url(rig: Rig, tmp_path: Path) -> None:
+def test_safetensors(rig: Rig, tmp_path: Path) -> None:
+    """A safetensors file is loaded by its URL."""
     client, weights = rig.client(), {"layer.weight": np.arange(1000, dtype=np.float32).reshape(10, 100)}
     safetensors.numpy.save_file(weights, tmp_path / "model.safetensors")
     url = client.upload_file(tmp_path / "model.safetensors", "model.safetensors")
@@ -407,7 +432,8 @@ def test_safetensors_are_loaded_by_url(rig: Rig, tmp_path: Path) -> None:
 # The filesystem
 
 
-def test_the_filesystem_keeps_the_promises_of_the_verbs(creating_rig: Rig, tmp_path: Path) -> None:
+def test_filesystem_promises(creating_rig: Rig, tmp_path: Path) -> None:
+    """The filesystem creates exclusively, downloads completely and raises the errors of the verbs."""
     rig, client = creating_rig, creating_rig.client()
     filesystem, path = client.filesystem, f"{rig.base}{rig.prefix}/model.bin"
     source, copy = tmp_path / "source.bin", tmp_path / "copy.bin"
@@ -437,7 +463,8 @@ def test_the_filesystem_keeps_the_promises_of_the_verbs(creating_rig: Rig, tmp_p
     assert copy.read_bytes() == CONTENT
 
 
-def test_the_filesystem_refuses_to_create_where_the_store_cannot(careless_rig: Rig, tmp_path: Path) -> None:
+def test_filesystem_create_refused(careless_rig: Rig, tmp_path: Path) -> None:
+    """`put_file` with mode `create` is refused if the store cannot create exclusively."""
     rig = careless_rig
     (tmp_path / "source.bin").write_bytes(CONTENT)
     with pytest.raises(ConflictCheckUnsupportedError):
@@ -445,7 +472,8 @@ def test_the_filesystem_refuses_to_create_where_the_store_cannot(careless_rig: R
     assert rig.keys() == []
 
 
-def test_the_root_a_bucket_and_a_prefix_are_directories(rig: Rig) -> None:
+def test_directories(rig: Rig) -> None:
+    """The root, a bucket and a prefix of objects are directories of the filesystem."""
     rig.second.put(rig.key("a/b.bin"), b"b")
     filesystem, top = rig.client().filesystem, f"{rig.base}{rig.prefix}"
     places = [top, f"{top}/", f"{top}/a", f"{top}/a/", f"{rig.scheme}://{top}/a/"]
@@ -457,7 +485,8 @@ def test_the_root_a_bucket_and_a_prefix_are_directories(rig: Rig) -> None:
     assert not filesystem.isfile(f"{top}/a")
 
 
-def test_progress_is_told_to_whom_asks(rig: Rig, tmp_path: Path) -> None:
+def test_progress(rig: Rig, tmp_path: Path) -> None:
+    """A callback receives the size and all bytes of an upload and of a download."""
     (tmp_path / "source.bin").write_bytes(CONTENT)
     client, up, down = rig.client(), Callback(), Callback()
     url = client.upload_with_progress(tmp_path / "source.bin", "model.bin", up)
@@ -470,7 +499,8 @@ def test_progress_is_told_to_whom_asks(rig: Rig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rig", SERVERS, indirect=True)
-def test_plain_fsspec_calls_work_and_see_what_others_did(rig: Rig, tmp_path: Path) -> None:
+def test_fsspec_calls(rig: Rig, tmp_path: Path) -> None:
+    """The methods of fsspec work, and see the writes of other clients at once."""
     filesystem, top = rig.client().filesystem, f"{rig.base}{rig.prefix}"
     for path in ("one.bin", "sub/two.bin"):
         (tmp_path / "local" / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`pipe_file`: bytes that become an object without a file between, on every store."""
+"""`pipe_file` stores bytes as an object without a temporary file, on every store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_files")
 @pytest.mark.parametrize("size", [0, 1, 100_000, 5 * MIB, 11 * MIB + 1])
 @pytest.mark.parametrize("mode", ["overwrite", "create"])
-def test_bytes_of_any_size_are_stored_without_a_temporary_file(size: int, mode: str, bucket_rig: Rig) -> None:
+def test_pipe_of_any_size(size: int, mode: str, bucket_rig: Rig) -> None:
+    """`pipe_file` stores bytes of any size without a temporary file."""
     content = content_of(size)
     client = bucket_rig.client(**SMALL_PARTS)
     client.filesystem.pipe_file(client.url("a"), content, mode=mode)
@@ -48,14 +49,16 @@ def test_bytes_of_any_size_are_stored_without_a_temporary_file(size: int, mode: 
 
 
 @pytest.mark.usefixtures("_no_files")
-def test_a_small_file_is_written_without_a_temporary_file(bucket_rig: Rig) -> None:
+def test_small_write(bucket_rig: Rig) -> None:
+    """A small file is written without a temporary file."""
     with bucket_rig.client().open("a", "wb") as file:
         file.write(b"some")
         file.write(b" bytes")
     assert bucket_rig.second.get(bucket_rig.key("a")) == b"some bytes"
 
 
-def test_a_create_of_what_is_there_is_refused_and_sends_nothing(bucket_rig: Rig) -> None:
+def test_create_existing(bucket_rig: Rig) -> None:
+    """Mode `create` is refused for an existing object, which keeps its content."""
     client = bucket_rig.client()
     bucket_rig.second.put(bucket_rig.key("a"), b"theirs")
     with pytest.raises(ObjectExistsError):
@@ -76,7 +79,8 @@ BUFFERS = {
 
 @pytest.mark.parametrize("name", BUFFERS)
 @pytest.mark.parametrize("how", ["pipe", "write"])
-def test_the_bytes_of_any_buffer_are_stored(name: str, how: str, bucket_rig: Rig) -> None:
+def test_buffers(name: str, how: str, bucket_rig: Rig) -> None:
+    """The bytes of any contiguous buffer are stored."""
     buffer: Any = BUFFERS[name]
     client = bucket_rig.client()
     if how == "pipe":
@@ -91,7 +95,8 @@ def test_the_bytes_of_any_buffer_are_stored(name: str, how: str, bucket_rig: Rig
 @pytest.mark.parametrize(
     ("value", "error"), [("text", TypeError), (np.zeros((4, 4))[:, 1], BufferError)], ids=["str", "gaps"]
 )
-def test_what_is_no_buffer_in_one_piece_is_refused(value: Any, error: type[Exception], bucket_rig: Rig) -> None:
+def test_invalid_buffer(value: Any, error: type[Exception], bucket_rig: Rig) -> None:
+    """A value that is not a contiguous buffer is refused, and nothing is stored."""
     client = bucket_rig.client()
     with pytest.raises(error):
         client.filesystem.pipe_file(client.url("a"), value)
@@ -100,7 +105,8 @@ def test_what_is_no_buffer_in_one_piece_is_refused(value: Any, error: type[Excep
     assert bucket_rig.keys() == []
 
 
-def test_what_is_piped_within_a_transaction_is_stored_at_its_end(bucket_rig: Rig) -> None:
+def test_pipe_in_transaction(bucket_rig: Rig) -> None:
+    """`pipe_file` in a transaction stores the object at the end of the transaction."""
     client = bucket_rig.client()
     with client.filesystem.transaction:
         client.filesystem.pipe_file(client.url("a"), b"some")
@@ -108,7 +114,8 @@ def test_what_is_piped_within_a_transaction_is_stored_at_its_end(bucket_rig: Rig
     assert bucket_rig.keys() == ["a"]
 
 
-def test_what_is_piped_can_be_compressed_as_what_is_written(bucket_rig: Rig) -> None:
+def test_pipe_compressed(bucket_rig: Rig) -> None:
+    """`pipe_file` compresses the content, as `open` does."""
     client = bucket_rig.client()
     client.filesystem.pipe_file(client.url("a.gz"), b"some", compression="gzip")
     with client.filesystem.open(client.url("a.gz"), compression="gzip") as file:
@@ -116,7 +123,8 @@ def test_what_is_piped_can_be_compressed_as_what_is_written(bucket_rig: Rig) -> 
 
 
 @pytest.mark.parametrize("data", [b"0123456789", bytearray(b"0123456789"), memoryview(b"0123456789")], ids=type)
-def test_a_source_in_memory_reads_as_a_file_does(data: Any) -> None:
+def test_memory_source(data: Any) -> None:
+    """A source in memory returns the bytes at an offset, as a source file does."""
     source = MemorySource(data, ErrorDetails("fake", "fake://a", "upload"))
     assert source.size == 10
     assert source.read_at(0, 10) == b"0123456789"
@@ -126,6 +134,7 @@ def test_a_source_in_memory_reads_as_a_file_does(data: Any) -> None:
     assert "fake://a" in str(source.changed())
 
 
-def test_bytes_in_memory_are_not_copied() -> None:
+def test_memory_source_uncopied() -> None:
+    """A source in memory returns all of its bytes without a copy."""
     content = content_of(100)
     assert MemorySource(content, ErrorDetails()).read_at(0, 100) is content

@@ -1,4 +1,4 @@
-"""Objects that are open for reading, and slices, on real servers: right everywhere, and at what cost in requests."""
+"""Files that are open for reading, and slices, on real servers: their content, and their cost in requests."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from safetensors.numpy import save
 from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.errors import ObjectNotFoundError, StorageError
 from gllm_storage.s3.filesystem import S3FileSystem
+from gllm_storage.testing.faults import Answer, DropResponse, FlipBit, TruncateBody
 from tests.conftest import make_rig
-from tests.faults import Answer, DropResponse, FlipBit, TruncateBody
 from tests.promises.clouds import faulty as clouds
 from tests.promises.s3 import faulty as s3
 from tests.rig import MIB
@@ -63,7 +63,7 @@ def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest
 @pytest.fixture(autouse=True)
 def _nothing_is_held() -> Iterator[None]:
     yield
-    eventually(lambda: not memory_budget().taken)  # what was on its way when a file was closed
+    eventually(lambda: not memory_budget().taken)  # requests may still be running when a file is closed
 
 
 def client_of(faulty: Faulty, part_size: str = "5MiB") -> Any:
@@ -71,7 +71,7 @@ def client_of(faulty: Faulty, part_size: str = "5MiB") -> Any:
 
 
 def reads_of(faulty: Faulty) -> list[int]:
-    """Bytes of the answers to reads so far."""
+    """Return the number of bytes of each answer to a read so far."""
     read = "GetObject" if isinstance(faulty, s3.Faulty) else faulty.cloud.read
     return [entry.response_bytes for entry in faulty.sent(read)]
 
@@ -80,10 +80,11 @@ def read_operation(faulty: Faulty) -> str:
     return "GetObject" if isinstance(faulty, s3.Faulty) else faulty.cloud.read
 
 
-# ---- what is read
+# ---- content
 
 
-def test_a_file_reads_as_one_in_memory(bucket_rig: Rig) -> None:
+def test_file_as_in_memory(bucket_rig: Rig) -> None:
+    """An open file reads and seeks as a file in memory does."""
     bucket_rig.second.put(bucket_rig.key("a"), CONTENT)
     chance, expected = random.Random(3), io.BytesIO(CONTENT)
     with bucket_rig.client(part_size="5MiB", max_concurrency="3").open("a", "rb") as file:
@@ -99,7 +100,8 @@ def test_a_file_reads_as_one_in_memory(bucket_rig: Rig) -> None:
             assert file.tell() == expected.tell()
 
 
-def test_slices_are_what_slices_of_bytes_are(bucket_rig: Rig) -> None:
+def test_slices(bucket_rig: Rig) -> None:
+    """A slice of an object equals the same slice of its bytes."""
     for name, content in (("a", CONTENT), ("empty", b"")):
         bucket_rig.second.put(bucket_rig.key(name), content)
     client = bucket_rig.client(part_size="5MiB")
@@ -112,11 +114,12 @@ def test_slices_are_what_slices_of_bytes_are(bucket_rig: Rig) -> None:
     for start, end in [*((100, end) for end in bounds), (SIZE, SIZE + 1), (SIZE + 1, SIZE + 3), (-9000, None), (6, 6 * MIB)]:
         if bucket_rig.provider == "s3" or (
             start < SIZE and (end is None or 0 < end <= SIZE)
-        ):  # others leave that to fsspec's
+        ):  # other providers leave these to fsspec
             assert filesystem.cat_file(client.url("a"), start, end) == CONTENT[start:end], (start, end)
 
 
-def test_a_pickled_file_reads_on_the_same_version_without_a_look(faulty: Faulty) -> None:
+def test_pickled_file(faulty: Faulty) -> None:
+    """A pickled file reads on in the same version of the object, and unpickling sends no request."""
     faulty.put(CONTENT)
     with client_of(faulty).open(s3.NAME, "rb", block_size=MIB) as file:
         file.read(1000)
@@ -131,7 +134,8 @@ def test_a_pickled_file_reads_on_the_same_version_without_a_look(faulty: Faulty)
         assert file.tell() == 1000
 
 
-def test_the_defaults_of_s3fs_are_taken_for_the_callers_only_if_he_gave_them(request: pytest.FixtureRequest) -> None:
+def test_s3fs_defaults(request: pytest.FixtureRequest) -> None:
+    """The filesystem uses a cache of fsspec only if the caller chose it; the default of s3fs does not count."""
     rig = make_rig("moto", request)
     rig.second.put(rig.key("a"), CONTENT)
     url = rig.client().url("a")
@@ -146,10 +150,11 @@ def test_the_defaults_of_s3fs_are_taken_for_the_callers_only_if_he_gave_them(req
             assert file.read(10) == CONTENT[:10]
 
 
-# ---- what it costs
+# ---- cost in requests
 
 
-def test_a_sequential_read_is_few_requests_of_each_byte_once(faulty: Faulty) -> None:
+def test_sequential_read(faulty: Faulty) -> None:
+    """A sequential read sends few requests and receives each byte once."""
     faulty.put(CONTENT * 3)
     with client_of(faulty).open(s3.NAME, "rb") as file:
         assert b"".join(iter(lambda: file.read(MIB), b"")) == CONTENT * 3
@@ -157,7 +162,8 @@ def test_a_sequential_read_is_few_requests_of_each_byte_once(faulty: Faulty) -> 
     assert len(reads_of(faulty)) <= 16
 
 
-def test_random_reads_fetch_at_most_twice_what_they_ask_for(faulty: Faulty) -> None:
+def test_random_reads(faulty: Faulty) -> None:
+    """Random reads send at most one request each and receive no more than the requested bytes."""
     faulty.put(CONTENT)
     chance = random.Random(0)
     with client_of(faulty).open(s3.NAME, "rb") as file:
@@ -169,7 +175,8 @@ def test_random_reads_fetch_at_most_twice_what_they_ask_for(faulty: Faulty) -> N
     assert sum(reads_of(faulty)) <= 60 * 64 * KIB
 
 
-def test_the_header_of_a_safetensors_file_and_one_tensor_are_few_requests(faulty: Faulty) -> None:
+def test_one_tensor(faulty: Faulty) -> None:
+    """The header and one tensor of a safetensors file cost two requests."""
     import numpy as np  # noqa: PLC0415 - one test only
 
     tensors = {f"layer.{number}": np.full((100_000,), number, dtype=np.float32) for number in range(20)}
@@ -184,7 +191,8 @@ def test_the_header_of_a_safetensors_file_and_one_tensor_are_few_requests(faulty
     assert sum(reads_of(faulty)) == 128 * KIB + 400_000
 
 
-def test_a_column_of_a_parquet_file_is_read_without_the_others(faulty: Faulty) -> None:
+def test_one_parquet_column(faulty: Faulty) -> None:
+    """One column of a Parquet file is read without the others."""
     chance = random.Random(0)
     columns = {f"c{number}": [chance.random() for _ in range(60_000)] for number in range(10)}
     stored = io.BytesIO()
@@ -202,21 +210,23 @@ def test_a_column_of_a_parquet_file_is_read_without_the_others(faulty: Faulty) -
     assert sum(reads_of(faulty)) - before <= 2 * 128 * KIB + 2 * size / 10
 
 
-# ---- what goes wrong
+# ---- faults
 
 
 BROKEN = [TruncateBody(1000), TruncateBody(0, reset=True), DropResponse(), Answer(503, "SlowDown")]
 
 
 @pytest.mark.parametrize("action", BROKEN, ids=str)
-def test_a_fault_that_passes_is_not_noticed_in_what_is_read_ahead(faulty: Faulty, action: Any) -> None:
+def test_passing_fault(faulty: Faulty, action: Any) -> None:
+    """A passing fault during read-ahead does not reach the caller."""
     faulty.put(CONTENT)
     faulty.inject(read_operation(faulty), action, skip=2, times=2)
     with client_of(faulty).open(s3.NAME, "rb") as file:
         assert b"".join(iter(lambda: file.read(MIB), b"")) == CONTENT
 
 
-def test_a_fault_that_stays_is_raised_by_the_read_that_meets_it(faulty: Faulty) -> None:
+def test_lasting_fault(faulty: Faulty) -> None:
+    """A lasting fault is raised by the read that needs the missing bytes, and reading can continue afterwards."""
     faulty.put(CONTENT)
     faulty.inject(read_operation(faulty), DropResponse(), skip=2, times=None)
     read = bytearray()
@@ -236,7 +246,8 @@ def read_on(file: Any, size: int, read: bytearray) -> None:
 
 
 @pytest.mark.parametrize("size", [10_000, MIB, -1])
-def test_an_object_replaced_while_it_is_read_ahead_is_an_error_and_never_a_mix(faulty: Faulty, size: int) -> None:
+def test_replaced_object(faulty: Faulty, size: int) -> None:
+    """An object that is replaced during read-ahead is an error, and never a mix of two versions."""
     faulty.put(CONTENT)
     with client_of(faulty).open(s3.NAME, "rb") as file:
         read = bytearray().join(file.read(100_000) for _ in range(5))
@@ -246,7 +257,8 @@ def test_an_object_replaced_while_it_is_read_ahead_is_an_error_and_never_a_mix(f
         assert CONTENT.startswith(read)
 
 
-def test_an_object_deleted_while_it_is_open_is_not_found(faulty: Faulty) -> None:
+def test_deleted_object(faulty: Faulty) -> None:
+    """An object that is deleted while it is open raises FileNotFoundError."""
     faulty.put(CONTENT)
     client = client_of(faulty)
     with client.open(s3.NAME, "rb") as file:
@@ -270,7 +282,8 @@ def s3_faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("start", "end"), [(0, 10), (5000, 100_000), (SIZE - 10, SIZE + 10), (SIZE + 1, SIZE + 5), (-404, None)]
 )
-def test_a_slice_is_one_request(s3_faulty: s3.Faulty, start: int, end: int | None) -> None:
+def test_one_slice(s3_faulty: s3.Faulty, start: int, end: int | None) -> None:
+    """A slice costs one request."""
     s3_faulty.put(CONTENT)
     client = s3_faulty.client()
     assert client.filesystem.cat_file(client.url(s3.NAME), start, end) == CONTENT[start:end]
@@ -279,7 +292,8 @@ def test_a_slice_is_one_request(s3_faulty: s3.Faulty, start: int, end: int | Non
     assert [entry.operation for entry in s3_faulty.proxy.requests] == ["GetObject"] * 2
 
 
-def test_neighbours_are_one_request(s3_faulty: s3.Faulty) -> None:
+def test_nearby_slices(s3_faulty: s3.Faulty) -> None:
+    """Slices that are near each other cost one request."""
     s3_faulty.put(CONTENT)
     client = s3_faulty.client()
     starts = [number * 20_000 for number in range(10)]
@@ -288,7 +302,8 @@ def test_neighbours_are_one_request(s3_faulty: s3.Faulty) -> None:
     assert [entry.operation for entry in s3_faulty.proxy.requests] == ["GetObject"]
 
 
-def test_a_slice_of_what_is_not_there_is_not_found(s3_faulty: s3.Faulty) -> None:
+def test_slice_of_missing_object(s3_faulty: s3.Faulty) -> None:
+    """A slice of a missing object is an ObjectNotFoundError."""
     client = s3_faulty.client()
     with pytest.raises(ObjectNotFoundError):
         client.filesystem.cat_file(client.url(s3.NAME), 0, 10)
@@ -297,14 +312,16 @@ def test_a_slice_of_what_is_not_there_is_not_found(s3_faulty: s3.Faulty) -> None
 
 
 @pytest.mark.parametrize("action", [TruncateBody(1000), TruncateBody(0, reset=True), DropResponse(), s3.SLOW_DOWN], ids=str)
-def test_a_fault_that_passes_is_not_noticed_in_a_slice(s3_faulty: s3.Faulty, action: Any) -> None:
+def test_passing_fault_in_slice(s3_faulty: s3.Faulty, action: Any) -> None:
+    """A passing fault during the read of a slice does not reach the caller."""
     s3_faulty.put(CONTENT)
     s3_faulty.inject("GetObject", action, times=3)
     client = s3_faulty.client()
     assert client.filesystem.cat_file(client.url(s3.NAME), 10, 50_000) == CONTENT[10:50_000]
 
 
-def test_a_server_that_answers_a_slice_with_something_else_is_not_believed(s3_faulty: s3.Faulty) -> None:
+def test_wrong_answer_to_slice(s3_faulty: s3.Faulty) -> None:
+    """An answer without the requested range is discarded, and the slice is read again."""
     s3_faulty.put(CONTENT)
     client = s3_faulty.client()
     etag = ("ETag", f'"{client.info(s3.NAME).etag}"')
@@ -318,7 +335,8 @@ def test_a_server_that_answers_a_slice_with_something_else_is_not_believed(s3_fa
         assert client.filesystem.cat_file(client.url(s3.NAME), 10, 20) == CONTENT[10:20]
 
 
-def test_a_bit_that_flips_in_a_range_is_not_noticed_for_no_store_keeps_checksums_of_ranges(s3_faulty: s3.Faulty) -> None:
+def test_flipped_bit_in_slice(s3_faulty: s3.Faulty) -> None:
+    """A flipped bit in a slice is not detected, because stores have no checksums of ranges."""
     s3_faulty.put(CONTENT)
     s3_faulty.inject("GetObject", FlipBit(at=5))
     client = s3_faulty.client()

@@ -1,4 +1,4 @@
-"""`register_filesystems`: pandas and fsspec open URLs by the filesystems of this library, and nothing else changes."""
+"""`register_filesystems`: pandas and fsspec open URLs through this library, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHILD_SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
-    """What fsspec has registered is as it was, afterwards."""
+    """Restore fsspec's registry after each test."""
     before, known = dict(loaded), dict(known_implementations)
     yield
     loaded.clear()
@@ -53,8 +53,8 @@ def rig(request: pytest.FixtureRequest) -> Rig:
     return make_rig(request.param, request)
 
 
-def said_by(program: str, **environment: str) -> str:
-    """What a Python of its own prints."""
+def output_of(program: str, **environment: str) -> str:
+    """Return the output of a program that runs in a new Python process."""
     command = [sys.executable, "-c", program]
     ran = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=CHILD_SECONDS, env={**os.environ, **environment}
@@ -62,26 +62,30 @@ def said_by(program: str, **environment: str) -> str:
     return ran.stdout.strip()
 
 
-def test_all_protocols_are_registered() -> None:
+def test_all_protocols() -> None:
+    """Without arguments, all protocols of the installed providers are registered."""
     assert register_filesystems() == list(CLASSES)
     assert {protocol: fsspec.get_filesystem_class(protocol) for protocol in CLASSES} == CLASSES
 
 
-def test_only_the_protocols_that_are_named_are_registered() -> None:
+def test_named_protocols() -> None:
+    """Only the named protocols are registered."""
     before = {protocol: fsspec.get_filesystem_class(protocol) for protocol in CLASSES}
     assert register_filesystems("gs", "s3") == ["gs", "s3"]
     now = {protocol: fsspec.get_filesystem_class(protocol) for protocol in CLASSES}
     assert now == {**before, "gs": GCSFileSystem, "s3": S3FileSystem}
 
 
-def test_a_protocol_that_we_have_nothing_for_is_a_value_error_and_registers_nothing() -> None:
+def test_unknown_protocol() -> None:
+    """An unknown protocol raises ValueError, and nothing is registered."""
     before = fsspec.get_filesystem_class("s3")
     with pytest.raises(ValueError, match=r"'ftp', only for s3, s3a, gs"):
         register_filesystems("s3", "ftp")
     assert fsspec.get_filesystem_class("s3") is before
 
 
-def test_importing_the_package_changes_nothing() -> None:
+def test_import_without_effect() -> None:
+    """The import of the package and of its filesystems does not change fsspec's registry."""
     program = """
 import fsspec.registry
 from fsspec.registry import known_implementations, registry
@@ -92,10 +96,11 @@ gllm_storage.register_filesystems
 assert before == (dict(registry), dict(known_implementations))
 print(fsspec.get_filesystem_class("s3").__module__)
 """
-    assert said_by(program) == "s3fs.core"
+    assert output_of(program) == "s3fs.core"
 
 
-def test_what_is_not_installed_is_left_out_and_missed_only_where_it_is_named() -> None:
+def test_missing_packages() -> None:
+    """Providers whose packages are missing are left out; naming one raises ImportError with the extra."""
     program = """
 import importlib.util, sys
 found = importlib.util.find_spec
@@ -108,12 +113,13 @@ try:
 except ImportError as error:
     print(error)
 """
-    said = said_by(program).splitlines()
+    said = output_of(program).splitlines()
     assert said[0] == "['s3', 's3a']"
     assert "pip install 'gllm-storage[gcs]'" in said[1]
 
 
-def test_pandas_writes_and_reads_by_url(rig: Rig) -> None:
+def test_pandas(rig: Rig) -> None:
+    """Tables of pandas are written and read by URL; reading raises ObjectNotFoundError for a missing object."""
     register_filesystems()
     options = rig.client().storage_options
     table = pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.25]})
@@ -127,7 +133,8 @@ def test_pandas_writes_and_reads_by_url(rig: Rig) -> None:
         pd.read_csv(f"{url}/missing.csv", storage_options=options)
 
 
-def test_fsspec_opens_with_the_promises(rig: Rig) -> None:
+def test_fsspec_open(rig: Rig) -> None:
+    """`fsspec.open` creates exclusively through the filesystem of this library."""
     register_filesystems()
     url, options = url_of(rig, "a"), rig.client().storage_options
     with fsspec.open(url, "xb", **options) as file:
@@ -141,7 +148,8 @@ def test_fsspec_opens_with_the_promises(rig: Rig) -> None:
     assert filesystem.exists(path)
 
 
-def test_a_forked_child_opens_through_ours(rig: Rig) -> None:
+def test_forked_child(rig: Rig) -> None:
+    """A forked child opens URLs through the filesystems of this library."""
     rig.second.put(rig.key("a"), b"content")
     program = f"""
 import json, os
@@ -161,10 +169,11 @@ if not pid:
         os._exit(code)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    assert said_by(program, OPTIONS=json.dumps(rig.client().storage_options)) == "0"
+    assert output_of(program, OPTIONS=json.dumps(rig.client().storage_options)) == "0"
 
 
-def test_the_content_that_a_url_gives_is_verified(request: pytest.FixtureRequest) -> None:
+def test_verified_content(request: pytest.FixtureRequest) -> None:
+    """The content of a URL is verified by its checksum."""
     register_filesystems("s3")
     rig = make_rig("ceph", request)
     second: Any = rig.second

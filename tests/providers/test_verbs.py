@@ -1,4 +1,4 @@
-"""The four documented verbs, on every store: what they return, what they raise, and what they leave."""
+"""The four documented verbs on every store: their results, their exceptions and their effects."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ VERBS: dict[str, Verb] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A local folder that holds nothing; the store ``file`` is elsewhere."""
+    """An empty local folder; the store ``file`` is elsewhere."""
     made = tmp_path / "local"
     made.mkdir()
     return made
@@ -67,19 +67,19 @@ def new_file(folder: Path, size: int = SMALL, name: str = "source.bin") -> Path:
 
 
 def in_parts(rig: Rig, **config: str) -> FsspecStorageClient:
-    """A client that sends a file of `LARGE` in parts, where there is such a thing."""
+    """Return a client that sends a file of `LARGE` bytes in parts, if the provider has parts."""
     return rig.client(**(SMALL_PARTS if rig.provider == "s3" else {}), **config)
 
 
 def failures(verbs: dict[str, Verb], client: FsspecStorageClient, path: str, folder: Path) -> dict[str, Exception | None]:
-    """What each verb raises."""
+    """Return the exception of each verb, None for success."""
     return {name: _failure(verb, client, path, folder) for name, verb in verbs.items()}
 
 
 def _failure(verb: Verb, client: FsspecStorageClient, path: str, folder: Path) -> Exception | None:
     try:
         verb(client, path, folder)
-    except Exception as error:  # noqa: BLE001 - which one it is, the test says
+    except Exception as error:  # noqa: BLE001 - the test checks the type
         return error
     return None
 
@@ -89,7 +89,8 @@ def kinds(raised: dict[str, Exception | None]) -> dict[str, type[object]]:
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
-def test_a_file_of_any_size_makes_the_round_trip_and_leaves_nothing(rig: Rig, folder: Path, size: int) -> None:
+def test_round_trip(rig: Rig, folder: Path, size: int) -> None:
+    """A file of any size makes the round trip, and nothing is left behind."""
     client, source, copy = in_parts(rig), new_file(folder, size), folder / "new" / "folder" / "copy.bin"
 
     url = client.upload_file(source, "v3/model.bin")
@@ -110,9 +111,8 @@ def test_a_file_of_any_size_makes_the_round_trip_and_leaves_nothing(rig: Rig, fo
     assert rig.open_uploads() == []
 
 
-def test_arguments_have_the_documented_names_order_and_types(
-    rig: Rig, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documented_arguments(rig: Rig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments have the documented names, order and types."""
     monkeypatch.chdir(folder)
     client, content = rig.client(), new_file(folder).read_bytes()
     by_name = client.upload_file(local_path=Path("source.bin"), remote_path="model.bin", check_conflict=False)
@@ -126,7 +126,8 @@ def test_arguments_have_the_documented_names_order_and_types(
     assert sorted(os.listdir(folder)) == ["one.bin", "source.bin", "two.bin"]
 
 
-def test_an_object_is_named_by_relative_path_root_path_or_url(rig: Rig, folder: Path) -> None:
+def test_path_forms(rig: Rig, folder: Path) -> None:
+    """A relative path, a path from the root and a URL name the same object."""
     client, source, url = rig.client(), new_file(folder), f"{rig.scheme}://{rig.base}{rig.prefix}/v3/model.bin"
     for path in ("v3/model.bin", f"/{rig.prefix}/v3/model.bin", url):
         assert client.upload_file(source, path) == url == client.url(path)
@@ -138,13 +139,15 @@ def test_an_object_is_named_by_relative_path_root_path_or_url(rig: Rig, folder: 
         assert rig.keys() == []
 
 
-def test_without_a_prefix_a_relative_path_begins_at_the_root(rig: Rig, folder: Path) -> None:
+def test_path_without_prefix(rig: Rig, folder: Path) -> None:
+    """Without a prefix, a relative path begins at the root."""
     client = rig.client(prefix="")
     assert client.upload_file(new_file(folder), rig.key("model.bin")) == rig.client().url("model.bin")
     assert rig.keys() == ["model.bin"]
 
 
-def test_a_url_of_another_bucket_or_scheme_is_refused(rig: Rig, folder: Path) -> None:
+def test_url_of_other_bucket(rig: Rig, folder: Path) -> None:
+    """A URL of another bucket or scheme raises ValueError in every verb."""
     client = rig.client()
     new_file(folder)
     own = client.url("model.bin").removeprefix(f"{rig.scheme}://")
@@ -155,7 +158,8 @@ def test_a_url_of_another_bucket_or_scheme_is_refused(rig: Rig, folder: Path) ->
     assert rig.keys() == []
 
 
-def test_an_upload_replaces_what_is_there(rig: Rig, folder: Path) -> None:
+def test_upload_over_object(rig: Rig, folder: Path) -> None:
+    """An upload replaces the existing object."""
     client = rig.client()
     for size in (10, SMALL, 10, 0, 1):
         source = new_file(folder, size)
@@ -165,7 +169,8 @@ def test_an_upload_replaces_what_is_there(rig: Rig, folder: Path) -> None:
     assert rig.keys() == ["model.bin"]
 
 
-def test_a_download_replaces_the_local_file(rig: Rig, folder: Path) -> None:
+def test_download_over_file(rig: Rig, folder: Path) -> None:
+    """A download replaces the local file."""
     client, copy = rig.client(), new_file(folder, 10 * SMALL, "copy.bin")
     rig.second.put(rig.key("model.bin"), b"short")
     client.download_file("model.bin", copy)
@@ -175,7 +180,8 @@ def test_a_download_replaces_the_local_file(rig: Rig, folder: Path) -> None:
 
 @pytest.mark.parametrize("rig", ["ceph", "ceph-tls"], indirect=True)
 @pytest.mark.parametrize("config", [{"multipart_threshold": "5GB"}, {"part_size": "16MiB"}], ids=["request", "parts"])
-def test_requests_too_large_to_be_held_in_memory_make_the_round_trip(rig: Rig, folder: Path, config: dict[str, str]) -> None:
+def test_large_requests(rig: Rig, folder: Path, config: dict[str, str]) -> None:
+    """Requests that are too large to be held in memory make the round trip."""
     client, source = rig.client(**config), new_file(folder, 20 * MIB)
     client.upload_file(source, "model.bin")
     assert rig.second.get(rig.key("model.bin")) == source.read_bytes()
@@ -184,9 +190,8 @@ def test_requests_too_large_to_be_held_in_memory_make_the_round_trip(rig: Rig, f
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_check_conflict_creates_once_and_leaves_the_first_object_as_it_was(
-    creating_rig: Rig, folder: Path, size: int
-) -> None:
+def test_check_conflict(creating_rig: Rig, folder: Path, size: int) -> None:
+    """`check_conflict` creates an object once; a second upload is refused and changes nothing."""
     rig, client, first = creating_rig, in_parts(creating_rig), new_file(folder, size, "first.bin")
     url = client.upload_file(first, "model.bin", check_conflict=True)
     assert url == client.url("model.bin")
@@ -201,7 +206,8 @@ def test_check_conflict_creates_once_and_leaves_the_first_object_as_it_was(
     assert rig.open_uploads() == []
 
 
-def test_check_conflict_finds_what_another_client_wrote(creating_rig: Rig, folder: Path) -> None:
+def test_check_conflict_existing(creating_rig: Rig, folder: Path) -> None:
+    """`check_conflict` refuses to replace an object that another client wrote."""
     rig, client, source = creating_rig, creating_rig.client(), new_file(folder)
     for existing in (b"", b"theirs"):
         rig.second.put(rig.key("model.bin"), existing)
@@ -215,7 +221,8 @@ def test_check_conflict_finds_what_another_client_wrote(creating_rig: Rig, folde
     assert rig.keys() == ["model.bin"]
 
 
-def test_check_conflict_in_parts_finds_what_another_client_wrote(parts_rig: Rig, folder: Path) -> None:
+def test_check_conflict_in_parts(parts_rig: Rig, folder: Path) -> None:
+    """`check_conflict` refuses to replace an object with an upload in parts."""
     parts_rig.second.put(parts_rig.key("model.bin"), b"theirs")
     with pytest.raises(ObjectExistsError):
         in_parts(parts_rig).upload_file(new_file(folder, LARGE), "model.bin", check_conflict=True)
@@ -225,9 +232,8 @@ def test_check_conflict_in_parts_finds_what_another_client_wrote(parts_rig: Rig,
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_a_store_that_cannot_create_exclusively_says_so_before_anything_is_written(
-    careless_rig: Rig, folder: Path, size: int
-) -> None:
+def test_check_conflict_unsupported(careless_rig: Rig, folder: Path, size: int) -> None:
+    """`check_conflict` is refused before anything is written if the store cannot create exclusively."""
     rig, client, source = careless_rig, in_parts(careless_rig), new_file(folder, size)
     rig.second.put(rig.key("theirs.bin"), b"theirs")
     for path in ("model.bin", "theirs.bin"):
@@ -239,7 +245,8 @@ def test_a_store_that_cannot_create_exclusively_says_so_before_anything_is_writt
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_best_effort_looks_first_and_warns_that_this_can_race(careless_rig: Rig, folder: Path, size: int) -> None:
+def test_check_conflict_best_effort(careless_rig: Rig, folder: Path, size: int) -> None:
+    """The best-effort conflict check asks for the object before the write, and warns that writers can race."""
     rig, source = careless_rig, new_file(folder, size)
     client = in_parts(rig, conditional_writes="best-effort")
     with pytest.warns(NonAtomicWriteWarning, match=r"model\.bin"):
@@ -251,7 +258,8 @@ def test_best_effort_looks_first_and_warns_that_this_can_race(careless_rig: Rig,
     assert rig.open_uploads() == []
 
 
-def test_a_prefix_is_not_a_file(rig: Rig, folder: Path) -> None:
+def test_prefix_of_objects(rig: Rig, folder: Path) -> None:
+    """A prefix of objects is not a file."""
     rig.second.put(rig.key("dir/sub/model.bin"), b"content")
     client = rig.client()
     for prefix in ("dir", "dir/sub"):
@@ -261,7 +269,8 @@ def test_a_prefix_is_not_a_file(rig: Rig, folder: Path) -> None:
     assert os.listdir(folder) == []
 
 
-def test_a_missing_object_is_a_file_not_found_that_names_it(rig: Rig, folder: Path) -> None:
+def test_missing_object(rig: Rig, folder: Path) -> None:
+    """A missing object raises ObjectNotFoundError, a FileNotFoundError, with its URL."""
     client = rig.client()
     assert client.file_exists("absent.bin") is False
     raised = failures(READERS, client, "absent.bin", folder)
@@ -273,7 +282,8 @@ def test_a_missing_object_is_a_file_not_found_that_names_it(rig: Rig, folder: Pa
     assert rig.keys() == []
 
 
-def test_a_failed_download_leaves_the_local_file_as_it_was(rig: Rig, folder: Path) -> None:
+def test_failed_download(rig: Rig, folder: Path) -> None:
+    """A failed download leaves the local file as it was."""
     copy = new_file(folder, name="copy.bin")
     content = copy.read_bytes()
     with pytest.raises(ObjectNotFoundError):
@@ -282,7 +292,8 @@ def test_a_failed_download_leaves_the_local_file_as_it_was(rig: Rig, folder: Pat
     assert os.listdir(folder) == ["copy.bin"]
 
 
-def test_a_missing_local_file_is_a_plain_file_not_found(rig: Rig, folder: Path) -> None:
+def test_missing_local_file(rig: Rig, folder: Path) -> None:
+    """An upload of a missing local file raises a plain FileNotFoundError with its path."""
     client = rig.client()
     new_file(folder)
     for name in ("absent.bin", "absent/source.bin", "source.bin/below"):
@@ -293,7 +304,8 @@ def test_a_missing_local_file_is_a_plain_file_not_found(rig: Rig, folder: Path) 
     assert rig.keys() == []
 
 
-def test_a_folder_is_neither_source_nor_target(rig: Rig, folder: Path) -> None:
+def test_local_folder(rig: Rig, folder: Path) -> None:
+    """A local folder is neither a source nor a target of a transfer."""
     client = rig.client()
     with pytest.raises(StorageError, match="is a directory"):
         client.upload_file(folder, "model.bin")
@@ -305,7 +317,8 @@ def test_a_folder_is_neither_source_nor_target(rig: Rig, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("rig", WITH_BUCKETS, indirect=True)
-def test_a_missing_bucket_is_not_a_missing_file(rig: Rig, folder: Path) -> None:
+def test_missing_bucket(rig: Rig, folder: Path) -> None:
+    """A missing bucket raises BucketNotFoundError, which is not a FileNotFoundError."""
     new_file(folder)
     raised = failures(VERBS, rig.client_of("no-such-bucket"), "model.bin", folder)
     assert kinds(raised) == dict.fromkeys(VERBS, BucketNotFoundError)
@@ -314,9 +327,10 @@ def test_a_missing_bucket_is_not_a_missing_file(rig: Rig, folder: Path) -> None:
     assert os.listdir(folder) == ["source.bin"]
 
 
-def test_what_another_client_writes_is_seen_at_once(rig: Rig, folder: Path) -> None:
+def test_write_by_other_client(rig: Rig, folder: Path) -> None:
+    """The write of another client is visible at once."""
     client, copy = rig.client(), folder / "copy.bin"
-    # Looked for and listed before: whatever were remembered of that would be wrong soon.
+    # Checked and listed before the first write: a cached answer would be wrong afterwards.
     assert client.file_exists("v3/model.bin") is False
     assert list(client.list_files()) == []
     for content in (b"first", b"a longer second", b""):
@@ -330,7 +344,8 @@ def test_what_another_client_writes_is_seen_at_once(rig: Rig, folder: Path) -> N
     assert [each.url for each in client.list_files("v3/")] == [client.url("v3/model.bin"), client.url("v3/other.bin")]
 
 
-def test_what_another_of_our_clients_deletes_is_gone_at_once(rig: Rig, folder: Path) -> None:
+def test_delete_by_other_client(rig: Rig, folder: Path) -> None:
+    """An object that another client deleted is absent at once."""
     client, other = rig.client(), rig.client()
     rig.second.put(rig.key("model.bin"), b"theirs")
     assert client.info("model.bin").size == len(b"theirs")

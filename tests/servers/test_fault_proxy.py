@@ -27,7 +27,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from tests.faults import (
+from gllm_storage.testing.faults import (
     Action,
     Answer,
     AnswerAfter,
@@ -47,7 +47,7 @@ from tests.faults import (
     Throttle,
     TruncateBody,
 )
-from tests.faults.http1 import operation_of
+from gllm_storage.testing.faults.http1 import operation_of
 from tests.servers import S3Server, ministack, require
 from tests.waiting import PATIENCE, eventually
 

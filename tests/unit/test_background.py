@@ -1,4 +1,4 @@
-"""Tasks that run beside a caller who makes more of them."""
+"""Background tasks: they run in threads beside the caller that starts them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def fail() -> None:
     raise ZeroDivisionError
 
 
-def test_tasks_run_side_by_side_up_to_a_number() -> None:
+def test_concurrency_limit() -> None:
+    """Three tasks run at a time, and never more."""
     stop, running, most = Stop(), set(), []
-    crew = Background(3, stop, lambda: None)
+    tasks = Background(3, stop, lambda: None)
     together = threading.Barrier(3)
 
     def work() -> None:
@@ -31,44 +32,47 @@ def test_tasks_run_side_by_side_up_to_a_number() -> None:
         running.discard(threading.get_ident())
 
     for _ in range(9):
-        crew.start(work)
-    crew.finish()
+        tasks.start(work)
+    tasks.finish()
     assert len(most) == 9
     assert max(most) == 3
 
 
-def test_a_task_can_be_ended_by_the_stop() -> None:
+def test_running_stop() -> None:
+    """A task can read the stop of its transfer."""
     stop, seen = Stop(), []
-    crew = Background(1, stop, lambda: None)
-    crew.start(lambda: seen.append(running_stop()))
-    crew.finish()
+    tasks = Background(1, stop, lambda: None)
+    tasks.start(lambda: seen.append(running_stop()))
+    tasks.finish()
     assert seen == [stop]
 
 
-def test_a_failure_ends_all_and_is_raised_from_then_on() -> None:
-    stop, told = Stop(), []
-    crew = Background(2, stop, lambda: told.append(threading.current_thread()))
+def test_failed_task() -> None:
+    """A failure sets the stop, runs the callback once, and is raised by every later call."""
+    stop, callers = Stop(), []
+    tasks = Background(2, stop, lambda: callers.append(threading.current_thread()))
     others = threading.Event()
 
     def work() -> None:
         others.wait(SECONDS)
-        assert told == []
+        assert callers == []
 
-    crew.start(work)
-    crew.start(fail)
+    tasks.start(work)
+    tasks.start(fail)
     others.set()
-    for call in (crew.finish, crew.check, lambda: crew.start(fail)):
+    for call in (tasks.finish, tasks.check, lambda: tasks.start(fail)):
         with pytest.raises(ZeroDivisionError):
             call()
-    crew.end()
+    tasks.end()
     assert stop.is_set()
-    assert len(told) == 1
-    assert told[0] is not threading.current_thread()
+    assert len(callers) == 1
+    assert callers[0] is not threading.current_thread()
 
 
-def test_a_task_that_stopped_because_another_failed_hides_nothing() -> None:
+def test_failure_after_stopped_task() -> None:
+    """A task that stopped does not hide the error of the task that failed."""
     stop, go = Stop(), threading.Event()
-    crew = Background(2, stop, lambda: None)
+    tasks = Background(2, stop, lambda: None)
 
     def fail_late() -> None:
         go.wait(SECONDS)
@@ -77,51 +81,55 @@ def test_a_task_that_stopped_because_another_failed_hides_nothing() -> None:
     def stopped() -> None:
         raise TransferStopped
 
-    crew.start(fail_late)
-    crew.start(stopped)
+    tasks.start(fail_late)
+    tasks.start(stopped)
     with pytest.raises(TransferStopped):
-        crew.finish()
+        tasks.finish()
     go.set()
-    crew.end()
+    tasks.end()
     with pytest.raises(ZeroDivisionError):
-        crew.check()
+        tasks.check()
 
 
-def test_who_waits_hears_of_the_end() -> None:
+def test_finish_after_stop() -> None:
+    """`finish` raises TransferStopped soon after the stop is set."""
     stop, go = Stop(), threading.Event()
-    crew = Background(1, stop, lambda: None)
+    tasks = Background(1, stop, lambda: None)
 
     def work() -> None:
         go.wait(SECONDS)
 
-    crew.start(work)
+    tasks.start(work)
     threading.Timer(0.1, stop.set).start()
     begun = time.monotonic()
     with pytest.raises(TransferStopped):
-        crew.finish()
+        tasks.finish()
     assert time.monotonic() - begun < SECONDS
     go.set()
-    crew.end()
+    tasks.end()
 
 
-def test_a_task_that_ends_all_does_not_wait_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_inside_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that calls `end` does not wait for itself."""
     monkeypatch.setattr(background, "_STOP_SECONDS", 2 * SECONDS)
     stop = Stop()
-    crew = Background(2, stop, lambda: None)
+    tasks = Background(2, stop, lambda: None)
     begun = time.monotonic()
-    crew.start(crew.end)
-    crew.end()
+    tasks.start(tasks.end)
+    tasks.end()
     assert stop.is_set()
     assert time.monotonic() - begun < SECONDS
 
 
-def test_an_interpreter_that_takes_no_more_threads_runs_tasks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_new_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can start, `start` runs the task in the caller's thread."""
+
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     ran = []
-    crew = Background(1, Stop(), lambda: None)
-    crew.start(lambda: ran.append(threading.current_thread()))
-    crew.finish()
+    tasks = Background(1, Stop(), lambda: None)
+    tasks.start(lambda: ran.append(threading.current_thread()))
+    tasks.finish()
     assert ran == [threading.current_thread()]

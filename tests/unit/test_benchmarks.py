@@ -1,4 +1,4 @@
-"""The benchmark: its arithmetic, its tables and picture, its proxy, and the whole command in its smallest form."""
+"""The benchmark: its arithmetic, its tables and picture, its proxy, and the complete command at its smallest size."""
 
 from __future__ import annotations
 
@@ -51,29 +51,34 @@ def summaries() -> dict[str, dict[str, Summary]]:
     return summarise(samples, {"obstore", "s3fs"}, YARDSTICKS)
 
 
-def test_a_median_is_the_middle_run_and_not_the_mean(summaries: dict[str, dict[str, Summary]]) -> None:
+def test_median(summaries: dict[str, dict[str, Summary]]) -> None:
+    """The median is the middle run, not the mean."""
     ours = summaries["upload-1g"]["gllm-storage"]
     assert (ours.medians["wall"], ours.least["wall"], ours.most["wall"], ours.runs) == (2.0, 1.0, 9.0, 3)
 
 
-def test_the_best_peer_is_found_for_each_figure_and_is_neither_us_nor_a_reference(
+def test_best_peer(
     summaries: dict[str, dict[str, Summary]],
 ) -> None:
+    """The best peer of each figure is neither this library nor a reference."""
     ours = summaries["upload-1g"]["gllm-storage"]
     assert (ours.to_best["wall"], ours.to_best["cpu"]) == (0.5, 0.625)
     assert summaries["upload-1g"]["awscrt"].to_best["wall"] == 0.125
 
 
-def test_ratios_to_s3fs_are_of_medians(summaries: dict[str, dict[str, Summary]]) -> None:
+def test_ratio_to_s3fs(summaries: dict[str, dict[str, Summary]]) -> None:
+    """The ratio to s3fs is the ratio of the two medians."""
     assert summaries["upload-1g"]["gllm-storage"].to_yardstick["wall"] == 0.25
 
 
-def test_without_a_rival_there_is_no_ratio() -> None:
+def test_ratio_without_peers() -> None:
+    """Without another peer there are no ratios."""
     alone = summarise([sample("gllm-storage", 1.0, 1.0)], {"s3fs"}, YARDSTICKS)["upload-1g"]["gllm-storage"]
     assert (alone.to_best, alone.to_yardstick) == ({}, {})
 
 
-def test_each_round_begins_with_another_peer() -> None:
+def test_order_of_peers() -> None:
+    """Each round begins with another peer."""
     assert [order(["a", "b", "c"], turn) for turn in range(4)] == [
         ["a", "b", "c"],
         ["b", "c", "a"],
@@ -82,7 +87,8 @@ def test_each_round_begins_with_another_peer() -> None:
     ]
 
 
-def test_jobs_are_chosen_by_name_first_words_and_pattern() -> None:
+def test_choice_of_jobs() -> None:
+    """Jobs are chosen by name, by the first words of a name, or by a pattern."""
     assert [job.name for job in choose_jobs(["latency"])] == ["latency-upload", "latency-exists", "latency-download"]
     assert [job.name for job in choose_jobs(["*-4g"])] == [
         "upload-4g",
@@ -95,17 +101,20 @@ def test_jobs_are_chosen_by_name_first_words_and_pattern() -> None:
         choose_jobs(["uplaod"])
 
 
-def test_a_quick_job_is_small_and_still_goes_in_parts() -> None:
+def test_quick_jobs() -> None:
+    """Quick jobs are small, and the large ones still need several parts."""
     assert {job.size for job in choose_jobs(["upload-1g", "upload-4g"], quick=True)} == {16 * MIB, 64 * MIB}
     assert all(job.size * job.count < GIB for job in choose_jobs([], quick=True))
 
 
-def test_a_task_survives_json() -> None:
+def test_task_in_json() -> None:
+    """A task survives a round trip through JSON."""
     task = Task(Endpoint("http://127.0.0.1:1", "b", "k", "s"), Layout("folder", "prefix"), "upload", 5, 1, MIB)
     assert Task.from_dict(json.loads(json.dumps(task.to_dict()))) == task
 
 
-def test_the_table_is_in_order_of_time_and_says_who_is_not_in_it(summaries: dict[str, dict[str, Summary]]) -> None:
+def test_table(summaries: dict[str, dict[str, Summary]]) -> None:
+    """The table is sorted by time, and gives a reason for each missing peer."""
     outcome = Outcome()
     jobs = choose_jobs(["upload-1g"])
     outcome.fail(jobs[0], "boto3", "Traceback\nRuntimeError: no more")
@@ -121,12 +130,14 @@ def test_the_table_is_in_order_of_time_and_says_who_is_not_in_it(summaries: dict
     assert "- obstore: cannot be imported" in table
 
 
-def test_all_rows_of_a_table_have_as_many_cells_as_its_head(summaries: dict[str, dict[str, Summary]]) -> None:
+def test_cells_of_the_table(summaries: dict[str, dict[str, Summary]]) -> None:
+    """Every row of a table has as many cells as its header."""
     lines = report.to_markdown(choose_jobs(["upload-1g"]), summaries, Outcome(), {}).splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
-def test_the_json_holds_samples_summaries_and_machine_but_no_name_or_path(summaries: dict[str, dict[str, Summary]]) -> None:
+def test_json_report(summaries: dict[str, dict[str, Summary]]) -> None:
+    """The JSON report holds the samples and describes the machine, without the user's home folder."""
     outcome = Outcome([sample("s3fs", 8.0, 1.6)])
     found = report.to_json(choose_jobs(["upload-1g"]), summaries, outcome, {}, {"endpoint": "nulls3"})
     assert json.loads(json.dumps(found))["samples"] == [asdict(outcome.samples[0])]
@@ -134,7 +145,8 @@ def test_the_json_holds_samples_summaries_and_machine_but_no_name_or_path(summar
     assert str(Path.home()) not in json.dumps(found)
 
 
-def test_the_picture_is_well_formed_and_shows_each_peer_of_each_job(summaries: dict[str, dict[str, Summary]]) -> None:
+def test_picture(summaries: dict[str, dict[str, Summary]]) -> None:
+    """The picture is well-formed SVG, with two bars for each peer of a job."""
     root = ET.fromstring(to_svg(choose_jobs(["upload"]), summaries, {"gllm-storage"}, "1 < 2 & so on"))  # noqa: S314
     texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"awscrt", "gllm-storage", "obstore", "s3fs", "1 GiB up", "0.50"} <= set(texts)
@@ -142,7 +154,8 @@ def test_the_picture_is_well_formed_and_shows_each_peer_of_each_job(summaries: d
     assert sorted(str(each) for each in bars) == ["cpu"] * 3 + ["cpu mine"] + ["wall"] * 3 + ["wall mine"]
 
 
-def test_a_goal_is_met_only_if_the_whole_process_meets_it_too(summaries: dict[str, dict[str, Summary]]) -> None:
+def test_goal_of_the_process(summaries: dict[str, dict[str, Summary]]) -> None:
+    """A goal is met only if the figures of the complete process meet it too."""
     found = {each.figure: each for each in goals.judge(choose_jobs(["upload-1g"]), summaries, {})}
     assert found["wall, to the best peer"].met
     assert found["CPU, to the best peer"].reached == 0.625
@@ -161,7 +174,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.wfile.write(b"x" * 100_000)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the base class
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -174,8 +187,8 @@ def web() -> Iterator[Endpoint]:
         thread.join()
 
 
-def ask(url: str, times: int) -> float:
-    """Ask so many times on one connection; seconds."""
+def time_requests(url: str, times: int) -> float:
+    """Send GET requests on one connection, and return the seconds that they took."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"))
     start = time.monotonic()
     for _ in range(times):
@@ -185,29 +198,33 @@ def ask(url: str, times: int) -> float:
     return time.monotonic() - start
 
 
-def test_the_proxy_counts_requests_and_bytes_and_delays_each_answer(web: Endpoint, tmp_path: Path) -> None:
+def test_proxy_counts(web: Endpoint, tmp_path: Path) -> None:
+    """The proxy counts requests, connections and bytes, and delays each response."""
     program = servers.compile_c(servers.SLOWPROXY, str(tmp_path))
     with servers.proxy(program, web, DELAY_MS) as slow:
-        assert ask(slow.url, 3) >= 3 * DELAY_MS / 1000
+        assert time_requests(slow.url, 3) >= 3 * DELAY_MS / 1000
     assert slow.seen["requests"] == {"GET": 3, "HEAD": 0, "PUT": 0, "POST": 0, "DELETE": 0}
     assert slow.seen["connections"] == 1
     assert 300_000 < slow.seen["bytes_down"] < 310_000
 
 
-def test_the_proxy_holds_each_connection_to_its_bandwidth(web: Endpoint, tmp_path: Path) -> None:
+def test_proxy_bandwidth(web: Endpoint, tmp_path: Path) -> None:
+    """The proxy limits the bandwidth of each connection."""
     program = servers.compile_c(servers.SLOWPROXY, str(tmp_path))
     with servers.proxy(program, web, bandwidth=1_000_000) as narrow:
-        assert ask(narrow.url, 2) >= 0.19
+        assert time_requests(narrow.url, 2) >= 0.19
 
 
-def test_a_server_of_https_cannot_be_seen_through_the_proxy() -> None:
+def test_proxy_of_https() -> None:
+    """The proxy refuses an https endpoint."""
     endpoint = Endpoint("https://127.0.0.1:1", "b", "k", "s")
     with pytest.raises(RuntimeError, match="http endpoint"), servers.proxy("slowproxy", endpoint):
         pass
 
 
 @pytest.mark.slow
-def test_the_whole_command_measures_us_and_a_peer_on_a_real_server(tmp_path: Path) -> None:
+def test_complete_command(tmp_path: Path) -> None:
+    """The command measures this library and its peers on a real server, and removes its folders."""
     files = {name: tmp_path / f"found.{name}" for name in ("json", "svg", "markdown")}
     command = [sys.executable, "-m", "benchmarks", "--venv", "none", "--server", "ministack", "--quick", "--repeats", "1"]
     command += ["--peers", "gllm-storage", "gllm-storage, unchecked", "boto3", "--work", str(tmp_path)]
@@ -230,22 +247,24 @@ def test_the_whole_command_measures_us_and_a_peer_on_a_real_server(tmp_path: Pat
     ratio = found["summaries"]["upload-16k"]["gllm-storage"]["to_best"]["wall"]
     assert ratio == pytest.approx(walls["gllm-storage"] / walls["boto3"])
     assert found["counts"]["conflict-1k"]["gllm-storage, unchecked"]["requests"]["PUT"] == 25
-    assert ET.fromstring(files["svg"].read_text()).tag.endswith("svg")  # noqa: S314 - we made it
+    assert ET.fromstring(files["svg"].read_text()).tag.endswith("svg")  # noqa: S314 - our own file
     assert files["markdown"].read_text() in done.stdout
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_every_peer_names_a_module_that_is_there() -> None:
+def test_modules_of_peers() -> None:
+    """Every peer names an existing module."""
     assert all((ROOT / "benchmarks" / "peers" / f"{entry.module}.py").is_file() for entry in PEERS.values())
 
 
-def test_an_unknown_job_is_a_plain_message(tmp_path: Path) -> None:
+def test_unknown_job(tmp_path: Path) -> None:
+    """An unknown job ends the command with a plain message."""
     command = [sys.executable, "-m", "benchmarks", "--venv", "none", "--jobs", "nonsense", "--work", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no job is called 'nonsense'" in done.stderr
 
 
-def test_a_compiler_is_here() -> None:
-    """What the proxy needs; without it the tests above fail for a reason that they do not tell."""
+def test_compiler() -> None:
+    """The tests of the proxy need a C compiler; their own failures would not say so."""
     assert shutil.which("cc")

@@ -1,4 +1,4 @@
-"""The one budget of memory of a process."""
+"""The memory budget that all transfers of a process share."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from gllm_storage.concurrency.stop import Stop, TransferStopped
 from tests.waiting import PATIENCE
 
 
-def test_bytes_in_flight_wait_until_there_is_room() -> None:
+def test_acquire_when_full() -> None:
+    """`acquire` waits until another thread releases enough bytes."""
     budget = MemoryBudget()
     budget.acquire(60, 100, Stop())
-    taken = threading.Event()
+    acquired = threading.Event()
 
-    def take() -> None:
+    def acquire() -> None:
         budget.acquire(60, 100, Stop())
-        taken.set()
+        acquired.set()
 
-    thread = threading.Thread(target=take, daemon=True)
+    thread = threading.Thread(target=acquire, daemon=True)
     thread.start()
-    assert not taken.wait(0.3)
+    assert not acquired.wait(0.3)
     budget.release(60)
-    assert taken.wait(PATIENCE)
+    assert acquired.wait(PATIENCE)
     assert budget.taken == 60
 
 
-def test_a_single_piece_that_is_larger_than_the_limit_fits() -> None:
+def test_acquire_above_the_limit() -> None:
+    """An empty budget grants one request above the limit."""
     budget = MemoryBudget()
     budget.acquire(500, 100, Stop())
     assert budget.taken == 500
 
 
-def test_waiting_ends_when_the_transfer_is_given_up() -> None:
+def test_acquire_after_stop() -> None:
+    """`acquire` raises TransferStopped instead of waiting when the transfer is stopped."""
     budget = MemoryBudget()
     budget.acquire(100, 100, Stop())
     stop = Stop()
@@ -44,7 +47,8 @@ def test_waiting_ends_when_the_transfer_is_given_up() -> None:
     assert budget.taken == 100
 
 
-def test_what_is_held_leaves_room_for_a_part_in_flight() -> None:
+def test_reserve() -> None:
+    """Held memory leaves the reserve free for a part in flight."""
     budget = MemoryBudget()
     assert budget.try_hold(60, 100, reserve=40)
     assert not budget.try_hold(1, 100, reserve=40)
@@ -55,18 +59,21 @@ def test_what_is_held_leaves_room_for_a_part_in_flight() -> None:
     assert budget.taken == 0
 
 
-def test_what_is_held_never_makes_what_is_in_flight_wait_for_ever() -> None:
+def test_acquire_beside_held_memory() -> None:
+    """`acquire` does not wait for held memory."""
     budget = MemoryBudget()
     assert budget.try_hold(60, 100, reserve=40)
     budget.acquire(80, 100, Stop())
     assert budget.taken == 140
 
 
-def test_nothing_is_held_while_all_is_in_flight() -> None:
+def test_hold_when_full() -> None:
+    """`try_hold` returns False when parts in flight use the complete budget."""
     budget = MemoryBudget()
     budget.acquire(100, 100, Stop())
     assert not budget.try_hold(1, 100, reserve=40)
 
 
-def test_all_clients_of_a_process_share_one_budget() -> None:
+def test_shared_budget() -> None:
+    """All clients of a process share one budget."""
     assert memory_budget() is memory_budget()

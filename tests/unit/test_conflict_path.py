@@ -1,4 +1,4 @@
-"""The way of `check_conflict` through the package stays short."""
+"""The number of modules that `check_conflict` passes stays small."""
 
 from __future__ import annotations
 

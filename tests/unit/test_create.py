@@ -1,4 +1,4 @@
-"""The exclusive-create decision by itself: every answer that a store can give, from a script."""
+"""The exclusive-create decision on its own: a scripted store gives every possible answer."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def events() -> Iterator[list[RetryEvent]]:
     unsubscribe()
 
 
-class There(Enum):
+class Found(Enum):
     """The object that a HEAD request finds."""
 
     NOTHING = "nothing"
-    OURS = "ours"
+    OWN = "own"
     OTHERS = "others"
     UNMARKED = "unmarked"
 
 
-NOTHING, OURS, OTHERS, UNMARKED = There
+NOTHING, OWN, OTHERS, UNMARKED = Found
 DENIED = AccessDeniedError("no HEAD for you", DETAILS)
 DOWN = StorageUnavailableError("no answer", DETAILS)
 
 
 class SdkError(Exception):
-    """What the store's SDK raises; it carries what `judge` is to say of it."""
+    """The error of the store's SDK. It carries the answer that `judge` returns for it."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.value)
@@ -71,10 +71,10 @@ class SdkError(Exception):
 
 @dataclass
 class FakeWrite:
-    """A store that answers from a script, and logs what it was asked."""
+    """A store that answers from a script, and logs the requests."""
 
     writes: list[Answer | BaseException | None]
-    heads: list[There | BaseException] = field(default_factory=list)
+    heads: list[Found | BaseException] = field(default_factory=list)
     conditional: bool = True
     details: ErrorDetails = DETAILS
     log: list[str] = field(default_factory=list)
@@ -87,8 +87,8 @@ class FakeWrite:
         if isinstance(found, BaseException):
             raise found
         mine = self.write_ids[-1] if self.write_ids else "there is no write yet"
-        metadata = {There.OURS: {WRITE_ID: mine}, There.OTHERS: {WRITE_ID: "0" * 32}, There.UNMARKED: {}}
-        return None if found is There.NOTHING else ObjectInfo(DETAILS.url, 3, etag="found", metadata=metadata[found])
+        metadata = {Found.OWN: {WRITE_ID: mine}, Found.OTHERS: {WRITE_ID: "0" * 32}, Found.UNMARKED: {}}
+        return None if found is Found.NOTHING else ObjectInfo(DETAILS.url, 3, etag="found", metadata=metadata[found])
 
     def write(self, write_id: str) -> Stored:
         self.log.append(WRITE)
@@ -116,10 +116,10 @@ class FakeWrite:
 
 @dataclass(frozen=True)
 class Row:
-    """One history: what the store says, what the caller gets, and which requests that takes."""
+    """One history: the answers of the store, the outcome for the caller, and the expected requests."""
 
     writes: tuple[Answer | None, ...]
-    heads: tuple[There | BaseException, ...]
+    heads: tuple[Found | BaseException, ...]
     outcome: type[Exception] | None
     log: tuple[str, ...]
 
@@ -127,27 +127,27 @@ class Row:
 EXISTS, CONCURRENT, UNKNOWN, REFUSED, FAILED = Answer
 HISTORIES = {
     "success": Row((None,), (), None, (WRITE,)),
-    "exists, and it is ours": Row((EXISTS,), (OURS,), None, (WRITE, HEAD)),
-    "exists, of another writer": Row((EXISTS,), (OTHERS,), ObjectExistsError, (WRITE, HEAD, DISCARD)),
-    "exists, without a write-id": Row((EXISTS,), (UNMARKED,), ObjectExistsError, (WRITE, HEAD, DISCARD)),
-    "exists, and is gone when we look": Row((EXISTS,), (NOTHING,), ObjectExistsError, (WRITE, HEAD, DISCARD)),
-    "exists, and we may not look": Row((EXISTS,), (DENIED,), ObjectExistsError, (WRITE, HEAD, DISCARD)),
-    "exists, and nobody answers the look": Row((EXISTS,), (DOWN,), StorageUnavailableError, (WRITE, HEAD, DISCARD)),
-    "unknown, and it is ours": Row((UNKNOWN,), (OURS,), None, (WRITE, HEAD)),
-    "unknown, and nothing is there": Row((UNKNOWN,), (NOTHING, NOTHING), SdkError, (WRITE, HEAD, DISCARD, HEAD)),
-    "unknown, of another writer": Row((UNKNOWN,), (OTHERS, OTHERS), SdkError, (WRITE, HEAD, DISCARD, HEAD)),
-    "unknown, without a write-id": Row((UNKNOWN,), (UNMARKED, UNMARKED), SdkError, (WRITE, HEAD, DISCARD, HEAD)),
-    "unknown, ours on the second look": Row((UNKNOWN,), (NOTHING, OURS), None, (WRITE, HEAD, DISCARD, HEAD)),
-    "unknown, replaced, then ours": Row((UNKNOWN,), (OTHERS, OURS), None, (WRITE, HEAD, DISCARD, HEAD)),
-    "unknown, and we may not look": Row((UNKNOWN,), (DENIED,), SdkError, (WRITE, HEAD, DISCARD)),
-    "unknown, and nobody answers the look": Row((UNKNOWN,), (DOWN,), SdkError, (WRITE, HEAD, DISCARD)),
-    "unknown, and no answer to the second look": Row((UNKNOWN,), (NOTHING, DOWN), SdkError, (WRITE, HEAD, DISCARD, HEAD)),
+    "exists, own write-id": Row((EXISTS,), (OWN,), None, (WRITE, HEAD)),
+    "exists, other write-id": Row((EXISTS,), (OTHERS,), ObjectExistsError, (WRITE, HEAD, DISCARD)),
+    "exists, no write-id": Row((EXISTS,), (UNMARKED,), ObjectExistsError, (WRITE, HEAD, DISCARD)),
+    "exists, deleted before HEAD": Row((EXISTS,), (NOTHING,), ObjectExistsError, (WRITE, HEAD, DISCARD)),
+    "exists, HEAD denied": Row((EXISTS,), (DENIED,), ObjectExistsError, (WRITE, HEAD, DISCARD)),
+    "exists, HEAD fails": Row((EXISTS,), (DOWN,), StorageUnavailableError, (WRITE, HEAD, DISCARD)),
+    "unknown, own write-id": Row((UNKNOWN,), (OWN,), None, (WRITE, HEAD)),
+    "unknown, no object": Row((UNKNOWN,), (NOTHING, NOTHING), SdkError, (WRITE, HEAD, DISCARD, HEAD)),
+    "unknown, other write-id": Row((UNKNOWN,), (OTHERS, OTHERS), SdkError, (WRITE, HEAD, DISCARD, HEAD)),
+    "unknown, no write-id": Row((UNKNOWN,), (UNMARKED, UNMARKED), SdkError, (WRITE, HEAD, DISCARD, HEAD)),
+    "unknown, own write-id at second HEAD": Row((UNKNOWN,), (NOTHING, OWN), None, (WRITE, HEAD, DISCARD, HEAD)),
+    "unknown, other write-id, then own": Row((UNKNOWN,), (OTHERS, OWN), None, (WRITE, HEAD, DISCARD, HEAD)),
+    "unknown, HEAD denied": Row((UNKNOWN,), (DENIED,), SdkError, (WRITE, HEAD, DISCARD)),
+    "unknown, HEAD fails": Row((UNKNOWN,), (DOWN,), SdkError, (WRITE, HEAD, DISCARD)),
+    "unknown, second HEAD fails": Row((UNKNOWN,), (NOTHING, DOWN), SdkError, (WRITE, HEAD, DISCARD, HEAD)),
     "concurrent once": Row((CONCURRENT, None), (), None, (WRITE, DISCARD, WRITE)),
-    "concurrent, then exists": Row(
+    "concurrent, then exists, other write-id": Row(
         (CONCURRENT, EXISTS), (OTHERS,), ObjectExistsError, (WRITE, DISCARD, WRITE, HEAD, DISCARD)
     ),
-    "concurrent, then exists and ours": Row((CONCURRENT, EXISTS), (OURS,), None, (WRITE, DISCARD, WRITE, HEAD)),
-    "concurrent, then unknown and ours": Row((CONCURRENT, UNKNOWN), (OURS,), None, (WRITE, DISCARD, WRITE, HEAD)),
+    "concurrent, then exists, own write-id": Row((CONCURRENT, EXISTS), (OWN,), None, (WRITE, DISCARD, WRITE, HEAD)),
+    "concurrent, then unknown, own write-id": Row((CONCURRENT, UNKNOWN), (OWN,), None, (WRITE, DISCARD, WRITE, HEAD)),
     "concurrent, then failed": Row((CONCURRENT, FAILED), (), SdkError, (WRITE, DISCARD, WRITE, DISCARD)),
     "concurrent until the last attempt": Row(
         (CONCURRENT,) * (ATTEMPTS - 1) + (None,), (), None, (WRITE, DISCARD) * (ATTEMPTS - 1) + (WRITE,)
@@ -158,7 +158,8 @@ HISTORIES = {
 
 
 @pytest.mark.parametrize("row", HISTORIES.values(), ids=HISTORIES)
-def test_each_answer_of_a_store_has_one_outcome(row: Row) -> None:
+def test_outcome(row: Row) -> None:
+    """Each sequence of answers leads to one outcome and one sequence of requests."""
     write = FakeWrite(list(row.writes), list(row.heads))
     if row.outcome is None:
         stored = write.run()
@@ -172,7 +173,8 @@ def test_each_answer_of_a_store_has_one_outcome(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", HISTORIES.values(), ids=HISTORIES)
-def test_nothing_is_discarded_between_the_write_and_the_look(row: Row) -> None:
+def test_discard_after_head(row: Row) -> None:
+    """A failed write is discarded, but not before the HEAD request that decides its outcome."""
     write = FakeWrite(list(row.writes), list(row.heads))
     try:
         write.run()
@@ -184,8 +186,13 @@ def test_nothing_is_discarded_between_the_write_and_the_look(row: Row) -> None:
         assert write.log[first_head - 1] == WRITE
 
 
-@pytest.mark.parametrize(("answer", "heads"), [(FAILED, []), (UNKNOWN, [NOTHING, NOTHING]), (UNKNOWN, [DENIED])])
-def test_the_original_failure_is_what_the_caller_gets(answer: Answer, heads: list[There | BaseException]) -> None:
+@pytest.mark.parametrize(
+    ("answer", "heads"),
+    [(FAILED, []), (UNKNOWN, [NOTHING, NOTHING]), (UNKNOWN, [DENIED])],
+    ids=["failed", "missing", "denied"],
+)
+def test_original_failure(answer: Answer, heads: list[Found | BaseException]) -> None:
+    """The caller gets the original error of a failed write."""
     write = FakeWrite([answer], heads)
     with pytest.raises(SdkError) as caught:
         write.run()
@@ -199,10 +206,10 @@ def test_the_original_failure_is_what_the_caller_gets(answer: Answer, heads: lis
         (EXISTS, [DOWN], StorageUnavailableError),
         (REFUSED, [], ConflictCheckUnsupportedError),
     ],
+    ids=["exists", "HEAD fails", "refused"],
 )
-def test_our_errors_name_the_object_and_keep_the_cause(
-    answer: Answer, heads: list[There | BaseException], raised: type[Exception]
-) -> None:
+def test_translated_error(answer: Answer, heads: list[Found | BaseException], raised: type[Exception]) -> None:
+    """A translated error names the object and a remedy, and keeps the SDK's error as its cause."""
     write = FakeWrite([answer], heads)
     with pytest.raises(raised) as caught:
         write.run()
@@ -213,7 +220,8 @@ def test_our_errors_name_the_object_and_keep_the_cause(
     assert caught.value.__cause__ is write.raised[0]
 
 
-def test_concurrent_for_ever_ends_in_an_error_that_says_try_again() -> None:
+def test_endless_conflict() -> None:
+    """Conflicts until the last attempt end in a retryable error."""
     write = FakeWrite([CONCURRENT] * ATTEMPTS)
     with pytest.raises(StorageUnavailableError, match=DETAILS.url) as caught:
         write.run()
@@ -221,38 +229,44 @@ def test_concurrent_for_ever_ends_in_an_error_that_says_try_again() -> None:
     assert write.log == [WRITE, DISCARD] * ATTEMPTS
 
 
-def test_there_is_a_pause_before_each_further_attempt(events: list[RetryEvent]) -> None:
+def test_pauses(events: list[RetryEvent]) -> None:
+    """The retry policy pauses before each further attempt."""
     FakeWrite([CONCURRENT, CONCURRENT, CONCURRENT, None]).run()
     assert [(each.kind, each.attempt, each.limit) for each in events] == [
         ("conflict", attempt, ATTEMPTS) for attempt in (1, 2, 3)
     ]
 
 
-def test_there_is_no_pause_after_the_last_attempt(events: list[RetryEvent]) -> None:
+def test_last_attempt(events: list[RetryEvent]) -> None:
+    """The retry policy does not pause after the last attempt."""
     with pytest.raises(StorageUnavailableError):
         FakeWrite([CONCURRENT] * ATTEMPTS).run()
     assert [each.attempt for each in events] == list(range(1, ATTEMPTS))
 
 
-def test_each_pause_is_as_long_as_the_policy_says(monkeypatch: pytest.MonkeyPatch, events: list[RetryEvent]) -> None:
+def test_length_of_a_pause(monkeypatch: pytest.MonkeyPatch, events: list[RetryEvent]) -> None:
+    """Each pause is as long as the retry policy says."""
     monkeypatch.setattr(RetryPolicy, "seconds", lambda _, attempt: attempt / 1000)
     FakeWrite([CONCURRENT, CONCURRENT, CONCURRENT, None]).run()
     assert [each.wait for each in events] == [0.001, 0.002, 0.003]
 
 
-def test_a_rescued_write_is_reported_once(events: list[RetryEvent]) -> None:
-    FakeWrite([UNKNOWN], [NOTHING, OURS]).run()
+def test_report_of_a_rescue(events: list[RetryEvent]) -> None:
+    """A rescued write is reported once, with its cause and its URL."""
+    FakeWrite([UNKNOWN], [NOTHING, OWN]).run()
     assert [(each.kind, each.attempt, each.cause, each.url) for each in events] == [
         ("rescue", 1, UNKNOWN.value, DETAILS.url)
     ]
 
 
-def test_a_write_that_a_further_head_finds_is_reported_as_rescued(events: list[RetryEvent]) -> None:
-    FakeWrite([CONCURRENT], [NOTHING, OURS]).run(head_first=True)
+def test_rescue_after_conflict(events: list[RetryEvent]) -> None:
+    """A write that a HEAD request finds after a conflict is reported as rescued."""
+    FakeWrite([CONCURRENT], [NOTHING, OWN]).run(head_first=True)
     assert [each.kind for each in events] == ["conflict", "rescue"]
 
 
-def test_a_stop_ends_the_pause() -> None:
+def test_stop_during_a_pause() -> None:
+    """A stop ends the pause, and the write is not sent again."""
     stop = Stop()
     stop.set()
     write = FakeWrite([CONCURRENT, None])
@@ -262,7 +276,8 @@ def test_a_stop_ends_the_pause() -> None:
 
 
 @pytest.mark.parametrize("found", [OTHERS, UNMARKED])
-def test_looking_first_finds_the_object_and_sends_nothing(found: There) -> None:
+def test_head_finds_an_object(found: Found) -> None:
+    """If the first HEAD request finds an object, the write is not sent."""
     write = FakeWrite([None], [found])
     with pytest.raises(ObjectExistsError, match=DETAILS.url):
         write.run(head_first=True)
@@ -270,48 +285,55 @@ def test_looking_first_finds_the_object_and_sends_nothing(found: There) -> None:
 
 
 @pytest.mark.parametrize("found", [OTHERS, UNMARKED])
-def test_an_object_that_appears_while_we_try_is_found_before_all_is_sent_again(found: There) -> None:
+def test_object_between_attempts(found: Found) -> None:
+    """An object that appears between two attempts is found before the second one."""
     write = FakeWrite([CONCURRENT], [NOTHING, found])
     with pytest.raises(ObjectExistsError, match=DETAILS.url):
         write.run(head_first=True)
     assert write.log == [HEAD, WRITE, DISCARD, HEAD]
 
 
-def test_an_object_that_turns_out_to_be_ours_while_we_try_is_not_sent_again() -> None:
-    write = FakeWrite([CONCURRENT], [NOTHING, OURS])
+def test_own_object_before_a_retry() -> None:
+    """An object with the write-id of the call is not sent again."""
+    write = FakeWrite([CONCURRENT], [NOTHING, OWN])
     write.run(head_first=True)
     assert write.log == [HEAD, WRITE, DISCARD, HEAD]
 
 
-@pytest.mark.parametrize("found", [NOTHING, DENIED, DOWN])
-def test_we_try_again_where_a_look_finds_nothing_or_is_not_answered(found: There | BaseException) -> None:
+@pytest.mark.parametrize("found", [NOTHING, DENIED, DOWN], ids=["missing", "denied", "fails"])
+def test_inconclusive_head(found: Found | BaseException) -> None:
+    """The write is sent again if the HEAD request finds nothing, is denied or fails."""
     write = FakeWrite([CONCURRENT, None], [NOTHING, found])
     write.run(head_first=True)
     assert write.log == [HEAD, WRITE, DISCARD, HEAD, WRITE]
 
 
-def test_looking_first_is_what_an_exclusive_write_does_by_default() -> None:
+def test_head_by_default() -> None:
+    """An exclusive write sends a HEAD request first by default."""
     write = FakeWrite([None], [OTHERS])
     with pytest.raises(ObjectExistsError):
         write_object(write, exclusive=True)
     assert write.log == [HEAD]
 
 
-@pytest.mark.parametrize("conditional", [True, False])
-def test_looking_first_finds_nothing_and_writes(conditional: bool) -> None:
+@pytest.mark.parametrize("conditional", [True, False], ids=["conditional", "unconditional"])
+def test_head_finds_nothing(conditional: bool) -> None:
+    """If the first HEAD request finds nothing, the write is sent."""
     write = FakeWrite([None], [NOTHING], conditional=conditional)
     write.run(head_first=True)
     assert write.log == [HEAD, WRITE]
 
 
-def test_who_may_not_look_leaves_the_decision_to_the_store() -> None:
+def test_denied_head() -> None:
+    """Without read permission, the store's precondition decides."""
     write = FakeWrite([EXISTS], [DENIED, DENIED])
     with pytest.raises(ObjectExistsError):
         write.run(head_first=True)
     assert write.log == [HEAD, WRITE, HEAD, DISCARD]
 
 
-def test_who_may_not_look_may_not_write_where_nobody_else_checks() -> None:
+def test_denied_head_unconditional() -> None:
+    """Without read permission and without a precondition, the write is not sent."""
     write = FakeWrite([None], [DENIED], conditional=False)
     with pytest.raises(AccessDeniedError) as caught:
         write.run(head_first=True)
@@ -319,8 +341,9 @@ def test_who_may_not_look_may_not_write_where_nobody_else_checks() -> None:
     assert write.log == [HEAD]
 
 
-@pytest.mark.parametrize("conditional", [True, False])
-def test_a_first_head_that_fails_ends_the_call_before_anything_is_written(conditional: bool) -> None:
+@pytest.mark.parametrize("conditional", [True, False], ids=["conditional", "unconditional"])
+def test_failed_head(conditional: bool) -> None:
+    """If the first HEAD request fails, the write is not sent."""
     write = FakeWrite([None], [DOWN], conditional=conditional)
     with pytest.raises(StorageUnavailableError) as caught:
         write.run(head_first=True)
@@ -329,10 +352,9 @@ def test_a_first_head_that_fails_ends_the_call_before_anything_is_written(condit
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), asyncio.CancelledError(), SystemExit(1)], ids=repr)
-@pytest.mark.parametrize("exclusive", [True, False])
-def test_an_interrupted_write_is_discarded_and_the_interruption_goes_on(
-    interruption: BaseException, exclusive: bool
-) -> None:
+@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "plain"])
+def test_interrupted_write(interruption: BaseException, exclusive: bool) -> None:
+    """An interrupted write is discarded, and the caller gets the interruption."""
     write = FakeWrite([interruption])
     with pytest.raises(type(interruption)) as caught:
         write.run(exclusive=exclusive)
@@ -341,14 +363,17 @@ def test_an_interrupted_write_is_discarded_and_the_interruption_goes_on(
 
 
 @pytest.mark.parametrize("answer", [EXISTS, UNKNOWN])
-def test_an_interruption_while_looking_discards_too(answer: Answer) -> None:
+def test_interrupted_head(answer: Answer) -> None:
+    """An interruption during the HEAD request discards the write."""
     write = FakeWrite([answer], [KeyboardInterrupt()])
     with pytest.raises(KeyboardInterrupt):
         write.run()
     assert write.log == [WRITE, HEAD, DISCARD]
 
 
-def test_an_interruption_between_attempts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption between two attempts leaves nothing behind."""
+
     def interrupted(*_: object) -> float:
         raise KeyboardInterrupt
 
@@ -359,14 +384,16 @@ def test_an_interruption_between_attempts_leaves_nothing(monkeypatch: pytest.Mon
     assert write.log == [WRITE, DISCARD]
 
 
-def test_all_attempts_of_a_call_carry_one_write_id() -> None:
+def test_write_id_of_attempts() -> None:
+    """All attempts of a call carry one write-id."""
     write = FakeWrite([CONCURRENT, CONCURRENT, None])
     write.run()
     assert len(write.write_ids) == 3
     assert len(set(write.write_ids)) == 1
 
 
-def test_each_call_has_a_write_id_of_its_own() -> None:
+def test_write_id_of_calls() -> None:
+    """Each call has its own write-id of 32 characters."""
     writes = [FakeWrite([None]) for _ in range(100)]
     for write in writes:
         write.run()
@@ -375,8 +402,9 @@ def test_each_call_has_a_write_id_of_its_own() -> None:
     assert all(len(each) == 32 for each in ids)
 
 
-@pytest.mark.parametrize("head_first", [True, False])
-def test_a_plain_write_does_not_head_first(head_first: bool) -> None:
+@pytest.mark.parametrize("head_first", [True, False], ids=["HEAD first", "no HEAD"])
+def test_plain_write(head_first: bool) -> None:
+    """A write without a conflict check sends no HEAD request first."""
     write = FakeWrite([None], conditional=False)
     write.run(exclusive=False, head_first=head_first)
     assert write.log == [WRITE]
@@ -385,16 +413,18 @@ def test_a_plain_write_does_not_head_first(head_first: bool) -> None:
 @pytest.mark.parametrize(
     ("answer", "heads", "outcome"),
     [
-        (UNKNOWN, [OURS], None),
-        (UNKNOWN, [NOTHING, OURS], None),
+        (UNKNOWN, [OWN], None),
+        (UNKNOWN, [NOTHING, OWN], None),
         (UNKNOWN, [OTHERS, OTHERS], SdkError),
         (UNKNOWN, [DOWN], SdkError),
         (FAILED, [], SdkError),
     ],
+    ids=["own", "own at second HEAD", "other", "HEAD fails", "failed"],
 )
-def test_a_plain_write_takes_the_same_care_of_lost_answers(
-    answer: Answer, heads: list[There | BaseException], outcome: type[Exception] | None
+def test_lost_answer_of_plain_write(
+    answer: Answer, heads: list[Found | BaseException], outcome: type[Exception] | None
 ) -> None:
+    """A write without a conflict check recovers a lost answer in the same way."""
     write = FakeWrite([answer], heads, conditional=False)
     if outcome is None:
         write.run(exclusive=False)

@@ -1,4 +1,4 @@
-"""The error tree: who is whose child, what each says, and that all of it survives a pickle."""
+"""The error tree: the base classes, the messages and the details of each error, and pickling."""
 
 from __future__ import annotations
 
@@ -36,27 +36,31 @@ all_errors = pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__na
 
 
 @all_errors
-def test_an_error_has_the_parents_that_callers_catch(kind: type[Exception]) -> None:
+def test_parents(kind: type[Exception]) -> None:
+    """An error has the base classes that callers catch."""
     assert {each for each in kind.__bases__ if each.__name__ != "_Detailed"} == PARENTS[kind]
 
 
 @all_errors
-def test_a_missing_or_existing_object_is_no_runtime_error_and_all_else_is(kind: type[Exception]) -> None:
+def test_runtime_errors(kind: type[Exception]) -> None:
+    """Every error is a RuntimeError, except ObjectNotFoundError and ObjectExistsError."""
     assert issubclass(kind, RuntimeError) == (kind not in {ObjectNotFoundError, ObjectExistsError})
     assert issubclass(kind, FileNotFoundError) == (kind is ObjectNotFoundError)
 
 
 @all_errors
-def test_an_error_tells_what_is_known(kind: type[StorageError]) -> None:
+def test_details(kind: type[StorageError]) -> None:
+    """An error has a message and the details of the failed operation."""
     error = kind("it went wrong", DETAILS)
     assert str(error) == error.message == "it went wrong"
     assert error.details is DETAILS
-    told = (error.provider, error.url, error.operation, error.status, error.code, error.request_id)
-    assert told == ("s3", "s3://models/a", "upload", 503, "SlowDown", "REQ1")
+    attributes = (error.provider, error.url, error.operation, error.status, error.code, error.request_id)
+    assert attributes == ("s3", "s3://models/a", "upload", 503, "SlowDown", "REQ1")
 
 
 @all_errors
-def test_an_error_may_know_nothing(kind: type[StorageError]) -> None:
+def test_missing_details(kind: type[StorageError]) -> None:
+    """An error may have no details."""
     error = kind("it went wrong")
     assert str(error) == "it went wrong"
     assert error.details == ErrorDetails()
@@ -65,7 +69,8 @@ def test_an_error_may_know_nothing(kind: type[StorageError]) -> None:
 
 @all_errors
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_an_error_survives_a_pickle(kind: type[StorageError], protocol: int) -> None:
+def test_pickle(kind: type[StorageError], protocol: int) -> None:
+    """An error survives pickling."""
     copy = pickle.loads(pickle.dumps(kind("it went wrong", DETAILS), protocol))  # noqa: S301 - our own pickle
     assert type(copy) is kind
     assert str(copy) == "it went wrong"
@@ -76,24 +81,28 @@ def test_an_error_survives_a_pickle(kind: type[StorageError], protocol: int) -> 
     ("kind", "number"),
     [(ObjectNotFoundError, errno.ENOENT), (ObjectExistsError, errno.EEXIST), (AccessDeniedError, errno.EACCES)],
 )
-def test_an_error_that_is_an_os_error_has_its_attributes(kind: type[OSError], number: int) -> None:
+def test_os_error_attributes(kind: type[OSError], number: int) -> None:
+    """An error that is an OSError has errno, strerror and filename, also after pickling."""
     error = kind("it went wrong", DETAILS)
     assert (error.errno, error.strerror, error.filename) == (number, "it went wrong", "s3://models/a")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own pickle
     assert (copy.errno, copy.strerror, copy.filename) == (number, "it went wrong", "s3://models/a")
 
 
-def test_only_unavailability_is_worth_another_try() -> None:
+def test_retryable() -> None:
+    """Only StorageUnavailableError is retryable."""
     assert StorageUnavailableError("x").retryable
     others = [kind for kind in PARENTS if issubclass(kind, StorageError) and kind is not StorageUnavailableError]
     assert not any(kind("x").retryable for kind in others)
 
 
-def test_a_race_that_cannot_be_excluded_is_a_warning_of_the_users() -> None:
+def test_non_atomic_warning() -> None:
+    """NonAtomicWriteWarning is a UserWarning."""
     assert issubclass(NonAtomicWriteWarning, UserWarning)
 
 
-def test_the_tree_in_the_docstring_names_every_error() -> None:
+def test_tree_in_the_docstring() -> None:
+    """The tree in the module's docstring names every error."""
     for kind in PARENTS:
         assert f" {kind.__name__} " in str(errors.__doc__).replace("\n", " ")
     public = {name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)}

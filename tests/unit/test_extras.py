@@ -1,4 +1,4 @@
-"""Providers whose SDK is not installed."""
+"""Providers without an installed SDK."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from gllm_storage.settings import require_extra
 
 
-def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
+def test_missing_extra() -> None:
+    """The error for a missing extra gives the command that installs it."""
     with pytest.raises(ImportError, match=r"pip install 'gllm-storage\[gcs\]'"):
         require_extra("gcs", "no_such_module_anywhere")
     with pytest.raises(ImportError):
@@ -26,12 +27,11 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
         ("azure", "adlfs", {"container_name": "models", "account_name": "acc1"}),
     ],
 )
-def test_a_provider_without_its_extra_says_so_when_a_client_is_made(
-    provider: str, module: str, config: dict[str, str]
-) -> None:
+def test_client_without_its_extra(provider: str, module: str, config: dict[str, str]) -> None:
+    """Making a client without its extra raises ImportError with the command that installs it."""
     program = f"""
 import sys
-sys.modules[{module!r}] = None  # as if it were not installed
+sys.modules[{module!r}] = None  # as if the module were not installed
 import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == {module!r} else found(name, *rest)

@@ -1,4 +1,4 @@
-"""Values that are made once in each process, also in a child that was forked at a bad moment."""
+"""Values that each process makes once, also in a child that was forked at a bad moment."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CHILD_SECONDS = 60
 
 
 def in_child(check: Callable[[], bool]) -> bool:
-    """What a check says in a forked child; a child that hangs is killed, and said no."""
+    """Return the result of a check in a forked child, or False if the child hangs and is killed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: forking with threads is just what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork with threads, which is tested here
         pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -37,7 +37,8 @@ def in_child(check: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(status) == 0
 
 
-def test_a_value_is_made_on_first_use_and_once() -> None:
+def test_first_use() -> None:
+    """The value is made on first use, and once."""
     made: list[object] = []
 
     def make() -> object:
@@ -50,7 +51,8 @@ def test_a_value_is_made_on_first_use_and_once() -> None:
     assert len(made) == 1
 
 
-def test_sixteen_threads_make_one_value() -> None:
+def test_first_use_by_threads() -> None:
+    """Sixteen threads make one value."""
     barrier = threading.Barrier(16)
     made: list[object] = []
 
@@ -70,7 +72,8 @@ def test_sixteen_threads_make_one_value() -> None:
     assert found == {made[0]}
 
 
-def test_a_failure_to_make_it_is_the_callers_and_the_next_one_tries_again() -> None:
+def test_failed_first_use() -> None:
+    """The caller gets the error of making the value, and the next call tries again."""
     outcomes: list[Exception | str] = [RuntimeError("not yet"), "made"]
 
     def make() -> str:
@@ -85,20 +88,23 @@ def test_a_failure_to_make_it_is_the_callers_and_the_next_one_tries_again() -> N
     assert value.get() == "made"
 
 
-def test_a_forked_child_makes_its_own_and_the_parent_keeps_its() -> None:
+def test_forked_child() -> None:
+    """A forked child makes its own value, and the parent keeps its value."""
     value = PerProcess(os.getpid)
     assert value.get() == os.getpid()
     assert in_child(lambda: value.get() == os.getpid())
     assert value.get() == os.getpid()
 
 
-def test_a_child_of_a_child_makes_its_own() -> None:
+def test_child_of_a_child() -> None:
+    """A child of a child makes its own value."""
     value = PerProcess(os.getpid)
     value.get()
     assert in_child(lambda: value.get() == os.getpid() and in_child(lambda: value.get() == os.getpid()))
 
 
-def test_a_fork_while_another_thread_is_making_it_does_not_hang_the_child() -> None:
+def test_fork_during_first_use() -> None:
+    """A child that is forked while another thread makes the value does not hang."""
     making, go_on = threading.Event(), threading.Event()
     parent = os.getpid()
 
@@ -120,7 +126,8 @@ def test_a_fork_while_another_thread_is_making_it_does_not_hang_the_child() -> N
     assert value.get() == parent
 
 
-def test_threads_of_a_child_share_a_value() -> None:
+def test_threads_of_a_child() -> None:
+    """All threads of a forked child share one value."""
     value = PerProcess(object)
     value.get()
 

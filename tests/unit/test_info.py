@@ -1,4 +1,4 @@
-"""What each filesystem says of a file, in one vocabulary."""
+"""`ObjectInfo`, made from the entry of any fsspec filesystem."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ ENTRIES: dict[str, tuple[dict[str, Any], ObjectInfo]] = {
 
 
 @pytest.mark.parametrize(("entry", "expected"), ENTRIES.values(), ids=ENTRIES)
-def test_an_entry_is_read_whoever_wrote_it(entry: dict[str, Any], expected: ObjectInfo) -> None:
+def test_entry(entry: dict[str, Any], expected: ObjectInfo) -> None:
+    """The entry of any filesystem becomes an ObjectInfo."""
     assert info_from_fsspec(entry, "u") == expected
 
 
@@ -55,13 +56,15 @@ def test_an_entry_is_read_whoever_wrote_it(entry: dict[str, Any], expected: Obje
         (b"2026", None),
     ],
 )
-def test_a_time_in_any_form_gets_a_time_zone(moment: object, meant: datetime | None) -> None:
+def test_time_zone(moment: object, meant: datetime | None) -> None:
+    """A time in any form gets a time zone, and a value that is not a time becomes None."""
     found = aware(moment)
     assert found == meant
     assert found is None or found.tzinfo is not None
 
 
-def test_information_is_a_value() -> None:
+def test_immutability() -> None:
+    """An ObjectInfo is compared by value and cannot be changed."""
     info = ObjectInfo("u", 3)
     assert info == ObjectInfo("u", 3, None, None, None, None)
     with pytest.raises(AttributeError):

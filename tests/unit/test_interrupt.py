@@ -1,4 +1,4 @@
-"""Coroutines that ordinary code waits for, and Ctrl-C ends."""
+"""Coroutines that synchronous code waits for and that Ctrl-C cancels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-def test_what_a_coroutine_returns_or_raises_comes_out(loop: asyncio.AbstractEventLoop) -> None:
+def test_result(loop: asyncio.AbstractEventLoop) -> None:
+    """The caller gets the result or the error of the coroutine."""
+
     async def run(value: int, *, fails: bool = False) -> int:
         await asyncio.sleep(0)
         if fails:
@@ -41,7 +43,8 @@ def test_what_a_coroutine_returns_or_raises_comes_out(loop: asyncio.AbstractEven
         run_interruptible(loop, run, 3, fails=True)
 
 
-def test_ctrl_c_cancels_the_coroutine_and_waits_for_its_end(loop: asyncio.AbstractEventLoop) -> None:
+def test_ctrl_c(loop: asyncio.AbstractEventLoop) -> None:
+    """Ctrl-C cancels the coroutine and waits for its end."""
     seen: list[str] = []
 
     async def run() -> None:
@@ -50,7 +53,7 @@ def test_ctrl_c_cancels_the_coroutine_and_waits_for_its_end(loop: asyncio.Abstra
         try:
             await asyncio.sleep(2 * PATIENCE)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.2)  # takes something back
+            await asyncio.sleep(0.2)  # as a task that cleans up
             seen.append("ended")
             raise
 
@@ -61,10 +64,12 @@ def test_ctrl_c_cancels_the_coroutine_and_waits_for_its_end(loop: asyncio.Abstra
     assert time.monotonic() - begun < PATIENCE
 
 
-def test_ctrl_c_that_does_not_wake_the_waiting_thread_is_heard_all_the_same(loop: asyncio.AbstractEventLoop) -> None:
+def test_ctrl_c_without_wake_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Ctrl-C that does not wake the waiting thread is still noticed."""
+
     async def run() -> None:
         eventually(main_waits)
-        # As it is when the signal comes just before the main thread waits: Python notes it, and nothing ends the wait.
+        # As if the signal came just before the main thread waits: Python records it, and nothing ends the wait.
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         await asyncio.sleep(PATIENCE / 2)
 
@@ -74,9 +79,11 @@ def test_ctrl_c_that_does_not_wake_the_waiting_thread_is_heard_all_the_same(loop
     assert time.monotonic() - begun < PATIENCE / 2
 
 
-def test_a_loop_that_runs_here_or_nowhere_is_refused(loop: asyncio.AbstractEventLoop) -> None:
+def test_unusable_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """The loop of the calling thread, a closed loop and None are refused."""
+
     async def run() -> None:
-        """Nothing."""
+        """Do nothing."""
 
     async def inside() -> Any:
         return run_interruptible(asyncio.get_running_loop(), run)
@@ -85,12 +92,13 @@ def test_a_loop_that_runs_here_or_nowhere_is_refused(loop: asyncio.AbstractEvent
         run_interruptible(loop, inside)
     closed = asyncio.new_event_loop()
     closed.close()
-    for none in (None, closed):
+    for unusable in (None, closed):
         with pytest.raises(RuntimeError, match="not running"):
-            run_interruptible(none, run)
+            run_interruptible(unusable, run)
 
 
-def test_tasks_that_others_have_begun_end_with_the_call() -> None:
+def test_tasks_of_a_call() -> None:
+    """A cancelled call ends only after the tasks that it has started."""
     seen: list[str] = []
 
     async def work(name: str, begun: asyncio.Event) -> None:
@@ -99,7 +107,7 @@ def test_tasks_that_others_have_begun_end_with_the_call() -> None:
             with task_of_call():
                 await asyncio.sleep(2 * PATIENCE)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.1)  # takes something back
+            await asyncio.sleep(0.1)  # as a task that cleans up
             seen.append(name)
             raise
 
@@ -107,7 +115,7 @@ def test_tasks_that_others_have_begun_end_with_the_call() -> None:
         async with ending_its_tasks():
             for number, each in enumerate(begun):
                 tasks.append(asyncio.ensure_future(work(str(number), each)))
-            await asyncio.wait(tasks)  # as fsspec waits
+            await asyncio.wait(tasks)  # as fsspec does
 
     async def run() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -124,7 +132,8 @@ def test_tasks_that_others_have_begun_end_with_the_call() -> None:
     asyncio.run(run())
 
 
-def test_a_task_that_comes_to_its_work_when_the_call_has_ended_does_not_begin_it() -> None:
+def test_late_task() -> None:
+    """A task that reaches its work after the end of the call is cancelled."""
     seen: list[str] = []
 
     async def late(go: asyncio.Event) -> None:
@@ -149,14 +158,15 @@ def test_a_task_that_comes_to_its_work_when_the_call_has_ended_does_not_begin_it
     assert seen == []
 
 
-def test_a_request_that_was_sent_is_decided_before_its_cancelled_task_ends() -> None:
+def test_sent_request() -> None:
+    """A cancelled task waits for the answer to its request before it ends."""
     seen: list[str] = []
 
     async def send(sent: asyncio.Event) -> None:
         sent.set()
         await asyncio.sleep(0.2)
         seen.append("answered")
-        raise KeyError  # nobody is told of it
+        raise KeyError  # the cancellation takes precedence over it
 
     async def run() -> None:
         sent = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Local files on both ends: sources that must not change, targets that appear whole or not at all."""
+"""Local files: sources that must not change, and targets that appear completely or not at all."""
 
 from __future__ import annotations
 
@@ -36,26 +36,28 @@ def publish(path: Path, content: bytes = b"new", *, exclusive: bool = False) -> 
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
-    """All that is below a folder; None for a folder."""
+    """Return the content of all files below a folder by relative path, and None for each folder."""
     found = sorted(folder.rglob("*"))
     return {str(each.relative_to(folder)): each.read_bytes() if each.is_file() else None for each in found}
 
 
 @contextmanager
 def refused(path: Path, *parts: str) -> Iterator[None]:
-    """Expects a `StorageError` that names the local path and the object."""
+    """Expect a `StorageError` that names the local path and the object."""
     with pytest.raises(StorageError) as caught:
         yield
     for part in (str(path), DETAILS.url, *parts):
         assert part in str(caught.value)
 
 
-def test_a_new_file_appears_with_its_content(tmp_path: Path) -> None:
+def test_new_file(tmp_path: Path) -> None:
+    """A new file appears with its content."""
     publish(tmp_path / "a")
     assert tree(tmp_path) == {"a": b"new"}
 
 
-def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+def test_mode_of_new_file(tmp_path: Path) -> None:
+    """A new file has the permissions that the umask allows."""
     before = os.umask(0o027)
     try:
         publish(tmp_path / "a")
@@ -65,7 +67,8 @@ def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"} == {0o640}
 
 
-def test_until_the_block_ends_the_destination_is_what_it_was(tmp_path: Path) -> None:
+def test_unfinished_target(tmp_path: Path) -> None:
+    """The destination keeps its old content until the block ends."""
     (tmp_path / "a").write_bytes(b"old")
     with atomic_target(str(tmp_path / "a"), DETAILS) as target:
         target.write_at(0, b"new content")
@@ -76,7 +79,8 @@ def test_until_the_block_ends_the_destination_is_what_it_was(tmp_path: Path) -> 
     assert tree(tmp_path) == {"a": b"new content"}
 
 
-def test_who_has_the_old_file_open_goes_on_with_it(tmp_path: Path) -> None:
+def test_open_old_file(tmp_path: Path) -> None:
+    """A reader of the old file keeps the old content."""
     (tmp_path / "a").write_bytes(b"old")
     with (tmp_path / "a").open("rb") as reader:
         publish(tmp_path / "a")
@@ -84,8 +88,9 @@ def test_who_has_the_old_file_open_goes_on_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("x"), KeyboardInterrupt(), SystemExit(1), GeneratorExit()], ids=repr)
-@pytest.mark.parametrize("exclusive", [False, True])
-def test_a_failure_leaves_everything_as_it_was(failure: BaseException, exclusive: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exclusive", [False, True], ids=["plain", "exclusive"])
+def test_failed_write(failure: BaseException, exclusive: bool, tmp_path: Path) -> None:
+    """A failed write leaves the folder unchanged."""
     (tmp_path / "other").write_bytes(b"stays")
     if not exclusive:
         (tmp_path / "a").write_bytes(b"old")
@@ -102,12 +107,14 @@ def test_a_failure_leaves_everything_as_it_was(failure: BaseException, exclusive
     assert tree(tmp_path) == before
 
 
-def test_folders_are_made(tmp_path: Path) -> None:
+def test_missing_folders(tmp_path: Path) -> None:
+    """A write makes the missing folders of its destination."""
     publish(tmp_path / "x/y/z/a")
     assert (tmp_path / "x/y/z/a").read_bytes() == b"new"
 
 
-def test_folders_that_were_made_are_taken_back_and_others_stay(tmp_path: Path) -> None:
+def test_folders_after_failure(tmp_path: Path) -> None:
+    """A failed write removes the folders that it made, and no other folder."""
     (tmp_path / "x").mkdir()
 
     def fail() -> None:
@@ -120,7 +127,8 @@ def test_folders_that_were_made_are_taken_back_and_others_stay(tmp_path: Path) -
     assert tree(tmp_path) == {"x": None}
 
 
-def test_a_folder_in_which_somebody_put_something_stays(tmp_path: Path) -> None:
+def test_used_folder_after_failure(tmp_path: Path) -> None:
+    """A failed write keeps a folder in which another process has put a file."""
 
     def fail() -> None:
         with atomic_target(str(tmp_path / "x/y/a"), DETAILS):
@@ -132,7 +140,8 @@ def test_a_folder_in_which_somebody_put_something_stays(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"x": None, "x/theirs": b"theirs"}
 
 
-def test_a_symbolic_link_goes_on_pointing_at_the_new_content(tmp_path: Path) -> None:
+def test_symlink_target(tmp_path: Path) -> None:
+    """A symbolic link stays, and the file behind it gets the new content."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/real").write_bytes(b"old")
     (tmp_path / "link").symlink_to("data/real")
@@ -141,13 +150,15 @@ def test_a_symbolic_link_goes_on_pointing_at_the_new_content(tmp_path: Path) -> 
     assert (tmp_path / "data/real").read_bytes() == b"new"
 
 
-def test_a_dangling_symbolic_link_gets_its_target(tmp_path: Path) -> None:
+def test_dangling_target(tmp_path: Path) -> None:
+    """A write to a dangling symbolic link makes the file behind it."""
     (tmp_path / "link").symlink_to("missing/real")
     publish(tmp_path / "link")
     assert (tmp_path / "missing/real").read_bytes() == b"new"
 
 
-def test_the_permissions_of_a_replaced_file_are_kept(tmp_path: Path) -> None:
+def test_mode_of_replaced_file(tmp_path: Path) -> None:
+    """A replaced file keeps its permissions."""
     (tmp_path / "a").write_bytes(b"old")
     (tmp_path / "a").chmod(0o604)
     publish(tmp_path / "a")
@@ -155,14 +166,16 @@ def test_the_permissions_of_a_replaced_file_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-def test_a_directory_is_no_destination(tmp_path: Path) -> None:
+def test_directory_target(tmp_path: Path) -> None:
+    """A directory is refused as a destination."""
     (tmp_path / "a").mkdir()
     with refused(tmp_path / "a", "directory"):
         publish(tmp_path / "a")
     assert tree(tmp_path) == {"a": None}
 
 
-def test_a_named_pipe_is_no_destination(tmp_path: Path) -> None:
+def test_pipe_target(tmp_path: Path) -> None:
+    """A named pipe is refused as a destination."""
     os.mkfifo(tmp_path / "a")
     with refused(tmp_path / "a", "regular"):
         publish(tmp_path / "a")
@@ -170,7 +183,8 @@ def test_a_named_pipe_is_no_destination(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_device_is_no_destination(tmp_path: Path) -> None:
+def test_device_target(tmp_path: Path) -> None:
+    """A device is refused as a destination."""
     (tmp_path / "null").symlink_to(os.devnull)
     with refused(tmp_path / "null", "regular"):
         publish(tmp_path / "null")
@@ -193,7 +207,8 @@ except StorageError as error:
 @pytest.mark.parametrize(
     "path", ["/dev/stdout", "/dev/../dev//stdout", "//dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link", "/dev/new-file"]
 )
-def test_what_leads_to_a_stream_is_no_destination_and_a_redirected_file_stays(path: str, tmp_path: Path) -> None:
+def test_stream_target(path: str, tmp_path: Path) -> None:
+    """A path to a standard stream is refused, and the redirected file keeps its content."""
     (tmp_path / "link").symlink_to("/dev/stdout")
     with (tmp_path / "out").open("wb") as out:
         child = [sys.executable, "-c", DOWNLOAD_TO, path]
@@ -202,14 +217,16 @@ def test_what_leads_to_a_stream_is_no_destination_and_a_redirected_file_stays(pa
     assert tree(tmp_path)["out"] == b"earlier output\n"
 
 
-def test_a_file_system_in_memory_is_a_destination() -> None:
+def test_memory_target() -> None:
+    """A file system in memory is accepted as a destination."""
     with TemporaryDirectory(dir="/dev/shm") as folder:
         publish(Path(folder) / "a")
         assert tree(Path(folder)) == {"a": b"new"}
 
 
-@pytest.mark.parametrize("exclusive", [False, True])
-def test_a_destination_below_a_file_is_refused(exclusive: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exclusive", [False, True], ids=["plain", "exclusive"])
+def test_target_below_a_file(exclusive: bool, tmp_path: Path) -> None:
+    """A destination below a file is refused."""
     (tmp_path / "file").write_bytes(b"x")
     with refused(tmp_path / "file/a"):
         publish(tmp_path / "file/a", exclusive=exclusive)
@@ -218,14 +235,17 @@ def test_a_destination_below_a_file_is_refused(exclusive: bool, tmp_path: Path) 
     assert tree(tmp_path) == {"file": b"x"}
 
 
-@pytest.mark.parametrize("exclusive", [False, True])
-def test_a_name_that_is_too_long_is_refused(exclusive: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exclusive", [False, True], ids=["plain", "exclusive"])
+def test_long_name(exclusive: bool, tmp_path: Path) -> None:
+    """A name above 255 bytes is refused."""
     with refused(tmp_path / ("a" * 256), os.strerror(errno.ENAMETOOLONG)):
         publish(tmp_path / ("a" * 256), exclusive=exclusive)
     assert tree(tmp_path) == {}
 
 
-def test_a_full_disk_is_a_storage_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk raises a StorageError with the system's message."""
+
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -235,10 +255,10 @@ def test_a_full_disk_is_a_storage_error_that_says_so(tmp_path: Path, monkeypatch
     assert tree(tmp_path) == {}
 
 
-@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
-def test_a_file_system_that_cannot_allocate_is_used_without(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS], ids=errno.errorcode.get)
+def test_no_allocation(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot allocate space is accepted."""
+
     def cannot(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -247,7 +267,8 @@ def test_a_file_system_that_cannot_allocate_is_used_without(
     assert tree(tmp_path) == {"a": b"x" * 10}
 
 
-def test_allocating_again_forgets_what_was_there(tmp_path: Path) -> None:
+def test_second_allocation(tmp_path: Path) -> None:
+    """A second allocation discards the content."""
     with atomic_target(str(tmp_path / "a"), DETAILS) as target:
         target.allocate(10)
         target.write_at(0, b"0123456789")
@@ -257,22 +278,23 @@ def test_allocating_again_forgets_what_was_there(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"a": b"abc"}
 
 
-def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short write is continued."""
     real = os.pwrite
     monkeypatch.setattr("gllm_storage.files.target.os.pwrite", lambda fd, data, at: real(fd, data[:3], at))
     publish(tmp_path / "a", b"0123456789")
     assert tree(tmp_path) == {"a": b"0123456789"}
 
 
-# --- Exclusive, by each way that a file system may offer ------------------------------------------------------------
+# --- Exclusive create, by each method that a file system may offer --------------------------------------------------
 
 
 def _hard_links(_: pytest.MonkeyPatch) -> None:
-    """The file system has them."""
+    """Leave hard links enabled."""
 
 
 def _no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on FAT, and on some FUSE and SMB mounts."""
+    """Disable hard links, as on FAT, and on some FUSE and SMB mounts."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -280,8 +302,8 @@ def _no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gllm_storage.files.target.os.link", refuse)
 
 
-def _neither(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on some network file systems."""
+def _no_exclusive_create(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable hard links and renameat2, as on some network file systems."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -291,20 +313,22 @@ def _neither(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=[_hard_links, _no_hard_links], ids=["link", "renameat2"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ways to give a file a name that is not taken."""
+def create_method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The methods that give a file an unused name."""
     request.param(monkeypatch)
 
 
-@pytest.mark.usefixtures("way")
-def test_an_exclusive_file_appears_where_nothing_is(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("create_method")
+def test_exclusive_file(tmp_path: Path) -> None:
+    """An exclusive write makes a new file and its folders."""
     publish(tmp_path / "x/a", exclusive=True)
     assert tree(tmp_path) == {"x": None, "x/a": b"new"}
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("create_method")
 @pytest.mark.parametrize("there", ["file", "empty file", "folder", "pipe", "link", "dangling link"])
-def test_an_exclusive_file_replaces_nothing(there: str, tmp_path: Path) -> None:
+def test_exclusive_conflict(there: str, tmp_path: Path) -> None:
+    """An exclusive write never replaces a file, a folder, a pipe or a link."""
     path = tmp_path / "a"
     makers: dict[str, Callable[[], object]] = {
         "file": lambda: path.write_bytes(b"old"),
@@ -323,8 +347,9 @@ def test_an_exclusive_file_replaces_nothing(there: str, tmp_path: Path) -> None:
     assert path.lstat().st_size == before.st_size
 
 
-@pytest.mark.usefixtures("way")
-def test_sixteen_threads_have_one_winner(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("create_method")
+def test_sixteen_writers(tmp_path: Path) -> None:
+    """Exactly one of sixteen exclusive writers wins."""
     for race in range(5):
         barrier = threading.Barrier(16)
 
@@ -347,7 +372,8 @@ def test_sixteen_threads_have_one_winner(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3", "4"]
 
 
-def test_a_link_whose_answer_was_lost_is_no_false_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_answer_of_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hard link that was made although it reported a conflict counts as success."""
     real = os.link
 
     def made_but_refused(source: str, destination: str) -> None:
@@ -359,7 +385,9 @@ def test_a_link_whose_answer_was_lost_is_no_false_conflict(tmp_path: Path, monke
     assert tree(tmp_path) == {"a": b"new"}
 
 
-def test_a_link_that_fails_for_another_reason_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hard link that fails for another reason raises a StorageError."""
+
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -369,19 +397,16 @@ def test_a_link_that_fails_for_another_reason_is_a_storage_error(tmp_path: Path,
     assert tree(tmp_path) == {}
 
 
-def test_an_exclusive_file_is_refused_where_the_file_system_has_neither_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _neither(monkeypatch)
+def test_no_exclusive_create(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without hard links and without renameat2 refuses exclusive writes."""
+    _no_exclusive_create(monkeypatch)
     with pytest.raises(ConflictCheckUnsupportedError, match="neither hard links nor renameat2"):
         publish(tmp_path / "x/a", exclusive=True)
     assert tree(tmp_path) == {}
 
 
-def test_a_disk_that_reports_its_error_at_the_close_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As NFS does when a quota is full."""
+def test_error_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error at the close, as NFS reports a full quota, leaves the old file."""
     (tmp_path / "a").write_bytes(b"old")
     real = os.close
 
@@ -395,7 +420,8 @@ def test_a_disk_that_reports_its_error_at_the_close_leaves_the_old_file(
     assert tree(tmp_path) == {"a": b"old"}
 
 
-def test_a_durable_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A durable file is flushed to the disk before it gets its name."""
     seen: list[list[str]] = []
     real = os.fsync
 
@@ -410,8 +436,8 @@ def test_a_durable_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, mo
     assert tree(tmp_path) == {"a": b"new"}
 
 
-def test_a_folder_that_another_download_takes_back_is_made_again(tmp_path: Path) -> None:
-    """Three that fail and one that succeeds, all into a folder that none of them finds."""
+def test_folder_of_failed_writes(tmp_path: Path) -> None:
+    """A write succeeds although three failing writes remove the folder that all four make."""
 
     def attempt(number: int, folder: Path) -> None:
         with suppress(ZeroDivisionError), atomic_target(str(folder / f"{number}"), DETAILS) as target:
@@ -431,14 +457,15 @@ def test_a_folder_that_another_download_takes_back_is_made_again(tmp_path: Path)
 
 @pytest.fixture
 def source_file(tmp_path: Path) -> Path:
-    """A file of 3000 bytes, written some time ago: the clock of a file system may be coarse."""
+    """A file of 3000 bytes with an old modification time, because the clock of a file system may be coarse."""
     path = tmp_path / "source"
     path.write_bytes(bytes(range(250)) * 12)
     os.utime(path, (1_000_000_000, 1_000_000_000))
     return path
 
 
-def test_a_source_is_read_at_any_offset(source_file: Path) -> None:
+def test_source_offsets(source_file: Path) -> None:
+    """A source is read at any offset."""
     content = source_file.read_bytes()
     with open_source(str(source_file), DETAILS) as source:
         assert source.size == 3000
@@ -450,7 +477,8 @@ def test_a_source_is_read_at_any_offset(source_file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing", "source/below", "no/folder", ""])
-def test_a_missing_source_is_a_plain_file_not_found_error(name: str, source_file: Path) -> None:
+def test_missing_source(name: str, source_file: Path) -> None:
+    """A missing source raises a plain FileNotFoundError with its path."""
     path = str(source_file.parent / name) if name else ""
     with pytest.raises(FileNotFoundError) as caught, open_source(path, DETAILS):
         pass
@@ -459,30 +487,35 @@ def test_a_missing_source_is_a_plain_file_not_found_error(name: str, source_file
     assert repr(path) in str(caught.value)
 
 
-def test_a_dangling_link_is_a_missing_source(tmp_path: Path) -> None:
+def test_dangling_source(tmp_path: Path) -> None:
+    """A dangling symbolic link is a missing source."""
     (tmp_path / "link").symlink_to("missing")
     with pytest.raises(FileNotFoundError, match="link"), open_source(str(tmp_path / "link"), DETAILS):
         pass
 
 
-def test_a_directory_is_no_source(tmp_path: Path) -> None:
+def test_directory_source(tmp_path: Path) -> None:
+    """A directory is refused as a source."""
     with refused(tmp_path, "directory"), open_source(str(tmp_path), DETAILS):
         pass
 
 
-def test_a_named_pipe_is_no_source_and_nobody_waits_for_its_writer(tmp_path: Path) -> None:
+def test_pipe_source(tmp_path: Path) -> None:
+    """A named pipe is refused as a source, without waiting for its writer."""
     os.mkfifo(tmp_path / "pipe")
     with refused(tmp_path / "pipe", "regular"), open_source(str(tmp_path / "pipe"), DETAILS):
         pass
 
 
-def test_a_device_is_no_source() -> None:
+def test_device_source() -> None:
+    """A device is refused as a source."""
     with pytest.raises(StorageError, match="/dev/zero"), open_source("/dev/zero", DETAILS):
         pass
 
 
 @pytest.mark.parametrize("path", ["a\0b", "a" * 5000])
-def test_a_path_that_no_file_can_have_is_a_storage_error(path: str) -> None:
+def test_impossible_path(path: str) -> None:
+    """A path that a file cannot have raises a StorageError."""
     with pytest.raises(StorageError, match="cannot upload"), open_source(path, DETAILS):
         pass
 
@@ -503,7 +536,8 @@ except StorageError as error:
 """
 
 
-def test_a_source_that_may_not_be_read_is_a_storage_error(source_file: Path) -> None:
+def test_unreadable_source(source_file: Path) -> None:
+    """A source without read permission raises a StorageError that names it once."""
     source_file.chmod(0)
     child = [sys.executable, "-c", UNREADABLE, str(source_file)]
     said = subprocess.run(child, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -512,7 +546,8 @@ def test_a_source_that_may_not_be_read_is_a_storage_error(source_file: Path) -> 
     assert said.endswith("| PermissionError\n")
 
 
-def test_a_source_that_shrinks_is_noticed(source_file: Path) -> None:
+def test_shrinking_source(source_file: Path) -> None:
+    """A source that shrinks raises an error."""
     with open_source(str(source_file), DETAILS) as source:
         os.truncate(source_file, 100)
         with refused(source_file, "changed while it was read"):
@@ -521,7 +556,8 @@ def test_a_source_that_shrinks_is_noticed(source_file: Path) -> None:
             source.require_unchanged()
 
 
-def test_a_source_that_grows_is_noticed(source_file: Path) -> None:
+def test_growing_source(source_file: Path) -> None:
+    """A source that grows raises an error."""
     with open_source(str(source_file), DETAILS) as source:
         with source_file.open("ab") as more:
             more.write(b"more")
@@ -530,7 +566,8 @@ def test_a_source_that_grows_is_noticed(source_file: Path) -> None:
             source.require_unchanged()
 
 
-def test_a_source_that_is_written_to_is_noticed(source_file: Path) -> None:
+def test_overwritten_source(source_file: Path) -> None:
+    """A source that is written to raises an error."""
     with open_source(str(source_file), DETAILS) as source:
         with source_file.open("r+b") as writer:
             writer.write(b"other")
@@ -538,7 +575,8 @@ def test_a_source_that_is_written_to_is_noticed(source_file: Path) -> None:
             source.require_unchanged()
 
 
-def test_a_source_that_is_replaced_is_read_to_its_end(source_file: Path) -> None:
+def test_replaced_source(source_file: Path) -> None:
+    """A source that is replaced is read to its end."""
     content = source_file.read_bytes()
     with open_source(str(source_file), DETAILS) as source:
         other = source_file.with_name("other")
@@ -548,7 +586,9 @@ def test_a_source_that_is_replaced_is_read_to_its_end(source_file: Path) -> None
         source.require_unchanged()
 
 
-def test_a_failing_disk_is_a_storage_error_with_its_cause(source_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_disk(source_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing disk raises a StorageError with the system's message."""
+
     def fail(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -559,7 +599,7 @@ def test_a_failing_disk_is_a_storage_error_with_its_cause(source_file: Path, mon
 
 
 def open_files() -> list[str]:
-    """Paths of what this process has open."""
+    """Return the paths of all files that this process has open."""
     found = []
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # another thread has closed it
@@ -567,7 +607,8 @@ def open_files() -> list[str]:
     return found
 
 
-def test_a_source_leaves_no_descriptor_open(source_file: Path) -> None:
+def test_open_descriptors(source_file: Path) -> None:
+    """A source leaves no file descriptor open."""
     with open_source(str(source_file), DETAILS):
         assert str(source_file) in open_files()
     with refused(source_file.parent), open_source(str(source_file.parent), DETAILS):
@@ -576,7 +617,8 @@ def test_a_source_leaves_no_descriptor_open(source_file: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
-def test_a_copy_is_whole_and_says_how_far_it_is(size: int, tmp_path: Path) -> None:
+def test_copy(size: int, tmp_path: Path) -> None:
+    """A copy is complete and reports its progress."""
     content = os.urandom(size)
     (tmp_path / "from").write_bytes(content)
     steps: list[int] = []
@@ -587,6 +629,7 @@ def test_a_copy_is_whole_and_says_how_far_it_is(size: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["model.bin", ".gllm-x.tmp", f".gllm-{'0' * 31}.tmp", f".gllm-{'0' * 32}.tmp2", ".gllm"])
-def test_only_our_own_temporary_files_count_as_such(name: str) -> None:
+def test_temporary_names(name: str) -> None:
+    """Only the names of this library's temporary files count as temporary."""
     assert not is_temporary(name)
     assert is_temporary(f".gllm-{'0a' * 16}.tmp")

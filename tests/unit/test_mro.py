@@ -1,4 +1,4 @@
-"""The classes between a filesystem and fsspec's."""
+"""The classes that this library adds to the filesystems of s3fs, gcsfs, adlfs and fsspec."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ALL: list[Any] = [S3FileSystem, GCSFileSystem, AzureBlobFileSystem, LocalStoreFi
 
 
 def split(of: Any) -> tuple[list[Any], list[Any]]:
-    """The classes of this library in the MRO, and the others."""
+    """Return the classes of this library in the MRO, and the other classes."""
     ours = [each for each in of.__mro__ if each.__module__.startswith("gllm_storage")]
     return ours, [each for each in of.__mro__ if each not in ours]
 
 
-@pytest.mark.parametrize("of", ALL)
+@pytest.mark.parametrize("of", ALL, ids=lambda of: of.__name__)
 def test_two_classes(of: Any) -> None:
-    """A filesystem is upstream's class, one mixin, and the class of the provider."""
+    """The MRO consists of the provider's class, one mixin, and the classes of the upstream filesystem."""
     ours, theirs = split(of)
     assert len(ours) == 2, ours
     assert list(theirs[0].__mro__) == theirs
 
 
-@pytest.mark.parametrize("of", ALL)
+@pytest.mark.parametrize("of", ALL, ids=lambda of: of.__name__)
 def test_coroutines(of: Any) -> None:
     """A method that fsspec awaits is a coroutine, and a method that it calls is not."""
     ours, theirs = split(of)

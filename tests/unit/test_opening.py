@@ -1,4 +1,4 @@
-"""Writing through a filesystem's `open` and `pipe_file`, with fsspec's layers on top, and moving folders."""
+"""`open` and `pipe_file` of a filesystem, with fsspec's compression and transactions, and transfers of folders."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ LINES = "step,loss\n" * 1000
 
 
 def path_of(rig: Rig, remote_path: str) -> str:
-    """The path that the client's filesystem takes."""
+    """Return the path of an object in the client's filesystem."""
     return rig.base + rig.key(remote_path)
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bz2", "xz"])
-def test_what_is_written_compressed_is_stored_and_read_back(compression: str, rig: Rig) -> None:
+def test_compression(compression: str, rig: Rig) -> None:
+    """Text that is written with compression is stored compressed and read back."""
     client = rig.client()
     with client.open("log.csv", "w", compression=compression) as file:
         file.write(LINES)
@@ -41,7 +42,8 @@ def _fail_half_way(file: Any, mode: str) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"compression": "gzip"}], ids=["plain", "gzip"])
 @pytest.mark.parametrize("mode", ["w", "wb", "x", "xb"])
-def test_an_exception_inside_the_block_stores_nothing(mode: str, options: dict[str, str], creating_rig: Rig) -> None:
+def test_exception_in_a_block(mode: str, options: dict[str, str], creating_rig: Rig) -> None:
+    """An exception inside the block stores nothing."""
     file = creating_rig.client().filesystem.open(path_of(creating_rig, "a"), mode, **options)
     with pytest.raises(ZeroDivisionError), file:
         _fail_half_way(file, mode)
@@ -49,7 +51,8 @@ def test_an_exception_inside_the_block_stores_nothing(mode: str, options: dict[s
 
 
 @pytest.mark.parametrize("mode", ["w", "wb"])
-def test_a_dropped_handle_stores_nothing_and_says_so(mode: str, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_file(mode: str, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is dropped unclosed stores nothing and logs a warning."""
     file = rig.client().filesystem.open(path_of(rig, "a"), mode)
     file.write("half" if mode == "w" else b"half")
     del file
@@ -58,7 +61,8 @@ def test_a_dropped_handle_stores_nothing_and_says_so(mode: str, rig: Rig, caplog
     assert "dropped unclosed: nothing was stored" in caplog.text
 
 
-def test_a_transaction_stores_everything_at_its_end(rig: Rig) -> None:
+def test_transaction(rig: Rig) -> None:
+    """A transaction stores all files at its end."""
     filesystem = rig.client().filesystem
     with filesystem.transaction:
         for name in ("a", "b"):
@@ -69,7 +73,8 @@ def test_a_transaction_stores_everything_at_its_end(rig: Rig) -> None:
     assert rig.second.get(rig.key("b")) == b"b"
 
 
-def test_an_exception_inside_a_transaction_stores_nothing(rig: Rig) -> None:
+def test_exception_in_transaction(rig: Rig) -> None:
+    """An exception inside a transaction stores nothing."""
     filesystem = rig.client().filesystem
 
     def fail() -> None:
@@ -84,7 +89,8 @@ def test_an_exception_inside_a_transaction_stores_nothing(rig: Rig) -> None:
     assert rig.keys() == []
 
 
-def test_a_create_inside_a_transaction_is_decided_at_its_end(creating_rig: Rig) -> None:
+def test_create_in_transaction(creating_rig: Rig) -> None:
+    """An exclusive create inside a transaction is decided at its end."""
     filesystem = creating_rig.client().filesystem
 
     def create() -> None:
@@ -99,9 +105,8 @@ def test_a_create_inside_a_transaction_is_decided_at_its_end(creating_rig: Rig) 
 
 
 @pytest.mark.parametrize(("mode", "options"), [("wb", {}), ("w", {}), ("w", {"compression": "gzip"})], ids=str)
-def test_a_file_that_was_not_closed_is_not_stored_by_a_transaction(
-    mode: str, options: dict[str, str], creating_rig: Rig
-) -> None:
+def test_open_file_in_transaction(mode: str, options: dict[str, str], creating_rig: Rig) -> None:
+    """A transaction does not store a file that was not closed."""
     filesystem = creating_rig.client().filesystem
     opened = []
 
@@ -118,7 +123,8 @@ def test_a_file_that_was_not_closed_is_not_stored_by_a_transaction(
     assert creating_rig.keys() == []
 
 
-def test_after_a_transaction_that_failed_writes_are_stored_again(creating_rig: Rig) -> None:
+def test_after_failed_transaction(creating_rig: Rig) -> None:
+    """Writes after a failed transaction are stored."""
     filesystem = creating_rig.client().filesystem
     creating_rig.second.put(creating_rig.key("b"), b"theirs")
 
@@ -136,19 +142,21 @@ def test_after_a_transaction_that_failed_writes_are_stored_again(creating_rig: R
 
     with pytest.raises(ObjectExistsError):
         fail()
-    assert [key for key in creating_rig.keys() if not is_temporary(key)] == ["a", "b", "c"]  # noqa: SIM118 - as above
+    assert [key for key in creating_rig.keys() if not is_temporary(key)] == ["a", "b", "c"]  # noqa: SIM118 - not a dict
     filesystem.pipe_file(path_of(creating_rig, "e"), b"later")
     assert creating_rig.second.get(creating_rig.key("e")) == b"later"
 
 
 @pytest.mark.parametrize(("start", "end"), [(None, None), (0, 10), (5, None), (-7, None), (3, -3), (0, 10**9)])
-def test_cat_file_takes_slices_as_bytes_do(start: int | None, end: int | None, rig: Rig) -> None:
+def test_slices_of_cat_file(start: int | None, end: int | None, rig: Rig) -> None:
+    """`cat_file` takes a start and an end as slices of bytes do."""
     content = LINES.encode()
     rig.second.put(rig.key("a"), content)
     assert rig.client().filesystem.cat_file(path_of(rig, "a"), start, end) == content[start:end]
 
 
-def test_pipe_file_creates_exclusively(creating_rig: Rig) -> None:
+def test_exclusive_pipe_file(creating_rig: Rig) -> None:
+    """`pipe_file` creates an object exclusively with `mode="create"`."""
     filesystem = creating_rig.client().filesystem
     filesystem.pipe_file(path_of(creating_rig, "a"), b"first", mode="create")
     with pytest.raises(ObjectExistsError):
@@ -158,7 +166,8 @@ def test_pipe_file_creates_exclusively(creating_rig: Rig) -> None:
     assert creating_rig.second.get(creating_rig.key("a")) == b"third"
 
 
-def test_pipe_file_and_open_refuse_to_create_where_the_store_cannot(careless_rig: Rig) -> None:
+def test_unsupported_create(careless_rig: Rig) -> None:
+    """`pipe_file` and `open` refuse exclusive creates on a store without preconditions."""
     filesystem = careless_rig.client().filesystem
     with pytest.raises(ConflictCheckUnsupportedError):
         filesystem.pipe_file(path_of(careless_rig, "a"), b"first", mode="create")
@@ -168,7 +177,8 @@ def test_pipe_file_and_open_refuse_to_create_where_the_store_cannot(careless_rig
 
 
 @pytest.mark.parametrize("call", ["put_file", "pipe_file"])
-def test_a_mode_that_is_none_is_refused(call: str, rig: Rig, tmp_path: Path) -> None:
+def test_unknown_mode(call: str, rig: Rig, tmp_path: Path) -> None:
+    """An unknown mode is refused."""
     (tmp_path / "a").write_bytes(b"a")
     filesystem = rig.client().filesystem
     first, second = (str(tmp_path / "a"), path_of(rig, "a")) if call == "put_file" else (path_of(rig, "a"), b"a")
@@ -178,7 +188,8 @@ def test_a_mode_that_is_none_is_refused(call: str, rig: Rig, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["memory", "file", "ministack", "ceph"])
-def test_folders_go_there_and_back(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_folder_round_trip(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A folder that is uploaded and downloaded keeps its structure."""
     from tests.conftest import make_rig  # noqa: PLC0415 - a few rigs only
 
     rig = make_rig(kind, request)

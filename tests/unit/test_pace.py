@@ -1,4 +1,4 @@
-"""How many parts are under way at a time."""
+"""The number of parts that are in flight at a time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ GIB = 2**30
 
 
 class Fixed(Pace):
-    """As many as there may be."""
+    """A pace that always allows the most parts."""
 
     def moved(self, size: int) -> None:
-        """Say nothing."""
+        """Ignore the measurement."""
 
 
 class Clock:
-    """Goes on only when told to."""
+    """A clock that only the simulation advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -49,19 +49,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def transfer(
     pace: Pace, clock: Clock, parts: int, *, of_each: float, of_all: float = math.inf, jitter: float = 0.3, seed: int = 0
 ) -> list[int]:
-    """Move parts over connections that bring so many bytes a second, each and in all; the widths there were."""
+    """Simulate parts on connections with these bytes per second, each and in total; return the width after each part."""
     chance, widths = random.Random(seed), list[int]()
-    waiting, under_way = parts, list[tuple[float, float]]()  # the bytes that are left of each, and its rate
-    while waiting or under_way:
-        while waiting and len(under_way) < pace.width:
-            under_way.append((PART, of_each * chance.uniform(1 - jitter, 1 + jitter)))
+    waiting, in_flight = parts, list[tuple[float, float]]()  # of each part: the bytes left, and its rate
+    while waiting or in_flight:
+        while waiting and len(in_flight) < pace.width:
+            in_flight.append((PART, of_each * chance.uniform(1 - jitter, 1 + jitter)))
             waiting -= 1
-        share = min(1.0, of_all / sum(rate for _, rate in under_way))
-        seconds = min(left / (rate * share) for left, rate in under_way)
+        share = min(1.0, of_all / sum(rate for _, rate in in_flight))
+        seconds = min(left / (rate * share) for left, rate in in_flight)
         clock.now += seconds
-        under_way = [(left - rate * share * seconds, rate) for left, rate in under_way]
-        done = sum(left < 1 for left, _ in under_way)
-        under_way = [each for each in under_way if each[0] >= 1]
+        in_flight = [(left - rate * share * seconds, rate) for left, rate in in_flight]
+        done = sum(left < 1 for left, _ in in_flight)
+        in_flight = [each for each in in_flight if each[0] >= 1]
         for _ in range(done):
             pace.moved(PART)
             widths.append(pace.width)
@@ -69,11 +69,13 @@ def transfer(
 
 
 @pytest.mark.parametrize("of_each", [50, 70])
-def test_all_are_under_way_where_the_network_is_slow(clock: Clock, of_each: int) -> None:
+def test_slow_network(clock: Clock, of_each: int) -> None:
+    """On a slow network, the most parts stay in flight."""
     assert set(transfer(Pace(10, PART), clock, 300, of_each=of_each * MIB, jitter=0)) == {10}
 
 
-def test_fewer_are_under_way_where_they_bring_as_much(clock: Clock) -> None:
+def test_fast_network(clock: Clock) -> None:
+    """On a fast network, two parts in flight remain if they reach the same rate."""
     widths = transfer(Pace(10, PART), clock, 100, of_each=2 * GIB, of_all=2 * GIB)
     assert list(dict.fromkeys(widths)) == [10, 5, 2]
     assert widths.index(2) < 50
@@ -81,23 +83,24 @@ def test_fewer_are_under_way_where_they_bring_as_much(clock: Clock) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("of_each", [90, 150, 200, 300, 500])
-def test_where_each_connection_has_its_limit_they_take_hardly_longer_than_all_would(
-    clock: Clock, of_each: int, seed: int
-) -> None:
+def test_limited_connections(clock: Clock, of_each: int, seed: int) -> None:
+    """If each connection has its own limit, trials cost at most 10 % of the time."""
     transfer(Pace(10, PART), clock, 500, of_each=of_each * MIB, seed=seed)
     took, clock.now = clock.now, 0.0
     transfer(Fixed(10, PART), clock, 500, of_each=of_each * MIB, seed=seed)
     assert took < 1.1 * clock.now
 
 
-def test_all_are_under_way_again_where_the_network_has_become_slow(clock: Clock) -> None:
+def test_network_becomes_slow(clock: Clock) -> None:
+    """The most parts are in flight again when the network has become slow."""
     pace = Pace(10, PART)
     transfer(pace, clock, 100, of_each=2 * GIB, of_all=2 * GIB)
     assert pace.width == 2
     assert transfer(pace, clock, 20, of_each=80 * MIB)[-1] == 10
 
 
-def test_a_pause_says_nothing_of_the_network(clock: Clock) -> None:
+def test_pause(clock: Clock) -> None:
+    """A pause of the caller does not count as a slow network."""
     pace = Pace(10, PART)
     transfer(pace, clock, 100, of_each=2 * GIB, of_all=2 * GIB)
     clock.now += 60
@@ -105,7 +108,8 @@ def test_a_pause_says_nothing_of_the_network(clock: Clock) -> None:
     assert set(transfer(pace, clock, 20, of_each=2 * GIB, of_all=2 * GIB)) == {2}
 
 
-def test_a_pause_in_a_trial_leaves_it_to_the_end(clock: Clock) -> None:
+def test_pause_during_a_trial(clock: Clock) -> None:
+    """A pause during a trial does not end the trial, which still finds the better number."""
     pace = Pace(10, PART)
     while pace.width == 10:
         transfer(pace, clock, 1, of_each=2 * GIB)
@@ -115,11 +119,13 @@ def test_a_pause_in_a_trial_leaves_it_to_the_end(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_so_few_stay_as_they_are(clock: Clock, most: int) -> None:
+def test_small_limit(clock: Clock, most: int) -> None:
+    """A limit of one or two parts is never reduced."""
     assert set(transfer(Pace(most, PART), clock, 20, of_each=9 * GIB)) == {most}
 
 
-def test_threads_that_are_too_many_rest_and_all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resting_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Surplus threads rest, and all tasks are done."""
     monkeypatch.setattr(pace, "_FAST", 0.0)
     monkeypatch.setattr(pace, "_ENOUGH", 0.0)
     lock, seen = threading.Lock(), dict[int, int]()
@@ -140,7 +146,8 @@ def test_threads_that_are_too_many_rest_and_all_is_done(monkeypatch: pytest.Monk
     assert median(seen[number] for number in range(100, 200)) <= 2
 
 
-def test_tasks_beside_their_caller_are_fewer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_background_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of background tasks is reduced too."""
     monkeypatch.setattr(pace, "_FAST", 0.0)
     monkeypatch.setattr(pace, "_ENOUGH", 0.0)
     lock, seen = threading.Lock(), list[int]()
@@ -155,15 +162,16 @@ def test_tasks_beside_their_caller_are_fewer_too(monkeypatch: pytest.MonkeyPatch
         with lock:
             running -= 1
 
-    crew = Background(8, Stop(), lambda: None, PART)
+    tasks = Background(8, Stop(), lambda: None, PART)
     for _ in range(200):
-        crew.start(task)
-    crew.finish()
+        tasks.start(task)
+    tasks.finish()
     assert max(seen) > 2
     assert median(seen[100:]) <= 2
 
 
-def test_a_failure_ends_threads_that_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_with_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure ends the resting threads."""
     monkeypatch.setattr(pace, "_FAST", 0.0)
     monkeypatch.setattr(pace, "_ENOUGH", 0.0)
 
@@ -177,7 +185,8 @@ def test_a_failure_ends_threads_that_rest(monkeypatch: pytest.MonkeyPatch) -> No
     eventually(lambda: not [each for each in threading.enumerate() if each.name == "gllm-storage"])
 
 
-def test_giving_up_ends_threads_that_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_with_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop ends the resting threads."""
     monkeypatch.setattr(pace, "_FAST", 0.0)
     monkeypatch.setattr(pace, "_ENOUGH", 0.0)
     stop = Stop()

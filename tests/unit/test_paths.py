@@ -1,4 +1,4 @@
-"""Remote paths, keys and URLs: what is accepted goes round unchanged, what is refused is a ValueError."""
+"""Remote paths, keys and URLs: accepted ones survive a round trip unchanged, and others raise ValueError."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ TOKENS += [
 
 anything = st.one_of(
     st.lists(st.sampled_from(TOKENS), max_size=12).map("".join),
-    st.text(st.characters(), max_size=40),  # lone surrogates too
+    st.text(st.characters(), max_size=40),  # includes lone surrogates
 )
 
 
 def is_ordinary(path: str) -> bool:
-    """Whether the rules of DESIGN.md accept a relative path; said again here, in other words than the product's."""
+    """Return whether a relative path is valid, by an implementation that is independent of the library's."""
     try:
         size = len(path.encode())
     except UnicodeEncodeError:
@@ -137,7 +137,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("path", REFUSED.values(), ids=REFUSED)
-def test_an_impossible_path_is_refused_and_named(path: str) -> None:
+def test_impossible_path(path: str) -> None:
+    """An impossible path is refused, and the error names it."""
     with pytest.raises(ValueError, match=r".") as caught:
         S3.key(path)
     key = path.removeprefix("s3://models").removeprefix("/")
@@ -145,7 +146,8 @@ def test_an_impossible_path_is_refused_and_named(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [None, 3, b"a", ["a"]], ids=repr)
-def test_a_path_that_is_no_string_is_a_value_error(path: Any) -> None:
+def test_path_not_a_string(path: Any) -> None:
+    """A path that is not a string raises ValueError."""
     with pytest.raises(ValueError, match="string"):
         S3.key(path)
     with pytest.raises(ValueError, match="string"):
@@ -171,12 +173,14 @@ def test_a_path_that_is_no_string_is_a_value_error(path: Any) -> None:
         ("模型/é.bin", "team/v3/模型/é.bin"),
     ],
 )
-def test_a_possible_path_names_one_key(path: str, key: str) -> None:
+def test_key_of_a_path(path: str, key: str) -> None:
+    """A possible path names one key."""
     assert S3.key(path) == key
     assert S3.url(key) == f"s3://models/{key}"
 
 
-def test_the_limit_of_1024_bytes_counts_the_prefix() -> None:
+def test_length_limit() -> None:
+    """The limit of 1024 bytes includes the prefix."""
     room = MAX_KEY_BYTES - len("team/v3/")
     assert len(S3.key("a" * room)) == MAX_KEY_BYTES
     with pytest.raises(ValueError, match="1025"):
@@ -197,29 +201,34 @@ def test_the_limit_of_1024_bytes_counts_the_prefix() -> None:
         ("s3://models/a/", "a/"),
     ],
 )
-def test_a_listing_prefix_may_be_empty_or_end_with_a_slash(prefix: str, meant: str) -> None:
+def test_listing_prefix(prefix: str, meant: str) -> None:
+    """A listing prefix may be empty or end with a slash."""
     assert S3.listing_prefix(prefix) == meant
 
 
 @pytest.mark.parametrize("prefix", ["..", "../", "a/../b", "a//", "//", "s3://other/", "gs://models/a", "a\nb", "a::b"])
-def test_a_listing_prefix_that_no_key_can_have_is_refused(prefix: str) -> None:
+def test_impossible_listing_prefix(prefix: str) -> None:
+    """A listing prefix that a key cannot have is refused."""
     with pytest.raises(ValueError, match=r"."):
         S3.listing_prefix(prefix)
 
 
 @pytest.mark.parametrize(("given_prefix", "clean"), [("", ""), ("/", ""), ("a", "a"), ("/a/b/", "a/b"), ("//a", "a")])
-def test_a_prefix_loses_the_slashes_at_its_ends(given_prefix: str, clean: str) -> None:
+def test_slashes_of_a_prefix(given_prefix: str, clean: str) -> None:
+    """A prefix loses the slashes at its ends."""
     assert clean_prefix(given_prefix) == clean
 
 
 @pytest.mark.parametrize("prefix", ["..", "a/..", "a//b", "a::b", "s3://models/a", "a\0", "a" * 1025])
-def test_an_impossible_prefix_is_refused(prefix: str) -> None:
+def test_impossible_prefix(prefix: str) -> None:
+    """An impossible prefix is refused."""
     with pytest.raises(ValueError, match="prefix"):
         clean_prefix(prefix)
 
 
 @pytest.mark.parametrize("url", ["", "bucket/key", "/folder", "s3:", "s3:/b", "://b", "3s://b", None, 7, b"s3://b"])
-def test_what_is_no_url_is_refused(url: Any) -> None:
+def test_not_a_url(url: Any) -> None:
+    """A value that is not a storage URL is refused."""
     with pytest.raises(ValueError, match="storage URL"):
         split_url(url)
 
@@ -228,7 +237,8 @@ def test_what_is_no_url_is_refused(url: Any) -> None:
 @example("s3://models/a")
 @example("s3://models/..")
 @many
-def test_a_path_is_accepted_or_a_value_error_and_nothing_else(path: str) -> None:
+def test_any_path(path: str) -> None:
+    """Any text is an accepted path below the prefix, or raises ValueError."""
     try:
         key = S3.key(path)
     except ValueError:
@@ -241,7 +251,8 @@ def test_a_path_is_accepted_or_a_value_error_and_nothing_else(path: str) -> None
 
 @given(anything)
 @many
-def test_a_listing_prefix_is_accepted_or_a_value_error_and_nothing_else(prefix: str) -> None:
+def test_any_listing_prefix(prefix: str) -> None:
+    """Any text is an accepted listing prefix below the client's prefix, or raises ValueError."""
     try:
         meant = S3.listing_prefix(prefix)
     except ValueError:
@@ -252,7 +263,8 @@ def test_a_listing_prefix_is_accepted_or_a_value_error_and_nothing_else(prefix: 
 
 @given(anything)
 @many
-def test_keys_are_checked_and_never_changed(key: str) -> None:
+def test_any_key(key: str) -> None:
+    """A key is checked and never changed."""
     try:
         assert validate_key(key) == key
         assert is_ordinary(key)
@@ -263,7 +275,8 @@ def test_keys_are_checked_and_never_changed(key: str) -> None:
 @given(ordinary, prefixes)
 @example("a?x=1&versionId=2", "")
 @few
-def test_a_url_names_the_same_object_to_s3fs(path: str, prefix: str) -> None:
+def test_url_in_s3fs(path: str, prefix: str) -> None:
+    """A URL of the client names the same object in s3fs."""
     client = S3StorageClient(
         {"bucket_name": "models", "prefix": prefix, "aws_access_key_id": "k", "aws_secret_access_key": "s"}
     )
@@ -278,7 +291,7 @@ def test_a_url_names_the_same_object_to_s3fs(path: str, prefix: str) -> None:
 
 
 def memory_client(prefix: str) -> MemoryStorageClient:
-    """A client on an empty store: fsspec's goes on from one example to the next, and keeps folders, too."""
+    """Return a client on an empty store: fsspec's store keeps files and folders from one example to the next."""
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
     return MemoryStorageClient({"bucket_name": "paths", "prefix": prefix})
@@ -290,7 +303,8 @@ def local_client(prefix: str, root: str = "/no/such/root") -> LocalStorageClient
 
 @given(ordinary, prefixes)
 @few
-def test_a_url_names_the_same_object_to_fsspec(path: str, prefix: str) -> None:
+def test_url_in_fsspec(path: str, prefix: str) -> None:
+    """A URL of the client names the same object in fsspec."""
     clients: list[FsspecStorageClient] = [memory_client(prefix), local_client(prefix)]
     for client, base in zip(clients, ("/paths/", "/no/such/root/"), strict=True):
         url = client.url(path)
@@ -302,7 +316,8 @@ def test_a_url_names_the_same_object_to_fsspec(path: str, prefix: str) -> None:
 
 @given(ordinary, prefixes, st.binary(max_size=20))
 @few
-def test_fsspec_opens_the_object_that_the_client_wrote(path: str, prefix: str, content: bytes) -> None:
+def test_object_of_the_client(path: str, prefix: str, content: bytes) -> None:
+    """An object that the client wrote can be read through fsspec."""
     client = memory_client(prefix)
     with client.open(path, "wb") as file:
         file.write(content)
@@ -314,7 +329,8 @@ def test_fsspec_opens_the_object_that_the_client_wrote(path: str, prefix: str, c
 
 @given(ordinary, prefixes, st.binary(max_size=20))
 @few
-def test_the_client_reads_the_object_that_fsspec_wrote(path: str, prefix: str, content: bytes) -> None:
+def test_object_of_fsspec(path: str, prefix: str, content: bytes) -> None:
+    """An object that fsspec wrote can be read through the client."""
     client = memory_client(prefix)
     with fsspec.open(client.url(path), "wb") as file:
         file.write(content)
@@ -326,7 +342,8 @@ def test_the_client_reads_the_object_that_fsspec_wrote(path: str, prefix: str, c
 
 @given(anything, prefixes)
 @few
-def test_no_path_leaves_the_local_root(path: str, prefix: str) -> None:
+def test_local_root(path: str, prefix: str) -> None:
+    """An accepted path never leaves the local root."""
     client = local_client(prefix)
     try:
         url = client.url(path)
@@ -339,7 +356,8 @@ def test_no_path_leaves_the_local_root(path: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("root", ["/", "/data", "/data/", "/data/../data", "/a b/#c[d]*"])
-def test_any_root_gives_urls_that_go_round(root: str) -> None:
+def test_urls_of_any_root(root: str) -> None:
+    """Any local root gives URLs that the client accepts as paths."""
     client = local_client("p", root)
     url = client.url("x/y")
     assert urlsplit(url).scheme == "file"
@@ -348,6 +366,7 @@ def test_any_root_gives_urls_that_go_round(root: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["file:///data/../etc/passwd", "file:///etc/passwd", "file:///database/x", "file://data/x"])
-def test_a_file_url_outside_the_root_is_refused(url: str) -> None:
+def test_url_outside_the_root(url: str) -> None:
+    """A file URL outside the root is refused."""
     with pytest.raises(ValueError, match=r"."):
         local_client("", "/data").url(url)

@@ -16,31 +16,31 @@ NAMES = sorted(each.stem for each in PICKLES.glob("*.pickle"))
 
 
 def load(name: str) -> Any:
-    return pickle.loads((PICKLES / f"{name}.pickle").read_bytes())  # noqa: S301 - our own files
+    return pickle.loads((PICKLES / f"{name}.pickle").read_bytes())  # noqa: S301 - files of this repository
 
 
-def those(kind: str) -> list[str]:
+def names_of(kind: str) -> list[str]:
     return [name for name in NAMES if name.startswith(f"{kind}-")]
 
 
-@pytest.mark.parametrize("name", those("client"))
+@pytest.mark.parametrize("name", names_of("client"))
 def test_client(name: str) -> None:
-    """A client loads with its config, and equals one that is made of that config."""
+    """A client loads with its config, and equals a new client with the same config."""
     client = load(name)
     assert client == get_storage_client(name.removeprefix("client-"), client.config)
     assert client.config.items() >= {"prefix": "team-a"}.items() or name in {"client-file", "client-fsspec", "client-memory"}
 
 
-@pytest.mark.parametrize("name", those("filesystem"))
+@pytest.mark.parametrize("name", names_of("filesystem"))
 def test_filesystem(name: str) -> None:
-    """A filesystem loads, with the options that it had."""
+    """A filesystem loads with its options."""
     filesystem = load(name)
     expected = load(name.replace("filesystem-", "client-")).filesystem
     assert type(filesystem) is type(expected)
     assert filesystem.storage_options == expected.storage_options
 
 
-@pytest.mark.parametrize("name", those("file"))
+@pytest.mark.parametrize("name", names_of("file"))
 def test_open_file(name: str) -> None:
     """An open file loads at its position, pinned to its version."""
     file = load(name)
@@ -50,7 +50,7 @@ def test_open_file(name: str) -> None:
     assert file.path == "models/key"
 
 
-@pytest.mark.parametrize("name", those("info"))
+@pytest.mark.parametrize("name", names_of("info"))
 def test_info(name: str) -> None:
     """A description of an object loads with all its fields."""
     info = load(name)
@@ -58,7 +58,7 @@ def test_info(name: str) -> None:
     assert (info.size, info.etag, info.checksum, info.metadata) == (1000, "abc", "crc64nvme:AAAAAAAAAAA=", {"a": "b"})
 
 
-@pytest.mark.parametrize("name", those("error"))
+@pytest.mark.parametrize("name", names_of("error"))
 def test_error(name: str) -> None:
     """An error loads as its class, with its details."""
     error = load(name)
@@ -71,5 +71,5 @@ def test_error(name: str) -> None:
 
 
 def test_all_kinds() -> None:
-    """None of the fixtures is missing."""
+    """All 26 pickles are present."""
     assert len(NAMES) == 26

@@ -1,4 +1,4 @@
-"""The package's surface: what it exports, and that importing it costs nothing."""
+"""The exported names of the package, and the modules that importing it loads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ DOCUMENTED = [
 HEAVY = ["boto3", "botocore", "s3fs", "fsspec", "aiohttp", "aiobotocore", "awscrt", "importlib.metadata"]
 
 
-def test_all_public_names_are_exported_and_nothing_else() -> None:
+def test_exported_names() -> None:
+    """`__all__` lists all public names, and nothing else."""
     modules = {"annotations", "import_module"}
     public = {
         name
@@ -37,16 +38,18 @@ def test_all_public_names_are_exported_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", gllm_storage.__all__)
-def test_an_exported_name_is_there_and_explained(name: str) -> None:
+def test_docstring_of_a_name(name: str) -> None:
+    """Each exported name exists and has a docstring."""
     assert getattr(gllm_storage, name).__doc__
     assert name in dir(gllm_storage)
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_a_documented_name_is_importable(name: str) -> None:
+def test_documented_name(name: str) -> None:
+    """Each documented name is importable."""
     assert name in gllm_storage.__all__
     scope: dict[str, object] = {}
-    exec(f"from gllm_storage import {name}", scope)  # noqa: S102 - the statement that users write
+    exec(f"from gllm_storage import {name}", scope)  # noqa: S102 - the import statement of a user
     assert scope[name] is getattr(gllm_storage, name)
 
 
@@ -58,7 +61,8 @@ def test_a_documented_name_is_importable(name: str) -> None:
         ("gllm_storage.azure", "AzureBlobFileSystem", "adlfs"),
     ],
 )
-def test_a_filesystem_is_importable_from_its_providers_package(package: str, name: str, parent: str) -> None:
+def test_filesystem_of_a_package(package: str, name: str, parent: str) -> None:
+    """A filesystem is importable from the package of its provider."""
     found = getattr(importlib.import_module(package), name)
     assert found.__module__ == f"{package}.filesystem"
     assert any(each.__module__.startswith(parent) and each.__name__ == name for each in found.__mro__)
@@ -66,24 +70,28 @@ def test_a_filesystem_is_importable_from_its_providers_package(package: str, nam
         _ = importlib.import_module(package).nothing_like_this
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_unknown_name() -> None:
+    """An unknown name raises AttributeError, or ImportError in an import statement."""
     with pytest.raises(AttributeError, match=r"gllm_storage.*nothing_like_this"):
         _ = gllm_storage.nothing_like_this
     with pytest.raises(ImportError, match="nothing_like_this"):
-        exec("from gllm_storage import nothing_like_this")  # noqa: S102 - the statement that users write
+        exec("from gllm_storage import nothing_like_this")  # noqa: S102 - the import statement of a user
 
 
-def test_the_version_is_a_version() -> None:
+def test_version() -> None:
+    """The version consists of three numbers."""
     assert [part.isdigit() for part in gllm_storage.__version__.split(".")] == [True] * 3
 
 
-def test_importing_the_package_loads_no_sdk() -> None:
+def test_import_without_sdk() -> None:
+    """Importing the package loads no SDK."""
     program = f"import sys, gllm_storage; print([name for name in {HEAVY} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
     assert said == "[]\n"
 
 
-def test_the_verbs_on_s3_load_neither_s3fs_nor_aiohttp(tmp_path: Path) -> None:
+def test_verbs_without_s3fs(tmp_path: Path) -> None:
+    """The verbs on S3 load neither s3fs nor aiohttp."""
     (tmp_path / "file").write_bytes(b"content")
     program = f"""
 import sys
@@ -107,12 +115,13 @@ print([name for name in ("s3fs", "aiohttp", "aiobotocore", "fsspec") if name in 
 
 
 def test_top_level_modules() -> None:
-    """At most eight modules are beside the packages."""
+    """The package has at most eight top-level modules."""
     found = {path.stem for path in Path(gllm_storage.__file__).parent.glob("*.py")}
     assert found == {"__init__", "client", "errors", "fsspec_client", "info", "paths", "registry", "settings"}
 
 
-def test_what_needs_no_sdk_loads_none() -> None:
+def test_clients_without_sdk() -> None:
+    """Memory and local clients load no SDK."""
     program = (
         "import sys, gllm_storage; from gllm_storage import *; "
         "gllm_storage.get_storage_client('memory', {}); gllm_storage.get_storage_client('file', {'root': '/data'}); "

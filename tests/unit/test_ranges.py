@@ -1,4 +1,4 @@
-"""Slices of objects: `cat_ranges`, and `cat_file` with a start and an end."""
+"""Byte ranges of objects: `cat_ranges`, and `cat_file` with a start and an end."""
 
 from __future__ import annotations
 
@@ -38,20 +38,19 @@ def content_of(size: int, seed: int = 0) -> bytes:
 
 
 def shelf_of(*sizes: int, transfer: TransferSettings = SETTINGS) -> tuple[Shelf, ShelfFileSystem]:
-    """A store with objects ``b/0``, ``b/1``, …."""
+    """Return a store with objects ``b/0``, ``b/1``, …."""
     shelf = Shelf(transfer, {f"b/{number}": content_of(size, number) for number, size in enumerate(sizes)})
     return shelf, ShelfFileSystem(shelf)
 
 
-# ---- what is fetched together
+# ---- ranges that one request fetches together
 
 ranges = st.tuples(st.integers(0, 5000), st.integers(1, 2000)).map(lambda each: (each[0], each[0] + each[1]))
 
 
 @given(st.lists(ranges, max_size=30), st.integers(0, 500), st.integers(1, 4000))
-def test_spans_hold_all_that_was_asked_for_and_little_else(
-    wanted: list[tuple[int, int]], max_gap: int, max_size: int
-) -> None:
+def test_any_spans(wanted: list[tuple[int, int]], max_gap: int, max_size: int) -> None:
+    """Spans contain all ranges, no gap above `max_gap`, and no more than `max_size` together."""
     spans = coalesced(wanted, max_gap, max_size)
     assert sorted(number for span in spans for number, _, _ in span.parts) == list(range(len(wanted)))
     for span in spans:
@@ -65,7 +64,8 @@ def test_spans_hold_all_that_was_asked_for_and_little_else(
             covered = max(covered, end)
 
 
-def test_neighbours_are_fetched_together_and_others_are_not() -> None:
+def test_spans_of_neighbours() -> None:
+    """Neighbouring ranges share a span, and other ranges do not."""
     assert [(span.start, span.end) for span in coalesced([(0, 10), (20, 30), (41, 50), (5, 8)], 10, 100)] == [
         (0, 30),
         (41, 50),
@@ -86,7 +86,8 @@ slices = st.tuples(st.integers(0, len(SIZES) - 1), bounds, bounds)
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(slices, max_size=20), st.sampled_from([None, 0, 10, PART]), st.sampled_from([None, 1, 3, -1]))
-def test_ranges_are_what_slices_of_bytes_are(todo: list[Any], max_gap: int | None, batch_size: int | None) -> None:
+def test_any_ranges(todo: list[Any], max_gap: int | None, batch_size: int | None) -> None:
+    """Ranges return the same bytes as slices of bytes."""
     shelf, filesystem = shelf_of(*SIZES)
     paths = [f"b/{number}" for number, _, _ in todo]
     found = filesystem.cat_ranges(
@@ -95,7 +96,8 @@ def test_ranges_are_what_slices_of_bytes_are(todo: list[Any], max_gap: int | Non
     assert found == [shelf.objects[path][start:end] for path, (_, start, end) in zip(paths, todo, strict=True)]
 
 
-def test_one_start_and_one_end_stand_for_all() -> None:
+def test_one_start_and_end() -> None:
+    """One start and one end apply to all paths."""
     shelf, filesystem = shelf_of(1000, 2000, 3000)
     paths = ["b/2", "b/0", "b/2", "b/1"]
     assert filesystem.cat_ranges(paths, -10, None) == [shelf.objects[path][-10:] for path in paths]
@@ -104,7 +106,8 @@ def test_one_start_and_one_end_stand_for_all() -> None:
     assert filesystem.cat_ranges([], [], []) == []
 
 
-def test_each_object_is_looked_at_once_and_neighbours_are_one_read() -> None:
+def test_reads_of_neighbours() -> None:
+    """Neighbouring ranges of an object are one read, unless `max_gap` is 0."""
     shelf, filesystem = shelf_of(10 * PART, 10 * PART)
     starts = [number * 10 * KIB for number in range(20)]
     paths = [f"b/{number}" for _ in starts for number in (0, 1)]
@@ -116,24 +119,26 @@ def test_each_object_is_looked_at_once_and_neighbours_are_one_read() -> None:
     assert len(shelf.reads) == 40
 
 
-def test_a_large_range_is_read_in_parts_side_by_side() -> None:
+def test_large_range() -> None:
+    """A large range is read in concurrent parts."""
     shelf, filesystem = shelf_of(10 * PART)
     most = 0
 
-    def look(_: int) -> None:
+    def watch(_: int) -> None:
         nonlocal most
         most = max(most, shelf.under_way)
         eventually(lambda: most >= SETTINGS.max_concurrency)
-        time.sleep(0.1)  # more would come by then, most likely
+        time.sleep(0.1)  # most likely long enough for one read too many to begin
 
-    shelf.before_read = look
+    shelf.before_read = watch
     assert filesystem.cat_ranges(["b/0"], 10, 8 * PART) == [shelf.objects["b/0"][10 : 8 * PART]]
     assert max(length for _, length in shelf.reads) == PART
     assert most == SETTINGS.max_concurrency
     assert filesystem.cat_file("b/0", 10, 8 * PART) == shelf.objects["b/0"][10 : 8 * PART]
 
 
-def test_what_cannot_be_read_is_an_exception_in_its_place_or_raised() -> None:
+def test_unreadable_range() -> None:
+    """The error of a range is returned in its place, or raised with `on_error="raise"`."""
     shelf, filesystem = shelf_of(1000)
     paths = ["b/0", "b/none", "b/0", "no-key"]
     first, missing, last, no_key = filesystem.cat_ranges(paths, 0, 10)
@@ -144,7 +149,8 @@ def test_what_cannot_be_read_is_an_exception_in_its_place_or_raised() -> None:
         filesystem.cat_ranges(paths, 0, 10, on_error="raise")
 
 
-def test_ranges_that_make_no_sense_are_refused() -> None:
+def test_contradictory_arguments() -> None:
+    """Contradictory arguments are refused."""
     _, filesystem = shelf_of(1000)
     with pytest.raises(ValueError, match="2 paths, 1 starts"):
         filesystem.cat_ranges(["b/0", "b/0"], [0], [1, 2])
@@ -156,7 +162,8 @@ def test_ranges_that_make_no_sense_are_refused() -> None:
         filesystem.cat_ranges(["b/0"], 0, 1, max_gap=-1)
 
 
-def test_an_error_of_one_range_is_one_of_all_ranges_of_its_object_only() -> None:
+def test_failed_object() -> None:
+    """The error of one range is the error of all ranges of its object, and of no other object."""
     shelf, filesystem = shelf_of(10 * PART, 1000)
 
     def fail(start: int) -> None:
@@ -168,7 +175,8 @@ def test_an_error_of_one_range_is_one_of_all_ranges_of_its_object_only() -> None
     assert [type(each) for each in found] == [StorageError, StorageError, bytes]
 
 
-def test_all_ranges_of_an_object_are_of_one_version() -> None:
+def test_replaced_object() -> None:
+    """All ranges of an object come from one version."""
     shelf, filesystem = shelf_of(10 * PART)
     another = content_of(10 * PART, 1)
 
@@ -182,7 +190,8 @@ def test_all_ranges_of_an_object_are_of_one_version() -> None:
     assert found == [another[start : start + 10] for start in starts]
 
 
-def test_an_object_that_is_replaced_without_end_is_given_up() -> None:
+def test_endless_replacement() -> None:
+    """An object that is replaced again and again is an error, and other objects are read."""
     shelf, filesystem = shelf_of(10 * PART, 10)
     seeds = iter(range(1, 10_000))
 
@@ -190,12 +199,13 @@ def test_an_object_that_is_replaced_without_end_is_given_up() -> None:
         shelf.objects["b/0"] = content_of(1000, next(seeds))
 
     shelf.before_read = replace_it
-    given_up, other = filesystem.cat_ranges(["b/0", "b/1"], [0, 0], [10, 10])
-    assert isinstance(given_up, StorageUnavailableError)
+    replaced, other = filesystem.cat_ranges(["b/0", "b/1"], [0, 0], [10, 10])
+    assert isinstance(replaced, StorageUnavailableError)
     assert other == shelf.objects["b/1"]
 
 
-def test_ranges_can_be_awaited_and_cancelled() -> None:
+def test_cancellation() -> None:
+    """Ranges can be awaited and cancelled."""
     shelf, filesystem = shelf_of(10 * PART)
     shelf.held_up, begun = threading.Event(), threading.Event()
     shelf.before_read = lambda _: begun.set()
@@ -213,17 +223,18 @@ def test_ranges_can_be_awaited_and_cancelled() -> None:
     asyncio.run(run())
 
 
-def test_many_objects_are_read_side_by_side_and_no_more_than_is_allowed() -> None:
+def test_many_objects() -> None:
+    """Many objects are read concurrently, up to the limit."""
     shelf, filesystem = shelf_of(*[1000] * 50, transfer=replace(SETTINGS, max_concurrency=3))
     most = 0
 
-    def look(_: int) -> None:
+    def watch(_: int) -> None:
         nonlocal most
         most = max(most, shelf.under_way)
         eventually(lambda: most >= 3)
-        time.sleep(0.005)  # more would come by then, most likely
+        time.sleep(0.005)  # most likely long enough for one read too many to begin
 
-    shelf.before_read = look
+    shelf.before_read = watch
     paths = [f"b/{number}" for number in range(50)]
     assert filesystem.cat_ranges(paths, 1, 4) == [shelf.objects[path][1:4] for path in paths]
     assert most == 3

@@ -1,4 +1,4 @@
-"""Objects that are open for reading, on a store that is a dictionary: what is read, and what it costs."""
+"""Objects that are open for reading, on a store in a dictionary: the content, and the requests and memory that it costs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ SETTINGS = TransferSettings(part_size=PART, max_concurrency=4, memory_limit=16 *
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays() -> Iterator[None]:
-    """Whatever a test does: when its files are closed or dropped, no thread runs on, and no memory is taken."""
+def _nothing_left() -> Iterator[None]:
+    """Check after each test that its files left no thread running and no memory acquired."""
     before = set(threading.enumerate())
     yield
     gc.collect()
     eventually(lambda: not [each for each in threading.enumerate() if each not in before and "ahead" in each.name])
-    eventually(lambda: taken() == 0)
+    eventually(lambda: memory_taken() == 0)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def _no_waits() -> Iterator[None]:
         yield
 
 
-def taken() -> int:
+def memory_taken() -> int:
     return memory_budget.memory_budget().taken
 
 
@@ -55,7 +55,7 @@ def content_of(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
-def read_on(file: Any, size: int, read: bytearray) -> None:
+def read_rest(file: Any, size: int, read: bytearray) -> None:
     while piece := file.read(size):
         read += piece
 
@@ -65,7 +65,7 @@ def shelf_of(content: bytes, transfer: TransferSettings = SETTINGS) -> tuple[She
     return shelf, ShelfFileSystem(shelf)
 
 
-# ---- what is read
+# ---- content
 
 SIZE = 3 * PART + 1234
 LINES = b"".join(b"%d\n" % (number**3) for number in range(60_000))[:SIZE]
@@ -103,20 +103,22 @@ def outcome(file: Any, name: str, *arguments: int) -> object:
     st.sampled_from([None, 1000, 40_000, PART]),
     st.sampled_from([2 * PART, 6 * PART, 128 * MIB]),
 )
-def test_a_file_reads_as_one_in_memory(todo: list[Any], block_size: int | None, memory_limit: int) -> None:
+def test_any_operations(todo: list[Any], block_size: int | None, memory_limit: int) -> None:
+    """A file behaves like `io.BytesIO`, and stays within the memory limit."""
     _, filesystem = shelf_of(LINES, TransferSettings(part_size=PART, max_concurrency=3, memory_limit=memory_limit))
     expected = io.BytesIO(LINES)
     with filesystem.open(NAME, block_size=block_size) as file:
         for each in todo:
             if each[0] == "seek" and min(each[1], each[1] + expected.tell()) < 0 and each[2]:
-                continue  # BytesIO stops at the start, where fsspec's files, as those of the operating system, complain
+                continue  # BytesIO stops at the start; the files of fsspec and of the operating system raise an error
             assert outcome(file, *each) == outcome(expected, *each), each
             assert file.tell() == expected.tell()
-            assert taken() <= memory_limit
-    eventually(lambda: taken() == 0)
+            assert memory_taken() <= memory_limit
+    eventually(lambda: memory_taken() == 0)
 
 
 def test_lines_and_text() -> None:
+    """Lines and text are read as from any other file."""
     text = "".join(f"{number} zwölf\r\n" for number in range(5000))
     _, filesystem = shelf_of(text.encode())
     with filesystem.open(NAME) as file:
@@ -136,7 +138,8 @@ def test_lines_and_text() -> None:
         assert buffered.readlines() == text.encode().splitlines(keepends=True)
 
 
-def test_lines_are_read_ahead_as_anything_is() -> None:
+def test_read_ahead_of_lines() -> None:
+    """A loop over lines reads ahead in few requests."""
     shelf, filesystem = shelf_of(LINES)
     with filesystem.open(NAME) as file:
         assert b"".join(file) == LINES
@@ -144,7 +147,8 @@ def test_lines_are_read_ahead_as_anything_is() -> None:
     assert len(shelf.reads) <= 12
 
 
-def test_an_empty_object_is_read_without_a_request() -> None:
+def test_empty_object() -> None:
+    """An empty object is read without a request."""
     shelf, filesystem = shelf_of(b"")
     with filesystem.open(NAME) as file:
         assert (file.read(), file.read(10), file.readline(), file.readinto(bytearray(3)), list(file)) == (
@@ -157,7 +161,8 @@ def test_an_empty_object_is_read_without_a_request() -> None:
     assert shelf.reads == []
 
 
-def test_readinto_takes_buffers_of_any_kind() -> None:
+def test_buffers_of_readinto() -> None:
+    """`readinto` accepts buffers of any kind."""
     import array  # noqa: PLC0415 - one test only
 
     content = content_of(1000)
@@ -170,7 +175,8 @@ def test_readinto_takes_buffers_of_any_kind() -> None:
     assert target.tobytes() == content[:400]
 
 
-def test_what_fsspecs_files_have_is_there() -> None:
+def test_fsspec_attributes() -> None:
+    """A file has the attributes of fsspec's files."""
     _, filesystem = shelf_of(b"abc")
     with filesystem.open(NAME) as file:
         assert (file.size, file.path, file.fs, file.mode, file.loc) == (3, NAME, filesystem, "rb", 0)
@@ -183,7 +189,8 @@ def test_what_fsspecs_files_have_is_there() -> None:
         assert file.flush() is None
 
 
-def test_a_closed_file_says_so() -> None:
+def test_closed_file() -> None:
+    """A closed file refuses every read."""
     _, filesystem = shelf_of(b"abc")
     file = filesystem.open(NAME)
     file.close()
@@ -201,7 +208,8 @@ def test_a_closed_file_says_so() -> None:
             call()
 
 
-def test_what_a_file_cannot_do_it_refuses() -> None:
+def test_refused_calls() -> None:
+    """A file refuses writes, impossible positions and impossible block sizes."""
     _, filesystem = shelf_of(b"abc")
     with filesystem.open(NAME) as file:
         with pytest.raises(ValueError, match="start of file"):
@@ -222,7 +230,8 @@ def test_what_a_file_cannot_do_it_refuses() -> None:
 
 
 @pytest.mark.parametrize("options", [{"cache_type": "readahead"}, {"cache_options": {}, "cache_type": "none"}], ids=str)
-def test_fsspecs_own_caches_are_there_for_who_asks(options: dict[str, Any]) -> None:
+def test_fsspec_caches(options: dict[str, Any]) -> None:
+    """The caller can choose one of fsspec's own caches."""
     content = content_of(500_000)
     shelf, filesystem = shelf_of(content)
     with filesystem.open(NAME, block_size=1000, **options) as file:
@@ -237,22 +246,23 @@ def test_fsspecs_own_caches_are_there_for_who_asks(options: dict[str, Any]) -> N
             file.read(10)
 
 
-# ---- what it costs
+# ---- requests
 
 
-def test_a_sequential_read_fetches_each_byte_once_and_several_blocks_at_a_time() -> None:
+def test_sequential_read() -> None:
+    """A sequential read fetches each byte once, and several blocks at a time."""
     content = content_of(20 * MIB)
     shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_concurrency=4))
     most = 0
 
-    def look(start: int) -> None:
+    def watch(start: int) -> None:
         nonlocal most
         most = max(most, shelf.under_way)
-        if start >= 10 * MIB:  # they grow until then
+        if start >= 10 * MIB:  # the blocks grow until then
             eventually(lambda: most >= 4)
-        time.sleep(0.01)  # more would come by then, most likely
+        time.sleep(0.01)  # most likely long enough for one read too many to begin
 
-    shelf.before_read = look
+    shelf.before_read = watch
     with filesystem.open(NAME) as file:
         assert b"".join(iter(lambda: file.read(200_000), b"")) == content
     assert shelf.heads == 1
@@ -261,7 +271,8 @@ def test_a_sequential_read_fetches_each_byte_once_and_several_blocks_at_a_time()
     assert most == 4
 
 
-def test_what_is_fetched_ahead_is_never_more_than_what_was_read_in_turn() -> None:
+def test_read_ahead_limit() -> None:
+    """A file never fetches more bytes ahead than were read in sequence."""
     content = content_of(20 * MIB)
     shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB))
     with filesystem.open(NAME) as file:
@@ -270,7 +281,8 @@ def test_what_is_fetched_ahead_is_never_more_than_what_was_read_in_turn() -> Non
             assert shelf.bytes_read <= 2 * read * 150_000 + 128 * KIB
 
 
-def test_the_first_two_reads_in_turn_fetch_what_they_ask_for() -> None:
+def test_first_two_reads() -> None:
+    """The first two sequential reads fetch only the requested bytes."""
     shelf, filesystem = shelf_of(content_of(20 * MIB), TransferSettings())
     with filesystem.open(NAME) as file:
         file.seek(MIB)
@@ -280,7 +292,8 @@ def test_the_first_two_reads_in_turn_fetch_what_they_ask_for() -> None:
 
 
 @pytest.mark.parametrize("size", [64 * KIB, 100_000, MIB, 3 * MIB])
-def test_random_reads_fetch_what_they_ask_for(size: int) -> None:
+def test_random_reads(size: int) -> None:
+    """Random reads fetch only the requested bytes."""
     content = content_of(16 * MIB)
     shelf, filesystem = shelf_of(content, TransferSettings())
     chance = random.Random(1)
@@ -292,7 +305,8 @@ def test_random_reads_fetch_what_they_ask_for(size: int) -> None:
     assert shelf.bytes_read == 50 * size
 
 
-def test_small_random_reads_are_soon_left_as_they_are() -> None:
+def test_small_random_reads() -> None:
+    """Small random reads fetch at most twice the requested bytes."""
     content = content_of(16 * MIB)
     shelf, filesystem = shelf_of(content, TransferSettings())
     chance = random.Random(1)
@@ -301,11 +315,12 @@ def test_small_random_reads_are_soon_left_as_they_are() -> None:
             offset = chance.randrange(len(content) - 4 * KIB)
             file.seek(offset)
             assert file.read(4 * KIB) == content[offset : offset + 4 * KIB]
-        assert taken() <= MIB
+        assert memory_taken() <= MIB
     assert shelf.bytes_read <= 1000 * 4 * KIB * 2
 
 
-def test_many_tiny_reads_of_a_header_and_a_footer_cost_few_requests() -> None:
+def test_header_and_footer() -> None:
+    """Many tiny reads of a header and a footer cost few requests."""
     content = content_of(16 * MIB)
     shelf, filesystem = shelf_of(content, TransferSettings())
     chance = random.Random(1)
@@ -319,7 +334,8 @@ def test_many_tiny_reads_of_a_header_and_a_footer_cost_few_requests() -> None:
     assert shelf.bytes_read <= 3 * 128 * KIB
 
 
-def test_a_read_of_everything_goes_in_parts_side_by_side() -> None:
+def test_complete_read() -> None:
+    """A read of the complete object is split into parts."""
     content = content_of(5 * PART + 17)
     shelf, filesystem = shelf_of(content)
     with filesystem.open(NAME) as file:
@@ -327,7 +343,8 @@ def test_a_read_of_everything_goes_in_parts_side_by_side() -> None:
     assert sorted(shelf.reads) == [*((number * PART, PART) for number in range(5)), (5 * PART, 17)]
 
 
-def test_an_explicit_block_size_is_the_most_that_one_request_fetches_beyond_what_was_asked_for() -> None:
+def test_block_size() -> None:
+    """A request fetches at most the explicit block size, unless a read asks for more."""
     content = content_of(5 * PART)
     shelf, filesystem = shelf_of(content)
     with filesystem.open(NAME, block_size=10_000) as file:
@@ -343,7 +360,8 @@ def test_an_explicit_block_size_is_the_most_that_one_request_fetches_beyond_what
 # ---- memory
 
 
-def test_without_room_in_the_memory_all_is_read_nevertheless() -> None:
+def test_full_budget() -> None:
+    """A file is read completely when the memory budget is full."""
     content = content_of(4 * MIB)
     shelf, filesystem = shelf_of(content)
     budget = memory_budget.memory_budget()
@@ -356,7 +374,8 @@ def test_without_room_in_the_memory_all_is_read_nevertheless() -> None:
     budget.let_go(everything)
 
 
-def test_fifty_files_that_are_read_at_once_stay_within_the_limit() -> None:
+def test_fifty_files() -> None:
+    """Fifty files that are read at once stay within the memory limit."""
     content = content_of(MIB)
     transfer = TransferSettings(part_size=PART, memory_limit=4 * MIB)
     _, filesystem = shelf_of(content, transfer)
@@ -365,27 +384,29 @@ def test_fifty_files_that_are_read_at_once_stay_within_the_limit() -> None:
     for _ in range(MIB // (32 * KIB)):
         for file, read in zip(files, found, strict=True):
             read.extend(file.read(32 * KIB))
-            assert taken() <= transfer.memory_limit
+            assert memory_taken() <= transfer.memory_limit
     assert all(read == content for read in found)
     for file in files:
         file.close()
 
 
-def test_a_file_that_is_dropped_gives_back_what_it_held() -> None:
+def test_dropped_file() -> None:
+    """A dropped file releases its memory at once."""
     shelf, filesystem = shelf_of(content_of(20 * MIB), TransferSettings(part_size=MIB))
     file = filesystem.open(NAME)
     for _ in range(40):
         file.read(100_000)
-    assert taken() > 0
+    assert memory_taken() > 0
     gc.disable()
     try:
-        del file  # nothing refers to it in a circle
-        eventually(lambda: taken() == 0 and shelf.under_way == 0)
+        del file  # it is not part of a reference cycle
+        eventually(lambda: memory_taken() == 0 and shelf.under_way == 0)
     finally:
         gc.enable()
 
 
-def test_closing_ends_what_is_on_its_way() -> None:
+def test_close_during_reads() -> None:
+    """Closing a file ends its reads in flight."""
     shelf, filesystem = shelf_of(content_of(20 * MIB), TransferSettings(part_size=MIB))
     file = filesystem.open(NAME)
     for _ in range(3):
@@ -395,10 +416,10 @@ def test_closing_ends_what_is_on_its_way() -> None:
     file.read(MIB)
     eventually(lambda: shelf.under_way > 0)
     file.close()
-    eventually(lambda: shelf.under_way == 0 and taken() == 0)
+    eventually(lambda: shelf.under_way == 0 and memory_taken() == 0)
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 def fail_behind(shelf: Shelf, offset: int) -> None:
@@ -409,14 +430,15 @@ def fail_behind(shelf: Shelf, offset: int) -> None:
     shelf.before_read = fail
 
 
-def test_an_error_ahead_is_raised_by_the_read_that_comes_to_it_and_is_then_over() -> None:
+def test_error_ahead() -> None:
+    """The read that reaches a failed block raises its error, and the next read tries again."""
     content = content_of(4 * MIB)
     shelf, filesystem = shelf_of(content)
     fail_behind(shelf, 2 * MIB)
     with filesystem.open(NAME) as file:
         read = bytearray()
         with pytest.raises(StorageError, match="on fire"):
-            read_on(file, 50_000, read)
+            read_rest(file, 50_000, read)
         assert 1.5 * MIB < len(read) <= 2.3 * MIB
         assert file.tell() == len(read)
         shelf.before_read = None
@@ -424,21 +446,23 @@ def test_an_error_ahead_is_raised_by_the_read_that_comes_to_it_and_is_then_over(
 
 
 @pytest.mark.parametrize("size", [100, 50_000, MIB, -1])
-def test_an_object_that_is_replaced_is_an_error_and_never_a_mix(size: int) -> None:
+def test_replaced_object(size: int) -> None:
+    """A replaced object raises an error, and its versions are never mixed."""
     content = content_of(4 * MIB)
     shelf, filesystem = shelf_of(content)
     with filesystem.open(NAME) as file:
         read = bytearray().join(file.read(50_000) for _ in range(10))
         shelf.objects[NAME] = content_of(4 * MIB + 1)
         with pytest.raises(StorageUnavailableError, match="replaced") as caught:
-            read_on(file, size, read)
+            read_rest(file, size, read)
         assert caught.value.operation == "read"
         assert content.startswith(read)
         with pytest.raises(StorageUnavailableError, match="replaced"):
             file.read(size)
 
 
-def test_an_object_that_is_deleted_is_not_found() -> None:
+def test_deleted_object() -> None:
+    """A deleted object raises ObjectNotFoundError."""
     shelf, filesystem = shelf_of(content_of(4 * MIB))
     with filesystem.open(NAME) as file:
         file.read(10)
@@ -448,7 +472,8 @@ def test_an_object_that_is_deleted_is_not_found() -> None:
 
 
 @pytest.mark.parametrize("size", [10_000, MIB, 4 * MIB])
-def test_after_ctrl_c_nothing_runs_on_and_the_file_reads_on_where_it_was(size: int) -> None:
+def test_ctrl_c(size: int) -> None:
+    """Ctrl-C ends all reads in flight, and the file can be read on from its position."""
     content = content_of(12 * MIB)
     shelf, filesystem = shelf_of(content)
     with filesystem.open(NAME) as file:
@@ -458,18 +483,18 @@ def test_after_ctrl_c_nothing_runs_on_and_the_file_reads_on_where_it_was(size: i
 
         def interrupt() -> None:
             eventually(lambda: shelf.under_way > 0)
-            time.sleep(0.1)  # what is begun beside it is begun by then, most likely
+            time.sleep(0.1)  # most likely long enough for the reads beside it to begin
             eventually(main_waits)
             os.kill(os.getpid(), signal.SIGINT)
 
         interrupting = threading.Thread(target=interrupt)
         interrupting.start()
         with pytest.raises(KeyboardInterrupt):
-            read_on(file, size, read)
+            read_rest(file, size, read)
         interrupting.join()
         start = len(read)
         assert file.tell() == start
-        eventually(lambda: shelf.under_way == 0 and taken() == 0)
+        eventually(lambda: shelf.under_way == 0 and memory_taken() == 0)
         shelf.held_up = None
         assert file.read(size) == content[start : start + size]
         assert file.read() == content[start + size :]
@@ -478,7 +503,8 @@ def test_after_ctrl_c_nothing_runs_on_and_the_file_reads_on_where_it_was(size: i
 # ---- threads and processes
 
 
-def test_threads_that_read_one_file_share_its_bytes_among_them() -> None:
+def test_threads() -> None:
+    """Threads that read one file share its bytes among them."""
     content = b"".join(number.to_bytes(4, "big") for number in range(MIB))
     _, filesystem = shelf_of(content)
     found: list[bytes] = []
@@ -496,14 +522,15 @@ def test_threads_that_read_one_file_share_its_bytes_among_them() -> None:
     assert b"".join(sorted(found)) == content
 
 
-def test_a_forked_child_reads_on_where_the_parent_was_and_so_does_the_parent() -> None:
+def test_forked_child() -> None:
+    """A forked child and its parent both read on from the position of the parent."""
     content = content_of(8 * MIB)
     shelf, filesystem = shelf_of(content)
     with filesystem.open(NAME) as file:
         for _ in range(20):
             file.read(50_000)
         eventually(lambda: shelf.under_way == 0)
-        before = taken()
+        before = memory_taken()
         assert before > 0
         lock = file._ahead.get().lock
         with lock:  # as if another thread were in the middle of a read
@@ -515,11 +542,11 @@ def test_a_forked_child_reads_on_where_the_parent_was_and_so_does_the_parent() -
                     assert file.read(100) == content[1_000_000:1_000_100]
                     assert b"".join(iter(lambda: file.read(100_000), b"")) == content[1_000_100:]
                     file.close()
-                    eventually(lambda: taken() == 0)
+                    eventually(lambda: memory_taken() == 0)
                     ended = 0
                 finally:
                     os._exit(ended)
         _, status = os.waitpid(pid, 0)
         assert status == 0
-        assert (file.tell(), taken()) == (1_000_000, before)
+        assert (file.tell(), memory_taken()) == (1_000_000, before)
         assert file.read() == content[1_000_000:]

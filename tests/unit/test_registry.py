@@ -1,4 +1,4 @@
-"""Names, aliases, plug-ins and URLs, and the client classes that they lead to."""
+"""Names, aliases, plug-ins and URLs, and the client class of each."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.usefixtures("own_registry")
 
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten after it."""
+    """Remove the registrations of a test after it."""
     monkeypatch.setattr(CloudStorageRegistry, "_registered", dict(CloudStorageRegistry._registered))
 
 
 class FourVerbs(CloudStorageClient):
-    """What a third party writes who reads the documented interface, and nothing else."""
+    """A third party's client with the four methods of the documented interface, and nothing else."""
 
     def upload_file(self, local_path: str | Path, remote_path: str, check_conflict: bool = False) -> str:
         return f"four://{remote_path}?from={local_path}&check={check_conflict}"
@@ -52,41 +52,49 @@ CLASSES = {"s3": S3StorageClient, "file": LocalStorageClient, "memory": MemorySt
 
 @pytest.mark.parametrize("provider", CONFIGS)
 @pytest.mark.parametrize("spell", [str, str.upper, str.title, "  {}\n".format], ids=["as is", "upper", "title", "spaces"])
-def test_a_provider_is_found_by_name_in_any_case(provider: str, spell: Callable[[str], str]) -> None:
+def test_provider_name(provider: str, spell: Callable[[str], str]) -> None:
+    """A provider is found by its name in any case."""
     assert type(get_storage_client(spell(provider), CONFIGS[provider])) is CLASSES[provider]
 
 
 @pytest.mark.parametrize(("alias", "provider"), [("local", "file"), ("LOCAL", "file"), ("s3a", "s3")])
-def test_an_alias_means_its_provider(alias: str, provider: str) -> None:
+def test_alias(alias: str, provider: str) -> None:
+    """An alias names its provider."""
     assert type(get_storage_client(alias, CONFIGS[provider])) is CLASSES[provider]
 
 
 @pytest.mark.parametrize("provider", CONFIGS)
-def test_all_ways_to_a_client_give_the_same_one(provider: str) -> None:
-    ways = (get_storage_client, CloudStorageClient.get_storage_client, CloudStorageRegistry.get_client)
-    clients = [way(provider, CONFIGS[provider]) for way in ways]
+def test_factories(provider: str) -> None:
+    """All factories return equal clients."""
+    factories = (get_storage_client, CloudStorageClient.get_storage_client, CloudStorageRegistry.get_client)
+    clients = [factory(provider, CONFIGS[provider]) for factory in factories]
     assert clients[0] == clients[1] == clients[2]
     assert {type(client) for client in clients} == {CLASSES[provider]}
 
 
-def test_built_in_providers_are_listed_in_order_without_aliases() -> None:
+def test_list_of_providers() -> None:
+    """The built-in providers are listed in order, without aliases."""
     listed = CloudStorageRegistry.list_available_providers()
     assert listed == sorted(listed)
     assert {"s3", "file", "memory", "fsspec"} <= set(listed)
     assert not {"local", "gs", "az"} & set(listed)
 
 
-@pytest.mark.parametrize("way", [get_storage_client, CloudStorageClient.get_storage_client, CloudStorageRegistry.get_client])
-def test_an_unknown_provider_is_refused_with_the_known_ones(way: Callable[[str, dict[str, str]], object]) -> None:
+@pytest.mark.parametrize(
+    "factory", [get_storage_client, CloudStorageClient.get_storage_client, CloudStorageRegistry.get_client]
+)
+def test_unknown_provider(factory: Callable[[str, dict[str, str]], object]) -> None:
+    """An unknown provider is refused, and the error lists the known ones."""
     CloudStorageRegistry.register("mine", FourVerbs)
     with pytest.raises(ValueError, match="'s4'") as caught:
-        way("s4", {})
+        factory("s4", {})
     for known in ("s3", "file (local)", "memory", "fsspec", "mine"):
         assert known in str(caught.value)
 
 
 @pytest.mark.parametrize("provider", ["", "  ", None, 3, b"s3"], ids=repr)
-def test_what_is_no_name_is_a_value_error(provider: Any) -> None:
+def test_invalid_name(provider: Any) -> None:
+    """A provider name that is empty or not a string raises ValueError."""
     with pytest.raises(ValueError, match="named by a string"):
         get_storage_client(provider, {})
     with pytest.raises(ValueError, match="named by a string"):
@@ -94,13 +102,15 @@ def test_what_is_no_name_is_a_value_error(provider: Any) -> None:
 
 
 @pytest.mark.parametrize("client_class", [None, "FourVerbs", dict, FourVerbs({})], ids=repr)
-def test_only_client_classes_can_be_registered(client_class: Any) -> None:
+def test_invalid_class(client_class: Any) -> None:
+    """Only client classes can be registered."""
     with pytest.raises(TypeError, match="CloudStorageClient"):
         CloudStorageRegistry.register("mine", client_class)
     assert "mine" not in CloudStorageRegistry.list_available_providers()
 
 
-def test_a_client_with_the_four_verbs_only_works_by_name() -> None:
+def test_four_verbs_by_name() -> None:
+    """A client that has only the four verbs works by name."""
     CloudStorageRegistry.register("Mine", FourVerbs)
     config = {"any": "thing"}
     client = get_storage_client("mINE", config)
@@ -113,13 +123,15 @@ def test_a_client_with_the_four_verbs_only_works_by_name() -> None:
     assert not client.delete_file("elsewhere")
 
 
-def test_a_registered_class_comes_before_the_built_in_one_also_by_alias() -> None:
+def test_registered_alias() -> None:
+    """A registered class takes precedence over the built-in class, also by alias."""
     CloudStorageRegistry.register("local", FourVerbs)
     assert type(get_storage_client("file", {})) is FourVerbs
     assert type(get_storage_client("local", {})) is FourVerbs
 
 
-def test_the_last_registration_counts() -> None:
+def test_second_registration() -> None:
+    """The last registration of a name counts."""
     CloudStorageRegistry.register("mine", FourVerbs)
     CloudStorageRegistry.register("MINE", MemoryStorageClient)
     assert type(get_storage_client("mine", {})) is MemoryStorageClient
@@ -135,7 +147,7 @@ no_class = "text"
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Installs a package that announces providers: pip would leave the same files."""
+    """Install a package that announces providers: pip would leave the same files."""
 
     def install(entry_points: str) -> None:
         (tmp_path / "plugged_in.py").write_text(PLUG_IN)
@@ -149,7 +161,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return install
 
 
-def test_an_installed_package_announces_a_provider(installed: Callable[[str], None]) -> None:
+def test_plug_in(installed: Callable[[str], None]) -> None:
+    """An installed package announces a provider."""
     installed("Tape-Robot = plugged_in:Client")
     client = get_storage_client("tape-robot", {"drive": "3"})
     assert type(client).__name__ == "Client"
@@ -159,13 +172,15 @@ def test_an_installed_package_announces_a_provider(installed: Callable[[str], No
         get_storage_client("other", {})
 
 
-def test_a_registered_class_comes_before_an_announced_one(installed: Callable[[str], None]) -> None:
+def test_registered_plug_in(installed: Callable[[str], None]) -> None:
+    """A registered class takes precedence over an announced class."""
     installed("tape = plugged_in:Client")
     CloudStorageRegistry.register("tape", MemoryStorageClient)
     assert type(get_storage_client("tape", {})) is MemoryStorageClient
 
 
-def test_an_installed_package_cannot_take_a_built_in_name(installed: Callable[[str], None]) -> None:
+def test_plug_in_with_built_in_name(installed: Callable[[str], None]) -> None:
+    """An installed package cannot replace a built-in provider."""
     installed("s3 = plugged_in:Client")
     assert type(get_storage_client("s3", CONFIGS["s3"])) is S3StorageClient
 
@@ -174,14 +189,16 @@ BROKEN = ["no_such_module:Client", "plugged_in:NoSuchName", "broken_plug_in:Clie
 
 
 @pytest.mark.parametrize("target", BROKEN)
-def test_a_broken_plug_in_is_a_value_error_that_names_it(target: str, installed: Callable[[str], None]) -> None:
+def test_broken_plug_in(target: str, installed: Callable[[str], None]) -> None:
+    """A broken plug-in raises a ValueError that names it."""
     installed(f"tape = {target}")
     with pytest.raises(ValueError, match="tape"):
         get_storage_client("tape", {})
 
 
 @pytest.mark.parametrize("target", BROKEN)
-def test_a_broken_plug_in_does_not_harm_the_others(target: str, installed: Callable[[str], None]) -> None:
+def test_beside_a_broken_plug_in(target: str, installed: Callable[[str], None]) -> None:
+    """A broken plug-in does not affect other providers."""
     installed(f"tape = {target}\ngood = plugged_in:Client")
     assert "tape" in CloudStorageRegistry.list_available_providers()
     assert type(get_storage_client("s3", CONFIGS["s3"])) is S3StorageClient
@@ -209,15 +226,15 @@ def test_a_broken_plug_in_does_not_harm_the_others(target: str, installed: Calla
         ("dir:///data", FsspecStorageClient, "dir:///data/x"),
     ],
 )
-def test_a_url_leads_to_a_client_that_stores_below_it(
-    url: str, client_class: type[CloudStorageClient], object_url: str
-) -> None:
+def test_client_of_a_url(url: str, client_class: type[CloudStorageClient], object_url: str) -> None:
+    """A URL leads to a client that stores objects below the URL."""
     client = storage_client_from_url(url)
     assert type(client) is client_class
     assert client.url("x") == object_url
 
 
-def test_a_config_goes_with_the_url() -> None:
+def test_config_beside_the_url() -> None:
+    """A config completes the URL."""
     client = storage_client_from_url("s3://models/team", {"region_name": "eu-west-1", "bucket_name": "models"})
     assert client == S3StorageClient({"bucket_name": "models", "prefix": "team", "region_name": "eu-west-1"})
     assert storage_client_from_url("s3://models", {"prefix": "team"}).url("x") == "s3://models/team/x"
@@ -232,13 +249,15 @@ def test_a_config_goes_with_the_url() -> None:
         ("memory://models", {"bucket_name": "others"}, "bucket_name"),
     ],
 )
-def test_a_config_that_contradicts_the_url_is_refused(url: str, config: dict[str, str], named: str) -> None:
+def test_contradictory_config(url: str, config: dict[str, str], named: str) -> None:
+    """A config that contradicts the URL is refused."""
     with pytest.raises(ValueError, match=f"{named}=.*contradicts") as caught:
         storage_client_from_url(url, config)
     assert url in str(caught.value)
 
 
-def test_a_wrong_config_is_refused_as_ever() -> None:
+def test_wrong_config() -> None:
+    """An unknown config key beside a URL is refused with the nearest known key."""
     with pytest.raises(ValueError, match="endpoint_url"):
         storage_client_from_url("s3://models", {"endpont_url": "http://minio"})
 
@@ -246,13 +265,15 @@ def test_a_wrong_config_is_refused_as_ever() -> None:
 @pytest.mark.parametrize(
     "url", ["bucket/key", "/data", "", "s3", "s3:models", "C:\\models", None, 3, Path("/data")], ids=repr
 )
-def test_what_is_no_url_is_a_value_error(url: Any) -> None:
+def test_not_a_url(url: Any) -> None:
+    """A value that is not a storage URL raises ValueError."""
     with pytest.raises(ValueError, match="storage URL"):
         storage_client_from_url(url)
 
 
 @pytest.mark.parametrize("url", ["s4://models/team", "unheard-of://x"])
-def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str) -> None:
+def test_unknown_scheme(url: str) -> None:
+    """An unknown scheme is refused, and the error lists the known ones."""
     with pytest.raises(ValueError, match=url.split(":", maxsplit=1)[0]) as caught:
         storage_client_from_url(url)
     for known in ("s3", "file", "memory"):
@@ -260,18 +281,22 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///team", "file://", "file://data", "memory://a/../b", "s3://models/../x"])
-def test_a_url_that_names_no_place_is_refused(url: str) -> None:
+def test_url_without_location(url: str) -> None:
+    """A URL without a valid location is refused."""
     with pytest.raises(ValueError, match=r"."):
         storage_client_from_url(url)
 
 
-def test_a_class_with_the_four_verbs_only_is_not_made_from_a_url() -> None:
+def test_four_verbs_by_url() -> None:
+    """A client that has only the four verbs is not made from a URL."""
     CloudStorageRegistry.register("mine", FourVerbs)
     with pytest.raises(ValueError, match=r"'mine'.*get_storage_client"):
         storage_client_from_url("mine://x")
 
 
-def test_a_registered_subclass_is_made_from_its_url() -> None:
+def test_subclass_by_url() -> None:
+    """A registered subclass of a built-in client is made from its URL."""
+
     class Mine(S3StorageClient):
         pass
 
@@ -279,7 +304,8 @@ def test_a_registered_subclass_is_made_from_its_url() -> None:
     assert type(storage_client_from_url("mine://models/team")) is Mine
 
 
-def test_aliases_are_told() -> None:
+def test_list_of_aliases() -> None:
+    """The registry lists the aliases of a provider."""
     assert CloudStorageRegistry.aliases("azure") == ("abfs", "abfss", "az")
     assert CloudStorageRegistry.aliases("GS") == ("gs",)
     assert CloudStorageRegistry.aliases("memory") == ()

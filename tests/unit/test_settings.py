@@ -1,4 +1,4 @@
-"""Configs: what each parser takes and refuses, and what a refusal says."""
+"""Configs: the values that each parser accepts and refuses, and the messages of errors."""
 
 from __future__ import annotations
 
@@ -113,18 +113,20 @@ REFUSED: list[tuple[Callable[[str], Any], str]] = [
 
 
 def name_of(value: object) -> str:
-    """A short id of a row's cell."""
+    """Return a short parameter id."""
     return getattr(value, "__name__", repr(value))[:20]
 
 
 @pytest.mark.parametrize(("parse", "value", "meant"), ACCEPTED, ids=name_of)
-def test_a_parser_takes_what_people_write(parse: Callable[[str], Any], value: str, meant: object) -> None:
+def test_accepted_value(parse: Callable[[str], Any], value: str, meant: object) -> None:
+    """A parser accepts the usual spellings of a value."""
     assert parse(value) == meant
     assert type(parse(value)) is type(meant)
 
 
 @pytest.mark.parametrize(("parse", "value"), REFUSED, ids=name_of)
-def test_a_parser_refuses_nonsense_with_a_value_error(parse: Callable[[str], Any], value: str) -> None:
+def test_refused_value(parse: Callable[[str], Any], value: str) -> None:
+    """A parser refuses any other text with ValueError."""
     with pytest.raises(ValueError, match="must"):
         parse(value)
 
@@ -143,7 +145,8 @@ numbers = st.builds(
 @example("9" * 5000)
 @example("9" * 400 + ".5")
 @settings(max_examples=60, deadline=None)
-def test_any_text_is_a_sensible_number_or_a_value_error(value: str) -> None:
+def test_any_number(value: str) -> None:
+    """Any text is a positive finite number, or raises ValueError."""
     parsers: tuple[Callable[[str], float], ...] = (count, size, duration)
     for parse in parsers:
         try:
@@ -154,11 +157,13 @@ def test_any_text_is_a_sensible_number_or_a_value_error(value: str) -> None:
         assert parse is not duration or math.isfinite(number), "a timeout that never ends"
 
 
-def test_what_is_left_out_has_its_default() -> None:
+def test_defaults() -> None:
+    """An omitted setting has its default."""
     assert parse_config(Settings, "fake", COMPLETE) == Settings("a", "c")
 
 
-def test_all_problems_are_reported_at_once() -> None:
+def test_all_problems() -> None:
+    """All problems of a config are reported at once."""
     config = {"retrys": "3", "buffer": "big", "verbose": "maybe", "endpoint": "x"}
     with pytest.raises(ValueError, match="fake config") as caught:
         parse_config(Settings, "fake", config)
@@ -170,50 +175,58 @@ def test_all_problems_are_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize(("key", "nearest"), [("acount", "account"), ("Buffer", "buffer"), ("apikey", "api_key")])
-def test_an_unknown_key_is_answered_with_the_nearest_known_one(key: str, nearest: str) -> None:
+def test_nearest_key(key: str, nearest: str) -> None:
+    """The error for an unknown key suggests the nearest known key."""
     with pytest.raises(ValueError, match=f"'{key}' .did you mean '{nearest}'"):
         parse_config(Settings, "fake", {**COMPLETE, key: "x"})
 
 
-def test_a_key_like_no_other_gets_no_guess() -> None:
+def test_key_without_suggestion() -> None:
+    """A key that resembles no known key gets no suggestion."""
     with pytest.raises(ValueError, match="'xyzzy'") as caught:
         parse_config(Settings, "fake", {**COMPLETE, "xyzzy": "x"})
     assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, 3, True, b"x", ["x"], 1.5], ids=repr)
-def test_a_value_that_is_no_string_is_refused_by_name(value: Any) -> None:
+def test_value_not_a_string(value: Any) -> None:
+    """A value that is not a string is refused, and the error names its key."""
     with pytest.raises(ValueError, match=r"retries=.*must be a string, not"):
         parse_config(Settings, "fake", {**COMPLETE, "retries": value})
 
 
 @pytest.mark.parametrize("key", [None, 3, ("account",)], ids=repr)
-def test_a_key_that_is_no_string_is_refused(key: Any) -> None:
+def test_key_not_a_string(key: Any) -> None:
+    """A key that is not a string is refused."""
     with pytest.raises(ValueError, match="unknown key"):
         parse_config(Settings, "fake", {**COMPLETE, key: "x"})
 
 
 @pytest.mark.parametrize("provider", ["s3", "file", "memory", "fsspec"])
 @pytest.mark.parametrize("config", [None, 3, "bucket_name=b", ["bucket_name"]], ids=repr)
-def test_a_config_that_is_no_dict_is_a_value_error(provider: str, config: Any) -> None:
+def test_config_not_a_dict(provider: str, config: Any) -> None:
+    """A config that is not a dict raises ValueError."""
     with pytest.raises(ValueError, match=provider):
         get_storage_client(provider, config)
 
 
 @pytest.mark.parametrize("value", [f"{SECRET}", f" {SECRET}", SECRET.encode(), [SECRET]], ids=repr)
-def test_a_secret_that_does_not_parse_is_not_shown(value: Any) -> None:
+def test_invalid_secret(value: Any) -> None:
+    """The error for an invalid secret does not show the secret."""
     with pytest.raises(ValueError, match=r"pin='\*\*\*'") as caught:
         parse_config(Settings, "fake", {**COMPLETE, "pin": value})
     assert SECRET not in str(caught.value)
 
 
-def test_a_secret_is_not_shown_beside_other_problems() -> None:
+def test_secret_beside_problems() -> None:
+    """The error for other settings does not show a secret."""
     with pytest.raises(ValueError, match="buffer") as caught:
         parse_config(Settings, "fake", {"api_key": SECRET, "buffer": "big"})
     assert SECRET not in str(caught.value)
 
 
-def test_settings_are_frozen_and_show_no_secrets() -> None:
+def test_frozen_settings() -> None:
+    """Settings are frozen, and their text does not show secrets."""
     made = parse_config(Settings, "fake", {**COMPLETE, "api_key": SECRET, "retries": "5"})
     assert made.api_key == SECRET
     for shown in (repr(made), str(made), describe(made)):

@@ -1,4 +1,4 @@
-"""What was written and is not stored yet: in memory while there is room, then in a temporary file."""
+"""Content before it is stored: in memory while the budget has room, then in a temporary file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DETAILS = ErrorDetails("fake", "fake://bucket/a", "upload")
 
 
 @pytest.fixture(autouse=True)
-def _gives_back() -> Iterator[None]:
+def _budget_is_unchanged() -> Iterator[None]:
     before = memory_budget().taken
     yield
     assert memory_budget().taken == before
@@ -49,7 +49,8 @@ def content_of(found: Spool) -> bytes:
 
 
 @pytest.mark.parametrize("most", [0, 1, 2**16, 2 * MIB])
-def test_it_holds_what_a_file_would_hold_in_memory_and_on_disk(most: int) -> None:
+def test_content(most: int) -> None:
+    """A spool holds the same content as a file, in memory and on disk."""
     expected = io.BytesIO()
     with spooled(most) as found:
         assert content_of(found) == b""
@@ -66,12 +67,14 @@ def test_it_holds_what_a_file_would_hold_in_memory_and_on_disk(most: int) -> Non
         assert found.in_memory is (most == 2 * MIB)
 
 
-def test_a_position_before_the_start_is_refused() -> None:
+def test_negative_position() -> None:
+    """A position before the start is refused."""
     with spooled() as found, pytest.raises(ValueError, match="-1"):
         found.seek(-1)
 
 
-def test_it_takes_memory_in_steps_and_gives_it_back() -> None:
+def test_steps_of_memory() -> None:
+    """A spool acquires memory in steps of 64 KiB, and releases it at the end."""
     before = memory_budget().taken
     with spooled() as found:
         found.write(b"x")
@@ -81,7 +84,8 @@ def test_it_takes_memory_in_steps_and_gives_it_back() -> None:
     assert memory_budget().taken == before
 
 
-def test_it_moves_to_a_file_when_others_have_the_memory() -> None:
+def test_full_budget() -> None:
+    """A spool moves to a file when another spool holds the memory."""
     with spooled(limit=2 * MIB) as found, spooled(limit=2 * MIB) as other:
         found.write(b"head")
         other.write(bytes(MIB - 2**16))
@@ -91,7 +95,9 @@ def test_it_moves_to_a_file_when_others_have_the_memory() -> None:
         assert content_of(found) == b"head" + bytes(2**16)
 
 
-def test_a_full_disk_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk raises a StorageError with the URL."""
+
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -101,7 +107,8 @@ def test_a_full_disk_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> Non
     assert caught.value.url == DETAILS.url
 
 
-def test_large_thresholds_do_not_mean_large_memory() -> None:
+def test_large_threshold() -> None:
+    """A large multipart threshold does not allow a large spool in memory."""
     settings = TransferSettings(multipart_threshold=5 * 2**30, part_size=MIB)
     made = spool_of(settings, DETAILS)
     where = []
@@ -112,7 +119,8 @@ def test_large_thresholds_do_not_mean_large_memory() -> None:
     assert where == [True, False]
 
 
-def test_an_object_is_uploaded_at_the_end_of_a_block_and_not_after_an_exception() -> None:
+def test_block() -> None:
+    """An object is uploaded at the end of a block, but not after an exception."""
     shelf = Shelf(TransferSettings())
     store = ShelfStore(shelf, "bucket")
     transfer = store.transfer("a", "upload")

@@ -1,4 +1,4 @@
-"""Tasks in threads: their results, their failures, and what becomes of them where there are no threads to be had."""
+"""Tasks in threads: their results, their failures, and tasks in a process that cannot start threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from gllm_storage.concurrency.workers import run_all
 from tests.waiting import PATIENCE, eventually, main_waits
 
 
-def test_results_are_in_the_order_of_the_tasks() -> None:
+def test_order_of_results() -> None:
+    """The results are in the order of the tasks."""
     second = threading.Event()
 
     def slow() -> int:
@@ -27,7 +28,8 @@ def test_results_are_in_the_order_of_the_tasks() -> None:
     assert run_all([slow, quick], 2, Stop()) == [1, 2]
 
 
-def test_the_first_failure_ends_the_others_and_is_raised() -> None:
+def test_first_failure() -> None:
+    """The first failure stops the other tasks and is raised."""
     begun, stopped = threading.Event(), threading.Event()
 
     def fail() -> None:
@@ -48,7 +50,9 @@ def test_the_first_failure_ends_the_others_and_is_raised() -> None:
     assert stopped.is_set()
 
 
-def test_where_no_thread_can_be_started_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can start, the caller's thread runs the tasks."""
+
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
@@ -56,7 +60,8 @@ def test_where_no_thread_can_be_started_the_work_is_done_here(monkeypatch: pytes
     assert run_all([threading.current_thread] * 3, 2, Stop()) == [threading.current_thread()] * 3
 
 
-def test_where_not_all_threads_can_be_started_the_others_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If only some threads can start, they run all tasks."""
     start = threading.Thread.start
     started: list[threading.Thread] = []
 
@@ -71,8 +76,9 @@ def test_where_not_all_threads_can_be_started_the_others_do_the_work(monkeypatch
     assert len(started) == 1
 
 
-def test_ctrl_c_while_a_thread_is_started_is_not_taken_for_a_lack_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    restore = threading.Condition._acquire_restore  # type: ignore[attr-defined]  # CPython's own
+def test_ctrl_c_during_thread_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during the start of a thread is not mistaken for a lack of threads."""
+    restore = threading.Condition._acquire_restore  # type: ignore[attr-defined]  # a private method of CPython
 
     def interrupted(condition: threading.Condition, state: Any) -> None:
         monkeypatch.undo()
@@ -91,13 +97,14 @@ def test_ctrl_c_while_a_thread_is_started_is_not_taken_for_a_lack_of_threads(mon
     assert stop.is_set()
 
 
-def test_ctrl_c_that_does_not_wake_the_waiting_thread_is_heard_all_the_same() -> None:
+def test_ctrl_c_without_wake_up() -> None:
+    """Ctrl-C that does not wake the waiting thread is still noticed."""
     stop, heard = Stop(), threading.Event()
     in_time: list[bool] = []
 
     def work() -> None:
         eventually(main_waits)
-        # As it is when the signal comes just before the main thread waits: Python notes it, and nothing ends the wait.
+        # As if the signal came just before the main thread waits: Python records it, and nothing ends the wait.
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         stop.on_set(heard.set)
         in_time.append(heard.wait(PATIENCE / 2))

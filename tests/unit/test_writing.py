@@ -1,4 +1,4 @@
-"""A file object whose content appears at its close, or never."""
+"""A file object that publishes its content at the close, or never."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """Counts the published contents, and the discarded writes."""
+    """A store that records the published contents, and counts the discarded writes."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.failure = failure
@@ -53,7 +53,8 @@ def store() -> Store:
     return Store()
 
 
-def test_nothing_is_published_before_the_close(store: Store) -> None:
+def test_close(store: Store) -> None:
+    """The content is published at the close, and not before."""
     writer = AtomicWriter(store.file())
     assert writer.write(b"some") == 4
     writer.flush()
@@ -65,19 +66,22 @@ def test_nothing_is_published_before_the_close(store: Store) -> None:
     assert writer.closed
 
 
-def test_a_block_publishes_at_its_end(store: Store) -> None:
+def test_end_of_a_block(store: Store) -> None:
+    """The content is published at the end of a block."""
     with AtomicWriter(store.file()) as writer:
         writer.write(b"some")
         writer.write(memoryview(b" bytes"))
     assert store.published == [b"some bytes"]
 
 
-def test_an_empty_file_is_published_too(store: Store) -> None:
+def test_empty_file(store: Store) -> None:
+    """An empty file is published too."""
     AtomicWriter(store.file()).close()
     assert store.published == [b""]
 
 
-def test_closing_again_does_nothing(store: Store) -> None:
+def test_second_close(store: Store) -> None:
+    """A second close does nothing."""
     with AtomicWriter(store.file()) as writer:
         writer.close()
         writer.close()
@@ -85,7 +89,8 @@ def test_closing_again_does_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("x"), KeyboardInterrupt(), GeneratorExit()], ids=repr)
-def test_an_exception_discards(failure: BaseException, store: Store) -> None:
+def test_exception_in_a_block(failure: BaseException, store: Store) -> None:
+    """An exception inside the block discards the content."""
     writer = AtomicWriter(store.file())
 
     def fail_halfway() -> None:
@@ -103,7 +108,8 @@ def test_an_exception_discards(failure: BaseException, store: Store) -> None:
     assert store.published == []
 
 
-def test_a_dropped_writer_discards(store: Store) -> None:
+def test_dropped_writer(store: Store) -> None:
+    """A dropped writer discards its content."""
     writer = AtomicWriter(store.file())
     writer.write(b"half")
     del writer
@@ -112,7 +118,8 @@ def test_a_dropped_writer_discards(store: Store) -> None:
     assert store.discarded == 1
 
 
-def test_a_failure_to_publish_is_the_callers() -> None:
+def test_failed_commit() -> None:
+    """The caller of `close` gets the error of a failed commit."""
     failure = FileExistsError("somebody was faster")
     store = Store(failure)
     writer = AtomicWriter(store.file())
@@ -123,12 +130,14 @@ def test_a_failure_to_publish_is_the_callers() -> None:
     writer.close()
 
 
-def test_a_failure_to_publish_leaves_the_block() -> None:
+def test_failed_commit_of_a_block() -> None:
+    """The end of a block raises the error of a failed commit."""
     with pytest.raises(FileExistsError), AtomicWriter(Store(FileExistsError("x")).file()):
         pass
 
 
-def test_what_was_written_can_be_changed_before_the_close(store: Store) -> None:
+def test_seek(store: Store) -> None:
+    """Written content can be changed before the close."""
     with AtomicWriter(store.file()) as writer:
         assert writer.writable()
         assert writer.seekable()
@@ -141,21 +150,24 @@ def test_what_was_written_can_be_changed_before_the_close(store: Store) -> None:
     assert store.published == [b"01xx456789"]
 
 
-def test_text_can_be_written_through_it(store: Store) -> None:
+def test_text(store: Store) -> None:
+    """A text wrapper can write through the file."""
     binary: Any = AtomicWriter(store.file())
     with io.TextIOWrapper(binary, encoding="utf-8") as text:
         text.write("größe")
     assert store.published == ["größe".encode()]
 
 
-def test_writing_after_the_close_is_refused(store: Store) -> None:
+def test_write_after_close(store: Store) -> None:
+    """A write after the close is refused."""
     writer = AtomicWriter(store.file())
     writer.close()
     with pytest.raises(ValueError, match="closed"):
         writer.write(b"more")
 
 
-def test_a_closed_writer_cannot_change_the_stored_object() -> None:
+def test_stored_object() -> None:
+    """A closed file cannot change the stored object."""
     client = MemoryStorageClient({"bucket_name": "writer"})
     file = client.open("a", "wb")
     file.write(b"whole")
@@ -166,7 +178,8 @@ def test_a_closed_writer_cannot_change_the_stored_object() -> None:
     client.delete_file("a")
 
 
-def test_a_forked_child_neither_publishes_nor_discards(store: Store) -> None:
+def test_forked_child(store: Store) -> None:
+    """A forked child neither publishes nor discards its parent's content."""
     writer = AtomicWriter(store.file(), "fake://a")
     writer.write(b"whole")
 
@@ -186,7 +199,8 @@ def test_a_forked_child_neither_publishes_nor_discards(store: Store) -> None:
     assert store.published == [b"whole"]
 
 
-def test_a_forked_child_that_drops_a_local_file_leaves_it_to_its_parent(tmp_path: Path) -> None:
+def test_local_file_in_a_child(tmp_path: Path) -> None:
+    """A forked child that drops a local file leaves it to its parent."""
     kept = [LocalStorageClient({"root": str(tmp_path)}).open("a", "wb")]
     kept[0].write(b"whole")
 
@@ -200,6 +214,7 @@ def test_a_forked_child_that_drops_a_local_file_leaves_it_to_its_parent(tmp_path
 
 
 def ends_well_in_child(work: Callable[[], None]) -> bool:
+    """Return whether a function ends without an exception in a forked child."""
     pid = os.fork()
     if pid == 0:
         try:

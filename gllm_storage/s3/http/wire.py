@@ -126,9 +126,9 @@ class Connection:
     def send(self, head: bytes, body: Any, before_last: Callable[[], None]) -> None:
         """Send a request.
 
-        A large body goes in pieces of 256 KiB. Before each piece, a cancelled transfer ends, and an answer that is there
-        already ends the send: a server may refuse a request before it has read the body, and then stop reading. To go on
-        sending would fill the buffers of the network and end in a timeout, and the server's reason would be lost.
+        A large body goes in pieces of 256 KiB. Before each piece, a cancelled transfer ends; and over plain http, an answer
+        that is there already ends the send: a server may refuse a request before it has read the body, and then stop
+        reading. To go on sending would fill the buffers of the network and end in a timeout, and the reason would be lost.
 
         Args:
             head: Request line and headers.

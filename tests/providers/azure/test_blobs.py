@@ -16,7 +16,7 @@ from azure.storage.blob import ContentSettings
 from gllm_storage import AzureStorageClient, IntegrityError, ObjectExistsError, StorageError, StorageUnavailableError
 from gllm_storage.errors import Remedy
 from gllm_storage.store.retry import no_waits
-from tests.faults import CallAfter
+from gllm_storage.testing.faults import CallAfter
 from tests.promises.faulty import AZURE, NAME, SMALL, behind_proxy, content_of
 from tests.rig import azure_config
 from tests.servers import AzureServer

@@ -11,7 +11,7 @@ from gllm_storage import ObjectExistsError, get_storage_client
 from gllm_storage.files.source import MemorySource
 from gllm_storage.store.port import UploadRequest
 from gllm_storage.store.retry import no_waits, subscribe
-from tests.faults import DropResponse, TruncateBody
+from gllm_storage.testing.faults import DropResponse, TruncateBody
 from tests.promises.faulty import AZURE, NAME, SMALL, behind_proxy, content_of
 from tests.rig import MIB
 from tests.unit.azure.test_credentials import account_sas

@@ -11,7 +11,7 @@ from google.oauth2.credentials import Credentials
 from gllm_storage import ConflictCheckUnsupportedError, GCSStorageClient
 from gllm_storage.errors import Remedy
 from gllm_storage.gcs import GCSFileSystem
-from tests.faults import DropResponse
+from gllm_storage.testing.faults import DropResponse
 from tests.promises.faulty import GCS, NAME, behind_proxy, content_of
 from tests.rig import GoogleClient, gcs_config
 from tests.servers import GCSServer

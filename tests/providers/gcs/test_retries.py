@@ -13,7 +13,7 @@ from gllm_storage.errors import StorageUnavailableError
 from gllm_storage.files.source import MemorySource
 from gllm_storage.store import retry
 from gllm_storage.store.port import UploadRequest
-from tests.faults import Answer, DropResponse, FlipRequestBit
+from gllm_storage.testing.faults import Answer, DropResponse, FlipRequestBit
 from tests.promises.faulty import GCS, NAME, SMALL, Faulty, behind_proxy, content_of
 
 if TYPE_CHECKING:

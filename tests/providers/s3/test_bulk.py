@@ -27,8 +27,7 @@ from gllm_storage.errors import (
 )
 from gllm_storage.files.target import is_temporary
 from gllm_storage.s3.http.pool import Pool
-from tests.conftest import make_rig
-from tests.faults import (
+from gllm_storage.testing.faults import (
     Action,
     Answer,
     Call,
@@ -41,6 +40,7 @@ from tests.faults import (
     Refuse,
     TruncateBody,
 )
+from tests.conftest import make_rig
 from tests.promises.s3.faulty import DENIED, SLOW_DOWN, Faulty, behind_proxy, content_of, no_waits
 from tests.rig import BUCKET, MIB, SMALL_PARTS, Boto3Client, Rig
 from tests.waiting import PATIENCE, eventually

@@ -17,7 +17,7 @@ from gllm_storage import get_storage_client
 from gllm_storage.errors import IntegrityError
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.http.client import DirectClient
-from tests.faults import (
+from gllm_storage.testing.faults import (
     Action,
     AnswerAfter,
     DropResponse,

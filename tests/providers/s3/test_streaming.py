@@ -28,8 +28,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.s3.stream import part_size_of
-from tests.conftest import make_rig
-from tests.faults import (
+from gllm_storage.testing.faults import (
     Action,
     Answer,
     AnswerAfter,
@@ -41,6 +40,7 @@ from tests.faults import (
     Match,
     ResetRequest,
 )
+from tests.conftest import make_rig
 from tests.promises.s3.faulty import DENIED, NAME, SLOW_DOWN, Faulty, behind_proxy, content_of, no_waits
 from tests.rig import MIB
 

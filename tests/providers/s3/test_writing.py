@@ -9,7 +9,7 @@ import pytest
 from gllm_storage import get_storage_client
 from gllm_storage.errors import ObjectExistsError, StorageUnavailableError
 from gllm_storage.s3.filesystem import S3FileSystem
-from tests.faults import Call, Delay, DropResponse
+from gllm_storage.testing.faults import Call, Delay, DropResponse
 from tests.promises.s3.faulty import Faulty, behind_proxy, content_of, no_waits
 from tests.rig import MIB, Boto3Client, new_prefix
 

@@ -104,7 +104,7 @@ def test_buckets_and_signatures_of_another_kind_are_left_to_boto3(bucket: str, o
         ({}, {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "store.example"}, None),
         ({}, {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": ".example"}, None),
         ({"config": {"client_cert": "client.pem"}}, {}, "certificate"),
-        ({"config": {"s3": {"payload_signing_enabled": True}}}, {}, "signed"),
+        ({"config": {"s3": {"payload_signing_enabled": True}}}, {}, "payload_signing_enabled"),
         ({}, {}, None),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a test says to the proxy (which requests to break, and how) and what the proxy says back (its log)."""
+"""Faults: which requests the proxy breaks, and how; and the log that it keeps of all requests."""
 
 from __future__ import annotations
 
@@ -12,32 +12,55 @@ if TYPE_CHECKING:
 
 @dataclass
 class RequestLog:
-    """One request as the client sent it, and what became of it."""
+    """One request as the client sent it, and its outcome.
+
+    Attributes:
+        method: HTTP method.
+        path: Path, still percent-encoded.
+        query: Query, still percent-encoded.
+        headers: Headers; the names are in lower case.
+        operation: Name of the operation, such as ``"PutObject"``; see `http1.operation_of`. ``"Other"`` if unknown.
+        body_bytes: Bytes of the body that were read from the client.
+        status: Status that the client received; None if it received no answer.
+        response_bytes: Bytes of the answer's body that were sent to the client.
+        upstream_status: Status of the server's answer; None if the request was not forwarded, or never answered.
+        fault: Names of the actions that happened, joined by ``"+"``; None if the request passed unchanged.
+    """
 
     method: str
-    path: str  # raw, still url-encoded
-    query: str  # raw
-    headers: dict[str, str]  # names in lower case
+    path: str
+    query: str
+    headers: dict[str, str]
     operation: str
-    body_bytes: int = 0  # read from the client
-    status: int | None = None  # sent to the client; None: it saw no answer
-    response_bytes: int = 0  # body bytes sent to the client
-    upstream_status: int | None = None  # None: the server was not asked, or never answered
-    fault: str | None = None  # names of the actions that fired, joined by "+"
+    body_bytes: int = 0
+    status: int | None = None
+    response_bytes: int = 0
+    upstream_status: int | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
 class Match:
-    """Which requests a fault concerns; None means any."""
+    """The requests that a fault is for. A field that is None matches every request.
+
+    Attributes:
+        method: HTTP method.
+        path: A substring of the decoded path.
+        key: The complete object key, decoded, in path-style addressing.
+        query: A substring of the query as it was sent.
+        operation: Name of the operation, as in `RequestLog`.
+        header: Name of a header, and a substring of its value.
+    """
 
     method: str | None = None
-    path: str | None = None  # a substring of the decoded path
-    key: str | None = None  # the whole object key, decoded (path-style addressing)
-    query: str | None = None  # a substring of the raw query
-    operation: str | None = None  # see `http1.operation_of`
-    header: tuple[str, str] | None = None  # name, substring of the value
+    path: str | None = None
+    key: str | None = None
+    query: str | None = None
+    operation: str | None = None
+    header: tuple[str, str] | None = None
 
     def __call__(self, request: RequestLog) -> bool:
+        """Whether the fault is for this request."""
         path = unquote(request.path)
         name, part = self.header or ("", "")
         return (
@@ -52,14 +75,14 @@ class Match:
 
 @dataclass(frozen=True)
 class DropResponse:
-    """The server does the work; the client's connection closes without a byte (FIN, or RST)."""
+    """The server handles the request, and the client's connection closes without an answer: by FIN, or by RST."""
 
     reset: bool = False
 
 
 @dataclass(frozen=True)
 class ResetRequest:
-    """RST once (at least) `after` bytes of the request's body were read; the server sees nothing of the request."""
+    """RST after at least `after` bytes of the request's body were read; the server receives nothing of the request."""
 
     after: int = 0
 
@@ -71,10 +94,10 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer without asking the server, after reading the request's body.
+    """Answer in place of the server, after reading the request's body.
 
-    Without a `body` the answer is an S3 error document with this code. `body=b"<Error>..."` with status 200 plays the
-    CompleteMultipartUpload that fails after its head was sent.
+    Without a `body` the answer is an S3 error document with this code. `body=b"<Error>..."` with status 200 is the answer
+    to a CompleteMultipartUpload that fails after its head was sent.
     """
 
     status: int
@@ -85,7 +108,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerAfter:
-    """The server does the work; the client gets this answer instead of the real one."""
+    """The server handles the request, and the client gets this answer instead of the server's."""
 
     status: int
     code: str = "InternalError"
@@ -111,7 +134,7 @@ class StallBody:
 
 @dataclass(frozen=True)
 class FlipBit:
-    """One bit of byte `at` of the response's body is wrong. A body too short for that goes to `FaultProxy.errors`."""
+    """One bit of byte `at` of the answer's body is wrong. A body too short for that is an error in `FaultProxy.errors`."""
 
     at: int
 
@@ -125,7 +148,7 @@ class FlipRequestBit:
 
 @dataclass(frozen=True)
 class Delay:
-    """Whatever the client is to see, it sees it this much later; the server is asked at once."""
+    """The answer comes this much later. The server gets the request at once."""
 
     seconds: float
 
@@ -157,7 +180,14 @@ Action = Terminal | Delay | Throttle | Call | CallAfter
 
 @dataclass(frozen=True)
 class Fault:
-    """Do `action` to matching requests: let the first `skip` pass, break the next `times` (None: all)."""
+    """Do `action` to matching requests.
+
+    Attributes:
+        on: The requests.
+        action: The fault.
+        skip: Number of matching requests that pass unchanged first.
+        times: Number of requests to break after these; None breaks all.
+    """
 
     on: Match
     action: Action

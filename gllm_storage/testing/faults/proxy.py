@@ -1,7 +1,7 @@
-"""A proxy between an HTTP client and a storage server on loopback that can break what passes.
+"""`FaultProxy`: a proxy between an HTTP client and a storage server that breaks chosen requests and answers.
 
-Headers pass unchanged, Host too: the client signed the proxy's address, so the server must see that. The one exception
-is `Expect: 100-continue` (which no S3 client signs): the proxy says "100 Continue" itself.
+Headers pass unchanged, Host too: the client signed the proxy's address, so the server must receive that. The one exception
+is `Expect: 100-continue`, which no S3 client signs: the proxy answers "100 Continue" itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,22 @@ _JOIN_SECONDS = 60.0  # on a busy machine
 
 
 class FaultProxy:
-    """Use as a context manager and give `url` to the client as its endpoint."""
+    """A proxy on 127.0.0.1. Enter it as a context manager, and give `url` to the client as its endpoint.
+
+    Args:
+        upstream: The server: ``"http://host:port"``. Paths pass unchanged, so append the path of an endpoint to `url`.
+
+    Raises:
+        ValueError: If `upstream` is not such a URL.
+
+    Attributes:
+        url: ``"http://127.0.0.1:PORT"``; empty before the proxy is entered.
+
+    Example:
+        >>> from gllm_storage.testing.faults import DropResponse, Fault, FaultProxy, Match
+        >>> with FaultProxy("http://127.0.0.1:9000") as proxy:
+        ...     proxy.inject(Fault(Match(method="PUT"), DropResponse()))
+    """
 
     def __init__(self, upstream: str) -> None:
         parts = urlsplit(upstream)
@@ -85,6 +100,7 @@ class FaultProxy:
             thread.join(_JOIN_SECONDS)
 
     def inject(self, fault: Fault) -> None:
+        """Break requests that come from now on."""
         with self._lock:
             self._armed.append(Armed(fault))
 
@@ -96,28 +112,29 @@ class FaultProxy:
 
     @property
     def requests(self) -> list[RequestLog]:
-        """The requests so far, in the order their heads arrived. Whatever a client has seen is in here."""
+        """The requests so far, in the order in which their heads arrived. The log is never behind the client."""
         with self._lock:
             return [replace(entry) for entry in self._log]
 
     @property
     def unfired(self) -> list[Fault]:
-        """The faults that have met no request yet: a test may want to know that its fault did happen."""
+        """The faults that have met no request yet. A test asserts at its end that there are none."""
         with self._lock:
             return [armed.fault for armed in self._armed if not armed.fired]
 
     @property
     def errors(self) -> list[Exception]:
-        """What went wrong in the proxy's own threads, apart from connections that broke."""
+        """Errors in the threads of the proxy and in the functions of `Call`, apart from connections that broke."""
         with self._lock:
             return list(self._errors)
 
     def fail(self, error: Exception) -> None:
+        """Keep an error for `errors`."""
         with self._lock:
             self._errors.append(error)
 
     def record(self, entry: RequestLog) -> list[Action]:
-        """Log a request and choose what is to happen to it."""
+        """Log a request, and choose its faults."""
         actions: list[Action] = []
         with self._lock:
             self._log.append(entry)
@@ -131,7 +148,7 @@ class FaultProxy:
         return actions
 
     def adopt(self, sock: socket.socket) -> Wire:
-        """Take charge of a socket: it is shut down with the proxy."""
+        """Make a socket the proxy's: it is shut down with the proxy."""
         with self._lock:
             if self.closing.is_set():
                 sock.close()
@@ -140,6 +157,7 @@ class FaultProxy:
         return Wire(sock)
 
     def release(self, wire: Wire, *, reset: bool) -> None:
+        """Close a socket."""
         with self._lock:
             self._sockets.discard(wire.sock)
             wire.close(reset=reset)
@@ -164,7 +182,7 @@ class FaultProxy:
             while connection.exchange():
                 pass
         except OSError:
-            pass  # a peer went away, which is its right
+            pass  # a peer closed its connection, which is not an error
         except Exception as error:  # noqa: BLE001 - the test reads it in `errors`
             self.fail(error)
         finally:
@@ -271,7 +289,7 @@ class _Exchange:
         raise ConnectionError("the server closed without an answer")
 
     def _relay(self, head: Head, body: Body) -> bool:
-        """Send the server's answer to the client, or what the fault makes of it."""
+        """Send the server's answer to the client, changed as the fault says."""
         pieces = body.pieces(self.limit)
         match self.terminal:
             case DropResponse(reset):

@@ -1,4 +1,4 @@
-"""The little of HTTP/1.1 that a proxy needs, and the S3 names of requests."""
+"""The part of HTTP/1.1 that a proxy needs, and the names of requests to S3, GCS and Azure."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Wire:
         self._buffer = bytearray()
 
     def send(self, data: bytes) -> None:
+        """Send all of the bytes."""
         self.sock.sendall(data)
 
     def read_some(self, limit: int) -> bytes:
@@ -53,7 +54,7 @@ class Wire:
         return data
 
     def stale(self) -> bool:
-        """Whether an idle connection was closed by the peer (or has bytes nobody asked for)."""
+        """Whether an idle connection was closed by the peer, or has bytes that answer no request."""
         try:
             self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -63,6 +64,7 @@ class Wire:
         return True
 
     def close(self, *, reset: bool) -> None:
+        """Close the connection, by RST or by FIN."""
         with suppress(OSError):
             if reset:  # lingering for 0 seconds turns the close into an RST
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -80,6 +82,7 @@ class Body:
     _trailers: bytes = field(default=b"", init=False)
 
     def pieces(self, limit: int = PIECE) -> Iterator[bytes]:
+        """The content, in pieces of at most `limit` bytes."""
         if self.framing == "eof":
             while piece := self.wire.read_some(limit):
                 yield piece
@@ -100,9 +103,11 @@ class Body:
             yield piece
 
     def framed(self, piece: bytes) -> bytes:
+        """A piece as it goes over the wire."""
         return b"%x\r\n%b\r\n" % (len(piece), piece) if self.framing == "chunked" else piece
 
     def end(self) -> bytes:
+        """The bytes behind the last piece."""
         return b"0\r\n" + self._trailers + b"\r\n" if self.framing == "chunked" else b""
 
 
@@ -120,14 +125,17 @@ class Head:
 
     @property
     def keep_alive(self) -> bool:
+        """Whether another message may follow on the connection."""
         connection = self.headers.get("connection", "").lower()
         return "close" not in connection and ("HTTP/1.1" in self.first or "keep-alive" in connection)
 
     def without(self, header: str) -> bytes:
+        """The bytes of the head, without one header."""
         prefix = header.lower().encode() + b":"
         return b"\r\n".join(line for line in self.raw.split(b"\r\n") if not line.lower().startswith(prefix))
 
     def framing(self, without_length: Framing) -> Framing:
+        """How the body ends; `without_length` if no header says."""
         if "chunked" in self.headers.get("transfer-encoding", "").lower():
             return "chunked"
         length = self.headers.get("content-length")
@@ -142,11 +150,12 @@ def response_framing(head: Head, method: str) -> Framing:
 
 
 def status_of(head: Head) -> int:
+    """HTTP status of an answer."""
     return int(head.first.split(" ")[1])
 
 
 def made_answer(status: int, code: str, body: bytes | None, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, bytes]:
-    """The head and the body of an answer of our own: an S3 error document unless a body is given."""
+    """The head and the body of an answer that the proxy makes: an S3 error document unless a body is given."""
     if body is None:
         body = (
             f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code>'

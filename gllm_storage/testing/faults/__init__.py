@@ -1,4 +1,4 @@
-"""A small HTTP proxy that breaks chosen requests between a storage client and an S3-compatible server."""
+"""`FaultProxy`: a small HTTP proxy that breaks chosen requests between a storage client and its server."""
 
 from .actions import (
     Action,
