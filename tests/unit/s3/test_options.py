@@ -150,13 +150,14 @@ def test_a_default_of_s3fs_can_be_set_for_the_process(monkeypatch: pytest.Monkey
 
 def test_the_attempts_and_the_mode_of_retries_are_the_callers() -> None:
     """Botocore's ``retries`` set the attempts of the library's policy, in each of their spellings."""
-    for retries, attempts in [
+    cases: list[tuple[dict[str, Any], int]] = [
         ({}, 5),
         ({"total_max_attempts": 3}, 3),
         ({"max_attempts": 3}, 4),
         ({"mode": "adaptive", "max_attempts": 0}, 1),
         ({"mode": "legacy", "total_max_attempts": 2}, 2),
-    ]:
+    ]
+    for retries, attempts in cases:
         filesystem = made(config_kwargs={"retries": retries} if retries else {}, client_kwargs={"region_name": "us-east-1"})
         assert filesystem.connection.settings.max_attempts == attempts
         assert filesystem.connection.client._policy.limit == attempts
