@@ -33,9 +33,8 @@ test: $(VENV)/test ## Run all tests on all servers that this machine can run.
 	PYTHON=$(PYTHON) tests/install-servers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-fast: $(VENV)/test ## Run the fast tests only.
-	PYTHON=$(PYTHON) tests/install-servers
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow and not hostile' $(ARGS)
+test-fast: $(VENV)/test ## Run the fast tests that need no installed server.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow and not hostile and not server' $(ARGS)
 
 torch: $(VENV)/test ## Install torch (800 MB) for the tests of its DataLoader; CI does.
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.*'

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
     from tests.servers import Server, ServerFactory
 
-_CLI = Path(__file__).parent / "cli"
-"""Each of its tests runs several programs."""
+_SLOW = {Path(__file__).parent / each for each in ("cli", "docs", "providers/s3fs_suite")}
+"""Folders whose tests run several programs each, or download one."""
 _LOADER = botocore.loaders.create_loader()
 _FACTORIES: dict[str, ServerFactory[Server]] = {
     "ministack": ministack,
@@ -79,11 +79,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start a server, so that `make test-fast` needs none, and those that start Python many times."""
+    """Mark the tests that start a server, so that `make test-fast` needs none, and those in `_SLOW`."""
     for item in items:
         if isinstance(item, pytest.Function) and needs_server(item):
             item.add_marker(pytest.mark.server)
-        if _CLI in item.path.parents:
+        if not _SLOW.isdisjoint(item.path.parents):
             item.add_marker(pytest.mark.slow)
 
 

@@ -151,7 +151,8 @@ class GoogleClient:
         if self.server.name != "gcs-fake":
             return []  # nobody can ask
         found = requests.get(f"{self.server.endpoint_url}/_fake/sessions", timeout=PATIENCE).json()
-        return [each.partition("/")[2] for each in found]
+        start = f"{self.bucket.name}/"
+        return [each.removeprefix(start) for each in found if each.startswith(start)]
 
 
 class MicrosoftClient:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fsspec.asyn import AsyncFileSystem, get_loop, sync, sync_wrapper
+from fsspec.asyn import AsyncFileSystem, get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.core import has_magic
 
@@ -995,9 +995,26 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             with self.translated_upstream(path, "rmdir"):
                 await super()._rmdir(path, *args, **kwargs)
 
-    # gcsfs and adlfs bind these names to their own coroutines.
-    mkdir = sync_wrapper(_mkdir)
-    rmdir = sync_wrapper(_rmdir)
+    # gcsfs and adlfs bind these two names to their own coroutines.
+
+    def mkdir(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Make a bucket, if `path` is one; prefixes need not be made. As the class below.
+
+        Raises:
+            FileExistsError: If the bucket exists.
+            StorageError: If it cannot be made.
+        """
+        sync(self.loop, self._mkdir, path, *args, **kwargs)
+
+    def rmdir(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Remove an empty bucket. As the class below.
+
+        Raises:
+            FileNotFoundError: If the bucket does not exist.
+            OSError: If it is not empty.
+            StorageError: If it cannot be removed.
+        """
+        sync(self.loop, self._rmdir, path, *args, **kwargs)
 
 
 def _new_pool(workers: int) -> ThreadPoolExecutor:

@@ -126,13 +126,13 @@ class TestGCS(_Described):
 class TestAzure(_Described):
     """Azurite."""
 
+    secrets = ("Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq",)
     server: AzureServer
 
     @pytest.fixture(autouse=True)
     def _server(self, _new_bucket: None, servers: Servers) -> None:
         server: Any = servers.get("azurite")
         self.server = server
-        self.secrets = (server.account_key,)
         self.second = MicrosoftClient(server, self.bucket)
         self.second.service.create_container(self.bucket)
 

@@ -356,6 +356,14 @@ def test_a_move_of_one_level_leaves_the_deeper_ones(rig: Rig, filesystem: S3File
     assert rig.keys() == ["x/deep/b", "y/a", "y/b"]
 
 
+def test_rm_takes_maxdepth_as_its_third_argument(rig: Rig, filesystem: S3FileSystem) -> None:
+    """`rm(path, recursive, maxdepth)`, as fsspec's own filesystems have it."""
+    for name in ("x/a", "x/y/b"):
+        put(rig, name, CONTENT)
+    filesystem.rm(path(rig, "x"), True, 1)
+    assert rig.keys() == ["x/y/b"]
+
+
 def test_many_objects_are_deleted_by_few_requests(rig: Rig, filesystem: S3FileSystem) -> None:
     for number in range(12):
         put(rig, f"x/{number}", b"")

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import botocore.loaders
+import botocore.session
 import fsspec
 import s3fs
 import s3fs.core
@@ -19,6 +21,9 @@ import s3fs.mapping
 
 from gllm_storage.s3.filesystem import S3FileSystem
 
+# botocore reads its models for each session, which takes 0.15 s; here once.
+_LOADER = botocore.loaders.create_loader()
+botocore.session.create_loader = lambda *_: _LOADER
 s3fs.S3FileSystem = s3fs.core.S3FileSystem = s3fs.mapping.S3FileSystem = S3FileSystem
 for _protocol in ("s3", "s3a"):
     fsspec.register_implementation(_protocol, S3FileSystem, clobber=True)

@@ -14,7 +14,7 @@ from tests.providers.s3fs_suite.source import SuiteUnavailableError, fetch_suite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = 2
+PARTS = 4
 
 
 @pytest.mark.slow

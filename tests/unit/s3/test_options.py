@@ -11,7 +11,11 @@ from aiobotocore.session import AioSession
 from botocore.config import Config
 
 from gllm_storage import get_storage_client
+from gllm_storage.errors import StorageUnavailableError
 from gllm_storage.s3.filesystem import S3FileSystem
+from gllm_storage.s3.settings import ENGINES
+from gllm_storage.store.retry import no_waits
+from tests.unit.s3.http.scripted import ScriptedServer
 
 MIB = 2**20
 
@@ -142,3 +146,37 @@ def test_a_default_of_s3fs_can_be_set_for_the_process(monkeypatch: pytest.Monkey
     monkeypatch.setattr(S3FileSystem, "default_block_size", 7 * MIB)
     assert made().default_block_size == 7 * MIB
     assert isinstance(Config(**made(config_kwargs={"read_timeout": 9}).config_kwargs), Config)
+
+
+def test_the_attempts_and_the_mode_of_retries_are_the_callers() -> None:
+    """Botocore's ``retries`` set the attempts of the library's policy, in each of their spellings."""
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({}, 5),
+        ({"total_max_attempts": 3}, 3),
+        ({"max_attempts": 3}, 4),
+        ({"mode": "adaptive", "max_attempts": 0}, 1),
+        ({"mode": "legacy", "total_max_attempts": 2}, 2),
+    ]
+    for retries, attempts in cases:
+        filesystem = made(config_kwargs={"retries": retries} if retries else {}, client_kwargs={"region_name": "us-east-1"})
+        assert filesystem.connection.settings.max_attempts == attempts
+        assert filesystem.connection.client._policy.limit == attempts
+        mode = filesystem.connection.client.meta.config.retries["mode"]
+        assert mode == retries.get("mode", "legacy" if retries else "standard")
+
+
+@pytest.mark.parametrize("mode", ["legacy", "standard", "adaptive"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_request_is_sent_as_often_as_the_retries_say(mode: str, engine: str) -> None:
+    """Botocore's own retries add nothing to the policy's, in any mode."""
+    with ScriptedServer(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n") as server:
+        filesystem = made(
+            endpoint_url=server.url,
+            key="k",
+            secret="s",
+            engine=engine,
+            config_kwargs={"retries": {"mode": mode, "total_max_attempts": 3}},
+        )
+        with no_waits(), pytest.raises(StorageUnavailableError) as caught:
+            filesystem.info("b/a")
+        assert len(server.requests) == caught.value.attempts == 3

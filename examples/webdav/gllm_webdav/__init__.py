@@ -1,0 +1,1 @@
+"""WebDAV servers as a provider of gllm_storage."""
