@@ -22,8 +22,8 @@ class ObjectInfo:
         checksum: Checksum of the complete content, as ``"algorithm:value"`` with a base64 value, such as
             ``"crc64nvme:3q2+7w…"``; None if neither the store nor the metadata has one, and in listings.
         metadata: The user metadata; None in listings.
-        version: The store's id of this version: the generation on GCS, the version id on Azure with versioning; None on
-            other stores.
+        version: The store's id of this version: the generation on GCS, the version id on S3 and Azure with versioning;
+            None on other stores.
     """
 
     url: str
