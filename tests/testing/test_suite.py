@@ -65,7 +65,7 @@ class Overwriting(MemoryStore):
         return super().upload(dataclasses.replace(request, exclusive=False))
 
 class Checking(MemoryStore):
-    """It looks first, and then writes."""
+    """It checks first, and writes afterwards."""
     def upload(self, request):
         if request.exclusive:
             self.require_create(request.key, "upload")
