@@ -9,6 +9,7 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -38,10 +39,11 @@ from tests.servers import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.servers import Server, ServerFactory
 
+_SLOW = {Path(__file__).parent / each for each in ("cli", "docs", "providers/s3fs_suite")}
+"""Folders whose tests run several programs each, or download one."""
 _LOADER = botocore.loaders.create_loader()
 _FACTORIES: dict[str, ServerFactory[Server]] = {
     "ministack": ministack,
@@ -72,15 +74,17 @@ def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker that the tests get by themselves."""
-    config.addinivalue_line("markers", "server: needs a server that tests/install-servers brings (set by tests/conftest.py)")
+    """Register the marker that tests get from here."""
+    config.addinivalue_line("markers", "server: starts a server in a process of its own; set by tests/conftest.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need an installed server, so that `make test-fast` needs none."""
+    """Mark the tests that start a server, so that `make test-fast` needs none, and those in `_SLOW`."""
     for item in items:
         if isinstance(item, pytest.Function) and needs_server(item):
             item.add_marker(pytest.mark.server)
+        if not _SLOW.isdisjoint(item.path.parents):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,4 @@
-"""Which tests need a server that tests/install-servers brings."""
+"""Which tests start a server in a process of its own, most of which tests/install-servers brings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-_INSTALLED = {
+_PROCESSES = {
     "ministack",
     "ministack-tls",
     "ceph",
@@ -24,13 +24,14 @@ _INSTALLED = {
     "rclone-tls",
     "reject",
     "azurite",
+    "gcs-fake",
     "fake-gcs-server",
 }
-"""The servers that tests/install-servers brings; `gcs-fake` is part of the tests, and moto a Python package."""
+"""The stores of the rig that are a process; moto runs in the process of the tests."""
 
 
 def needs_server(item: pytest.Function) -> bool:
-    """Whether a test starts an installed server.
+    """Whether a test starts a server in a process of its own.
 
     Its parameters say so, if one of them names a store. Otherwise the code of the test and of its fixtures does: they name
     the server, or use the fixture `servers`.
@@ -38,11 +39,11 @@ def needs_server(item: pytest.Function) -> bool:
     given = item.callspec.params.values() if hasattr(item, "callspec") else ()
     named = {name for value in given for name in _texts(value)} & TRAITS.keys()
     if named:
-        return not _INSTALLED.isdisjoint(named)
+        return not _PROCESSES.isdisjoint(named)
     fixtures = [each for defs in item._fixtureinfo.name2fixturedefs.values() for each in defs if each.params is None]
     code = [item.function, *(each.func for each in fixtures if each.func.__module__ != "tests.conftest")]
     named = {name for each in code for name in _literals(each)}
-    return not _INSTALLED.isdisjoint(named) or ("servers" in item.fixturenames and not named)
+    return "servers" in item.fixturenames or not _PROCESSES.isdisjoint(named)
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -36,6 +36,8 @@ from . import (
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+pytestmark = pytest.mark.server
+
 BUCKET = "bucket"
 FACTORIES: list[ServerFactory[S3Server]] = [ministack, ministack_tls, ceph, ceph_tls, rclone, rclone_tls, reject]
 # What a PutObject and a CompleteMultipartUpload with If-None-Match: * get when the object exists.
