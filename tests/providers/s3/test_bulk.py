@@ -41,7 +41,7 @@ from gllm_storage.testing.faults import (
     TruncateBody,
 )
 from tests.conftest import make_rig
-from tests.promises.s3.faulty import DENIED, SLOW_DOWN, Faulty, behind_proxy, content_of, no_waits
+from tests.promises.faulty import CEPH, Faulty, behind_proxy, content_of, no_waits
 from tests.rig import BUCKET, MIB, SMALL_PARTS, Boto3Client, Rig
 from tests.waiting import PATIENCE, eventually
 
@@ -350,7 +350,7 @@ def test_full_disk(many: Many, tmp_path: Path) -> None:
 
 
 PASSING: dict[str, tuple[Action, int]] = {
-    "503": (SLOW_DOWN, 3),
+    "503": (CEPH.answer(503), 3),
     "500": (Answer(500, "InternalError"), 2),
     "refused": (Refuse(), 3),
     "lost": (DropResponse(), 2),
@@ -397,7 +397,7 @@ def test_refused_object(faulty: Faulty, tmp_path: Path) -> None:
     contents = small_files(12)
     many.fs.put(write(tmp_path / "from", contents), f"{many.folder}/")
     key = faulty.rig.key("005.bin")
-    faulty.inject(Match(key=key), DENIED, times=None)
+    faulty.inject(Match(key=key), CEPH.denied, times=None)
     calls: list[Callable[[], object]] = [
         lambda: many.fs.put([f"{tmp_path}/from/{name}" for name in contents], f"{many.folder}/"),
         lambda: many.fs.get([many.path(name) for name in contents], f"{tmp_path}/to/"),

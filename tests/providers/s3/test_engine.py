@@ -26,19 +26,7 @@ from gllm_storage.testing.faults import (
     ResetRequest,
     TruncateBody,
 )
-from tests.promises.s3.faulty import (
-    LARGE_CREATE,
-    NAME,
-    SLOW_DOWN,
-    SMALL_CREATES,
-    SMALL_OVERWRITE,
-    Faulty,
-    Upload,
-    UploadCase,
-    behind_proxy,
-    content_of,
-    no_waits,
-)
+from tests.promises.faulty import CEPH, MINISTACK, NAME, Faulty, Upload, UploadCase, behind_proxy, content_of, no_waits
 from tests.rig import BUCKET, MIB, SMALL_PARTS, Rig, s3_config, server_rig
 
 if TYPE_CHECKING:
@@ -49,6 +37,12 @@ if TYPE_CHECKING:
 
 HOT = {"HeadObject", "GetObject", "PutObject", "UploadPart", "DeleteObject"}
 LARGE = 5 * MIB + 1000
+SLOW_DOWN = CEPH.answer(503)
+UPLOADS = [
+    UploadCase(MINISTACK, large=False, create=True),
+    UploadCase(CEPH, large=False, create=False),
+    UploadCase(MINISTACK, large=True, create=True),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -285,7 +279,7 @@ def kind(action: Action) -> str:
     return type(action).__name__
 
 
-@pytest.mark.parametrize("case", [SMALL_CREATES[1], SMALL_OVERWRITE, LARGE_CREATE], ids=str)
+@pytest.mark.parametrize("case", UPLOADS, ids=str)
 @pytest.mark.parametrize(
     "action",
     [DropResponse(), AnswerAfter(500), FlipRequestBit(77), SLOW_DOWN, ResetRequest(50)],
@@ -293,7 +287,7 @@ def kind(action: Action) -> str:
 )
 def test_upload_by_boto3(case: UploadCase, action: Action, servers: Servers, tmp_path: Path) -> None:
     """An upload through boto3 survives faults."""
-    with behind_proxy(case.server, servers) as faulty:
+    with behind_proxy(case.cloud, servers) as faulty:
         upload = Upload(case, faulty, tmp_path)
         lost = isinstance(action, (DropResponse, AnswerAfter))
         faulty.inject(upload.commit if lost else upload.send, action)

@@ -41,7 +41,7 @@ from gllm_storage.testing.faults import (
     ResetRequest,
 )
 from tests.conftest import make_rig
-from tests.promises.s3.faulty import DENIED, NAME, SLOW_DOWN, Faulty, behind_proxy, content_of, no_waits
+from tests.promises.faulty import CEPH, MINISTACK, NAME, Faulty, behind_proxy, content_of, no_waits
 from tests.rig import MIB
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ THREE_PARTS = 2 * PART + 1000
 ONE_PART_AND_MORE = PART + 1000
 THEIRS = b"theirs"
 CONFLICT = Answer(409, "ConditionalRequestConflict")
+SLOW_DOWN = CEPH.answer(503)
+DENIED = CEPH.denied
 LOST = [
     pytest.param(DropResponse(), id="fin"),
     pytest.param(AnswerAfter(500, "InternalError"), id="500"),
@@ -76,14 +78,14 @@ def _own_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def ceph(servers: Servers) -> Iterator[Faulty]:
     """Ceph, which stores 5 MiB at once, and ignores the precondition of a completion."""
-    with behind_proxy("ceph", servers) as faulty:
+    with behind_proxy(CEPH, servers) as faulty:
         yield faulty
 
 
 @pytest.fixture
 def ministack(servers: Servers) -> Iterator[Faulty]:
     """MiniStack, which enforces the precondition of a completion, and takes a second to store 5 MiB."""
-    with behind_proxy("ministack", servers) as faulty:
+    with behind_proxy(MINISTACK, servers) as faulty:
         yield faulty
 
 

@@ -10,7 +10,7 @@ from gllm_storage import get_storage_client
 from gllm_storage.errors import ObjectExistsError, StorageUnavailableError
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.testing.faults import Call, Delay, DropResponse
-from tests.promises.s3.faulty import Faulty, behind_proxy, content_of, no_waits
+from tests.promises.faulty import CEPH, MINISTACK, Faulty, behind_proxy, content_of, no_waits
 from tests.rig import MIB, Boto3Client, new_prefix
 
 if TYPE_CHECKING:
@@ -66,13 +66,13 @@ def bucket(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Bucket]
 @pytest.fixture
 def creating(servers: Servers) -> Iterator[Bucket]:
     """A bucket on MiniStack, which also creates exclusively in parts."""
-    with behind_proxy("ministack", servers) as faulty:
+    with behind_proxy(MINISTACK, servers) as faulty:
         yield Bucket(faulty)
 
 
 @pytest.fixture
 def ceph(servers: Servers) -> Iterator[Faulty]:
-    with behind_proxy("ceph", servers) as faulty:
+    with behind_proxy(CEPH, servers) as faulty:
         yield faulty
 
 
@@ -124,7 +124,7 @@ def test_exclusive_create(size: int, creating: Bucket) -> None:
 @pytest.mark.parametrize("size", [10, MORE])
 def test_version_id_by_head_request(size: int, servers: Servers) -> None:
     """If the answer to the write is lost, the version id comes from a HEAD request."""
-    with behind_proxy("ceph", servers) as faulty:
+    with behind_proxy(CEPH, servers) as faulty:
         bucket = Bucket(faulty)
         commit = "CompleteMultipartUpload" if size > PART else "PutObject"
         faulty.inject(commit, DropResponse(), times=None)
@@ -136,7 +136,7 @@ def test_version_id_by_head_request(size: int, servers: Servers) -> None:
 
 def test_version_id_of_own_object(servers: Servers) -> None:
     """The version id after a lost answer is that of the written object, not of a later one."""
-    with behind_proxy("ceph", servers) as faulty:
+    with behind_proxy(CEPH, servers) as faulty:
         bucket = Bucket(faulty)
         faulty.inject("PutObject", DropResponse(), times=None)
         with bucket.filesystem.open(bucket.path, "wb") as file:
@@ -149,7 +149,7 @@ def test_version_id_of_own_object(servers: Servers) -> None:
 
 def test_version_id_after_overwrite(servers: Servers) -> None:
     """If the answer is lost and another writer has replaced the object, there is an error and no version id."""
-    with behind_proxy("ceph", servers) as faulty:
+    with behind_proxy(CEPH, servers) as faulty:
         bucket = Bucket(faulty)
         faulty.inject("PutObject", DropResponse(), times=None)
         faulty.inject("HeadObject", Call(lambda: bucket.second.put("a", THEIRS)))

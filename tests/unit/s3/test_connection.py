@@ -13,7 +13,7 @@ from botocore.exceptions import ProfileNotFound
 from gllm_storage import get_storage_client
 from gllm_storage.s3.connection import Endpoint
 from gllm_storage.s3.http import client as direct_client
-from tests.promises.s3.faulty import NAME, behind_proxy
+from tests.promises.faulty import CEPH, NAME, behind_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ def test_broken_direct_engine(
     """If the direct engine does not work, boto3 sends all requests, and one warning is logged."""
     breaks(monkeypatch)
     (tmp_path / "file").write_bytes(b"content")
-    with behind_proxy("ceph", servers) as faulty, caplog.at_level(logging.WARNING):
+    with behind_proxy(CEPH, servers) as faulty, caplog.at_level(logging.WARNING):
         client = faulty.client()
         client.upload_file(tmp_path / "file", NAME, check_conflict=True)
         assert client.download_file(NAME, tmp_path / "again").read_bytes() == b"content"
@@ -65,7 +65,7 @@ def test_missing_profile() -> None:
 def test_bulk_without_direct_engine(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the direct engine, many objects are written and read one by one."""
     break_model(monkeypatch)
-    with behind_proxy("ceph", servers) as faulty:
+    with behind_proxy(CEPH, servers) as faulty:
         filesystem = get_storage_client("s3", faulty.rig.config).filesystem
         paths = [f"models/{faulty.rig.key(str(number))}" for number in range(3)]
         filesystem.pipe(dict.fromkeys(paths, b"content"))
