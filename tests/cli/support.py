@@ -18,7 +18,7 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
 from gllm_storage.testing.faults import Fault, FaultProxy, Match, Throttle
-from tests.promises.clouds.faulty import proxied
+from tests.promises.faulty import proxied
 from tests.rig import MIB, Rig, server_rig
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 
 from gllm_storage.testing.faults import Call, Fault, FaultProxy, Match, Throttle
 from tests.cli.support import environment, on_terminal, run, started, url_of
-from tests.promises.clouds.faulty import proxied
+from tests.promises.faulty import proxied
 from tests.rig import MIB, SMALL_PARTS, Rig, server_rig
 from tests.waiting import PATIENCE, eventually
 

@@ -463,7 +463,7 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_endpoint_of_another_kind(stranger: str, desk: Desk) -> None:
-    """An endpoint that does not speak S3 never looks like a success."""
+    """A call to an endpoint that does not speak S3 never succeeds."""
     client = s3_client(stranger, **SMALL_PARTS)
     acts = {**every_verb(client, desk), **uploads_in_parts(client, desk)}
     for conditional_writes in ("enforced", "best-effort"):

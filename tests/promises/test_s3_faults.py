@@ -126,7 +126,7 @@ def test_concurrent_completion(servers: Servers, tmp_path: Path, no_waits: None)
 
 @on(S3_CREATES)
 def test_concurrent_without_end(upload: Upload) -> None:
-    """Concurrent changes without end are an error that says what the store answered."""
+    """Endless concurrent changes are an error that contains the store's answer."""
     upload.faulty.inject(upload.commit, CONFLICT, times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         upload.run()

@@ -107,7 +107,8 @@ def test_threshold_of_5_gb(size: int, operation: str, servers: Servers, tmp_path
 
 
 @pytest.mark.parametrize("store", ["ministack", "ceph"])
-def test_one_put_may_be_larger_than_what_is_held_in_memory(store: str, servers: Servers, tmp_path: Path) -> None:
+def test_large_put(store: str, servers: Servers, tmp_path: Path) -> None:
+    """One PutObject can be larger than the buffers in memory."""
     rig = server_rig(store, servers.get(store))
     content = random.Random(0).randbytes(20 * MIB)
     (tmp_path / "file").write_bytes(content)

@@ -9,12 +9,12 @@ from fsspec.asyn import sync
 
 from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, Remedy, StorageError, StorageUnavailableError
 from gllm_storage.testing.faults import Answer, Fault, Match, Refuse
-from tests.promises.clouds.faulty import AZURE, CONTENT, GCS, LARGE, NAME, content_of
+from tests.promises.faulty import AZURE, CONTENT, GCS, NAME, content_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.promises.clouds.faulty import Faulty
+    from tests.promises.faulty import Faulty
 
 CALLS: dict[str, Callable[[Any, str], object]] = {
     "ls": lambda filesystem, folder: filesystem.ls(folder),
@@ -77,7 +77,7 @@ def test_missing_bucket(faulty: Faulty, call: str) -> None:
 def test_copy_and_move(faulty: Faulty) -> None:
     """A copied object keeps content and checksum, and a moved object its content."""
     client, folder = faulty.client(), folder_of(faulty)
-    large = content_of(LARGE)
+    large = content_of(GCS.large)
     with client.open(NAME, "wb") as file:
         file.write(large)
     client.filesystem.cp_file(f"{folder}/{NAME}", f"{folder}/copy.bin")

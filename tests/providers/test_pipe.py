@@ -13,7 +13,7 @@ from gllm_storage.errors import ErrorDetails, ObjectExistsError
 from gllm_storage.files import spool
 from gllm_storage.files.source import MemorySource
 from tests.conftest import make_rig
-from tests.promises.s3.faulty import content_of
+from tests.promises.faulty import content_of
 from tests.rig import MIB, SMALL_PARTS
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a client sees of each fault, and what the store holds afterwards."""
+"""The effect of each fault on the client, and on the content of the store."""
 
 import http.client
 import os
@@ -81,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def store(server: S3Server) -> Iterator["S3Client"]:
-    """The store without the proxy, its bucket empty: the truth."""
+    """The store without the proxy, with an empty bucket."""
     with closing(s3_client(server, server.endpoint_url)) as client:
         if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
             client.create_bucket(Bucket=BUCKET)
@@ -109,7 +109,7 @@ def client(server: S3Server, proxy: FaultProxy, store: "S3Client") -> Iterator["
 
 @pytest.fixture
 def hasty(server: S3Server, proxy: FaultProxy) -> Iterator["S3Client"]:
-    """A client that soon gives up waiting."""
+    """A client with a short read timeout."""
     with closing(s3_client(server, proxy.url, read_timeout=1)) as made:
         yield made
 
@@ -181,7 +181,8 @@ def test_no_fault(proxy: FaultProxy, client: "S3Client") -> None:
     assert proxy.requests == []
 
 
-def test_one_connection_serves_many_requests(server: S3Server, proxy: FaultProxy) -> None:
+def test_kept_connection(server: S3Server, proxy: FaultProxy) -> None:
+    """One connection serves many requests."""
     address = proxy.url.removeprefix("http://")
     with closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
         for _ in range(5):
@@ -192,7 +193,9 @@ def test_one_connection_serves_many_requests(server: S3Server, proxy: FaultProxy
     assert proxy.requests[0].headers["host"] == address != server.endpoint_url.removeprefix("http://")
 
 
-def test_many_connections_at_once(server: S3Server, proxy: FaultProxy, store: "S3Client") -> None:
+def test_many_connections(server: S3Server, proxy: FaultProxy, store: "S3Client") -> None:
+    """Many connections are served concurrently."""
+
     def round_trip(number: int) -> bool:
         body = os.urandom(20_000)
         crowd.put_object(Bucket=BUCKET, Key=f"n{number}", Body=body)
@@ -231,9 +234,8 @@ def test_retry_meets_own_object(server: S3Server, proxy: FaultProxy, store: "S3C
 
 
 @pytest.mark.parametrize("action", [ResetRequest(), ResetRequest(after=100_000), ResetRequest(after=MIB), Refuse()])
-def test_reset_put_never_happens(
-    proxy: FaultProxy, client: "S3Client", store: "S3Client", action: ResetRequest | Refuse
-) -> None:
+def test_reset_put(proxy: FaultProxy, client: "S3Client", store: "S3Client", action: ResetRequest | Refuse) -> None:
+    """A put that is reset or refused does not reach the store."""
     proxy.inject(Fault(Match(method="PUT"), action))
     with pytest.raises(ConnectionClosedError):
         put(client)
@@ -244,7 +246,8 @@ def test_reset_put_never_happens(
     assert log.body_bytes <= getattr(action, "after", 0) + 64 * 1024
 
 
-def test_answer_without_asking_the_store(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+def test_answer_without_store(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+    """Answer answers a request that does not reach the store."""
     proxy.inject(Fault(Match(operation="PutObject"), Answer(503, headers=(("Retry-After", "7"),))))
     proxy.inject(Fault(Match(operation="HeadObject"), Answer(403, "AccessDenied")))
     proxy.inject(Fault(Match(operation="GetObject"), Answer(400, "ExpiredToken")))
@@ -289,12 +292,13 @@ def test_answer_after(proxy: FaultProxy, client: "S3Client", store: "S3Client") 
     ("action", "code", "done"),
     [
         (AnswerAfter(404, "NoSuchUpload"), "NoSuchUpload", True),
-        (Answer(200, "InternalError"), "InternalError", False),  # the store's second thoughts after a 200
+        (Answer(200, "InternalError"), "InternalError", False),  # an error of the store after a 200
     ],
 )
 def test_answers_to_complete(
     proxy: FaultProxy, client: "S3Client", store: "S3Client", action: Action, code: str, *, done: bool
 ) -> None:
+    """A completion can be answered by an error with or without its effect on the store."""
     upload = client.create_multipart_upload(Bucket=BUCKET, Key=KEY)["UploadId"]
     tag = client.upload_part(Bucket=BUCKET, Key=KEY, UploadId=upload, PartNumber=1, Body=BODY)["ETag"]
     proxy.inject(Fault(Match(operation="CompleteMultipartUpload"), action))
@@ -310,7 +314,8 @@ def test_answers_to_complete(
         store.abort_multipart_upload(Bucket=BUCKET, Key=KEY, UploadId=upload)
 
 
-def test_flipped_bit_of_a_request(server: S3Server, proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+def test_flipped_bit_of_request(server: S3Server, proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+    """FlipRequestBit flips one bit of a body, which only a checksum reveals."""
     proxy.inject(Fault(Match(method="PUT"), FlipRequestBit(at=70_000), times=2))
     with pytest.raises(ClientError, match="BadDigest"):  # the client's own CRC32 goes along
         put(client)
@@ -326,6 +331,7 @@ def test_flipped_bit_of_a_request(server: S3Server, proxy: FaultProxy, client: "
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("after", [0, 1000, 100_000])
 def test_truncated_body(proxy: FaultProxy, client: "S3Client", store: "S3Client", after: int, *, reset: bool) -> None:
+    """TruncateBody ends the body of an answer early."""
     put(store)
     proxy.inject(Fault(Match(method="GET"), TruncateBody(after, reset=reset)))
     body = client.get_object(Bucket=BUCKET, Key=KEY)["Body"]
@@ -334,16 +340,18 @@ def test_truncated_body(proxy: FaultProxy, client: "S3Client", store: "S3Client"
     assert (proxy.requests[0].status, proxy.requests[0].response_bytes) == (200, after)
 
 
-def test_truncated_body_read_in_pieces(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+def test_truncated_body_in_pieces(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+    """A truncated body that is read in pieces raises an error as well."""
     put(store)
     proxy.inject(Fault(Match(method="GET"), TruncateBody(1000)))
     body = client.get_object(Bucket=BUCKET, Key=KEY)["Body"]
     assert body.read(600) == BODY[:600]
-    with pytest.raises((ResponseStreamingError, IncompleteReadError)):  # by urllib3 or by botocore, as versions have it
+    with pytest.raises((ResponseStreamingError, IncompleteReadError)):  # by urllib3 or by botocore, depending on the version
         list(iter(lambda: body.read(600), b""))
 
 
 def test_stalled_body(server: S3Server, proxy: FaultProxy, store: "S3Client") -> None:
+    """StallBody stops in the middle of a body until the client's timeout."""
     put(store)
     proxy.inject(Fault(Match(header=("range", "bytes=0-")), StallBody(after=1000, seconds=60), times=None))
     with closing(s3_client(server, proxy.url, read_timeout=1, attempts=60)) as hasty:  # a busy server's head may be late
@@ -354,7 +362,8 @@ def test_stalled_body(server: S3Server, proxy: FaultProxy, store: "S3Client") ->
     # The fixture's end shows that a stall does not outlive the proxy.
 
 
-def test_flipped_bit_of_a_response(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+def test_flipped_bit_of_response(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+    """FlipBit flips one bit of an answer, which only a checksum reveals."""
     put(store)
     proxy.inject(Fault(Match(method="GET"), FlipBit(at=3), times=2))
     assert read(client, Range="bytes=0-9") == b"\0\1\2\2\4\5\6\7\10\11"
@@ -365,15 +374,17 @@ def test_flipped_bit_of_a_response(proxy: FaultProxy, client: "S3Client", store:
 # ---- time, and calls
 
 
-def test_delay_lets_the_store_finish(proxy: FaultProxy, hasty: "S3Client", store: "S3Client") -> None:
+def test_delayed_answer(proxy: FaultProxy, hasty: "S3Client", store: "S3Client") -> None:
+    """Delay holds back the answer, and the store completes the request."""
     proxy.inject(Fault(Match(method="PUT"), Delay(60)))
     with pytest.raises(ReadTimeoutError):
-        put(hasty, b"little")  # it has left when it is given up, however busy the proxy
+        put(hasty, b"little")  # small enough to be sent before the timeout, however busy the proxy is
     eventually(lambda: proxy.requests and proxy.requests[0].upstream_status == 200)
     assert read(store) == b"little"
 
 
-def test_throttle_slows_both_directions(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+def test_throttle(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
+    """Throttle slows down both directions."""
     proxy.inject(Fault(ANY, Throttle(4 * MIB), times=2))
     start = time.monotonic()
     put(client)
@@ -429,6 +440,7 @@ def test_call_after(proxy: FaultProxy, client: "S3Client", store: "S3Client") ->
 
 
 def test_skip_times_and_order(proxy: FaultProxy, client: "S3Client") -> None:
+    """Faults skip requests, happen a number of times, and are tried in their order."""
     proxy.inject(Fault(Match(method="HEAD"), Answer(501), skip=1, times=2))
     proxy.inject(Fault(Match(path="b/ü"), Answer(503), times=None))
     proxy.inject(Fault(ANY, Delay(0.01), skip=3))
@@ -458,6 +470,7 @@ def test_skip_times_and_order(proxy: FaultProxy, client: "S3Client") -> None:
     ],
 )
 def test_match(match: Match, *, expected: bool) -> None:
+    """A match compares all fields that it sets."""
     request = RequestLog("PUT", "/bucket/k%20y", "partNumber=2&uploadId=x", {"range": "bytes=0-9"}, "UploadPart")
     assert match(request) is expected
 
@@ -478,7 +491,8 @@ def test_match(match: Match, *, expected: bool) -> None:
         ("POST /b/k?uploads=", "CreateMultipartUpload"),
     ],
 )
-def test_operation(request_line: str, operation: str) -> None:
+def test_s3_operation(request_line: str, operation: str) -> None:
+    """Requests of the S3 API have names."""
     method, target = request_line.split(" ")
     path, _, query = target.partition("?")
     assert operation_of(method, path, query, {}) == operation
@@ -592,6 +606,7 @@ def test_azure_operation(method: str, path: str, query: str, operation: str) -> 
 
 
 def test_framings(echo: FaultProxy) -> None:
+    """Bodies of all framings pass through the proxy."""
     with closing(connect(echo)) as connection:
         for path, body in {
             "/length": b"hello",
@@ -609,7 +624,8 @@ def test_framings(echo: FaultProxy) -> None:
     assert [entry.response_bytes for entry in echo.requests] == [5, 5, 0, 5, 5, 5, 11]
 
 
-def test_truncated_chunks_and_flipped_chunks(echo: FaultProxy) -> None:
+def test_faults_in_chunks(echo: FaultProxy) -> None:
+    """Faults count the bytes of a chunked body without its framing."""
     echo.inject(Fault(ANY, TruncateBody(3)))
     echo.inject(Fault(ANY, FlipBit(3)))
     with closing(connect(echo)) as connection:
@@ -623,14 +639,15 @@ def test_truncated_chunks_and_flipped_chunks(echo: FaultProxy) -> None:
 
 
 def raw(proxy: FaultProxy, request: bytes) -> bytes:
-    """What comes back until the proxy closes."""
+    """All bytes of the answer until the proxy closes the connection."""
     host, port = proxy.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
         sock.sendall(request)
         return b"".join(iter(lambda: sock.recv(4096), b""))
 
 
-def test_expect_trailers_and_pipelining(echo: FaultProxy) -> None:
+def test_expect_and_pipelining(echo: FaultProxy) -> None:
+    """The proxy supports 100-continue, trailers and pipelined requests."""
     answer = raw(
         echo,
         b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -642,11 +659,13 @@ def test_expect_trailers_and_pipelining(echo: FaultProxy) -> None:
     assert answer.endswith(b"hello")
 
 
-def test_http_1_0_connection_closes(echo: FaultProxy) -> None:
+def test_http_1_0(echo: FaultProxy) -> None:
+    """A connection of HTTP/1.0 is closed after the answer."""
     assert raw(echo, b"GET / HTTP/1.0\r\nHost: x\r\n\r\n").endswith(b"hello")
 
 
-def test_large_body_is_not_held_in_memory(echo: FaultProxy) -> None:
+def test_memory_of_large_body(echo: FaultProxy) -> None:
+    """A large body is not held in memory."""
     tracemalloc.start()
     try:
         with closing(connect(echo)) as connection:
@@ -662,7 +681,8 @@ def test_large_body_is_not_held_in_memory(echo: FaultProxy) -> None:
 # ---- the proxy's own life
 
 
-def test_child_process_uses_it(echo: FaultProxy) -> None:
+def test_child_process(echo: FaultProxy) -> None:
+    """A child process can send requests to the proxy."""
     echo.inject(Fault(ANY, Answer(418, body=b"tea")))
     program = (
         "import sys, http.client as h; c = h.HTTPConnection(sys.argv[1]); c.request('GET', '/'); "
@@ -686,7 +706,7 @@ def test_client_leaves(echo: FaultProxy) -> None:
 
 
 def test_server_gone() -> None:
-    """A server that is gone looks like a closed connection."""
+    """A missing server is a closed connection for the client."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -699,7 +719,9 @@ def test_server_gone() -> None:
 
 
 @pytest.mark.parametrize("kind", [Call, CallAfter])
-def test_error_of_a_call_is_kept(echo: FaultProxy, kind: Callable[[Callable[[], object]], Call | CallAfter]) -> None:
+def test_error_of_call(echo: FaultProxy, kind: Callable[[Callable[[], object]], Call | CallAfter]) -> None:
+    """An error of a call is recorded, and the request continues."""
+
     def fail() -> None:
         raise ConnectionResetError("the test's own")  # not to be taken for the proxy's connection
 
@@ -710,7 +732,8 @@ def test_error_of_a_call_is_kept(echo: FaultProxy, kind: Callable[[Callable[[], 
     assert [str(error) for error in echo.errors] == ["the test's own"]
 
 
-def test_errors_of_the_proxy_are_kept(echo: FaultProxy) -> None:
+def test_errors_of_proxy(echo: FaultProxy) -> None:
+    """Errors of the proxy are recorded."""
     assert raw(echo, b"\x16\x03\x01 TLS\r\n\r\n") == b""
     echo.inject(Fault(ANY, FlipBit(at=5)))
     assert raw(echo, b"GET / HTTP/1.1\r\n\r\n").endswith(b"hello")
@@ -719,7 +742,8 @@ def test_errors_of_the_proxy_are_kept(echo: FaultProxy) -> None:
     assert str(second) == "no bit to flip at 5: the body has only 5 bytes"
 
 
-def test_closing_wakes_every_thread(echo: FaultProxy) -> None:
+def test_close(echo: FaultProxy) -> None:
+    """Closing the proxy ends all its threads at once."""
     with FaultProxy(echo.url) as proxy:
         proxy.inject(Fault(ANY, Delay(2 * PATIENCE)))
         proxy.inject(Fault(ANY, StallBody(0, 2 * PATIENCE), skip=1))

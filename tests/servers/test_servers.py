@@ -119,7 +119,8 @@ def client(server: S3Server) -> Iterator["S3Client"]:
     connection.close()
 
 
-def test_stores_lists_and_deletes(client: "S3Client") -> None:
+def test_basic_operations(client: "S3Client") -> None:
+    """Each server stores, lists and deletes objects."""
     client.put_object(Bucket=BUCKET, Key="directory/object", Body=b"content", Metadata={"token": "value"})
 
     assert get(client, "directory/object") == b"content"
@@ -142,7 +143,7 @@ def test_conditional_put_over_object(server: S3Server, client: "S3Client") -> No
 
 
 def test_conditional_completion(server: S3Server, client: "S3Client") -> None:
-    """So does a conditional completion."""
+    """A conditional completion over an existing object ends as the table of servers says."""
     _, answer = ANSWERS[server.name]
     client.put_object(Bucket=BUCKET, Key="multipart", Body=b"old")
     upload, etag = upload_part(client, "multipart", b"new")
@@ -167,14 +168,16 @@ def test_conditional_put(server: S3Server, client: "S3Client") -> None:
     assert answer == (501 if server.name == "reject" else 200)
 
 
-def test_listens_on_loopback_only(server: S3Server) -> None:
+def test_listening_address(server: S3Server) -> None:
+    """Each server listens on the loopback address only."""
     addresses = listening_addresses(server.pids)
 
     assert addresses
     assert set(addresses) == {"0100007F"}  # 127.0.0.1, as the kernel spells it
 
 
-def test_two_clusters_run_at_once(tmp_path: Path) -> None:
+def test_two_clusters(tmp_path: Path) -> None:
+    """Two clusters of Ceph can run at the same time."""
     directories = [tmp_path / "a", tmp_path / "b"]
     for directory in directories:
         directory.mkdir()
@@ -195,7 +198,7 @@ def test_dies_with_test_process(tmp_path: Path) -> None:
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     with require(rclone, tmp_path):
-        pass  # it can be had
+        pass  # the program is available
     directory = tmp_path / "killed"
     directory.mkdir()
     child = subprocess.run(

@@ -1,4 +1,4 @@
-"""Copies, moves and deletes of `S3FileSystem`, on servers, with boto3 as the second client."""
+"""Copies, moves and deletes of `S3FileSystem` on real servers, with boto3 as the second client."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rig(request: pytest.FixtureRequest) -> Rig:
 
 @pytest.fixture
 def filesystem(rig: Rig) -> S3FileSystem:
-    """Ours, by the options that a client gives to pandas."""
+    """A filesystem with the storage options of a client."""
     return S3FileSystem(**rig.client().storage_options, engine="boto3", skip_instance_cache=True)
 
 
@@ -75,14 +75,14 @@ def head(rig: Rig, name: str) -> Any:
 
 
 def requests_of(filesystem: S3FileSystem) -> list[str]:
-    """The names of the operations that are sent from now on."""
+    """A list that receives the operation of each request from now on."""
     seen: list[str] = []
     filesystem.connection.client.meta.events.register("before-call.s3", lambda model, **_: seen.append(model.name))
     return seen
 
 
 def on_request(filesystem: S3FileSystem, operation: str, act: Callable[[], object]) -> None:
-    """Do something, once, before the first request of an operation is sent."""
+    """Call a function once, before the first request of an operation is sent."""
     lock = threading.Lock()
     done: list[bool] = []
 
@@ -96,14 +96,14 @@ def on_request(filesystem: S3FileSystem, operation: str, act: Callable[[], objec
     filesystem.connection.client.meta.events.register_first(f"before-send.s3.{operation}", handler)
 
 
-def wait_until_told_to_stop() -> None:
-    """Wait, in a thread of a transfer, until the main thread has heard of Ctrl-C, however late on a busy machine."""
+def wait_for_stop() -> None:
+    """Wait, in a thread of a transfer, until Ctrl-C has stopped the transfer, however long that takes on a busy machine."""
     stop = running_stop()
     assert stop is not None
     eventually(stop.is_set)
 
 
-DESCRIBED = {
+PROPERTIES = {
     "ContentType": "application/x-weights",
     "CacheControl": "no-store",
     "ContentEncoding": "zstd",
@@ -111,35 +111,38 @@ DESCRIBED = {
 }
 
 
-def test_a_copy_replaces_what_is_there_and_keeps_what_describes_the_object(rig: Rig, filesystem: S3FileSystem) -> None:
-    put(rig, "a", b"new", **DESCRIBED)
+def test_small_copy(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A copy replaces the target, and keeps the metadata and headers of the source."""
+    put(rig, "a", b"new", **PROPERTIES)
     put(rig, "b", b"old")
     seen = requests_of(filesystem)
     filesystem.cp_file(path(rig, "a"), f"s3://{path(rig, 'b')}")
     assert seen == ["HeadObject", "CopyObject"]
     assert rig.second.get(rig.key("b")) == b"new"
-    assert {name: head(rig, "b")[name] for name in DESCRIBED} == DESCRIBED
+    assert {name: head(rig, "b")[name] for name in PROPERTIES} == PROPERTIES
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_copy_in_parts_keeps_what_describes_the_object(rig: Rig, filesystem: S3FileSystem) -> None:
-    put(rig, "a", CONTENT, **DESCRIBED)
+def test_copy_in_parts(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A copy in parts keeps the metadata and headers of the source."""
+    put(rig, "a", CONTENT, **PROPERTIES)
     seen = requests_of(filesystem)
     filesystem.cp_file(path(rig, "a"), path(rig, "b"))
     assert seen.count("UploadPartCopy") == 3
     assert rig.second.get(rig.key("b")) == CONTENT
     found = head(rig, "b")
     assert found["Metadata"].pop("gllm-write-id")
-    assert {name: found[name] for name in DESCRIBED} == DESCRIBED
+    assert {name: found[name] for name in PROPERTIES} == PROPERTIES
     assert rig.open_uploads() == []
 
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("size", [10, len(CONTENT)])
-def test_a_copy_can_be_described_anew(size: int, rig: Rig, filesystem: S3FileSystem) -> None:
-    put(rig, "a", CONTENT[:size], **DESCRIBED)
-    anew: dict[str, Any] = {"ContentType": "text/plain", "Metadata": {"epoch": "8"}, "MetadataDirective": "REPLACE"}
-    filesystem.cp_file(path(rig, "a"), path(rig, "b"), **anew)
+def test_replaced_metadata(size: int, rig: Rig, filesystem: S3FileSystem) -> None:
+    """A copy can have other metadata and headers."""
+    put(rig, "a", CONTENT[:size], **PROPERTIES)
+    replaced: dict[str, Any] = {"ContentType": "text/plain", "Metadata": {"epoch": "8"}, "MetadataDirective": "REPLACE"}
+    filesystem.cp_file(path(rig, "a"), path(rig, "b"), **replaced)
     found = head(rig, "b")
     found["Metadata"].pop("gllm-write-id", None)
     assert (found["ContentType"], found["Metadata"]) == ("text/plain", {"epoch": "8"})
@@ -148,8 +151,9 @@ def test_a_copy_can_be_described_anew(size: int, rig: Rig, filesystem: S3FileSys
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("size", [10, len(CONTENT)])
-def test_a_copy_keeps_the_tags(size: int, request: pytest.FixtureRequest) -> None:
-    rig = make_rig("moto", request)  # ministack does not tell how many there are, and Ceph 16 takes none with parts
+def test_tags(size: int, request: pytest.FixtureRequest) -> None:
+    """A copy keeps the tags."""
+    rig = make_rig("moto", request)  # MiniStack reports no number of tags, and Ceph 16 refuses tags of multipart uploads
     filesystem = S3FileSystem(**rig.client().storage_options, skip_instance_cache=True)
     put(rig, "a", CONTENT[:size], Tagging="model=v%203&stage=final")
     filesystem.cp_file(path(rig, "a"), path(rig, "b"))
@@ -159,8 +163,9 @@ def test_a_copy_keeps_the_tags(size: int, request: pytest.FixtureRequest) -> Non
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("size", [10, len(CONTENT)])
-def test_a_copy_keeps_the_storage_class_unless_another_is_wanted(size: int, request: pytest.FixtureRequest) -> None:
-    rig = make_rig("ministack", request)  # ceph has one class only
+def test_storage_class(size: int, request: pytest.FixtureRequest) -> None:
+    """A copy keeps the storage class, unless the caller sets another."""
+    rig = make_rig("ministack", request)  # Ceph has only one storage class
     filesystem = S3FileSystem(**rig.client().storage_options, skip_instance_cache=True)
     put(rig, "a", CONTENT[:size], StorageClass="STANDARD_IA")
     filesystem.cp_file(path(rig, "a"), path(rig, "b"))
@@ -182,7 +187,8 @@ def upload_in_parts(rig: Rig) -> None:
     client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
 
 
-def test_a_copy_of_what_was_uploaded_in_parts_can_keep_the_etag(request: pytest.FixtureRequest) -> None:
+def test_preserved_etag(request: pytest.FixtureRequest) -> None:
+    """A copy of a multipart object can keep the ETag."""
     rig = make_rig("moto", request)
     filesystem = S3FileSystem(**rig.client().storage_options, skip_instance_cache=True)
     upload_in_parts(rig)
@@ -192,7 +198,8 @@ def test_a_copy_of_what_was_uploaded_in_parts_can_keep_the_etag(request: pytest.
     assert head(rig, "c")["ContentLength"] == 12 * MIB
 
 
-def test_where_an_endpoint_does_not_tell_the_parts_the_etag_cannot_be_kept(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_etag_without_part_sizes(rig: Rig, filesystem: S3FileSystem) -> None:
+    """If the endpoint does not report the sizes of the parts, the ETag cannot be kept."""
     upload_in_parts(rig)
     with pytest.raises(StorageError, match="does not tell the lengths of its 3 parts"):
         filesystem.cp_file(path(rig, "a"), path(rig, "b"), preserve_etag=True)
@@ -201,7 +208,8 @@ def test_where_an_endpoint_does_not_tell_the_parts_the_etag_cannot_be_kept(rig: 
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("size", [10, len(CONTENT)])
-def test_a_copy_of_what_is_not_there_is_told_from_a_missing_bucket(size: int, rig: Rig, filesystem: S3FileSystem) -> None:
+def test_missing_source_or_bucket(size: int, rig: Rig, filesystem: S3FileSystem) -> None:
+    """A missing source is an ObjectNotFoundError, and a missing bucket is a BucketNotFoundError."""
     with pytest.raises(ObjectNotFoundError, match="/missing does not exist"):
         filesystem.cp_file(path(rig, "missing"), path(rig, "b"))
     put(rig, "a", CONTENT[:size])
@@ -212,7 +220,8 @@ def test_a_copy_of_what_is_not_there_is_told_from_a_missing_bucket(size: int, ri
     assert rig.keys() == ["a"]
 
 
-def test_a_copy_cannot_be_exclusive(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_exclusive_copy(rig: Rig, filesystem: S3FileSystem) -> None:
+    """An exclusive copy is refused."""
     put(rig, "a", b"a")
     with pytest.raises(ValueError, match="mode='create'"):
         filesystem.cp_file(path(rig, "a"), path(rig, "b"), mode="create")
@@ -220,7 +229,8 @@ def test_a_copy_cannot_be_exclusive(rig: Rig, filesystem: S3FileSystem) -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_source_that_is_replaced_meanwhile_gives_a_copy_of_one_version(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_replaced_source(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A source that is replaced during the copy gives a copy of one version."""
     put(rig, "a", CONTENT)
     on_request(filesystem, "UploadPartCopy", lambda: put(rig, "a", OTHER))
     filesystem.cp_file(path(rig, "a"), path(rig, "b"))
@@ -229,9 +239,8 @@ def test_a_source_that_is_replaced_meanwhile_gives_a_copy_of_one_version(rig: Ri
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_source_that_is_replaced_again_and_again_is_given_up(
-    rig: Rig, filesystem: S3FileSystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_source_replaced_repeatedly(rig: Rig, filesystem: S3FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that is replaced during each attempt is an error."""
     monkeypatch.setattr(RetryPolicy, "seconds", lambda *_: 0.0)
     put(rig, "a", CONTENT)
     contents = iter([OTHER, CONTENT] * 20)
@@ -250,7 +259,8 @@ def test_a_source_that_is_replaced_again_and_again_is_given_up(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_source_that_is_deleted_meanwhile_is_not_found_and_leaves_nothing(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_deleted_source(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A source that is deleted during the copy is an ObjectNotFoundError, and no upload stays open."""
     put(rig, "a", CONTENT)
     delete = lambda: boto3_of(rig).delete_object(Bucket=BUCKET, Key=rig.key("a"))  # noqa: E731
     on_request(filesystem, "UploadPartCopy", delete)
@@ -262,9 +272,8 @@ def test_a_source_that_is_deleted_meanwhile_is_not_found_and_leaves_nothing(rig:
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPartCopy", "CompleteMultipartUpload"])
-def test_a_copy_that_is_interrupted_leaves_no_upload_and_no_object(
-    operation: str, rig: Rig, filesystem: S3FileSystem
-) -> None:
+def test_stopped_copy(operation: str, rig: Rig, filesystem: S3FileSystem) -> None:
+    """A stopped copy leaves no upload and no object."""
     put(rig, "a", CONTENT)
     stop = Stop()
     on_request(filesystem, operation, stop.set)
@@ -275,7 +284,8 @@ def test_a_copy_that_is_interrupted_leaves_no_upload_and_no_object(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_copy_that_is_cancelled_leaves_no_upload_and_no_object(rig: Rig) -> None:
+def test_cancelled_copy(rig: Rig) -> None:
+    """A cancelled copy leaves no open upload; the copy exists only if the cancellation came too late."""
     put(rig, "a", CONTENT)
 
     async def run() -> None:
@@ -290,26 +300,28 @@ def test_a_copy_that_is_cancelled_leaves_no_upload_and_no_object(rig: Rig) -> No
             await task
 
     asyncio.run(run())
-    assert rig.keys() in (["a"], ["a", "b"])  # it may have been too late
+    assert rig.keys() in (["a"], ["a", "b"])  # the cancellation may have come too late
     assert rig.open_uploads() == []
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_completion_whose_answer_is_lost_is_a_success(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_lost_completion(rig: Rig, filesystem: S3FileSystem) -> None:
+    """If the answer to the completion is lost, the copy succeeds."""
     put(rig, "a", CONTENT)
     client: Any = filesystem.connection.client
     complete = client.complete_multipart_upload
 
     def and_again(**parameters: Any) -> Any:
         complete(**parameters)
-        return complete(**parameters)  # as an SDK does when the first answer did not come
+        return complete(**parameters)  # as an SDK does if the first answer is lost
 
     client.complete_multipart_upload = and_again
     filesystem.cp_file(path(rig, "a"), path(rig, "b"))
     assert rig.second.get(rig.key("b")) == CONTENT
 
 
-def test_a_coroutine_copies_on_whichever_loop_runs(rig: Rig) -> None:
+def test_coroutines(rig: Rig) -> None:
+    """The coroutines of the filesystem run on the caller's event loop."""
     put(rig, "a", b"a")
 
     async def run() -> None:
@@ -324,7 +336,8 @@ def test_a_coroutine_copies_on_whichever_loop_runs(rig: Rig) -> None:
     assert rig.keys() == ["c"]
 
 
-def test_a_move_leaves_the_source_where_the_copy_fails(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_failed_move(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A failed move keeps the source."""
     put(rig, "x/a", b"a")
     put(rig, "x/b", b"b")
     with pytest.raises(BucketNotFoundError):
@@ -334,7 +347,8 @@ def test_a_move_leaves_the_source_where_the_copy_fails(rig: Rig, filesystem: S3F
     assert rig.keys() == ["x/a", "x/b"]
 
 
-def test_a_move_onto_itself_changes_nothing(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_move_onto_itself(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A move of an object onto itself changes nothing."""
     put(rig, "x/a", b"a")
     filesystem.mv(path(rig, "x/a"), f"s3://{path(rig, 'x/a')}")
     filesystem.mv(path(rig, "x/"), path(rig, "x"), recursive=True)
@@ -342,21 +356,23 @@ def test_a_move_onto_itself_changes_nothing(rig: Rig, filesystem: S3FileSystem) 
 
 
 @pytest.mark.parametrize("target", ["y", "x/y"])
-def test_a_folder_is_moved_with_all_that_is_below_it(target: str, rig: Rig, filesystem: S3FileSystem) -> None:
+def test_moved_folder(target: str, rig: Rig, filesystem: S3FileSystem) -> None:
+    """A folder is moved with all objects below it."""
     put(rig, "x/a", b"a")
     put(rig, "x/deep/b", b"b")
     filesystem.mv(path(rig, "x"), path(rig, target), recursive=True)
     assert rig.keys() == [f"{target}/a", f"{target}/deep/b"]
 
 
-def test_a_move_of_one_level_leaves_the_deeper_ones(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_move_with_maxdepth(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A move of one level keeps the deeper objects."""
     for name in ["x/a", "x/b", "x/deep/b"]:
         put(rig, name, b"")
     filesystem.mv(path(rig, "x"), path(rig, "y"), recursive=True, maxdepth=1)
     assert rig.keys() == ["x/deep/b", "y/a", "y/b"]
 
 
-def test_rm_takes_maxdepth_as_its_third_argument(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_rm_maxdepth(rig: Rig, filesystem: S3FileSystem) -> None:
     """`rm(path, recursive, maxdepth)`, as fsspec's own filesystems have it."""
     for name in ("x/a", "x/y/b"):
         put(rig, name, CONTENT)
@@ -364,7 +380,8 @@ def test_rm_takes_maxdepth_as_its_third_argument(rig: Rig, filesystem: S3FileSys
     assert rig.keys() == ["x/y/b"]
 
 
-def test_many_objects_are_deleted_by_few_requests(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_delete_of_many_objects(rig: Rig, filesystem: S3FileSystem) -> None:
+    """Many objects are deleted by few requests."""
     for number in range(12):
         put(rig, f"x/{number}", b"")
     put(rig, "xy", b"")
@@ -377,7 +394,8 @@ def test_many_objects_are_deleted_by_few_requests(rig: Rig, filesystem: S3FileSy
     assert rig.keys() == ["xy"]
 
 
-def test_what_is_not_there_cannot_be_deleted(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_delete_of_missing_object(rig: Rig, filesystem: S3FileSystem) -> None:
+    """Deleting a missing object is a FileNotFoundError."""
     put(rig, "x/a", b"a")
     for missing in ["missing", "x", "x/missing"]:
         with pytest.raises(ObjectNotFoundError, match=f"{missing} does not exist"):
@@ -393,7 +411,8 @@ def test_what_is_not_there_cannot_be_deleted(rig: Rig, filesystem: S3FileSystem)
     assert rig.keys() == ["x/a"]
 
 
-def test_objects_are_deleted_by_a_list_and_by_a_pattern(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_delete_by_list_and_pattern(rig: Rig, filesystem: S3FileSystem) -> None:
+    """Objects can be deleted by a list of paths, and by a pattern."""
     for name in ["a1", "a2", "b1", "b2", "c/d/e"]:
         put(rig, name, b"")
     filesystem.rm([path(rig, "a1"), f"s3://{path(rig, 'b2')}"])
@@ -404,7 +423,8 @@ def test_objects_are_deleted_by_a_list_and_by_a_pattern(rig: Rig, filesystem: S3
     assert rig.keys() == []
 
 
-def test_a_bucket_is_deleted_with_all_that_is_in_it(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_deleted_bucket(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A bucket with objects is deleted only if the delete is recursive."""
     bucket = rig.prefix
     boto3_of(rig).create_bucket(Bucket=bucket)
     filesystem.touch(f"{bucket}/a/b")
@@ -414,7 +434,8 @@ def test_a_bucket_is_deleted_with_all_that_is_in_it(rig: Rig, filesystem: S3File
     assert not filesystem.exists(bucket)
 
 
-def test_a_failure_among_many_deletes_is_raised(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_failed_delete(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A failed delete among many is raised, and a passing one is repeated."""
     put(rig, "a", b"")
     put(rig, "b", b"")
     client: Any = filesystem.connection.client
@@ -434,7 +455,8 @@ def test_a_failure_among_many_deletes_is_raised(rig: Rig, filesystem: S3FileSyst
     assert asked == [[rig.key("a"), rig.key("b")], [rig.key("a")]]
 
 
-def test_a_touch_makes_an_empty_object_or_leaves_what_is_there(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_touched_object(rig: Rig, filesystem: S3FileSystem) -> None:
+    """A touch creates an empty object, or with truncate=False refuses an existing one."""
     filesystem.touch(path(rig, "a"), truncate=False)
     assert rig.second.get(rig.key("a")) == b""
     put(rig, "a", b"content")
@@ -448,14 +470,15 @@ def test_a_touch_makes_an_empty_object_or_leaves_what_is_there(rig: Rig, filesys
         filesystem.touch("no-such-bucket/a")
 
 
-def test_methods_that_s3fs_has_raise_our_errors(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_errors_of_s3fs_methods(rig: Rig, filesystem: S3FileSystem) -> None:
+    """Methods that are inherited from s3fs raise the errors of the library."""
     denied = S3FileSystem(**{**rig.client().storage_options, "secret": "wrong", "key": "wrong"}, skip_instance_cache=True)
     with pytest.raises(FileNotFoundError, match="no such bucket") as missing:
         filesystem.ls("no-such-bucket")
     assert isinstance(missing.value, ObjectNotFoundError)
     with pytest.raises(StorageError, match="InvalidBucketName"):
         filesystem.mkdir("no")
-    if rig.name == "ceph":  # ministack lets everybody in
+    if rig.name == "ceph":  # MiniStack accepts any credentials
         with pytest.raises(AccessDeniedError):
             denied.ls(BUCKET)
     dead = S3FileSystem(**{**rig.client().storage_options, "endpoint_url": "http://127.0.0.1:9"}, skip_instance_cache=True)
@@ -468,13 +491,14 @@ def test_methods_that_s3fs_has_raise_our_errors(rig: Rig, filesystem: S3FileSyst
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("verb", ["cp_file", "copy", "mv"])
-def test_after_ctrl_c_nothing_is_copied_later(verb: str, rig: Rig, filesystem: S3FileSystem) -> None:
+def test_ctrl_c_during_copy(verb: str, rig: Rig, filesystem: S3FileSystem) -> None:
+    """After Ctrl-C, no copy appears later."""
     put(rig, "a", CONTENT)
 
     def interrupt() -> None:
         eventually(main_waits)
         os.kill(os.getpid(), signal.SIGINT)
-        wait_until_told_to_stop()  # a copy that is complete before the main thread hears of it stays
+        wait_for_stop()  # a copy that completes before the stop would stay
 
     on_request(filesystem, "UploadPartCopy", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -483,14 +507,15 @@ def test_after_ctrl_c_nothing_is_copied_later(verb: str, rig: Rig, filesystem: S
     assert rig.keys() == ["a"]
 
 
-def test_after_ctrl_c_a_delete_is_not_sent_later(rig: Rig, filesystem: S3FileSystem) -> None:
+def test_ctrl_c_during_delete(rig: Rig, filesystem: S3FileSystem) -> None:
+    """After Ctrl-C, no delete is sent later."""
     put(rig, "a", b"a")
     put(rig, "b", b"b")
 
     def interrupt() -> None:
         eventually(main_waits)
         os.kill(os.getpid(), signal.SIGINT)
-        wait_until_told_to_stop()
+        wait_for_stop()
 
     on_request(filesystem, "DeleteObjects", interrupt)
     with pytest.raises(KeyboardInterrupt):

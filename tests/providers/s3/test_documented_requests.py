@@ -1,4 +1,4 @@
-"""The requests that the documentation of `S3StorageClient` names, as moto sees them: all of them, and only these."""
+"""moto receives exactly the requests that the documentation of `S3StorageClient` names."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Requests:
         self.seen.append((event_name.rpartition(".")[2], request))
 
     def taken(self) -> list[str]:
-        """Operations since the last time."""
+        """Operations since the last call."""
         return [operation for operation, _ in self._take()]
 
     def conditions(self) -> list[tuple[str, str | None]]:
-        """Operations since the last time, with their ``If-None-Match``."""
+        """Operations since the last call, with their ``If-None-Match``."""
         return [(operation, _text(request.headers.get("If-None-Match"))) for operation, request in self._take()]
 
     def _take(self) -> list[tuple[str, Any]]:
@@ -53,7 +53,7 @@ def _text(header: str | bytes | None) -> str | None:
 
 @pytest.fixture
 def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """Moto, in a process that can reach nothing else."""
+    """Moto, in a process that cannot connect to any server."""
 
     def refuse(_: socket.socket, address: object) -> NoReturn:
         raise AssertionError(f"a request left the process, to {address}")
@@ -71,7 +71,8 @@ def new_file(folder: Path, size: int) -> Path:
 
 
 @pytest.mark.parametrize("size", [0, 1, 20 * MIB])
-def test_up_to_5_gb_a_file_goes_in_exactly_one_put_object(rig: Rig, tmp_path: Path, size: int) -> None:
+def test_upload_in_one_request(rig: Rig, tmp_path: Path, size: int) -> None:
+    """Up to the threshold, an upload is exactly one PutObject."""
     client, source = rig.client(**PUT_ANY), new_file(tmp_path, size)
     requests = Requests(client)
     client.upload_file(source, "model.bin")
@@ -82,10 +83,11 @@ def test_up_to_5_gb_a_file_goes_in_exactly_one_put_object(rig: Rig, tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [0, 1, 20 * MIB])
-def test_up_to_5_gb_check_conflict_is_one_conditional_put_object(rig: Rig, tmp_path: Path, size: int) -> None:
+def test_create_in_one_request(rig: Rig, tmp_path: Path, size: int) -> None:
+    """Up to the threshold, an exclusive create is a HeadObject and one conditional PutObject."""
     client, source = rig.client(**PUT_ANY), new_file(tmp_path, size)
     rig.second.put(rig.key("other.bin"), b"")
-    assert client.file_exists("other.bin")  # the bucket is known from here on: no HeadBucket
+    assert client.file_exists("other.bin")  # the bucket is known from now on: no HeadBucket
     requests = Requests(client)
     client.upload_file(source, "model.bin", check_conflict=True)
     assert requests.conditions() == [("HeadObject", None), ("PutObject", "*")]
@@ -95,7 +97,8 @@ def test_up_to_5_gb_check_conflict_is_one_conditional_put_object(rig: Rig, tmp_p
     assert requests.conditions() == [("HeadObject", None)]
 
 
-def test_above_the_threshold_a_file_goes_in_parts(rig: Rig, tmp_path: Path) -> None:
+def test_upload_in_parts(rig: Rig, tmp_path: Path) -> None:
+    """Above the threshold, a file is uploaded in parts."""
     client, source = rig.client(**SMALL_PARTS), new_file(tmp_path, 11 * MIB)
     requests = Requests(client)
     client.upload_file(source, "model.bin")
@@ -103,7 +106,8 @@ def test_above_the_threshold_a_file_goes_in_parts(rig: Rig, tmp_path: Path) -> N
     assert rig.second.get(rig.key("model.bin")) == source.read_bytes()
 
 
-def test_above_the_threshold_check_conflict_is_a_condition_on_completing(rig: Rig, tmp_path: Path) -> None:
+def test_create_in_parts(rig: Rig, tmp_path: Path) -> None:
+    """Above the threshold, an exclusive create is a precondition of CompleteMultipartUpload."""
     client, source = rig.client(**SMALL_PARTS), new_file(tmp_path, 11 * MIB)
     rig.second.put(rig.key("other.bin"), b"")
     assert client.file_exists("other.bin")
@@ -122,7 +126,8 @@ def test_above_the_threshold_check_conflict_is_a_condition_on_completing(rig: Ri
     assert rig.open_uploads() == []
 
 
-def test_the_condition_decides_when_the_object_comes_after_the_look(rig: Rig, tmp_path: Path) -> None:
+def test_object_after_head_request(rig: Rig, tmp_path: Path) -> None:
+    """The precondition decides if the object appears after the HEAD request."""
     source = new_file(tmp_path, 6 * MIB)
     for config, write in ((PUT_ANY, "PutObject"), (SMALL_PARTS, "CompleteMultipartUpload")):
         client, key = rig.client(**config), f"{write}.bin"
@@ -137,7 +142,8 @@ def test_the_condition_decides_when_the_object_comes_after_the_look(rig: Rig, tm
     assert rig.open_uploads() == []
 
 
-def test_the_first_look_at_a_bucket_asks_whether_there_is_one(rig: Rig) -> None:
+def test_first_missing_object(rig: Rig) -> None:
+    """The first missing object of a bucket is followed by one HeadBucket."""
     client = rig.client()
     requests = Requests(client)
     assert client.file_exists("model.bin") is False
@@ -146,7 +152,8 @@ def test_the_first_look_at_a_bucket_asks_whether_there_is_one(rig: Rig) -> None:
     assert requests.taken() == ["HeadObject"]
 
 
-def test_file_exists_is_one_head_object(rig: Rig) -> None:
+def test_file_exists(rig: Rig) -> None:
+    """`file_exists` is one HeadObject."""
     rig.second.put(rig.key("model.bin"), b"content")
     client = rig.client()
     requests = Requests(client)
@@ -156,7 +163,8 @@ def test_file_exists_is_one_head_object(rig: Rig) -> None:
     assert requests.taken() == ["HeadObject"]
 
 
-def test_delete_looks_because_deleting_does_not_say_whether_there_was_anything(rig: Rig) -> None:
+def test_delete_file(rig: Rig) -> None:
+    """`delete_file` begins with a HeadObject, because DeleteObject does not report a missing object."""
     rig.second.put(rig.key("model.bin"), b"content")
     client = rig.client()
     requests = Requests(client)
@@ -168,9 +176,10 @@ def test_delete_looks_because_deleting_does_not_say_whether_there_was_anything(r
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB])
-def test_a_download_of_one_part_is_one_get_object(rig: Rig, tmp_path: Path, size: int) -> None:
+def test_download_in_one_request(rig: Rig, tmp_path: Path, size: int) -> None:
+    """A download of one part is one GetObject."""
     content = os.urandom(size)
-    rig.second.put(rig.key("model.bin"), content)  # with a checksum that moto keeps
+    rig.second.put(rig.key("model.bin"), content)  # with a checksum that moto returns
     client = rig.client(**SMALL_PARTS)
     requests = Requests(client)
     assert client.download_file("model.bin", tmp_path / "copy.bin").read_bytes() == content
@@ -178,15 +187,17 @@ def test_a_download_of_one_part_is_one_get_object(rig: Rig, tmp_path: Path, size
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB])
-def test_a_download_without_a_checksum_is_confirmed_by_a_look(rig: Rig, tmp_path: Path, size: int) -> None:
+def test_download_without_checksum(rig: Rig, tmp_path: Path, size: int) -> None:
+    """A download without a checksum is confirmed by a HeadObject."""
     client, source = rig.client(**SMALL_PARTS), new_file(tmp_path, size)
-    client.upload_file(source, "model.bin")  # moto does not tell the checksum that we send
+    client.upload_file(source, "model.bin")  # moto does not return the checksum of the upload
     requests = Requests(client)
     assert client.download_file("model.bin", tmp_path / "copy.bin").read_bytes() == source.read_bytes()
     assert requests.taken() == ["GetObject", "HeadObject"]
 
 
-def test_a_download_in_parts_is_pinned_to_the_version_of_the_first_answer(rig: Rig, tmp_path: Path) -> None:
+def test_download_in_parts(rig: Rig, tmp_path: Path) -> None:
+    """A download in parts is pinned to the ETag of the first answer."""
     content = os.urandom(11 * MIB)
     rig.second.put(rig.key("model.bin"), content)
     client = rig.client(**SMALL_PARTS)
@@ -203,7 +214,8 @@ def test_a_download_in_parts_is_pinned_to_the_version_of_the_first_answer(rig: R
 
 @pytest.mark.parametrize("config", [PUT_ANY, SMALL_PARTS], ids=["one-request", "parts"])
 @pytest.mark.parametrize("size", [0, 1, 11 * MIB])
-def test_no_request_leaves_the_process_at_any_size(rig: Rig, tmp_path: Path, config: dict[str, str], size: int) -> None:
+def test_requests_in_process(rig: Rig, tmp_path: Path, config: dict[str, str], size: int) -> None:
+    """At any size, no request leaves the process."""
     client, source = rig.client(**config), new_file(tmp_path, size)
     url = client.upload_file(source, "model.bin", check_conflict=True)
     client.upload_file(source, "model.bin")

@@ -1,4 +1,4 @@
-"""Which requests go which way: straight to a socket, or through boto3."""
+"""The route of each request: directly to a socket, or through boto3."""
 
 from __future__ import annotations
 
@@ -26,19 +26,7 @@ from gllm_storage.testing.faults import (
     ResetRequest,
     TruncateBody,
 )
-from tests.promises.s3.faulty import (
-    LARGE_CREATE,
-    NAME,
-    SLOW_DOWN,
-    SMALL_CREATES,
-    SMALL_OVERWRITE,
-    Faulty,
-    Upload,
-    UploadCase,
-    behind_proxy,
-    content_of,
-    no_waits,
-)
+from tests.promises.faulty import CEPH, MINISTACK, NAME, Faulty, Upload, UploadCase, behind_proxy, content_of, no_waits
 from tests.rig import BUCKET, MIB, SMALL_PARTS, Rig, s3_config, server_rig
 
 if TYPE_CHECKING:
@@ -49,6 +37,12 @@ if TYPE_CHECKING:
 
 HOT = {"HeadObject", "GetObject", "PutObject", "UploadPart", "DeleteObject"}
 LARGE = 5 * MIB + 1000
+SLOW_DOWN = CEPH.answer(503)
+UPLOADS = [
+    UploadCase(MINISTACK, large=False, create=True),
+    UploadCase(CEPH, large=False, create=False),
+    UploadCase(MINISTACK, large=True, create=True),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +59,8 @@ def faulty(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Faulty]
 only_ceph = pytest.mark.parametrize("faulty", ["ceph"], indirect=True)
 
 
-def ways(faulty: Faulty) -> dict[str, set[str]]:
-    """Which operations went which way."""
+def routes(faulty: Faulty) -> dict[str, set[str]]:
+    """The operations by their route."""
     found: dict[str, set[str]] = {"direct": set(), "boto3": set()}
     for entry in faulty.proxy.requests:
         found["boto3" if "amz-sdk-invocation-id" in entry.headers else "direct"].add(entry.operation)
@@ -74,7 +68,7 @@ def ways(faulty: Faulty) -> dict[str, set[str]]:
 
 
 def use_everything(faulty: Faulty, folder: Path, **config: str) -> None:
-    """Upload, look, download and delete, small and in parts."""
+    """Upload, read metadata, download, list and delete, in one request and in parts."""
     client = faulty.client(**config)
     size = LARGE if faulty.rig.name == "ceph" else 1000
     threshold = {} if faulty.rig.name == "ceph" else {"multipart_threshold": "100"}
@@ -91,24 +85,27 @@ def use_everything(faulty: Faulty, folder: Path, **config: str) -> None:
     assert client.delete_file(NAME)
 
 
-def test_the_hot_requests_go_directly_and_the_others_through_boto3(faulty: Faulty, tmp_path: Path) -> None:
+def test_default_engine(faulty: Faulty, tmp_path: Path) -> None:
+    """The frequent requests are sent directly, and the others through boto3."""
     use_everything(faulty, tmp_path)
-    found = ways(faulty)
+    found = routes(faulty)
     assert found["direct"] == HOT
     assert {"CreateMultipartUpload", "CompleteMultipartUpload", "ListObjectsV2"} <= found["boto3"]
     assert found["boto3"].isdisjoint(HOT)
 
 
 @only_ceph
-def test_everything_goes_through_boto3_when_that_is_the_engine(faulty: Faulty, tmp_path: Path) -> None:
+def test_boto3_engine(faulty: Faulty, tmp_path: Path) -> None:
+    """With engine=boto3, all requests are sent through boto3."""
     use_everything(faulty, tmp_path, engine="boto3")
-    found = ways(faulty)
+    found = routes(faulty)
     assert found["direct"] == set()
     assert found["boto3"] >= HOT
 
 
 @only_ceph
-def test_everything_goes_through_boto3_while_somebody_listens(faulty: Faulty, tmp_path: Path) -> None:
+def test_event_handler(faulty: Faulty, tmp_path: Path) -> None:
+    """While a handler is registered, all requests are sent through boto3."""
     client: Any = faulty.client()
     seen: list[str] = []
     client.filesystem.connection.client.meta.events.register(
@@ -117,14 +114,13 @@ def test_everything_goes_through_boto3_while_somebody_listens(faulty: Faulty, tm
     (tmp_path / "file").write_bytes(b"content")
     client.upload_file(tmp_path / "file", NAME)
     client.download_file(NAME, tmp_path / "again")
-    assert ways(faulty)["direct"] == set()
+    assert routes(faulty)["direct"] == set()
     assert Counter(seen) == Counter(entry.method for entry in faulty.proxy.requests)
 
 
 @pytest.mark.parametrize("mode", ["auto", "always"])
-def test_bodies_over_http_are_signed_where_the_server_does_not_say_that_it_checked_them(
-    mode: str, faulty: Faulty, tmp_path: Path
-) -> None:
+def test_signed_bodies(mode: str, faulty: Faulty, tmp_path: Path) -> None:
+    """Bodies over HTTP are signed if the server does not report that it verified the checksum."""
     client = faulty.client(sign_bodies=mode)
     (tmp_path / "file").write_bytes(b"content")
     for _ in range(3):
@@ -134,7 +130,8 @@ def test_bodies_over_http_are_signed_where_the_server_does_not_say_that_it_check
 
 
 @only_ceph
-def test_bodies_are_never_signed_if_one_says_so(faulty: Faulty, tmp_path: Path) -> None:
+def test_unsigned_bodies(faulty: Faulty, tmp_path: Path) -> None:
+    """With sign_bodies=never, bodies are not signed."""
     (tmp_path / "file").write_bytes(b"content")
     faulty.client(sign_bodies="never").upload_file(tmp_path / "file", NAME)
     assert {entry.headers["x-amz-content-sha256"] for entry in faulty.sent("PutObject")} == {"UNSIGNED-PAYLOAD"}
@@ -142,7 +139,8 @@ def test_bodies_are_never_signed_if_one_says_so(faulty: Faulty, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["ministack-tls", "ceph-tls"])
-def test_large_bodies_go_directly_over_tls(name: str, servers: Servers, tmp_path: Path) -> None:
+def test_large_bodies_over_tls(name: str, servers: Servers, tmp_path: Path) -> None:
+    """Large bodies are sent directly over TLS."""
     size = LARGE if name == "ceph-tls" else 300_000
     rig = server_rig(name, servers.get(name))
     client = rig.client(**SMALL_PARTS)
@@ -154,7 +152,8 @@ def test_large_bodies_go_directly_over_tls(name: str, servers: Servers, tmp_path
 
 
 @pytest.mark.parametrize("engine", ["", "crt"])
-def test_an_engine_that_does_not_exist_is_refused(engine: str) -> None:
+def test_unknown_engine(engine: str) -> None:
+    """An unknown engine is refused."""
     with pytest.raises(ValueError, match="engine"):
         get_storage_client("s3", {"bucket_name": BUCKET, "engine": engine})
     with pytest.raises(ValueError, match="engine"):
@@ -165,7 +164,7 @@ def assert_direct(filesystem: Any) -> None:
     client = filesystem.connection.client
     assert isinstance(client, DirectClient)
     assert client.refusal is None
-    assert client._pools  # it has sent something
+    assert client._pools  # it has sent requests
 
 
 # ---- processes
@@ -189,7 +188,7 @@ def filesystem_of(rig: Rig, **options: Any) -> S3FileSystem:
 
 
 class Dataset:
-    """What torch's ``DataLoader`` gives to its workers: a filesystem that was used, and a file that is open."""
+    """The state that torch's ``DataLoader`` gives to its workers: a used filesystem and an open file."""
 
     def __init__(self, filesystem: S3FileSystem, folder: str, contents: list[bytes]) -> None:
         self.filesystem = filesystem
@@ -200,7 +199,7 @@ class Dataset:
         assert self.file.read(10) == contents[0][:10]
 
     def read(self, number: int) -> tuple[int, bool, bool]:
-        """An item; who read it, whether it is right, and whether it came directly."""
+        """Read an item; returns the process id, whether the content is right, and whether it was read directly."""
         path, content = self.paths[number], self.contents[number]
         right = self.filesystem.cat_file(path) == content
         self.file.seek(20)
@@ -218,7 +217,8 @@ def read_item(number: int) -> tuple[int, bool, bool]:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_workers_that_are_forked_after_the_engine_ran_use_it_and_what_they_were_given(rig: Rig) -> None:
+def test_forked_workers(rig: Rig) -> None:
+    """Forked workers read directly, with the filesystem and the open file of their parent."""
     contents = [content_of(10_000, seed) for seed in range(24)]
     dataset = Dataset(filesystem_of(rig), f"{BUCKET}/{rig.prefix}/data", contents)
     _dataset[:] = [dataset]
@@ -231,7 +231,7 @@ def test_workers_that_are_forked_after_the_engine_ran_use_it_and_what_they_were_
         return True
 
     with ThreadPoolExecutor(2) as threads:
-        working = [threads.submit(busy) for _ in range(2)]  # the fork comes while they have requests under way
+        working = [threads.submit(busy) for _ in range(2)]  # requests are in flight during the fork
         try:
             with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as workers:
                 for _ in range(2):  # as persistent workers serve several epochs
@@ -245,17 +245,18 @@ def test_workers_that_are_forked_after_the_engine_ran_use_it_and_what_they_were_
     dataset.file.close()
 
 
-def test_a_pickled_filesystem_goes_directly_too(rig: Rig) -> None:
+def test_pickled_filesystem(rig: Rig) -> None:
+    """A pickled filesystem sends its requests directly."""
     filesystem = filesystem_of(rig)
     path = f"{BUCKET}/{rig.prefix}/pickled"
     filesystem.pipe_file(path, b"content")
-    again = pickle.loads(pickle.dumps(filesystem))  # noqa: S301 - our own bytes
+    again = pickle.loads(pickle.dumps(filesystem))  # noqa: S301 - bytes of this test
     assert again.cat_file(path) == b"content"
     assert_direct(again)
 
 
 def run_process(config: str) -> bool:
-    """In a process of its own."""
+    """Write and read an object; whether the content is right and the requests were sent directly."""
     client: Any = get_storage_client("s3", json.loads(config))
     path = f"{client.url('own')}-{os.getpid()}"
     client.filesystem.pipe_file(path, b"content")
@@ -263,34 +264,36 @@ def run_process(config: str) -> bool:
     return found == b"content" and client.filesystem.connection.client.refusal is None
 
 
-def test_several_processes_all_go_directly(rig: Rig) -> None:
+def test_several_processes(rig: Rig) -> None:
+    """Several processes send their requests directly."""
     settings = json.dumps(rig.settings())
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         assert other.submit(run_process, settings).result(60)
         assert run_process(settings)
 
 
-# ---- boto3 as the engine keeps the promises, too
+# ---- faults with engine=boto3
 
 
 def kind(action: Action) -> str:
     return type(action).__name__
 
 
-@pytest.mark.parametrize("case", [SMALL_CREATES[1], SMALL_OVERWRITE, LARGE_CREATE], ids=str)
+@pytest.mark.parametrize("case", UPLOADS, ids=str)
 @pytest.mark.parametrize(
     "action",
     [DropResponse(), AnswerAfter(500), FlipRequestBit(77), SLOW_DOWN, ResetRequest(50)],
     ids=kind,
 )
-def test_an_upload_by_boto3_survives_faults(case: UploadCase, action: Action, servers: Servers, tmp_path: Path) -> None:
-    with behind_proxy(case.server, servers) as faulty:
+def test_upload_by_boto3(case: UploadCase, action: Action, servers: Servers, tmp_path: Path) -> None:
+    """An upload through boto3 survives faults."""
+    with behind_proxy(case.cloud, servers) as faulty:
         upload = Upload(case, faulty, tmp_path)
         lost = isinstance(action, (DropResponse, AnswerAfter))
         faulty.inject(upload.commit if lost else upload.send, action)
         upload.run(engine="boto3")
         upload.assert_stored()
-        assert ways(faulty)["direct"] == set()
+        assert routes(faulty)["direct"] == set()
 
 
 @pytest.mark.parametrize("faulty", ["ceph"], indirect=True)
@@ -299,18 +302,20 @@ def test_an_upload_by_boto3_survives_faults(case: UploadCase, action: Action, se
     [FlipBit(77), TruncateBody(100), TruncateBody(100, reset=True), SLOW_DOWN, DropResponse()],
     ids=kind,
 )
-def test_a_download_by_boto3_survives_faults(action: Action, faulty: Faulty, tmp_path: Path) -> None:
+def test_download_by_boto3(action: Action, faulty: Faulty, tmp_path: Path) -> None:
+    """A download through boto3 survives faults."""
     content = content_of(5 * MIB + 1000)
     faulty.put_with_checksum(content)
     faulty.inject("GetObject", action)
     faulty.client(engine="boto3").download_file(NAME, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == content
-    assert ways(faulty)["direct"] == set()
+    assert routes(faulty)["direct"] == set()
 
 
 @pytest.mark.parametrize("engine", ["auto", "boto3"])
 @only_ceph
-def test_a_bit_that_always_flips_is_an_error_and_no_file(engine: str, faulty: Faulty, tmp_path: Path) -> None:
+def test_lasting_bit_flip(engine: str, faulty: Faulty, tmp_path: Path) -> None:
+    """A bit that flips in each answer is an IntegrityError, and no file appears."""
     faulty.put_with_checksum(b"content" * 100)
     faulty.inject("GetObject", FlipBit(77), times=None)
     with pytest.raises(IntegrityError):

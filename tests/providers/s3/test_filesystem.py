@@ -1,4 +1,4 @@
-"""`S3FileSystem` beneath the verbs: what reviews found, each as a test."""
+"""`S3FileSystem` beneath the verbs: one test for each finding of a review."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def moto_rig(request: pytest.FixtureRequest) -> Rig:
 
 
 def before(client: Any, operation: str, act: Any) -> None:
-    """Do something before each request of an operation is sent."""
+    """Call a function before each request of an operation is sent."""
     events = client.filesystem.connection.client.meta.events
 
     def handler(**_: object) -> None:  # None lets the request go on
@@ -51,15 +51,14 @@ def before(client: Any, operation: str, act: Any) -> None:
 
 @pytest.mark.parametrize("check_conflict", [True, False])
 @pytest.mark.parametrize("size", [10, 6 * MIB])
-def test_a_file_that_changes_after_it_was_looked_at_is_not_stored(
-    size: int, check_conflict: bool, moto_rig: Rig, tmp_path: Path
-) -> None:
+def test_changed_local_file(size: int, check_conflict: bool, moto_rig: Rig, tmp_path: Path) -> None:
+    """A local file that changes after its size was read is not stored."""
     file = tmp_path / "a"
     file.write_bytes(b"a" * size)
     client = moto_rig.client(**SMALL_PARTS)
     operation = "HeadObject" if check_conflict else "CreateMultipartUpload"
     if not check_conflict and size == 10:
-        # One small request: the file is read at once, so there is no moment between. Change it while it is opened.
+        # One small request reads the file at once, without a request before it. Change the file when the upload begins.
         store: Any = client.store
         upload = store.upload
         store.upload = lambda request: (file.write_bytes(b"b" * 11), upload(request))
@@ -73,9 +72,8 @@ def test_a_file_that_changes_after_it_was_looked_at_is_not_stored(
 
 @pytest.mark.parametrize("config", [{"requester_pays": "true"}, {"expected_bucket_owner": "123456789012"}], ids=str)
 @pytest.mark.parametrize("size", [10, 6 * MIB])
-def test_settings_for_every_request_go_with_every_request(
-    size: int, config: dict[str, str], moto_rig: Rig, tmp_path: Path
-) -> None:
+def test_common_parameters(size: int, config: dict[str, str], moto_rig: Rig, tmp_path: Path) -> None:
+    """The common request parameters are sent with each request."""
     (tmp_path / "a").write_bytes(b"a" * size)
     client = moto_rig.client(**SMALL_PARTS, **config)
     client.upload_file(tmp_path / "a", "a", check_conflict=True)
@@ -84,7 +82,8 @@ def test_settings_for_every_request_go_with_every_request(
     client.delete_file("a")
 
 
-def test_an_upload_that_was_given_up_is_aborted_by_a_thread_that_was_told_to_stop(moto_rig: Rig) -> None:
+def test_abort_by_stopped_thread(moto_rig: Rig) -> None:
+    """A stopped thread can still abort its multipart upload."""
     store: Any = moto_rig.client().store
     created = store.connection.client.create_multipart_upload(Bucket=BUCKET, Key=moto_rig.key("a"))
     transfer = store.transfer(moto_rig.key("a"), "upload")
@@ -99,12 +98,13 @@ def test_an_upload_that_was_given_up_is_aborted_by_a_thread_that_was_told_to_sto
     assert moto_rig.open_uploads() == []
 
 
-def test_uploads_that_are_cancelled_while_they_wait_store_nothing(moto_rig: Rig, tmp_path: Path) -> None:
+def test_cancelled_waiting_uploads(moto_rig: Rig, tmp_path: Path) -> None:
+    """Uploads that are cancelled before they begin store nothing."""
     (tmp_path / "a").write_bytes(b"a")
     client = moto_rig.client(max_concurrency="1")
     filesystem = client.filesystem
     cancelled = threading.Event()
-    before(client, "PutObject", cancelled.wait)  # or else the second may have begun before it is cancelled
+    before(client, "PutObject", cancelled.wait)  # otherwise the second upload may begin before it is cancelled
 
     async def run() -> list[object]:
         paths = [f"{BUCKET}/{moto_rig.key(str(number))}" for number in range(30)]
@@ -125,7 +125,8 @@ def refused(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "PutObject")  # type: ignore[typeddict-item]
 
 
-def test_checksums_are_given_up_only_where_the_endpoint_refuses_them(caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_checksums(caplog: pytest.LogCaptureFixture) -> None:
+    """Checksums are left out only after the endpoint has refused them."""
     headers = ChecksumHeaders()
     sent: list[dict[str, str]] = []
 
@@ -149,14 +150,16 @@ def crc(content: bytes) -> str:
     return base64.b64encode(crc64nvme(content).to_bytes(8, "big")).decode()
 
 
-def test_an_object_that_another_client_appended_to_is_not_taken_for_damaged(servers: Servers, tmp_path: Path) -> None:
+def test_appended_object(servers: Servers, tmp_path: Path) -> None:
+    """An object that another client appended to is not reported as damaged."""
     client, second = ceph_and_second(servers)
     kept = {"gllm-crc64nvme": f"{crc(b'old')}-3"}
     second.put_object(Bucket=BUCKET, Key="appended", Body=b"old and new", Metadata=kept)
     assert client.download_file("/appended", tmp_path / "a").read_bytes() == b"old and new"
 
 
-def test_an_object_that_a_store_has_cut_off_is_taken_for_damaged(servers: Servers, tmp_path: Path) -> None:
+def test_truncated_object(servers: Servers, tmp_path: Path) -> None:
+    """An object that the store truncated is an IntegrityError."""
     client, second = ceph_and_second(servers)
     kept = {"gllm-crc64nvme": f"{crc(b'old and new')}-11"}
     second.put_object(Bucket=BUCKET, Key="cut", Body=b"old", Metadata=kept)
@@ -166,7 +169,7 @@ def test_an_object_that_a_store_has_cut_off_is_taken_for_damaged(servers: Server
 
 
 def ceph_and_second(servers: Servers) -> tuple[Any, Any]:
-    """A client of ours and boto3 on a store that keeps no checksums. Moto lets requests to other hosts pass."""
+    """A client and boto3, on a store that keeps no checksums. Moto lets requests to other hosts pass."""
     from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - two tests only
 
     server = servers.s3("ceph")
@@ -175,8 +178,8 @@ def ceph_and_second(servers: Servers) -> tuple[Any, Any]:
 
 @pytest.fixture
 def versioned(servers: Servers) -> tuple[Any, Any, str]:
-    """boto3, our filesystem that is aware of versions, and a bucket that keeps them."""
-    from tests.rig import new_prefix, plain_boto3, s3_config  # noqa: PLC0415 - as above
+    """boto3, a version-aware filesystem, and a versioned bucket."""
+    from tests.rig import new_prefix, plain_boto3, s3_config  # noqa: PLC0415 - one fixture only
 
     server = servers.s3("ministack")
     second, bucket = plain_boto3(server), new_prefix()
@@ -186,7 +189,8 @@ def versioned(servers: Servers) -> tuple[Any, Any, str]:
     return second, S3FileSystem(**options, version_aware=True, skip_instance_cache=True), bucket
 
 
-def test_a_version_is_read_by_its_id_and_by_its_url(versioned: tuple[Any, Any, str], tmp_path: Path) -> None:
+def test_object_version(versioned: tuple[Any, Any, str], tmp_path: Path) -> None:
+    """A version of an object can be read by its id, and by its URL."""
     second, filesystem, bucket = versioned
     old = second.put_object(Bucket=bucket, Key="a", Body=b"old")["VersionId"]
     second.put_object(Bucket=bucket, Key="a", Body=b"newer")
@@ -212,7 +216,8 @@ def test_a_version_is_read_by_its_id_and_by_its_url(versioned: tuple[Any, Any, s
         filesystem.touch(of_old)
 
 
-def test_a_version_that_cannot_be_read_leaves_the_local_file(versioned: tuple[Any, Any, str], tmp_path: Path) -> None:
+def test_missing_version(versioned: tuple[Any, Any, str], tmp_path: Path) -> None:
+    """The download of a missing version keeps the local file."""
     second, filesystem, bucket = versioned
     second.put_object(Bucket=bucket, Key="a", Body=b"content")
     (tmp_path / "a").write_bytes(b"before")
@@ -222,14 +227,16 @@ def test_a_version_that_cannot_be_read_leaves_the_local_file(versioned: tuple[An
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_version_needs_a_filesystem_that_is_aware_of_them(moto_rig: Rig, tmp_path: Path) -> None:
+def test_version_unaware_filesystem(moto_rig: Rig, tmp_path: Path) -> None:
+    """A version id is refused unless the filesystem is version-aware."""
     filesystem = moto_rig.client().filesystem
     with pytest.raises(ValueError, match="version_aware"):
         filesystem.get_file(f"{BUCKET}/a", str(tmp_path / "a"), version_id="1")
 
 
-def test_a_file_that_is_read_with_parameters_of_its_own_is_read_with_them(servers: Servers) -> None:
-    from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - as above
+def test_parameters_of_open_file(servers: Servers) -> None:
+    """An open file sends the request parameters that `open` received."""
+    from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - one test only
 
     server = servers.s3("ministack")
     plain_boto3(server).put_object(Bucket=BUCKET, Key="own", Body=b"content")

@@ -1,4 +1,4 @@
-"""Objects whose parts are sent while they are written: `open("wb")` and `open("xb")` on S3."""
+"""Streamed writes: `open("wb")` and `open("xb")` on S3 send parts before the file is closed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from gllm_storage.testing.faults import (
     ResetRequest,
 )
 from tests.conftest import make_rig
-from tests.promises.s3.faulty import DENIED, NAME, SLOW_DOWN, Faulty, behind_proxy, content_of, no_waits
+from tests.promises.faulty import CEPH, MINISTACK, NAME, Faulty, behind_proxy, content_of, no_waits
 from tests.rig import MIB
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ THREE_PARTS = 2 * PART + 1000
 ONE_PART_AND_MORE = PART + 1000
 THEIRS = b"theirs"
 CONFLICT = Answer(409, "ConditionalRequestConflict")
+SLOW_DOWN = CEPH.answer(503)
+DENIED = CEPH.denied
 LOST = [
     pytest.param(DropResponse(), id="fin"),
     pytest.param(AnswerAfter(500, "InternalError"), id="500"),
@@ -65,7 +67,7 @@ SECONDS = 60.0
 
 @pytest.fixture(autouse=True)
 def _own_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No waits between attempts; and whatever was taken of the budget is given back at the end."""
+    """No waits between attempts, and no memory of the budget is held at the end."""
     no_waits(monkeypatch)
     before = memory_budget().taken
     yield
@@ -75,40 +77,40 @@ def _own_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def ceph(servers: Servers) -> Iterator[Faulty]:
-    """Ceph, which takes 5 MiB in no time, and ignores the condition of a completion."""
-    with behind_proxy("ceph", servers) as faulty:
+    """Ceph, which stores 5 MiB at once, and ignores the precondition of a completion."""
+    with behind_proxy(CEPH, servers) as faulty:
         yield faulty
 
 
 @pytest.fixture
 def ministack(servers: Servers) -> Iterator[Faulty]:
-    """MiniStack, which enforces it, and takes a second for 5 MiB."""
-    with behind_proxy("ministack", servers) as faulty:
+    """MiniStack, which enforces the precondition of a completion, and takes a second to store 5 MiB."""
+    with behind_proxy(MINISTACK, servers) as faulty:
         yield faulty
 
 
 def mode_of(server: str) -> str:
-    """The most that a server can do in parts."""
+    """The strictest mode that a server supports in parts."""
     return "xb" if server == "ministack" else "wb"
 
 
 @pytest.fixture(params=["ceph", "ministack"])
 def faulty(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Faulty]:
-    """Each of them in turn."""
+    """Ceph and MiniStack in turn."""
     with behind_proxy(request.param, servers) as found:
         yield found
 
 
 def opened(faulty: Faulty, name: str = NAME, mode: str | None = None, **options: Any) -> AtomicWriter:
-    """An object being written: exclusively where the server can do that in parts."""
+    """A file that is open for writing, exclusively if the server supports that in parts."""
     config = options.pop("config", {})
     file: AtomicWriter = faulty.client(**config).open(name, mode or mode_of(faulty.rig.name), **options)
     return file
 
 
-def wait_for(what: Any, seconds: float = SECONDS) -> None:
+def wait_for(condition: Any, seconds: float = SECONDS) -> None:
     deadline = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.01)
 
@@ -117,7 +119,8 @@ def wait_for(what: Any, seconds: float = SECONDS) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 2 * PART, THREE_PARTS])
-def test_content_of_any_size_arrives_whole(size: int, ceph: Faulty) -> None:
+def test_written_content(size: int, ceph: Faulty) -> None:
+    """Content of any size arrives complete."""
     content = content_of(size)
     with opened(ceph) as file:
         for start in range(0, size, MIB - 7):
@@ -129,7 +132,8 @@ def test_content_of_any_size_arrives_whole(size: int, ceph: Faulty) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, ONE_PART_AND_MORE])
-def test_content_of_any_size_is_created_exclusively(size: int, ministack: Faulty) -> None:
+def test_exclusive_create(size: int, ministack: Faulty) -> None:
+    """Content of any size is created exclusively."""
     with opened(ministack) as file:
         file.write(content_of(size))
     ministack.assert_holds(content=content_of(size))
@@ -138,7 +142,8 @@ def test_content_of_any_size_is_created_exclusively(size: int, ministack: Faulty
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_a_large_write_is_cut_into_parts(kind: Any, ceph: Faulty) -> None:
+def test_large_write(kind: Any, ceph: Faulty) -> None:
+    """A large write is split into parts."""
     content = content_of(THREE_PARTS)
     with opened(ceph) as file:
         file.write(b"head")
@@ -148,7 +153,8 @@ def test_a_large_write_is_cut_into_parts(kind: Any, ceph: Faulty) -> None:
     assert sorted(entry.body_bytes for entry in ceph.sent("UploadPart")) == [1008, PART, PART]
 
 
-def test_a_buffer_may_be_used_again_as_soon_as_it_is_written(ceph: Faulty) -> None:
+def test_reused_buffer(ceph: Faulty) -> None:
+    """A buffer can be reused as soon as it is written."""
     content = content_of(THREE_PARTS)
     ceph.inject("UploadPart", Delay(0.5), times=2)
     with opened(ceph) as file:
@@ -159,7 +165,8 @@ def test_a_buffer_may_be_used_again_as_soon_as_it_is_written(ceph: Faulty) -> No
 
 
 @pytest.mark.parametrize("threshold", ["1KiB", "12MiB"])
-def test_a_threshold_says_from_where_on_there_are_parts(threshold: str, ceph: Faulty) -> None:
+def test_multipart_threshold(threshold: str, ceph: Faulty) -> None:
+    """Only objects above the threshold are sent in parts."""
     config = {"multipart_threshold": threshold}
     content = content_of(PART + 1)
     with opened(ceph, config=config) as file:
@@ -168,7 +175,8 @@ def test_a_threshold_says_from_where_on_there_are_parts(threshold: str, ceph: Fa
     assert len(ceph.sent("UploadPart")) == (2 if threshold == "1KiB" else 0)
 
 
-def test_parts_are_sent_while_more_is_written(ceph: Faulty) -> None:
+def test_parts_before_close(ceph: Faulty) -> None:
+    """Parts are sent before the file is closed."""
     content = content_of(THREE_PARTS)
     with opened(ceph) as file:
         file.write(content)
@@ -177,16 +185,18 @@ def test_parts_are_sent_while_more_is_written(ceph: Faulty) -> None:
     ceph.assert_holds(content=content)
 
 
-def test_parts_are_sent_side_by_side(ceph: Faulty) -> None:
+def test_concurrent_parts(ceph: Faulty) -> None:
+    """Parts are sent concurrently."""
     together = threading.Barrier(3)
-    ceph.inject("UploadPart", Call(lambda: together.wait(SECONDS)), times=3)  # fails unless three are there at a time
+    ceph.inject("UploadPart", Call(lambda: together.wait(SECONDS)), times=3)  # fails unless three are there at the same time
     content = content_of(3 * PART)
     with opened(ceph) as file:
         file.write(content)
     ceph.assert_holds(content=content)
 
 
-def test_no_more_parts_are_under_way_than_may_be(ceph: Faulty) -> None:
+def test_max_concurrency(ceph: Faulty) -> None:
+    """At most `max_concurrency` parts are in flight."""
     ceph.inject("UploadPart", Delay(0.5), times=4)
     with opened(ceph, config={"max_concurrency": "2"}) as file:
         for _ in range(4):
@@ -195,7 +205,8 @@ def test_no_more_parts_are_under_way_than_may_be(ceph: Faulty) -> None:
     assert len(ceph.sent("UploadPart")) == 4
 
 
-def test_a_block_size_is_the_size_of_the_parts(ceph: Faulty) -> None:
+def test_block_size(ceph: Faulty) -> None:
+    """The block size is the size of the parts."""
     content = content_of(13 * MIB)
     with opened(ceph, config={"multipart_threshold": "64MiB"}, block_size=6 * MIB) as file:
         file.write(content)
@@ -204,13 +215,15 @@ def test_a_block_size_is_the_size_of_the_parts(ceph: Faulty) -> None:
 
 
 @pytest.mark.parametrize("size", [1, PART - 1, 5 * 2**30 + 1])
-def test_a_block_size_that_no_part_can_have_is_refused(size: int, ceph: Faulty) -> None:
+def test_invalid_block_size(size: int, ceph: Faulty) -> None:
+    """A block size that is not a valid part size is refused."""
     with pytest.raises(ValueError, match=f"{size} bytes"):
         opened(ceph, block_size=size)
     assert ceph.proxy.requests == []
 
 
-def test_the_parts_of_a_long_stream_grow_so_that_they_hold_the_largest_object() -> None:
+def test_growing_parts() -> None:
+    """The parts of a long stream grow, so that 10,000 parts hold the largest object."""
     for first in (5 * MIB, 8 * MIB, 5 * 2**30):
         sizes = [part_size_of(number, first) for number in range(1, 10_001)]
         assert sizes[:950] == [first] * 950
@@ -219,7 +232,8 @@ def test_the_parts_of_a_long_stream_grow_so_that_they_hold_the_largest_object() 
         assert sum(sizes) >= 5 * 2**40
 
 
-def test_an_exclusive_stream_goes_in_one_request_where_only_that_creates_exclusively(ceph: Faulty) -> None:
+def test_create_in_one_request(ceph: Faulty) -> None:
+    """If only PutObject creates exclusively, an exclusive stream is sent by one PutObject."""
     content = content_of(THREE_PARTS)
     with opened(ceph, mode="xb", config={"conditional_writes": "auto"}) as file:
         assert file.seekable()
@@ -231,7 +245,8 @@ def test_an_exclusive_stream_goes_in_one_request_where_only_that_creates_exclusi
         opened(ceph, mode="xb", config={"conditional_writes": "auto"})
 
 
-def test_moto_sees_the_parts(request: pytest.FixtureRequest) -> None:
+def test_parts_on_moto(request: pytest.FixtureRequest) -> None:
+    """On moto, a large stream is a multipart upload."""
     rig = make_rig("moto", request)
     content = content_of(THREE_PARTS)
     with rig.client(part_size="5MiB", multipart_threshold="5MiB").open("a", "xb") as file:
@@ -243,7 +258,8 @@ def test_moto_sees_the_parts(request: pytest.FixtureRequest) -> None:
 # ---- as a file
 
 
-def test_it_is_a_file_that_can_be_written_only(ceph: Faulty) -> None:
+def test_write_only_file(ceph: Faulty) -> None:
+    """The open file supports writes, but not reads or seeks."""
     with opened(ceph) as file:
         assert file.writable()
         assert not file.readable()
@@ -260,7 +276,8 @@ def test_it_is_a_file_that_can_be_written_only(ceph: Faulty) -> None:
     ceph.assert_holds(content=b"some")
 
 
-def test_zip_archives_are_written(ceph: Faulty) -> None:
+def test_zip_archive(ceph: Faulty) -> None:
+    """A ZIP archive can be written to the open file."""
     members = {name: content_of(3 * MIB, seed) for seed, name in enumerate(("a", "b", "c"))}
     with opened(ceph) as file, zipfile.ZipFile(file, "w") as archive:
         for name, content in members.items():
@@ -270,7 +287,8 @@ def test_zip_archives_are_written(ceph: Faulty) -> None:
         assert {name: archive.read(name) for name in archive.namelist()} == members
 
 
-def test_numpy_arrays_are_written(ceph: Faulty) -> None:
+def test_numpy_arrays(ceph: Faulty) -> None:
+    """NumPy arrays can be written to the open file."""
     arrays: dict[str, Any] = {"a": np.arange(10**6, dtype="f8"), "b": np.arange(10)}
     with opened(ceph) as file:
         np.savez(file, **arrays)
@@ -279,7 +297,8 @@ def test_numpy_arrays_are_written(ceph: Faulty) -> None:
         assert all((found[name] == arrays[name]).all() for name in arrays)
 
 
-def test_parquet_is_written(ceph: Faulty) -> None:
+def test_parquet_file(ceph: Faulty) -> None:
+    """A Parquet file can be written by pandas."""
     frame = pd.DataFrame({"a": np.random.default_rng(0).random(10**6)})
     client = ceph.client()
     frame.to_parquet(client.url(NAME), filesystem=client.filesystem)
@@ -289,7 +308,8 @@ def test_parquet_is_written(ceph: Faulty) -> None:
         assert pd.read_parquet(io.BytesIO(ceph.get(name))).equals(frame)
 
 
-def test_text_and_compression_go_on_top(ceph: Faulty) -> None:
+def test_text_and_compression(ceph: Faulty) -> None:
+    """Text and compression work on the open file."""
     lines = "größe\n" * 10**6
     with ceph.client().open(NAME, "w", encoding="utf-16") as text:
         text.write(lines)
@@ -301,7 +321,8 @@ def test_text_and_compression_go_on_top(ceph: Faulty) -> None:
     assert len(ceph.sent("CompleteMultipartUpload")) == 2
 
 
-def test_it_may_be_written_and_closed_by_other_threads(ceph: Faulty) -> None:
+def test_other_threads(ceph: Faulty) -> None:
+    """Other threads can write to the file and close it."""
     content, file = content_of(THREE_PARTS), opened(ceph)
     for work in (lambda: file.write(content[:MIB]), lambda: file.write(content[MIB:]), file.close):
         thread = threading.Thread(target=work)
@@ -311,7 +332,8 @@ def test_it_may_be_written_and_closed_by_other_threads(ceph: Faulty) -> None:
 
 
 @pytest.mark.parametrize("commit", [True, False])
-def test_a_transaction_completes_or_aborts_what_is_sent(commit: bool, faulty: Faulty) -> None:
+def test_transaction(commit: bool, faulty: Faulty) -> None:
+    """A transaction completes or aborts the upload."""
     client = faulty.client()
     filesystem = client.filesystem
 
@@ -336,7 +358,8 @@ def test_a_transaction_completes_or_aborts_what_is_sent(commit: bool, faulty: Fa
 # ---- other writers
 
 
-def test_of_several_exclusive_streams_one_wins(ministack: Faulty) -> None:
+def test_concurrent_creates(ministack: Faulty) -> None:
+    """Exactly one of several exclusive streams succeeds."""
     together = threading.Barrier(4)
     outcomes: dict[int, type[Exception] | None] = {}
 
@@ -361,7 +384,8 @@ def test_of_several_exclusive_streams_one_wins(ministack: Faulty) -> None:
     ministack.assert_holds(content=content_of(ONE_PART_AND_MORE, winner))
 
 
-def test_an_object_that_appears_between_open_and_close_is_kept(ministack: Faulty) -> None:
+def test_object_after_open(ministack: Faulty) -> None:
+    """An object that appears between open and close is kept."""
     file = opened(ministack)
     file.write(content_of(ONE_PART_AND_MORE))
     ministack.put(THEIRS)
@@ -371,7 +395,8 @@ def test_an_object_that_appears_between_open_and_close_is_kept(ministack: Faulty
     ministack.assert_holds(content=THEIRS)
 
 
-def test_an_object_that_is_there_is_refused_at_open(faulty: Faulty) -> None:
+def test_existing_object(faulty: Faulty) -> None:
+    """An exclusive open of an existing object is refused."""
     faulty.put(THEIRS)
     with pytest.raises(ObjectExistsError):
         opened(faulty, mode="xb")
@@ -380,14 +405,16 @@ def test_an_object_that_is_there_is_refused_at_open(faulty: Faulty) -> None:
 
 @pytest.mark.parametrize("action", LOST)
 @pytest.mark.parametrize("times", [1, None], ids=["once", "always"])
-def test_a_completion_whose_answer_is_lost_is_a_success(action: Action, times: int | None, faulty: Faulty) -> None:
+def test_lost_completion(action: Action, times: int | None, faulty: Faulty) -> None:
+    """If the answer to the completion is lost, the write succeeds."""
     faulty.inject("CompleteMultipartUpload", action, times=times)
     with opened(faulty) as file:
         file.write(content_of(ONE_PART_AND_MORE))
     faulty.assert_holds(content=content_of(ONE_PART_AND_MORE))
 
 
-def test_a_create_whose_answer_was_lost_succeeds_when_the_repeated_one_is_told_412(ministack: Faulty) -> None:
+def test_412_after_lost_completion(ministack: Faulty) -> None:
+    """If the answer to a completion is lost, and the repeated one is answered by 412, the create succeeds."""
     ministack.inject("CompleteMultipartUpload", DropResponse())
     ministack.inject("CompleteMultipartUpload", Answer(412, "PreconditionFailed"))
     with opened(ministack) as file:
@@ -395,7 +422,8 @@ def test_a_create_whose_answer_was_lost_succeeds_when_the_repeated_one_is_told_4
     ministack.assert_holds(content=content_of(ONE_PART_AND_MORE))
 
 
-def test_a_lost_answer_about_another_writers_object_is_a_conflict(ministack: Faulty) -> None:
+def test_conflict_with_lost_answer(ministack: Faulty) -> None:
+    """If the answer is lost, and the object is another writer's, there is a conflict."""
     ministack.inject("CompleteMultipartUpload", Call(lambda: ministack.put(THEIRS)))
     ministack.inject("CompleteMultipartUpload", DropResponse())
     file = opened(ministack)
@@ -405,7 +433,8 @@ def test_a_lost_answer_about_another_writers_object_is_a_conflict(ministack: Fau
     ministack.assert_holds(content=THEIRS)
 
 
-def test_a_concurrent_change_when_it_is_completed_is_an_error_as_the_parts_are_gone(ministack: Faulty) -> None:
+def test_409_at_completion(ministack: Faulty) -> None:
+    """A 409 answer to the completion is an error, because the parts cannot be sent again."""
     ministack.inject("CompleteMultipartUpload", CONFLICT)
     file = opened(ministack)
     file.write(content_of(ONE_PART_AND_MORE))
@@ -415,7 +444,8 @@ def test_a_concurrent_change_when_it_is_completed_is_an_error_as_the_parts_are_g
     ministack.assert_holds()
 
 
-def test_a_concurrent_change_by_a_writer_who_wins_is_a_conflict(ministack: Faulty) -> None:
+def test_409_by_another_writer(ministack: Faulty) -> None:
+    """A 409 answer is a conflict if another writer has created the object."""
     ministack.inject("CompleteMultipartUpload", Call(lambda: ministack.put(THEIRS)))
     ministack.inject("CompleteMultipartUpload", CONFLICT)
     file = opened(ministack)
@@ -425,14 +455,15 @@ def test_a_concurrent_change_by_a_writer_who_wins_is_a_conflict(ministack: Fault
     ministack.assert_holds(content=THEIRS)
 
 
-def test_the_upload_is_aborted_after_the_look_and_not_before(ministack: Faulty) -> None:
+def test_abort_after_head_request(ministack: Faulty) -> None:
+    """A failed upload is aborted after the HEAD request, not before it."""
     ministack.inject("CompleteMultipartUpload", SLOW_DOWN, times=None)
     with pytest.raises(StorageUnavailableError), opened(ministack) as file:
         file.write(content_of(ONE_PART_AND_MORE))
     after = [entry.operation for entry in ministack.proxy.requests]
     after = after[after.index("CompleteMultipartUpload") :]
-    looks = [each for each in after if each != "CompleteMultipartUpload"]
-    assert looks == ["HeadObject", "AbortMultipartUpload", "HeadObject"]
+    further = [each for each in after if each != "CompleteMultipartUpload"]
+    assert further == ["HeadObject", "AbortMultipartUpload", "HeadObject"]
     ministack.assert_holds()
 
 
@@ -448,22 +479,24 @@ def test_the_upload_is_aborted_after_the_look_and_not_before(ministack: Faulty) 
         pytest.param(DropResponse(), 1, id="no answer"),
     ],
 )
-def test_a_fault_that_passes_is_not_noticed(step: str, action: Action, times: int, ceph: Faulty) -> None:
+def test_passing_fault(step: str, action: Action, times: int, ceph: Faulty) -> None:
+    """A passing fault does not reach the caller."""
     ceph.inject(step, action, times=times)
     with opened(ceph) as file:
         file.write(content_of(THREE_PARTS))
-    # A repeated CreateMultipartUpload leaves the first upload, whose id nobody learnt.
+    # A repeated CreateMultipartUpload leaves the first upload, because its id was lost.
     lost = 1 if step == "CreateMultipartUpload" and isinstance(action, DropResponse) else 0
     assert ceph.get() == content_of(THREE_PARTS)
     assert len(ceph.rig.open_uploads()) == lost
 
 
 @pytest.mark.parametrize("action", [SLOW_DOWN, DENIED], ids=["503", "403"])
-def test_a_part_that_fails_for_good_aborts_at_once_and_ends_the_stream(action: Action, faulty: Faulty) -> None:
+def test_failed_part(action: Action, faulty: Faulty) -> None:
+    """A part that fails permanently aborts the upload at once, and each further call raises."""
     faulty.inject(Match(operation="UploadPart", query="partNumber=1"), action, times=None)
     file = opened(faulty)
     file.write(content_of(ONE_PART_AND_MORE))
-    wait_for(lambda: faulty.sent("AbortMultipartUpload"))  # though nobody asks
+    wait_for(lambda: faulty.sent("AbortMultipartUpload"))  # without a further call
 
     for again in (lambda: file.write(b"more"), lambda: file.write(b"more"), file.close):
         with pytest.raises(StorageError) as caught:
@@ -474,7 +507,8 @@ def test_a_part_that_fails_for_good_aborts_at_once_and_ends_the_stream(action: A
     faulty.assert_holds()
 
 
-def test_a_part_that_fails_while_others_are_sent_leaves_nothing(ceph: Faulty) -> None:
+def test_failed_part_among_others(ceph: Faulty) -> None:
+    """A part that fails while others are sent leaves no object and no upload."""
     ceph.inject(Match(operation="UploadPart", query="partNumber=2"), SLOW_DOWN, times=None)
     ceph.inject(Match(operation="UploadPart", query="partNumber=3"), Delay(1), times=None)
     with pytest.raises(StorageUnavailableError), opened(ceph) as file:
@@ -482,7 +516,8 @@ def test_a_part_that_fails_while_others_are_sent_leaves_nothing(ceph: Faulty) ->
     ceph.assert_holds()
 
 
-def test_a_refusal_to_begin_is_an_error_of_the_write(faulty: Faulty) -> None:
+def test_refused_upload(faulty: Faulty) -> None:
+    """A refused CreateMultipartUpload is an error of the write."""
     faulty.inject("CreateMultipartUpload", DENIED, times=None)
     file = opened(faulty)
     with pytest.raises(AccessDeniedError):
@@ -492,27 +527,30 @@ def test_a_refusal_to_begin_is_an_error_of_the_write(faulty: Faulty) -> None:
     faulty.assert_holds()
 
 
-def test_a_bit_that_flips_on_the_way_is_sent_again(faulty: Faulty) -> None:
+def test_passing_bit_flip(faulty: Faulty) -> None:
+    """A part with a flipped bit is sent again."""
     faulty.inject("UploadPart", FlipRequestBit(at=100))
     with opened(faulty) as file:
         file.write(content_of(ONE_PART_AND_MORE))
     faulty.assert_holds(content=content_of(ONE_PART_AND_MORE))
 
 
-def test_bits_that_always_flip_are_an_integrity_error(faulty: Faulty) -> None:
+def test_lasting_bit_flip(faulty: Faulty) -> None:
+    """A bit that flips in each attempt is an IntegrityError."""
     faulty.inject("UploadPart", FlipRequestBit(at=100), times=None)
     with pytest.raises(IntegrityError), opened(faulty) as file:
         file.write(content_of(ONE_PART_AND_MORE))
     faulty.assert_holds()
 
 
-def test_a_stored_stream_is_verified_when_it_is_downloaded(ministack: Faulty, tmp_path: Path) -> None:
+def test_download_of_stream(ministack: Faulty, tmp_path: Path) -> None:
+    """A stored stream can be downloaded and verified."""
     with opened(ministack) as file:
         file.write(content_of(ONE_PART_AND_MORE))
     assert ministack.client().download_file(NAME, tmp_path / "a").read_bytes() == content_of(ONE_PART_AND_MORE)
 
 
-# ---- taking back
+# ---- discarding
 
 
 def leave_by_exception(file: AtomicWriter) -> None:
@@ -524,38 +562,40 @@ def discard(file: AtomicWriter) -> None:
     file.discard()
 
 
-TAKE_BACK = {"exception": leave_by_exception, "discard": discard, "dropped": None}
+DISCARDS = {"exception": leave_by_exception, "discard": discard, "dropped": None}
 
 
-@pytest.mark.parametrize("how", TAKE_BACK)
+@pytest.mark.parametrize("how", DISCARDS)
 @pytest.mark.parametrize("held", [False, True], ids=["parts sent", "parts under way"])
-def test_what_is_taken_back_leaves_nothing(how: str, held: bool, faulty: Faulty) -> None:
+def test_discarded_stream(how: str, held: bool, faulty: Faulty) -> None:
+    """A discarded stream leaves no object and no upload."""
     if held:
         faulty.inject("UploadPart", Delay(3), times=None)
     file = opened(faulty)
     file.write(content_of(2 * PART + 1))
     wait_for(lambda: len(faulty.sent("UploadPart")) == 2)
     assert len(faulty.rig.open_uploads()) == 1
-    take_back = TAKE_BACK[how]
-    if take_back is None:
+    discard_file = DISCARDS[how]
+    if discard_file is None:
         del file
         gc.collect()
     else:
-        take_back(file)
+        discard_file(file)
     wait_for(lambda: not faulty.rig.open_uploads())
     time.sleep(3.5 if held else 0)
     faulty.assert_holds()
 
 
-def test_what_was_taken_back_while_a_write_waits_ends_the_write(ceph: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_, taken_back = Stop.set, threading.Event()
+def test_discard_during_write(ceph: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Discarding the file ends a write that waits."""
+    set_, discarded = Stop.set, threading.Event()
 
-    def set_and_say_so(stop: Stop) -> None:
+    def set_and_report(stop: Stop) -> None:
         set_(stop)
-        taken_back.set()
+        discarded.set()
 
-    monkeypatch.setattr(Stop, "set", set_and_say_so)
-    ceph.inject("UploadPart", CallAfter(lambda: taken_back.wait(SECONDS)), times=None)
+    monkeypatch.setattr(Stop, "set", set_and_report)
+    ceph.inject("UploadPart", CallAfter(lambda: discarded.wait(SECONDS)), times=None)
     file = opened(ceph, config={"max_concurrency": "1"})
     ended: list[BaseException] = []
 
@@ -577,7 +617,8 @@ def test_what_was_taken_back_while_a_write_waits_ends_the_write(ceph: Faulty, mo
 # ---- memory
 
 
-def test_a_stream_that_gets_no_memory_goes_by_temporary_files(ceph: Faulty) -> None:
+def test_stream_without_memory(ceph: Faulty) -> None:
+    """A stream that gets no memory uses temporary files."""
     limit = 10 * MIB
     held = memory_budget().try_hold(PART, limit, PART)
     assert held
@@ -591,7 +632,8 @@ def test_a_stream_that_gets_no_memory_goes_by_temporary_files(ceph: Faulty) -> N
     ceph.assert_holds(content=b"".join(content_of(MIB, start) for start in range(0, 5 * PART, MIB)))
 
 
-def test_many_open_streams_take_no_more_memory_than_there_is(ceph: Faulty) -> None:
+def test_memory_of_many_streams(ceph: Faulty) -> None:
+    """Many open streams together stay within the memory limit."""
     limit, count = 20 * MIB, 12
     files = [opened(ceph, f"{number:02}", config={"memory_limit": str(limit)}) for number in range(count)]
     for start in range(0, THREE_PARTS, MIB):
@@ -606,7 +648,8 @@ def test_many_open_streams_take_no_more_memory_than_there_is(ceph: Faulty) -> No
         assert ceph.get(f"{number:02}") == b"".join(pieces)
 
 
-def test_a_memory_limit_of_one_part_is_enough(ceph: Faulty) -> None:
+def test_memory_of_one_part(ceph: Faulty) -> None:
+    """A memory limit of one part is sufficient."""
     content = content_of(THREE_PARTS)
     with opened(ceph, config={"memory_limit": "5MiB"}) as file:
         for start in range(0, len(content), MIB):
@@ -628,7 +671,8 @@ def run_script(settings: dict[str, str], job: str, mode: str, **more: Any) -> di
 
 
 @pytest.mark.parametrize("size", [4, ONE_PART_AND_MORE])
-def test_a_forked_child_neither_writes_nor_ends_what_its_parent_writes(size: int, faulty: Faulty) -> None:
+def test_forked_child(size: int, faulty: Faulty) -> None:
+    """A forked child can neither write to nor end a stream of its parent."""
     said = run_script(faulty.rig.settings(), "fork", mode_of(faulty.rig.name), size=size)
     assert "was forked" in said["write"]
     assert "was forked" in said["close"]
@@ -638,14 +682,15 @@ def test_a_forked_child_neither_writes_nor_ends_what_its_parent_writes(size: int
 
 
 @pytest.mark.parametrize("forget", ["global", "cycle"])
-def test_a_program_that_ends_without_closing_its_file_stores_nothing(forget: str, faulty: Faulty) -> None:
+def test_exit_without_close(forget: str, faulty: Faulty) -> None:
+    """A program that ends without closing its file stores nothing."""
     run_script(faulty.rig.settings(), "forget", mode_of(faulty.rig.name), size=ONE_PART_AND_MORE, forget=forget)
     assert len(faulty.sent("CreateMultipartUpload")) == 1
     faulty.assert_holds()
 
 
 class Sink(http.server.BaseHTTPRequestHandler):
-    """An S3 that drops what it gets as fast as Python can."""
+    """An S3 server that drops all content, as fast as Python can."""
 
     protocol_version = "HTTP/1.1"
 
@@ -673,12 +718,13 @@ class Sink(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Print nothing."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [16, 32])
-def test_memory_does_not_grow_with_the_stream(limit: int) -> None:
+def test_memory_of_long_stream(limit: int) -> None:
+    """The memory of a stream does not grow with its length."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sink) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -693,5 +739,5 @@ def test_memory_does_not_grow_with_the_stream(limit: int) -> None:
         said = run_script(settings, "memory", "wb", size=512)
         server.shutdown()
     print(f"512 MiB within {limit} MiB: grew by {said['grown']} MiB")  # noqa: T201 - shown by -rP
-    # By what the budget allows, and by what the interpreter and its threads need besides.
+    # The memory budget, and the need of the interpreter and its threads.
     assert said["grown"] <= limit + 24

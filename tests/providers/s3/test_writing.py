@@ -1,4 +1,4 @@
-"""`open("wb")` and `open("xb")` where versions are kept; and writes that say for themselves how large their parts are."""
+"""`open("wb")` and `open("xb")` on versioned buckets, and writes with their own part size and concurrency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gllm_storage import get_storage_client
 from gllm_storage.errors import ObjectExistsError, StorageUnavailableError
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.testing.faults import Call, Delay, DropResponse
-from tests.promises.s3.faulty import Faulty, behind_proxy, content_of, no_waits
+from tests.promises.faulty import CEPH, MINISTACK, Faulty, behind_proxy, content_of, no_waits
 from tests.rig import MIB, Boto3Client, new_prefix
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Bucket:
-    """A bucket that keeps versions, and our filesystem that is aware of them, behind a fault proxy."""
+    """A versioned bucket and a version-aware filesystem, behind a fault proxy."""
 
     def __init__(self, faulty: Faulty) -> None:
         self.faulty = faulty
@@ -43,7 +43,7 @@ class Bucket:
         self.filesystem = filesystem_of(faulty, version_aware=True)
 
     def versions(self) -> dict[str, bytes]:
-        """What is kept under the key, by version."""
+        """The contents of the key, by version id."""
         found = self.second.client.list_object_versions(Bucket=self.name, Prefix="a").get("Versions", [])
         return {each["VersionId"]: self.content_of(each["VersionId"]) for each in found}
 
@@ -52,7 +52,7 @@ class Bucket:
 
 
 def filesystem_of(faulty: Faulty, **options: Any) -> S3FileSystem:
-    """Our filesystem behind the proxy; it trusts the server without a probe."""
+    """A filesystem behind the proxy, which does not probe the server."""
     storage = get_storage_client("s3", faulty.rig.config).storage_options
     return S3FileSystem(**{**storage, "conditional_writes": "enforced", "skip_instance_cache": True, **options})
 
@@ -65,14 +65,14 @@ def bucket(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Bucket]
 
 @pytest.fixture
 def creating(servers: Servers) -> Iterator[Bucket]:
-    """On MiniStack, which creates exclusively in parts, too."""
-    with behind_proxy("ministack", servers) as faulty:
+    """A bucket on MiniStack, which also creates exclusively in parts."""
+    with behind_proxy(MINISTACK, servers) as faulty:
         yield Bucket(faulty)
 
 
 @pytest.fixture
 def ceph(servers: Servers) -> Iterator[Faulty]:
-    with behind_proxy("ceph", servers) as faulty:
+    with behind_proxy(CEPH, servers) as faulty:
         yield faulty
 
 
@@ -80,7 +80,8 @@ def ceph(servers: Servers) -> Iterator[Faulty]:
 
 
 @pytest.mark.parametrize("size", [0, 10, MORE])
-def test_a_written_file_tells_the_version_that_came_of_it(size: int, bucket: Bucket) -> None:
+def test_version_id(size: int, bucket: Bucket) -> None:
+    """A written file has the version id of its object."""
     written: dict[str, bytes] = {}
     for content in (content_of(size), content_of(size, 1)):
         with bucket.filesystem.open(bucket.path, "wb", block_size=PART) as file:
@@ -91,7 +92,9 @@ def test_a_written_file_tells_the_version_that_came_of_it(size: int, bucket: Buc
 
 
 @pytest.mark.parametrize("size", [10, MORE])
-def test_an_exception_inside_with_stores_no_version(size: int, bucket: Bucket) -> None:
+def test_exception_in_with_block(size: int, bucket: Bucket) -> None:
+    """An exception inside a with block discards the write, and no version is stored."""
+
     def write() -> None:
         with bucket.filesystem.open(bucket.path, "wb", block_size=PART) as file:
             file.write(content_of(size))
@@ -104,7 +107,8 @@ def test_an_exception_inside_with_stores_no_version(size: int, bucket: Bucket) -
 
 
 @pytest.mark.parametrize("size", [0, 10, MORE])
-def test_a_version_aware_create_is_exclusive_at_open_and_at_close(size: int, creating: Bucket) -> None:
+def test_exclusive_create(size: int, creating: Bucket) -> None:
+    """A version-aware create is exclusive at open and at close."""
     file = creating.filesystem.open(creating.path, "xb", block_size=PART)
     file.write(content_of(size))
     creating.second.put("a", THEIRS)
@@ -118,8 +122,9 @@ def test_a_version_aware_create_is_exclusive_at_open_and_at_close(size: int, cre
 
 
 @pytest.mark.parametrize("size", [10, MORE])
-def test_a_version_is_told_though_the_answer_was_lost(size: int, servers: Servers) -> None:
-    with behind_proxy("ceph", servers) as faulty:
+def test_version_id_by_head_request(size: int, servers: Servers) -> None:
+    """If the answer to the write is lost, the version id comes from a HEAD request."""
+    with behind_proxy(CEPH, servers) as faulty:
         bucket = Bucket(faulty)
         commit = "CompleteMultipartUpload" if size > PART else "PutObject"
         faulty.inject(commit, DropResponse(), times=None)
@@ -129,21 +134,22 @@ def test_a_version_is_told_though_the_answer_was_lost(size: int, servers: Server
         assert bucket.content_of(str(file.version_id)) == content_of(size)
 
 
-def test_a_version_is_not_guessed_where_somebody_else_has_written_since(servers: Servers) -> None:
-    with behind_proxy("ceph", servers) as faulty:
+def test_version_id_of_own_object(servers: Servers) -> None:
+    """The version id after a lost answer is that of the written object, not of a later one."""
+    with behind_proxy(CEPH, servers) as faulty:
         bucket = Bucket(faulty)
         faulty.inject("PutObject", DropResponse(), times=None)
         with bucket.filesystem.open(bucket.path, "wb") as file:
             file.write(b"ours")
-        # The HEAD request that proves that the object is ours tells the version. A further one would find theirs.
+        # The HEAD request that finds the write-id also returns the version id. A further one would find the other object.
         assert len(faulty.sent("HeadObject")) == 1
         bucket.second.put("a", THEIRS)
         assert bucket.content_of(str(file.version_id)) == b"ours"
 
 
-def test_no_version_if_another_writer_was_faster(servers: Servers) -> None:
-    """If the answer is lost, and another writer has replaced the object since, there is an error and no version."""
-    with behind_proxy("ceph", servers) as faulty:
+def test_version_id_after_overwrite(servers: Servers) -> None:
+    """If the answer is lost and another writer has replaced the object, there is an error and no version id."""
+    with behind_proxy(CEPH, servers) as faulty:
         bucket = Bucket(faulty)
         faulty.inject("PutObject", DropResponse(), times=None)
         faulty.inject("HeadObject", Call(lambda: bucket.second.put("a", THEIRS)))
@@ -154,14 +160,16 @@ def test_no_version_if_another_writer_was_faster(servers: Servers) -> None:
         assert file.version_id is None
 
 
-def test_a_file_on_a_filesystem_that_is_not_aware_of_versions_tells_none(bucket: Bucket) -> None:
+def test_version_unaware_filesystem(bucket: Bucket) -> None:
+    """A filesystem that is not version-aware does not set a version id."""
     with filesystem_of(bucket.faulty).open(bucket.path, "wb") as file:
         file.write(b"content")
     assert file.version_id is None
     assert file.blocksize == 50 * MIB
 
 
-def test_a_version_cannot_be_written(bucket: Bucket) -> None:
+def test_write_to_version(bucket: Bucket) -> None:
+    """An existing version cannot be written."""
     with pytest.raises(ValueError, match="names a version"):
         bucket.filesystem.open(f"{bucket.path}?versionId=1", "wb")
     with pytest.raises(ValueError, match="names a version"):
@@ -171,7 +179,8 @@ def test_a_version_cannot_be_written(bucket: Bucket) -> None:
     assert bucket.versions() == {}
 
 
-def test_a_version_is_committed_or_discarded_when_the_writer_says_so(bucket: Bucket) -> None:
+def test_commit_and_discard(bucket: Bucket) -> None:
+    """With autocommit=False, a version is stored by commit and not by discard."""
     with bucket.filesystem.open(bucket.path, "wb", autocommit=False) as file:
         file.write(b"1")
     assert bucket.versions() == {}
@@ -185,7 +194,8 @@ def test_a_version_is_committed_or_discarded_when_the_writer_says_so(bucket: Buc
     assert len(bucket.versions()) == 1
 
 
-def test_what_was_streamed_in_parts_has_no_checksum_where_the_store_keeps_none(ceph: Faulty, tmp_path: Path) -> None:
+def test_checksum_of_stream(ceph: Faulty, tmp_path: Path) -> None:
+    """An object streamed in parts has no checksum if the store keeps none."""
     client = ceph.client()
     with client.open("small", "wb") as file:
         file.write(b"content")
@@ -197,7 +207,7 @@ def test_what_was_streamed_in_parts_has_no_checksum_where_the_store_keeps_none(c
     assert client.download_file("large", tmp_path / "again").read_bytes() == content_of(MORE)
 
 
-# ---- the size of parts, and how many go at a time
+# ---- the size of parts, and their concurrency
 
 
 def write_by_open(filesystem: S3FileSystem, path: str, content: bytes, _: Path, **given: Any) -> None:
@@ -227,7 +237,8 @@ WRITES: list[Any] = [write_by_open, write_by_pipe_file, write_by_pipe, write_by_
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_goes_in_parts_of_the_size_that_it_says(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+def test_chunksize(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+    """A write is split into parts of `chunksize` bytes."""
     content = content_of(13 * MIB)
     path = f"models/{ceph.rig.key('a')}"
     write(filesystem_of(ceph), path, content, tmp_path, chunksize=6 * MIB)
@@ -236,7 +247,8 @@ def test_a_write_goes_in_parts_of_the_size_that_it_says(write: Any, ceph: Faulty
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_that_is_no_larger_than_its_parts_is_one_request(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+def test_chunksize_above_size(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+    """A write that fits into one part is one request."""
     content = content_of(20 * MIB)
     write(filesystem_of(ceph), f"models/{ceph.rig.key('a')}", content, tmp_path, chunksize=32 * MIB)
     assert ceph.sent("UploadPart") == []
@@ -244,7 +256,8 @@ def test_a_write_that_is_no_larger_than_its_parts_is_one_request(write: Any, cep
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_has_no_more_parts_under_way_than_it_says(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+def test_max_concurrency(write: Any, ceph: Faulty, tmp_path: Path) -> None:
+    """A write has at most `max_concurrency` parts in flight."""
     most: list[int] = []
 
     def count() -> None:
@@ -272,9 +285,8 @@ def test_a_write_has_no_more_parts_under_way_than_it_says(write: Any, ceph: Faul
     ],
     ids=str,
 )
-def test_a_size_or_a_number_that_cannot_be_is_refused_and_nothing_is_written(
-    write: Any, given: dict[str, Any], ceph: Faulty, tmp_path: Path
-) -> None:
+def test_invalid_value(write: Any, given: dict[str, Any], ceph: Faulty, tmp_path: Path) -> None:
+    """An invalid chunksize or max_concurrency is refused, and nothing is written."""
     ((name, value),) = given.items()
     with pytest.raises(ValueError, match=f"{name}.*{value}"):
         write(filesystem_of(ceph), f"models/{ceph.rig.key('a')}", b"content", tmp_path, **given)
@@ -282,12 +294,14 @@ def test_a_size_or_a_number_that_cannot_be_is_refused_and_nothing_is_written(
     assert {entry.method for entry in ceph.proxy.requests} <= {"GET", "HEAD"}
 
 
-def test_a_block_size_and_another_chunksize_contradict_each_other(ceph: Faulty) -> None:
+def test_block_size_and_chunksize(ceph: Faulty) -> None:
+    """A block size and a different chunksize contradict each other."""
     with pytest.raises(ValueError, match=f"{5 * MIB}.*{6 * MIB}"):
         filesystem_of(ceph).open("models/a", "wb", block_size=5 * MIB, chunksize=6 * MIB)
 
 
-def test_a_download_goes_in_ranges_of_the_size_that_it_says(ceph: Faulty, tmp_path: Path) -> None:
+def test_chunksize_of_download(ceph: Faulty, tmp_path: Path) -> None:
+    """A download is split into ranges of `chunksize` bytes."""
     content = content_of(5 * MIB)
     ceph.put(content, "a")
     filesystem_of(ceph).get_file(f"models/{ceph.rig.key('a')}", str(tmp_path / "a"), chunksize=2 * MIB, max_concurrency=2)

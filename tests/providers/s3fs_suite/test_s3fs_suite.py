@@ -1,4 +1,4 @@
-"""s3fs's own tests pass on our class, but for the deviations that we name."""
+"""s3fs's own tests pass with the filesystem of this library, except for the documented deviations."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ PARTS = 4
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_the_suite_of_s3fs_passes_but_for_the_deviations_that_are_named(
-    part: int, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_s3fs_suite(part: int, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """The suite of s3fs passes, except for exactly the listed deviations."""
     report = run_part(part, PARTS, fetch_suite(), tmp_path)
     record_property(f"s3fs's suite, part {part + 1} of {PARTS}", f"{report.counts()} in {report.seconds:.0f} s")
     functions = {name.partition("[")[0] for name in report.collected}
@@ -37,7 +36,8 @@ def test_the_suite_of_s3fs_passes_but_for_the_deviations_that_are_named(
     assert report.those("xpassed") == set(BETTER) & set(report.outcomes)
 
 
-def test_without_a_network_the_suite_is_a_clear_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network, the download of the suite is a clear error, and leaves no file."""
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -46,13 +46,15 @@ def test_without_a_network_the_suite_is_a_clear_failure(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_fetched_is_no_part_of_the_repository() -> None:
+def test_location_of_suite() -> None:
+    """The downloaded suite is in a folder that git ignores."""
     root = Path(__file__).parents[3]
     ignored = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert f"{fetch_suite().relative_to(root).parts[0]}/" in ignored
 
 
-def test_the_documentation_names_each_deviation() -> None:
+def test_documented_deviations() -> None:
+    """The documentation names each deviation."""
     text = (Path(__file__).parents[3] / "docs" / "s3fs.md").read_text(encoding="utf-8")
     for name in [*DEVIATIONS, *LEFT_OUT, *BETTER]:
         assert name.rpartition("::")[2] in text

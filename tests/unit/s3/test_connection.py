@@ -1,4 +1,4 @@
-"""boto3 serves where the direct engine cannot."""
+"""boto3 sends the requests if the direct engine does not work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from botocore.exceptions import ProfileNotFound
 from gllm_storage import get_storage_client
 from gllm_storage.s3.connection import Endpoint
 from gllm_storage.s3.http import client as direct_client
-from tests.promises.s3.faulty import NAME, behind_proxy
+from tests.promises.faulty import CEPH, NAME, behind_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from tests.conftest import Servers
 
 
-def is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a module of it imports a name that botocore has no more."""
+def break_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the import of the direct engine fail, as if botocore had removed a name."""
     monkeypatch.setitem(sys.modules, "gllm_storage.s3.http.template", None)
 
 
-def finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where botocore's model of S3 is another."""
+def break_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the direct engine fail, as if botocore's model of S3 had changed."""
 
     def operations_of(_: object) -> None:
         raise KeyError("HeadObject")
@@ -36,17 +36,18 @@ def finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_client, "operations_of", operations_of)
 
 
-@pytest.mark.parametrize("breaks", [is_gone, finds_nothing])
-def test_where_the_direct_engine_breaks_boto3_does_everything_and_one_line_says_so(
+@pytest.mark.parametrize("breaks", [break_import, break_model])
+def test_broken_direct_engine(
     breaks: Callable[[pytest.MonkeyPatch], None],
     servers: Servers,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """If the direct engine does not work, boto3 sends all requests, and one warning is logged."""
     breaks(monkeypatch)
     (tmp_path / "file").write_bytes(b"content")
-    with behind_proxy("ceph", servers) as faulty, caplog.at_level(logging.WARNING):
+    with behind_proxy(CEPH, servers) as faulty, caplog.at_level(logging.WARNING):
         client = faulty.client()
         client.upload_file(tmp_path / "file", NAME, check_conflict=True)
         assert client.download_file(NAME, tmp_path / "again").read_bytes() == b"content"
@@ -55,23 +56,23 @@ def test_where_the_direct_engine_breaks_boto3_does_everything_and_one_line_says_
     assert "boto3 sends all requests" in told
 
 
-def test_a_profile_that_does_not_exist_is_no_reason_to_go_on() -> None:
+def test_missing_profile() -> None:
+    """A missing profile is an error, not a reason to use boto3 instead."""
     with pytest.raises(ProfileNotFound):
         Endpoint({"region_name": "us-east-1"}, {}, profile_name="nobody").make_client()
 
 
-def test_many_objects_go_one_by_one_where_the_direct_engine_breaks(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finds_nothing(monkeypatch)
-    with behind_proxy("ceph", servers) as faulty:
+def test_bulk_without_direct_engine(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the direct engine, many objects are written and read one by one."""
+    break_model(monkeypatch)
+    with behind_proxy(CEPH, servers) as faulty:
         filesystem = get_storage_client("s3", faulty.rig.config).filesystem
         paths = [f"models/{faulty.rig.key(str(number))}" for number in range(3)]
         filesystem.pipe(dict.fromkeys(paths, b"content"))
         assert filesystem.cat(paths) == dict.fromkeys(paths, b"content")
 
 
-_WITHOUT_A_NAME = """
+_MISSING_NAME = """
 import boto3, botocore.utils, s3fs
 del botocore.utils.parse_timestamp
 from gllm_storage.s3.filesystem import S3FileSystem
@@ -80,7 +81,8 @@ print(type(filesystem.connection.client).__module__)
 """
 
 
-def test_a_release_of_botocore_of_which_the_direct_engine_cannot_be_imported_leaves_boto3() -> None:
-    child = subprocess.run([sys.executable, "-c", _WITHOUT_A_NAME], check=True, capture_output=True, text=True, timeout=120)
+def test_incompatible_botocore() -> None:
+    """If the direct engine cannot be imported with the installed botocore, boto3 sends all requests."""
+    child = subprocess.run([sys.executable, "-c", _MISSING_NAME], check=True, capture_output=True, text=True, timeout=120)
     assert child.stdout.strip() == "botocore.client"
     assert "boto3 sends all requests" in child.stderr

@@ -1,4 +1,4 @@
-"""botocore's exceptions in our words: none of them gets through."""
+"""Translation of botocore's exceptions into the errors of the library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DETAILS = ErrorDetails("s3", "s3://models/v3/a.bin", "download")
-OURS = (StorageError, ObjectNotFoundError, ObjectExistsError)
+LIBRARY_ERRORS = (StorageError, ObjectNotFoundError, ObjectExistsError)
 
 
 def answer(code: str, status: int, operation: str = "GetObject") -> ClientError:
@@ -44,7 +44,7 @@ def _all_of_botocore() -> Iterable[type[Exception]]:
 
 
 def _instance(kind: Any) -> Exception:
-    """One of that class, with anything for the fields of its message."""
+    """An instance of the class, with placeholders for the fields of its message."""
     if issubclass(kind, ClientError):
         made: Exception = kind(answer("InternalError", 500).response, "GetObject")
     elif kind is WaiterError:
@@ -61,9 +61,10 @@ ALL = list(dict.fromkeys(_all_of_botocore()))
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_nothing_of_botocores_gets_through(kind: type[Exception]) -> None:
+def test_botocore_exception(kind: type[Exception]) -> None:
+    """Each botocore exception is translated, stays the cause, and is not a FileNotFoundError."""
     error = _instance(kind)
-    with pytest.raises(OURS) as caught, translated(DETAILS):
+    with pytest.raises(LIBRARY_ERRORS) as caught, translated(DETAILS):
         raise error
     assert caught.value.__cause__ is error
     assert "s3" in str(caught.value)
@@ -72,7 +73,8 @@ def test_nothing_of_botocores_gets_through(kind: type[Exception]) -> None:
     assert not isinstance(caught.value, FileNotFoundError)
 
 
-def test_botocore_has_the_exceptions_that_this_test_means() -> None:
+def test_list_of_exceptions() -> None:
+    """The list of botocore's exceptions is long, and contains the important ones."""
     assert {ClientError, EventStreamError, exceptions.EndpointConnectionError, exceptions.NoCredentialsError} <= set(ALL)
     assert len(ALL) > 80
 
@@ -102,7 +104,8 @@ def test_botocore_has_the_exceptions_that_this_test_means() -> None:
     ],
     ids=lambda kind: kind.__name__,
 )
-def test_an_exception_without_an_answer_has_its_class(kind: type[Exception], expected: type[Exception]) -> None:
+def test_exception_without_answer(kind: type[Exception], expected: type[Exception]) -> None:
+    """An exception without an HTTP answer is translated into the expected class."""
     assert type(translate(_instance(kind), DETAILS)) is expected
 
 
@@ -147,8 +150,9 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("code", "status", "expected"), ANSWERS)
-def test_an_answer_has_its_class_and_tells_what_is_known(code: str, status: int, expected: type[Exception]) -> None:
-    with pytest.raises(OURS) as caught, translated(DETAILS):
+def test_error_answer(code: str, status: int, expected: type[Exception]) -> None:
+    """An error answer is translated into the expected class, with its status, code and request id."""
+    with pytest.raises(LIBRARY_ERRORS) as caught, translated(DETAILS):
         raise answer(code, status)
     assert isinstance(caught.value, expected)
     if expected is StorageError:
@@ -162,7 +166,8 @@ def test_an_answer_has_its_class_and_tells_what_is_known(code: str, status: int,
 
 
 @pytest.mark.parametrize("status", [200, 301, 400, 403, 404, 409, 500, 503])
-def test_a_missing_bucket_is_never_a_missing_file(status: int) -> None:
+def test_missing_bucket(status: int) -> None:
+    """A missing bucket is not a missing file, whatever the status is."""
     error = translate(answer("NoSuchBucket", status), DETAILS)
     assert isinstance(error, BucketNotFoundError)
     assert not isinstance(error, FileNotFoundError)
@@ -170,33 +175,38 @@ def test_a_missing_bucket_is_never_a_missing_file(status: int) -> None:
 
 
 @pytest.mark.parametrize(("code", "status"), [("404", 404), ("NotFound", 404), ("405", 405), ("MethodNotAllowed", 405)])
-def test_an_upload_that_is_refused_is_never_a_missing_file(code: str, status: int) -> None:
+def test_refused_upload(code: str, status: int) -> None:
+    """A refused upload is not a missing file."""
     details = ErrorDetails("s3", "s3://models/a", "upload")
     error = translate(answer(code, status, "PutObject"), details)
     assert isinstance(error, StorageError), "upload_file raises FileNotFoundError for a missing local file, and only then"
 
 
-def test_an_answer_without_anything_in_it_is_a_storage_error() -> None:
+def test_empty_answer() -> None:
+    """An error answer without any content is a StorageError."""
     empty: Any = {}
     with pytest.raises(StorageError, match=DETAILS.url), translated(DETAILS):
         raise ClientError(empty, "GetObject")
 
 
-def test_a_credential_file_that_is_missing_is_no_missing_local_file() -> None:
+def test_missing_credential_file() -> None:
+    """A missing credential file is a StorageError, not an OSError."""
     with pytest.raises(StorageError, match=DETAILS.url) as caught, translated(DETAILS):
         raise FileNotFoundError(2, "No such file or directory", "token")
     assert not isinstance(caught.value, OSError)
 
 
-def test_our_own_errors_pass() -> None:
-    ours = ObjectNotFoundError("gone", DETAILS)
+def test_library_error() -> None:
+    """An error of the library passes unchanged."""
+    original = ObjectNotFoundError("gone", DETAILS)
     with pytest.raises(ObjectNotFoundError) as caught, translated(DETAILS):
-        raise ours
-    assert caught.value is ours
+        raise original
+    assert caught.value is original
 
 
 @pytest.mark.parametrize("error", [ValueError("path"), KeyError("bug")], ids=repr)
-def test_what_is_not_botocores_passes(error: Exception) -> None:
+def test_unrelated_error(error: Exception) -> None:
+    """An error that is not botocore's passes unchanged."""
     with pytest.raises(type(error)) as caught, translated(DETAILS):
         raise error
     assert caught.value is error

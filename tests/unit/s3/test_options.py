@@ -1,4 +1,4 @@
-"""The options of `S3FileSystem`: those of s3fs are taken, others are refused; and the cache of instances is s3fs's."""
+"""Options of `S3FileSystem`: s3fs's options are accepted, others are refused, and the instance cache is that of s3fs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from tests.unit.s3.http.scripted import ScriptedServer
 MIB = 2**20
 
 
-def made(**options: Any) -> Any:
+def new_filesystem(**options: Any) -> Any:
     return S3FileSystem(**options, skip_instance_cache=True)
 
 
 @pytest.mark.parametrize("option", ["endpoint", "multipart_treshold", "hf", "region_name"])
-def test_an_unknown_option_is_named_when_the_filesystem_is_made(option: str) -> None:
+def test_unknown_option(option: str) -> None:
+    """An unknown option raises TypeError with its name when the filesystem is created."""
     with pytest.raises(TypeError, match=f"no option {option!r}"):
-        made(**{option: "x"})
+        new_filesystem(**{option: "x"})
 
 
-def test_an_option_that_is_nearly_one_is_told() -> None:
+def test_misspelled_option() -> None:
+    """The error about a misspelled option suggests the right one."""
     with pytest.raises(TypeError, match="did you mean 'endpoint_url'"):
-        made(endpont_url="http://127.0.0.1")
+        new_filesystem(endpont_url="http://127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,9 @@ def test_an_option_that_is_nearly_one_is_told() -> None:
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_the_options_of_s3fs_are_taken(options: dict[str, Any]) -> None:
-    filesystem = made(**options)
+def test_s3fs_options(options: dict[str, Any]) -> None:
+    """The options of s3fs are accepted."""
+    filesystem = new_filesystem(**options)
     assert filesystem.batch_size == options.get("batch_size")
     assert not set(filesystem.kwargs) & {"batch_size", "use_listings_cache"}
 
@@ -67,12 +70,14 @@ def test_the_options_of_s3fs_are_taken(options: dict[str, Any]) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_size_that_cannot_be_is_a_value_error_with_the_value(options: dict[str, Any], message: str) -> None:
+def test_invalid_value(options: dict[str, Any], message: str) -> None:
+    """An invalid size, number or engine raises ValueError with the value."""
     with pytest.raises(ValueError, match=message):
-        made(**options)
+        new_filesystem(**options)
 
 
-def test_the_options_that_a_client_gives_make_our_filesystem_and_s3fs_s() -> None:
+def test_storage_options() -> None:
+    """The storage options of a client create the filesystem of this library, and that of s3fs."""
     config = {
         "bucket_name": "models",
         "endpoint_url": "http://127.0.0.1:9",
@@ -80,24 +85,27 @@ def test_the_options_that_a_client_gives_make_our_filesystem_and_s3fs_s() -> Non
         "region_name": "x-1",
     }
     options = get_storage_client("s3", config).storage_options
-    assert made(**options).connection.client.meta.endpoint_url == "http://127.0.0.1:9"
+    assert new_filesystem(**options).connection.client.meta.endpoint_url == "http://127.0.0.1:9"
     assert s3fs.S3FileSystem(**options, skip_instance_cache=True).endpoint_url == "http://127.0.0.1:9"
 
 
-def test_the_cache_of_instances_is_s3fs_s() -> None:
+def test_instance_cache() -> None:
+    """The instance cache and `current()` behave as in s3fs, and s3fs clears both caches."""
     filesystem = S3FileSystem(endpoint_url="http://127.0.0.1:9")
     assert S3FileSystem(endpoint_url="http://127.0.0.1:9") is filesystem
     assert s3fs.S3FileSystem.current() is filesystem
     assert S3FileSystem.current() is filesystem
-    theirs = s3fs.S3FileSystem(endpoint_url="http://127.0.0.1:9")
-    assert theirs is not filesystem
-    assert s3fs.S3FileSystem.current() is theirs
+    other = s3fs.S3FileSystem(endpoint_url="http://127.0.0.1:9")
+    assert other is not filesystem
+    assert s3fs.S3FileSystem.current() is other
     s3fs.S3FileSystem.clear_instance_cache()
     assert S3FileSystem(endpoint_url="http://127.0.0.1:9") is not filesystem
     S3FileSystem.clear_instance_cache()
 
 
-def test_a_subclass_keeps_its_own_instances() -> None:
+def test_instances_of_subclass() -> None:
+    """A subclass has its own instance cache."""
+
     class Mine(S3FileSystem):
         pass
 
@@ -109,15 +117,17 @@ def test_a_subclass_keeps_its_own_instances() -> None:
     assert Mine(endpoint_url="http://127.0.0.1:9") is mine
 
 
-def test_the_class_has_the_name_of_s3fs_s() -> None:
+def test_class_name() -> None:
+    """The class is a subclass of the s3fs class, and has the same name."""
     assert S3FileSystem.__name__ == s3fs.S3FileSystem.__name__
     assert issubclass(S3FileSystem, s3fs.S3FileSystem)
     assert S3FileSystem.protocol == ("s3", "s3a")
 
 
-def test_a_filesystem_is_pickled_with_its_options() -> None:
+def test_pickled_options() -> None:
+    """A filesystem is pickled with its options."""
     options = {"endpoint_url": "http://127.0.0.1:9", "part_size": 6 * MIB, "batch_size": 7, "max_concurrency": 2}
-    loaded = pickle.loads(pickle.dumps(made(**options)))  # noqa: S301 - our own
+    loaded = pickle.loads(pickle.dumps(new_filesystem(**options)))  # noqa: S301 - bytes of this test
     assert (loaded.endpoint_url, loaded.connection.settings.part_size, loaded.batch_size) == (
         "http://127.0.0.1:9",
         6 * MIB,
@@ -125,30 +135,32 @@ def test_a_filesystem_is_pickled_with_its_options() -> None:
     )
 
 
-def test_what_a_session_says_goes_for_boto3_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The region and the credentials of an aiobotocore session also apply to boto3."""
     (tmp_path / "config").write_text("[profile training]\nregion = eu-west-3\n")
     (tmp_path / "credentials").write_text("[training]\naws_access_key_id = of\naws_secret_access_key = training\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    client = made(session=AioSession(profile="training"), engine="boto3").connection.client
+    client = new_filesystem(session=AioSession(profile="training"), engine="boto3").connection.client
     assert client.meta.region_name == "eu-west-3"
     assert client._request_signer._credentials.access_key == "of"
 
     session = AioSession()
     session.set_config_variable("region", "ap-south-1")
     session.set_credentials("static", "secret", "token")
-    client = made(session=session, engine="boto3").connection.client
+    client = new_filesystem(session=session, engine="boto3").connection.client
     assert client.meta.region_name == "ap-south-1"
     assert client._request_signer._credentials.get_frozen_credentials()[:3] == ("static", "secret", "token")
 
 
-def test_a_default_of_s3fs_can_be_set_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default of s3fs can be changed for the process by a class attribute."""
     monkeypatch.setattr(S3FileSystem, "default_block_size", 7 * MIB)
-    assert made().default_block_size == 7 * MIB
-    assert isinstance(Config(**made(config_kwargs={"read_timeout": 9}).config_kwargs), Config)
+    assert new_filesystem().default_block_size == 7 * MIB
+    assert isinstance(Config(**new_filesystem(config_kwargs={"read_timeout": 9}).config_kwargs), Config)
 
 
-def test_the_attempts_and_the_mode_of_retries_are_the_callers() -> None:
+def test_retries() -> None:
     """Botocore's ``retries`` set the attempts of the library's policy, in each of their spellings."""
     cases: list[tuple[dict[str, Any], int]] = [
         ({}, 5),
@@ -158,7 +170,9 @@ def test_the_attempts_and_the_mode_of_retries_are_the_callers() -> None:
         ({"mode": "legacy", "total_max_attempts": 2}, 2),
     ]
     for retries, attempts in cases:
-        filesystem = made(config_kwargs={"retries": retries} if retries else {}, client_kwargs={"region_name": "us-east-1"})
+        filesystem = new_filesystem(
+            config_kwargs={"retries": retries} if retries else {}, client_kwargs={"region_name": "us-east-1"}
+        )
         assert filesystem.connection.settings.max_attempts == attempts
         assert filesystem.connection.client._policy.limit == attempts
         mode = filesystem.connection.client.meta.config.retries["mode"]
@@ -167,10 +181,10 @@ def test_the_attempts_and_the_mode_of_retries_are_the_callers() -> None:
 
 @pytest.mark.parametrize("mode", ["legacy", "standard", "adaptive"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_request_is_sent_as_often_as_the_retries_say(mode: str, engine: str) -> None:
+def test_attempts(mode: str, engine: str) -> None:
     """Botocore's own retries add nothing to the policy's, in any mode."""
     with ScriptedServer(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n") as server:
-        filesystem = made(
+        filesystem = new_filesystem(
             endpoint_url=server.url,
             key="k",
             secret="s",

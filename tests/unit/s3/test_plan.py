@@ -1,4 +1,4 @@
-"""How an upload goes, by its size, the settings, and what the endpoint enforces."""
+"""Upload plans, by the size, the settings, and the preconditions that the endpoint enforces."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ TB = 10**12
         (5 * TB, 16 * MIB, True),
     ],
 )
-def test_files_above_the_threshold_go_in_parts(size: int, threshold: int, multipart: bool) -> None:
+def test_multipart_threshold(size: int, threshold: int, multipart: bool) -> None:
+    """Files above the threshold are uploaded in parts."""
     settings = S3TransferSettings(multipart_threshold=threshold)
     for plan in (plan_overwrite(size, settings), plan_create(size, settings, ALL_ENFORCED, DETAILS)):
         assert plan.multipart == multipart
@@ -57,7 +58,8 @@ def test_files_above_the_threshold_go_in_parts(size: int, threshold: int, multip
 
 
 @pytest.mark.parametrize("size", [0, 1, 8 * MIB, 8 * MIB + 1, 100 * MIB, 80_000 * MIB, 80_000 * MIB + 1, 5 * 2**40, 50 * TB])
-def test_parts_cover_the_file_and_are_at_most_10_000(size: int) -> None:
+def test_part_ranges(size: int) -> None:
+    """The parts cover the complete file, and there are at most 10,000 of them."""
     plan = UploadPlan(multipart=True, part_size=part_size_for(size, 8 * MIB), conditional=True)
     ranges = plan.part_ranges(size)
     assert len(ranges) <= MAX_PARTS
@@ -68,32 +70,37 @@ def test_parts_cover_the_file_and_are_at_most_10_000(size: int) -> None:
     assert plan.part_size >= 8 * MIB
 
 
-def test_an_empty_file_in_parts_has_one_empty_part() -> None:
+def test_part_of_empty_file() -> None:
+    """An empty file in parts has one empty part."""
     assert UploadPlan(multipart=True, part_size=8 * MIB, conditional=True).part_ranges(0) == [(0, 0)]
 
 
 @pytest.mark.parametrize("size", [0, 16 * MIB, 17 * MIB, MAX_PUT])
-def test_where_only_put_object_is_enforced_everything_up_to_5_gib_goes_so(size: int) -> None:
+def test_put_only_up_to_5_gib(size: int) -> None:
+    """If only PutObject enforces the precondition, files up to 5 GiB are sent by one PutObject."""
     plan = plan_create(size, S3TransferSettings(multipart_threshold=5 * MIB), PUT_ONLY, DETAILS)
     assert (plan.multipart, plan.conditional) == (False, True)
 
 
 @pytest.mark.parametrize("conditional_writes", ["auto", "best-effort"])
-def test_where_only_put_object_is_enforced_more_than_5_gib_go_with_a_warning(conditional_writes: str) -> None:
+def test_put_only_above_5_gib(conditional_writes: str) -> None:
+    """If only PutObject enforces the precondition, files above 5 GiB are sent in parts, with a warning."""
     with pytest.warns(NonAtomicWriteWarning, match="s3://models/a.*5 GiB"):
         plan = plan_create(MAX_PUT + 1, S3TransferSettings(conditional_writes=conditional_writes), PUT_ONLY, DETAILS)
     assert (plan.multipart, plan.conditional) == (True, False)
 
 
 @pytest.mark.parametrize("size", [0, 1, 16 * MIB, 17 * MIB, MAX_PUT + 1, 5 * TB])
-def test_where_only_completing_is_enforced_everything_goes_in_parts(size: int) -> None:
+def test_complete_only(size: int) -> None:
+    """If only CompleteMultipartUpload enforces the precondition, all files are sent in parts."""
     plan = plan_create(size, USUAL, COMPLETE_ONLY, DETAILS)
     assert (plan.multipart, plan.conditional) == (True, True)
 
 
 @pytest.mark.parametrize("enforced", NEITHER, ids=str)
 @pytest.mark.parametrize("size", [0, 17 * MIB, 5 * TB])
-def test_where_nothing_is_enforced_the_call_is_refused(enforced: ConditionalWrites, size: int) -> None:
+def test_no_enforcement(enforced: ConditionalWrites, size: int) -> None:
+    """If neither operation enforces the precondition, an exclusive create is refused."""
     with pytest.raises(ConflictCheckUnsupportedError, match="s3://models/a") as caught:
         plan_create(size, USUAL, enforced, DETAILS)
     for part in (enforced.put.value, enforced.complete.value, "best-effort", "check_conflict=False"):
@@ -102,14 +109,16 @@ def test_where_nothing_is_enforced_the_call_is_refused(enforced: ConditionalWrit
 
 @pytest.mark.parametrize("enforced", NEITHER, ids=str)
 @pytest.mark.parametrize(("size", "multipart"), [(0, False), (17 * MIB, True)])
-def test_best_effort_looks_and_writes_with_a_warning(enforced: ConditionalWrites, size: int, multipart: bool) -> None:
+def test_best_effort(enforced: ConditionalWrites, size: int, multipart: bool) -> None:
+    """With best effort, an unenforced precondition is left out, with a warning."""
     with pytest.warns(NonAtomicWriteWarning, match="s3://models/a"):
         plan = plan_create(size, S3TransferSettings(conditional_writes="best-effort"), enforced, DETAILS)
     assert (plan.multipart, plan.conditional) == (multipart, False)
 
 
 @pytest.mark.parametrize("enforced", [ALL_ENFORCED, PUT_ONLY, COMPLETE_ONLY], ids=["all", "put", "complete"])
-def test_best_effort_does_not_lessen_what_the_endpoint_can(enforced: ConditionalWrites) -> None:
+def test_best_effort_if_enforced(enforced: ConditionalWrites) -> None:
+    """With best effort, an enforced precondition is used all the same, without a warning."""
     settings = S3TransferSettings(conditional_writes="best-effort")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -119,11 +128,13 @@ def test_best_effort_does_not_lessen_what_the_endpoint_can(enforced: Conditional
 @pytest.mark.parametrize(
     "wrong", [{"part_size": 5 * MIB - 1}, {"part_size": MAX_PUT + 1}, {"multipart_threshold": MAX_PUT + 1}], ids=str
 )
-def test_sizes_that_s3_cannot_take_are_refused(wrong: dict[str, Any]) -> None:
+def test_sizes_beyond_limits(wrong: dict[str, Any]) -> None:
+    """Sizes beyond the limits of S3 are refused."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         check_transfer_settings(S3TransferSettings(**wrong))
 
 
-def test_sizes_at_the_limits_are_taken() -> None:
+def test_sizes_at_limits() -> None:
+    """Sizes at the limits of S3 are accepted."""
     settings = S3TransferSettings(part_size=5 * MIB, multipart_threshold=MAX_PUT)
     assert check_transfer_settings(settings) is settings

@@ -1,4 +1,4 @@
-"""What an endpoint does with conditional writes: who is asked, how often, and what is remembered."""
+"""The probe of conditional writes: which endpoints are probed, how often, and which results are cached."""
 
 from __future__ import annotations
 
@@ -42,30 +42,34 @@ OTHERS = [
 ]
 
 
-def made(**client_options: Any) -> Any:
+def new_client(**client_options: Any) -> Any:
     """A boto3 client, as a filesystem makes it."""
     profile = client_options.pop("profile_name", None)
     return Endpoint({"region_name": "eu-central-1", **client_options}, {}, profile_name=profile).make_client()
 
 
 @pytest.mark.parametrize("url", AMAZON)
-def test_amazon_is_recognized(url: str) -> None:
+def test_amazon_endpoint(url: str) -> None:
+    """An endpoint of Amazon is recognized."""
     assert is_amazon(Store(url))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("url", OTHERS)
-def test_others_are_not_taken_for_amazon(url: str) -> None:
+def test_other_endpoint(url: str) -> None:
+    """Another endpoint is not taken for Amazon."""
     assert not is_amazon(Store(url))  # type: ignore[arg-type]
 
 
-def test_without_any_endpoint_it_is_amazon() -> None:
-    assert is_amazon(made())
+def test_default_endpoint() -> None:
+    """The default endpoint is Amazon."""
+    assert is_amazon(new_client())
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
-def test_an_endpoint_in_the_environment_is_not_amazon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_in_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another endpoint in the environment is not taken for Amazon."""
     monkeypatch.setenv(name, "http://127.0.0.1:9000")
-    assert not is_amazon(made())
+    assert not is_amazon(new_client())
 
 
 PROFILES = {
@@ -76,18 +80,18 @@ PROFILES = {
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 @pytest.mark.parametrize("by", ["config", "environment"])
-def test_an_endpoint_in_a_profile_is_not_amazon(
-    profile: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endpoint_in_profile(profile: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another endpoint in a profile is not taken for Amazon."""
     (tmp_path / "aws").write_text(profile)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
     if by == "environment":
         monkeypatch.setenv("AWS_PROFILE", "own")
-    assert not is_amazon(made(profile_name="own") if by == "config" else made())
+    assert not is_amazon(new_client(profile_name="own") if by == "config" else new_client())
 
 
-def test_an_endpoint_of_amazon_in_the_config_is_amazon() -> None:
-    assert is_amazon(made(endpoint_url="https://s3.eu-central-1.amazonaws.com"))
+def test_amazon_endpoint_in_config() -> None:
+    """An endpoint of Amazon in the config is recognized."""
+    assert is_amazon(new_client(endpoint_url="https://s3.eu-central-1.amazonaws.com"))
 
 
 def failed(status: int, code: str = "") -> ClientError:
@@ -106,7 +110,7 @@ ANSWERS: dict[str, tuple[ClientError | None, Condition]] = {
 
 @dataclass
 class Store:
-    """A boto3 client of an endpoint that answers from a table, and keeps what is in it."""
+    """A fake boto3 client with fixed answers, which records its requests, objects and open uploads."""
 
     url: str = field(default_factory=lambda: f"http://{uuid.uuid4().hex}:9000")
     put: Exception | None = None
@@ -149,7 +153,7 @@ class Store:
             raise failed(404, "NoSuchUpload")
         self.uploads.discard(parameters["UploadId"])
 
-    def ask(self, bucket: str = "models", folder: str = "team/", **common: str) -> ConditionalWrites:
+    def probe(self, bucket: str = "models", folder: str = "team/", **common: str) -> ConditionalWrites:
         client: Any = self
         connection: Any = SimpleNamespace(client=client, is_amazon=is_amazon(client), parameters=lambda _: dict(common))
         return conditional_writes(connection, bucket, folder)
@@ -162,15 +166,17 @@ class Store:
 
 @pytest.mark.parametrize("put", ANSWERS)
 @pytest.mark.parametrize("complete", ANSWERS)
-def test_the_two_operations_are_found_out_apart_and_nothing_is_left(put: str, complete: str) -> None:
+def test_probe_results(put: str, complete: str) -> None:
+    """PutObject and CompleteMultipartUpload are probed separately, and the probe leaves no object or upload."""
     store = Store(put=ANSWERS[put][0], complete=ANSWERS[complete][0])
-    assert store.ask() == ConditionalWrites(ANSWERS[put][1], ANSWERS[complete][1])
+    assert store.probe() == ConditionalWrites(ANSWERS[put][1], ANSWERS[complete][1])
     assert (store.objects, store.uploads) == (set(), set())
 
 
-def test_a_store_without_multipart_uploads_refuses_the_condition_on_them() -> None:
+def test_no_multipart_uploads() -> None:
+    """A store without multipart uploads counts as refusing their precondition."""
     store = Store(put=failed(412), create=failed(501, "NotImplemented"))
-    assert store.ask() == ConditionalWrites(Condition.ENFORCED, Condition.REFUSED)
+    assert store.probe() == ConditionalWrites(Condition.ENFORCED, Condition.REFUSED)
     assert store.objects == set()
 
 
@@ -185,20 +191,22 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("broken", FAILURES.values(), ids=FAILURES)
-def test_a_probe_that_fails_leaves_nothing_and_is_not_remembered(broken: Callable[[], Store]) -> None:
+def test_failed_probe(broken: Callable[[], Store]) -> None:
+    """A failed probe leaves no object or upload, and is not cached."""
     store = broken()
     with pytest.raises((StorageError, KeyboardInterrupt)) as caught:
-        store.ask()
+        store.probe()
     assert isinstance(caught.value.__cause__ or caught.value, (ClientError, EndpointConnectionError, KeyboardInterrupt))
     assert (store.objects, store.uploads) == (set(), set())
     healed = Store(store.url, put=failed(412), complete=failed(412))
-    assert healed.ask() == ALL_ENFORCED
+    assert healed.probe() == ALL_ENFORCED
     assert healed.requests
 
 
-def test_the_probe_is_small_beside_the_target_and_carries_the_common_parameters() -> None:
+def test_probe_requests() -> None:
+    """The probe sends small objects beside the target, with the common parameters."""
     store = Store(put=failed(412), complete=failed(412))
-    store.ask("models", "team/v3/", RequestPayer="requester")
+    store.probe("models", "team/v3/", RequestPayer="requester")
     keys = {parameters["Key"] for _, parameters in store.requests}
     assert len(keys) == 1
     assert keys.pop().startswith("team/v3/.gllm-probe-")
@@ -207,38 +215,42 @@ def test_the_probe_is_small_beside_the_target_and_carries_the_common_parameters(
     assert all(len(parameters.get("Body", b"")) <= 16 for _, parameters in store.requests)
 
 
-def test_two_probes_never_use_the_same_key() -> None:
+def test_probe_keys() -> None:
+    """Each probe has its own key."""
     stores = [Store(put=failed(412)) for _ in range(20)]
     for store in stores:
-        store.ask()
+        store.probe()
     assert len({store.requests[0][1]["Key"] for store in stores}) == 20
 
 
-def test_each_endpoint_and_bucket_is_asked_once() -> None:
+def test_cached_result() -> None:
+    """Each endpoint and bucket is probed once."""
     store = Store(put=failed(412), complete=failed(412))
-    assert store.ask("one") == store.ask("one", "elsewhere/")
-    asked = len(store.requests)
+    assert store.probe("one") == store.probe("one", "elsewhere/")
+    sent = len(store.requests)
     assert {parameters["Bucket"] for _, parameters in store.requests} == {"one"}
-    store.ask("two")
-    assert len(store.requests) == 2 * asked
-    assert Store(store.url).ask("one") == ALL_ENFORCED, "another client of that endpoint"
-    assert Store().ask("one") == ConditionalWrites(Condition.IGNORED, Condition.IGNORED), "another endpoint"
+    store.probe("two")
+    assert len(store.requests) == 2 * sent
+    assert Store(store.url).probe("one") == ALL_ENFORCED, "another client of that endpoint"
+    assert Store().probe("one") == ConditionalWrites(Condition.IGNORED, Condition.IGNORED), "another endpoint"
 
 
-def test_amazon_is_not_asked() -> None:
+def test_amazon_without_probe() -> None:
+    """Amazon is not probed."""
     store = Store("https://s3.eu-central-1.amazonaws.com")
-    assert store.ask() == ALL_ENFORCED
+    assert store.probe() == ALL_ENFORCED
     assert store.requests == []
 
 
-def test_sixteen_threads_probe_once() -> None:
+def test_concurrent_probes() -> None:
+    """Sixteen concurrent threads send one probe."""
     barrier = threading.Barrier(16)
     store = Store(put=failed(412), complete=failed(412))
 
-    def ask(_: int) -> ConditionalWrites:
+    def probe(_: int) -> ConditionalWrites:
         barrier.wait(PATIENCE)
-        return Store(store.url, store.put, store.complete, requests=store.requests).ask()
+        return Store(store.url, store.put, store.complete, requests=store.requests).probe()
 
     with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(ask, range(16))) == {ALL_ENFORCED}
+        assert set(pool.map(probe, range(16))) == {ALL_ENFORCED}
     assert [name for name, _ in store.requests].count("CreateMultipartUpload") == 1

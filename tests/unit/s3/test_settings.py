@@ -1,4 +1,4 @@
-"""S3 settings: each key of the config arrives at boto3, at s3fs and at our own filesystem."""
+"""S3 settings: each key of the config reaches boto3, s3fs and the filesystem of this library."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def credentials(client: Any) -> tuple[str, str, str | None]:
 
 
 def attempts(client: Any) -> tuple[int, Any]:
-    """How often a request is sent by the library's policy, and the settings of botocore's retries."""
+    """The number of attempts by the policy of the library, and the retry settings of botocore."""
     return client._policy.limit, client.meta.config.retries
 
 
@@ -64,18 +64,21 @@ BOTO3: dict[str, tuple[dict[str, str], Callable[[Any], Any], Any]] = {
 
 
 @pytest.mark.parametrize(("config", "look", "expected"), BOTO3.values(), ids=BOTO3)
-def test_a_key_arrives_at_boto3(config: dict[str, str], look: Callable[[Any], Any], expected: object) -> None:
+def test_boto3_setting(config: dict[str, str], look: Callable[[Any], Any], expected: object) -> None:
+    """A key of the config reaches the boto3 client."""
     assert look(boto_of(config)) == expected
 
 
-def test_a_ca_bundle_arrives_at_boto3(tmp_path: Path) -> None:
+def test_ca_bundle(tmp_path: Path) -> None:
+    """A CA bundle reaches the boto3 client."""
     bundle = tmp_path / "ca.pem"
     bundle.write_text("")
     client = boto_of({"ca_bundle": str(bundle), "endpoint_url": "https://127.0.0.1:9"})
     assert client._endpoint.http_session._verify == str(bundle)
 
 
-def test_a_profile_arrives_at_boto3_and_at_s3fs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile reaches the boto3 client, and the options of s3fs."""
     file = tmp_path / "aws"
     file.write_text(
         "[profile training]\nregion = eu-west-3\naws_access_key_id = FROMPROFILE\naws_secret_access_key = s\n"
@@ -111,7 +114,8 @@ OPERATIONS = set[str]().union(*(operations for _, _, _, operations in REQUESTS.v
 
 
 @pytest.mark.parametrize("key", REQUESTS)
-def test_a_key_arrives_in_the_requests_that_take_it(key: str) -> None:
+def test_request_parameter(key: str) -> None:
+    """A key of the config becomes a parameter of each request that accepts it."""
     value, parameter, sent, operations = REQUESTS[key]
     requests = S3StorageClient({**BUCKET, "region_name": "us-east-1", key: value}).filesystem.connection
     assert {each for each in OPERATIONS if requests.parameters(each).get(parameter) == sent} >= operations
@@ -129,12 +133,14 @@ def test_a_key_arrives_in_the_requests_that_take_it(key: str) -> None:
         ("conditional_writes", "enforced", "enforced"),
     ],
 )
-def test_a_key_arrives_at_our_data_path(key: str, value: str, meant: object) -> None:
+def test_transfer_setting(key: str, value: str, meant: object) -> None:
+    """A key of the config reaches the transfer settings."""
     client = S3StorageClient({**BUCKET, key: value})
     assert getattr(client.filesystem.connection.settings, key) == meant
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
+def test_transfer_defaults() -> None:
+    """The defaults are the documented ones."""
     transfer = S3StorageClient(BUCKET).filesystem.connection.settings
     assert transfer.multipart_threshold == 16 * 2**20
     assert transfer.part_size == 8 * 2**20
@@ -163,12 +169,13 @@ EVERYTHING = {
     "read_timeout": "2s",
     "max_attempts": "2",
     "conditional_writes": "enforced",
-    "ca_bundle": __file__,  # any file will do
+    "ca_bundle": __file__,  # any existing file
 }
 
 
 @pytest.mark.parametrize("config", [{}, {"anonymous": "true"}, {"profile_name": "p"}, {"sign_bodies": "never"}, EVERYTHING])
-def test_the_verbs_reach_the_store_as_the_filesystem_of_the_same_options_does(config: dict[str, str]) -> None:
+def test_verbs_and_filesystem(config: dict[str, str]) -> None:
+    """The verbs have the same connection settings as a filesystem with the same options."""
     client: Any = S3StorageClient({**BUCKET, **config})
     alone = S3FileSystem(**client.settings.filesystem_options(), skip_instance_cache=True)
     connection = client.store.connection
@@ -177,7 +184,8 @@ def test_the_verbs_reach_the_store_as_the_filesystem_of_the_same_options_does(co
     assert connection.settings == alone.connection.settings
 
 
-def test_the_verbs_and_the_filesystem_of_a_client_share_their_connections() -> None:
+def test_shared_connections() -> None:
+    """The verbs and the filesystem of a client share their connections."""
     client: Any = S3StorageClient({**BUCKET, **PAIR, "region_name": "us-east-1"})
     assert client.filesystem.bucket_store("models") is client.store
     assert client.filesystem.connection.client is client.store.connection.client
@@ -191,19 +199,21 @@ OF_FSSPEC = {
 }
 
 
-def test_what_fsspec_is_configured_with_counts_for_the_verbs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fsspec_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration of fsspec also applies to the verbs."""
     monkeypatch.setitem(fsspec.config.conf, "s3", OF_FSSPEC)
     client = S3StorageClient({**BUCKET, "region_name": "us-east-1", "max_attempts": "1"})
     with pytest.raises(StorageError) as caught:
         client.info("a")
-    assert '"http://127.0.0.1:9"' in str(caught.value.__cause__)  # nobody listens there
+    assert '"http://127.0.0.1:9"' in str(caught.value.__cause__)  # a port without a server
     assert client.filesystem.endpoint_url == "http://127.0.0.1:9"
     assert client.filesystem.connection.client.meta.endpoint_url == "http://127.0.0.1:9"
     assert client.filesystem.connection.parameters("PutObject") == {"ACL": "private"}
 
 
 @pytest.mark.parametrize("where", ["variable", "file"])
-def test_what_fsspec_is_configured_with_counts_in_a_process_that_has_not_imported_it(where: str, tmp_path: Path) -> None:
+def test_fsspec_config_before_import(where: str, tmp_path: Path) -> None:
+    """The configuration of fsspec applies even if the process has not imported fsspec."""
     environ = {"FSSPEC_CONFIG_DIR": str(tmp_path)}
     if where == "variable":
         environ |= {"FSSPEC_S3_ENDPOINT_URL": "http://127.0.0.1:9", "FSSPEC_S3_KEY": "AKID", "FSSPEC_S3_SECRET": SECRET}
@@ -228,7 +238,8 @@ except StorageError as error:
     assert '"http://127.0.0.1:9"' in done.stdout
 
 
-def test_plain_s3fs_takes_the_storage_options() -> None:
+def test_storage_options_in_s3fs() -> None:
+    """Plain s3fs accepts the storage options."""
     filesystem = s3fs.S3FileSystem(**S3StorageClient(EVERYTHING).storage_options, skip_instance_cache=True)
     assert (filesystem.key, filesystem.secret, filesystem.token) == ("AKID", SECRET, "T" + SECRET)
     assert filesystem.endpoint_url == "http://127.0.0.1:9"
@@ -246,17 +257,20 @@ def test_plain_s3fs_takes_the_storage_options() -> None:
     assert filesystem.max_concurrency == 4
 
 
-def test_storage_options_of_a_bare_bucket_leave_credentials_to_the_chain() -> None:
+def test_storage_options_of_bucket() -> None:
+    """The storage options of a bare bucket leave credentials to the default chain."""
     options = S3StorageClient(BUCKET).storage_options
     assert not {"key", "secret", "token", "anon", "profile", "endpoint_url"} & set(options)
 
 
-def test_an_anonymous_client_is_anonymous_in_s3fs() -> None:
+def test_anonymous_in_s3fs() -> None:
+    """The storage options of an anonymous client are anonymous in s3fs."""
     assert s3fs.S3FileSystem(**S3StorageClient({**BUCKET, "anonymous": "true"}).storage_options).anon is True
 
 
 @pytest.mark.parametrize("path", ["模型/a b+c%20d#e[f]*.bin", "a?x=1&versionId=2"])
-def test_plain_s3fs_opens_what_the_client_wrote(path: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_upload_read_by_s3fs(path: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Plain s3fs opens an object that the client uploaded."""
     rig = make_rig("ministack", request)
     client = rig.client()
     local = tmp_path / "model.bin"
@@ -269,20 +283,23 @@ def test_plain_s3fs_opens_what_the_client_wrote(path: str, tmp_path: Path, reque
 
 
 @pytest.mark.parametrize("half", [{"aws_access_key_id": "AKID"}, {"aws_secret_access_key": SECRET}])
-def test_half_a_key_pair_is_refused(half: dict[str, str]) -> None:
+def test_half_key_pair(half: dict[str, str]) -> None:
+    """Half a key pair is refused."""
     with pytest.raises(ValueError, match="go together") as caught:
         S3StorageClient({**BUCKET, **half})
     assert SECRET not in str(caught.value)
 
 
-def test_a_token_without_a_key_pair_is_refused() -> None:
+def test_token_without_key_pair() -> None:
+    """A session token without a key pair is refused."""
     with pytest.raises(ValueError, match="aws_session_token") as caught:
         S3StorageClient({**BUCKET, "aws_session_token": SECRET})
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("more", [PAIR, {"profile_name": "p"}])
-def test_anonymous_with_credentials_is_refused(more: dict[str, str]) -> None:
+def test_anonymous_and_credentials(more: dict[str, str]) -> None:
+    """Credentials of an anonymous client are refused."""
     with pytest.raises(ValueError, match="anonymous"):
         S3StorageClient({**BUCKET, "anonymous": "true", **more})
 
@@ -294,17 +311,20 @@ NO_ENDPOINTS += ["http://[::1", "http://h:99999", "http://h:port", "http://two w
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_an_endpoint_is_used_as_it_is(endpoint: str) -> None:
+def test_valid_endpoint(endpoint: str) -> None:
+    """A valid endpoint is used unchanged."""
     assert boto_of({"endpoint_url": endpoint}).meta.endpoint_url == endpoint
 
 
 @pytest.mark.parametrize("endpoint", NO_ENDPOINTS)
-def test_what_is_no_endpoint_is_refused_when_the_client_is_made(endpoint: str) -> None:
+def test_invalid_endpoint(endpoint: str) -> None:
+    """An invalid endpoint is refused when the client is created."""
     with pytest.raises(ValueError, match="endpoint_url"):
         S3StorageClient({**BUCKET, "endpoint_url": endpoint})
 
 
-def test_a_password_in_the_endpoint_is_never_shown() -> None:
+def test_password_in_endpoint() -> None:
+    """A password in the endpoint is never shown."""
     try:
         shown = repr(S3StorageClient({**BUCKET, "endpoint_url": f"https://user:{SECRET}@minio.example.com"}))
     except ValueError as error:
@@ -315,14 +335,16 @@ def test_a_password_in_the_endpoint_is_never_shown() -> None:
 @pytest.mark.parametrize(
     "bucket", ["models", "my.models-2", "Old_Style", "ab", "arn:aws:s3:eu-west-1:123456789012:accesspoint/a"]
 )
-def test_a_bucket_name_is_taken(bucket: str) -> None:
+def test_valid_bucket_name(bucket: str) -> None:
+    """A valid bucket name is accepted."""
     assert parse_config(S3Settings, "s3", {"bucket_name": bucket}).bucket_name == bucket
 
 
 @pytest.mark.parametrize(
     "bucket", ["", "a", "a/b", "s3://models", "models/", " models", "-models", "a" * 256, "mod els", "..", "é"]
 )
-def test_what_is_no_bucket_name_is_refused(bucket: str) -> None:
+def test_invalid_bucket_name(bucket: str) -> None:
+    """An invalid bucket name is refused."""
     with pytest.raises(ValueError, match="bucket_name"):
         S3StorageClient({"bucket_name": bucket})
 
@@ -343,17 +365,20 @@ def test_what_is_no_bucket_name_is_refused(bucket: str) -> None:
         ("aws_access_key_id", " "),
     ],
 )
-def test_a_value_that_s3_cannot_take_is_refused_by_name(key: str, value: str) -> None:
+def test_invalid_value(key: str, value: str) -> None:
+    """An invalid value is refused, and the message names its key."""
     with pytest.raises(ValueError, match=f"{key}="):
         S3StorageClient({**BUCKET, key: value})
 
 
-def test_a_typo_must_not_send_a_model_to_the_wrong_cloud() -> None:
+def test_misspelled_endpoint() -> None:
+    """A misspelled endpoint_url is refused; otherwise a model would be sent to Amazon."""
     with pytest.raises(ValueError, match=r"'endpont_url' .did you mean 'endpoint_url'"):
         S3StorageClient({**BUCKET, "endpont_url": "http://minio:9000"})
 
 
-def test_no_secret_is_in_any_text_about_the_client() -> None:
+def test_secrets_in_client_text() -> None:
+    """No text about a client contains a secret."""
     client = S3StorageClient(EVERYTHING)
     for shown in (repr(client), str(client), repr(client.settings), repr(client.filesystem.connection.endpoint)):
         assert SECRET not in shown
@@ -363,5 +388,6 @@ def test_no_secret_is_in_any_text_about_the_client() -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_a_filesystem_shows_no_secret() -> None:
+def test_secrets_in_filesystem_text() -> None:
+    """The text of a filesystem does not contain a secret."""
     assert SECRET not in repr(S3StorageClient(EVERYTHING).filesystem)

@@ -1,4 +1,4 @@
-"""Every source of the endpoint and of credentials, as the requests show it: of the verbs, the filesystem, and s3fs's own."""
+"""Every source of the endpoint and of credentials reaches the requests of the verbs, the filesystem and s3fs."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ SOURCES: dict[str, tuple[Callable[[World], dict[str, str]], Signed]] = {}
 
 
 def source(signed: Signed = Signed()) -> Callable[[Callable[[World], dict[str, str]]], None]:
-    """Register a source: it sets what is outside the config, and returns the config."""
+    """Register a source: a function that changes the world outside the config, and returns the config."""
 
     def register(setup: Callable[[World], dict[str, str]]) -> None:
         SOURCES[setup.__name__] = (setup, signed)

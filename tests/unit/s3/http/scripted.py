@@ -1,4 +1,4 @@
-"""A server that answers as a test tells it, byte by byte; and a client of ours that talks to it."""
+"""A server with scripted answers, byte by byte, and a client of that server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "wJalrXUtnF
 
 
 class Peer:
-    """One connection as the server sees it."""
+    """The server's side of one connection."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -39,7 +39,7 @@ class Peer:
         self._left = b""
 
     def read_head(self) -> bytes:
-        """A request without its body; nothing at the end of the connection."""
+        """Read the head of a request; empty at the end of the connection."""
         while b"\r\n\r\n" not in self._left:
             more = self.socket.recv(2**16)
             if not more:
@@ -49,21 +49,21 @@ class Peer:
         return head
 
     def read_body(self, head: bytes) -> bytes:
-        """The body that belongs to it."""
+        """Read the body of the request with this head."""
         length = int(header(head, "content-length") or 0)
         if header(head, "expect"):
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # boto3 waits a second for it
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # otherwise boto3 waits for a second
         while len(self._left) < length and (more := self.socket.recv(2**16)):
             self._left += more
         body, self._left = self._left[:length], self._left[length:]
         return body
 
     def send(self, data: bytes) -> None:
-        """Send."""
+        """Send bytes."""
         self.socket.sendall(data)
 
     def close(self, *, reset: bool = False) -> None:
-        """Hang up."""
+        """Close or reset the connection."""
         if reset:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
@@ -82,23 +82,23 @@ def header(head: bytes, name: str) -> str | None:
 
 
 def hang_up(peer: Peer) -> None:
-    """An answer that is none."""
+    """Close the connection without an answer."""
     peer.close()
 
 
 def reset(peer: Peer) -> None:
-    """The same, rudely."""
+    """Reset the connection without an answer."""
     peer.close(reset=True)
 
 
 def wait(peer: Peer) -> None:
-    """No answer, until the client has had enough."""
+    """Send no answer, and wait until the client closes the connection."""
     while peer.socket.recv(2**16):
         pass
 
 
 def then_hang_up(data: bytes) -> Step:
-    """An answer after which the connection ends."""
+    """A step that sends an answer and closes the connection."""
 
     def step(peer: Peer) -> None:
         peer.send(data)
@@ -108,11 +108,11 @@ def then_hang_up(data: bytes) -> Step:
 
 
 class ScriptedServer:
-    """Answers each request by the next step; the last one is for all that come after.
+    """Answers each request by the next step, and all further requests by the last step.
 
     Args:
-        steps: Bytes to answer with, or what to do.
-        tls: For https.
+        steps: Bytes to answer with, or a function that answers.
+        tls: The context of an HTTPS server; None for HTTP.
         reads_bodies: Whether bodies are read before the answer.
     """
 
@@ -175,29 +175,29 @@ class ScriptedServer:
         return self._tls.wrap_socket(sock, server_side=True) if self._tls else sock
 
     def pool(self, *, read_timeout: float = PATIENCE, keep: int = 8, tls: ssl.SSLContext | None = None) -> Pool:
-        """Connections of ours to it."""
+        """A connection pool of the direct client for this server."""
         scheme = "https" if self._tls else "http"
         return Pool(Server(scheme, "127.0.0.1", self.port, PATIENCE, read_timeout, tls), keep)
 
     def client(self, **options: Any) -> DirectClient:
-        """A client of ours that sends its requests to it; options are those of `made_client`."""
+        """A direct client of this server; the options are those of `made_client`."""
         return made_client(self.url, **options)
 
 
 def made_client(
     url: str | None, *, config: dict[str, Any] | None = None, attempts: int = 3, engine: str = "auto", **options: Any
 ) -> DirectClient:
-    """A client of ours, as the filesystem makes it.
+    """A direct client, created as the filesystem creates it.
 
     Args:
         url: The endpoint.
         config: Options of botocore's ``Config``.
-        attempts: How often a request is sent in all.
-        engine: Which one.
-        options: Those of `Endpoint`; others are boto3's for the client.
+        attempts: The limit of attempts of each request.
+        engine: The name of the engine.
+        options: Arguments of `Endpoint`; the others are options of boto3's client.
     """
-    ours = {name: options.pop(name) for name in ("anonymous", "sign_bodies", "profile_name") if name in options}
-    keys = {} if ours.get("anonymous") or ours.get("profile_name") else KEYS
+    endpoint_options = {name: options.pop(name) for name in ("anonymous", "sign_bodies", "profile_name") if name in options}
+    keys = {} if endpoint_options.get("anonymous") or endpoint_options.get("profile_name") else KEYS
     endpoint = Endpoint(
         client_options={"endpoint_url": url, "region_name": "us-east-1", **keys, **options},
         config_options={
@@ -208,7 +208,7 @@ def made_client(
         },
         max_attempts=attempts,
         engine=engine,
-        **ours,
+        **endpoint_options,
     )
     client: Any = endpoint.make_client()
     found: DirectClient = client
@@ -228,7 +228,7 @@ def boto_request(client: DirectClient, method: str, **parameters: Any) -> Any:
 
 
 def open_sockets() -> set[str]:
-    """The sockets that this process has open; others' may still be closed meanwhile, so compare by ``<=``."""
+    """The open sockets of this process. Others may be closed in the meantime, so compare by ``<=``."""
     gc.collect()
     found = set()
     for name in os.listdir("/proc/self/fd"):

@@ -1,4 +1,4 @@
-"""The direct client: how often it tries, when it leaves a request to boto3, and what it raises."""
+"""The direct client: attempts, exceptions, and requests that are left to boto3."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def by_boto3(head: bytes) -> bool:
     return header(head, "amz-sdk-invocation-id") is not None
 
 
-# ---- how often
+# ---- attempts
 
 
 PASSING: list[Any] = [
@@ -76,8 +76,8 @@ PASSING: list[Any] = [
 ]
 
 
-def give_up_soon(server: ScriptedServer, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many answers are waited for 0.2 s only, from when the server has the request: none that comes is late."""
+def shorten_timeouts(server: ScriptedServer, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit the wait for the first answers to 0.2 s, counted from the arrival of the request at the server."""
     read_head, numbers = Connection.read_head, itertools.count(1)
 
     def read(self: Connection) -> tuple[int, dict[str, str]]:
@@ -91,11 +91,12 @@ def give_up_soon(server: ScriptedServer, times: int, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("step", PASSING)
-def test_what_passes_is_tried_again_with_the_whole_body(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passing_fault(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that meets a passing fault is sent again with its complete body."""
     content = bytes(range(256)) * 1000
     with ScriptedServer(step, step, EMPTY) as server:
         if step is wait:
-            give_up_soon(server, 2, monkeypatch)
+            shorten_timeouts(server, 2, monkeypatch)
         client = server.client(sign_bodies="always")
         client.put_object(**PLACE, Body=ViewSection(memoryview(content), Stop()))
         assert [body for _, body in server.requests] == [content] * 3
@@ -105,12 +106,11 @@ def test_what_passes_is_tried_again_with_the_whole_body(step: Any, monkeypatch: 
 
 @pytest.mark.parametrize("step", PASSING)
 @pytest.mark.parametrize("attempts", [1, 3])
-def test_what_stays_is_tried_as_often_as_one_may_and_not_oftener(
-    step: Any, attempts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lasting_fault(step: Any, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that meets a lasting fault is sent exactly as often as the limit of attempts allows."""
     with ScriptedServer(step) as server:
         if step is wait:
-            give_up_soon(server, attempts, monkeypatch)
+            shorten_timeouts(server, attempts, monkeypatch)
         client = server.client(attempts=attempts)
         with pytest.raises((ClientError, boto.HTTPClientError)):
             client.put_object(**PLACE, Body=b"x")
@@ -121,14 +121,16 @@ def test_what_stays_is_tried_as_often_as_one_may_and_not_oftener(
 @pytest.mark.parametrize(
     ("status", "code"), [(403, "AccessDenied"), (404, "NoSuchKey"), (412, "x"), (501, "x"), (400, "BadDigest")]
 )
-def test_what_will_not_pass_is_not_tried_again(status: int, code: str) -> None:
+def test_permanent_error(status: int, code: str) -> None:
+    """A request that meets a permanent error is not sent again."""
     with ScriptedServer(answer(status, code)) as server:
         with pytest.raises(ClientError):
             server.client().put_object(**PLACE, Body=b"x")
         assert len(server.requests) == 1
 
 
-def test_a_kept_connection_that_was_given_up_costs_an_attempt_but_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_kept_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kept connection that the server closed costs an attempt, but no wait."""
     monkeypatch.setattr(retry, "S3_FIRST_WAIT", 100.0)
     with ScriptedServer(OK, hang_up, OK) as server:
         client = server.client(attempts=2)
@@ -137,7 +139,8 @@ def test_a_kept_connection_that_was_given_up_costs_an_attempt_but_no_wait(monkey
         assert server.connections == 2
 
 
-def test_a_wait_ends_when_the_transfer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_during_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait between attempts ends when the transfer is cancelled."""
     stop = Stop()
 
     def long_wait(_: float, __: float) -> float:
@@ -155,14 +158,16 @@ def test_a_wait_ends_when_the_transfer_is_given_up(monkeypatch: pytest.MonkeyPat
     assert stop._callbacks == []
 
 
-def test_a_body_that_breaks_off_is_an_error_that_we_know() -> None:
+def test_truncated_body() -> None:
+    """A truncated body raises an exception of botocore."""
     with ScriptedServer(then_hang_up(b"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: 9\r\n\r\nx")) as server:
         body = server.client().get_object(**PLACE)["Body"]
         with pytest.raises(boto.HTTPClientError):
             body.read()
 
 
-def test_a_body_that_is_given_up_is_told_as_that() -> None:
+def test_stop_during_body() -> None:
+    """A body that is read raises TransferStopped when the transfer is cancelled."""
     stop = Stop()
     with ScriptedServer(b"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: 9\r\n\r\nx") as server, stopped_by(stop):
         body = server.client().get_object(**PLACE)["Body"]
@@ -171,7 +176,8 @@ def test_a_body_that_is_given_up_is_told_as_that() -> None:
             body.read()
 
 
-def test_a_generator_that_is_dropped_and_a_body_that_is_closed_leave_no_socket() -> None:
+def test_closed_body() -> None:
+    """A dropped generator and a closed body leave no socket open."""
     before = open_sockets()
     with ScriptedServer(b"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: 999\r\n\r\n" + bytes(500)) as server:
         client = server.client()
@@ -189,27 +195,30 @@ def test_a_generator_that_is_dropped_and_a_body_that_is_closed_leave_no_socket()
 # ---- errors
 
 
-def raised(call: Callable[[], object]) -> type[BaseException]:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - its type is compared
+def error_type(call: Callable[[], object]) -> type[BaseException]:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the type is compared
         call()
     return caught.type
 
 
-def test_what_cannot_be_reached_fails_as_with_boto3() -> None:
+def test_unreachable_server() -> None:
+    """An unreachable server raises the same exception as with boto3."""
     for url in ("http://127.0.0.1:9", "http://no-such-host.invalid"):
         client = made_client(url, attempts=1)
-        assert raised(lambda: client.head_object(**PLACE)) is raised(lambda: client.boto.head_object(**PLACE))  # noqa: B023
+        assert error_type(lambda: client.head_object(**PLACE)) is error_type(lambda: client.boto.head_object(**PLACE))  # noqa: B023
 
 
 @pytest.mark.parametrize("step", [hang_up, reset, wait])
-def test_an_answer_that_does_not_come_fails_as_with_boto3(step: Any) -> None:
+def test_missing_answer(step: Any) -> None:
+    """A missing answer raises the same exception as with boto3."""
     with ScriptedServer(step) as server:
         client = server.client(attempts=1, config={"read_timeout": 0.3} if step is wait else {})
-        assert raised(lambda: client.head_object(**PLACE)) is raised(lambda: client.boto.head_object(**PLACE))
+        assert error_type(lambda: client.head_object(**PLACE)) is error_type(lambda: client.boto.head_object(**PLACE))
 
 
 @pytest.mark.parametrize("trust", ["unknown", "wrong name"])
-def test_a_server_that_cannot_be_trusted_fails_as_with_boto3(trust: str, tmp_path: Path) -> None:
+def test_untrusted_server(trust: str, tmp_path: Path) -> None:
+    """A server with an untrusted certificate raises the same exception as with boto3."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("other.example" if trust == "wrong name" else "127.0.0.1").configure_cert(context)
@@ -218,13 +227,16 @@ def test_a_server_that_cannot_be_trusted_fails_as_with_boto3(trust: str, tmp_pat
     with ScriptedServer(EMPTY, tls=None if trust == "plain http" else context) as server:
         client = made_client(f"https://127.0.0.1:{server.port}", attempts=1, verify=verify)
         assert (
-            raised(lambda: client.head_object(**PLACE)) is raised(lambda: client.boto.head_object(**PLACE)) is boto.SSLError
+            error_type(lambda: client.head_object(**PLACE))
+            is error_type(lambda: client.boto.head_object(**PLACE))
+            is boto.SSLError
         )
         assert client.refusal is None
 
 
 @pytest.mark.parametrize("way", ["option", "environment", "profile", "none"])
-def test_certificates_are_trusted_as_boto3_trusts_them(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trusted_server(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate is trusted by the same settings as with boto3."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -246,18 +258,21 @@ def test_certificates_are_trusted_as_boto3_trusts_them(way: str, tmp_path: Path,
         assert not by_boto3(server.requests[0][0])
 
 
-def test_a_certificate_file_that_is_missing_fails_as_with_boto3() -> None:
+def test_missing_certificate_file() -> None:
+    """A missing certificate file raises the same exception as with boto3."""
     client = made_client("https://127.0.0.1:9", attempts=1, verify="/no/such/file")
-    assert raised(lambda: client.head_object(**PLACE)) is raised(lambda: client.boto.head_object(**PLACE))
+    assert error_type(lambda: client.head_object(**PLACE)) is error_type(lambda: client.boto.head_object(**PLACE))
 
 
-def test_missing_credentials_are_our_error() -> None:
+def test_missing_credentials() -> None:
+    """Missing credentials raise AccessDeniedError."""
     fs = S3FileSystem(endpoint_url="http://127.0.0.1:9", skip_instance_cache=True)
     with pytest.raises(AccessDeniedError):
         fs.cat_file("bucket/k")
 
 
-def test_requests_of_nobody_are_not_signed() -> None:
+def test_anonymous_request() -> None:
+    """An anonymous request is not signed."""
     with ScriptedServer(EMPTY) as server:
         client = server.client(anonymous=True)
         client.put_object(**PLACE, Body=b"content")
@@ -270,14 +285,13 @@ def test_requests_of_nobody_are_not_signed() -> None:
 
 
 def only_boto3(peer: Peer) -> None:
-    """A server that understands boto3 and nobody else."""
+    """Answer boto3, and send nonsense to any other client."""
     peer.send(EMPTY if by_boto3(peer.head) else b"What?\r\n\r\n")
 
 
 @pytest.mark.parametrize("threads", [1, 16])
-def test_a_server_that_only_boto3_can_talk_to_is_served_by_it_from_then_on(
-    threads: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_server_for_boto3_only(threads: int, caplog: pytest.LogCaptureFixture) -> None:
+    """If only boto3 understands a server, boto3 sends that request and all further ones."""
     with ScriptedServer(only_boto3) as server, caplog.at_level(logging.WARNING, LOGGER):
         client = server.client()
         gate = threading.Barrier(threads)
@@ -297,7 +311,8 @@ def test_a_server_that_only_boto3_can_talk_to_is_served_by_it_from_then_on(
         assert {body for head, body in server.requests if by_boto3(head)} == {b"content"}
 
 
-def test_a_server_that_nobody_can_talk_to_is_no_reason_to_give_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_server_for_no_client(caplog: pytest.LogCaptureFixture) -> None:
+    """If boto3 does not understand a server either, the direct client stays in use."""
     with ScriptedServer(b"What?\r\n\r\n") as server, caplog.at_level(logging.WARNING, LOGGER):
         client = server.client(attempts=1)
         with pytest.raises(boto.HTTPClientError):
@@ -306,7 +321,9 @@ def test_a_server_that_nobody_can_talk_to_is_no_reason_to_give_up(caplog: pytest
         assert caplog.records == []
 
 
-def test_a_server_that_refuses_our_signature_is_served_by_boto3() -> None:
+def test_refused_signature() -> None:
+    """If a server accepts only the signature of boto3, boto3 sends the requests."""
+
     def picky(peer: Peer) -> None:
         peer.send(EMPTY if by_boto3(peer.head) else answer(403, "SignatureDoesNotMatch"))
 
@@ -316,7 +333,8 @@ def test_a_server_that_refuses_our_signature_is_served_by_boto3() -> None:
         assert "SignatureDoesNotMatch" in str(client.refusal)
 
 
-def test_a_wrong_secret_is_an_error_and_no_reason_to_give_up() -> None:
+def test_wrong_secret() -> None:
+    """A wrong secret is an error, and the direct client stays in use."""
     with ScriptedServer(answer(403, "SignatureDoesNotMatch")) as server:
         client = server.client()
         with pytest.raises(ClientError):
@@ -324,7 +342,8 @@ def test_a_wrong_secret_is_an_error_and_no_reason_to_give_up() -> None:
         assert client.refusal is None
 
 
-def test_a_signed_body_that_changed_on_the_way_is_an_error_and_no_reason_to_give_up() -> None:
+def test_changed_signed_body() -> None:
+    """A signed body that changed on the way is an error, and the direct client stays in use."""
     with ScriptedServer(answer(400, "XAmzContentSHA256Mismatch"), EMPTY) as server:
         client = server.client()
         with pytest.raises(ClientError):
@@ -334,7 +353,9 @@ def test_a_signed_body_that_changed_on_the_way_is_an_error_and_no_reason_to_give
         assert not any(by_boto3(head) for head, _ in server.requests)
 
 
-def test_a_server_that_wants_bodies_signed_is_served_by_boto3() -> None:
+def test_required_body_signature() -> None:
+    """If a server requires signed bodies, but the settings forbid them, boto3 sends the requests."""
+
     def picky(peer: Peer) -> None:
         unsigned = header(peer.head, "x-amz-content-sha256") == "UNSIGNED-PAYLOAD"
         peer.send(answer(400, "XAmzContentSHA256Mismatch") if unsigned else EMPTY)
@@ -345,7 +366,8 @@ def test_a_server_that_wants_bodies_signed_is_served_by_boto3() -> None:
         assert client.refusal is not None
 
 
-def test_bodies_are_signed_until_the_checksum_comes_back() -> None:
+def test_signed_bodies() -> None:
+    """Bodies are signed until an answer repeats the checksum."""
     shown = EMPTY.replace(b"\r\n\r\n", f"\r\nx-amz-checksum-crc64nvme: {CRC}\r\n\r\n".encode())
     with ScriptedServer(EMPTY, shown, EMPTY) as server:
         client = server.client()
@@ -355,11 +377,11 @@ def test_bodies_are_signed_until_the_checksum_comes_back() -> None:
         assert unsigned == [False, False, True, True]
 
 
-def amazon(server: ScriptedServer, **options: Any) -> DirectClient:
-    """A client that takes a server for Amazon."""
+def amazon_client(server: ScriptedServer, **options: Any) -> DirectClient:
+    """A client that treats the server as Amazon."""
     made = server.client(config={"s3": {"addressing_style": "path"}}, **options)
     client = DirectClient(made.boto, made._credentials, max_attempts=2, is_amazon=True, pool_size=4)
-    # Our own hook keeps boto3 from looking for another region at any server but Amazon's.
+    # Remove the library's hook that keeps boto3 from searching another region on servers other than Amazon's.
     handlers = client.meta.events._emitter._handlers.prefix_search("before-call.s3.HeadObject")  # type: ignore[attr-defined]
     for handler in list(handlers):
         if getattr(handler, "__name__", "") == "_stay_at_endpoint":
@@ -377,13 +399,15 @@ def amazon(server: ScriptedServer, **options: Any) -> DirectClient:
     ],
     ids=["301", "malformed", "bare-400", "307"],
 )
-def test_a_bucket_in_another_region_is_found_by_boto3_and_then_asked_directly(elsewhere: bytes) -> None:
+def test_bucket_in_other_region(elsewhere: bytes) -> None:
+    """If a bucket is in another region, boto3 finds the region, and further requests are sent directly."""
+
     def there(peer: Peer) -> None:
         right = "/eu-west-1/s3/" in str(header(peer.head, "authorization"))
         peer.send(EMPTY if right else elsewhere)
 
     with ScriptedServer(there) as server:
-        client = amazon(server)
+        client = amazon_client(server)
         for _ in range(3):
             client.head_object(**PLACE) if elsewhere.startswith(b"HTTP/1.1 400 B") else client.get_object(**PLACE)[
                 "Body"
@@ -394,17 +418,19 @@ def test_a_bucket_in_another_region_is_found_by_boto3_and_then_asked_directly(el
         assert "/eu-west-1/s3/" in str(header(last, "authorization"))
 
 
-def test_a_refusal_that_names_the_right_region_is_one() -> None:
+def test_refusal_in_right_region() -> None:
+    """A refusal that names the region of the client is raised, and not taken for a redirect."""
     with ScriptedServer(answer(403, "AccessDenied", "x-amz-bucket-region: us-east-1")) as server:
         with pytest.raises(ClientError):
-            amazon(server).get_object(**PLACE)
+            amazon_client(server).get_object(**PLACE)
         assert len(server.requests) == 1
 
 
-# ---- many at a time
+# ---- many requests
 
 
-def test_threads_share_a_client() -> None:
+def test_shared_client() -> None:
+    """Many threads share a client and its pool."""
     with ScriptedServer(OK) as server:
         client = server.client()
         with ThreadPoolExecutor(32) as threads:
@@ -414,9 +440,11 @@ def test_threads_share_a_client() -> None:
         assert not any(by_boto3(head) for head, _ in server.requests)
 
 
-def test_a_request_that_was_begun_keeps_nothing_of_its_body() -> None:
+def test_body_after_begin() -> None:
+    """A request that was begun does not keep its body in memory."""
+
     class Content(bytearray):
-        """Can be referred to weakly."""
+        """Supports weak references."""
 
     content = Content(b"content")
     kept = weakref.ref(content)
@@ -429,6 +457,7 @@ def test_a_request_that_was_begun_keeps_nothing_of_its_body() -> None:
         assert server.requests[0][1] == b"content"
 
 
-def test_a_half_made_client_has_no_attributes() -> None:
+def test_uninitialized_client() -> None:
+    """A client without `__init__` raises AttributeError."""
     with pytest.raises(AttributeError):
         DirectClient.__new__(DirectClient).boto  # noqa: B018

@@ -1,4 +1,4 @@
-"""Connecting: to servers that do not answer, that refuse, or that have several addresses; and giving it up meanwhile."""
+"""Connecting to servers that are silent, refuse, or have several addresses, and cancelling it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SYN_SENT = "02"
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """The port of a server that takes no more connections: the kernel drops what asks for one."""
+    """The port of a server with a full queue: the kernel drops further connection requests."""
     with socket.socket() as listener, contextlib.ExitStack() as waiting:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        for _ in range(3):  # one more than there is room for, whatever the kernel makes of 0
+        for _ in range(3):  # more than the queue holds, whatever the kernel makes of 0
             client = waiting.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
@@ -47,20 +47,20 @@ def silent() -> Iterator[int]:
 
 @pytest.fixture
 def tls() -> ssl.SSLContext:
-    """What a client trusts."""
+    """The TLS context of a client."""
     context = ssl.create_default_context()
     trustme.CA().configure_trust(context)
     return context
 
 
 def connecting(port: int) -> int:
-    """How many sockets of this machine wait for a server to take their connection."""
+    """The number of sockets of this machine that wait for the port to accept their connection."""
     lines = (line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:])
     return sum(fields[2] == f"0100007F:{port:04X}" and fields[3] == SYN_SENT for fields in lines)
 
 
 class Attempt:
-    """A connection that is being made in a thread, and may be given up."""
+    """An attempt to connect, in a thread, which can be cancelled."""
 
     def __init__(self, server: Server) -> None:
         self.stop = Stop()
@@ -72,7 +72,7 @@ class Attempt:
         try:
             with stopped_by(self.stop):
                 Connection(server)
-        except BaseException as error:  # noqa: BLE001 - looked at by the test
+        except BaseException as error:  # noqa: BLE001 - checked by the test
             self.ended_by.append(error)
 
     def end(self) -> None:
@@ -80,7 +80,8 @@ class Attempt:
         assert not self._thread.is_alive()
 
 
-def test_waiting_for_a_server_that_does_not_answer_ends_when_the_transfer_is_given_up(silent: int) -> None:
+def test_stop_while_connecting(silent: int) -> None:
+    """Connecting to a silent server ends when the transfer is cancelled."""
     before, others = open_sockets(), connecting(silent)
     attempt = Attempt(Server("http", "127.0.0.1", silent, NEVER, NEVER))
     eventually(lambda: connecting(silent) == others + 1)
@@ -90,7 +91,8 @@ def test_waiting_for_a_server_that_does_not_answer_ends_when_the_transfer_is_giv
     assert open_sockets() <= before
 
 
-def test_a_handshake_that_does_not_come_ends_when_the_transfer_is_given_up(tls: ssl.SSLContext) -> None:
+def test_stop_during_handshake(tls: ssl.SSLContext) -> None:
+    """Waiting for a TLS handshake ends when the transfer is cancelled."""
     heard = threading.Event()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -98,7 +100,7 @@ def test_a_handshake_that_does_not_come_ends_when_the_transfer_is_given_up(tls: 
         def listen() -> None:
             peer, _ = listener.accept()
             with peer:
-                peer.recv(1)  # it has begun to say hello
+                peer.recv(1)  # the client has begun the handshake
                 heard.set()
                 while peer.recv(2**16):
                     pass
@@ -109,12 +111,13 @@ def test_a_handshake_that_does_not_come_ends_when_the_transfer_is_given_up(tls: 
         assert heard.wait(SECONDS)
         attempt.stop.set()
         attempt.end()
-        server.join(SECONDS)  # it has seen the end of the connection
+        server.join(SECONDS)  # the server has seen the end of the connection
         assert not server.is_alive()
     assert [type(each) for each in attempt.ended_by] == [TransferStopped]
 
 
-def test_who_gave_up_before_does_not_connect() -> None:
+def test_stop_before_connecting() -> None:
+    """A cancelled transfer does not connect."""
     with ScriptedServer(OK) as server:
         stop = Stop()
         stop.set()
@@ -122,7 +125,8 @@ def test_who_gave_up_before_does_not_connect() -> None:
             Connection(Server("http", "127.0.0.1", server.port, SECONDS, SECONDS))
 
 
-def test_a_server_that_does_not_answer_is_given_up_after_the_timeout(silent: int, tls: ssl.SSLContext) -> None:
+def test_connect_timeout(silent: int, tls: ssl.SSLContext) -> None:
+    """Connecting to a silent server ends after the timeout."""
     with pytest.raises(CannotConnectError) as caught:
         Connection(Server("http", "127.0.0.1", silent, 0.05, NEVER))
     assert isinstance(caught.value.__cause__, TimeoutError)
@@ -131,7 +135,8 @@ def test_a_server_that_does_not_answer_is_given_up_after_the_timeout(silent: int
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
-def test_all_addresses_of_a_name_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All addresses of a host name are tried."""
     with ScriptedServer(OK) as server, socket.create_server(("127.0.0.1", 0)) as closed:
         refusing = closed.getsockname()
         closed.close()
@@ -142,7 +147,8 @@ def test_all_addresses_of_a_name_are_tried(monkeypatch: pytest.MonkeyPatch) -> N
         eventually(lambda: server.connections == 1)
 
 
-def test_a_cancelled_upload_does_not_wait_for_a_server_that_does_not_answer(silent: int, tmp_path: Path) -> None:
+def test_cancelled_upload(silent: int, tmp_path: Path) -> None:
+    """A cancelled upload does not wait for a silent server."""
     (tmp_path / "file").write_bytes(b"content")
     filesystem = S3FileSystem(
         key=KEYS["aws_access_key_id"],
@@ -166,7 +172,8 @@ def test_a_cancelled_upload_does_not_wait_for_a_server_that_does_not_answer(sile
 
 
 @pytest.mark.parametrize("action", ["upload", "create", "download"])
-def test_ctrl_c_does_not_wait_for_a_server_that_does_not_answer(action: str, silent: int, tmp_path: Path) -> None:
+def test_ctrl_c_while_connecting(action: str, silent: int, tmp_path: Path) -> None:
+    """Ctrl-C does not wait for a silent server."""
     local = tmp_path / "file"
     local.write_bytes(b"before")
     config = {

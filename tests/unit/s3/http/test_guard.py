@@ -1,4 +1,4 @@
-"""Whoever stands in for boto3's network, or wants to see its requests, gets all of them."""
+"""A mock of boto3's network, and a listener to its events, receives all requests."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def direct(client: DirectClient) -> bool:
     return client._prepared("head_object", PLACE) is not None
 
 
-def print_nothing(*_: Any, **__: Any) -> None:
+def do_nothing(*_: Any, **__: Any) -> None:
     """A handler."""
 
 
 class Tracer:
     def see(self, **_: Any) -> None:
-        """A handler, too."""
+        """A handler that is a method."""
 
 
 EVENTS = [
@@ -63,7 +63,7 @@ EVENTS = [
 ]
 HANDLERS: dict[str, Any] = {
     "function": lambda **_: None,
-    "partial": partial(print_nothing, 1),
+    "partial": partial(do_nothing, 1),
     "mock": Mock(return_value=None),
     "magic": MagicMock(return_value=None),
     "method": Tracer().see,
@@ -71,7 +71,8 @@ HANDLERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_handler_that_is_registered_is_a_listener_until_it_goes(event: str, server: ScriptedServer) -> None:
+def test_registered_handler(event: str, server: ScriptedServer) -> None:
+    """A registered handler counts as a listener until it is unregistered."""
     client = server.client()
     assert direct(client)
     client.meta.events.register(event, handler := lambda **_: None)
@@ -81,13 +82,15 @@ def test_a_handler_that_is_registered_is_a_listener_until_it_goes(event: str, se
 
 
 @pytest.mark.parametrize("kind", HANDLERS)
-def test_any_kind_of_handler_is_a_listener(kind: str, server: ScriptedServer) -> None:
+def test_kind_of_handler(kind: str, server: ScriptedServer) -> None:
+    """Each kind of handler counts as a listener."""
     client = server.client()
     client.meta.events.register("before-send.s3", HANDLERS[kind])
     assert not direct(client)
 
 
-def test_a_handler_sees_every_request(server: ScriptedServer) -> None:
+def test_requests_of_handler(server: ScriptedServer) -> None:
+    """A handler receives every request."""
     client = server.client()
     client.head_object(**PLACE)
     seen: list[str] = []
@@ -99,7 +102,8 @@ def test_a_handler_sees_every_request(server: ScriptedServer) -> None:
     assert seen == ["HEAD", "GET", "PUT", "DELETE"]
 
 
-def test_a_handler_that_answers_is_heard(server: ScriptedServer) -> None:
+def test_answer_of_handler(server: ScriptedServer) -> None:
+    """The answer of a handler is used."""
     client = server.client()
     headers: Any = {"Content-Length": "4"}
     answer = AWSResponse("http://x", 200, headers, Mock(stream=list))
@@ -109,7 +113,8 @@ def test_a_handler_that_answers_is_heard(server: ScriptedServer) -> None:
     assert server.requests == []
 
 
-def test_botocores_stubber_answers(server: ScriptedServer) -> None:
+def test_stubber(server: ScriptedServer) -> None:
+    """The answers of botocore's Stubber are used."""
     client = server.client()
     assert direct(client)
     with Stubber(client.boto) as stubber:
@@ -122,12 +127,12 @@ def test_botocores_stubber_answers(server: ScriptedServer) -> None:
     assert direct(client)
 
 
-def no_call(*_: Any, **__: Any) -> dict[str, Any]:
+def fake_call(*_: Any, **__: Any) -> dict[str, Any]:
     return {"ContentLength": 11, "ETag": '"e"'}
 
 
 PATCHES: dict[str, Any] = {
-    "call": lambda: patch("botocore.client.BaseClient._make_api_call", no_call),
+    "call": lambda: patch("botocore.client.BaseClient._make_api_call", fake_call),
     "call, by a mock": lambda: patch("botocore.client.BaseClient._make_api_call"),
     "call, by its likeness": lambda: patch("botocore.client.BaseClient._make_api_call", autospec=True),
     "request": lambda: patch("botocore.client.BaseClient._make_request", autospec=True),
@@ -142,7 +147,8 @@ PATCHES: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", PATCHES)
 @pytest.mark.parametrize("first", [True, False], ids=["before the client", "after the client"])
-def test_a_replaced_part_of_botocore_is_a_listener_until_it_is_back(kind: str, first: bool, server: ScriptedServer) -> None:
+def test_patched_botocore(kind: str, first: bool, server: ScriptedServer) -> None:
+    """A patched part of botocore counts as a listener until the patch ends."""
     client = None if first else server.client()
     with PATCHES[kind]():
         client = client or server.client()
@@ -151,9 +157,10 @@ def test_a_replaced_part_of_botocore_is_a_listener_until_it_is_back(kind: str, f
 
 
 @pytest.mark.parametrize("name", ["_make_api_call", "get_object", "head_object"])
-def test_a_replaced_method_of_one_client_is_called(name: str, server: ScriptedServer) -> None:
+def test_patched_method(name: str, server: ScriptedServer) -> None:
+    """A patched method of one client is called."""
     client = server.client()
-    with patch.object(client.boto, name, side_effect=no_call):
+    with patch.object(client.boto, name, side_effect=fake_call):
         found = (client.get_object if name == "get_object" else client.head_object)(**PLACE)
     assert found["ContentLength"] == 11
     assert server.requests == []
@@ -183,7 +190,8 @@ print(json.dumps([during, Listeners(client).any()]))
         ("botocore.awsrequest.AWSHTTPConnection", "mock"),
     ],
 )
-def test_what_was_replaced_before_we_were_imported_is_a_listener(target: str, kind: str) -> None:
+def test_patch_before_import(target: str, kind: str) -> None:
+    """A part of botocore that was patched before the import of the library counts as a listener."""
     command = [sys.executable, "-c", BEFORE_IMPORT, target, kind]
     during, _ = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert during
@@ -195,7 +203,8 @@ def filesystem(**options: Any) -> S3FileSystem:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["before the client", "after the client"])
-def test_moto_sees_all_that_a_filesystem_does_at_any_size(first: bool, tmp_path: Any) -> None:
+def test_filesystem_under_moto(first: bool, tmp_path: Any) -> None:
+    """Under moto, a filesystem sends all its requests to moto, for small and large objects."""
     fs = filesystem(part_size=5 * 2**20, multipart_threshold=5 * 2**20)
     if not first:
         assert fs.connection.client.refusal is None  # type: ignore[attr-defined]
@@ -215,7 +224,8 @@ def test_moto_sees_all_that_a_filesystem_does_at_any_size(first: bool, tmp_path:
         assert plain.head_object(Bucket="bucket", Key="large")["ContentLength"] == 6 * 2**20
 
 
-def test_requests_go_directly_again_when_moto_has_gone(server: ScriptedServer) -> None:
+def test_requests_after_moto(server: ScriptedServer) -> None:
+    """After moto has ended, requests are sent directly again."""
     client = server.client()
     with mock_aws():
         assert not direct(client)
@@ -225,7 +235,8 @@ def test_requests_go_directly_again_when_moto_has_gone(server: ScriptedServer) -
     assert b"amz-sdk-invocation-id" not in server.requests[0][0]
 
 
-def test_a_client_of_a_mocked_session_is_made_anew_afterwards() -> None:
+def test_client_created_under_moto() -> None:
+    """A client that was created under moto sends requests directly afterwards."""
     with mock_aws():
         client = made_client(None)
         boto3.session.Session().client("s3", region_name="us-east-1").create_bucket(Bucket="bucket")

@@ -1,4 +1,4 @@
-"""Requests are those that boto3 sends, and answers are read as boto3 reads them."""
+"""Requests equal those of boto3, and answers are read as boto3 reads them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gllm_storage.s3.http.operations import operations_of
 from tests.unit.s3.http.scripted import ScriptedServer, boto_request, made_client
 
 BOTO3_ONLY = {"expect", "amz-sdk-invocation-id", "amz-sdk-request", "user-agent", "authorization", "x-amz-date"}
-"""Headers of boto3's that we do not send, or that are of the moment."""
-OURS_ONLY = {"accept-encoding", "host", "authorization", "x-amz-date", "user-agent"}
-"""Headers that boto3's HTTP library adds after boto3 has done, or that are of the moment."""
+"""Headers that only boto3 sends, or that depend on the time."""
+DIRECT_ONLY = {"accept-encoding", "host", "authorization", "x-amz-date", "user-agent"}
+"""Headers that boto3's HTTP library adds after boto3 has built the request, or that depend on the time."""
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def client() -> DirectClient:
     return made_client("http://127.0.0.1:9", sign_bodies="always")
 
 
-def ours(client: DirectClient, method: str, parameters: dict[str, Any]) -> tuple[str, str, dict[str, str]] | None:
-    """Method, target and headers that we send."""
+def direct_request(client: DirectClient, method: str, parameters: dict[str, Any]) -> tuple[str, str, dict[str, str]] | None:
+    """Method, target and headers of a direct request; None if the request is left to boto3."""
     prepared = client._prepared(method, parameters)
     if prepared is None:
         return None
@@ -38,12 +38,12 @@ def ours(client: DirectClient, method: str, parameters: dict[str, Any]) -> tuple
     headers = dict(line.split(": ", 1) for line in lines)
     assert len(headers) == len(lines)
     assert headers["host"] == "127.0.0.1:9"
-    # Spaces around a value are none of it, in HTTP; boto3 leaves them out.
-    return sent, target, {name: value.strip() for name, value in headers.items() if name not in OURS_ONLY}
+    # In HTTP, spaces around a value are not a part of it; boto3 leaves them out.
+    return sent, target, {name: value.strip() for name, value in headers.items() if name not in DIRECT_ONLY}
 
 
-def theirs(client: DirectClient, method: str, parameters: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
-    """Method, target and headers that boto3 sends."""
+def boto3_request(client: DirectClient, method: str, parameters: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
+    """Method, target and headers of boto3's request."""
     request = boto_request(client, method, **parameters)
     url = urlsplit(request.url)
     headers = {
@@ -56,7 +56,7 @@ def theirs(client: DirectClient, method: str, parameters: dict[str, Any]) -> tup
 
 
 def assert_same(client: DirectClient, method: str, parameters: dict[str, Any]) -> None:
-    mine, boto = ours(client, method, parameters), theirs(client, method, parameters)
+    mine, boto = direct_request(client, method, parameters), boto3_request(client, method, parameters)
     assert mine is not None
     assert mine[:1] + mine[2:] == boto[:1] + boto[2:]
     path, _, query = mine[1].partition("?")
@@ -95,7 +95,8 @@ PLACE = {"Bucket": "bucket", "Key": "a/b c+d%20é~!'()*//.././k"}
         ("delete_object", {"VersionId": "v", "BypassGovernanceRetention": True}),
     ],
 )
-def test_a_request_is_the_one_that_boto3_sends(client: DirectClient, method: str, parameters: dict[str, Any]) -> None:
+def test_request_parameters(client: DirectClient, method: str, parameters: dict[str, Any]) -> None:
+    """A request equals the one that boto3 sends."""
     assert_same(client, method, {**PLACE, **parameters})
 
 
@@ -104,7 +105,8 @@ KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40
 
 @settings(max_examples=80, deadline=None)
 @given(key=KEYS)
-def test_any_key_has_the_path_that_boto3_gives_it(key: str) -> None:
+def test_path_of_any_key(key: str) -> None:
+    """Any key has the same path as with boto3."""
     assert_same(_shared(), "head_object", {"Bucket": "bucket", "Key": key})
 
 
@@ -116,9 +118,10 @@ def test_any_key_has_the_path_that_boto3_gives_it(key: str) -> None:
         max_size=4,
     )
 )
-def test_any_metadata_are_those_that_boto3_sends_or_go_through_boto3(metadata: dict[str, str]) -> None:
+def test_any_metadata(metadata: dict[str, str]) -> None:
+    """Any metadata are sent as boto3 sends them, or the request is left to boto3."""
     parameters = {"Bucket": "bucket", "Key": "k", "Body": b"x", "Metadata": metadata}
-    if ours(_shared(), "put_object", parameters) is None:
+    if direct_request(_shared(), "put_object", parameters) is None:
         assert len({name.lower() for name in metadata}) < len(metadata)
     else:
         assert_same(_shared(), "put_object", parameters)
@@ -133,7 +136,8 @@ def _shared() -> DirectClient:
     return _clients[0]
 
 
-def test_a_very_long_key_has_the_path_that_boto3_gives_it(client: DirectClient) -> None:
+def test_path_of_long_key(client: DirectClient) -> None:
+    """A very long key has the same path as with boto3."""
     assert_same(client, "get_object", {"Bucket": "bucket", "Key": "é/" * 300 + "k" * 400})
 
 
@@ -166,11 +170,12 @@ def test_a_very_long_key_has_the_path_that_boto3_gives_it(client: DirectClient) 
         ("get_object", {"Bucket": None}),
         ("get_object", {"Bucket": "arn:aws:s3:us-east-1:123456789012:accesspoint/x", "Key": 3}),
     ],
-    ids=lambda each: re.sub(r" at 0x[0-9a-f]+", "", str(each)),  # xdist wants the same names in each process
+    ids=lambda each: re.sub(r" at 0x[0-9a-f]+", "", str(each)),  # xdist needs the same ids in each process
 )
-def test_what_is_unusual_is_left_to_boto3(client: DirectClient, method: str, parameters: dict[str, Any]) -> None:
+def test_unusual_parameters(client: DirectClient, method: str, parameters: dict[str, Any]) -> None:
+    """A request with unusual parameters is left to boto3."""
     body = {"Body": b"x"} if method == "put_object" else {}
-    assert ours(client, method, {**PLACE, **body, **parameters}) is None
+    assert direct_request(client, method, {**PLACE, **body, **parameters}) is None
 
 
 ANSWER = (
@@ -183,8 +188,8 @@ ANSWER = (
 EXPIRES = [b"", b"Expires: Thu, 01 Dec 1994 16:00:00 GMT\r\n", b"Expires: 0\r\n", b"Expires: never\r\n"]
 
 
-def without_moment(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what differs from call to call."""
+def without_time(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without the values that differ from call to call."""
     found = dict(answer)
     metadata = dict(found.pop("ResponseMetadata"))
     headers = {name: value for name, value in dict(metadata.pop("HTTPHeaders")).items() if name != "expires"}
@@ -193,15 +198,17 @@ def without_moment(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("expires", EXPIRES, ids=["none", "date", "zero", "never"])
-def test_an_answer_is_read_as_boto3_reads_it(expires: bytes) -> None:
+def test_successful_answer(expires: bytes) -> None:
+    """A successful answer is read as boto3 reads it."""
     with ScriptedServer(ANSWER % expires) as server:
         client = server.client()
         place: dict[str, Any] = {"Bucket": "b", "Key": "k"}
-        assert without_moment(client.get_object(**place)) == without_moment(dict(client.boto.get_object(**place)))
+        assert without_time(client.get_object(**place)) == without_time(dict(client.boto.get_object(**place)))
         assert client.refusal is None
 
 
-def test_the_body_of_an_answer_is_not_decoded() -> None:
+def test_encoded_body() -> None:
+    """The body of an answer is not decoded."""
     with ScriptedServer(
         b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Encoding: gzip\r\nETag: e\r\n\r\n\x1f\x8b\x00\xff"
     ) as server:
@@ -230,7 +237,8 @@ XML = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>why</Message><Reques
     ],
 )
 @pytest.mark.parametrize("method", ["get_object", "delete_object"])
-def test_a_refusal_is_read_as_boto3_reads_it(method: str, status: int, body: bytes) -> None:
+def test_error_answer(method: str, status: int, body: bytes) -> None:
+    """An error answer is read as boto3 reads it."""
     head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nx-amz-request-id: Q\r\nx-amz-id-2: H\r\n\r\n".encode()
     parameters: dict[str, Any] = {"Bucket": "b", "Key": "k"}
     with ScriptedServer(head + body) as server:
@@ -248,7 +256,8 @@ def test_a_refusal_is_read_as_boto3_reads_it(method: str, status: int, body: byt
     assert client.refusal is None
 
 
-def test_an_error_under_status_200_is_an_error() -> None:
+def test_error_under_status_200() -> None:
+    """An error under status 200 is raised as an error, after all attempts."""
     late = XML % b"InternalError"
     answer = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "e"\r\n\r\n%s' % (len(late), late)
     with ScriptedServer(answer) as server:
@@ -260,7 +269,8 @@ def test_an_error_under_status_200_is_an_error() -> None:
         assert len(server.requests) == 2
 
 
-def test_there_are_five_operations(client: DirectClient) -> None:
+def test_direct_operations(client: DirectClient) -> None:
+    """Five operations are sent directly."""
     assert {method: each.method for method, each in operations_of(client.boto).items()} == {
         "head_object": "HEAD",
         "get_object": "GET",

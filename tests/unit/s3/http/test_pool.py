@@ -1,4 +1,4 @@
-"""Requests that are given up, connections that serve one after the other, threads and forks."""
+"""The connection pool: cancelled requests, reused connections, threads and forks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def put_head(length: int) -> bytes:
 
 
 class Certificates:
-    """A certificate for 127.0.0.1, and who trusts it."""
+    """TLS contexts of a server on 127.0.0.1, and of a client that trusts it."""
 
     def __init__(self) -> None:
         authority = trustme.CA()
@@ -50,57 +50,59 @@ def certificates() -> Certificates:
 
 @pytest.fixture(params=["http", "https"])
 def contexts(request: pytest.FixtureRequest, certificates: Certificates) -> tuple[Any, Any]:
-    """Of the server and of the client."""
+    """The TLS contexts of the server and of the client; None for HTTP."""
     return (certificates.server, certificates.client) if request.param == "https" else (None, None)
 
 
-def given_up(stop: Stop, run: Callable[[], object], *, when: Callable[[], object], by: Any = TransferStopped) -> float:
-    """Run something that a stop ends.
+def seconds_to_stop(
+    stop: Stop, run: Callable[[], object], *, when: Callable[[], object], by: Any = TransferStopped
+) -> float:
+    """Run a function, and end it by a stop.
 
     Args:
         stop: The stop.
-        run: What it ends.
-        when: It is set soon after this holds.
-        by: What comes out.
+        run: The function.
+        when: The stop is set soon after this returns a true value.
+        by: The exception that the function raises.
 
     Returns:
-        Seconds from the stop to the end.
+        Seconds from the stop to the end of the function.
     """
-    said: list[float] = []
+    stopped_at: list[float] = []
 
-    def give_up() -> None:
+    def set_stop() -> None:
         eventually(when)
-        time.sleep(0.1)  # it waits by then, most likely
-        said.append(time.monotonic())
+        time.sleep(0.1)  # most likely, the function waits by then
+        stopped_at.append(time.monotonic())
         stop.set()
 
     with ThreadPoolExecutor(1) as thread:
-        giving_up = thread.submit(give_up)
+        stopping = thread.submit(set_stop)
         with stopped_by(stop), pytest.raises(by):
             run()
-        seconds = time.monotonic() - said[0]
-        giving_up.result()
+        seconds = time.monotonic() - stopped_at[0]
+        stopping.result()
     return seconds
 
 
 AT_ONCE = PATIENCE / 2
-"""Seconds, for a busy machine; what is not cut waits until `PATIENCE` is over."""
+"""Seconds, on a busy machine. A request that is not cancelled waits until `PATIENCE` is over."""
 
 
 @pytest.mark.parametrize("step", [wait, b"HTTP/1.1 200 OK\r\nContent-"], ids=["nothing", "half a head"])
-def test_a_read_that_waits_is_cut_at_once(step: Any, contexts: tuple[Any, Any]) -> None:
+def test_stop_during_head(step: Any, contexts: tuple[Any, Any]) -> None:
+    """A request that waits for the head of its answer ends at once when it is cancelled."""
     stop = Stop()
     with ScriptedServer(step, tls=contexts[0]) as server:
         pool = server.pool(tls=contexts[1])
-        assert given_up(stop, lambda: pool.request(HEAD), when=lambda: server.requests) < AT_ONCE
+        assert seconds_to_stop(stop, lambda: pool.request(HEAD), when=lambda: server.requests) < AT_ONCE
     assert stop._callbacks == []
     assert list(pool._free.get()) == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_does_not_come_is_cut_at_once_and_nothing_else_is_taken_for_it(
-    chunked: bool, contexts: tuple[Any, Any]
-) -> None:
+def test_stop_during_body(chunked: bool, contexts: tuple[Any, Any]) -> None:
+    """A stalled body ends at once when it is cancelled, and no other bytes are taken for its content."""
     stop, found = Stop(), bytearray()
     begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n" + bytes(1000) if chunked else LONG
 
@@ -112,11 +114,12 @@ def test_a_body_that_does_not_come_is_cut_at_once_and_nothing_else_is_taken_for_
     with ScriptedServer(begun, tls=contexts[0]) as server:
         pool = server.pool(tls=contexts[1])
         ended_by = (TransferStopped, OSError)
-        assert given_up(stop, lambda: run(pool), when=lambda: server.requests, by=ended_by) < AT_ONCE
-    assert not any(found)  # what TLS sends is not zeros
+        assert seconds_to_stop(stop, lambda: run(pool), when=lambda: server.requests, by=ended_by) < AT_ONCE
+    assert not any(found)  # TLS records do not consist of zeros
 
 
-def test_a_write_that_is_half_sent_is_cut(contexts: tuple[Any, Any]) -> None:
+def test_stop_during_write(contexts: tuple[Any, Any]) -> None:
+    """A write that is partly sent ends at once when it is cancelled."""
     stop, received = Stop(), []
 
     def slow(peer: Peer) -> None:
@@ -128,16 +131,17 @@ def test_a_write_that_is_half_sent_is_cut(contexts: tuple[Any, Any]) -> None:
         pool = server.pool(tls=contexts[1])
         size = 64 * MIB
         send = partial(pool.request, put_head(size), bytes(size), changes=True)
-        assert given_up(stop, send, when=lambda: len(received) >= 10) < AT_ONCE
+        assert seconds_to_stop(stop, send, when=lambda: len(received) >= 10) < AT_ONCE
     assert sum(received) < size
     assert stop._callbacks == []
 
 
-def test_a_write_that_has_left_is_awaited(contexts: tuple[Any, Any]) -> None:
+def test_stop_after_write(contexts: tuple[Any, Any]) -> None:
+    """The answer to a write that is completely sent is awaited even if the write is cancelled."""
     stop = Stop()
 
     def late(peer: Peer) -> None:
-        time.sleep(0.2)  # the answer is waited for by then, most likely
+        time.sleep(0.2)  # most likely, the client waits for the answer by then
         stop.set()
         time.sleep(0.2)
         peer.send(OK)
@@ -153,7 +157,8 @@ def test_a_write_that_has_left_is_awaited(contexts: tuple[Any, Any]) -> None:
         assert server.connections == 1
 
 
-def test_what_was_given_up_before_it_began_is_not_sent() -> None:
+def test_stop_before_request() -> None:
+    """A request that is cancelled before it begins is not sent."""
     stop = Stop()
     with ScriptedServer(OK) as server:
         stop.set()
@@ -162,8 +167,8 @@ def test_what_was_given_up_before_it_began_is_not_sent() -> None:
         assert server.requests == []
 
 
-def test_a_write_that_is_given_up_before_its_last_piece_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stop comes when the last piece is about to be sent: either it does not leave, or it is awaited."""
+def test_stop_before_last_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that is cancelled just before its last piece does not send that piece."""
     stop = Stop()
     before_last = Exchange.before_last
 
@@ -179,7 +184,8 @@ def test_a_write_that_is_given_up_before_its_last_piece_does_not_leave(monkeypat
         assert server.requests == []
 
 
-def test_a_stop_of_a_whole_transfer_ends_the_requests_of_its_attempts_once() -> None:
+def test_stop_of_transfer() -> None:
+    """A stop of a transfer ends the requests of its attempts, and leaves no callback."""
     whole = Stop()
     attempt = Stop(whole)
     with ScriptedServer(lambda _: whole.set()) as server:
@@ -191,12 +197,13 @@ def test_a_stop_of_a_whole_transfer_ends_the_requests_of_its_attempts_once() -> 
     assert (whole._callbacks, attempt._callbacks) == ([], [])
 
 
-def test_a_late_stop_does_not_end_the_request_of_the_next_user_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late stop does not end the next request on the same connection."""
     first = Stop()
     ends: list[Callable[[], None]] = []
 
     def slow(peer: Peer) -> None:
-        ends[0]()  # `Stop.set` had taken it from the list before it was forgotten
+        ends[0]()  # as if `Stop.set` had read the callback just before it was removed
         peer.send(OK)
 
     monkeypatch.setattr(Stop, "on_set", lambda _, end: ends.append(end))
@@ -208,8 +215,8 @@ def test_a_late_stop_does_not_end_the_request_of_the_next_user_of_a_connection(m
         assert server.connections == 1
 
 
-def test_many_stops_at_any_moment_leave_the_others_alone() -> None:
-    """Half of the requests are given up, at moments that differ; the others, over the same connections, all succeed."""
+def test_many_stops() -> None:
+    """Half of the requests are cancelled at various moments; the others, over the same connections, succeed."""
     with ScriptedServer(OK) as server:
         pool = server.pool(keep=4)
 
@@ -233,7 +240,8 @@ def test_many_stops_at_any_moment_leave_the_others_alone() -> None:
     assert [each for each in results if each is not None] == [b"ok"] * 150
 
 
-def test_threads_share_connections_and_none_is_lost() -> None:
+def test_shared_connections() -> None:
+    """Threads share connections, and each connection is closed at the end."""
     before = open_sockets()
     with ScriptedServer(OK) as server:
         pool = server.pool(keep=8)
@@ -244,7 +252,8 @@ def test_threads_share_connections_and_none_is_lost() -> None:
     assert open_sockets() <= before
 
 
-def test_a_pool_keeps_no_more_connections_than_it_may() -> None:
+def test_limit_of_kept_connections() -> None:
+    """A pool keeps at most `keep` connections."""
     with ScriptedServer(OK) as server:
         pool = server.pool(keep=2)
         begun = [pool.begin(HEAD) for _ in range(6)]
@@ -253,7 +262,8 @@ def test_a_pool_keeps_no_more_connections_than_it_may() -> None:
         assert server.connections == 6
 
 
-def test_answers_may_be_read_in_any_order() -> None:
+def test_order_of_answers() -> None:
+    """Answers can be read in any order."""
     with ScriptedServer(OK) as server:
         pool = server.pool()
         begun = [pool.begin(HEAD) for _ in range(4)]
@@ -261,7 +271,8 @@ def test_answers_may_be_read_in_any_order() -> None:
             assert each.answer(bodiless=False).read() == b"ok"
 
 
-def test_tls_moves_large_bodies_both_ways(certificates: Certificates) -> None:
+def test_large_bodies_over_tls(certificates: Certificates) -> None:
+    """TLS carries large bodies in both directions."""
     content = os.urandom(5 * MIB)
 
     def echo(peer: Peer) -> None:
@@ -274,7 +285,8 @@ def test_tls_moves_large_bodies_both_ways(certificates: Certificates) -> None:
         assert server.connections == 1
 
 
-def test_a_kept_tls_connection_that_the_server_closed_is_replaced(certificates: Certificates) -> None:
+def test_closed_tls_connection(certificates: Certificates) -> None:
+    """A kept TLS connection that the server closed is replaced."""
     with ScriptedServer(OK, hang_up, OK, tls=certificates.server) as server:
         pool = server.pool(tls=certificates.client)
         pool.request(HEAD).read()
@@ -284,14 +296,16 @@ def test_a_kept_tls_connection_that_the_server_closed_is_replaced(certificates: 
         assert pool.request(HEAD, fresh=True).read() == b"ok"
 
 
-def test_what_a_tls_server_says_too_much_is_not_taken_for_the_next_answer(certificates: Certificates) -> None:
+def test_surplus_bytes_over_tls(certificates: Certificates) -> None:
+    """Surplus bytes of a TLS server are not taken for the next answer."""
     much = OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
     with ScriptedServer(much, OK, tls=certificates.server) as server:
         pool = server.pool(tls=certificates.client)
         assert [pool.request(HEAD).read() for _ in range(2)] == [b"ok", b"ok"]
 
 
-def test_a_server_that_is_not_trusted_is_an_ssl_error(certificates: Certificates) -> None:
+def test_untrusted_server(certificates: Certificates) -> None:
+    """A server with an untrusted certificate is an SSL error, and no socket stays open."""
     before = open_sockets()
     with ScriptedServer(OK, tls=certificates.server) as server, pytest.raises(ssl.SSLCertVerificationError):
         server.pool(tls=ssl.create_default_context()).request(HEAD)
@@ -302,7 +316,7 @@ def test_a_server_that_is_not_trusted_is_an_ssl_error(certificates: Certificates
 
 
 def in_child(run: Callable[[], bool]) -> bool:
-    """Whether something is true in a forked child; it ends without Python's own end."""
+    """Whether a function returns true in a forked child, which ends by `os._exit`."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -314,7 +328,8 @@ def in_child(run: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(status) == 0
 
 
-def test_a_forked_child_has_connections_of_its_own() -> None:
+def test_connections_after_fork() -> None:
+    """A forked child has its own connections."""
     with ScriptedServer(OK) as server:
         pool = server.pool()
         pool.request(HEAD).read()
@@ -325,7 +340,8 @@ def test_a_forked_child_has_connections_of_its_own() -> None:
         assert server.connections == 2
 
 
-def test_a_child_that_gives_up_what_its_parent_does_ends_nothing_of_the_parents() -> None:
+def test_stop_in_child() -> None:
+    """A stop in a forked child does not end a request of its parent."""
     stop, forked = Stop(), threading.Event()
 
     def late(peer: Peer) -> None:
@@ -335,16 +351,17 @@ def test_a_child_that_gives_up_what_its_parent_does_ends_nothing_of_the_parents(
     with ScriptedServer(late) as server, stopped_by(stop):
         exchange = server.pool().begin(HEAD)
 
-        def give_up() -> bool:
+        def set_stop() -> bool:
             stop.set()
             return True
 
-        assert in_child(give_up)
+        assert in_child(set_stop)
         forked.set()
         assert exchange.answer(bodiless=False).read() == b"ok"
 
 
-def test_an_exchange_that_began_before_a_fork_gives_its_connection_to_nobody_in_the_child() -> None:
+def test_exchange_before_fork() -> None:
+    """The connection of an exchange that began before a fork is not reused in the child."""
     with ScriptedServer(OK) as server:
         pool = server.pool()
         exchange = pool.begin(HEAD)
@@ -357,7 +374,8 @@ def test_an_exchange_that_began_before_a_fork_gives_its_connection_to_nobody_in_
         assert exchange.answer(bodiless=False).read() == b"ok"
 
 
-def test_a_fork_while_other_threads_send_leaves_a_child_that_works() -> None:
+def test_fork_under_load() -> None:
+    """A child that is forked while other threads send requests can send its own."""
     with ScriptedServer(OK) as server:
         pool, done = server.pool(), threading.Event()
 
@@ -378,7 +396,8 @@ def test_a_fork_while_other_threads_send_leaves_a_child_that_works() -> None:
             assert all(each.result() for each in working)
 
 
-def test_a_connection_that_is_dropped_is_closed_without_a_warning() -> None:
+def test_dropped_connection() -> None:
+    """A dropped connection is closed without a warning."""
     with ScriptedServer(OK) as server:
         before = open_sockets()
         pool = server.pool()
@@ -386,4 +405,4 @@ def test_a_connection_that_is_dropped_is_closed_without_a_warning() -> None:
         del connection
         exchange = pool.begin(HEAD)
         del exchange
-        eventually(lambda: open_sockets() <= before)  # the server's ends, too
+        eventually(lambda: open_sockets() <= before)  # the server's sockets as well

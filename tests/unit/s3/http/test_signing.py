@@ -1,4 +1,4 @@
-"""Signatures: Amazon's own examples, and whatever botocore would make of the same request."""
+"""Signatures equal those of Amazon's examples, and those of botocore."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ US = Scope("us-east-1", "s3")
 def test_amazons_examples(  # noqa: PLR0917 - one argument for each part of a request
     method: str, path: str, query: dict[str, str], headers: dict[str, str], signature: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The signatures equal those of Amazon's documented examples."""
     clock = SimpleNamespace(gmtime=lambda: None, strftime=lambda *_: "20130524T000000Z")
     monkeypatch.setattr(signing, "time", clock)
     signed = Signer(US, EXAMPLE).sign(method, path, canonical_query(query), {"host": HOST, **headers})
@@ -117,9 +118,10 @@ PATHS = st.from_regex(r"/[A-Za-z0-9/._~\-]{0,40}(%[0-9A-F]{2}){0,3}", fullmatch=
     digest=st.sampled_from([UNSIGNED, EMPTY, digest_of(b"x")]),
     region=st.sampled_from(["us-east-1", "eu-central-1", "default"]),
 )
-def test_any_request_is_signed_as_botocore_signs_it(  # noqa: PLR0917 - as above
+def test_any_request(  # noqa: PLR0917 - one argument for each part of a request
     method: str, path: str, query: dict[str, str], headers: dict[str, str], token: str | None, digest: str, region: str
 ) -> None:
+    """The signature of any request equals that of botocore."""
     credentials, scope = Credentials("AKIDEXAMPLE", "secret/+key", token), Scope(region, "s3")
     given_headers = {"host": "localhost:9000", **headers, "x-amz-content-sha256": digest}
     sent_query = canonical_query(query)
@@ -129,7 +131,8 @@ def test_any_request_is_signed_as_botocore_signs_it(  # noqa: PLR0917 - as above
     assert signed.get("x-amz-security-token") == token
 
 
-def test_a_derived_key_is_not_used_for_another_day_or_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_derived_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A derived key is not used for another day or another secret."""
     credentials = Credentials("AKIDEXAMPLE", "one")
     signer = Signer(US, credentials)
     headers = {"host": "h", "x-amz-content-sha256": EMPTY}
@@ -141,12 +144,13 @@ def test_a_derived_key_is_not_used_for_another_day_or_secret(monkeypatch: pytest
         assert signed["authorization"] == by_botocore(US, credentials, "GET", "http://h/b/k", signed)
 
 
-def test_credentials_that_are_refreshed_are_used_from_the_next_request_on() -> None:
+def test_refreshed_credentials() -> None:
+    """Refreshed credentials are used from the next request on."""
     rounds = iter(range(1, 100))
 
     def refresh() -> dict[str, str]:
         number = next(rounds)
-        soon = datetime.now(UTC) + timedelta(seconds=1)  # botocore refreshes what ends within minutes, at each request
+        soon = datetime.now(UTC) + timedelta(seconds=1)  # expires so soon that botocore refreshes it at each request
         return {
             "access_key": f"AKID{number}",
             "secret_key": f"secret{number}",
@@ -167,7 +171,8 @@ def test_credentials_that_are_refreshed_are_used_from_the_next_request_on() -> N
     assert len(set(seen)) == 3
 
 
-def test_bodies_that_are_read_are_rewound_when_they_are_hashed() -> None:
+def test_digest_of_body() -> None:
+    """A body is rewound after its digest is computed."""
     content = bytes(range(256)) * 3000
     details = ErrorDetails("s3", "s3://b/k", "upload")
     view = ViewSection(memoryview(content), Stop())
@@ -188,9 +193,8 @@ def test_bodies_that_are_read_are_rewound_when_they_are_hashed() -> None:
         ("never", True, False, False),
     ],
 )
-def test_bodies_are_signed_until_the_server_has_shown_that_it_checks_them(
-    mode: str, encrypted: bool, before: bool, after: bool
-) -> None:
+def test_need_of_signed_bodies(mode: str, encrypted: bool, before: bool, after: bool) -> None:
+    """In mode auto, bodies over HTTP are signed until the server shows that it verifies checksums."""
     bodies = BodySigning(mode, encrypted=encrypted)
     assert bodies.needed == before
     for sent, answered in (

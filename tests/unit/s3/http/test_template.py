@@ -1,4 +1,4 @@
-"""Where requests go and how they are signed, for all kinds of buckets and clients: as boto3 does it, or through boto3."""
+"""Address and signing scope of requests equal those of boto3, or the request is left to boto3."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ POINT = "arn:aws:s3:eu-west-1:123456789012:accesspoint/point"
         ("b1x", "http://127.0.0.1:9000", {"anonymous": True}, "http 127.0.0.1 9000 /b1x/ None"),
     ],
 )
-def test_a_bucket_is_where_boto3_has_it(bucket: str, url: str | None, options: dict[str, Any], expected: str) -> None:
+def test_bucket_address(bucket: str, url: str | None, options: dict[str, Any], expected: str) -> None:
+    """A bucket has the same host, path and signing scope as with boto3."""
     client = made_client(url, **options)
     template = template_of(client.boto, bucket)
     scheme, host, port, path, region = expected.split(" ")
@@ -85,7 +86,8 @@ def test_a_bucket_is_where_boto3_has_it(bucket: str, url: str | None, options: d
     ],
     ids=["directory", "s3-signature", "access-key", "token", "odd-token", "outpost", "lambda", "multi-region"],
 )
-def test_buckets_and_signatures_of_another_kind_are_left_to_boto3(bucket: str, options: dict[str, Any]) -> None:
+def test_special_buckets(bucket: str, options: dict[str, Any]) -> None:
+    """Special buckets and unusual signatures are left to boto3."""
     client = made_client(None, **options)
     try:
         template_of(client.boto, bucket)
@@ -108,9 +110,10 @@ def test_buckets_and_signatures_of_another_kind_are_left_to_boto3(bucket: str, o
         ({}, {}, None),
     ],
 )
-def test_what_only_boto3_does_keeps_the_whole_client_on_it(
+def test_special_settings(
     options: dict[str, Any], environment: dict[str, str], why: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """If a setting needs boto3, boto3 sends all requests of the client."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -124,7 +127,8 @@ def test_what_only_boto3_does_keeps_the_whole_client_on_it(
         assert why in client.refusal
 
 
-def test_a_client_without_credentials_fails_as_boto3_does() -> None:
+def test_missing_credentials() -> None:
+    """A client without credentials raises the same exception as boto3."""
     client = made_client("http://127.0.0.1:9", aws_access_key_id=None, aws_secret_access_key=None)
     for each in (client, client.boto):
         with pytest.raises(NoCredentialsError):
@@ -132,13 +136,15 @@ def test_a_client_without_credentials_fails_as_boto3_does() -> None:
     assert client.refusal is None
 
 
-def test_a_name_that_is_none_fails_as_with_boto3() -> None:
+def test_invalid_bucket_name() -> None:
+    """An invalid bucket name raises the same exception as with boto3."""
     client = made_client("http://127.0.0.1:9")
     with pytest.raises(ParamValidationError):
         client.head_object(Bucket="no/bucket", Key="k")
 
 
-def test_a_bucket_that_boto3_has_to_serve_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_buckets(caplog: pytest.LogCaptureFixture) -> None:
+    """A bucket that needs boto3 does not affect other buckets, and is logged once."""
     client = made_client(None, config={"signature_version": "s3v4", "s3": {}})
     object_lambda = "arn:aws:s3-object-lambda:us-east-1:123456789012:accesspoint/p"
     for _ in range(3):
@@ -149,7 +155,8 @@ def test_a_bucket_that_boto3_has_to_serve_leaves_the_others_alone(caplog: pytest
 
 
 @pytest.mark.parametrize("missing", ["_endpoint", "http_session", "_proxy_config", "_cert_file"])
-def test_a_botocore_that_is_built_otherwise_is_left_to_itself(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_botocore(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If internals of botocore are missing, the direct client refuses to work."""
     client = made_client("http://127.0.0.1:9", engine="boto3")
     owner: Any = client
     if missing != "_endpoint":

@@ -1,4 +1,4 @@
-"""What a connection makes of the answers of all kinds of servers."""
+"""A connection and the answers of all kinds of servers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def read(pool: Pool, **how: Any) -> tuple[int, dict[str, str], bytes]:
         pytest.param(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", b"", id="304"),
     ],
 )
-def test_an_answer_is_read_to_its_end_and_the_connection_is_kept(answer: bytes, body: bytes) -> None:
+def test_complete_answer(answer: bytes, body: bytes) -> None:
+    """An answer is read to its end, and the connection is kept."""
     with ScriptedServer(answer, OK) as server:
         pool = server.pool()
         _, headers, found = read(pool)
@@ -103,7 +104,8 @@ def test_an_answer_is_read_to_its_end_and_the_connection_is_kept(answer: bytes, 
         ),
     ],
 )
-def test_a_connection_that_is_to_be_closed_or_says_too_much_serves_no_other_request(answer: bytes) -> None:
+def test_connection_not_kept(answer: bytes) -> None:
+    """A connection with surplus bytes, or one that the server will close, is not used again."""
     with ScriptedServer(answer, OK) as server:
         pool = server.pool()
         assert read(pool)[2] == b"hello"
@@ -111,7 +113,8 @@ def test_a_connection_that_is_to_be_closed_or_says_too_much_serves_no_other_requ
         assert server.connections == 2
 
 
-def test_what_a_server_says_later_is_not_taken_for_the_next_answer() -> None:
+def test_late_surplus_bytes() -> None:
+    """Surplus bytes that arrive later are not taken for the next answer."""
     was_read = threading.Event()
 
     def late(peer: Peer) -> None:
@@ -128,7 +131,8 @@ def test_what_a_server_says_later_is_not_taken_for_the_next_answer() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\nhello", b"HTTP/1.0 200 OK\r\n\r\nhello"], ids=["1.1", "1.0"])
-def test_a_body_without_a_length_ends_with_the_connection(answer: bytes) -> None:
+def test_body_without_length(answer: bytes) -> None:
+    """A body without a length ends with the connection."""
     with ScriptedServer(then_hang_up(answer), OK) as server:
         pool = server.pool()
         assert read(pool)[2] == b"hello"
@@ -146,7 +150,8 @@ def test_a_body_without_a_length_ends_with_the_connection(answer: bytes) -> None
         b"HTT",
     ],
 )
-def test_an_answer_that_ends_too_early_is_an_error_of_the_connection(answer: bytes) -> None:
+def test_truncated_answer(answer: bytes) -> None:
+    """A truncated answer is a CutAnswerError."""
     with ScriptedServer(then_hang_up(answer)) as server, pytest.raises(CutAnswerError):
         read(server.pool())
 
@@ -175,24 +180,28 @@ def test_an_answer_that_ends_too_early_is_an_error_of_the_connection(answer: byt
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 2**15,
     ],
 )
-def test_what_is_not_http_is_refused(answer: bytes) -> None:
+def test_malformed_answer(answer: bytes) -> None:
+    """An answer that is not HTTP is a MalformedAnswerError."""
     with ScriptedServer(answer) as server, pytest.raises(MalformedAnswerError):
         read(server.pool())
 
 
-def test_a_chunk_takes_no_more_memory_than_a_piece() -> None:
+def test_huge_chunk() -> None:
+    """A huge chunk needs only the memory of one piece."""
     huge = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffff\r\n" + b"x" * 100
     with ScriptedServer(then_hang_up(huge)) as server, pytest.raises(CutAnswerError):
         read(server.pool())
 
 
-def test_headers_that_are_said_twice_are_joined() -> None:
+def test_repeated_header() -> None:
+    """The values of a repeated header are joined."""
     with ScriptedServer(b"HTTP/1.1 200 OK\r\nA: 1\r\na: 2\r\nContent-Length: 0\r\n\r\n") as server:
         assert read(server.pool())[1]["a"] == "1, 2"
 
 
 @pytest.mark.parametrize("step", [hang_up, reset])
-def test_a_kept_connection_that_the_server_gave_up_is_told_apart(step: Any) -> None:
+def test_closed_kept_connection(step: Any) -> None:
+    """The error of a kept connection that the server closed is marked as unused."""
     with ScriptedServer(OK, step, OK) as server:
         pool = server.pool()
         read(pool)
@@ -203,13 +212,15 @@ def test_a_kept_connection_that_the_server_gave_up_is_told_apart(step: Any) -> N
 
 
 @pytest.mark.parametrize("step", [hang_up, reset])
-def test_a_new_connection_that_the_server_gives_up_is_no_kept_one(step: Any) -> None:
+def test_closed_new_connection(step: Any) -> None:
+    """The error of a new connection that the server closed is not marked as unused."""
     with ScriptedServer(step) as server, pytest.raises((ClosedEarlyError, ConnectionResetError)) as caught:
         read(server.pool())
     assert not getattr(caught.value, "unused", False)
 
 
-def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
+def test_connection_closed_meanwhile() -> None:
+    """A kept connection that was closed in the meantime is not used again."""
     was_read = threading.Event()
 
     def bye(peer: Peer) -> None:
@@ -234,7 +245,8 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", id="chunk"),
     ],
 )
-def test_a_server_that_says_nothing_more_is_given_up_in_time(step: Any) -> None:
+def test_read_timeout(step: Any) -> None:
+    """A server that falls silent raises a timeout."""
     with ScriptedServer(step) as server:
         begun = time.monotonic()
         with pytest.raises((BlockingIOError, TimeoutError)):
@@ -242,7 +254,9 @@ def test_a_server_that_says_nothing_more_is_given_up_in_time(step: Any) -> None:
         assert 0.25 < time.monotonic() - begun < PATIENCE / 2
 
 
-def test_headers_that_drip_are_read() -> None:
+def test_slow_headers() -> None:
+    """Headers that arrive byte by byte are read."""
+
     def drip(peer: Peer) -> None:
         for each in OK:
             peer.send(bytes([each]))
@@ -262,7 +276,8 @@ BODIES: dict[str, Callable[[bytes], Any]] = {
 
 @pytest.mark.parametrize("size", [0, 4, 2**16, 2**16 + 4, 2**18, 3 * 2**18 + 4])
 @pytest.mark.parametrize("kind", BODIES)
-def test_a_body_arrives(kind: str, size: int) -> None:
+def test_request_body(kind: str, size: int) -> None:
+    """A request body of any type and size arrives."""
     content = bytes(range(256)) * (size // 256) + bytes(size % 256)
     left: list[bool] = []
     with ScriptedServer(OK) as server:
@@ -274,7 +289,9 @@ def test_a_body_arrives(kind: str, size: int) -> None:
     assert left == [True]
 
 
-def test_a_body_that_is_shorter_than_it_says_is_no_request() -> None:
+def test_short_request_body() -> None:
+    """A request body that is shorter than its length raises ValueError."""
+
     class Short(ViewSection):
         def __len__(self) -> int:
             return super().__len__() + 1
@@ -284,7 +301,8 @@ def test_a_body_that_is_shorter_than_it_says_is_no_request() -> None:
 
 
 @pytest.mark.parametrize("rude", [False, True], ids=["later", "at once"])
-def test_a_refusal_that_comes_while_a_large_body_is_sent_is_read(rude: bool) -> None:
+def test_early_refusal(rude: bool) -> None:
+    """A refusal that arrives while a large body is sent is read."""
     denied = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\ndenied"
 
     def deny(peer: Peer) -> None:
@@ -298,7 +316,8 @@ def test_a_refusal_that_comes_while_a_large_body_is_sent_is_read(rude: bool) -> 
         assert (answer.status, answer.read()) == (403, b"denied")
 
 
-def test_a_refusal_by_a_server_that_reads_no_further_is_read() -> None:
+def test_refusal_without_reading() -> None:
+    """A refusal by a server that stops reading the body is read."""
     begun, denied, was_read = threading.Event(), threading.Event(), threading.Event()
 
     def deny(peer: Peer) -> None:
@@ -308,7 +327,7 @@ def test_a_refusal_by_a_server_that_reads_no_further_is_read() -> None:
         was_read.wait(PATIENCE)
 
     class Unaware(Connection):
-        """One that has looked for an answer just before it came."""
+        """A connection that checked for an answer just before the answer came."""
 
         def _require_silence(self) -> None:
             begun.set()
@@ -322,7 +341,9 @@ def test_a_refusal_by_a_server_that_reads_no_further_is_read() -> None:
         was_read.set()
 
 
-def test_an_interim_answer_does_not_end_a_body() -> None:
+def test_interim_answer() -> None:
+    """An interim answer does not end the sending of a body."""
+
     def go_on(peer: Peer) -> None:
         peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         peer.read_body(b"\r\ncontent-length: %d" % (8 * MIB))
@@ -333,12 +354,14 @@ def test_an_interim_answer_does_not_end_a_body() -> None:
         assert answer.read() == b"ok"
 
 
-def test_a_server_that_does_not_read_is_given_up_in_time() -> None:
+def test_write_timeout() -> None:
+    """A server that does not read raises a timeout."""
     with ScriptedServer(lambda _: time.sleep(1), reads_bodies=False) as server, pytest.raises(BlockingIOError):
         server.pool(read_timeout=0.3).request(put_head(64 * MIB), bytes(64 * MIB))
 
 
-def test_a_port_where_nobody_listens_cannot_be_connected() -> None:
+def test_closed_port() -> None:
+    """A port without a server raises CannotConnectError."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -346,12 +369,14 @@ def test_a_port_where_nobody_listens_cannot_be_connected() -> None:
             Pool(Server("http", "127.0.0.1", port, 1, 1)).request(HEAD)
 
 
-def test_a_host_that_does_not_exist_cannot_be_connected() -> None:
+def test_unknown_host() -> None:
+    """An unknown host raises CannotConnectError."""
     with pytest.raises(CannotConnectError):
         Pool(Server("http", "no-such-host.invalid", 80, 1, 1)).request(HEAD)
 
 
-def test_a_server_that_takes_no_connection_is_given_up_in_time() -> None:
+def test_connect_timeout() -> None:
+    """A server that does not accept connections raises CannotConnectError after the timeout."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -369,7 +394,8 @@ def test_a_server_that_takes_no_connection_is_given_up_in_time() -> None:
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
-def test_no_socket_is_left_open_by_any_error() -> None:
+def test_sockets_after_errors() -> None:
+    """No error leaves a socket open."""
     before = open_sockets()
     broken: list[Any] = [hang_up, reset, b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", wait]
     for step in broken:
@@ -380,7 +406,8 @@ def test_no_socket_is_left_open_by_any_error() -> None:
     assert open_sockets() <= before
 
 
-def test_a_body_that_nobody_reads_to_its_end_closes_its_connection() -> None:
+def test_unread_body() -> None:
+    """A body that is not read to its end closes its connection."""
     long = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(100000)
     with ScriptedServer(long) as server:
         pool = server.pool()
@@ -395,14 +422,16 @@ def test_a_body_that_nobody_reads_to_its_end_closes_its_connection() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 4, 10, 100])
-def test_pieces_may_be_put_into_one_buffer(size: int) -> None:
+def test_pieces_in_buffer(size: int) -> None:
+    """Pieces can be read into one buffer."""
     content = bytes(range(95))
     with ScriptedServer(b"HTTP/1.1 200 OK\r\nContent-Length: 95\r\n\r\n" + content) as server:
         buffer = memoryview(bytearray(10))
         assert b"".join(bytes(piece) for piece in server.pool().request(HEAD).pieces(size, buffer)) == content
 
 
-def test_pieces_keep_their_content_when_the_connection_goes_on() -> None:
+def test_content_of_pieces() -> None:
+    """Pieces keep their content when the connection is used again."""
     with ScriptedServer(OK, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno") as server:
         pool = server.pool()
         first = list(pool.request(HEAD).pieces(10))
@@ -410,7 +439,8 @@ def test_pieces_keep_their_content_when_the_connection_goes_on() -> None:
         assert b"".join(first) == b"ok"
 
 
-def test_answers_of_a_head_have_no_body() -> None:
+def test_answer_to_head_request() -> None:
+    """The answer to a HEAD request has no body."""
     with ScriptedServer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", OK) as server:
         pool = server.pool()
         answer: Answer = pool.request(HEAD, bodiless=True)
