@@ -13,7 +13,6 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import StorageError
 from gllm_storage.files.source import MemorySource
 from gllm_storage.settings import MIB
-from gllm_storage.store import checksums
 from gllm_storage.store.port import UploadRequest
 
 if TYPE_CHECKING:
@@ -184,6 +183,8 @@ def is_checksum_of(kept: str, data: bytes) -> bool | None:
     Returns:
         None if the library does not know the algorithm.
     """
+    from gllm_storage.store import checksums  # noqa: PLC0415 - it imports awscrt, which ``gllm-storage --help`` does not need
+
     algorithm, _, value = kept.partition(":")
     if algorithm not in {*checksums.ALGORITHMS, "md5"}:
         return None

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from gllm_storage.cli.places import Folder
 
-_MIB = 2**20
-
 
 @dataclass
 class Bench:
@@ -121,12 +119,6 @@ def prepared(folder: Folder, *, large_size: int, writers: int, rounds: int) -> I
         warnings.simplefilter("always", NonAtomicWriteWarning)
         warnings.showwarning = collect
         yield bench
-
-
-def content(seed: int, size: int) -> bytes:
-    """Content in which any 32 bytes tell the seed and the offset."""
-    block = b"".join(f"{seed:07d}{line:08d}\n".encode() for line in range(min(size, _MIB) // 16 + 1))
-    return (block * (size // len(block) + 1))[:size]
 
 
 @contextlib.contextmanager

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gllm_storage.cli.commands.check.bench import content
 from gllm_storage.cli.commands.check.report import LARGE, ONE_REQUEST, PARTS, SMALL, Row, Verdict
-from gllm_storage.concurrency.stop import Stop
-from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ConflictCheckUnsupportedError
+from gllm_storage.testing.checks import content, race
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gllm_storage.cli.commands.check.bench import Bench
 
 _SMALL_SIZE = 1024
 _LARGE_WRITERS = 4
-_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -70,22 +65,8 @@ def _refuses_second(bench: Bench, name: str, size: int) -> bool:
 
 def _race(bench: Bench, name: str, size: int, writers: int) -> Round:
     path = bench.path(name)
-    start = threading.Barrier(writers)
     files = [bench.file(f"writer-{number}", content(number, size)) for number in range(writers)]
-
-    def writer(number: int) -> Callable[[], bool]:
-        def write() -> bool:
-            start.wait(_WAIT_SECONDS)
-            try:
-                bench.client.upload_file(files[number], path, check_conflict=True)
-            except FileExistsError:
-                return False
-            return True
-
-        return write
-
-    won = run_all([writer(number) for number in range(writers)], writers, Stop())
-    winners = tuple(number for number, wins in enumerate(won) if wins)
+    winners = race([partial(bench.client.upload_file, file, path, check_conflict=True) for file in files])
     stored = bench.get(name)
     for file in files:
         os.unlink(file)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gllm_storage.cli.commands.check.bench import content
 from gllm_storage.cli.commands.check.report import Row, Verdict
-from gllm_storage.errors import StorageError
+from gllm_storage.testing import checks
+from gllm_storage.testing.checks import content
 
 if TYPE_CHECKING:
     from gllm_storage.cli.commands.check.bench import Bench
@@ -21,12 +21,9 @@ def read_ranges(bench: Bench) -> Row:
     """Read ranges from an open object."""
     expected = content(7, _SIZE)
     bench.put("ranges", expected)
-    wrong = []
+    offsets = (_SIZE // 2 + 1, 0, _SIZE - 10, 3 * _BLOCK)
     with bench.client.open(bench.path("ranges"), "rb", block_size=_BLOCK) as file:
-        for offset in (_SIZE // 2 + 1, 0, _SIZE - 10, 3 * _BLOCK):
-            file.seek(offset)
-            if file.read(100) != expected[offset : offset + 100]:
-                wrong.append(offset)
+        wrong = checks.wrong_ranges(file, expected, offsets)
     if wrong:
         return Row(RANGES, Verdict.BAD, f"wrong bytes at the offsets {', '.join(map(str, wrong))}")
     return Row(RANGES, Verdict.OK, "all bytes are right")
@@ -37,14 +34,9 @@ def read_pinned(bench: Bench) -> Row:
     old, new = content(8, _SIZE), content(9, _SIZE)
     bench.put("pinned", old)
     with bench.client.open(bench.path("pinned"), "rb", block_size=_BLOCK) as file:
-        first = file.read(_BLOCK)
-        bench.put("pinned", new)
-        try:
-            found = first + file.read()
-        except (StorageError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in {errno.EBUSY, errno.ENOENT}:
-                raise
-            return Row(PINNED, Verdict.OK, "a reader gets an error if the object is replaced")
+        found = checks.read_while_replaced(file, partial(bench.put, "pinned", new), _BLOCK)
+    if found is None:
+        return Row(PINNED, Verdict.OK, "a reader gets an error if the object is replaced")
     if found == old:
         return Row(PINNED, Verdict.OK, "a reader continues with the old version if the object is replaced")
     return Row(PINNED, Verdict.BAD, "a reader gets a mix of two versions if the object is replaced")
@@ -52,18 +44,16 @@ def read_pinned(bench: Bench) -> Row:
 
 def verify_checksum(bench: Bench) -> Row:
     """Compare the full-object checksum that the store keeps with the content."""
-    from gllm_storage.store import checksums  # noqa: PLC0415 - it imports awscrt, which --help does not need
-
     expected = content(10, _SIZE)
     bench.put("checksum", expected)
     kept = bench.client.info(bench.path("checksum")).checksum
     if kept is None:
         return Row(CHECKSUMS, Verdict.NO, "the store keeps none; downloads are verified by size", {"algorithm": None})
-    algorithm, _, value = kept.partition(":")
+    algorithm = kept.partition(":")[0]
     values = {"algorithm": algorithm}
-    if algorithm not in {*checksums.ALGORITHMS, "md5"}:
+    is_right = checks.is_checksum_of(kept, expected)
+    if is_right is None:
         return Row(CHECKSUMS, Verdict.NO, f"the store keeps {algorithm}, which this library cannot compute", values)
-    found = checksums.checksum_of(lambda offset, length: expected[offset : offset + length], _SIZE, algorithm)
-    if found != value:
+    if not is_right:
         return Row(CHECKSUMS, Verdict.BAD, f"the store keeps a wrong {algorithm} of the object", values)
     return Row(CHECKSUMS, Verdict.OK, f"the store keeps the right {algorithm} of the object", values)

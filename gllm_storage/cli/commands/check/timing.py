@@ -7,9 +7,9 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gllm_storage.cli.commands.check.bench import content
 from gllm_storage.cli.commands.check.report import Row, Verdict
 from gllm_storage.cli.output import human_size
+from gllm_storage.testing.checks import content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
