@@ -96,13 +96,16 @@ class S3Requests:
         except ObjectNotFoundError:
             return None
 
-    def pages(self, prefix: str, delimiter: str = "") -> Iterator[Any]:
+    def pages(self, prefix: str, **only: Any) -> Iterator[Any]:
         """The pages of a listing.
+
+        Args:
+            prefix: The prefix of the keys.
+            **only: Further parameters of ListObjectsV2, such as ``Delimiter``.
 
         Raises:
             StorageError: If the request for any page fails.
         """
-        only: dict[str, Any] = {"Delimiter": delimiter} if delimiter else {}
         with translated(self.details(prefix, "list")):
             pages = self.connection.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=prefix, **only, **self.connection.parameters("ListObjectsV2")
@@ -110,20 +113,6 @@ class S3Requests:
             for page in pages:
                 require_any(page, *_OF_LISTINGS)
                 yield page
-
-    def is_prefix(self, prefix: str) -> bool:
-        """Whether any key begins with a prefix.
-
-        Raises:
-            StorageError: If the request fails.
-        """
-        connection = self.connection
-        with translated(self.details(prefix, "list")):
-            page = connection.client.list_objects_v2(
-                Bucket=self.bucket, Prefix=prefix, MaxKeys=1, **connection.parameters("ListObjectsV2")
-            )
-            require_any(page, *_OF_LISTINGS)
-        return bool(page.get("Contents"))
 
     def require_bucket(self, details: ErrorDetails, *, recently: bool = True) -> None:
         """Check that the bucket exists: a HeadObject answers a bare 404 for a missing key and a missing bucket alike.

@@ -141,7 +141,7 @@ class S3Store(ObjectStore):
         Raises:
             StorageError: If the request for any page fails.
         """
-        for page in self.requests.pages(prefix, "/"):
+        for page in self.requests.pages(prefix, Delimiter="/"):
             folders = [self.url(each["Prefix"]) for each in page.get("CommonPrefixes", [])]
             yield from in_order([*objects_in(page, self.bucket), *folders])
 
@@ -151,7 +151,8 @@ class S3Store(ObjectStore):
         Raises:
             StorageError: If the request fails.
         """
-        return self.requests.is_prefix(prefix)
+        page = next(self.requests.pages(prefix, MaxKeys=1))
+        return bool(page.get("Contents"))
 
     def require_bucket(self, operation: str = "info", *, recently: bool = True) -> None:
         """Check that the bucket exists.
