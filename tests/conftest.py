@@ -1,10 +1,10 @@
-"""Fixtures: servers that run for the session, and the rig."""
+"""Fixtures: the servers, which run for the test session, and the rigs."""
 
 from __future__ import annotations
 
 import os
 
-# Before gcsfs is imported: its extended class asks the network for the type of each bucket, and waits for a minute.
+# Before the import of gcsfs: its extended class requests the type of each bucket over the network, for up to a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import signal
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tests.servers import Server, ServerFactory
 
 _SLOW = {Path(__file__).parent / each for each in ("cli", "docs", "providers/s3fs_suite")}
-"""Folders whose tests run several programs each, or download one."""
+"""Folders with tests that each run several programs, or download one."""
 _LOADER = botocore.loaders.create_loader()
 _FACTORIES: dict[str, ServerFactory[Server]] = {
     "ministack": ministack,
@@ -61,25 +61,25 @@ _FACTORIES: dict[str, ServerFactory[Server]] = {
 
 @pytest.fixture(autouse=True)
 def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No AWS settings of the machine, and no long waits between botocore's retries (the product keeps them)."""
+    """Hide the machine's cloud settings, and shorten the first wait between S3 retries."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    # botocore reads its models for each client, which takes 0.15 s; here once.
+    # botocore reads its models for each client, which takes 0.15 s; the tests read them once.
     monkeypatch.setattr(botocore.session, "create_loader", lambda *_: _LOADER)
     monkeypatch.setattr(retry, "S3_FIRST_WAIT", 0.02)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker that tests get from here."""
+    """Register the marker that `pytest_collection_modifyitems` adds."""
     config.addinivalue_line("markers", "server: starts a server in a process of its own; set by tests/conftest.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start a server, so that `make test-fast` needs none, and those in `_SLOW`."""
+    """Mark the tests that start a server, which `make test-fast` leaves out, and the tests in `_SLOW`."""
     for item in items:
         if isinstance(item, pytest.Function) and needs_server(item):
             item.add_marker(pytest.mark.server)
@@ -88,7 +88,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what tests have counted, which xdist's workers cannot print."""
+    """Print the counts that tests have recorded; xdist's workers cannot print them."""
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
             for name, value in report.user_properties:
@@ -97,10 +97,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def _signals_work() -> None:
-    """Ctrl-C and a closed terminal end the children of a test, as they end a user's program.
+    """Let SIGINT and SIGHUP end the child processes of a test, as they end a user's program.
 
-    A shell's background job ignores SIGINT, and one under nohup SIGHUP. Children inherit "ignored", but not a handler: in
-    a program that is started, a signal with a handler has its default action again.
+    A background job of a shell ignores SIGINT, and a program under nohup ignores SIGHUP. Child processes inherit ignored
+    signals, but not handlers: after exec, a signal with a handler has its default action. So we install handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -110,11 +110,11 @@ def _signals_work() -> None:
 
 
 def _survive(*_: object) -> None:
-    """Handle SIGHUP without ending the test run, which nohup asks for."""
+    """Handle SIGHUP without ending the test run, so that nohup still works."""
 
 
 class Servers:
-    """Servers of this test process, each started when it is first asked for."""
+    """Servers of this test process; each server starts at its first use."""
 
     def __init__(self, directory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
         self._directory = directory
@@ -122,13 +122,13 @@ class Servers:
         self._running: dict[str, Server] = {}
 
     def s3(self, name: str) -> S3Server:
-        """A running S3 server, as `get`."""
+        """A running S3 server; see `get`."""
         server = self.get(name)
         assert isinstance(server, S3Server)
         return server
 
     def get(self, name: str) -> Server:
-        """A running server, with an empty bucket of the name `BUCKET`.
+        """A running server with a bucket named `BUCKET`.
 
         Args:
             name: One of the rig's servers.
@@ -144,12 +144,12 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Servers:
-    """All servers."""
+    """The servers of the test session."""
     return Servers(tmp_path_factory, request)
 
 
 def make_rig(name: str, request: pytest.FixtureRequest) -> Rig:
-    """The rig of a provider, for the test that asks."""
+    """Build the rig of a store for the requesting test."""
     if name == "memory":
         return Rig(
             name, "memory", {"bucket_name": BUCKET}, TRAITS[name], MemoryClient(BUCKET), new_prefix(), "memory", f"{BUCKET}/"
@@ -169,7 +169,7 @@ def make_rig(name: str, request: pytest.FixtureRequest) -> Rig:
 
 @pytest.fixture
 def mocked_aws() -> Iterator[None]:
-    """Moto in this process, with a bucket."""
+    """Run moto in this process, with a bucket."""
     with mock_aws():
         try:
             boto3.session.Session().client("s3", region_name="us-east-1").create_bucket(Bucket=BUCKET)
@@ -190,17 +190,17 @@ def _those(**wanted: bool) -> list[str]:
 
 @pytest.fixture(params=_those(creates_small=True))
 def creating_rig(request: pytest.FixtureRequest) -> Rig:
-    """Each store that creates exclusively, at least in one request."""
+    """Each store with exclusive create, at least in one request."""
     return make_rig(request.param, request)
 
 
 @pytest.fixture(params=_those(creates_large=True))
 def parts_rig(request: pytest.FixtureRequest) -> Rig:
-    """Each store that creates exclusively at any size."""
+    """Each store with exclusive create at any size."""
     return make_rig(request.param, request)
 
 
 @pytest.fixture(params=_those(creates_small=False))
 def careless_rig(request: pytest.FixtureRequest) -> Rig:
-    """Each store that cannot create exclusively."""
+    """Each store without exclusive create."""
     return make_rig(request.param, request)

@@ -1,4 +1,4 @@
-"""One rig for all providers: where a suite runs, what that store can do, and a second client that is not ours."""
+"""The test stores of all providers: configuration, capabilities, and a second client independent of the library."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ BUCKET = "models"
 MIB = 2**20
 
 SMALL_PARTS = {"part_size": "5MiB", "multipart_threshold": "5MiB"}
-"""Config with which a file of 6 MiB and more goes in parts."""
+"""Configuration with which files of 6 MiB and more are multipart uploads."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a store can do; stated here, so that no test has to find out or to skip.
+    """The capabilities of a store, declared here so that no test must detect them or skip.
 
     Attributes:
-        creates_small: Whether it creates exclusively in one PutObject (or what stands for it).
-        creates_large: Whether it does so at any size, in parts.
-        any_key: Whether it keeps all keys that S3 keeps; others lose those with odd segments, and ``x`` beside ``x/y``.
-        has_buckets: Whether there is such a thing as a missing bucket.
-        has_uploads: Whether there are multipart uploads that could be left open.
-        in_process: Whether it lives in this process only.
-        backslashes: Whether a key may hold them.
-        exact_urls: Whether fsspec's own filesystem opens the URL of any key: gcsfs takes ``#1`` at the end for a generation,
-            adlfs loses a ``?`` at the end and what follows a ``#`` before a ``?``.
+        creates_small: Whether it supports exclusive create in one PutObject (or the provider's equivalent).
+        creates_large: Whether it supports exclusive create at any size, in parts.
+        any_key: Whether it accepts all keys that S3 accepts; others reject unusual segments, and ``x`` beside ``x/y``.
+        has_buckets: Whether a bucket can be missing.
+        has_uploads: Whether it has multipart uploads, which can be left open.
+        in_process: Whether the store exists in this process only.
+        backslashes: Whether a key may contain backslashes.
+        exact_urls: Whether fsspec's own filesystem opens the URL of any key: gcsfs parses ``#1`` at the end as a generation,
+            adlfs drops a ``?`` at the end and the text between a ``#`` and a ``?``.
     """
 
     creates_small: bool = True
@@ -72,13 +72,13 @@ TRAITS = {
     "reject": Traits(creates_small=False, creates_large=False),
     "azurite": Traits(has_uploads=False, any_key=False, exact_urls=False, backslashes=False),
     "gcs-fake": Traits(exact_urls=False),
-    # It enforces the condition on uploads in one request, which is all that the suite's small files are.
+    # The precondition is enforced on uploads in one request only, and the suite's small files are such uploads.
     "fake-gcs-server": Traits(creates_large=False, exact_urls=False),
 }
 
 
 class SecondClient(Protocol):
-    """A client that is not ours."""
+    """A client that does not use this library."""
 
     def put(self, key: str, content: bytes) -> None:
         """Store an object."""
@@ -90,7 +90,7 @@ class SecondClient(Protocol):
         """Delete an object."""
 
     def all_keys(self) -> list[str]:
-        """All keys of the store, in order."""
+        """All keys of the store, sorted."""
 
     def open_uploads(self) -> list[str]:
         """Keys of the multipart uploads that are open."""
@@ -119,7 +119,7 @@ class Boto3Client:
     def open_uploads(self) -> list[str]:
         try:
             answer = self.client.list_multipart_uploads(Bucket=self.bucket)
-        except self.client.exceptions.NoSuchUpload:  # rclone, until the bucket has had one
+        except self.client.exceptions.NoSuchUpload:  # rclone's answer until the bucket has had an upload
             return []
         return [each["Key"] for each in answer.get("Uploads", [])]
 
@@ -149,7 +149,7 @@ class GoogleClient:
 
     def open_uploads(self) -> list[str]:
         if self.server.name != "gcs-fake":
-            return []  # nobody can ask
+            return []  # the API has no listing of sessions
         found = requests.get(f"{self.server.endpoint_url}/_fake/sessions", timeout=PATIENCE).json()
         start = f"{self.bucket.name}/"
         return [each.removeprefix(start) for each in found if each.startswith(start)]
@@ -230,18 +230,18 @@ class MemoryClient:
 
 @dataclass(frozen=True)
 class Rig:
-    """A store to test on.
+    """A store for tests.
 
     Attributes:
-        name: Such as ``"ceph"``.
-        provider: Such as ``"s3"``.
-        config: A config of it, without prefix.
-        traits: What it can do.
-        second: A client that is not ours.
-        prefix: A prefix of this test's own.
-        scheme: Scheme of its URLs.
-        base: What stands before every key in its URLs.
-        server: The server behind it, if there is one.
+        name: Name of the store, such as ``"ceph"``.
+        provider: Name of the provider, such as ``"s3"``.
+        config: Configuration of a client, without prefix.
+        traits: The capabilities of the store.
+        second: A client that does not use this library.
+        prefix: The prefix of the current test.
+        scheme: URL scheme of the store.
+        base: The part of the store's URLs before the key.
+        server: The server of the store, or None for a store in memory or in a folder.
     """
 
     name: str
@@ -255,17 +255,17 @@ class Rig:
     server: Server | None = None
 
     def client(self, **config: str) -> FsspecStorageClient:
-        """A client of ours, below this test's prefix."""
+        """A client of the library, with this test's prefix."""
         made: Any = get_storage_client(self.provider, {**self.config, "prefix": self.prefix, **config})
         client: FsspecStorageClient = made
         return client
 
     def client_of(self, bucket: str, **config: str) -> FsspecStorageClient:
-        """A client of ours, of another bucket."""
+        """A client of the library for another bucket."""
         return self.client(**config, **{"container_name" if self.provider == "azure" else "bucket_name": bucket})
 
     def settings(self, **config: str) -> dict[str, str]:
-        """The same as a config, for other processes."""
+        """The configuration of `client`, for other processes."""
         return {**self.config, "prefix": self.prefix, **config}
 
     def key(self, remote_path: str) -> str:
@@ -273,12 +273,12 @@ class Rig:
         return f"{self.prefix}/{remote_path}"
 
     def keys(self) -> list[str]:
-        """What the second client sees below this test's prefix, as remote paths."""
+        """The second client's listing below this test's prefix, as remote paths."""
         start = f"{self.prefix}/"
         return [key.removeprefix(start) for key in self.second.all_keys() if key.startswith(start)]
 
     def open_uploads(self) -> list[str]:
-        """The multipart uploads that are open below this test's prefix."""
+        """The open multipart uploads below this test's prefix."""
         return [key for key in self.second.open_uploads() if key.startswith(self.prefix)]
 
 
@@ -288,7 +288,7 @@ def new_prefix() -> str:
 
 
 def s3_config(server: S3Server, bucket: str = BUCKET) -> dict[str, str]:
-    """The config of a server."""
+    """The client configuration for a server."""
     config = {
         "bucket_name": bucket,
         "endpoint_url": server.endpoint_url,
@@ -300,7 +300,7 @@ def s3_config(server: S3Server, bucket: str = BUCKET) -> dict[str, str]:
 
 
 def plain_boto3(server: S3Server, endpoint_url: str | None = None) -> S3Client:
-    """boto3 as anybody would make it, for a server."""
+    """A plain boto3 client for a server."""
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint_url or server.endpoint_url,
@@ -317,18 +317,18 @@ def plain_boto3(server: S3Server, endpoint_url: str | None = None) -> S3Client:
 
 
 def gcs_config(server: GCSServer, bucket: str = BUCKET) -> dict[str, str]:
-    """The config of a server."""
+    """The client configuration for a server."""
     return {"bucket_name": bucket, "endpoint_url": server.endpoint_url, "token": "anon"}
 
 
 def azure_config(server: AzureServer, container: str = BUCKET) -> dict[str, str]:
-    """The config of a server."""
+    """The client configuration for a server."""
     account = {"account_name": server.account_name, "account_key": server.account_key}
     return {"container_name": container, "endpoint_url": server.endpoint_url, **account}
 
 
 def make_bucket(server: Server) -> None:
-    """Make the bucket that tests use."""
+    """Create the tests' bucket on a server."""
     if isinstance(server, S3Server):
         plain_boto3(server).create_bucket(Bucket=BUCKET)
     elif isinstance(server, GCSServer):
@@ -338,7 +338,7 @@ def make_bucket(server: Server) -> None:
 
 
 def server_rig(name: str, server: Server, endpoint_url: str | None = None) -> Rig:
-    """The rig of a server; its clients, but not the second one, may be sent through a proxy."""
+    """The rig of a server; the library's clients use `endpoint_url`, such as a proxy's, and the second client does not."""
     provider, scheme, config, second = _parts_of(server)
     return Rig(
         name=name,

@@ -1,4 +1,4 @@
-"""Which tests start a server in a process of its own, most of which tests/install-servers brings."""
+"""Selection of the tests that start a server process. tests/install-servers installs most servers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PROCESSES = {
     "gcs-fake",
     "fake-gcs-server",
 }
-"""The stores of the rig that are a process; moto runs in the process of the tests."""
+"""The rig's stores that run as a separate process; moto runs in the test process."""
 
 
 def needs_server(item: pytest.Function) -> bool:
-    """Whether a test starts a server in a process of its own.
+    """Whether a test starts a server process.
 
-    Its parameters say so, if one of them names a store. Otherwise the code of the test and of its fixtures does: they name
-    the server, or use the fixture `servers`.
+    If a parameter of the test names a store, the parameter decides. Otherwise the code of the test and its fixtures decides:
+    it names the server, or uses the fixture `servers`.
     """
     given = item.callspec.params.values() if hasattr(item, "callspec") else ()
     named = {name for value in given for name in _texts(value)} & TRAITS.keys()
@@ -47,7 +47,7 @@ def needs_server(item: pytest.Function) -> bool:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """All texts in the parameter of a test."""
+    """All strings in a parameter of a test."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -60,7 +60,7 @@ def _texts(value: object) -> Iterator[str]:
 
 @functools.cache
 def _literals(function: Callable[..., object]) -> frozenset[str]:
-    """The names of servers that a function mentions."""
+    """The string literals in the code of a function."""
     code = inspect.getsource(inspect.unwrap(function))
     constants = {"MINISTACK": "ministack", "CEPH": "ceph", "RCLONE": "rclone", "AZURE": "azurite", "GCS": "gcs-fake"}
     names = {name for name in TRAITS if f'"{name}"' in code}

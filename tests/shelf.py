@@ -1,4 +1,4 @@
-"""A filesystem of ours on a store that is a dictionary, which counts what is read from it and fails where a test says so."""
+"""A filesystem of the library on a dictionary, which records its reads and fails where a test requires it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ CHUNK = 64 * KIB
 
 @dataclass
 class Shelf:
-    """The store.
+    """The store, with the content of all buckets.
 
     Attributes:
-        settings: How objects are moved.
-        objects: Content by ``bucket/key``.
-        reads: Start and length of each read.
-        heads: How often an object was looked at.
-        before_read: Called with the start of each read, in the thread that reads; it may raise.
-        held_up: If it is there, reads wait for it, or for being given up.
+        settings: Transfer settings.
+        objects: Content of each object by ``bucket/key``.
+        reads: Start and length of each read, in bytes.
+        heads: Number of HEAD requests.
+        before_read: Called with the start of each read, in the reading thread; it may raise.
+        held_up: If set, reads wait until this event is set or the read is cancelled.
         under_way: Reads that are not finished.
     """
 
@@ -49,7 +49,7 @@ class Shelf:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes that were asked for in all."""
+        """Total number of requested bytes."""
         return sum(length for _, length in self.reads)
 
 
@@ -110,7 +110,7 @@ class ShelfReader(ObjectReader):
         version: ObjectInfo,
         start: int,
         length: int,
-        buffer: memoryview | None = None,  # noqa: ARG002 - as `ObjectReader`
+        buffer: memoryview | None = None,  # noqa: ARG002 - the signature of `ObjectReader`
     ) -> Generator[bytes, None, None]:
         shelf = self.shelf
         shelf.reads.append((start, length))
@@ -133,7 +133,7 @@ class ShelfReader(ObjectReader):
 
 
 class ShelfFileSystem(StoreFileSystem):
-    """The filesystem."""
+    """The filesystem of the store."""
 
     provider: ClassVar[str] = "shelf"
     scheme: ClassVar[str] = "shelf"

@@ -1,4 +1,4 @@
-"""Waiting for what another thread, process or server does, however long a busy machine takes for it."""
+"""Waiting for another thread, process or server, with a time limit that is long enough for a busy machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
 PATIENCE = 60.0
-"""Seconds within which everything comes about that ever will: CI's machines have stood still for ten."""
+"""Time limit of every wait, in seconds. CI machines have paused for ten seconds."""
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
+    """Wait until a condition is true, for at most `PATIENCE` seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
@@ -25,10 +25,10 @@ def eventually(condition: Callable[[], object]) -> None:
 
 
 def main_waits() -> bool:
-    """Whether the main thread waits for another one, as in `threading.Event.wait`; but not for one that it starts.
+    """Whether the main thread waits for another thread, as in `threading.Event.wait`, except in `threading.Thread.start`.
 
-    A Ctrl-C at the end of `threading.Thread.start` may come out as RuntimeError, or end the new thread: CPython 3.11 then
-    releases a lock that the other one holds.
+    A Ctrl-C at the end of `threading.Thread.start` may raise RuntimeError, or end the new thread: CPython 3.11 then
+    releases a lock that the other thread holds.
     """
     main = threading.main_thread().ident
     assert main is not None

@@ -1,4 +1,4 @@
-"""Fixtures of the fault suites: transfers and control requests behind a fault proxy, without waits between attempts."""
+"""Fixtures of the fault suites: transfers and control requests through a fault proxy, without waits between attempts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts take no time."""
+    """Set all waits between attempts to zero seconds."""
     faults.no_waits(monkeypatch)
 
 
 @pytest.fixture
 def upload(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Upload]:  # noqa: ARG001
-    """An upload, of the case that a test is parametrized with."""
+    """The upload for the `UploadCase` in the test's parameters."""
     case: UploadCase = request.param
     with behind_proxy(case.cloud, servers) as faulty:
         yield Upload(case, faulty, tmp_path)
@@ -32,7 +32,7 @@ def upload(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, no_
 
 @pytest.fixture
 def download(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Download]:  # noqa: ARG001
-    """A download, of the case that a test is parametrized with."""
+    """The download for the `DownloadCase` in the test's parameters."""
     case: DownloadCase = request.param
     with behind_proxy(case.cloud, servers) as faulty:
         yield Download(case, faulty, tmp_path)
@@ -40,7 +40,7 @@ def download(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, n
 
 @pytest.fixture(params=CLOUDS, ids=str)
 def faulty(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> Iterator[Faulty]:  # noqa: ARG001
-    """Each cloud behind a proxy, with an object that holds `CONTENT`."""
+    """Each cloud behind a fault proxy, with one object with the content `CONTENT`."""
     with behind_proxy(request.param, servers) as each:
         each.put(CONTENT)
         yield each

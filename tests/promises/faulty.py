@@ -1,8 +1,8 @@
 """The clouds that the fault suites run on, and a library client behind a fault proxy.
 
-`Cloud` describes a provider once: its server, the names of its requests, and how it words a refusal. The suites
-(`test_upload_faults`, `test_download_faults`, `test_control_faults`) are written against this description, so that a new
-provider gets every fault for one `Cloud`. Faults that only one provider can have are in `test_s3_*`, `test_gcs_faults` and
+`Cloud` describes a provider once: its server, the names of its requests, and the format of its error answers. The suites
+(`test_upload_faults`, `test_download_faults`, `test_control_faults`) use only this description, so one new `Cloud` runs
+every fault against a new provider. Faults that are specific to one provider are in `test_s3_*`, `test_gcs_faults` and
 `test_azure_faults`.
 """
 
@@ -37,16 +37,16 @@ PREVIOUS = b"the previous good file"
 THEIRS = b"theirs"
 SMALL = 100_000
 MANY_TIMES = "60"
-"""Attempts with which a client with a short read timeout outlasts a busy machine."""
+"""`max_attempts` for clients with a short read timeout: enough attempts even on a slow, busy machine."""
 
 
 @dataclass(frozen=True)
 class Says:
-    """The store answers with this status, in its own words.
+    """A fault: the store answers with this status, in the provider's own error format.
 
     Attributes:
         status: HTTP status.
-        after: Whether the store does the work first, so that a success is reported as this failure.
+        after: Whether the store executes the request first, so that a successful request is answered with this error.
     """
 
     status: int
@@ -77,24 +77,24 @@ class Cloud:
         put: Request that writes a small object.
         parts: Requests that begin a large upload and send its parts; the last one carries the bytes.
         commit: Request that makes a large object visible.
-        asked_again: Request that follows when the answer to `commit` was lost: the same one, or the state of a session.
+        asked_again: Request after a lost answer to `commit`: `commit` again, or a query of the upload session's state.
         read: Request for the content of an object.
         delete: Request that deletes an object.
         list: Request that lists objects.
-        conditional: Requests that carry the precondition of an exclusive create: of a small and of a large one.
-        conflict: Answer to a precondition that failed: status and code.
-        codes: The provider's code for a status.
-        words: Makes an answer of a status and a code.
-        repeated: Answers that a store may give to `asked_again` after the object was made, `conflict` excepted.
-        config: Config that all clients have.
+        conditional: Requests with the precondition of an exclusive create: for a small object, and for a large object.
+        conflict: Status and error code of the answer to a failed precondition.
+        codes: The provider's error code for each HTTP status.
+        words: Builds an answer from a status and an error code.
+        repeated: Possible answers to `asked_again` when the object already exists, except `conflict`.
+        config: Configuration of every client.
         part: Size of a part, in bytes.
-        large: Size of an object that goes up in parts, in bytes.
-        large_config: Config of a client that uploads it.
+        large: Size of an object that is uploaded in parts, in bytes.
+        large_config: Additional configuration of a client that uploads a large object.
         sent: Requests of a large exclusive create, between `head` and `commit`.
-        heads_before_delete: Whether a delete begins with a `head`: the store does not say whether there was an object.
-        own_checksums: Whether the store keeps a checksum of an object that another client stored.
-        accepts_delete: Statuses that say "deleted", whatever the body is.
-        secrets: Config values that no error may tell.
+        heads_before_delete: Whether a delete begins with a `head`, because its answer does not tell if the object existed.
+        own_checksums: Whether the store computes a checksum for an object that another client uploaded without one.
+        accepts_delete: Statuses that mean "deleted" with any response body.
+        secrets: Configuration values that no error message may contain.
     """
 
     server: str
@@ -127,7 +127,7 @@ class Cloud:
 
     @property
     def ranges(self) -> int:
-        """Size of an object that is downloaded in at least three ranges, in bytes."""
+        """Size of an object that needs at least three ranged reads, in bytes."""
         return max(2 * self.part, 3 * MIB) + SMALL
 
     @property
@@ -136,16 +136,16 @@ class Cloud:
         return TRAITS[self.server].creates_large
 
     def answer(self, status: int, code: str | None = None) -> Answer:
-        """An answer with this status, as the provider words it."""
+        """Build an answer with this status, in the provider's error format."""
         return self.words(status, code or self.codes.get(status, "InternalError"))
 
     @property
     def denied(self) -> Answer:
-        """The answer to credentials without the permission."""
+        """The answer to credentials without the necessary permission."""
         return self.answer(403)
 
     def action(self, action: Action | Says) -> Action:
-        """The fault that `action` means on this provider."""
+        """Translate `Says` into this provider's fault; other actions are returned unchanged."""
         if not isinstance(action, Says):
             return action
         answer = self.answer(action.status)
@@ -173,10 +173,10 @@ MINISTACK = Cloud(
     codes={403: "AccessDenied", 429: "TooManyRequests", 500: "InternalError", 503: "SlowDown", 504: "GatewayTimeout"},
     words=_in_xml,
     repeated=(Answer(200, body=_COMPLETED), Answer(404, "NoSuchUpload"), Answer(500, "InternalError")),
-    # Without a probe of the endpoint.
+    # Setting this skips the probe of the endpoint.
     config={"part_size": "5MiB", "multipart_threshold": "5MiB", "conditional_writes": "enforced"},
     part=5 * MIB,
-    # It compares checksums in Python, at 5 MiB/s, so that one part of a little size must do.
+    # The server computes checksums in Python, at 5 MiB/s, so the tests use a single, small part.
     large=SMALL,
     large_config={"multipart_threshold": "1KiB"},
     sent=("CreateMultipartUpload", "UploadPart"),
@@ -193,7 +193,7 @@ CEPH = dataclasses.replace(
     MINISTACK, server="ceph", large=5 * MIB + SMALL, large_config={}, sent=("CreateMultipartUpload", *["UploadPart"] * 2)
 )
 RCLONE = dataclasses.replace(MINISTACK, server="rclone")
-"""It ignores If-Match, and answers to ranges with 200."""
+"""rclone ignores If-Match and answers Range requests with 200."""
 GCS = Cloud(
     server="gcs-fake",
     provider="gcs",
@@ -253,57 +253,57 @@ CLOUD_OF = {cloud.server: cloud for cloud in [*CLOUDS, RCLONE]}
 
 
 def impatient(action: Action | Says, **config: str) -> dict[str, str]:
-    """Config with a short read timeout, where the fault is silence; elsewhere a busy machine is only late."""
+    """Configuration with a short read timeout if the fault is a missing answer; other faults need no short timeout."""
     return {"read_timeout": "0.3s", **config} if isinstance(action, (Delay, StallBody)) else {}
 
 
 def content_of(size: int, seed: int = 0) -> bytes:
-    """Bytes in which no two parts are alike; another seed gives others."""
+    """Generate content without two equal parts; each seed generates different content."""
     return random.Random(seed).randbytes(size)
 
 
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts take no time."""
+    """Set all waits between attempts to zero seconds."""
     monkeypatch.setattr(retry._Waits, "on", False)
 
 
 @dataclass(frozen=True)
 class Faulty:
-    """A server that the second client reaches directly, and the library's client through the proxy."""
+    """A server with two clients: the library's client sends through the proxy, the second client directly."""
 
     cloud: Cloud
     rig: Rig
     proxy: FaultProxy
 
     def client(self, **config: str) -> FsspecStorageClient:
-        """A client of the library that has small parts."""
+        """A client of the library, configured with small parts."""
         return self.rig.client(**{**self.cloud.config, **config})
 
     def inject(self, on: Match | str, action: Action | Says, *, skip: int = 0, times: int | None = 1) -> None:
-        """Break requests of this test; a string names their operation."""
+        """Inject a fault into requests of this test; a string selects the requests by their operation."""
         match = Match(operation=on) if isinstance(on, str) else on
         self.proxy.inject(Fault(match, self.cloud.action(action), skip, times))
 
     def inject_heads(self, action: Action | Says, *, skip: int = 0) -> None:
-        """Break every request for metadata: of objects, and of the bucket where HEAD asks for it."""
+        """Inject a fault into every metadata request: for objects, and for the bucket if the provider uses HEAD for it."""
         match = Match(operation=self.cloud.head) if self.cloud is GCS else Match(method="HEAD")
         self.inject(match, action, skip=skip, times=None)
 
     def sent(self, operation: str) -> list[RequestLog]:
-        """The requests of an operation so far."""
+        """The requests of an operation that the proxy has received."""
         return [entry for entry in self.proxy.requests if entry.operation == operation]
 
     def operations(self) -> list[str]:
-        """The operations on objects so far; those that ask about the bucket are left out."""
+        """The operations on objects that the proxy has received, without requests about the bucket."""
         about_bucket = {"HeadBucket", "GetStorageLayout"}
         return [entry.operation for entry in self.proxy.requests if entry.operation not in about_bucket]
 
     def put(self, content: bytes, name: str = NAME) -> None:
-        """Another client stores an object."""
+        """Store an object with the second client."""
         self.rig.second.put(self.rig.key(name), content)
 
     def put_with_checksum(self, content: bytes, name: str = NAME) -> None:
-        """Store an object so that its content can be verified, as uploads of the library are stored."""
+        """Store an object with a checksum, as the library's own uploads do, so that downloads verify the content."""
         if self.cloud.own_checksums:
             return self.put(content, name)
         checksum = f"{checksums.encode(checksums.crc64nvme(content))}-{len(content)}"
@@ -311,39 +311,39 @@ class Faulty:
         return None
 
     def delete(self, name: str = NAME) -> None:
-        """Another client deletes an object."""
+        """Delete an object with the second client."""
         self.rig.second.delete(self.rig.key(name))
 
     @property
     def boto3(self) -> S3Client:
-        """The second client, of S3."""
+        """The boto3 client of the second client (S3 only)."""
         assert isinstance(self.rig.second, Boto3Client)
         return self.rig.second.client
 
     def get(self, name: str = NAME) -> bytes:
-        """Another client reads an object."""
+        """Read an object with the second client."""
         return self.rig.second.get(self.rig.key(name))
 
     def assert_holds(self, content: bytes | None = None) -> None:
-        """The store holds just this under `NAME`, or nothing at all, and no upload is open."""
+        """Assert that the store holds only `NAME` with this content (None: no object), and that no upload is open."""
         assert self.rig.keys() == ([] if content is None else [NAME])
         assert content is None or self.get() == content
         assert self.rig.open_uploads() == []
 
 
 _RIGS: dict[str, Rig] = {}
-"""The servers run for the whole session; a second client for each test would take longer than most of them."""
+"""Rigs by server, kept for the test session: creating a second client takes longer than most tests."""
 
 
 def proxied(rig: Rig, proxy: FaultProxy) -> Rig:
-    """The same store, whose clients of the library go through a proxy, with a prefix of its own."""
+    """Copy a rig: same store, a new prefix, and library clients that send through the proxy."""
     url = f"{proxy.url}{urlsplit(rig.config['endpoint_url']).path}"
     return dataclasses.replace(rig, config={**rig.config, "endpoint_url": url}, prefix=new_prefix())
 
 
 @contextmanager
 def behind_proxy(cloud: Cloud | str, servers: Servers) -> Iterator[Faulty]:
-    """A server behind a proxy; at the end every fault must have happened, and the proxy itself have had no error."""
+    """Put a proxy before a server. At the end, assert that every fault has occurred and the proxy itself had no error."""
     cloud = CLOUD_OF[cloud] if isinstance(cloud, str) else cloud
     server = servers.get(cloud.server)
     rig = _RIGS.setdefault(cloud.server, server_rig(cloud.server, server))
@@ -354,12 +354,12 @@ def behind_proxy(cloud: Cloud | str, servers: Servers) -> Iterator[Faulty]:
         assert proxy.errors == []
 
 
-# ---- transfers that are about to meet a fault
+# ---- transfers with faults
 
 
 @dataclass(frozen=True)
 class UploadCase:
-    """One way to upload: to which cloud, in parts or in one request, exclusively or not."""
+    """One kind of upload: the cloud, in parts or in one request, with or without exclusive create."""
 
     cloud: Cloud
     large: bool
@@ -370,28 +370,28 @@ class UploadCase:
 
     @property
     def commit(self) -> str:
-        """The request that makes the object visible."""
+        """The operation that makes the object visible."""
         return self.cloud.commit if self.large else self.cloud.put
 
     @property
     def send(self) -> str:
-        """The request that carries the bytes."""
+        """The operation that sends the content."""
         return self.cloud.parts[-1] if self.large else self.cloud.put
 
     @property
     def asked_again(self) -> str:
-        """The request that follows when the answer to `commit` was lost."""
+        """The operation that follows a lost answer to `commit`."""
         return self.cloud.asked_again if self.large else self.cloud.put
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """All its requests that write."""
+        """All write operations of the upload, in order."""
         return (*self.cloud.parts, self.cloud.commit) if self.large else (self.cloud.put,)
 
 
 @dataclass(frozen=True)
 class DownloadCase:
-    """One way to download: from which cloud, in one request or in ranges."""
+    """One kind of download: the cloud, in one request or in ranges."""
 
     cloud: Cloud
     ranges: bool
@@ -418,12 +418,12 @@ Case = TypeVar("Case", UploadCase, DownloadCase)
 
 
 def of(cloud: Cloud, cases: list[Case]) -> list[Case]:
-    """Those of the cases that belong to the cloud's provider, on any server."""
+    """Select the cases of the cloud's provider, on all its servers."""
     return [case for case in cases if case.cloud.provider == cloud.provider]
 
 
 def one_each(cases: list[Case]) -> list[Case]:
-    """One case for each provider and path: for faults in which the proxy answers, and the server takes no part."""
+    """Select one case for each provider and kind of transfer: for faults that the proxy answers without the server."""
     found: dict[str, Case] = {}
     for case in cases:
         found.setdefault(str(case).replace(str(case.cloud), case.cloud.provider), case)
@@ -431,7 +431,7 @@ def one_each(cases: list[Case]) -> list[Case]:
 
 
 class Upload:
-    """An upload that is about to meet a fault. Where it overwrites, there is an object already."""
+    """An upload for one test. For an overwriting upload, the object already exists."""
 
     def __init__(self, case: UploadCase, faulty: Faulty, folder: Path) -> None:
         self.case = case
@@ -445,33 +445,33 @@ class Upload:
 
     @property
     def commit(self) -> str:
-        """The request that makes the object visible."""
+        """The operation that makes the object visible."""
         return self.case.commit
 
     @property
     def send(self) -> str:
-        """The request that carries the bytes."""
+        """The operation that sends the content."""
         return self.case.send
 
     def client(self, **config: str) -> FsspecStorageClient:
-        """A client that uploads in parts, or in one request, as the case says."""
+        """A client that uploads in parts or in one request, according to the case."""
         return self.faulty.client(**{**(self.case.cloud.large_config if self.case.large else {}), **config})
 
     def run(self, **config: str) -> None:
-        """Upload."""
+        """Run the upload."""
         self.client(**config).upload_file(self.local, NAME, check_conflict=self.case.create)
 
     def assert_stored(self) -> None:
-        """The object is there, complete, and nothing else."""
+        """Assert that the store holds only the complete new object."""
         self.faulty.assert_holds(self.content)
 
     def assert_nothing_changed(self) -> None:
-        """The store is as it was."""
+        """Assert that the store is unchanged."""
         self.faulty.assert_holds(self.before)
 
 
 class Download:
-    """A download that is about to meet a fault, onto a file that is there already."""
+    """A download for one test. The local file already exists."""
 
     def __init__(self, case: DownloadCase, faulty: Faulty, folder: Path) -> None:
         self.case = case
@@ -485,11 +485,11 @@ class Download:
 
     @property
     def read(self) -> str:
-        """The request for the content."""
+        """The operation that reads the content."""
         return self.case.cloud.read
 
     def store_ours(self) -> None:
-        """Replace the object by an upload of the library, where it differs from another client's."""
+        """Replace the object by an upload of the library, if such an upload differs from another client's."""
         if not self.case.cloud.own_checksums:
             return
         self.local.write_bytes(self.content)
@@ -498,21 +498,21 @@ class Download:
         self.faulty.proxy.clear()
 
     def run(self, **config: str) -> None:
-        """Download."""
+        """Run the download."""
         assert self.faulty.client(**config).download_file(NAME, self.local) == self.local
 
     def assert_is(self, content: bytes) -> None:
-        """The local file is this, and nothing is beside it."""
+        """Assert that the local file has this content and that its folder holds no other file."""
         assert self.local.read_bytes() == content
         assert list(self.local.parent.iterdir()) == [self.local]
 
     def assert_as_before(self) -> None:
-        """The local file is what it was."""
+        """Assert that the local file is unchanged."""
         self.assert_is(PREVIOUS)
 
 
 def messages(error: BaseException) -> list[str]:
-    """All that a traceback would print of an error and of its causes."""
+    """All texts that a traceback prints for an error and its causes."""
     found: list[str] = []
     ahead: list[BaseException | None] = [error]
     while ahead:

@@ -1,4 +1,4 @@
-"""Faults that only Azure Blob Storage can have: blocks that are thrown away, and blocks of other writers."""
+"""Faults of Azure Blob Storage only: discarded blocks, and uncommitted blocks of other writers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def on(cases: list[UploadCase]) -> pytest.MarkDecorator:
 
 
 def stage(upload: Upload, block: str) -> None:
-    """Another writer, that was killed, has sent a block of the same blob."""
+    """Stage a block for the same blob, as a writer that was killed before its commit."""
     container = upload.faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
     container.get_blob_client(upload.faulty.rig.key(NAME)).stage_block(block, b"of a writer that was killed")
 
 
 @on(UPLOADS)
 def test_blocks_thrown_away(upload: Upload) -> None:
-    """Blocks that another writer's commit threw away are sent again."""
+    """Blocks that another writer's commit discarded are sent again."""
     upload.faulty.inject(upload.commit, Answer(400, "InvalidBlockList"))
     upload.run()
     upload.assert_stored()
@@ -42,8 +42,8 @@ def test_blocks_thrown_away(upload: Upload) -> None:
 
 @on(UPLOADS)
 def test_blocks_thrown_away_always(upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks that are thrown away without end are an error."""
-    monkeypatch.setattr(azure_store, "BLOCK_CONFLICT", RetryPolicy(3))  # 20 take half a minute
+    """If the blocks are discarded after every attempt, the upload raises an error."""
+    monkeypatch.setattr(azure_store, "BLOCK_CONFLICT", RetryPolicy(3))  # 20 attempts take 30 seconds
     upload.faulty.inject(upload.commit, Answer(400, "InvalidBlockList"), times=None)
     with pytest.raises(StorageUnavailableError):
         upload.run()
@@ -52,7 +52,7 @@ def test_blocks_thrown_away_always(upload: Upload, monkeypatch: pytest.MonkeyPat
 
 @on([case for case in of(AZURE, CREATES) if not case.large])
 def test_put_refused_for_blocks(upload: Upload) -> None:
-    """A small create goes by blocks where no blob is there, and Put Blob is refused for another writer's blocks."""
+    """If Put Blob is refused because of another writer's uncommitted blocks, a small create uploads blocks instead."""
     stage(upload, "never-committed")
     upload.run()
     upload.assert_stored()
@@ -61,9 +61,9 @@ def test_put_refused_for_blocks(upload: Upload) -> None:
 @on(UPLOADS)
 @pytest.mark.parametrize("length", [12, 32, 64])
 def test_blocks_of_another_tool(upload: Upload, length: int) -> None:
-    """Blocks that another tool never committed do not stop an upload.
+    """Uncommitted blocks of another tool do not prevent an upload.
 
-    Azure takes blocks of one blob only with ids of one length, also of writers that have nothing to do with each other.
+    All block ids of one blob must have the same length in Azure, also those of independent writers.
     """
     stage(upload, "x" * length)
     upload.run()

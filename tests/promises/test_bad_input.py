@@ -1,4 +1,4 @@
-"""Bad input and bad endpoints: the documented exception, a message that names the thing, and nothing changed anywhere."""
+"""Bad input and bad endpoints raise the documented exception, name the cause in the message, and change nothing."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from tests.rig import Rig
 
 LARGE = 6 * MIB
-"""Above `SMALL_PARTS`' threshold."""
+"""A size above the multipart threshold of `SMALL_PARTS`."""
 
 
 class Desk:
-    """A folder with a file to upload, and a file that downloads must not touch."""
+    """A folder with two files: one to upload, and one that a failed download must not change."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,9 +66,9 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    """Not below pytest's own folder, which nobody else may enter: see `as_nobody`."""
+    """A `Desk` outside pytest's temporary folder, which other users cannot enter (see `as_nobody`)."""
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # noqa: S103 - so that others may enter
+        os.chmod(folder, 0o755)  # noqa: S103 - other users must enter
         yield Desk(Path(folder).resolve())
 
 
@@ -91,7 +91,7 @@ VERBS: dict[str, Callable[[FsspecStorageClient, str, Desk], object]] = {
     "url": lambda client, path, _: client.url(path),
 }
 RIGS = [name for name in TRAITS if not name.endswith("-tls")]
-"""Bad input is as bad over TLS."""
+"""All stores, without the TLS variants: TLS makes no difference for bad input."""
 
 
 @pytest.fixture(params=RIGS)
@@ -105,14 +105,14 @@ def open_uploads(rig: Rig) -> list[str]:
     try:
         return rig.second.open_uploads()
     except ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchUpload":  # rclone says so of a bucket that never had any
+        if error.response["Error"]["Code"] != "NoSuchUpload":  # rclone's answer for a bucket that never had an upload
             raise
         return []
 
 
 @contextmanager
 def nothing_changes(rig: Rig, desk: Desk) -> Iterator[None]:
-    """On either side."""
+    """Assert that the block changes neither the store nor the local files."""
 
     def state() -> tuple[object, ...]:
         return rig.second.all_keys(), open_uploads(rig), desk.tree(), desk.kept.read_bytes()
@@ -125,19 +125,19 @@ def nothing_changes(rig: Rig, desk: Desk) -> Iterator[None]:
 IMPOSSIBLE = ["a//b", "//a", ".", "..", "../a", "a/../../b", "a/.", "/..", "a::b", "a?versionId=1", "a\0b", "a\nb", "\ud800"]
 IMPOSSIBLE += ["x" * 1025, "https://example.com/a", "://a", "nope://models/a"]
 NO_OBJECT = ["", "/", "a/"]
-"""These name no object; a listing may begin with them."""
+"""Paths that cannot be an object's key, but are valid prefixes of a listing."""
 
 
 def outcome(act: Callable[[], object]) -> str | Exception:
-    """The exception, or a text that says what came back instead."""
+    """Call `act` and return its exception, or a text with its return value."""
     try:
         return f"returned {act()!r}"
-    except Exception as error:  # noqa: BLE001 - it is compared with what it should be
+    except Exception as error:  # noqa: BLE001 - the caller checks the type
         return error
 
 
 def others_than(expected: type[Exception], acts: Mapping[str, Callable[[], object]], *names: str) -> dict[str, object]:
-    """Those of the acts that end otherwise than in this exception, with one of the names in its message."""
+    """The outcomes of all acts that do not raise `expected` with one of the names in its message."""
     ends = {what: outcome(act) for what, act in acts.items()}
     return {
         what: repr(end)
@@ -147,7 +147,7 @@ def others_than(expected: type[Exception], acts: Mapping[str, Callable[[], objec
 
 
 def test_impossible_path(rig: Rig, desk: Desk) -> None:
-    """An impossible remote path is a ValueError of every verb."""
+    """Every verb raises ValueError for an invalid remote path."""
     client = rig.client()
     mine = f"{rig.scheme}://{rig.base}"
     with nothing_changes(rig, desk):
@@ -159,7 +159,7 @@ def test_impossible_path(rig: Rig, desk: Desk) -> None:
 
 
 def test_url_of_another_place(rig: Rig, desk: Desk) -> None:
-    """A URL of another bucket or provider is a ValueError of every verb."""
+    """Every verb raises ValueError for a URL of another bucket or provider."""
     elsewhere = "/elsewhere/" if rig.scheme == "file" else "elsewhere/"
     client = rig.client()
     with nothing_changes(rig, desk):
@@ -177,7 +177,7 @@ UPLOADS = {"upload": False, "create": True}
 
 
 def test_missing_local_file(rig: Rig, desk: Desk) -> None:
-    """A missing local file is a plain FileNotFoundError, not one about the object."""
+    """A missing local file raises FileNotFoundError, not ObjectNotFoundError."""
     client = rig.client()
     with nothing_changes(rig, desk):
         for missing in (desk.folder / "none.bin", desk.folder / "no/such/none.bin", desk.small / "none.bin"):
@@ -188,7 +188,7 @@ def test_missing_local_file(rig: Rig, desk: Desk) -> None:
 
 
 def unreadable_files(desk: Desk) -> list[Path]:
-    """Local paths that are there and cannot be uploaded."""
+    """Existing local paths that cannot be uploaded."""
     folder, pipe, denied = desk.folder / "folder", desk.folder / "pipe", desk.folder / "denied"
     folder.mkdir()
     os.mkfifo(pipe)
@@ -198,9 +198,9 @@ def unreadable_files(desk: Desk) -> list[Path]:
 
 
 def test_unreadable_local_path(rig: Rig, desk: Desk) -> None:
-    """A local path that cannot be read as a file is a StorageError."""
+    """A local path that cannot be read as a file raises StorageError."""
     client = rig.client()
-    client.file_exists("v3/model.bin")  # so that the SDK is loaded, with root's permissions
+    client.file_exists("v3/model.bin")  # load the SDK now, with root's permissions
     paths = unreadable_files(desk)
     with nothing_changes(rig, desk):
         for path in paths:
@@ -215,7 +215,7 @@ def test_unreadable_local_path(rig: Rig, desk: Desk) -> None:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Root may read and write everything; for a moment we are somebody else."""
+    """Run the block with an unprivileged user id, because root can read and write every file."""
     if os.geteuid() != 0:
         yield
         return
@@ -227,7 +227,7 @@ def as_nobody() -> Iterator[None]:
 
 
 def impossible_destinations(desk: Desk) -> list[Path]:
-    """Where no file can be put."""
+    """Local paths at which no file can be created."""
     folder, pipe, null = (desk.folder / name for name in ("folder", "pipe", "null"))
     folder.mkdir()
     os.mkfifo(pipe)
@@ -236,7 +236,7 @@ def impossible_destinations(desk: Desk) -> list[Path]:
 
 
 def test_impossible_destination(rig: Rig, desk: Desk) -> None:
-    """A destination that cannot be a file is a StorageError."""
+    """A download to a path that cannot be a file raises StorageError."""
     rig.second.put(rig.key("small.bin"), b"small")
     client = rig.client()
     paths = impossible_destinations(desk)
@@ -253,11 +253,11 @@ def test_impossible_destination(rig: Rig, desk: Desk) -> None:
 
 
 def test_missing_object(rig: Rig, desk: Desk) -> None:
-    """A missing object is an ObjectNotFoundError, and no folders are made."""
+    """A missing object raises ObjectNotFoundError, and the download creates no folders."""
     rig.second.put(rig.key("v3/model.bin"), b"x")
     client = rig.client()
     with nothing_changes(rig, desk):
-        for path in ("v3/none.bin", "v3"):  # a prefix of other objects is no object
+        for path in ("v3/none.bin", "v3"):  # a prefix of other objects is not an object
             acts: dict[str, Callable[[], object]] = {
                 "download": partial(client.download_file, path, desk.kept),
                 "download into new folders": partial(client.download_file, path, desk.folder / "new/folder/model.bin"),
@@ -272,7 +272,7 @@ def test_missing_object(rig: Rig, desk: Desk) -> None:
 
 @contextmanager
 def full_disk(limit: int) -> Iterator[None]:
-    """No file of this process may grow above `limit` bytes; Python turns the signal into an error of the write."""
+    """Limit the files of this process to `limit` bytes. Python ignores the signal, so the write raises OSError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -283,7 +283,7 @@ def full_disk(limit: int) -> Iterator[None]:
 
 @pytest.mark.hostile
 def test_full_disk(rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is a StorageError, and the previous file is kept."""
+    """A full disk raises StorageError, and the previous file is unchanged."""
     rig.second.put(rig.key("large.bin"), bytes(LARGE))
     client = rig.client(**(SMALL_PARTS if rig.provider == "s3" else {}))
     client.file_exists("large.bin")
@@ -301,7 +301,7 @@ def test_full_disk(rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.hostile
 @pytest.mark.parametrize("check_conflict", [False, True])
 def test_full_disk_of_store(check_conflict: bool, desk: Desk, request: pytest.FixtureRequest) -> None:
-    """A full disk of a local store is a StorageError."""
+    """An upload to a local store on a full disk raises StorageError."""
     rig = make_rig("file", request)
     large = desk.large()
     with nothing_changes(rig, desk), full_disk(MIB), pytest.raises(StorageError, match=r"v3/model\.bin"):
@@ -310,7 +310,7 @@ def test_full_disk_of_store(check_conflict: bool, desk: Desk, request: pytest.Fi
 
 @pytest.mark.hostile
 def test_full_disk_in_open_file(request: pytest.FixtureRequest, desk: Desk) -> None:
-    """A full disk during the writing of an open file publishes nothing."""
+    """If the disk becomes full while an open file is written, no object appears."""
     rig = make_rig("file", request)
     client = rig.client()
     with (
@@ -325,23 +325,23 @@ def test_full_disk_in_open_file(request: pytest.FixtureRequest, desk: Desk) -> N
 # --- S3 ---------------------------------------------------------------------------------------------------------------
 
 WITH_BUCKETS = [name for name in RIGS if TRAITS[name].has_buckets]
-PROMPT_SECONDS = 50  # of a busy machine; the first read that waits in vain takes 60
+PROMPT_SECONDS = 50  # enough for a busy machine; one read timeout takes 60
 
 
 def every_verb(client: FsspecStorageClient, desk: Desk) -> dict[str, Callable[[], object]]:
-    """Each verb on one path, but `url`, which asks no store."""
+    """Each verb on one path, except `url`, which sends no request."""
     return {verb: partial(VERBS[verb], client, "v3/model.bin", desk) for verb in VERBS if verb != "url"}
 
 
 def uploads_in_parts(client: FsspecStorageClient, desk: Desk) -> dict[str, Callable[[], object]]:
-    """A large upload of either kind, by a client with `SMALL_PARTS`."""
+    """An overwriting and an exclusive multipart upload, by a client with `SMALL_PARTS`."""
     large = desk.large()
     return {f"{name} in parts": partial(client.upload_file, large, "v3/model.bin", check) for name, check in UPLOADS.items()}
 
 
 @pytest.mark.parametrize("name", WITH_BUCKETS)
 def test_missing_bucket(name: str, desk: Desk, request: pytest.FixtureRequest) -> None:
-    """A missing bucket is a BucketNotFoundError of every verb."""
+    """Every verb raises BucketNotFoundError if the bucket is missing."""
     rig = make_rig(name, request)
     client = rig.client_of("no-such-bucket", **SMALL_PARTS)
     acts = {**every_verb(client, desk), **uploads_in_parts(client, desk)}
@@ -354,8 +354,8 @@ def test_missing_bucket(name: str, desk: Desk, request: pytest.FixtureRequest) -
 def test_wrong_credentials(
     name: str, wrong: str, desk: Desk, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wrong credentials are an AccessDeniedError of every verb."""
-    monkeypatch.setattr(capabilities, "_found", {})  # what right credentials found out before
+    """Every verb raises AccessDeniedError for wrong credentials."""
+    monkeypatch.setattr(capabilities, "_found", {})  # forget earlier probes with valid credentials
     rig = make_rig(name, request)
     client = rig.client(**{wrong: "wrong" * 4})
     with nothing_changes(rig, desk):
@@ -369,13 +369,13 @@ def test_wrong_credentials(
 
 
 def s3_client(endpoint_url: str, **config: str) -> S3StorageClient:
-    """A client of an endpoint that is no server of ours."""
+    """A client of an endpoint that is not one of the rig's servers."""
     keys = {"aws_access_key_id": "AKID", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
     return S3StorageClient({"bucket_name": BUCKET, "endpoint_url": endpoint_url, "prefix": "team", **keys, **config})
 
 
 def timed(act: Callable[[], object]) -> object:
-    """What it returns, unless it takes too long."""
+    """Call `act`, assert that it ends within `PROMPT_SECONDS`, and return its result."""
     started = time.monotonic()
     try:
         return act()
@@ -385,9 +385,9 @@ def timed(act: Callable[[], object]) -> object:
 
 @pytest.mark.slow
 def test_endpoint_down(desk: Desk) -> None:
-    """An endpoint that is down is a StorageUnavailableError of every verb."""
+    """Every verb raises StorageUnavailableError if the endpoint is down."""
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and never listens
+        closed.bind(("127.0.0.1", 0))  # but does not listen
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
         client = s3_client(endpoint, **SMALL_PARTS)
         acts = {**every_verb(client, desk), **uploads_in_parts(client, desk)}
@@ -402,7 +402,7 @@ def test_endpoint_down(desk: Desk) -> None:
 
 
 def _web_server(status: int, page: bytes) -> type[BaseHTTPRequestHandler]:
-    """Says the same to everybody."""
+    """A web server with the same answer to every request."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -420,13 +420,13 @@ def _web_server(status: int, page: bytes) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
-            """Be quiet."""
+            """Log nothing."""
 
     return Handler
 
 
 class Garbage(BaseRequestHandler):
-    """Answers with what is no HTTP."""
+    """Answers with bytes that are not HTTP."""
 
     def handle(self) -> None:
         self.request.recv(65536)
@@ -448,7 +448,7 @@ STRANGERS: dict[str, type[BaseRequestHandler]] = {
 
 @pytest.fixture(params=STRANGERS)
 def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An endpoint that speaks no S3."""
+    """An endpoint that does not speak S3."""
     server = ThreadingTCPServer(("127.0.0.1", 0), STRANGERS[request.param])
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -482,7 +482,7 @@ def test_endpoint_of_another_kind(stranger: str, desk: Desk) -> None:
 @pytest.mark.parametrize("page", [b"", XHTML], ids=["empty", "xhtml"])
 @pytest.mark.parametrize("operation", ["PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
 def test_captive_portal(operation: str, page: bytes, desk: Desk, servers: Servers) -> None:
-    """A captive portal or a load balancer may say 200 to any one request, and the store hears nothing of it."""
+    """A 200 from a captive portal or load balancer, for a request that the store did not receive, is not a success."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(operation=operation), Answer(200, body=page), times=None))
@@ -498,7 +498,7 @@ def test_captive_portal(operation: str, page: bytes, desk: Desk, servers: Server
 
 
 def test_expired_token(desk: Desk, servers: Servers) -> None:
-    """Every verb says that an expired token is expired."""
+    """Every verb's error message for an expired token says that it is expired."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(), Answer(400, "ExpiredToken"), times=None))
@@ -517,7 +517,7 @@ def test_expired_token(desk: Desk, servers: Servers) -> None:
 
 @pytest.mark.parametrize("status", [400, 500, 503])
 def test_exists_without_guess(status: int, servers: Servers) -> None:
-    """HeadObject says 404 for a missing bucket, too; so False is an answer only when the bucket is known to be there."""
+    """If HeadBucket fails, `file_exists` raises an error: HeadObject answers 404 for a missing bucket, too."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(operation="HeadBucket"), Answer(status, "Whatever"), times=None))
@@ -528,7 +528,7 @@ def test_exists_without_guess(status: int, servers: Servers) -> None:
 
 
 def test_bucket_without_permission(servers: Servers) -> None:
-    """A bucket is taken to exist if the credentials lack the permission to ask."""
+    """Without permission for HeadBucket, the library assumes that the bucket exists."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.inject(Fault(Match(operation="HeadBucket"), Answer(403, "AccessDenied"), times=None))
@@ -537,11 +537,11 @@ def test_bucket_without_permission(servers: Servers) -> None:
         assert proxy.unfired == []
 
 
-# --- check_conflict where the store cannot, and names that lead outside -----------------------------------------------
+# --- stores without exclusive create, and keys with ".." --------------------------------------------------------------
 
 
 def test_conflict_check_refused(careless_rig: Rig, desk: Desk) -> None:
-    """A conflict check that the store cannot do is refused before anything is written."""
+    """If the store has no exclusive create, `check_conflict` raises an error before any write."""
     careless_rig.second.put(careless_rig.key("there.bin"), b"theirs")
     client = careless_rig.client(**SMALL_PARTS)
     large = desk.large()
@@ -559,7 +559,7 @@ KEEPS_ANY_KEY = ["memory", "ministack", "ceph"]
 
 @pytest.fixture(params=KEEPS_ANY_KEY)
 def dotted(request: pytest.FixtureRequest) -> Rig:
-    """A store in which somebody put an object whose key leads upwards, and one that does not."""
+    """A store with two objects of another client: one key contains "..", the other is normal."""
     rig = make_rig(request.param, request)
     rig.second.put(rig.key("in/../../../escaped.bin"), b"outside")
     rig.second.put(rig.key("in/fine.bin"), b"inside")
@@ -568,7 +568,7 @@ def dotted(request: pytest.FixtureRequest) -> Rig:
 
 
 def test_dotted_key_refused(dotted: Rig, desk: Desk) -> None:
-    """A key with dots from a listing is refused by the verbs."""
+    """A listed key with ".." is refused by the verbs."""
     client = dotted.client()
     found = [info.url for info in client.list_files("in/")]
     assert client.url("in/fine.bin") in found
@@ -580,13 +580,13 @@ def test_dotted_key_refused(dotted: Rig, desk: Desk) -> None:
 
 
 def test_recursive_get_stays_inside(dotted: Rig, desk: Desk) -> None:
-    """A recursive get writes nothing outside its folder."""
+    """A recursive get writes no file outside its target folder."""
     before = desk.tree()
     inside = desk.folder / "a/b/c/inside"
     inside.mkdir(parents=True)
     client = dotted.client()
     path = client.filesystem._strip_protocol(client.url("in"))
-    with suppress(ValueError, StorageError):  # it may refuse as a whole
+    with suppress(ValueError, StorageError):  # refusing the complete call is allowed
         client.filesystem.get(path + "/", str(inside) + "/", recursive=True)
     outside = {
         path for path in desk.tree() if Path(path) not in {inside, *inside.parents} and inside not in Path(path).parents

@@ -1,4 +1,4 @@
-"""HEAD requests, listings and deletes on every cloud while the store is busy, refuses or answers nonsense."""
+"""HEAD requests, listings and deletes on every cloud, with a store that is busy, denies access or answers nonsense."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LASTING = [
 
 
 def steps_of(cloud: Cloud) -> list[tuple[str, str]]:
-    """Each verb, with each request that it sends."""
+    """Pairs of a verb and one of the operations that it sends."""
     steps = [("info", cloud.head), ("exists", cloud.head), ("delete", cloud.delete), ("list", cloud.list)]
     return [*steps, ("delete", cloud.head)] if cloud.heads_before_delete else steps
 
@@ -54,7 +54,7 @@ def on(steps: list[tuple[Cloud, str, str]]) -> pytest.MarkDecorator:
 
 
 def one_server(steps: list[tuple[Cloud, str, str]]) -> list[tuple[Cloud, str, str]]:
-    """The same steps on one server of each provider: for faults in which the proxy answers."""
+    """Select the steps of one server for each provider: for faults that the proxy answers without the server."""
     servers = {cloud.provider: cloud for cloud in reversed(CLOUDS)}
     return [each for each in steps if each[0] in servers.values()]
 
@@ -62,7 +62,7 @@ def one_server(steps: list[tuple[Cloud, str, str]]) -> list[tuple[Cloud, str, st
 @on(STEPS)
 @pytest.mark.parametrize(("action", "times"), PASSING)
 def test_passing_fault(faulty: Faulty, verb: str, step: str, action: Action | Says, times: int) -> None:
-    """A fault that passes is not noticed."""
+    """The library retries after a temporary fault, and the call succeeds."""
     faulty.inject(step, action, times=times)
     client = faulty.client()
     expected = {"info": len(CONTENT), "exists": True, "delete": True, "list": [client.url(NAME)]}
@@ -73,7 +73,7 @@ def test_passing_fault(faulty: Faulty, verb: str, step: str, action: Action | Sa
 @on(one_server(STEPS))
 @pytest.mark.parametrize(("action", "status"), LASTING)
 def test_lasting_fault(faulty: Faulty, verb: str, step: str, action: Action | Says, status: int | None) -> None:
-    """A fault that stays is an error, and not an answer."""
+    """A permanent fault raises an error; the verb does not return a result."""
     faulty.inject(step, action, times=None)
     client = faulty.client()
     with pytest.raises(StorageUnavailableError) as caught:
@@ -89,7 +89,7 @@ def test_lasting_fault(faulty: Faulty, verb: str, step: str, action: Action | Sa
 
 @on([each for each in STEPS if each[1] != "delete" or each[2] == each[0].delete])
 def test_denied(faulty: Faulty, verb: str, step: str) -> None:
-    """A refusal is an error, and not an answer."""
+    """Denied access raises an error; the verb does not return a result."""
     faulty.inject(step, Says(403), times=None)
     with pytest.raises(AccessDeniedError) as caught:
         VERBS[verb](faulty.client())
@@ -103,7 +103,7 @@ def test_denied(faulty: Faulty, verb: str, step: str) -> None:
     ids=["503", "500", "403", "refused", "400"],
 )
 def test_missing_is_not_guessed(faulty: Faulty, action: Action | Says) -> None:
-    """An object is not reported as missing when the store does not say so."""
+    """An object is reported as missing only if the store answers that it is missing."""
     faulty.inject_heads(action)
     with pytest.raises(StorageError):
         faulty.client().file_exists("missing")
@@ -122,13 +122,13 @@ NONSENSE |= {f"{status}-empty": Answer(status, body=b"") for status in (204, 302
         pytest.param(cloud, verb, step, answer, id=f"{cloud}-{verb}-{name}")
         for cloud, verb, step in one_server(STEPS)
         for name, answer in NONSENSE.items()
-        # A delete is answered without content; and the HEAD request before a delete is only for its return value.
+        # The answer to a delete has no content, and the HEAD request before it only determines the return value.
         if verb != "delete" or (step == cloud.delete and answer.status not in cloud.accepts_delete)
     ],
     indirect=["faulty"],
 )
 def test_answer_of_no_store(faulty: Faulty, verb: str, step: str, answer: Answer) -> None:
-    """The answer of a web server that is not a store is an error."""
+    """An answer from a web server that is not a store raises an error."""
     faulty.inject(step, answer, times=None)
     with pytest.raises(StorageError):
         VERBS[verb](faulty.client())
@@ -136,7 +136,7 @@ def test_answer_of_no_store(faulty: Faulty, verb: str, step: str, answer: Answer
 
 @pytest.mark.parametrize("after", [0, 60, 300])
 def test_broken_listing(faulty: Faulty, after: int) -> None:
-    """A listing that always breaks off is an error, and not a shorter listing."""
+    """A listing that is always cut off raises an error and is not returned as a shorter listing."""
     faulty.inject(faulty.cloud.list, TruncateBody(after), times=None)
     with pytest.raises(StorageError):
         VERBS["list"](faulty.client())
@@ -144,14 +144,14 @@ def test_broken_listing(faulty: Faulty, after: int) -> None:
 
 @pytest.mark.parametrize("after", [60, 300])
 def test_listing_broken_once(faulty: Faulty, after: int) -> None:
-    """A listing that breaks off is requested again."""
+    """A listing that is cut off is requested again."""
     faulty.inject(faulty.cloud.list, TruncateBody(after))
     client = faulty.client()
     assert VERBS["list"](client) == [client.url(NAME)]
 
 
 def test_listing_without_a_byte(faulty: Faulty) -> None:
-    """A listing that breaks off before its first byte is not an empty listing."""
+    """A listing that is cut off before its first byte is not an empty listing."""
     faulty.inject(faulty.cloud.list, TruncateBody(0))
     client = faulty.client()
     with suppress(StorageError):
@@ -165,7 +165,7 @@ def test_listing_without_a_byte(faulty: Faulty) -> None:
 )
 @pytest.mark.parametrize("faulty", [each for each in CLOUDS if each.server != "ceph"], ids=str, indirect=True)
 def test_no_secret_in_errors(faulty: Faulty, tmp_path: Path, action: Action | Says) -> None:
-    """No error tells a secret, nor the id of an upload session, which is one."""
+    """No error message contains a secret; the id of an upload session is one, too."""
     client = faulty.client(**faulty.cloud.secrets)
     (tmp_path / "source").write_bytes(b"x" * 2_000_000)
     (tmp_path / "small").write_bytes(CONTENT)
@@ -180,7 +180,7 @@ def test_no_secret_in_errors(faulty: Faulty, tmp_path: Path, action: Action | Sa
     }
     assert not [secret for secret in faulty.cloud.secrets.values() if secret in repr(client)]
     if isinstance(action, Answer) and action.status in faulty.cloud.accepts_delete and not faulty.cloud.heads_before_delete:
-        del calls["delete"]  # it succeeds
+        del calls["delete"]  # this delete succeeds
     faulty.proxy.inject(Fault(Match(), faulty.cloud.action(action), times=None))
     for call in calls.values():
         with pytest.raises(StorageError) as caught:

@@ -1,4 +1,4 @@
-"""torch's DataLoader, whose workers are forked, or spawned, from a process that has used a client."""
+"""torch's DataLoader with forked or spawned workers, after the parent process has used a client."""
 
 from __future__ import annotations
 

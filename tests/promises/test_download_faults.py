@@ -1,4 +1,4 @@
-"""Downloads from every cloud, and reads of open objects, while bodies break off, bits flip and objects are replaced."""
+"""Downloads and open objects on every cloud: truncated bodies, flipped bits, replaced and deleted objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.promises.faulty import (
 from tests.rig import MIB
 from tests.waiting import PATIENCE
 
-# rclone ignores If-Match, and answers to ranges with 200.
+# rclone ignores If-Match and answers Range requests with 200.
 CARELESS = [DownloadCase(RCLONE, ranges=False), DownloadCase(RCLONE, ranges=True)]
 BROKEN = [
     pytest.param(TruncateBody(1000), id="truncated-fin"),
@@ -54,13 +54,13 @@ def on(cases: list[DownloadCase]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("download", cases, ids=str, indirect=True)
 
 
-# ---- connections that break, stores that are busy
+# ---- broken connections, busy stores
 
 
 @on(one_each(DOWNLOADS))
 @pytest.mark.parametrize("action", BROKEN)
 def test_passing_fault(download: Download, action: Action | Says) -> None:
-    """A fault that passes is not noticed."""
+    """The library retries after a temporary fault, and the call succeeds."""
     times = 2 if download.case.cloud is AZURE else 3  # Azure's SDK reads a body three times
     download.faulty.inject(download.read, action, times=times)
     download.run(**impatient(action, max_attempts=MANY_TIMES))
@@ -70,7 +70,7 @@ def test_passing_fault(download: Download, action: Action | Says) -> None:
 @on(one_each(DOWNLOADS))
 @pytest.mark.parametrize("action", BROKEN)
 def test_lasting_fault(download: Download, action: Action | Says) -> None:
-    """A fault that stays is an error that may be retried, and the file is as before."""
+    """A permanent fault raises a retryable error, and the local file is unchanged."""
     download.faulty.inject(download.read, action, times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         download.run(**impatient(action))
@@ -84,7 +84,7 @@ def test_lasting_fault(download: Download, action: Action | Says) -> None:
 @on(one_each(RANGES))
 @pytest.mark.parametrize("action", BROKEN)
 def test_lasting_fault_of_one_range(download: Download, action: Action | Says) -> None:
-    """One range that cannot be read leaves the file as it was."""
+    """If one range cannot be read, the local file is unchanged."""
     download.faulty.inject(download.read, action, skip=2, times=None)
     with pytest.raises(StorageUnavailableError):
         download.run(**impatient(action))
@@ -94,8 +94,8 @@ def test_lasting_fault_of_one_range(download: Download, action: Action | Says) -
 @on(DOWNLOADS)
 @pytest.mark.parametrize("action", [Refuse(), Says(503)], ids=["refused", "503"])
 def test_head_fails_at_first(download: Download, action: Action | Says) -> None:
-    """A HEAD request that fails at first is sent again."""
-    download.faulty.put(download.content)  # on S3 without a checksum: with one, a download sends no HEAD request
+    """A failed HEAD request is sent again."""
+    download.faulty.put(download.content)  # without checksum: on S3, a download with a checksum sends no HEAD request
     download.faulty.inject(download.case.cloud.head, action, times=3)
     download.run()
     download.assert_is(download.content)
@@ -104,7 +104,7 @@ def test_head_fails_at_first(download: Download, action: Action | Says) -> None:
 @on(DOWNLOADS)
 @pytest.mark.parametrize("action", [Refuse(), Says(503)], ids=["refused", "503"])
 def test_head_fails(download: Download, action: Action | Says) -> None:
-    """A HEAD request that always fails is an error, and the file is as before."""
+    """A HEAD request that always fails raises an error, and the local file is unchanged."""
     download.faulty.put(download.content)
     download.faulty.inject(download.case.cloud.head, action, times=None)
     with pytest.raises(StorageUnavailableError):
@@ -114,7 +114,7 @@ def test_head_fails(download: Download, action: Action | Says) -> None:
 
 @on(DOWNLOADS)
 def test_denied(download: Download) -> None:
-    """A refusal is an error, and the file is as before."""
+    """Denied access raises an error, and the local file is unchanged."""
     download.faulty.inject(download.read, Says(403), times=None)
     with pytest.raises(AccessDeniedError) as caught:
         download.run()
@@ -124,7 +124,7 @@ def test_denied(download: Download) -> None:
 
 @on(WHOLES)
 def test_max_attempts(download: Download) -> None:
-    """`max_attempts` is how often a read is sent."""
+    """A read request is sent at most `max_attempts` times."""
     download.faulty.inject(download.read, Says(503), times=None)
     with pytest.raises(StorageUnavailableError):
         download.run(max_attempts="2")
@@ -133,7 +133,7 @@ def test_max_attempts(download: Download) -> None:
 
 @on(one_each(RANGES))
 def test_failure_ends_at_once(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure does not wait for ranges that were not begun."""
+    """A failed download does not read the remaining ranges first."""
     monkeypatch.setattr(workers, "_STOP_SECONDS", 2 * PATIENCE)
     download.faulty.inject(download.read, Says(403), skip=1, times=None)
     client = download.faulty.client(max_concurrency="1")
@@ -146,7 +146,7 @@ def test_failure_ends_at_once(download: Download, monkeypatch: pytest.MonkeyPatc
 
 @on(DOWNLOADS)
 def test_failure_leaves_no_folder(download: Download) -> None:
-    """A failed download leaves no file and no folder where there was none."""
+    """A failed download leaves no new file and no new folder."""
     download.faulty.inject(download.read, Says(503), times=None)
     download.local.unlink()
     download.local.parent.rmdir()
@@ -155,7 +155,7 @@ def test_failure_leaves_no_folder(download: Download) -> None:
     assert not download.local.parent.exists()
 
 
-# ---- content that is wrong
+# ---- corrupt content
 
 WRITERS = [
     pytest.param(case, writer, id=f"{case}-{writer}")
@@ -164,12 +164,12 @@ WRITERS = [
     if writer == "ours" or case.cloud.own_checksums
 ]
 by_writers = pytest.mark.parametrize(("download", "writer"), WRITERS, indirect=["download"])
-"""Objects that can be verified: the library's, and those of other clients where the store keeps their checksums."""
+"""Objects with a checksum: the library's uploads, and other clients' uploads if the store computes one."""
 
 
 @by_writers
 def test_flipped_bit(download: Download, writer: str) -> None:
-    """A bit that flips once is noticed, and the content is read again."""
+    """A single flipped bit is detected, and the content is read again."""
     if writer == "ours":
         download.store_ours()
     download.faulty.inject(download.read, FlipBit(at=1000))
@@ -179,7 +179,7 @@ def test_flipped_bit(download: Download, writer: str) -> None:
 
 @by_writers
 def test_flipped_bits(download: Download, writer: str) -> None:
-    """Bits that always flip are an integrity error, and the file is as before."""
+    """If every answer has a flipped bit, an integrity error is raised, and the local file is unchanged."""
     if writer == "ours":
         download.store_ours()
     download.faulty.inject(download.read, FlipBit(at=1000), times=None)
@@ -192,21 +192,21 @@ def test_flipped_bits(download: Download, writer: str) -> None:
 @on(one_each(DOWNLOADS))
 @pytest.mark.parametrize("status", [200, 302, 405])
 def test_answer_of_no_store(download: Download, status: int) -> None:
-    """The answer of a web server that is not a store is an error."""
+    """An answer from a web server that is not a store raises an error."""
     download.faulty.inject(download.read, Answer(status, body=b"<html>It works!</html>"), times=None)
     with pytest.raises(StorageError):
         download.run()
     download.assert_as_before()
 
 
-# ---- objects that are replaced or deleted meanwhile
+# ---- objects replaced or deleted during the download
 
 
 @on([*RANGES, CARELESS[1]])
 @pytest.mark.parametrize("size", ["same", SMALL, 0, "more"], ids=lambda size: f"{size}-bytes")
 @pytest.mark.parametrize("side_by_side", ["1", "10"])
 def test_replaced_between_ranges(download: Download, size: int | str, side_by_side: str) -> None:
-    """An object that is replaced between two ranges is downloaded as one version."""
+    """If the object is replaced between two ranges, the download returns one version only."""
     sizes = {"same": download.size, "more": download.size + 2 * MIB}
     other = content_of(sizes[size] if isinstance(size, str) else size, seed=1)
     download.faulty.inject(download.read, Call(lambda: download.faulty.put(other)), skip=1)
@@ -217,17 +217,17 @@ def test_replaced_between_ranges(download: Download, size: int | str, side_by_si
 @on([*WHOLES, CARELESS[0]])
 @pytest.mark.parametrize("size", [SMALL, 10, 0, 2 * SMALL], ids=lambda size: f"{size}-bytes")
 def test_replaced_before_read(download: Download, size: int) -> None:
-    """An object that is replaced before its content is read is downloaded as one version."""
+    """If the object is replaced before the first read, the download returns one version only."""
     other = content_of(size, seed=1)
     download.faulty.inject(download.read, Call(lambda: download.faulty.put(other)))
     download.run()
     download.assert_is(other)
 
 
-# On S3 a small object is read by one request, which is one version.
+# Not for small objects on S3: one request reads them, so they cannot mix versions.
 @on([*RANGES, CARELESS[1], *(case for case in WHOLES if case.cloud.provider != "s3")])
 def test_replaced_without_end(download: Download) -> None:
-    """An object that is replaced without end is an error that may be retried, and the file is as before."""
+    """An object that is replaced during every attempt raises a retryable error, and the local file is unchanged."""
     seeds = itertools.count(1)
     replace = Call(lambda: download.faulty.put(content_of(download.size, seed=next(seeds))))
     download.faulty.inject(download.read, replace, times=None)
@@ -239,7 +239,7 @@ def test_replaced_without_end(download: Download) -> None:
 
 @on([*DOWNLOADS, *CARELESS])
 def test_deleted_before_read(download: Download) -> None:
-    """An object that is deleted before its content is read is not found, and the file is as before."""
+    """An object deleted before the first read raises "not found", and the local file is unchanged."""
     download.faulty.inject(download.read, Call(download.faulty.delete))
     with pytest.raises(ObjectNotFoundError):
         download.run()
@@ -248,7 +248,7 @@ def test_deleted_before_read(download: Download) -> None:
 
 @on([*RANGES, CARELESS[1]])
 def test_deleted_between_ranges(download: Download) -> None:
-    """An object that is deleted between two ranges is not found, and the file is as before."""
+    """An object deleted between two ranges raises "not found", and the local file is unchanged."""
     download.faulty.inject(download.read, Call(download.faulty.delete), skip=1)
     with pytest.raises(ObjectNotFoundError):
         download.run(max_concurrency="1")
@@ -260,7 +260,7 @@ def test_deleted_between_ranges(download: Download) -> None:
 
 @on([*RANGES, CARELESS[1]])
 def test_replaced_while_open(download: Download) -> None:
-    """An object that is replaced while it is open is an error, and never a mix of two versions."""
+    """Reading an open object after its replacement raises an error and never returns a mix of two versions."""
     with download.faulty.client().open(NAME, "rb", block_size=MIB) as file:
         assert file.read(1000) == download.content[:1000]
         download.faulty.put(content_of(download.size, seed=1))
@@ -274,7 +274,7 @@ def test_replaced_while_open(download: Download) -> None:
 
 @on([*RANGES, CARELESS[1]])
 def test_deleted_while_open(download: Download) -> None:
-    """An object that is deleted while it is open is not found."""
+    """Reading an open object after its deletion raises "not found"."""
     with download.faulty.client().open(NAME, "rb", block_size=MIB) as file:
         assert file.read(1000) == download.content[:1000]
         download.faulty.delete()
@@ -285,7 +285,7 @@ def test_deleted_while_open(download: Download) -> None:
 @on(one_each(DOWNLOADS))
 @pytest.mark.parametrize("action", BROKEN)
 def test_passing_fault_while_open(download: Download, action: Action | Says) -> None:
-    """A fault that passes is not noticed by the reader of an open object."""
+    """A temporary fault is retried, and reading the open object succeeds."""
     download.faulty.inject(download.read, action, times=2)
     client = download.faulty.client(**impatient(action, max_attempts=MANY_TIMES))
     with client.open(NAME, "rb", block_size=5 * MIB) as file:
@@ -295,7 +295,7 @@ def test_passing_fault_while_open(download: Download, action: Action | Says) -> 
 @on(one_each(WHOLES))
 @pytest.mark.parametrize("action", BROKEN)
 def test_lasting_fault_while_open(download: Download, action: Action | Says) -> None:
-    """A fault that stays is an error to the reader of an open object."""
+    """A permanent fault raises an error when an open object is read."""
     download.faulty.inject(download.read, action, times=None)
     with (
         download.faulty.client(**impatient(action)).open(NAME, "rb") as file,

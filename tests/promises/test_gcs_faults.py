@@ -1,4 +1,4 @@
-"""Faults that only Google Cloud Storage can have: upload sessions, answers to ranges, content that is stored packed."""
+"""Faults of Google Cloud Storage only: upload sessions, answers to ranges, gzip-encoded content."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def on_downloads(cases: list[DownloadCase]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("download", cases, ids=str, indirect=True)
 
 
-# ---- sessions
+# ---- upload sessions
 
 
 @on(CREATES)
 @pytest.mark.parametrize("action", LOST)
 def test_complete_but_refused(upload: Upload, action: Action | Says) -> None:
-    """A session that is "complete" after its last chunk was refused is not believed.
+    """A session state "complete" after a refused last chunk is not taken for a success.
 
-    Google's own testbench answers like this: its session is complete, whatever became of the object.
+    Google's own testbench answers like this: its session is complete even if the object was not created.
     """
     upload.faulty.inject(upload.commit, Call(lambda: upload.faulty.put(THEIRS)))
     upload.faulty.inject(upload.commit, action)
@@ -83,7 +83,7 @@ def test_complete_but_refused(upload: Upload, action: Action | Says) -> None:
 
 @on(UPLOADS)
 def test_complete_but_not_stored(upload: Upload) -> None:
-    """A session that is "complete" when nothing is stored is not believed."""
+    """A session state "complete" without a stored object is not taken for a success."""
     upload.faulty.inject(upload.commit, Says(503))
     upload.faulty.inject("ResumableStatus", COMPLETE)
     with pytest.raises(StorageUnavailableError):
@@ -93,7 +93,7 @@ def test_complete_but_not_stored(upload: Upload) -> None:
 
 @on(CREATES)
 def test_create_unknown_without_read(upload: Upload) -> None:
-    """Without read permission, a create whose answer was lost is an error: it may have been refused."""
+    """Without read permission, a create with a lost answer raises an error: the store may have refused it."""
     upload.faulty.inject("ObjectsGet", Says(403), times=None)
     upload.faulty.inject(upload.commit, DropResponse())
     with pytest.raises(StorageUnavailableError):
@@ -102,7 +102,7 @@ def test_create_unknown_without_read(upload: Upload) -> None:
 
 @on(OVERWRITES)
 def test_overwrite_without_read(upload: Upload) -> None:
-    """Without read permission, an overwriting upload succeeds although an answer is lost."""
+    """Without read permission, an overwriting upload succeeds after a lost answer."""
     upload.faulty.inject("ObjectsGet", Says(403), times=None)
     upload.faulty.inject(upload.commit, DropResponse())
     upload.run()
@@ -112,7 +112,7 @@ def test_overwrite_without_read(upload: Upload) -> None:
 @on(UPLOADS)
 @pytest.mark.parametrize("action", SPOILED)
 def test_session_lost(upload: Upload, action: Action) -> None:
-    """A session that is lost before its end is begun anew."""
+    """If the store loses the upload session, the upload starts a new session."""
     upload.faulty.inject("ResumableChunk", action, skip=1)
     upload.run()
     upload.assert_stored()
@@ -121,7 +121,7 @@ def test_session_lost(upload: Upload, action: Action) -> None:
 @on(UPLOADS)
 @pytest.mark.parametrize("action", SPOILED)
 def test_sessions_lost_without_end(upload: Upload, action: Action) -> None:
-    """Sessions that are lost without end are an error that may be retried."""
+    """If the store loses every upload session, the upload raises a retryable error."""
     upload.faulty.inject("ResumableChunk", action, skip=1, times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         upload.run()
@@ -135,7 +135,7 @@ def test_sessions_lost_without_end(upload: Upload, action: Action) -> None:
 
 @on_downloads(of(GCS, RANGES))
 def test_broken_answers_add_up(download: Download) -> None:
-    """Answers that always break off are continued behind the bytes that came."""
+    """If every answer is cut off, each next request starts after the bytes already received."""
     download.faulty.inject(download.read, TruncateBody(MIB // 2 + 1000), times=None)
     download.run(part_size="4MiB", max_attempts="2")
     download.assert_is(download.content)
@@ -144,7 +144,7 @@ def test_broken_answers_add_up(download: Download) -> None:
 
 @on_downloads(of(GCS, WHOLES))
 def test_range_answered_with_200(download: Download) -> None:
-    """A range that is answered with 200 is a range all the same, as Google's testbench answers after a broken answer."""
+    """A range with status 200 instead of 206 is accepted; Google's testbench sends it after a broken answer."""
     start, end = (("Content-Range", f"bytes 0-99/{SMALL}"),), download.content[:100]
     download.faulty.inject(download.read, Answer(200, body=end, headers=start))
     with download.faulty.client().open(NAME, "rb", cache_type="none") as file:
@@ -153,7 +153,7 @@ def test_range_answered_with_200(download: Download) -> None:
 
 @on_downloads([*of(GCS, WHOLES), *of(GCS, RANGES)])
 def test_ranges_ignored(download: Download) -> None:
-    """A download succeeds from a server that ignores ranges."""
+    """A download succeeds if the server ignores Range headers."""
     generation = str(download.faulty.client().info(NAME).version)
     everything = Answer(200, body=download.content, headers=(("X-Goog-Generation", generation),))
     download.faulty.inject(download.read, everything, times=None)
@@ -162,7 +162,7 @@ def test_ranges_ignored(download: Download) -> None:
 
 
 def test_packed_content(servers: Servers, tmp_path: Path, no_waits: None) -> None:  # noqa: ARG001
-    """Content that is stored packed is downloaded as it is stored."""
+    """Content that is stored gzip-encoded is downloaded as stored, without decompression."""
     packed = gzip.compress(b"a" * 5 * MIB + content_of(2 * MIB))
     with behind_proxy(GCS, servers) as faulty:
         blob = faulty.rig.second.bucket.blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
@@ -179,7 +179,7 @@ def test_packed_content(servers: Servers, tmp_path: Path, no_waits: None) -> Non
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "list"])
 @on_gcs
 def test_missing_bucket(faulty: Faulty, verb: str) -> None:
-    """A missing bucket is found out although the answer does not say so."""
+    """A missing bucket is detected although the answer does not mention the bucket."""
     step = {"delete": GCS.delete}.get(verb, GCS.head)
     faulty.inject(step, Answer(404, body=b"Not Found"), times=None)
     faulty.inject("BucketsGet", Answer(404, body=b"Not Found"), times=None)
@@ -190,8 +190,8 @@ def test_missing_bucket(faulty: Faulty, verb: str) -> None:
 @pytest.mark.parametrize("name", ["v1/my-bucket", "v1/leaky bucket"])
 @on_gcs
 def test_bucket_in_name(faulty: Faulty, name: str) -> None:
-    """An answer about a missing object with "bucket" in its name is not taken for one about the bucket."""
-    message = f"Live version of object models/{name} does not exist."  # as Google's testbench says it
+    """An answer about a missing object with "bucket" in its name does not raise BucketNotFoundError."""
+    message = f"Live version of object models/{name} does not exist."  # the text of Google's testbench
     missing = Answer(404, body=json.dumps({"error": {"code": 404, "message": message}}).encode())
     faulty.inject("ObjectsGet", missing, times=None)
     client = faulty.client()
@@ -205,7 +205,7 @@ def test_bucket_in_name(faulty: Faulty, name: str) -> None:
 
 @on_gcs
 def test_zonal_unknown(faulty: Faulty, tmp_path: Path) -> None:
-    """A store that is too busy to say whether a bucket is a zonal one is asked again by the next upload."""
+    """If the request for the bucket type fails because the store is busy, the next upload sends it again."""
     (tmp_path / "source").write_bytes(b"new")
     client = faulty.client(max_attempts="2")
     faulty.inject("GetStorageLayout", Says(503), times=2)

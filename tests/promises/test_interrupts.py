@@ -1,8 +1,8 @@
 """Ctrl-C, kill -9 and cancelled tasks in the middle of a transfer.
 
-After Ctrl-C and after a cancellation nothing is left and nothing happens later. After kill -9, which no program can answer,
-the multipart upload stays open on the server, and a temporary file ``.gllm-*.tmp`` stays beside a download's target; what
-has the name of an object or of a download is whole or what it was, all the same.
+After Ctrl-C and after a cancellation, the library leaves nothing behind and sends no further write. A process cannot handle
+kill -9: the multipart upload stays open on the server, and a temporary file ``.gllm-*.tmp`` stays beside the target of a
+download. The object and the target file are still either complete or unchanged.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ if TYPE_CHECKING:
 
 NAME = "model.bin"
 BEFORE = b"the previous good file"
-END_SECONDS = 60.0  # the library waits up to 10 for a server that stalls, and a busy machine is late
+END_SECONDS = 60.0  # the library waits up to 10 for a stalled server; the rest is for a busy machine
 STOP_SECONDS = 4.0
-"""How long a child waits for a server that stalls, but in the cases `AS_SHIPPED`: many times 10 seconds show no more."""
+"""How long a child waits for a stalled server. Only the cases in `AS_SHIPPED` keep the default of 10 seconds."""
 LATER_SECONDS = 1.0
-STALL = 100_000  # bytes; less than we take at a time, so that the reader is sure to wait for more
-MIDDLE_SECONDS = 60.0  # until a transfer is in its middle, on a busy machine
+STALL = 100_000  # bytes; less than one read of the library, so that the reader waits for more
+MIDDLE_SECONDS = 60.0  # time limit, on a busy machine, until a transfer is in its middle
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 
 
 @dataclass(frozen=True)
 class Middle:
-    """A transfer, and what holds it in its middle.
+    """A transfer, and the fault that holds it in its middle.
 
     Attributes:
-        action: What the child does.
-        size: Bytes of the object.
-        hold: Which operation the proxy holds.
-        how: What the proxy does to it.
-        skip: How many of these requests it lets pass.
-        config: What the child's client has beside the rig's config.
-        begun: Bytes of the held request, or of its answer, that have moved when the signal comes.
-        may_be_there: Whether the request that makes the object was on its way, so that the object may be there: whole.
-        server: On which server.
+        action: The action of the child process.
+        size: Size of the object, in bytes.
+        hold: The operation that the proxy holds.
+        how: The fault that the proxy injects into this operation.
+        skip: Number of requests of this operation that pass before the fault.
+        config: Configuration of the child's client, in addition to the rig's.
+        begun: Bytes of the held request or its answer that have been transferred when the signal is sent.
+        may_be_there: Whether the committing request was in flight, so that the complete object may exist.
+        server: Name of the server in the rig.
     """
 
     action: str
@@ -74,17 +74,17 @@ class Middle:
 
     @property
     def stalls(self) -> bool:
-        """Whether the server never answers; a slow one does before the library ends its wait."""
+        """Whether the server never answers; a slow server answers before the library stops waiting."""
         return isinstance(self.how, (Delay, StallBody)) and self.how.seconds > END_SECONDS
 
 
 UPLOADS = {
-    # So large that the kernel cannot have taken all of it when the signal comes.
+    # Larger than the kernel's socket buffers, so the request is not complete when the signal is sent.
     "one put": Middle("create", 32 * MIB, "PutObject", Throttle(MIB), config={"multipart_threshold": "64MiB"}, begun=MIB),
     "one put from memory": Middle("create", 15 * MIB, "PutObject", Throttle(MIB // 2), begun=MIB // 2),
     "small put": Middle("create", 100_000, "PutObject", Delay(600), may_be_there=True),
     "overwriting put": Middle("upload", 100_000, "PutObject", Delay(600), may_be_there=True),
-    # Until it is answered nobody knows what there would be to abort.
+    # Before the answer, the upload id is unknown, so the upload cannot be aborted.
     "creation of the parts": Middle("create", 11 * MIB, "CreateMultipartUpload", Delay(3), config=SMALL_PARTS),
     "parts": Middle("create", 26 * MIB, "UploadPart", Throttle(2 * MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4),
     "stalled parts": Middle("create", 26 * MIB, "UploadPart", Delay(600), skip=2, config=SMALL_PARTS),
@@ -96,7 +96,7 @@ UPLOADS = {
     "parts of a stream": Middle(
         "stream", 26 * MIB, "UploadPart", Throttle(2 * MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4
     ),
-    # While a write waits for one of two parts.
+    # The signal is sent while a write waits for one of two parts.
     "stalled parts of a stream": Middle(
         "stream", 26 * MIB, "UploadPart", Delay(600), skip=2, config={**SMALL_PARTS, "max_concurrency": "2"}
     ),
@@ -177,7 +177,7 @@ COMMITS = {"PutObject", "CompleteMultipartUpload", "ResumableFinal", "PutBlockLi
 
 @dataclass(frozen=True)
 class Held:
-    """A store whose clients of ours go through a proxy that holds their requests."""
+    """A store, and a proxy that holds the requests of the library's clients."""
 
     rig: Rig
     proxy: FaultProxy
@@ -189,7 +189,7 @@ class Held:
         return self.folder / "local" / NAME
 
     def prepare(self, middle: Middle) -> None:
-        """Put the object or the file where the transfer finds it, and hold the transfer."""
+        """Create the source of the transfer, and inject the fault that holds it."""
         self.local.parent.mkdir()
         if middle.action == "download":
             self.rig.second.put(self.rig.key(NAME), self.content)
@@ -198,19 +198,19 @@ class Held:
             self.local.write_bytes(self.content)
         wanted = Match(operation=middle.hold, path=self.rig.key(NAME))
         if middle.hold.startswith(("Resumable", "Upload")) and middle.server == "gcs-fake":
-            wanted = Match(operation=middle.hold)  # the name is in the body, or in what the session knows
+            wanted = Match(operation=middle.hold)  # the path lacks the name: it is in the body, or known to the session
         self.proxy.inject(Fault(wanted, middle.how, middle.skip, times=None))
         if not middle.may_be_there:
             self.keep_from_ending(COMMITS - {middle.hold})
 
     def keep_from_ending(self, commits: set[str]) -> None:
-        """Hold what would make the object, too: a busy machine hears of a signal so late that all else is done by then."""
+        """Hold the committing requests, too: a busy machine handles a signal so late that the transfer would be complete."""
         for commit in commits:
             path = None if commit.startswith("Resumable") else self.rig.key(NAME)
             self.proxy.inject(Fault(Match(operation=commit, path=path), Call(self.proxy.closing.wait), times=None))
 
     def wait_until_held(self, middle: Middle, child: subprocess.Popen[str] | None = None) -> None:
-        """Wait until the transfer is in its middle."""
+        """Wait until the proxy holds the transfer in its middle."""
         deadline = time.monotonic() + MIDDLE_SECONDS
         while not self.is_held(middle):
             assert child is None or child.poll() is None, child.communicate()[1]
@@ -219,7 +219,7 @@ class Held:
 
     def is_held(self, middle: Middle) -> bool:
         held = [entry for entry in self.proxy.requests if entry.fault and entry.operation == middle.hold]
-        if isinstance(middle.how, Delay):  # the server has done its work, and the answer is held back
+        if isinstance(middle.how, Delay):  # the server has executed the request, and the proxy holds the answer
             return any(entry.upstream_status for entry in held)
         return any(max(entry.body_bytes, entry.response_bytes) >= middle.begun for entry in held)
 
@@ -227,7 +227,7 @@ class Held:
         return [(entry.operation, entry.body_bytes, entry.status, entry.fault) for entry in self.proxy.requests]
 
     def assert_nothing_left_of_upload(self, *, may_be_there: bool, may_be_open: bool = False) -> None:
-        """The object is whole, where it may be, or not there; and so it stays."""
+        """Assert that the object is absent, or complete if `may_be_there`, and that this does not change later."""
         first = self.stored(may_be_there=may_be_there)
         assert may_be_open or self.rig.open_uploads() == []
         time.sleep(LATER_SECONDS)
@@ -241,7 +241,7 @@ class Held:
         return keys
 
     def assert_nothing_left_of_download(self, *, may_leave_temporary: bool = False) -> None:
-        """The local file is what it was, and so it stays."""
+        """Assert that the local file is unchanged, and that it does not change later."""
         for seconds in (0.0, LATER_SECONDS):
             time.sleep(seconds)
             assert self.local.read_bytes() == BEFORE
@@ -252,7 +252,7 @@ class Held:
 
 @contextmanager
 def holding(servers: Servers, folder: Path, size: int, server: str = "ministack") -> Iterator[Held]:
-    """A server behind a proxy."""
+    """Start a proxy before a server."""
     running = servers.get(server)
     parts = urlsplit(running.endpoint_url)
     with FaultProxy(f"{parts.scheme}://{parts.netloc}") as proxy:
@@ -264,7 +264,7 @@ def holding(servers: Servers, folder: Path, size: int, server: str = "ministack"
 
 @contextmanager
 def transfer(rig: Rig, action: str, local: Path, config: dict[str, str], **more: Any) -> Iterator[subprocess.Popen[str]]:
-    """A transfer in a child process."""
+    """Run a transfer in a child process."""
     job = {"provider": rig.provider, "config": rig.settings(**config), "action": action, "local": str(local), "remote": NAME}
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.scripts.transfer", json.dumps({**job, **more})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -275,13 +275,13 @@ def transfer(rig: Rig, action: str, local: Path, config: dict[str, str], **more:
 
 
 def end(child: subprocess.Popen[str], by: signal.Signals) -> None:
-    """Signal a child, and see it die of that in time."""
+    """Send a signal to a child, and assert that the child ends because of it within the time limit."""
     assert child.poll() is None, child.communicate()[1]
     child.send_signal(by)
     try:
         _, errors = child.communicate(timeout=END_SECONDS)
     except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGABRT)  # faulthandler says where it hangs
+        child.send_signal(signal.SIGABRT)  # faulthandler prints the stacks of the hanging child
         pytest.fail(f"{by.name} did not end it in {END_SECONDS} s:\n{child.communicate()[1]}")
     assert child.returncode == -by, errors
     assert by is signal.SIGKILL or errors.rstrip().endswith("KeyboardInterrupt"), errors
@@ -304,7 +304,7 @@ def test_ctrl_c_in_upload(case: str, servers: Servers, tmp_path: Path) -> None:
     ("server", "operation"), [("ministack", "PutObject"), ("gcs-fake", "UploadMultipart"), ("azurite", "PutBlob")]
 )
 def test_ctrl_c_before_late_write(server: str, operation: str, servers: Servers, tmp_path: Path) -> None:
-    """A small write that reaches the store late is decided when Ctrl-C ends the upload."""
+    """When Ctrl-C ends an upload, a delayed small write has either succeeded or will never be executed."""
     late = Middle("create", 100_000, operation, Call(lambda: time.sleep(LATER_SECONDS)), server=server)
     with holding(servers, tmp_path, late.size, server) as held:
         held.prepare(late)
@@ -319,7 +319,7 @@ def test_ctrl_c_before_late_write(server: str, operation: str, servers: Servers,
 
 @pytest.mark.parametrize("case", UPLOADS)
 def test_kill_in_upload(case: str, servers: Servers, tmp_path: Path) -> None:
-    """After kill -9 during an upload there is a complete object, or no object."""
+    """After kill -9 during an upload, the object is complete or absent."""
     middle = UPLOADS[case]
     with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
@@ -330,14 +330,14 @@ def test_kill_in_upload(case: str, servers: Servers, tmp_path: Path) -> None:
         held.proxy.clear()
         held.local.write_bytes(b"again")
 
-        held.rig.client(**middle.config).upload_file(held.local, NAME)  # what stayed open is in nobody's way
+        held.rig.client(**middle.config).upload_file(held.local, NAME)  # an open upload blocks no other upload
 
         assert held.rig.second.get(held.rig.key(NAME)) == b"again"
 
 
 @pytest.mark.parametrize("case", DOWNLOADS)
 def test_ctrl_c_in_download(case: str, servers: Servers, tmp_path: Path) -> None:
-    """Ctrl-C during a download leaves the previous file."""
+    """Ctrl-C during a download leaves the previous file unchanged."""
     middle = DOWNLOADS[case]
     with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
@@ -349,7 +349,7 @@ def test_ctrl_c_in_download(case: str, servers: Servers, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("case", DOWNLOADS)
 def test_kill_in_download(case: str, servers: Servers, tmp_path: Path) -> None:
-    """After kill -9 during a download the previous file is there."""
+    """After kill -9 during a download, the previous file is unchanged."""
     middle = DOWNLOADS[case]
     with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
@@ -364,7 +364,7 @@ PROBE = ["PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartU
 
 @pytest.mark.parametrize("hold", PROBE)
 def test_ctrl_c_in_probe(hold: str, servers: Servers, tmp_path: Path) -> None:
-    """Ctrl-C while the endpoint is probed leaves nothing behind."""
+    """Ctrl-C during the probe of the endpoint leaves nothing behind."""
     with holding(servers, tmp_path, 1000) as held:
         middle = Middle("create", 1000, hold, Delay(3))
         held.prepare(middle)
@@ -377,7 +377,7 @@ def test_ctrl_c_in_probe(hold: str, servers: Servers, tmp_path: Path) -> None:
 
 
 def test_completion_after_ctrl_c(servers: Servers, tmp_path: Path) -> None:
-    """A completion that reaches the store after Ctrl-C makes no object."""
+    """A CompleteMultipartUpload that reaches the store after Ctrl-C creates no object."""
     with holding(servers, tmp_path, 11 * MIB) as held:
         arrive = threading.Event()
         middle = Middle("create", 11 * MIB, "CompleteMultipartUpload", Call(arrive.wait), config=SMALL_PARTS)
@@ -395,7 +395,7 @@ def test_completion_after_ctrl_c(servers: Servers, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL], ids=lambda signal: signal.name)
 def test_upload_to_local_ended(by: signal.Signals, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """A local store shows no part of an upload that was ended by a signal."""
+    """After a signal during an upload to a local store, no partial object is visible."""
     rig = make_rig("file", request)
     source = tmp_path / "source"
     source.write_bytes(random.Random(0).randbytes(8 * MIB))
@@ -418,7 +418,7 @@ def test_upload_to_local_ended(by: signal.Signals, request: pytest.FixtureReques
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL], ids=lambda signal: signal.name)
 def test_download_from_local_ended(by: signal.Signals, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """A download from a local store that was ended by a signal leaves the previous file."""
+    """A signal during a download from a local store leaves the previous file unchanged."""
     rig = make_rig("file", request)
     rig.second.put(rig.key(NAME), random.Random(0).randbytes(8 * MIB))
     target = tmp_path / "local" / NAME
@@ -468,7 +468,7 @@ def test_cancelled_pipe(case: str, servers: Servers, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("short_stops")
 @pytest.mark.parametrize("case", ["whole", "ranges", "gcs, ranges", "azure, ranges"])
 def test_cancelled_download(case: str, servers: Servers, tmp_path: Path) -> None:
-    """A cancelled download task leaves the previous file."""
+    """A cancelled download task leaves the previous file unchanged."""
     middle = DOWNLOADS[case]
     with holding(servers, tmp_path, middle.size, middle.server) as held:
         held.prepare(middle)
@@ -481,13 +481,13 @@ def test_cancelled_download(case: str, servers: Servers, tmp_path: Path) -> None
 
 @pytest.fixture
 def short_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait less for a server that stalls."""
+    """Shorten the wait for a stalled server."""
     for module in stop_modules():
         monkeypatch.setattr(module, "_STOP_SECONDS", STOP_SECONDS)
 
 
 def cancel_in_the_middle(held: Held, middle: Middle, begin: Callable[[], Any]) -> None:
-    """Cancel a task when it is held; the cancellation comes out of it, in time."""
+    """Cancel a held task, and assert that it raises CancelledError within the time limit."""
 
     async def run() -> float:
         task = asyncio.ensure_future(begin())
@@ -503,7 +503,7 @@ def cancel_in_the_middle(held: Held, middle: Middle, begin: Callable[[], Any]) -
 
 @pytest.mark.parametrize("server", ["rclone", "azurite", "gcs-fake"])
 def test_bounded_memory(server: str, servers: Servers, tmp_path: Path) -> None:
-    """Memory does not grow with the size of the file."""
+    """Memory use does not grow with the size of the file."""
     rig = server_rig(server, servers.get(server))
     large, small = tmp_path / "large", tmp_path / "small"
     small.write_bytes(bytes(MIB))

@@ -1,4 +1,4 @@
-"""Lists of objects on each provider: by fsspec's rules, and nothing happens after Ctrl-C or a cancellation."""
+"""Calls with lists of objects on each provider: fsspec's rules, and no writes after Ctrl-C or cancellation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ READS = {"ministack": "GetObject", "gcs-fake": "ObjectsGetMedia", "azurite": "Ge
 
 @dataclass(frozen=True)
 class Held:
-    """A store behind a proxy that holds the requests of one operation, until it is told to let them go."""
+    """A store behind a proxy that holds the requests of one operation until `answered` is set."""
 
     rig: Rig
     proxy: FaultProxy
@@ -54,7 +54,7 @@ class Held:
         return f"{BUCKET}/{self.rig.prefix}"
 
     def fill(self) -> None:
-        """Let somebody else store all objects."""
+        """Store all objects with the second client."""
         for name in NAMES:
             self.rig.second.put(self.rig.key(name), CONTENT)
 
@@ -67,7 +67,7 @@ class Held:
 
 @contextmanager
 def holding(servers: Servers, server: str, operation: str) -> Iterator[Held]:
-    """A store whose clients of ours go through the proxy."""
+    """A store, and a proxy that holds requests of the library's clients."""
     running, answered = servers.get(server), threading.Event()
     parts = urlsplit(running.endpoint_url)
     with FaultProxy(f"{parts.scheme}://{parts.netloc}") as proxy:
@@ -81,7 +81,7 @@ def local_files(folder: Path) -> dict[str, bytes]:
 
 
 def interrupted(held: Held, action: str, local: Path, see: Callable[[], object]) -> tuple[object, object]:
-    """Interrupt a process whose first requests are held; what is there when the call has ended, and later."""
+    """Interrupt a process during its first requests; return the state after the call ends, and a second later."""
     job = {
         "provider": held.rig.provider,
         "config": held.rig.settings(),
@@ -122,18 +122,18 @@ def interrupted(held: Held, action: str, local: Path, see: Callable[[], object])
             ("rm", "rm"),
             ("rm one", "rm"),
         ]
-        if (server, action) != ("ministack", "rm")  # one request
+        if (server, action) != ("ministack", "rm")  # a single request deletes all objects
     ],
 )
 def test_ctrl_c_ends_writes(server: str, action: str, write: str, servers: Servers, tmp_path: Path) -> None:
-    """Ctrl-C ends a list of writes, and nothing is written later."""
+    """Ctrl-C ends a call with a list of writes, and no write follows later."""
     with holding(servers, server, WRITES[server][write]) as held:
         if action == "put":
             for name in NAMES:
                 (tmp_path / name).write_bytes(CONTENT)
         elif "pipe" not in action:
             held.fill()
-        # What gcs-fake says of moveTo, which it does not know, makes gcsfs ask for half a minute before it copies.
+        # gcs-fake does not implement moveTo, and after its answer gcsfs retries for 30 seconds before it copies: answer 400.
         held.proxy.inject(Fault(Match(operation="Other"), Answer(400, "invalid"), times=None))
         first, later = interrupted(held, action, tmp_path, lambda: (held.sent(), held.rig.keys()))
         assert later == first
@@ -143,7 +143,7 @@ def test_ctrl_c_ends_writes(server: str, action: str, write: str, servers: Serve
 @pytest.mark.parametrize("server", READS)
 @pytest.mark.parametrize("action", ["get", "cat"])
 def test_ctrl_c_ends_reads(server: str, action: str, servers: Servers, tmp_path: Path) -> None:
-    """Ctrl-C ends a list of reads, and no file appears later."""
+    """Ctrl-C ends a call with a list of reads, and no file appears later."""
     with holding(servers, server, READS[server]) as held:
         held.fill()
         first, later = interrupted(held, action, tmp_path, lambda: local_files(tmp_path))
@@ -151,13 +151,13 @@ def test_ctrl_c_ends_reads(server: str, action: str, servers: Servers, tmp_path:
         assert held.sent() < len(NAMES)
 
 
-# fsspec makes the coroutines of all objects at once; those that it has not begun when it is cancelled are dropped.
+# fsspec creates the coroutines of all objects at once; a cancellation drops the coroutines that have not started.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize(
     ("server", "action"), [(server, action) for server in WRITES for action in ("pipe_file", "rm_file", "copy", "rm")]
 )
 def test_cancelled_task(server: str, action: str, servers: Servers) -> None:
-    """A cancelled task of one object or of many leaves nothing to be done later."""
+    """After a cancelled call for one or many objects, no request follows later."""
     operation = WRITES[server][{"pipe_file": "pipe", "rm_file": "rm"}.get(action, action)]
     if (server, action) == ("ministack", "rm"):
         operation = "DeleteObjects"
@@ -190,7 +190,7 @@ def test_cancelled_task(server: str, action: str, servers: Servers) -> None:
     ("server", "look"), [("ministack", "HeadObject"), ("gcs-fake", "ObjectsGet"), ("azurite", "HeadBlob")]
 )
 def test_cancelled_info(server: str, look: str, servers: Servers) -> None:
-    """A cancelled HEAD request is followed by no other request."""
+    """After a cancelled HEAD request, no other request follows."""
     with holding(servers, server, look) as held:
         filesystem: Any = held.rig.client().filesystem
 

@@ -1,4 +1,4 @@
-"""One client shared by threads, sent to a spawned process, and used in forked children, as training processes do."""
+"""One client shared by threads, pickled for a spawned process, and used in forked children, as in training jobs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=[*STORES, "memory"])
 def shared_rig(request: pytest.FixtureRequest) -> Rig:
-    """Each store whose clients threads may share, and children use that a process forks."""
+    """Each store with clients that can be shared by threads and used in forked children."""
     return make_rig(request.param, request)
 
 
 @pytest.fixture(params=STORES)
 def outer_rig(request: pytest.FixtureRequest) -> Rig:
-    """Each store that other processes see."""
+    """Each store that is visible to other processes."""
     return make_rig(request.param, request)
 
 
@@ -47,7 +47,7 @@ def config(rig: Rig) -> dict[str, str]:
 
 
 def size_for(rig: Rig) -> int:
-    """Of objects that go in parts; but not on MiniStack, which takes a second for the CRC of 6 MiB."""
+    """Size for a multipart upload; smaller on MiniStack, which needs a second for the CRC of 6 MiB."""
     return SMALL if rig.name == "ministack" else LARGE
 
 
@@ -56,7 +56,7 @@ def contents(count: int, size: int) -> list[bytes]:
 
 
 def test_threads_share_client(shared_rig: Rig, tmp_path: Path) -> None:
-    """Threads share one client."""
+    """Many threads can use one client."""
     client = shared_rig.client(**config(shared_rig))
     names = [f"thread-{number:02}" for number in range(THREADS)]
     each = contents(THREADS, size_for(shared_rig))
@@ -91,31 +91,31 @@ def test_pickled_client_in_process(outer_rig: Rig, used: bool, tmp_path: Path) -
 
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
 def test_fork_uses_client(shared_rig: Rig, fork: str, tmp_path: Path) -> None:
-    """A forked child uses the client and the filesystem of its parent."""
+    """The client and the filesystem of the parent work in a forked child."""
     assert_children_work(shared_rig, tmp_path, fork, ["verbs", "filesystem"], children=1, busy=False)
 
 
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
 def test_fork_uses_inherited(shared_rig: Rig, fork: str, tmp_path: Path) -> None:
-    """A forked child uses the methods that its parent's filesystem inherits from fsspec."""
+    """Methods that the parent's filesystem inherits from fsspec work in a forked child."""
     assert_children_work(shared_rig, tmp_path, fork, ["inherited"], children=1, busy=False)
 
 
-@pytest.mark.parametrize("store", ["ministack", "memory"])  # parent and child share the position of a local file
+@pytest.mark.parametrize("store", ["ministack", "memory"])  # no local file: parent and child share its position
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
 def test_fork_reads_on(store: str, fork: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """A forked child continues to read an object that its parent opened."""
+    """A forked child can continue to read an object that its parent opened."""
     assert_children_work(make_rig(store, request), tmp_path, fork, ["reader"], children=2, busy=False)
 
 
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
 def test_fork_during_transfer(shared_rig: Rig, fork: str, tmp_path: Path) -> None:
-    """Children that are forked during another thread's transfer work."""
+    """Children that are forked during a transfer in another thread can use the client."""
     assert_children_work(shared_rig, tmp_path, fork, ["verbs"], children=3, busy=True)
 
 
 def assert_children_work(rig: Rig, folder: Path, fork: str, uses: list[str], *, children: int, busy: bool) -> None:
-    """Fork in a process of its own: Python warns when a process with threads, such as pytest's, is forked."""
+    """Fork in a separate process: Python warns if a process with threads, such as pytest's, is forked."""
     local, scratch = folder / "local", folder / "scratch"
     scratch.mkdir()
     (content,) = contents(1, size_for(rig))

@@ -1,4 +1,4 @@
-"""Many writers, in several processes, create one object at the same moment: exactly one succeeds."""
+"""Many writers in several processes create one object at the same time: exactly one succeeds."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True)
 class Race:
-    """One race.
+    """Parameters of one race.
 
     Attributes:
-        store: On which store.
-        rounds: How often, each time about another key.
-        way: By which interface.
-        size: Of each object.
-        writers: How many.
-        parts: Whether objects must go in parts; None where there is no such thing.
+        store: Name of the store in the rig.
+        rounds: Number of repetitions, each with a new key.
+        way: The interface that creates the object.
+        size: Size of each object, in bytes.
+        writers: Number of concurrent writers.
+        parts: Whether the upload must be a multipart upload; None if the store has no multipart uploads.
     """
 
     store: str
@@ -56,7 +56,7 @@ RACES = [
     Race("ceph", 40, parts=False),
     Race("file", 60),
     Race("ministack", 5, size=LARGE, writers=8, parts=True),
-    # Its CompleteMultipartUpload overwrites, so the library must not go in parts there, whatever the threshold says.
+    # Ceph's CompleteMultipartUpload overwrites, so an exclusive create must not use parts, even above the threshold.
     Race("ceph", 6, size=LARGE, writers=16, parts=False),
     Race("file", 10, size=LARGE),
     Race("ministack", 10, way="put_file", parts=False),
@@ -84,13 +84,13 @@ THREAD_RACES = [
 def test_race_of_processes(
     each: Race, request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Of writers in many processes, exactly one creates the object."""
+    """With writers in many processes, exactly one creates the object."""
     rig = make_rig(each.store, request)
     sources = make_sources(tmp_path, each)
     spawn = multiprocessing.get_context("spawn")
     entry = Entry(rig.provider, rig.settings(**(SMALL_PARTS if rig.server else {})), each.way, each.rounds)
 
-    # A task waits at the barrier until the others run, too, so that each is in a process of its own.
+    # Each task waits at the barrier until all tasks run, so each one has its own process.
     with ProcessPoolExecutor(
         PROCESSES, spawn, initializer=use_barrier, initargs=(spawn.Barrier(each.writers),)
     ) as processes:
@@ -104,7 +104,7 @@ def test_race_of_processes(
 def test_race_of_threads(
     each: Race, request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Of writers in many threads, exactly one creates the object."""
+    """With writers in many threads, exactly one creates the object."""
     rig = make_rig(each.store, request)
     sources = make_sources(tmp_path, each)
     use_barrier(threading.Barrier(each.writers))
@@ -115,7 +115,7 @@ def test_race_of_threads(
 
 
 def make_sources(folder: Path, each: Race) -> list[str]:
-    """A local file for each writer; no two are alike."""
+    """Create a local file with different content for each writer."""
     paths = [folder / f"writer-{number}" for number in range(each.writers)]
     for number, path in enumerate(paths):
         path.write_bytes(f"writer {number:02}\n".encode() * (each.size // 10))
@@ -127,7 +127,7 @@ def shares_in_order(shares: list[list[str]]) -> list[str]:
 
 
 def gathered(processes: ProcessPoolExecutor, entry: Entry, shares: list[list[str]]) -> list[list[str]]:
-    """What became of all sources, share after share."""
+    """Run the writers in the processes, and return the outcome of each source, grouped by share."""
     tasks = [processes.submit(race, entry, share) for share in shares]
     return [outcome for task in tasks for outcome in task.result()]
 

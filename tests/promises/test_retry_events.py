@@ -1,4 +1,4 @@
-"""Every retry, restart, second try and rescue is one INFO record and one event; an error says how often and how long."""
+"""Each retry, restart, second try and rescue is one INFO record and one event; errors have `attempts` and `elapsed`."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ on_downloads = pytest.mark.parametrize("download", [WHOLE, RANGES], ids=str, ind
 
 @pytest.fixture(params=ENGINES)
 def config(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The config of a client, for each engine."""
+    """The configuration of a client for each engine."""
     return {"engine": request.param, "max_attempts": str(ATTEMPTS)}
 
 
 @dataclass
 class Reports:
-    """The events of a test, and the log records."""
+    """The events and log records of a test."""
 
     events: list[RetryEvent]
     caplog: pytest.LogCaptureFixture
 
     def kinds(self) -> list[str]:
-        """The kinds of the events, each of which is one record with the same facts."""
+        """The kinds of all events; assert that each event has one log record with the same data."""
         records = [each for each in self.caplog.records if each.name == "gllm_storage.retry"]
         assert [vars(each)["event"] for each in records] == self.events
         assert {each.levelno for each in records} <= {logging.INFO}
@@ -82,7 +82,7 @@ class Reports:
 
 @pytest.fixture
 def reports(caplog: pytest.LogCaptureFixture) -> Iterator[Reports]:
-    """What is reported during a test."""
+    """The events and log records of the current test."""
     events: list[RetryEvent] = []
     unsubscribe = subscribe(events.append)
     with caplog.at_level(logging.INFO, "gllm_storage.retry"):
@@ -90,7 +90,7 @@ def reports(caplog: pytest.LogCaptureFixture) -> Iterator[Reports]:
     unsubscribe()
 
 
-# ---- one record each
+# ---- one record for each event
 
 
 @on_upload
@@ -98,7 +98,7 @@ def reports(caplog: pytest.LogCaptureFixture) -> Iterator[Reports]:
     ("action", "cause"), [(Says(503), "SlowDown"), (Says(429), "429|TooMany"), (Refuse(), ".")], ids=repr
 )
 def test_retry(upload: Upload, action: Action | Says, cause: str, config: dict[str, str], reports: Reports) -> None:
-    """A request that is sent three times makes two records, with the request, its address and the cause."""
+    """A request that is sent three times has two records, with the operation, the URL and the cause."""
     upload.faulty.inject(upload.commit, action, times=2)
     upload.run(**config)
     upload.assert_stored()
@@ -119,7 +119,7 @@ def test_no_record(upload: Upload, config: dict[str, str], reports: Reports) -> 
 
 @pytest.mark.parametrize("download", [RANGES], ids=str, indirect=True)
 def test_restart(download: Download, config: dict[str, str], reports: Reports) -> None:
-    """A download of an object that is replaced after the first answer starts again once: one record."""
+    """If the object is replaced after the first answer, the download restarts once, with one record."""
     other = content_of(download.size, 1)
     download.faulty.inject(download.read, CallAfter(lambda: download.faulty.put_with_checksum(other)))
     download.run(**config)
@@ -132,7 +132,7 @@ def test_restart(download: Download, config: dict[str, str], reports: Reports) -
 
 @pytest.mark.parametrize("download", [WHOLE], ids=str, indirect=True)
 def test_restart_within_answer(download: Download, config: dict[str, str], reports: Reports) -> None:
-    """An answer breaks off, and the rest is of another version: one record for each of the two."""
+    """A truncated answer, and then a rest from another version: one record for each fault."""
     other = content_of(download.size, 1)
     download.faulty.inject(download.read, TruncateBody(100))
     ranged = Match(operation="GetObject", header=("range", "bytes="))
@@ -144,7 +144,7 @@ def test_restart_within_answer(download: Download, config: dict[str, str], repor
 
 @on_downloads
 def test_corrupted_download(download: Download, config: dict[str, str], reports: Reports) -> None:
-    """A second try after a checksum mismatch is one record."""
+    """A second try after a checksum mismatch has one record."""
     match = Match(operation="GetObject", header=("range", "bytes=")) if download.case.ranges else "GetObject"
     download.faulty.inject(match, FlipBit(50))
     download.run(**config)
@@ -157,7 +157,7 @@ def test_corrupted_download(download: Download, config: dict[str, str], reports:
 
 @on_upload
 def test_corrupted_upload(upload: Upload, config: dict[str, str], reports: Reports) -> None:
-    """A body that arrives with another digest is sent again: one record."""
+    """A body that arrives with a wrong digest is sent again, with one record."""
     upload.faulty.inject(upload.commit, FlipRequestBit(50))
     upload.run(**config, sign_bodies="always")
     upload.assert_stored()
@@ -166,7 +166,7 @@ def test_corrupted_upload(upload: Upload, config: dict[str, str], reports: Repor
 
 @pytest.mark.parametrize("upload", [CREATE], ids=str, indirect=True)
 def test_rescue(upload: Upload, config: dict[str, str], reports: Reports) -> None:
-    """A create whose answer was lost, and whose repetition is told of a conflict, is one retry and one rescue."""
+    """A create with a lost answer, then a conflict for the repeated request: one retry and one rescue."""
     upload.faulty.inject(upload.commit, DropResponse())
     upload.run(**config)
     upload.assert_stored()
@@ -178,7 +178,7 @@ def test_rescue(upload: Upload, config: dict[str, str], reports: Reports) -> Non
 
 @pytest.mark.parametrize("upload", [OVERWRITE, PARTS], ids=str, indirect=True)
 def test_rescue_without_answer(upload: Upload, config: dict[str, str], reports: Reports) -> None:
-    """An overwrite of which every answer is lost is one rescue after the last attempt."""
+    """An overwriting upload that loses every answer has one rescue, after the last attempt."""
     upload.faulty.inject(upload.commit, DropResponse(), times=None)
     upload.run(**config)
     upload.assert_stored()
@@ -187,7 +187,7 @@ def test_rescue_without_answer(upload: Upload, config: dict[str, str], reports: 
 
 @pytest.mark.parametrize("upload", [CREATE], ids=str, indirect=True)
 def test_conflict(upload: Upload, config: dict[str, str], reports: Reports) -> None:
-    """A create that meets another writer's change at that moment is sent again: one record of the kind "conflict"."""
+    """A create during another writer's change is sent again, with one record of the kind "conflict"."""
     upload.faulty.inject(upload.commit, upload.case.cloud.answer(409, "ConditionalRequestConflict"))
     upload.run(**config)
     upload.assert_stored()
@@ -195,7 +195,7 @@ def test_conflict(upload: Upload, config: dict[str, str], reports: Reports) -> N
 
 
 def test_many(servers: Servers, no_waits: None, config: dict[str, str], reports: Reports) -> None:  # noqa: ARG001
-    """Of many small objects, a request that fails and is sent again is one record."""
+    """In calls for many small objects, a request that is sent again has one record."""
     with behind_proxy(CEPH, servers) as faulty:
         filesystem = faulty.client(**config).filesystem
         paths = [f"{faulty.rig.base}{faulty.rig.key(str(number))}" for number in range(6)]
@@ -224,7 +224,7 @@ VERBS: dict[str, tuple[str, Callable[[FsspecStorageClient, Path], Any]]] = {
 
 
 def assert_counted(error: StorageError, faulty: Faulty, operation: str) -> None:
-    """The error tells the number of the failing requests, and the time, also in its text."""
+    """Assert that the error and its text contain the number of failed requests and the elapsed time."""
     assert error.attempts == len(faulty.sent(operation)) == ATTEMPTS
     assert error.elapsed is not None
     assert 0 < error.elapsed < 600
@@ -242,7 +242,7 @@ def test_attempts(  # noqa: PLR0917 - fixtures
     reports: Reports,
     tmp_path: Path,
 ) -> None:
-    """`attempts` is the number of requests that the store saw, and each but the last is one record."""
+    """`attempts` is the number of requests to the store, and each one except the last has a record."""
     operation, call = VERBS[verb]
     (tmp_path / "local").write_bytes(CONTENT)
     with behind_proxy(CEPH, servers) as faulty:
@@ -259,7 +259,7 @@ def test_attempts(  # noqa: PLR0917 - fixtures
 @pytest.mark.parametrize("upload", [PARTS], ids=str, indirect=True)
 @pytest.mark.parametrize("step", ["CreateMultipartUpload", "CompleteMultipartUpload"])
 def test_attempts_in_parts(upload: Upload, step: str, config: dict[str, str], reports: Reports) -> None:
-    """The requests of an upload in parts are counted as well."""
+    """`attempts` counts the requests of a multipart upload, too."""
     upload.faulty.inject(step, Says(503), times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         upload.run(**config)
@@ -270,7 +270,7 @@ def test_attempts_in_parts(upload: Upload, step: str, config: dict[str, str], re
 
 @on_upload
 def test_attempts_of_corrupted_upload(upload: Upload, config: dict[str, str], reports: Reports) -> None:
-    """A body that never arrives as it was sent is counted by its requests."""
+    """`attempts` counts every request with a body that arrives corrupted."""
     upload.faulty.inject(upload.commit, FlipRequestBit(50), times=None)
     with pytest.raises(IntegrityError) as caught:
         upload.run(**config, sign_bodies="always")
@@ -281,7 +281,7 @@ def test_attempts_of_corrupted_upload(upload: Upload, config: dict[str, str], re
 
 @pytest.mark.parametrize("download", [WHOLE], ids=str, indirect=True)
 def test_attempts_of_broken_body(download: Download, config: dict[str, str], reports: Reports) -> None:
-    """A body that breaks off each time is counted by its requests."""
+    """`attempts` counts every request with a truncated answer."""
     download.faulty.inject(download.read, TruncateBody(0), times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         download.run(**config)
@@ -296,7 +296,7 @@ def test_attempts_of_many_deletes(
     config: dict[str, str],
     reports: Reports,
 ) -> None:
-    """DeleteObjects reports failures in a successful answer; its repetitions are counted as well."""
+    """`attempts` counts repeated DeleteObjects requests, too, although failures come in a successful answer."""
     failed = b"<?xml version='1.0'?><DeleteResult><Error><Key>x</Key><Code>SlowDown</Code></Error></DeleteResult>"
     with behind_proxy(CEPH, servers) as faulty:
         filesystem = faulty.client(**config).filesystem

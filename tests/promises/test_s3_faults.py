@@ -1,4 +1,4 @@
-"""Faults that only S3 can have: concurrent changes, completions that fail in a 200, refused checksums and conditions."""
+"""Faults of S3 only: concurrent changes, errors in a 200 answer, refused checksums and preconditions."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def on_downloads(cases: list[DownloadCase]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("download", cases, ids=str, indirect=True)
 
 
-# ---- completions that fail in a 200
+# ---- CompleteMultipartUpload with an error in a 200 answer
 
 
 @on(S3_LARGES)
 def test_200_with_error_after_success(upload: Upload) -> None:
-    """A completion that succeeded and is answered with an error in a 200 is a success."""
+    """If CompleteMultipartUpload creates the object but answers with an error in a 200, the upload succeeds."""
     upload.faulty.inject(upload.commit, AnswerAfter(200, body=FAILED_WITH_200), times=None)
     upload.run()
     upload.assert_stored()
@@ -82,7 +82,7 @@ def test_200_with_error_after_success(upload: Upload) -> None:
 
 @on(S3_LARGES)
 def test_200_with_error_passes(upload: Upload) -> None:
-    """A completion that fails in a 200 is sent again."""
+    """CompleteMultipartUpload is sent again after an error in a 200."""
     upload.faulty.inject(upload.commit, Answer(200, body=FAILED_WITH_200), times=2)
     upload.run()
     upload.assert_stored()
@@ -90,7 +90,7 @@ def test_200_with_error_passes(upload: Upload) -> None:
 
 @on(S3_LARGES)
 def test_200_with_error_lasts(upload: Upload) -> None:
-    """A completion that always fails in a 200 is an error."""
+    """If every CompleteMultipartUpload has an error in a 200, the upload raises an error."""
     upload.faulty.inject(upload.commit, Answer(200, body=FAILED_WITH_200), times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         upload.run()
@@ -103,14 +103,14 @@ def test_200_with_error_lasts(upload: Upload) -> None:
 
 @on(SMALL_CREATES)
 def test_concurrent_put(upload: Upload) -> None:
-    """A concurrent change is not a conflict, and the put is sent again."""
+    """PutObject is sent again after a 409: a concurrent change is not yet a conflict."""
     upload.faulty.inject(upload.commit, CONFLICT)
     upload.run()
     upload.assert_stored()
 
 
 def test_concurrent_completion(servers: Servers, tmp_path: Path, no_waits: None) -> None:  # noqa: ARG001
-    """A concurrent change during the completion sends all parts again, in a new upload."""
+    """After a 409 to CompleteMultipartUpload, all parts are sent again in a new multipart upload."""
     content = content_of(5 * MIB + SMALL)
     (tmp_path / "file").write_bytes(content)
     with behind_proxy(MINISTACK, servers) as faulty:
@@ -126,7 +126,7 @@ def test_concurrent_completion(servers: Servers, tmp_path: Path, no_waits: None)
 
 @on(S3_CREATES)
 def test_concurrent_without_end(upload: Upload) -> None:
-    """Endless concurrent changes are an error that contains the store's answer."""
+    """If every attempt gets a 409, the error contains the store's answer."""
     upload.faulty.inject(upload.commit, CONFLICT, times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         upload.run()
@@ -139,7 +139,7 @@ def test_concurrent_without_end(upload: Upload) -> None:
 
 @on(S3_CREATES)
 def test_concurrent_writer_wins(upload: Upload) -> None:
-    """A concurrent change by a writer that wins is a conflict."""
+    """If the concurrent writer creates the object, the upload raises a conflict."""
     upload.faulty.inject(upload.commit, Call(lambda: upload.faulty.put(THEIRS)))
     upload.faulty.inject(upload.commit, CONFLICT)
     with pytest.raises(ObjectExistsError):
@@ -150,7 +150,7 @@ def test_concurrent_writer_wins(upload: Upload) -> None:
 @on(S3_CREATES)
 @pytest.mark.parametrize("status", [400, 501])
 def test_conditions_refused(upload: Upload, status: int) -> None:
-    """A store that refuses conditions is reported as such, and nothing is written."""
+    """If the store refuses preconditions, the error says so, and nothing is written."""
     upload.faulty.inject(upload.commit, Answer(status, "NotImplemented"), times=None)
     with pytest.raises(ConflictCheckUnsupportedError):
         upload.run()
@@ -162,7 +162,7 @@ def test_conditions_refused(upload: Upload, status: int) -> None:
 
 @on([LARGE_OVERWRITE])
 def test_one_part_fails(upload: Upload) -> None:
-    """A part that always fails while others arrive leaves nothing, although the abort fails at first."""
+    """If one part always fails, the upload is aborted, even if the first abort request fails."""
     upload.faulty.inject(Match(operation="UploadPart", query="partNumber=2"), Says(503), times=None)
     upload.faulty.inject("AbortMultipartUpload", Says(503), times=3)
     with pytest.raises(StorageUnavailableError):
@@ -171,7 +171,7 @@ def test_one_part_fails(upload: Upload) -> None:
 
 
 def test_one_part_of_create_fails(servers: Servers, tmp_path: Path, no_waits: None) -> None:  # noqa: ARG001
-    """So does a part of an exclusive create."""
+    """If one part of an exclusive create always fails, the upload is aborted."""
     (tmp_path / "file").write_bytes(content_of(5 * MIB + SMALL))
     with behind_proxy(MINISTACK, servers) as faulty:
         faulty.inject(Match(operation="UploadPart", query="partNumber=2"), Says(503), times=None)
@@ -183,7 +183,7 @@ def test_one_part_of_create_fails(servers: Servers, tmp_path: Path, no_waits: No
 
 @on(S3_LARGES)
 def test_flipped_bit_in_list_of_parts(upload: Upload) -> None:
-    """A bit that flips in the list of parts never makes a wrong object."""
+    """A flipped bit in the list of parts never creates a wrong object."""
     upload.faulty.inject(upload.commit, FlipRequestBit(at=150))
     try:
         upload.run()
@@ -199,7 +199,7 @@ def test_flipped_bit_in_list_of_parts(upload: Upload) -> None:
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
 @pytest.mark.parametrize("size", [SMALL, 3 * MIB, 14 * MIB], ids=["bytes", "memory", "file"])
 def test_checksum_refused(size: int, signed: bool, servers: Servers, tmp_path: Path) -> None:
-    """A body is sent again completely to an endpoint that refuses its checksum."""
+    """If the endpoint refuses the checksum, the complete body is sent again."""
     (tmp_path / "source").write_bytes(content_of(size))
     with behind_proxy(MINISTACK, servers) as faulty:
         refused = Match(operation="PutObject", header=("x-amz-checksum-crc64nvme", ""))
@@ -220,7 +220,7 @@ def test_checksum_refused(size: int, signed: bool, servers: Servers, tmp_path: P
 
 
 def test_checksums_of_parts_refused(servers: Servers, tmp_path: Path) -> None:
-    """Parts that go side by side are all sent again to an endpoint that refuses their checksums."""
+    """If the endpoint refuses checksums, all concurrent parts are sent again."""
     content = content_of(16 * MIB)
     (tmp_path / "source").write_bytes(content)
     with behind_proxy(MINISTACK, servers) as faulty:
@@ -235,14 +235,14 @@ def test_checksums_of_parts_refused(servers: Servers, tmp_path: Path) -> None:
 
 
 def everything(download: Download, content: bytes) -> Answer:
-    """The answer of a server that ignores ranges."""
+    """The answer of a server that ignores the Range header: the complete content."""
     etag = download.faulty.client().info(NAME).etag
     return Answer(200, body=content, headers=(("ETag", f'"{etag}"'),))
 
 
 @on_downloads(of(CEPH, RANGES)[:1])
 def test_broken_answers_add_up(download: Download) -> None:
-    """Answers that always break off are continued behind the bytes that came."""
+    """If every answer is cut off, each next request starts after the bytes already received."""
     download.faulty.inject("GetObject", TruncateBody(2 * MIB + 1000), times=None)
     download.run(max_attempts="2")
     download.assert_is(download.content)
@@ -250,7 +250,7 @@ def test_broken_answers_add_up(download: Download) -> None:
 
 @on_downloads(of(CEPH, WHOLES))
 def test_short_answer(download: Download) -> None:
-    """An answer that is shorter than the object is never taken for the object."""
+    """A short answer is never taken for the complete object."""
     download.faulty.inject("GetObject", everything(download, download.content[:-1]), times=None)
     with pytest.raises(StorageError):
         download.run()
@@ -259,7 +259,7 @@ def test_short_answer(download: Download) -> None:
 
 @on_downloads(of(CEPH, RANGES))
 def test_ranges_ignored(download: Download) -> None:
-    """A download succeeds from a server that ignores ranges."""
+    """A download succeeds if the server ignores Range headers."""
     download.faulty.inject(RANGED, everything(download, download.content), times=None)
     download.run()
     download.assert_is(download.content)
@@ -267,14 +267,14 @@ def test_ranges_ignored(download: Download) -> None:
 
 @on_downloads([DownloadCase(RCLONE, ranges=False), DownloadCase(RCLONE, ranges=True)])
 def test_ranges_answered_with_200(download: Download) -> None:
-    """A download succeeds from a server that answers ranges with 200."""
+    """A download succeeds if the server answers Range requests with 200."""
     download.run()
     download.assert_is(download.content)
 
 
 @on_downloads(of(CEPH, WHOLES))
 def test_ranges_ignored_while_open(download: Download) -> None:
-    """A server that ignores ranges cannot be read at an offset, and the error says so."""
+    """Reading an open object at an offset raises a clear error if the server ignores Range headers."""
     download.faulty.inject(RANGED, everything(download, download.content), times=None)
     with download.faulty.client().open(NAME, "rb", block_size=1000) as file:
         file.seek(500)
@@ -288,7 +288,7 @@ def test_ranges_ignored_while_open(download: Download) -> None:
 
 @on_s3
 def test_delete_without_read(faulty: Faulty) -> None:
-    """Credentials without read permission can delete."""
+    """Credentials without read permission can delete objects."""
     faulty.inject(Match(method="HEAD"), Says(403), times=None)
     faulty.inject("GetObject", Says(403), times=None)
     assert faulty.client().delete_file(NAME)
@@ -297,7 +297,7 @@ def test_delete_without_read(faulty: Faulty) -> None:
 
 @on_s3
 def test_delete_without_permission(faulty: Faulty) -> None:
-    """Credentials without read and delete permission are denied."""
+    """Without read and delete permission, a delete raises AccessDeniedError."""
     faulty.inject(Match(method="HEAD"), Says(403), times=None)
     faulty.inject("DeleteObject", Says(403), times=None)
     with pytest.raises(AccessDeniedError):
@@ -307,7 +307,7 @@ def test_delete_without_permission(faulty: Faulty) -> None:
 
 @only_ministack
 def test_second_page_fails(faulty: Faulty) -> None:
-    """A listing that fails on its second page is an error."""
+    """A listing raises an error if its second page fails."""
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: faulty.put(b"", f"many/{number}"), range(1001)))
     client = faulty.client()
@@ -330,7 +330,7 @@ def test_second_page_fails(faulty: Faulty) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 @only_ministack
 def test_redirects(faulty: Faulty, verb: str) -> None:
-    """An endpoint that redirects everything is an error, and soon."""
+    """An endpoint that redirects every request raises an error without long retries."""
     elsewhere = (("Location", "https://127.0.0.1/login"),)
     faulty.inject(Match(), Answer(301, body=b"<html><body>Moved</body></html>", headers=elsewhere), times=None)
     with pytest.raises(StorageError):
@@ -341,7 +341,7 @@ def test_redirects(faulty: Faulty, verb: str) -> None:
 @pytest.mark.parametrize("wrong", ["aws_secret_access_key", "aws_access_key_id"])
 @only_ceph
 def test_wrong_credentials(faulty: Faulty, wrong: str) -> None:
-    """Wrong credentials are an error that does not tell them."""
+    """The error for wrong credentials does not contain the credentials."""
     client = faulty.client(**{wrong: CEPH.secrets[wrong]})
     for verb in VERBS.values():
         with pytest.raises(AccessDeniedError) as caught:

@@ -1,4 +1,4 @@
-"""Objects of more than 5 GB, which S3 takes in parts only, and the documented bound between the two ways to send."""
+"""Objects above 5 GB, for which S3 requires multipart uploads, and the maximum of `multipart_threshold`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GB = 10**9
 LARGE = 5_100_000_000
 MARKS = {0: b"the beginning", 8 * MIB - 4: b"over the end of a part", 2**32 - 3: b"over 4 GiB", LARGE - 7: b"the end"}
-"""What stands in the sparse file, and where."""
+"""The non-zero bytes of the sparse file, by offset."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -46,7 +46,7 @@ def sparse(path: Path, size: int) -> Path:
 
 @pytest.fixture
 def disk_server(tmp_path: Path) -> Iterator[S3Server]:
-    """A server that stores on the disk; what it stored is gone after the test."""
+    """A server that stores objects on the disk and deletes them after the test."""
     with require(localbucket, tmp_path) as server:
         second = plain_boto3(server)
         second.create_bucket(Bucket=BUCKET)
@@ -58,9 +58,9 @@ def disk_server(tmp_path: Path) -> Iterator[S3Server]:
 def test_create_5_1_gb(
     disk_server: S3Server, large_file: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """5.1 GB are created exclusively, and refused the second time."""
+    """The first exclusive create of 5.1 GB succeeds, and the second raises a conflict."""
     rig = dataclasses.replace(server_rig("ministack", disk_server), name="localbucket")
-    # The server joins the parts before it answers, which takes a busy disk more than the default of a minute.
+    # The server joins the parts before it answers; on a busy disk this exceeds the default timeout of a minute.
     client = rig.client(read_timeout="600s")
     begun = time.monotonic()
 
@@ -79,7 +79,7 @@ def test_create_5_1_gb(
             watched.client(conditional_writes="enforced").upload_file(large_file, "large", check_conflict=True)
         assert sum(entry.body_bytes for entry in proxy.requests) == 0, "the refused upload has sent content first"
     assert rig.keys() == ["large"]
-    uploads = tmp_path / "buckets" / ".localbucket-uploads"  # it does not list them
+    uploads = tmp_path / "buckets" / ".localbucket-uploads"  # the server has no listing of open uploads
     assert [path for path in uploads.rglob("*") if path.is_file()] == []
     record_property("seconds", uploaded - begun)
     print(f"5.1 GB were uploaded in {uploaded - begun:.0f} s")  # noqa: T201 - shown by pytest -rP
@@ -87,11 +87,11 @@ def test_create_5_1_gb(
 
 @pytest.mark.parametrize(("size", "operation"), [(5 * GB, "PutObject"), (LARGE, "CreateMultipartUpload")])
 def test_threshold_of_5_gb(size: int, operation: str, servers: Servers, tmp_path: Path) -> None:
-    """A threshold of 5 GB sends 5 GB in one request, and more in parts."""
+    """With a threshold of 5 GB, an object of 5 GB is one PutObject, and a larger one a multipart upload."""
     server = servers.s3("ministack")
     with FaultProxy(server.endpoint_url) as proxy:
         rig = server_rig("ministack", server, proxy.url)
-        # It is enough to see what is asked for: nothing of the 5 GB is let through.
+        # The first operation decides the test, so the proxy stops the request before its 5 GB are sent.
         for each, action in (("PutObject", Refuse()), ("CreateMultipartUpload", Answer(403, "AccessDenied"))):
             proxy.inject(Fault(Match(operation=each), action, times=None))
         client = rig.client(multipart_threshold="5GB", conditional_writes="enforced", max_attempts="1")

@@ -1,4 +1,4 @@
-"""Multipart uploads that cannot be aborted: the answer that named them was lost. docs/guarantees.md lists the remains."""
+"""Open uploads that cannot be aborted: the answer with their id was lost. docs/guarantees.md documents them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def faulty(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> 
 
 
 class Other:
-    """Another writer of the same object, with the same credentials, that has begun and not ended."""
+    """Another writer with an open multipart upload of the same object and the same credentials."""
 
     def __init__(self, faulty: Faulty) -> None:
         self._faulty = faulty
@@ -52,14 +52,14 @@ class Other:
 
 
 def upload_ids(faulty: Faulty) -> set[str]:
-    """The uploads of this test's object that are open."""
+    """The ids of all open uploads of this test's object."""
     found = faulty.boto3.list_multipart_uploads(Bucket=BUCKET, Prefix=faulty.rig.key(NAME)).get("Uploads", [])
     return {each["UploadId"] for each in found}
 
 
 @pytest.mark.parametrize("action", LOST)
 def test_begin_answer_lost(action: Any, faulty: Faulty, tmp_path: Path) -> None:
-    """After a lost answer to its beginning an upload succeeds, and aborts no upload of another writer."""
+    """After a lost answer to CreateMultipartUpload, an upload succeeds and aborts no upload of another writer."""
     (tmp_path / "file").write_bytes(content_of(SIZE))
     before, meanwhile = Other(faulty), Other(faulty)
     before.begin()
@@ -70,13 +70,13 @@ def test_begin_answer_lost(action: Any, faulty: Faulty, tmp_path: Path) -> None:
     assert faulty.sent("AbortMultipartUpload") == []
     left = upload_ids(faulty)
     assert {before.upload_id, meanwhile.upload_id} < left
-    assert len(left) == 3  # the third is ours, and looks like the second
+    assert len(left) == 3  # one of them is the library's, but has no mark that tells it from the others
     meanwhile.complete()
     assert faulty.get() == b"theirs"
 
 
 def test_begin_every_answer_lost(faulty: Faulty, tmp_path: Path) -> None:
-    """If no answer to its beginning arrives, an upload fails, and aborts no upload of another writer."""
+    """If every answer to CreateMultipartUpload is lost, an upload fails and aborts no upload of another writer."""
     (tmp_path / "file").write_bytes(content_of(SIZE))
     other = Other(faulty)
     other.begin()
@@ -90,7 +90,7 @@ def test_begin_every_answer_lost(faulty: Faulty, tmp_path: Path) -> None:
 
 
 def test_listing_names_no_writer(faulty: Faulty) -> None:
-    """The store's answers about open uploads do not say which writer began them."""
+    """The store's list of open uploads does not identify their writers."""
     place: dict[str, Any] = {"Bucket": BUCKET, "Key": faulty.rig.key(NAME)}
     for writer in ("ours", "theirs"):
         faulty.boto3.create_multipart_upload(**place, Metadata={"gllm-write-id": writer}, ContentType=f"text/{writer}")

@@ -1,4 +1,4 @@
-"""The probe of conditional writes while connections break and the store refuses: it then decides and leaves nothing."""
+"""The probe of conditional writes, with broken connections and refusals: it draws no conclusion, and cleans up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROBE = ".gllm-probe-"
 
 
 def of_probe(operation: str) -> Match:
-    """The probe's requests of an operation."""
+    """Match the probe's requests of an operation."""
     return Match(operation=operation, path=PROBE)
 
 
@@ -46,7 +46,7 @@ def faulty(
     monkeypatch: pytest.MonkeyPatch,
     no_waits: None,  # noqa: ARG001
 ) -> Iterator[Faulty]:
-    """Each S3 server behind a proxy, not probed yet."""
+    """Each S3 server behind a proxy, before any probe."""
     monkeypatch.setattr(capabilities, "_found", {})
     with behind_proxy(request.param, servers) as each:
         yield each
@@ -60,12 +60,12 @@ def source(tmp_path: Path) -> Path:
 
 
 def create(faulty: Faulty, source: Path) -> None:
-    """Upload exclusively, by a client that asks the endpoint first what it can do."""
+    """Create the object exclusively, with a client that probes the endpoint first."""
     faulty.client(conditional_writes="auto").upload_file(source, NAME, check_conflict=True)
 
 
 def probes(faulty: Faulty) -> list[RequestLog]:
-    """The probe's requests so far."""
+    """The probe's requests that the proxy has received."""
     return [entry for entry in faulty.proxy.requests if PROBE in entry.path]
 
 
@@ -82,7 +82,7 @@ def test_probed_once(faulty: Faulty, source: Path) -> None:
 @on_every_step
 @pytest.mark.parametrize("action", [Says(503), Refuse()], ids=["503", "refused"])
 def test_passing_fault(faulty: Faulty, source: Path, step: str, action: Action | Says) -> None:
-    """A fault that passes is not noticed."""
+    """The library retries after a temporary fault, and the call succeeds."""
     faulty.inject(STEPS[step], action, times=3)
     create(faulty, source)
     faulty.assert_holds(CONTENT)
@@ -91,8 +91,8 @@ def test_passing_fault(faulty: Faulty, source: Path, step: str, action: Action |
 @on_every_step
 @pytest.mark.parametrize("action", [Says(503), Refuse()], ids=["503", "refused"])
 def test_failed_probe(faulty: Faulty, source: Path, step: str, action: Action | Says) -> None:
-    """A probe that fails decides nothing and leaves nothing."""
-    faulty.inject(STEPS[step], action, times=5)  # as often as a request is sent
+    """A failed probe draws no conclusion and leaves no object and no open upload."""
+    faulty.inject(STEPS[step], action, times=5)  # all attempts of one request
     with pytest.raises(StorageUnavailableError):
         create(faulty, source)
     faulty.assert_holds()
@@ -104,7 +104,7 @@ def test_failed_probe(faulty: Faulty, source: Path, step: str, action: Action | 
 
 @pytest.mark.parametrize("action", [DropResponse(), DropResponse(reset=True)], ids=["fin", "rst"])
 def test_first_answer_lost(faulty: Faulty, source: Path, action: Action) -> None:
-    """A probe without an answer to its first request leaves nothing."""
+    """If the answer to the probe's first request is lost, the probe leaves nothing behind."""
     faulty.inject(FIRST_PUT, action, times=5)
     with pytest.raises(StorageUnavailableError):
         create(faulty, source)
@@ -113,14 +113,14 @@ def test_first_answer_lost(faulty: Faulty, source: Path, action: Action) -> None
 
 @pytest.mark.parametrize("step", ["first put", "second put", "part"])
 def test_answer_lost(faulty: Faulty, source: Path, step: str) -> None:
-    """A lost answer to the probe changes nothing."""
+    """A lost answer to the probe does not change its result."""
     faulty.inject(STEPS[step], DropResponse())
     create(faulty, source)
     faulty.assert_holds(CONTENT)
 
 
 def test_completion_lost(faulty: Faulty, source: Path) -> None:
-    """A probe without an answer to its completion leaves nothing, and is made again."""
+    """If the answer to its CompleteMultipartUpload is lost, the probe leaves nothing behind and is repeated."""
     faulty.inject(STEPS["complete"], DropResponse(), times=5)
     with pytest.raises(StorageUnavailableError):
         create(faulty, source)
@@ -130,7 +130,7 @@ def test_completion_lost(faulty: Faulty, source: Path) -> None:
 
 
 def test_flipped_bit(faulty: Faulty, source: Path) -> None:
-    """A bit that flips in the probe decides nothing."""
+    """After a flipped bit in one of its requests, the probe draws no wrong conclusion."""
     faulty.inject(SECOND_PUT, FlipRequestBit(at=2))
     with suppress(StorageUnavailableError, IntegrityError):
         create(faulty, source)
@@ -139,7 +139,7 @@ def test_flipped_bit(faulty: Faulty, source: Path) -> None:
 
 @on_every_step
 def test_denied(faulty: Faulty, source: Path, step: str) -> None:
-    """A probe that is refused is named in the error, and leaves nothing."""
+    """If the probe is denied, the error mentions the probe, and the probe leaves nothing behind."""
     faulty.inject(STEPS[step], Says(403), times=None)
     with pytest.raises(AccessDeniedError, match="probe") as caught:
         create(faulty, source)
@@ -149,7 +149,7 @@ def test_denied(faulty: Faulty, source: Path, step: str) -> None:
 
 
 def test_delete_denied(faulty: Faulty, source: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Credentials without delete permission can create, and the log names the object that the probe leaves."""
+    """Without delete permission, a create succeeds, and the log names the object that the probe left."""
     faulty.inject(of_probe("DeleteObject"), Says(403), times=None)
     create(faulty, source)
     assert faulty.get() == CONTENT
@@ -159,7 +159,7 @@ def test_delete_denied(faulty: Faulty, source: Path, caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("status", [400, 501])
 def test_conditions_refused(faulty: Faulty, source: Path, status: int) -> None:
-    """An endpoint that refuses both conditions gets no object."""
+    """If the endpoint refuses both preconditions, no object is created."""
     refused = Answer(status, "NotImplemented")
     faulty.inject(SECOND_PUT, refused, times=None)
     faulty.inject(STEPS["complete"], refused, times=None)

@@ -1,4 +1,4 @@
-"""Uploads to every cloud while answers are lost, connections break, bits flip and other writers interfere."""
+"""Uploads to every cloud: lost answers, broken connections, flipped bits and concurrent writers."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ def on_steps(steps: Iterable[tuple[UploadCase, str]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("upload", "step"), cases, indirect=["upload"])
 
 
-# The proxy answers these, so that one server of a provider does for all.
+# The proxy answers these requests, so one server for each provider is enough.
 on_every_step = on_steps((case, step) for case in one_each(UPLOADS) for step in case.steps)
 
 
-# ---- answers that are lost
+# ---- lost answers
 
 
 @on(UPLOADS)
 @pytest.mark.parametrize("action", LOST)
 def test_answer_lost(upload: Upload, action: Action | Says) -> None:
-    """A lost answer to a write that succeeded is neither a failure nor a false conflict."""
+    """A lost answer to a successful write causes neither an error nor a false conflict."""
     upload.faulty.inject(upload.commit, action)
     upload.run()
     upload.assert_stored()
@@ -81,7 +81,7 @@ def test_answer_lost(upload: Upload, action: Action | Says) -> None:
 @on(UPLOADS)
 @pytest.mark.parametrize("action", LOST)
 def test_every_answer_lost(upload: Upload, action: Action | Says) -> None:
-    """A write of which every answer is lost is a success all the same."""
+    """An upload succeeds even if every answer to its write is lost."""
     for step in {upload.commit, upload.case.asked_again}:
         upload.faulty.inject(step, action, times=None)
     upload.run()
@@ -90,7 +90,7 @@ def test_every_answer_lost(upload: Upload, action: Action | Says) -> None:
 
 @on(UPLOADS)
 def test_answer_late(upload: Upload) -> None:
-    """An answer that comes after the read timeout is neither a failure nor a false conflict."""
+    """An answer after the read timeout causes neither an error nor a false conflict."""
     late = Delay(30)
     upload.faulty.inject(upload.commit, late)
     upload.run(**impatient(late, max_attempts=MANY_TIMES))
@@ -99,7 +99,7 @@ def test_answer_late(upload: Upload) -> None:
 
 @on(CREATES)
 def test_answer_lost_then_conflict(upload: Upload) -> None:
-    """A create whose answer was lost succeeds although the repeated request is told of a conflict."""
+    """A create with a lost answer succeeds although the repeated request gets a conflict."""
     upload.faulty.inject(upload.commit, DropResponse())
     upload.faulty.inject(upload.case.asked_again, upload.case.cloud.answer(*upload.case.cloud.conflict))
     upload.run()
@@ -112,7 +112,7 @@ def test_answer_lost_then_conflict(upload: Upload) -> None:
     indirect=["upload"],
 )
 def test_answer_lost_then_another(upload: Upload, repeated: Answer) -> None:
-    """A commit whose answer was lost succeeds, whatever the next request is told."""
+    """An upload with a lost commit answer succeeds after any possible answer to the next request."""
     upload.faulty.inject(upload.commit, DropResponse())
     upload.faulty.inject(upload.case.asked_again, repeated, times=None)
     upload.run()
@@ -122,19 +122,19 @@ def test_answer_lost_then_another(upload: Upload, repeated: Answer) -> None:
 @on(CREATES)
 @pytest.mark.parametrize("action", LOST)
 def test_lost_answer_about_theirs(upload: Upload, action: Action | Says) -> None:
-    """A lost answer about another writer's object is a conflict."""
+    """If the answer with the conflict is lost, the create still raises a conflict for another writer's object."""
     upload.faulty.inject(upload.commit, Call(lambda: upload.faulty.put(THEIRS)))
     upload.faulty.inject(upload.commit, action)
     with pytest.raises((ObjectExistsError, StorageUnavailableError)) as caught:
         upload.run()
-    # GCS ends the session with its refusal, and then does not say what the session has done.
+    # On GCS the refusal ends the session, and the session's state then does not tell the outcome.
     assert isinstance(caught.value, ObjectExistsError) or (upload.case.cloud is GCS and upload.case.large)
     upload.faulty.assert_holds(THEIRS)
 
 
 @on(CREATES)
 def test_no_answer_about_theirs(upload: Upload) -> None:
-    """If no answer comes, another writer's object is not taken for the caller's."""
+    """If every answer is lost, another writer's object is not taken for the caller's."""
     upload.faulty.inject(upload.commit, Call(lambda: upload.faulty.put(THEIRS)))
     upload.faulty.inject(upload.commit, DropResponse(), times=None)
     with pytest.raises(StorageUnavailableError):
@@ -144,7 +144,7 @@ def test_no_answer_about_theirs(upload: Upload) -> None:
 
 @on(one_each(UPLOADS))
 def test_answer_lost_then_no_head(upload: Upload) -> None:
-    """A lost answer and a store that then fails is an error and not a conflict."""
+    """If the store fails after a lost answer, the upload raises an error that is not a conflict."""
     for step in {upload.commit, upload.case.asked_again}:
         upload.faulty.inject(step, Says(500, after=True), times=None)
     upload.faulty.inject(upload.case.cloud.head, Says(503), skip=int(upload.case.create), times=None)
@@ -157,7 +157,7 @@ def test_answer_lost_then_no_head(upload: Upload) -> None:
 @on(UPLOADS)
 @pytest.mark.parametrize("step", ["send", "commit"])
 def test_progress_after_repeat(upload: Upload, step: str) -> None:
-    """Progress ends at the size of the file, although a request was sent again."""
+    """Progress ends at the size of the file, even if a request is sent again."""
     told = Callback()
     upload.faulty.inject(upload.send if step == "send" else upload.commit, DropResponse())
     upload.client().upload_with_progress(upload.local, NAME, told, check_conflict=upload.case.create)
@@ -169,7 +169,7 @@ def test_progress_after_repeat(upload: Upload, step: str) -> None:
 
 @on(CREATES)
 def test_theirs_before_commit(upload: Upload) -> None:
-    """An object that appears between the HEAD request and the write is kept."""
+    """An object that another writer creates after the HEAD request is not overwritten."""
     upload.faulty.inject(upload.commit, Call(lambda: upload.faulty.put(THEIRS)))
     with pytest.raises(ObjectExistsError) as caught:
         upload.run()
@@ -179,7 +179,7 @@ def test_theirs_before_commit(upload: Upload) -> None:
 
 @on_steps((case, step) for case in CREATES if case.large for step in case.cloud.parts)
 def test_theirs_while_parts_are_sent(upload: Upload, step: str) -> None:
-    """An object that appears while parts are sent is kept."""
+    """An object that another writer creates while parts are sent is not overwritten."""
     upload.faulty.inject(step, CallAfter(lambda: upload.faulty.put(THEIRS)))
     with pytest.raises(ObjectExistsError):
         upload.run()
@@ -188,7 +188,7 @@ def test_theirs_while_parts_are_sent(upload: Upload, step: str) -> None:
 
 @on(CREATES)
 def test_theirs_from_the_start(upload: Upload) -> None:
-    """If an object is there, a create ends after one HEAD request, and sends nothing of the file."""
+    """If the object exists, a create stops after one HEAD request and sends no content."""
     upload.faulty.put(THEIRS)
     with pytest.raises(ObjectExistsError):
         upload.run()
@@ -196,12 +196,12 @@ def test_theirs_from_the_start(upload: Upload) -> None:
     upload.faulty.assert_holds(THEIRS)
 
 
-# ---- HEAD requests that fail
+# ---- failed HEAD requests
 
 
 @on(CREATES)
 def test_conflict_of_unknown_writer(upload: Upload) -> None:
-    """If the writer of the object cannot be found out, no conflict is claimed."""
+    """If the writer of the object cannot be determined, the error is not a conflict."""
     upload.faulty.inject(upload.commit, Call(lambda: upload.faulty.put(THEIRS)))
     upload.faulty.inject(upload.case.cloud.head, Says(503), skip=1, times=None)
     with pytest.raises(StorageUnavailableError):
@@ -211,7 +211,7 @@ def test_conflict_of_unknown_writer(upload: Upload) -> None:
 
 @on(CREATES)
 def test_create_without_read(upload: Upload) -> None:
-    """Credentials without read permission can create."""
+    """Credentials without read permission can create objects."""
     upload.faulty.inject_heads(Says(403))
     upload.run()
     upload.assert_stored()
@@ -219,7 +219,7 @@ def test_create_without_read(upload: Upload) -> None:
 
 @on(CREATES)
 def test_conflict_without_read(upload: Upload) -> None:
-    """Credentials without read permission are told of a conflict."""
+    """Without read permission, a create raises a conflict if the object exists."""
     upload.faulty.put(THEIRS)
     upload.faulty.inject_heads(Says(403))
     with pytest.raises(ObjectExistsError):
@@ -229,7 +229,7 @@ def test_conflict_without_read(upload: Upload) -> None:
 
 @on(CREATES)
 def test_head_fails(upload: Upload) -> None:
-    """If the first HEAD request fails, the create is an error before anything is sent."""
+    """If the first HEAD request fails, the create raises an error before it sends content."""
     upload.faulty.inject_heads(Says(503))
     with pytest.raises(StorageUnavailableError):
         upload.run()
@@ -237,7 +237,7 @@ def test_head_fails(upload: Upload) -> None:
     upload.assert_nothing_changed()
 
 
-# ---- connections that break, stores that are busy
+# ---- broken connections, busy stores
 
 
 @on_every_step
@@ -253,7 +253,7 @@ def test_head_fails(upload: Upload) -> None:
     ],
 )
 def test_passing_fault(upload: Upload, step: str, action: Action | Says, times: int) -> None:
-    """A fault that passes is not noticed."""
+    """The library retries after a temporary fault, and the call succeeds."""
     upload.faulty.inject(step, action, times=times)
     upload.run()
     upload.assert_stored()
@@ -261,7 +261,7 @@ def test_passing_fault(upload: Upload, step: str, action: Action | Says, times: 
 
 @on_every_step
 def test_busy_store(upload: Upload, step: str) -> None:
-    """A store that stays busy is an error that may be retried, and nothing is left."""
+    """If the store stays busy, the upload raises a retryable error and leaves nothing behind."""
     upload.faulty.inject(step, Says(503), times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         upload.run()
@@ -275,7 +275,7 @@ def test_busy_store(upload: Upload, step: str) -> None:
 
 @on_every_step
 def test_broken_connection(upload: Upload, step: str) -> None:
-    """A connection that always breaks is an error that may be retried, and nothing is left."""
+    """If every connection breaks, the upload raises a retryable error and leaves nothing behind."""
     upload.faulty.inject(step, ResetRequest(after=50), times=None)
     with pytest.raises(StorageUnavailableError) as caught:
         upload.run()
@@ -286,7 +286,7 @@ def test_broken_connection(upload: Upload, step: str) -> None:
 
 @on_every_step
 def test_denied(upload: Upload, step: str) -> None:
-    """A refusal is an error, and nothing is left."""
+    """Denied access raises an error and leaves nothing behind."""
     upload.faulty.inject(step, Says(403), times=None)
     with pytest.raises(AccessDeniedError) as caught:
         upload.run()
@@ -297,7 +297,7 @@ def test_denied(upload: Upload, step: str) -> None:
 @on_every_step
 @pytest.mark.parametrize("status", [200, 204, 302, 405])
 def test_answer_of_no_store(upload: Upload, step: str, status: int) -> None:
-    """The answer of a web server that is not a store is an error."""
+    """An answer from a web server that is not a store raises an error."""
     upload.faulty.inject(step, Answer(status, body=b"<html>It works!</html>"), times=None)
     with pytest.raises(StorageError):
         upload.run()
@@ -306,19 +306,19 @@ def test_answer_of_no_store(upload: Upload, step: str, status: int) -> None:
 
 @on(one_each(UPLOADS))
 def test_max_attempts(upload: Upload) -> None:
-    """`max_attempts` is how often a write is sent."""
+    """A write request is sent at most `max_attempts` times."""
     upload.faulty.inject(upload.commit, Says(503), times=None)
     with pytest.raises(StorageUnavailableError):
         upload.run(max_attempts="2")
     assert len(upload.faulty.sent(upload.commit)) == 2
 
 
-# ---- bits that flip
+# ---- flipped bits
 
 
 @on(UPLOADS)
 def test_flipped_bit(upload: Upload) -> None:
-    """A bit that flips on the way is noticed by the store, and the request is sent again."""
+    """The store detects a flipped bit, and the request is sent again."""
     upload.faulty.inject(upload.send, FlipRequestBit(at=5000))
     upload.run()
     upload.assert_stored()
@@ -326,19 +326,19 @@ def test_flipped_bit(upload: Upload) -> None:
 
 @on(UPLOADS)
 def test_flipped_bits(upload: Upload) -> None:
-    """Bits that always flip are an integrity error, and nothing is stored."""
+    """If every request has a flipped bit, an integrity error is raised, and nothing is stored."""
     upload.faulty.inject(upload.send, FlipRequestBit(at=5000), times=None)
     with pytest.raises(IntegrityError):
         upload.run()
     upload.assert_nothing_changed()
 
 
-# ---- the wire
+# ---- sent requests
 
 
 @on(CREATES)
 def test_requests_of_create(upload: Upload) -> None:
-    """An exclusive create sends these requests, and no other ones."""
+    """An exclusive create sends exactly the expected requests."""
     upload.run()
     case = upload.case
     sent = [case.cloud.head, *(case.cloud.sent if case.large else ()), case.commit]
@@ -347,7 +347,7 @@ def test_requests_of_create(upload: Upload) -> None:
 
 @on(UPLOADS)
 def test_precondition(upload: Upload) -> None:
-    """Only the request that makes the object of a create has a precondition."""
+    """In an exclusive create, only the committing request has a precondition."""
     upload.run()
     asked = [
         entry.operation

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=[GCS, AZURE], ids=str)
 def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    """GCS and Azure behind a proxy, with an object that holds `CONTENT`."""
+    """GCS and Azure behind a fault proxy, with one object with the content `CONTENT`."""
     no_waits(monkeypatch)
     with behind_proxy(request.param, servers) as each:
         each.put(CONTENT)

@@ -1,4 +1,4 @@
-"""What comes out otherwise with our class, test by test, and why. docs/s3fs.md says the same to users."""
+"""The tests of s3fs with another outcome for this library's class, and the reasons. docs/s3fs.md documents them, too."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEVIATIONS: dict[str, str] = {
     "test_s3fs.py::test_append": "our write-id and checksum are in the user metadata of what we wrote (promises B, C)",
     "test_s3fs.py::test_version_sizes": "pipe_file returns nothing, as fsspec's; s3fs returns S3's answer for small objects",
 }
-"""Tests that fail, as they should: each with its parameters, or all of a function."""
+"""Tests that are expected to fail: a function with all its parameters, or one parametrized test."""
 
 BETTER: dict[str, str] = {
     "derived/s3fs_test.py::TestS3fsOpen::test_open_exclusive": "open(…, 'xb') looks at once, and not at the close only",

@@ -1,6 +1,6 @@
-"""The pytest plugin of the run: it puts our class in the place of s3fs's, and writes down what came out.
+"""The pytest plugin of the run: it replaces s3fs's class with this library's, and records the outcomes.
 
-It must be loaded before any test module: they take the class by ``from s3fs.core import S3FileSystem``.
+Pytest must load it before any test module: the modules import the class by ``from s3fs.core import S3FileSystem``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import s3fs.mapping
 
 from gllm_storage.s3.filesystem import S3FileSystem
 
-# botocore reads its models for each session, which takes 0.15 s; here once.
+# botocore reads its models for each session, which takes 0.15 s; the run reads them once.
 _LOADER = botocore.loaders.create_loader()
 botocore.session.create_loader = lambda *_: _LOADER
 s3fs.S3FileSystem = s3fs.core.S3FileSystem = s3fs.mapping.S3FileSystem = S3FileSystem
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 sys.modules["s3fs.tests"] = upstream_tests  # the tests import each other by this name
 
-logging.getLogger("werkzeug").setLevel(logging.ERROR)  # moto's lines for each request take a tenth of the time
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # logging each request to moto takes 10 % of the time
 
 _job = json.loads(os.environ["S3FS_SUITE_JOB"])
 _outcomes: dict[str, str] = {}
@@ -48,7 +48,7 @@ def _name(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep this part's share of the tests, without those that are left out."""
+    """Keep this part's share of the tests, without the tests in `LEFT_OUT`."""
     _collected.extend(_name(item.nodeid) for item in items)
     wanted = [item for item in items if _name(item.nodeid).partition("[")[0] not in _job["left_out"]]
     mine = wanted[_job["part"] :: _job["parts"]]
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note the outcome: of the test itself, or of a set-up or tear-down that failed."""
+    """Record the outcome of the test, or of its failed set-up or tear-down."""
     name, outcome = _name(report.nodeid), str(report.outcome)
     if report.when != "call" and outcome == "passed":
         return
@@ -71,6 +71,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(**_: Any) -> None:
-    """Hand the outcomes over."""
+    """Write the outcomes to the report file."""
     found = {"collected": _collected, "outcomes": _outcomes, "messages": _messages}
     Path(_job["report"]).write_text(json.dumps(found), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Running a part of the suite in a process of its own, with a moto server of its own."""
+"""Runs a part of the suite in a separate process with a separate moto server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers.process import reserved_ports
 
 ROOT = Path(__file__).parents[3]
 _PORTS = ("5555", "5556")
-"""The ports that the suite's moto servers take, in the source of its fixtures."""
+"""The ports of moto servers in the source code of the suite's fixtures."""
 _FILES = ("test_s3fs.py", "test_mapping.py", "test_utils.py", "test_custom_error_handler.py", "derived/s3fs_test.py")
 _INI = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
 _SECONDS = 840
@@ -25,13 +25,13 @@ _SECONDS = 840
 
 @dataclass(frozen=True)
 class Report:
-    """What came out.
+    """The outcomes of a run.
 
     Attributes:
-        outcomes: Of each test of this part, by its name, such as ``test_s3fs.py::test_info``.
-        messages: How each that failed did.
-        collected: The names of all tests, those of other parts and those left out among them.
-        seconds: How long it took.
+        outcomes: Outcome of each test of this part, by its name, such as ``test_s3fs.py::test_info``.
+        messages: Error message of each failed test, by its name.
+        collected: Names of all tests, including the tests of other parts and the excluded tests.
+        seconds: Duration of the run.
     """
 
     outcomes: dict[str, str]
@@ -44,7 +44,7 @@ class Report:
         return {name for name, outcome in self.outcomes.items() if outcome == wanted}
 
     def counts(self) -> str:
-        """Such as ``180 passed, 2 xfailed``."""
+        """The number of tests by outcome, such as ``180 passed, 2 xfailed``."""
         return ", ".join(f"{number} {outcome}" for outcome, number in sorted(Counter(self.outcomes.values()).items()))
 
 
@@ -52,13 +52,13 @@ def run_part(part: int, parts: int, suite: Path, directory: Path) -> Report:
     """Run a part of the suite.
 
     Args:
-        part: Which, from 0.
-        parts: Of how many.
-        suite: The folder of its tests.
-        directory: An empty folder to run in.
+        part: Number of the part, from 0.
+        parts: Total number of parts.
+        suite: The folder with the suite's tests.
+        directory: An empty folder, the working directory of the run.
 
     Raises:
-        RuntimeError: If the run ended without a report; its output is in the message.
+        RuntimeError: If the run ends without a report; the message contains its output.
     """
     report = directory / "report.json"
     job = {"part": part, "parts": parts, "report": str(report), "left_out": sorted(LEFT_OUT)}
@@ -101,7 +101,7 @@ def _copy(suite: Path, to: Path, ports: dict[str, str]) -> None:
 
 
 def _environment(directory: Path, job: str) -> dict[str, str]:
-    """Nothing of ours: neither pytest's options nor AWS settings."""
+    """The environment of the run, without the current process's pytest options and AWS settings."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",

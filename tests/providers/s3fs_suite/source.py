@@ -1,4 +1,4 @@
-"""Getting s3fs's tests: they are in its source distribution only, and stay out of our repository."""
+"""Downloads s3fs's tests, which are in its source distribution only; they are not part of this repository."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import tempfile
 from pathlib import Path
 
 CACHE = Path(__file__).parents[3] / ".venv-servers"
-"""Where what is not ours lies; git ignores it."""
+"""The folder for third-party code; git ignores it."""
 _SECONDS = 240
 
 
 class SuiteUnavailableError(Exception):
-    """s3fs's source distribution cannot be had."""
+    """s3fs's source distribution cannot be downloaded."""
 
 
 def fetch_suite(cache: Path = CACHE) -> Path:
-    """The tests of the s3fs that is installed, as they were published.
+    """Download the tests of the installed version of s3fs, unchanged.
 
     Args:
-        cache: Keeps them for the next time.
+        cache: Folder that keeps the tests for later runs.
 
     Returns:
         The folder of the package ``s3fs.tests``.
 
     Raises:
-        SuiteUnavailableError: If pip cannot download them.
+        SuiteUnavailableError: If pip cannot download the source distribution.
     """
     version = importlib.metadata.version("s3fs")
     kept = cache / f"s3fs-suite-{version}"
@@ -39,14 +39,14 @@ def fetch_suite(cache: Path = CACHE) -> Path:
             _unpack(_download(version, Path(scratch)), Path(scratch) / "new")
             try:
                 os.rename(Path(scratch) / "new", kept)
-            except OSError:  # another test process was first
+            except OSError:  # another test process has already created the folder
                 if not kept.exists():
                     raise
     return kept / f"s3fs-{version}" / "s3fs" / "tests"
 
 
 def _download(version: str, into: Path) -> Path:
-    # pip builds the metadata of what it downloads, for which it gets s3fs's build system, too.
+    # pip builds the metadata of the download, and downloads s3fs's build system for that.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-binary", "s3fs", "--retries", "1", "--timeout", "20", "--dest", str(into), f"s3fs=={version}"]
     try:

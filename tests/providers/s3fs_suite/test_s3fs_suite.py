@@ -1,4 +1,4 @@
-"""s3fs's own tests pass with the filesystem of this library, except for the documented deviations."""
+"""s3fs's own tests pass with this library's filesystem, except for the documented deviations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = 4
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_s3fs_suite(part: int, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """The suite of s3fs passes, except for exactly the listed deviations."""
+    """Exactly the listed deviations fail; all other tests of s3fs pass."""
     report = run_part(part, PARTS, fetch_suite(), tmp_path)
     record_property(f"s3fs's suite, part {part + 1} of {PARTS}", f"{report.counts()} in {report.seconds:.0f} s")
     functions = {name.partition("[")[0] for name in report.collected}
@@ -37,7 +37,7 @@ def test_s3fs_suite(part: int, tmp_path: Path, record_property: Callable[[str, o
 
 
 def test_download_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a network, the download of the suite is a clear error, and leaves no file."""
+    """Without a network, the download of the suite raises a clear error and leaves no file."""
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
