@@ -114,7 +114,7 @@ def _measure(options: argparse.Namespace, jobs: list[Job], python: str, folder: 
                 able = [peer for peer in able if PEERS[peer].ours]
             run.run_job(bench, job, able, options.repeats, outcome)
     finally:
-        # After Ctrl-C as well: the run may have taken an hour until then.
+        # Also after Ctrl-C: the results may be those of an hour.
         if outcome.samples or outcome.failures:
             _report(options, jobs, outcome, peers, about)
 
@@ -149,7 +149,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        given: The arguments; by default those of the process.
+        given: The arguments. Default: the arguments of the process.
 
     Returns:
         The exit status: 0, 2 for an unknown job, 130 after Ctrl-C.

@@ -41,7 +41,7 @@ class Summary:
         least: Minima, by the same names.
         most: Maxima, by the same names.
         to_best: Each median divided by the lowest median of all rivals.
-        to_yardstick: Each median divided by that of the job's yardstick, which is s3fs for most jobs.
+        to_yardstick: Each median divided by the median of the job's yardstick, which is s3fs for most jobs.
     """
 
     runs: int
@@ -98,6 +98,6 @@ def _ratios(figures: dict[str, float], base: dict[str, float]) -> dict[str, floa
 
 
 def order(peers: list[str], turn: int) -> list[str]:
-    """The order of the peers in a round. Each round begins with another peer, so that none is always the first."""
+    """The order of the peers in a round. Each round begins with another peer, so that no peer is always the first."""
     start = turn % len(peers) if peers else 0
     return peers[start:] + peers[:start]

@@ -34,7 +34,7 @@ class Goal:
     Attributes:
         job: Title of the job.
         figure: Name of the figure.
-        limit: The most that meets the goal.
+        limit: The highest figure that meets the goal.
         reached: The figure of the job alone.
         process: The figure of the complete process, with the start of the interpreter and the imports; None if it was not
             measured.

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from benchmarks.layout import GIB, KIB, MIB
 
-# A quick run divides large sizes by the first, and counts by the second.
+# The divisors of a quick run, for large sizes and for counts.
 _QUICK_LARGE = 64
 _QUICK_COUNT = 40
 
@@ -18,13 +18,13 @@ class Job:
 
     Attributes:
         name: Name for ``--jobs``.
-        verb: The method of `Peer` that does it.
+        verb: The method of `Peer` that does the job.
         size: Bytes of each object.
         count: Number of objects, calls or reads.
         step: Bytes of each read or write of an open file.
-        by_default: Whether it runs if ``--jobs`` is not given.
-        counted: Whether its requests and bytes are counted, in one more run, which is not timed.
-        sparse: Whether its file is sparse, for sizes that take the disk too long to fill.
+        by_default: Whether the job runs if ``--jobs`` is not given.
+        counted: Whether an additional run without timing counts its requests and bytes.
+        sparse: Whether its file is sparse, because writing that many bytes to the disk takes too long.
     """
 
     name: str
@@ -43,26 +43,26 @@ class Job:
 
     @property
     def yardstick(self) -> str:
-        """The peer with which all are compared, beside the best one."""
+        """The peer with which all peers are compared, beside the best peer."""
         return "gllm-storage, unchecked" if "exclusive" in self.verb else "s3fs"
 
     @property
     def many(self) -> bool:
-        """Whether it moves many objects in one call."""
+        """Whether the job transfers many objects in one call."""
         return self.verb in {"upload_many", "download_many"}
 
     @property
     def downloads(self) -> bool:
-        """Whether it makes local files."""
+        """Whether the job makes local files."""
         return self.verb in {"download", "download_many", "download_small"}
 
     @property
     def reads(self) -> bool:
-        """Whether it needs existing objects."""
+        """Whether the job needs existing objects."""
         return self.downloads or self.verb in {"exists", "read", "read_at"}
 
     def quick(self) -> Job:
-        """A small variant of the job, to try the command out."""
+        """A small variant of the job, for trials of the command."""
         size = max(self.size // _QUICK_LARGE, 9 * MIB) if self.size >= GIB else self.size
         return replace(self, size=size, count=max(1, self.count // _QUICK_COUNT))
 

@@ -21,7 +21,7 @@ class Endpoint:
         access_key: Access key with permission to read, write, list and delete.
         secret_key: Secret of the access key.
         region: Region of the signatures.
-        stores: Whether it keeps uploaded objects. ``nulls3`` does not, so no client can probe its preconditions.
+        stores: Whether the endpoint keeps uploaded objects. ``nulls3`` does not, so clients cannot probe its preconditions.
     """
 
     url: str
@@ -53,7 +53,7 @@ class Layout:
         return os.path.join(self.folder, "files", _name(size, index))
 
     def key(self, size: int, index: int | None = None) -> str:
-        """Key of an object to download. It has the content of `file` with the same arguments."""
+        """Key of an object to download. The object has the content of `file` with the same arguments."""
         return f"{self.prefix}/objects/{_name(size, index)}"
 
     def downloaded(self, size: int, index: int | None = None) -> str:

@@ -1,7 +1,7 @@
 """The files and objects that the jobs need.
 
-``python -m benchmarks.objects fill|clean`` stores the objects, or deletes the uploads of a run. It is a process of its own,
-because boto3 in the command would need more memory than some of the measured peers.
+``python -m benchmarks.objects fill|clean`` stores the objects, or deletes the uploads of a run, in a process of its
+own, because boto3 in the command would need more memory than some of the measured peers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def make_files(layout: Layout, jobs: Iterable[Job]) -> None:
     for job in jobs:
         for size, index in names_of(job):
             path = layout.file(size, index)
-            # Jobs of one size share a file, made by the first of them; sparse jobs are the last in the list.
+            # Jobs of one size share a file, which the first job makes. Sparse jobs are the last in the list.
             if not os.path.exists(path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 _make_file(path, size, sparse=job.sparse)
@@ -47,7 +47,7 @@ def _make_file(path: str, size: int, *, sparse: bool) -> None:
         if sparse:
             file.truncate(size)
             return
-        # One block repeated: nothing here compresses, and 4 GiB from the kernel's random generator would take a minute.
+        # One random block is repeated, because no peer compresses, and 4 GiB of random bytes take a minute.
         block = os.urandom(min(_BLOCK, size))
         file.writelines(block[: size - start] for start in range(0, size, _BLOCK))
 

@@ -76,7 +76,7 @@ class Outcome:
 
 
 def describe_peers(python: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The abilities of each peer. The call also warms each peer up."""
+    """The abilities of each peer. The call also brings each peer's modules into the disk cache."""
     described = {}
     for name in names:
         command = [python, "-m", "benchmarks.worker", name, "--describe"]
@@ -138,7 +138,7 @@ def _run_once(bench: Bench, job: Job, peer: str, *, first: bool) -> dict[str, fl
 
 
 def _settle(layout: Layout, job: Job) -> None:
-    os.sync()  # a run must not wait for the writes of the run before
+    os.sync()  # a run must not wait for the writes of the previous run
     if not job.sparse:
         warm.read_files(layout.file(size, index) for size, index in objects.names_of(job))
     warm.take_memory(layout.folder, _PROCESS_MEMORY + (job.size * job.count if job.downloads else 0))
@@ -173,7 +173,7 @@ def _measure(bench: Bench, job: Job, peer: str, endpoint: Endpoint) -> dict[str,
         listener = threading.Thread(target=lambda: said.append(errors.read()))
         listener.start()
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has ended already, and its exit code will say why
+            with contextlib.suppress(BrokenPipeError):  # the worker has ended; its exit code gives the reason
                 child.stdin.write(json.dumps(task.to_dict()).encode())
                 child.stdin.close()
             output = child.stdout.read()

@@ -33,7 +33,7 @@ def compile_c(source: Path, folder: str) -> str:
     """Compile a program of one file.
 
     Raises:
-        RuntimeError: If there is no compiler, or the program does not compile.
+        RuntimeError: If the compiler is missing, or the program does not compile.
     """
     compiler = shutil.which("cc")
     if compiler is None:

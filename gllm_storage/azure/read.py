@@ -114,7 +114,7 @@ def _require_version(etag: str, version: ObjectInfo) -> None:
 
 
 class BodyAdapter(StoppingAdapter):
-    """An adapter whose downloads end at once when they are cancelled, and tell the bytes that came when they break."""
+    """An adapter whose downloads end at once when they are cancelled, and report the received bytes when they break."""
 
     def send(self, request: PreparedRequest, *args: Any, stream: bool = False, **kwargs: Any) -> Response:
         """Send a request."""

@@ -110,7 +110,7 @@ class AzureSettings:
         return [name for name in names if getattr(self, name)]
 
     def account(self) -> AzureAccount:
-        """The account and its credentials; the environment adds what the settings leave out."""
+        """The account and its credentials; the environment adds the missing settings."""
         return AzureAccount.resolve(
             account_name=self.account_name,
             connection_string=self.connection_string,

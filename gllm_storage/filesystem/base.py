@@ -87,7 +87,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     _pid: int  # fsspec's: the process that made the instance
     _loop: Any
 
-    # ------------------------------------------------------------------ what a provider implements or adapts
+    # ------------------------------------------------------------------ for providers to implement or adapt
 
     def bucket_store(self, bucket: str) -> ObjectStore:
         """The store of a bucket. A provider implements it; it sends no request."""

@@ -1,4 +1,4 @@
-"""`SyncStoreFileSystem`: what fsspec's local and memory filesystems need to write by a store."""
+"""`SyncStoreFileSystem`: the base of the local and memory filesystems, which write by a store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
     _client_store: ObjectStore | None = None
     _root_store: ObjectStore | None = None
 
-    # ------------------------------------------------------------------ what a provider implements
+    # ------------------------------------------------------------------ for providers to implement
 
     def root_store(self) -> ObjectStore:
         """The store of all paths. Called once, on first use."""

@@ -113,7 +113,7 @@ def is_missing_object(error: BaseException) -> bool:
 
 
 def lost_session(why: object, request_id: str | None = None) -> RefusedError:
-    """The error for an upload session that does not exist any more, or whose answers cannot be right."""
+    """The error for an upload session that does not exist any more, or that answers inconsistently."""
     return RefusedError(_GONE, _LOST_SESSION, f"the upload session is gone: {why}", request_id)
 
 

@@ -184,8 +184,9 @@ class GCSWrite:
     def _ours(self, write_id: str, resource: Mapping[str, Any]) -> Stored:
         """Check that the object is ours, because only the answer to a repeated request said that it is complete.
 
-        A session whose last chunk was refused, because another object had appeared, may say so: Google's testbench does, and
-        describes the other writer's object. Google's documents do not say what Google's servers answer.
+        A session whose last chunk was refused, because another object had appeared, may answer that
+        it is complete: Google's testbench does, and describes the other writer's object. Google's documentation does not
+        define the answer of Google's servers.
 
         Raises:
             RefusedError: If the object is not ours, or if that is unknown.

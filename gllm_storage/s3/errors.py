@@ -37,7 +37,7 @@ DIGEST_CODES = frozenset(
 
 
 class UnreadableAnswerError(Exception):
-    """A successful answer that lacks what S3 would say: a web server or a login page answers 200 to anything."""
+    """A successful answer without the headers or content of S3. A web server or a login page answers 200 to any request."""
 
 
 SDK_ERRORS = (

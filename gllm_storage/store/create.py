@@ -73,7 +73,7 @@ class Write(Protocol):
         """Write the object under its precondition, with `write_id` in its user metadata. May be called again.
 
         Raises:
-            Exception: Any exception of the SDK; `judge` says what it means.
+            Exception: Any exception of the SDK; `judge` classifies it.
         """
 
     def judge(self, error: Exception) -> Answer:

@@ -1,4 +1,4 @@
-"""When to try again, how long to wait before, and who hears of it. The one place of the library that waits between attempts.
+"""The retry policy: the decision, the wait, and the reports. No other module waits between attempts.
 
 An SDK's own waits are unfit here: the Azure SDK waits 15 s after a first failure, botocore sleeps where no cancellation
 reaches it, and neither reports. So every SDK sends a request once, and the library repeats it by a `RetryPolicy`.

@@ -406,7 +406,7 @@ class StoreSuite:
         assert kept is None or is_checksum_of(kept, data) is True
 
     def test_fault_body_cut(self, filled: str, tmp_path: Path) -> None:
-        """A download whose answer is cut off is completed."""
+        """A download with a truncated answer is completed."""
         with self._behind_proxy() as (store, proxy):
             step, _, data = self._body(store, proxy, filled, tmp_path)
             local = _previous(tmp_path)
@@ -416,7 +416,7 @@ class StoreSuite:
             assert proxy.unfired == []
 
     def test_fault_bodies_cut(self, filled: str, tmp_path: Path) -> None:
-        """A download whose answers are all cut off at once is an error, and changes no local file."""
+        """A download is an error and changes no local file if all answers are truncated."""
         with self._behind_proxy() as (store, proxy):
             _, match, _ = self._body(store, proxy, filled, tmp_path)
             local = _previous(tmp_path)
@@ -565,7 +565,7 @@ class StoreSuite:
     # ------------------------------------------------------------------ E: a fresh view
 
     def test_info(self) -> None:
-        """`info` tells the object that exists now, whoever wrote it."""
+        """`info` returns the facts about the current object, also of another writer."""
         store = self.make_store()
         failure(partial(store.info, NAME), ObjectNotFoundError)
         self.put(NAME, b"one")
@@ -949,7 +949,7 @@ class StoreSuite:
             proxy.clear()
 
     def _body(self, store: ObjectStore, proxy: FaultProxy, size: str, folder: Path) -> tuple[int, Match, bytes]:
-        """The request of a download whose answer is largest: how many precede it, and its kind; and the content."""
+        """The download request with the largest answer: the number of earlier requests, its match, and the content."""
         (data,) = self._contents(store, size, 1)
         store_bytes(store, NAME, data)
         requests = _recorded(proxy, partial(self._download, store, folder / "file"))

@@ -177,7 +177,7 @@ class Template:
         stdout: IO[bytes] | None = None,
         cwd: Path | None = None,
     ) -> Finished:
-        """Run Python code in a process of its own to its end; the arguments are those of `started`."""
+        """Run Python code in a process of its own to its end. The arguments are the arguments of `started`."""
         with TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)
@@ -194,7 +194,7 @@ class Template:
 
 @functools.cache
 def template() -> Template:
-    """The one of this test process."""
+    """The template process of this test process."""
     found = Template()
     atexit.register(found.stop)
     return found
@@ -247,7 +247,7 @@ def run_anew(
 def ok(
     *arguments: str | Path, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: Path | None = None
 ) -> Finished:
-    """As `run`, for a command that must succeed and print no error."""
+    """Like `run`, for a command that must succeed and print no error."""
     done = run(*arguments, env=env, stdin=stdin, cwd=cwd)
     assert (done.code, done.err) == (0, ""), done
     return done
@@ -302,7 +302,7 @@ def on_terminal(
     terminal, theirs = os.openpty()
     shown = b""
     deadline = time.monotonic() + SECONDS
-    poll = select.poll()  # select.select refuses descriptors above 1023, and other tests leave many to the garbage collector
+    poll = select.poll()  # select.select refuses descriptors above 1023, and other tests may leave many open
     poll.register(terminal, select.POLLIN)
     with ExitStack() as stack:
         stack.callback(os.close, terminal)
@@ -318,7 +318,7 @@ def on_terminal(
             if ready:
                 try:
                     shown += os.read(terminal, 65536)
-                except OSError:  # on Linux, the end of the child
+                except OSError:  # Linux reports the end of the child as an error
                     break
         return Finished(child.wait(SECONDS), shown.decode(errors="replace"), "")
 

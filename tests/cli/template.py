@@ -1,7 +1,7 @@
 """A process that has imported the command line and all SDKs, and forks for each command of a test.
 
-A new process imports for 0.5 to 2 seconds, a fork of this process starts within 20 ms. The fork has its own arguments,
-environment, current folder, descriptors, module state and exit code, as a new process has.
+A new process imports for 0.5 to 2 seconds, a fork of this process starts within 20 ms. Like a new process, the fork has its
+own arguments, environment, current folder, descriptors, module state and exit code.
 
 Usage: ``python -m tests.cli.template DESCRIPTOR``, the number of a socket for packets. A request is JSON, sent with the
 descriptors for standard input, output and error, and of a pipe that gets the process id, and the wait status after the end.
@@ -69,7 +69,7 @@ def warm_up() -> None:
 
 def serve(connection: socket.socket) -> None:
     """Fork for each request until the test process closes its end. Returns also in each command's process, after its end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes that report are not waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the reporting processes
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 4)
         if not message:
@@ -108,12 +108,12 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
     for each in streams:
         os.close(each)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open until the process ends
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as above; a terminal is buffered by lines
-    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115 - as above
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - open until the process ends; line-buffered on a terminal
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115 - open until the process ends
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    tempfile.tempdir = None  # TMPDIR may be another
+    tempfile.tempdir = None  # TMPDIR may have changed
     sys.argv = [sys.argv[0], *request["arguments"]]
     exec(request["code"], {"__name__": "__main__"})  # noqa: S102 - the test's own code
 

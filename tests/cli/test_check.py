@@ -61,7 +61,7 @@ ROWS = [
     "removed",
 ]
 
-# Enough for tests of other things than races.
+# Few races, for tests that do not concern races.
 QUICK = ["--large-size", "6MiB", "--writers", "2", "--rounds", "1"]
 
 pytestmark = [pytest.mark.slow]
@@ -69,7 +69,7 @@ pytestmark = [pytest.mark.slow]
 
 @pytest.mark.parametrize("store", LINES)
 def test_check_conflict(store: str, request: pytest.FixtureRequest) -> None:
-    """The report tells the effect of `check_conflict=True` on each server, and nothing stays in the store."""
+    """The report names the effect of `check_conflict=True` on each server, and the store is empty afterwards."""
     rig = make_rig(store, request)
 
     done = ok("check", "--json", "--large-size", "6MiB", url_of(rig), env=environment(rig))
@@ -191,7 +191,7 @@ def test_wrong_size(size: str, tmp_path: Path) -> None:
     ids=["unicode", "dumb terminal", "latin-1", "ascii"],
 )
 def test_table_lines(env: dict[str, str], has_lines: bool, tmp_path: Path) -> None:
-    """The table has ASCII lines where the terminal or the encoding has no others."""
+    """The table has ASCII lines if the terminal or the encoding does not support other characters."""
     shown = ok("check", *QUICK, tmp_path, env={"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **env}).out
 
     assert ("┃" in shown) is has_lines
@@ -208,7 +208,7 @@ def test_local_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", ["PutObject", "everything"])
 def test_denied(answer: str, servers: Servers) -> None:
-    """Without permission to write, or at all, the rows say denied."""
+    """Without write permission, or without any permission, the rows say denied."""
     with slow(servers) as (rig, proxy):
         match = Match() if answer == "everything" else Match(operation=answer)
         proxy.inject(Fault(match, Answer(403, "AccessDenied"), times=None))
@@ -223,7 +223,7 @@ def test_denied(answer: str, servers: Servers) -> None:
 
 
 def test_write_only(servers: Servers) -> None:
-    """Credentials that may write but not read do not count as credentials that may not write."""
+    """Credentials without read permission are not reported as credentials without write permission."""
     with slow(servers) as (rig, proxy):
         proxy.inject(Fault(Match(operation="GetObject"), Answer(403, "AccessDenied"), times=None))
 
@@ -277,7 +277,7 @@ sys.exit(run(["check", *sys.argv[1:]]))
 
 
 def test_no_delete(servers: Servers) -> None:
-    """Without permission to delete, the report names the objects that stay."""
+    """Without permission to delete, the report names the remaining objects."""
     with slow(servers) as (rig, proxy):
         proxy.inject(Fault(Match(method="DELETE"), Answer(403, "AccessDenied"), times=None))
 
@@ -314,6 +314,6 @@ def test_best_effort(servers: Servers) -> None:
     assert done.code == 0
     assert "NOT safe" in found["check_conflict"] or "sends a HEAD request and then writes" in found["check_conflict"]
     assert "is atomic" not in done.out
-    # After one race in 30, rclone lists an object that it deleted, or keeps one that it does not list.
+    # After one race in 30, rclone lists a deleted object, or keeps an object that it does not list.
     left = [url.rpartition("/")[2] for url in found["checks"][-1]["values"]["left"]]
     assert rig.keys() == sorted(left)

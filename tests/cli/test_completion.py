@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 60.0
-# Completes as the program does, but prints its arguments instead of running a command.
+# Has the completion of the program, but prints its arguments instead of running a command.
 STUB = f"""#!/bin/bash
 if [[ $_GLLM_STORAGE_COMPLETE || $1 == completion ]]; then
     exec '{sys.executable}' -m gllm_storage.cli "$@"
@@ -63,7 +63,7 @@ def typed(keys: str, here: Path) -> str:
             continue
         try:
             shown += os.read(terminal, 65536)
-        except OSError:  # on Linux, the end of bash
+        except OSError:  # Linux reports the end of bash as an error
             break
     else:
         os.kill(child, signal.SIGKILL)

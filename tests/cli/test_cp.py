@@ -473,7 +473,7 @@ def test_failed_download(store: Rig, folder: Path) -> None:
     assert os.listdir(folder) == ["model.bin"]
 
 
-# Root may read every file. The user nobody may be unable to read Python's modules, so they are imported before.
+# Root can read every file. Without root's permissions, Python's modules may be unreadable, so they are imported before.
 AS_NOBODY = """
 import os, tempfile
 with tempfile.TemporaryDirectory() as warm:
@@ -489,7 +489,7 @@ sys.exit(run(sys.argv[1:]))
 
 @pytest.fixture
 def open_tmp_path() -> Iterator[Path]:
-    """A folder for all users; pytest's own folders are for its user only."""
+    """A folder for all users. The folders of pytest are readable only for its user."""
     with TemporaryDirectory() as name:
         os.chmod(name, 0o777)  # noqa: S103 - as the docstring says
         yield Path(name)

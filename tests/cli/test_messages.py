@@ -1,4 +1,4 @@
-"""The description of errors: remedies as options of the command line, and messages as they are."""
+"""The description of errors: remedies as options of the command line, and unchanged messages."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_message(kind: type[StorageError]) -> None:
 
 
 def test_message_without_remedy() -> None:
-    """Without a remedy the description is the error's own."""
+    """Without a remedy, the description is the message of the error."""
     assert message_of(StorageError(f"{URL}: no. Check endpoint_url", DETAILS)) == f"{URL}: no. Check endpoint_url"
 
 

@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], bool], child: Child) -> None:
 
 
 def is_moving(proxy: FaultProxy, operation: str, side_by_side: int = 1) -> bool:
-    """Whether bytes of that many requests have moved; once all have, no thread is being started, see `main_waits`."""
+    """Whether `side_by_side` requests have transferred bytes. Then the process is not starting threads, see `main_waits`."""
     moved = [max(each.body_bytes, each.response_bytes) for each in proxy.requests if each.operation == operation]
     return sum(count > 100_000 for count in moved) >= side_by_side
 
@@ -77,7 +77,7 @@ def test_signal_in_race(by: signal.Signals, servers: Servers) -> None:
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
 def test_consequence(command: list[str], left: str, by: signal.Signals, servers: Servers, tmp_path: Path) -> None:
-    """The last line tells the signal, and the state that the command may leave."""
+    """The last line names the signal, and the possible state after the command."""
     happened = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}[by]
     with slow(servers) as (rig, proxy):
         proxy.inject(Fault(Match(), Delay(600), times=None))
@@ -217,7 +217,7 @@ def test_closed_pipe(tmp_path: Path) -> None:
 
 
 def test_replaced_object(servers: Servers) -> None:
-    """`cat` of an object that is replaced meanwhile fails, and writes no byte of the new one."""
+    """`cat` of an object that is replaced meanwhile fails, and writes no byte of the new object."""
     rig = server_rig("ministack", servers.s3("ministack"))
     rig.second.put(rig.key("x"), bytes(200 * MIB))
     command = [*PROGRAM, "cat", url_of(rig, "x")]

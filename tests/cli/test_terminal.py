@@ -46,10 +46,10 @@ def throttled(servers: Servers, store: str, rate: int = 3 * MIB) -> Iterator[tup
 
 
 def moving(proxy: FaultProxy, operation: str) -> Callable[[], bool]:
-    """A condition: bytes of all requests of an operation have moved.
+    """A condition: all requests of an operation have transferred bytes.
 
-    Once all have, no thread is being started: a Ctrl-C at the end of `threading.Thread.start` makes CPython 3.11 release a
-    lock that the new thread holds, which ends it with a traceback.
+    Then the process is not starting threads. A Ctrl-C at the end of `threading.Thread.start` makes CPython 3.11 release a
+    lock that the new thread holds, so that the thread ends with a traceback.
     """
     side_by_side = 1 if operation == "ResumableChunk" else -(-SIZE // (5 * MIB))
 

@@ -1,8 +1,8 @@
 """Count the modules that `check_conflict` passes on S3: python -m tests.scripts.conflict_path.
 
-A small file is uploaded with ``check_conflict=True`` to a server in this process. The script looks at the stack at two
-places: the line that puts ``IfNoneMatch`` among the parameters of PutObject, and the line that makes the header of it. A
-thread counts with the stack that started it.
+A small file is uploaded with ``check_conflict=True`` to a server in this process. The script records the stack at two
+places: the line that adds ``IfNoneMatch`` to the parameters of PutObject, and the line that makes the header from it. The
+stack of a thread includes the stack that started the thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PACKAGE = "gllm_storage."
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Knows no object, and takes each."""
+    """A server without objects, which accepts every PUT."""
 
     protocol_version = "HTTP/1.1"
 
@@ -41,11 +41,11 @@ class _Server(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Print nothing."""
 
 
 class _Stacks:
-    """Keeps the functions of the package that were on the stack at each place."""
+    """Records the functions of the package that are on the stack at each place."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[tuple[str, str]]] = {}
@@ -53,7 +53,7 @@ class _Stacks:
         self._start = threading.Thread.start
 
     def install(self) -> None:
-        """Watch all threads from here on."""
+        """Trace all threads from now on."""
         stacks = self
 
         def start(thread: threading.Thread) -> None:
@@ -66,7 +66,7 @@ class _Stacks:
         sys.settrace(self._trace)
 
     def uninstall(self) -> None:
-        """Stop watching."""
+        """Stop tracing."""
         sys.settrace(None)
         untyped: Any = threading
         untyped.settrace(None)
@@ -96,7 +96,7 @@ class _Stacks:
 
 
 def count() -> dict[str, list[tuple[str, str]]]:
-    """Upload, and return the modules and functions on the stack at each of the two places."""
+    """Upload a file; returns the modules and functions on the stack at each of the two places."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     config = {
@@ -109,7 +109,7 @@ def count() -> dict[str, list[tuple[str, str]]]:
         "conditional_writes": "enforced",
     }
     client = get_storage_client("s3", config)
-    client.file_exists("first")  # imports, and the client of boto3
+    client.file_exists("first")  # so that imports and the creation of boto3's client are not traced
     stacks = _Stacks()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "file").write_bytes(b"content")
@@ -124,7 +124,7 @@ def count() -> dict[str, list[tuple[str, str]]]:
 
 
 def main() -> int:
-    """Print the counts; 1 if one is above its limit."""
+    """Print the counts; returns 1 if a count is above its limit."""
     found = count()
     code = 0
     for place, limit in LIMITS.items():

@@ -1,6 +1,6 @@
-"""A torch DataLoader in a process of its own, over a client that was used before; its argument is a JSON object.
+"""A torch DataLoader in a process of its own, over a used client. The argument is a JSON object.
 
-Keys: provider, config, start ("fork" or "spawn"). It exits with an error unless each worker got the right data.
+Keys: provider, config, start ("fork" or "spawn"). The process exits with an error unless each worker read the right content.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ EPOCHS = 2
 
 
 def content_of(number: int) -> bytes:
-    """What is stored under a number."""
+    """The content of the object with a number."""
     return random.Random(number).randbytes(10_000 + number)
 
 
-class Stored(Dataset):  # type: ignore[misc]  # torch is 800 MB, and not looked at
-    """Items that are read by a client, by its filesystem, and from a file that was open before the workers began.
+class Stored(Dataset):  # type: ignore[misc]  # mypy skips torch
+    """Items that are read by a client, by its filesystem, and from a file that was opened before the workers started.
 
     Args:
-        client: Was used already, as by whoever looked how many items there are.
-        shares_file: Whether the workers get the open file: those that are spawned cannot.
+        client: A used client, as in a program that has counted the items.
+        shares_file: Whether the workers get the open file. Spawned workers cannot get it.
     """
 
     def __init__(self, client: CloudStorageClient, *, shares_file: bool) -> None:
@@ -43,7 +43,7 @@ class Stored(Dataset):  # type: ignore[misc]  # torch is 800 MB, and not looked 
         return ITEMS
 
     def __getitem__(self, number: int) -> tuple[int, int]:
-        """The process that read it, and how many of the ways gave something else than what is stored."""
+        """Read an item; returns the process id, and the number of reads with wrong content."""
         expected = content_of(number)
         filesystem, path = self.client.filesystem, self.client.url(str(number))
         found = [self._by_open(number), filesystem.cat_file(path), filesystem.cat([path])[path.partition("://")[2]]]
@@ -60,7 +60,7 @@ class Stored(Dataset):  # type: ignore[misc]  # torch is 800 MB, and not looked 
 
 
 def main(job: dict[str, Any]) -> None:
-    """Store the items, and have workers read them."""
+    """Store the items, and read them by workers."""
     client: Any = get_storage_client(job["provider"], job["config"])
     urls = [client.url(str(number)) for number in range(ITEMS)]
     client.filesystem.pipe({url: content_of(number) for number, url in enumerate(urls)})
@@ -82,7 +82,7 @@ def main(job: dict[str, Any]) -> None:
         assert len(read) == ITEMS
         assert not any(wrong for _, wrong in read)
         assert len({process for process, _ in read} - {os.getpid()}) == WORKERS
-        assert items[3] == (os.getpid(), 0)  # and the parent goes on
+        assert items[3] == (os.getpid(), 0)  # the parent can still read
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A client that is used in a process, and then in children that it forks; its argument is a JSON object.
+"""Use a client in a process, and then in forked children of the process. The argument is a JSON object.
 
-Keys: provider, config, local (a file of the caller's), scratch (a folder), fork ("os" or "multiprocessing"), uses (which
-functions below the children call), children (how many), busy (whether another thread moves data at the moment of the fork).
-Prints how each child ended: "ok", what it raised, or "hung".
+Keys: provider, config, local (a file of the test), scratch (a folder), fork ("os" or "multiprocessing"), uses (names of the
+functions in `USES` that the children call), children (their number), busy (whether another thread transfers data during the
+fork). The script prints the outcome of each child: "ok", its traceback, or "hung".
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ CHILD_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Before:
-    """What the parent had before it forked.
+    """The objects of the parent before the fork.
 
     Attributes:
-        client: Its client, which it has used.
+        client: The used client.
         filesystem: The client's filesystem.
-        reader: An object that it opened and has read a little of.
-        content: The content of that object.
+        reader: A file object that the parent has opened and read in part.
+        content: The content of the reader's object.
         scratch: A folder.
     """
 
@@ -48,7 +48,7 @@ class Before:
 
 
 def verbs(before: Before, name: str) -> None:
-    """All verbs of the parent's client."""
+    """Use all verbs of the parent's client."""
     client, local = before.client, before.scratch / name
     assert client.file_exists("parent")
     assert client.download_file("parent", local).read_bytes() == before.content
@@ -70,13 +70,13 @@ def verbs(before: Before, name: str) -> None:
 
 
 def reader(before: Before, _: str) -> None:
-    """The file object that the parent opened. Not for local files: the OS gives parent and child one position in them."""
+    """Read from the parent's file object. Not for local files: parent and child share one position in the OS."""
     before.reader.seek(10)
     assert before.reader.read() == before.content[10:]
 
 
 def filesystem(before: Before, name: str) -> None:
-    """The filesystem object that the parent took from the client."""
+    """Use the parent's filesystem."""
     fs, url, local = before.filesystem, before.client.url, str(before.scratch / name)
     fs.get_file(url("parent"), local)
     assert Path(local).read_bytes() == before.content
@@ -89,7 +89,7 @@ def filesystem(before: Before, name: str) -> None:
 
 
 def inherited(before: Before, name: str) -> None:
-    """What the filesystem object that the parent took from the client has from fsspec's or s3fs's."""
+    """Use the methods that the parent's filesystem inherits from fsspec or s3fs."""
     fs, url = before.filesystem, before.client.url
     assert fs.exists(url("parent"))
     fs.pipe_file(url(name), before.content)
@@ -116,12 +116,12 @@ def main(job: dict[str, Any]) -> None:
         before = Before(client, client.filesystem, opened, Path(job["local"]).read_bytes(), Path(job["scratch"]))
         outcomes = [forked(job, before, f"child-{number}") for number in range(job["children"])]
         for use in job["uses"]:
-            USES[use](before, f"parent-{use}")  # it goes on as before
+            USES[use](before, f"parent-{use}")  # the parent can still use the client
     print(json.dumps({"children": outcomes, "moved meanwhile": busy.moved}))
 
 
 class Busy:
-    """Another thread that is all the time in the middle of an upload or a download, if that is asked for."""
+    """A thread that uploads and downloads without pause, if the job has `busy`."""
 
     def __init__(self, client: Any, job: dict[str, Any]) -> None:
         self._client = client
@@ -151,7 +151,7 @@ class Busy:
 
 
 def forked(job: dict[str, Any], before: Before, name: str) -> str:
-    """Fork a child, wait for it, and say how it ended."""
+    """Fork a child, wait for it, and return its outcome."""
     outcome = before.scratch / f"{name}.outcome"
 
     def child() -> None:
@@ -160,7 +160,7 @@ def forked(job: dict[str, Any], before: Before, name: str) -> str:
             for use in job["uses"]:
                 USES[use](before, f"{name}-{use}")
             outcome.write_text("ok")
-        except BaseException:  # noqa: BLE001 - whatever it is, the parent reports it
+        except BaseException:  # noqa: BLE001 - the parent reports it
             outcome.write_text(traceback.format_exc())
 
     if job["fork"] == "multiprocessing":
@@ -176,7 +176,7 @@ def forked(job: dict[str, Any], before: Before, name: str) -> str:
 
 
 def os_forked(work: Callable[[], None]) -> bool:
-    """Do it in a child made by os.fork; whether the child ended in time."""
+    """Call `work` in a child of os.fork; returns whether the child ended in time."""
     pid = os.fork()
     if pid == 0:
         work()

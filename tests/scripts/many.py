@@ -1,7 +1,8 @@
-"""Many objects moved by a process of its own that is interrupted in the middle; its argument is a JSON object.
+"""Transfer many objects in a process that the test interrupts. The argument is a JSON object.
 
-Keys: provider, config, action (one of `ACTIONS`), folder (of the bucket), local, names. It says "heard" when Ctrl-C comes,
-"interrupted" when it came out of the call, and then waits to be told to end: what happens from then on was left behind.
+Keys: provider, config, action (one of `ACTIONS`), folder (of the bucket), local, names. The script prints "heard" at
+Ctrl-C and "interrupted" when the call has ended. Then it waits for a line on standard input: any later request or change
+comes from work that the call left running.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ ACTIONS: dict[str, Callable[[Any, list[str], list[str]], object]] = {
 
 
 def interrupt(*_: object) -> None:
-    """Handle SIGINT as Python does, and say so."""
+    """Print "heard", and handle SIGINT as Python does."""
     print("heard", flush=True)
     raise KeyboardInterrupt
 
 
 def main(job: dict[str, Any]) -> None:
-    """Do what is asked."""
+    """Run the action, and print "interrupted" after Ctrl-C."""
     signal.signal(signal.SIGINT, interrupt)
     made: Any = get_storage_client(job["provider"], job["config"])
     filesystem = made.filesystem

@@ -1,6 +1,6 @@
-"""Moves a large file up and down, and says by how much the process grew; its argument is a JSON object.
+"""Upload and download a large file, and print the growth of the process. The argument is a JSON object.
 
-Keys: provider, config, small, large (local files), target (where to download the large one).
+Keys: provider, config, small, large (local files), target (the path of the downloads).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from gllm_storage import get_storage_client
 
 
 def peak() -> int:
-    """The most memory that the process ever had, in MiB."""
-    # Not getrusage: its ru_maxrss begins with what the process had that started this one.
+    """The peak memory of the process, in MiB."""
+    # Not getrusage: its ru_maxrss begins with the memory of the parent process.
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) // 1024
 
 
 def main(job: dict[str, Any]) -> None:
-    """Print the growth by the upload, and by the upload and the download."""
+    """Print the growth in MiB after the upload, and after upload and download."""
     client = get_storage_client(job["provider"], job["config"])
     client.upload_file(job["small"], "small")
     client.download_file("small", job["target"])

@@ -1,4 +1,4 @@
-"""Writers that race: this runs in the threads of several processes, which import nothing of pytest."""
+"""Racing writers, in threads of several processes. The processes do not import pytest."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ REFUSED = "refused"
 
 
 class Barrier(Protocol):
-    """One of threading or of multiprocessing."""
+    """A barrier of threading or of multiprocessing."""
 
     def wait(self, timeout: float) -> int:
-        """Wait for all the others."""
+        """Wait for all other writers."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What all writers of a race do.
+    """The task of all writers of a race.
 
     Attributes:
-        provider: Of the client.
-        config: Of the client.
-        way: Which interface creates exclusively: ``"upload_file"``, ``"put_file"`` or ``"open"``.
-        rounds: Each is about one key.
+        provider: The provider of the client.
+        config: The config of the client.
+        way: The call that creates exclusively: ``"upload_file"``, ``"put_file"`` or ``"open"``.
+        rounds: The number of rounds. Each round has its own key.
     """
 
     provider: str
@@ -45,16 +45,16 @@ _barrier: Barrier
 
 
 def use_barrier(barrier: Barrier) -> None:
-    """Give a process the barrier that its writers share with those of other processes."""
-    global _barrier  # noqa: PLW0603 - a barrier can only be inherited by a process, not sent to it
+    """Set the barrier of this process. Its writers share the barrier with the writers of other processes."""
+    global _barrier  # noqa: PLW0603 - a process can inherit a barrier, but not receive one later
     _barrier = barrier
 
 
 def race(entry: Entry, sources: Sequence[str]) -> list[list[str]]:
-    """Race with a thread for each source; they share one client.
+    """Race with one thread for each source. The threads share one client.
 
     Returns:
-        What became of each source in each round.
+        The outcome of each source in each round.
     """
     client = get_storage_client(entry.provider, dict(entry.config))
     with ThreadPoolExecutor(len(sources)) as threads:
@@ -69,7 +69,7 @@ def _run(client: Any, entry: Entry, source: str) -> list[str]:
             _create(client, entry.way, source, name_of(number))
         except FileExistsError:
             outcomes.append(REFUSED)
-        except Exception as error:  # noqa: BLE001 - the test compares it with what may happen
+        except Exception as error:  # noqa: BLE001 - the test compares it with the allowed outcomes
             outcomes.append(f"{type(error).__name__}: {error}")
         else:
             outcomes.append(WON)

@@ -1,7 +1,8 @@
-"""Objects written by `open` in a process of its own; its argument is a JSON object.
+"""Write objects by `open` in a process of its own. The argument is a JSON object.
 
-Keys: config, name, mode, size, job: "fork" (children that are forked while the object is written), "forget" (the program
-ends without closing it; "forget" says how) or "memory" (how much the process grows while it writes; "size" MiB).
+Keys: config, name, mode, size, and job: "fork" (fork children while an object is open), "forget" (end without closing the
+file; with the key forget = "cycle", the file is in a reference cycle) or "memory" (measure the growth of the process while
+it writes "size" MiB).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ kept: list[Any] = []
 
 
 def outcome_in_child(work: Callable[[], None], *, leave: bool = False) -> str:
-    """Do it in a forked child; "ok", or what it raised."""
+    """Call `work` in a forked child; returns "ok" or the error message."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -35,7 +36,7 @@ def outcome_in_child(work: Callable[[], None], *, leave: bool = False) -> str:
             said = str(error)
         os.write(writing, said.encode())
         if leave:
-            sys.exit()  # with all that an interpreter does at its end
+            sys.exit()  # runs the exit handlers, unlike os._exit
         os._exit(0)
     os.waitpid(pid, 0)
     os.close(writing)
@@ -44,7 +45,7 @@ def outcome_in_child(work: Callable[[], None], *, leave: bool = False) -> str:
 
 
 def fork(client: Any, job: dict[str, Any]) -> dict[str, str]:
-    """Fork children while an object is written."""
+    """Write, close, discard and drop the file in forked children, then complete it in the parent."""
     kept.append(client.open(job["name"], job["mode"]))
     kept[0].write(bytes(job["size"]))
 
@@ -65,7 +66,7 @@ def fork(client: Any, job: dict[str, Any]) -> dict[str, str]:
 
 
 def forget(client: Any, job: dict[str, Any]) -> dict[str, str]:
-    """Leave an object open."""
+    """Write to a file and leave it open."""
     kept.append(client.open(job["name"], job["mode"]))
     kept[0].write(bytes(job["size"]))
     if job["forget"] == "cycle":
@@ -74,7 +75,7 @@ def forget(client: Any, job: dict[str, Any]) -> dict[str, str]:
 
 
 def memory(client: Any, job: dict[str, Any]) -> dict[str, int]:
-    """Write a small object, and a large one, in pieces."""
+    """Write a small object and a large one in pieces; returns the growth in MiB."""
     data = os.urandom(MIB)
     before = 0
     for size in (1, job["size"]):
@@ -88,7 +89,7 @@ JOBS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {"fork": fork, "forget":
 
 
 def main(job: dict[str, Any]) -> None:
-    """Do what is asked."""
+    """Run the job, and print its result."""
     client = get_storage_client("s3", job["config"])
     print(json.dumps(JOBS[job["job"]](client, job)), flush=True)
 

@@ -1,8 +1,8 @@
-"""A transfer in a process of its own, to be interrupted or killed in the middle; its argument is a JSON object.
+"""A transfer in a process that the test interrupts or kills. The argument is a JSON object.
 
-Keys: provider, config, action ("upload", "create", "stream" or "download"), local, remote. With "pause" the file
-provider stops after its first piece, says so on stdout, and waits to be killed. With "stop_seconds" the library, when it
-is interrupted, waits only so long for a server that stalls.
+Keys: provider, config, action ("upload", "create", "stream" or "download"), local, remote. With "pause", the read
+of a local file stops after the first piece, prints "halfway", and waits for the kill. "stop_seconds" replaces the seconds
+that an interrupted library call waits for a stalled server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def pause_after_first_piece() -> None:
-    """Make the reading of local files stop when something was read."""
+    """Patch the read of local files: the second read prints "halfway" and sleeps."""
     read_at = source.LocalSource.read_at
 
     def read_once(self: source.LocalSource, offset: int, length: int) -> bytes:
@@ -36,18 +36,18 @@ def pause_after_first_piece() -> None:
 
 
 def stop_modules() -> list[ModuleType]:
-    """The modules that wait for a server that stalls, when they are to stop."""
+    """The modules with `_STOP_SECONDS`, the limit of the wait for a stalled server after an interruption."""
     names = [f"gllm_storage.concurrency.{name}" for name in ("interrupt", "workers", "background")]
     return [importlib.import_module(name) for name in names]
 
 
 def main(job: dict[str, Any]) -> None:
-    """Do what is asked."""
+    """Run the action."""
     # A shell that runs pytest in the background makes its children ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "stop_seconds" in job:
         for module in stop_modules():
-            assert module._STOP_SECONDS  # the name is still the one that is set
+            assert module._STOP_SECONDS  # fails if the library renames the constant
             vars(module)["_STOP_SECONDS"] = job["stop_seconds"]
     client = get_storage_client(job["provider"], job["config"])
     if job.get("pause"):

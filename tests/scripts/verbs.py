@@ -1,4 +1,4 @@
-"""All verbs of one client, as a worker uses them: in a thread, or in a process that the client was sent to."""
+"""All verbs of one client, used by a worker: a thread, or a process that received the client as a pickle."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def use_all_verbs(client: Any, worker: str, scratch: str, content: bytes) -> list[str]:
-    """Use all verbs on an object of the worker's own, and on one that all workers share.
+    """Use all verbs on an object of the worker, and on an object that all workers share.
 
     Returns:
-        What came out otherwise than it should.
+        The names of the checks that failed.
     """
     local, copy = Path(scratch) / f"{worker}.up", Path(scratch) / f"{worker}.down"
     local.write_bytes(content)
@@ -44,7 +44,7 @@ def use_all_verbs(client: Any, worker: str, scratch: str, content: bytes) -> lis
 
 
 def raises(kind: type[Exception], call: Any, *arguments: Any) -> bool:
-    """Whether a call raises an error of a kind."""
+    """Whether a call raises an exception of this class."""
     try:
         call(*arguments)
     except kind:

@@ -1,19 +1,19 @@
 """Real S3 servers on loopback, started and stopped by the tests.
 
-Each is a context manager over an empty directory of its own, on ports nobody else has, and each stands for one
-way in which the stores of this world treat a conditional write:
+Each server is a context manager that takes an empty directory and reserves its own ports. Each represents one
+way in which real stores answer a conditional write to an existing object:
 
 =============  =======================  ==============================
 server         PutObject If-None-Match  CompleteMultipartUpload ditto
 =============  =======================  ==============================
-``ministack``  412                      412 (what AWS does)
+``ministack``  412                      412 (like AWS)
 ``ceph``       412                      overwrites (radosgw 16)
 ``rclone``     overwrites               overwrites
 ``reject``     501                      501
 =============  =======================  ==============================
 
-`test_servers.py` holds them to that table. ``localbucket`` answers 412 to both, too; it is here because it
-stores on the disk.
+`test_servers.py` verifies the table. ``localbucket`` also answers 412 to both; it is used because it stores
+objects on the disk.
 """
 
 from .azurite import azurite

@@ -1,4 +1,4 @@
-"""Azurite: Microsoft's own emulator of Azure Blob Storage; it enforces ``If-None-Match: *`` on both kinds of write."""
+"""Azurite: Microsoft's emulator of Azure Blob Storage. It enforces ``If-None-Match: *`` on both kinds of write."""
 
 import base64
 import secrets
@@ -24,7 +24,7 @@ def azurite(directory: Path) -> Iterator[AzureServer]:
     environment = clean_environment(directory) | {"AZURITE_ACCOUNTS": f"{name}:{key}"}
     with reserved_ports() as (port,):
         command = [node, str(_PROGRAM), "--blobHost", LOOPBACK, "--blobPort", str(port), "--inMemoryPersistence"]
-        # It refuses the API version of a newer SDK unless told not to, and phones home.
+        # By default, Azurite refuses the API version of a newer SDK, and sends telemetry.
         command += ["--skipApiVersionCheck", "--disableTelemetry", "--silent"]
         with running(command, directory / "azurite.log", environment, lambda: listens(port)) as pid:
             yield AzureServer("azurite", f"{endpoint(port)}/{name}", name, key, (pid,))

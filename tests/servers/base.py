@@ -1,4 +1,4 @@
-"""What a test gets to know about a running server, and what happens when one cannot be run here."""
+"""The description of a running server for tests, and the result if a server is not installed."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ class S3Server:
     """A running S3 server.
 
     Attributes:
-        name: What runs there: "ministack", "ceph", "rclone", "reject" or "moto-server".
-        endpoint_url: `http(s)://127.0.0.1:PORT`; use path-style addressing with it.
-        access_key: The key it was started with.
-        secret_key: The secret that belongs to the key.
-        ca_bundle: The PEM file that vouches for an https endpoint.
+        name: Name of the server: "ministack", "ceph", "rclone", "reject" or "moto-server".
+        endpoint_url: `http(s)://127.0.0.1:PORT`, for path-style addressing.
+        access_key: The access key.
+        secret_key: The secret of the access key.
+        ca_bundle: The PEM file with the CA certificate of an https endpoint; None for http.
         pids: The server's processes, for the tests that kill them.
     """
 
@@ -36,7 +36,7 @@ class GCSServer:
     """A running server of Google's JSON API, which takes anonymous requests.
 
     Attributes:
-        name: What runs there: "gcs-fake" or "fake-gcs-server".
+        name: Name of the server: "gcs-fake" or "fake-gcs-server".
         endpoint_url: `http://127.0.0.1:PORT`.
         pids: The server's processes.
     """
@@ -66,7 +66,7 @@ class AzureServer:
 
     @property
     def connection_string(self) -> str:
-        """What names all that at once."""
+        """The connection string with the account, its key and the endpoint."""
         return (
             f"DefaultEndpointsProtocol=http;AccountName={self.account_name};AccountKey={self.account_key};"
             f"BlobEndpoint={self.endpoint_url};"
@@ -84,9 +84,9 @@ class ServerUnavailableError(RuntimeError):
 
 @contextmanager
 def require(factory: ServerFactory[T_co], directory: Path) -> Iterator[T_co]:
-    """Run a server for a fixture; where it cannot be had, skip, but fail under CI=true.
+    """Run a server for a fixture. If it is not installed, skip the test, or fail it under CI=true.
 
-    A server that is installed and does not start is a failure everywhere.
+    An installed server that does not start is always a failure.
     """
     with ExitStack() as stack:
         try:

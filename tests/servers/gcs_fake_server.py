@@ -1,6 +1,6 @@
-"""The program of the `gcs_fake` server: Google's JSON API over HTTP; its argument is the port.
+"""The program of the `gcs_fake` server: Google's JSON API over HTTP. The argument is the port.
 
-For tests, beside the API: ``GET /_fake/sessions`` lists the upload sessions that are open, as ``bucket/name``.
+Tests can list the open upload sessions as ``bucket/name`` by ``GET /_fake/sessions``, which is not a part of the API.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CONDITION_NAMES = ("ifGenerationMatch", "ifGenerationNotMatch", "ifMetagenerati
 
 
 class Server(ThreadingHTTPServer):
-    """One store, many threads."""
+    """A server with one store and one thread for each connection."""
 
     request_queue_size = 256
     daemon_threads = True
@@ -33,21 +33,21 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """The requests of one connection."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Server
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def _handle(self) -> None:
         parts = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         body = self._body()
         if body is None:
-            self.close_connection = True  # it broke off
+            self.close_connection = True  # the body was truncated
             return
         self.body = body
         try:
@@ -177,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
             if not name.startswith(prefix) or name < query.get("startOffset", "") or (after and name <= after):
                 continue
             if after.endswith(delimiter or "\0") and name.startswith(after):
-                continue  # in a folder that the page before has named
+                continue  # the previous page has listed the folder of this object
             if query.get("endOffset") and name >= query["endOffset"]:
                 continue
             if len(items) + len(prefixes) >= most:
@@ -186,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
             cut = name.find(delimiter, len(prefix)) if delimiter else -1
             last = name if cut < 0 else name[: cut + len(delimiter)]
             if cut < 0:
-                with contextlib.suppress(ApiError):  # deleted meanwhile
+                with contextlib.suppress(ApiError):  # another request has deleted the object
                     items.append(store.get(bucket, name)[0])
             elif last not in prefixes:
                 prefixes.append(last)
@@ -230,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
         if not boundary:
             raise ApiError(400, "badRequest", "Malformed multipart body.")
         mark = f"--{boundary}".encode()
-        # The content may hold anything: it is what is between the second mark's header and the last mark.
+        # The content may contain the boundary. It begins after the header of the second part and ends at the last boundary.
         first = self.body.index(mark) + len(mark)
         second = self.body.index(b"\n" + mark, first)
         description = re.split(rb"\r?\n\r?\n", self.body[first:second], maxsplit=1)[1]

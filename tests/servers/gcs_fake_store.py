@@ -1,7 +1,7 @@
-"""The objects and upload sessions of `gcs_fake`, as Google documents them; it knows nothing of HTTP.
+"""The objects and upload sessions of `gcs_fake`, as Google documents them, without HTTP.
 
 https://cloud.google.com/storage/docs/json_api/v1/objects, …/docs/request-preconditions and …/docs/resumable-uploads. Every
-method holds the one lock from its check to its change, so that preconditions are atomic.
+method holds one lock from its check to its change, so that preconditions are atomic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Resource = dict[str, Any]
 
 
 class ApiError(Exception):
-    """An answer that is no success."""
+    """An error answer."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -33,14 +33,14 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Conditions:
-    """Preconditions; None for those that were not given."""
+    """The preconditions of a request. A missing precondition is None."""
 
     generation: int | None = None
     not_generation: int | None = None
     metageneration: int | None = None
 
     def check(self, there: Resource | None) -> None:
-        """Raise 412 if they do not hold."""
+        """Raise 412 if a precondition does not hold."""
         generation = int(there["generation"]) if there else 0
         metageneration = int(there["metageneration"]) if there else 0
         wrong = self.generation is not None and self.generation != generation
@@ -52,7 +52,7 @@ class Conditions:
 
 @dataclass
 class Session:
-    """An upload that is not complete yet."""
+    """A resumable upload."""
 
     bucket: str
     resource: Resource
@@ -63,7 +63,7 @@ class Session:
 
 
 def digests(data: bytes) -> tuple[str, str]:
-    """CRC32C and MD5, as Google writes them."""
+    """CRC32C and MD5 in Google's encoding."""
     crc = google_crc32c.value(data).to_bytes(4, "big")
     return base64.b64encode(crc).decode(), base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
@@ -199,7 +199,7 @@ class Store:
             return session
 
     def append(self, upload_id: str, start: int | None, data: bytes, total: int | None) -> Session:
-        """Take a chunk, or none to be asked how far it is; completes the object when all is there."""
+        """Append a chunk, and create the object after the last one. With `start=None`, only return the session."""
         with self.lock:
             session = self.session(upload_id)
             if session.done:

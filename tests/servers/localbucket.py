@@ -1,7 +1,7 @@
-"""LocalBucket: objects are files in folders, so that it takes more than would fit into memory.
+"""LocalBucket: a server that stores objects as files, so that they can be larger than the memory.
 
-It enforces both conditional writes, and checks neither credentials nor checksums, nor `If-Match`; it keeps no user
-metadata, and stores what arrived of a request that broke off. So only large objects go there.
+It enforces both conditional writes. It does not check credentials, checksums or `If-Match`, does not keep user metadata,
+and stores the received part of a truncated request. Only tests of large objects use it.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """MiniStack: AWS's conditional writes, on PutObject and on CompleteMultipartUpload, and its checksums.
 
-Of the servers one can install, the only one with both and with checksums that are really compared (a wrong one gets
-400 BadDigest). It accepts every key and secret. Unlike AWS it knows no FULL_OBJECT checksum of a multipart upload: it
-takes every one for COMPOSITE, and so refuses with BadDigest a completion that carries the right full-object CRC.
+It is the only available server that enforces both conditional writes and verifies checksums (400 BadDigest for a wrong
+one). It accepts any credentials. Unlike AWS, it treats a FULL_OBJECT checksum of a multipart upload as COMPOSITE, and
+answers BadDigest to a completion with the correct full-object CRC.
 """
 
 from collections.abc import Iterator
@@ -45,8 +45,8 @@ def ministack_tls(directory: Path) -> Iterator[S3Server]:
 def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Server]:
     python = find_python("ministack", INSTALL)
     with reserved_ports() as (port,):
-        # The `ministack` program would do, but with TLS it also takes port 443 when it may. Zero workers: serve in
-        # this very process, so that there is no grandchild to lose. -P: nothing is imported from the directory.
+        # Not the `ministack` program: with TLS, it also listens on port 443 if it has the permission. "--workers 0"
+        # serves in this process, without child processes. -P prevents imports from the current directory.
         command = [python, "-P", "-m", "hypercorn", "ministack.app:app"]
         command += ["--bind", f"{LOOPBACK}:{port}", "--workers", "0", "--keep-alive", "75", "--log-level", "WARNING"]
         if certificate:
@@ -60,10 +60,10 @@ def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Serve
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "S3_DATA_DIR": str(directory / "s3"),
             "STATE_DIR": str(directory / "state"),
-            # Whatever BIND_HOST and SERVICES say, the first listens on 0.0.0.0:8883, and the second would on demand.
+            # For any BIND_HOST and SERVICES, the first service listens on 0.0.0.0:8883, and the second does on demand.
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
-            # It removes "its" containers at start and stop: keep it from a developer's Docker.
+            # MiniStack removes containers at its start and end: keep it away from the Docker of a developer.
             "DOCKER_HOST": f"unix://{directory}/no-docker",
         }
         log = directory / "ministack.log"

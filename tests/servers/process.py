@@ -1,4 +1,4 @@
-"""The plumbing that all servers share: programs, ports, child processes, certificates."""
+"""Functions that all servers use: programs, ports, child processes, certificates."""
 
 import ctypes
 import http.client
@@ -22,7 +22,7 @@ import trustme
 from .base import ServerUnavailableError
 
 LOOPBACK = "127.0.0.1"
-START_SECONDS = 120.0  # for a cold and busy machine; an idle one needs two at most
+START_SECONDS = 120.0  # for a busy machine with cold caches; an idle machine needs at most two seconds
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.01
 LOG_TAIL_CHARACTERS = 3000
@@ -31,16 +31,16 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 # --- Programs -------------------------------------------------------------------------------------------------------
 
 
-# Servers from PyPI live in a venv of their own (tests/install-servers makes it): ministack pins one botocore, which is not
-# the one that users of the library get.
+# Servers from PyPI are in a venv of their own, made by tests/install-servers, because ministack pins a version of botocore
+# that users of the library do not get.
 SERVERS_VENV = Path(__file__).parents[2] / ".venv-servers" / "bin"
 
 
 def find_program(name: str, install: str) -> str:
-    """Find a program in the servers' venv, on the PATH, or beside the running Python, whose venv need not be activated.
+    """Find a program in the servers' venv, on the PATH, or beside the running Python, also if its venv is not active.
 
     Raises:
-        ServerUnavailableError: It is in neither place; `install` is the command that brings it.
+        ServerUnavailableError: If the program is missing. The message names the command `install`.
     """
     beside = os.pathsep.join((str(SERVERS_VENV), os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)))
     found = shutil.which(name, path=beside)
@@ -50,10 +50,10 @@ def find_program(name: str, install: str) -> str:
 
 
 def find_python(module: str, install: str) -> str:
-    """Find the Python that can import a server's package: the servers' venv, or else the running one.
+    """Find the Python that can import a server's package: the Python of the servers' venv, or the running Python.
 
     Raises:
-        ServerUnavailableError: Neither can; `install` is the command that brings it.
+        ServerUnavailableError: If neither can import it. The message names the command `install`.
     """
     for python in (str(SERVERS_VENV / "python"), sys.executable):
         if _can_import(python, module):
@@ -68,7 +68,7 @@ def _can_import(python: str, module: str) -> bool:
 
 
 def clean_environment(directory: Path) -> dict[str, str]:
-    """Make an environment without the caller's AWS and proxy settings, where every stray file lands in `directory`."""
+    """Environment variables without the caller's AWS and proxy settings. Home and TMPDIR are `directory`."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",
@@ -84,7 +84,7 @@ def clean_environment(directory: Path) -> dict[str, str]:
 def _reserve(port: int) -> socket.socket:
     reservation = socket.socket()
     try:
-        # Without SO_REUSEADDR the bind fails if anybody has the port, be it only reserved like this.
+        # Without SO_REUSEADDR, the bind fails if any socket is bound to the port, also a reservation like this one.
         reservation.bind((LOOPBACK, port))
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     except OSError:
@@ -95,12 +95,12 @@ def _reserve(port: int) -> socket.socket:
 
 @contextmanager
 def reserved_ports(count: int = 1) -> Iterator[range]:
-    """Keep consecutive ports of the loopback interface for a server while the block runs.
+    """Reserve consecutive ports of the loopback interface for a server while the block runs.
 
-    A bound socket that does not listen keeps its port from everybody else, so from the servers of another pytest run;
-    yet Linux lets a server that sets SO_REUSEADDR, as all of ours do, listen there. So there is no moment between
-    choosing a port and the server's bind in which the port could be lost, and what answers there is our server.
-    The ports lie below the range (32768 up) from which Linux takes those of outgoing connections.
+    A bound socket that does not listen keeps its port from other processes, such as the servers of another pytest run.
+    Linux still lets a server with SO_REUSEADDR listen on the port, and all servers here set it. The reservation lasts
+    until the end of the server, so no other process can bind the port before the server does.
+    The ports are below 32768, where the range of Linux for outgoing connections begins.
     """
     for _ in range(100):
         first = 20000 + secrets.randbelow(12000)
@@ -122,13 +122,13 @@ _LIBC = ctypes.CDLL(None)
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this fresh child when `parent` dies, however that happens.
+    """Let the kernel kill this new child process when `parent` ends for any reason.
 
-    To be exact, when the *thread* that started it ends: start servers from a thread that outlives them.
+    The kernel kills it when the *thread* that started it ends: start servers from a thread that outlives them.
     """
     if sys.platform == "linux":
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the request to be told of it
+        if os.getppid() != parent:  # the parent has ended before the call of prctl
             os._exit(1)
 
 
@@ -137,7 +137,7 @@ def _tail(log: Path) -> str:
 
 
 def run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-    """Run a short command of a server's setup; its output goes to the end of `log`, and into the error if it fails."""
+    """Run a short command of a server's setup. Its output is appended to `log`, and is part of the error if it fails."""
     try:
         with log.open("ab") as output:
             subprocess.run(
@@ -155,7 +155,7 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> No
 
 
 def run_until_it_works(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-    """Run a short command that may be repeated, until the server that it asks is ready for it."""
+    """Repeat a short command until it succeeds, because its server may not be ready yet."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -168,10 +168,10 @@ def run_until_it_works(command: Sequence[str], log: Path, environment: Mapping[s
 
 @contextmanager
 def running(command: Sequence[str], log: Path, environment: Mapping[str, str], ready: Callable[[], bool]) -> Iterator[int]:
-    """Run a server in its own session while the block runs, and yield its pid once `ready()` says yes.
+    """Run a server in its own session while the block runs. Yields its pid when `ready()` returns true.
 
     Raises:
-        RuntimeError: The server ended, or was not ready in time; with the tail of its log.
+        RuntimeError: If the server ended, or was not ready in time. The message has the end of its log.
     """
     parent = os.getpid()
     with log.open("ab") as output:
@@ -183,7 +183,7 @@ def running(command: Sequence[str], log: Path, environment: Mapping[str, str], r
             cwd=log.parent,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 - it only makes two system calls
+            preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 - it makes only two system calls
         )
     try:
         _await(child, ready, log)
@@ -212,7 +212,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         child.kill()
         child.wait()
     with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # whatever it has left behind in its session
+        os.killpg(child.pid, signal.SIGKILL)  # remaining processes of its session
 
 
 def listens(port: int) -> bool:
@@ -232,10 +232,10 @@ class Certificate:
     """Files, in PEM, of a certificate for 127.0.0.1 and localhost.
 
     Attributes:
-        chain: What the server shows.
+        chain: The certificate that the server sends.
         key: Its private key.
         both: Key and chain in one file.
-        authority: What the client must trust.
+        authority: The CA certificate, which the client must trust.
     """
 
     chain: str
@@ -245,7 +245,7 @@ class Certificate:
 
 
 def make_certificate(directory: Path) -> Certificate:
-    """Make a certificate authority and have it sign one certificate."""
+    """Make a certificate authority, and a certificate that it signed."""
     authority = trustme.CA()
     issued = authority.issue_cert(LOOPBACK, "localhost")
     certificate = Certificate(*(str(directory / f"{name}.pem") for name in ("chain", "key", "both", "authority")))
@@ -257,12 +257,12 @@ def make_certificate(directory: Path) -> Certificate:
 
 
 def endpoint(port: int, certificate: Certificate | None = None) -> str:
-    """Spell the URL of a server's endpoint."""
+    """The URL of a server's endpoint."""
     return f"{'https' if certificate else 'http'}://{LOOPBACK}:{port}"
 
 
 def answers(port: int, certificate: Certificate | None = None) -> bool:
-    """Whether the server answers HTTP, whatever it says."""
+    """Whether the server answers an HTTP request with any status."""
     if certificate:
         context = ssl.create_default_context(cafile=certificate.authority)
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(

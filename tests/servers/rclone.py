@@ -1,4 +1,4 @@
-"""`rclone serve s3`: a store that takes a conditional write, answers 200, and overwrites what was there."""
+"""`rclone serve s3`: a store that answers 200 to a conditional write, and overwrites an existing object."""
 
 import secrets
 from collections.abc import Iterator

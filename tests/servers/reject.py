@@ -12,7 +12,7 @@ INSTALL = "tests/install-servers"
 
 @contextmanager
 def reject(directory: Path) -> Iterator[S3Server]:
-    """Run snailmail's object store, in a process of its own: it is moto inside, and moto patches boto3."""
+    """Run Snailmail's object store in a process of its own, because it uses moto, and moto patches boto3."""
     python = find_python("snailmail", INSTALL)
     with reserved_ports() as (port,):
         command = [python, "-P", str(Path(__file__).with_name("reject_child.py")), str(port)]

@@ -1,4 +1,4 @@
-"""The program of the `reject` server; its argument is the port."""
+"""The program of the `reject` server. The argument is the port."""
 
 import signal
 import sys

@@ -130,7 +130,7 @@ def put(client: "S3Client", body: bytes = BODY, **arguments: Any) -> None:
 
 
 def test_no_fault(proxy: FaultProxy, client: "S3Client") -> None:
-    """Without a fault everything passes, and has a name."""
+    """Without a fault, the proxy passes all requests, and records their operations."""
     put(client)
     assert read(client) == BODY
     assert read(client, Range="bytes=10-19") == BODY[10:20]
@@ -212,7 +212,7 @@ def test_many_connections(server: S3Server, proxy: FaultProxy, store: "S3Client"
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_drop_response(proxy: FaultProxy, client: "S3Client", store: "S3Client", *, reset: bool) -> None:
-    """DropResponse drops the answer to a put that happened."""
+    """DropResponse drops the answer to a put after the store has completed it."""
     proxy.inject(Fault(Match(operation="PutObject"), DropResponse(reset=reset)))
     with pytest.raises(ConnectionClosedError):
         put(client)
@@ -222,7 +222,7 @@ def test_drop_response(proxy: FaultProxy, client: "S3Client", store: "S3Client",
 
 
 def test_retry_meets_own_object(server: S3Server, proxy: FaultProxy, store: "S3Client") -> None:
-    """A retry after a dropped response meets its own object."""
+    """A retry after a dropped response finds the object of the first attempt."""
     proxy.inject(Fault(Match(method="PUT", key=KEY), DropResponse()))
     with (
         closing(s3_client(server, proxy.url, attempts=2)) as retrying,
@@ -247,7 +247,7 @@ def test_reset_put(proxy: FaultProxy, client: "S3Client", store: "S3Client", act
 
 
 def test_answer_without_store(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
-    """Answer answers a request that does not reach the store."""
+    """Answer answers a request without sending it to the store."""
     proxy.inject(Fault(Match(operation="PutObject"), Answer(503, headers=(("Retry-After", "7"),))))
     proxy.inject(Fault(Match(operation="HeadObject"), Answer(403, "AccessDenied")))
     proxy.inject(Fault(Match(operation="GetObject"), Answer(400, "ExpiredToken")))
@@ -272,7 +272,7 @@ def test_answer_without_store(proxy: FaultProxy, client: "S3Client", store: "S3C
 
 
 def test_bare_400(proxy: FaultProxy, client: "S3Client") -> None:
-    """boto3 takes a bare 400 for a wrong region, and asks again."""
+    """boto3 treats a 400 answer without a body as a wrong region, and sends a HeadBucket."""
     proxy.inject(Fault(Match(operation="HeadObject"), Answer(400, "ExpiredToken"), times=2))
     with pytest.raises(ClientError, match="400"):
         client.head_object(Bucket=BUCKET, Key=KEY)
@@ -280,7 +280,7 @@ def test_bare_400(proxy: FaultProxy, client: "S3Client") -> None:
 
 
 def test_answer_after(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
-    """AnswerAfter answers after a put that happened."""
+    """AnswerAfter answers after the store has completed a put."""
     proxy.inject(Fault(Match(method="PUT"), AnswerAfter(500)))
     with pytest.raises(ClientError, match="InternalError"):
         put(client)
@@ -292,7 +292,7 @@ def test_answer_after(proxy: FaultProxy, client: "S3Client", store: "S3Client") 
     ("action", "code", "done"),
     [
         (AnswerAfter(404, "NoSuchUpload"), "NoSuchUpload", True),
-        (Answer(200, "InternalError"), "InternalError", False),  # an error of the store after a 200
+        (Answer(200, "InternalError"), "InternalError", False),  # an error in the body of a 200 answer
     ],
 )
 def test_answers_to_complete(
@@ -317,7 +317,7 @@ def test_answers_to_complete(
 def test_flipped_bit_of_request(server: S3Server, proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
     """FlipRequestBit flips one bit of a body, which only a checksum reveals."""
     proxy.inject(Fault(Match(method="PUT"), FlipRequestBit(at=70_000), times=2))
-    with pytest.raises(ClientError, match="BadDigest"):  # the client's own CRC32 goes along
+    with pytest.raises(ClientError, match="BadDigest"):  # the request carries the client's CRC32
         put(client)
     assert keys(store) == []
     with closing(s3_client(server, proxy.url, request_checksum_calculation="when_required")) as careless:
@@ -341,7 +341,7 @@ def test_truncated_body(proxy: FaultProxy, client: "S3Client", store: "S3Client"
 
 
 def test_truncated_body_in_pieces(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
-    """A truncated body that is read in pieces raises an error as well."""
+    """A truncated body that is read in pieces also raises an error."""
     put(store)
     proxy.inject(Fault(Match(method="GET"), TruncateBody(1000)))
     body = client.get_object(Bucket=BUCKET, Key=KEY)["Body"]
@@ -354,12 +354,12 @@ def test_stalled_body(server: S3Server, proxy: FaultProxy, store: "S3Client") ->
     """StallBody stops in the middle of a body until the client's timeout."""
     put(store)
     proxy.inject(Fault(Match(header=("range", "bytes=0-")), StallBody(after=1000, seconds=60), times=None))
-    with closing(s3_client(server, proxy.url, read_timeout=1, attempts=60)) as hasty:  # a busy server's head may be late
+    with closing(s3_client(server, proxy.url, read_timeout=1, attempts=60)) as hasty:  # answers are late on a busy machine
         body = hasty.get_object(Bucket=BUCKET, Key=KEY, Range="bytes=0-")["Body"]
         assert body.read(1000) == BODY[:1000]
         with pytest.raises(ReadTimeoutError):
             body.read(1)
-    # The fixture's end shows that a stall does not outlive the proxy.
+    # At its end, the fixture verifies that a stall does not outlive the proxy.
 
 
 def test_flipped_bit_of_response(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
@@ -367,7 +367,7 @@ def test_flipped_bit_of_response(proxy: FaultProxy, client: "S3Client", store: "
     put(store)
     proxy.inject(Fault(Match(method="GET"), FlipBit(at=3), times=2))
     assert read(client, Range="bytes=0-9") == b"\0\1\2\2\4\5\6\7\10\11"
-    with pytest.raises(FlexibleChecksumError):  # the whole object comes with the CRC32 it was stored with
+    with pytest.raises(FlexibleChecksumError):  # the complete answer has the CRC32 of the stored object
         read(client)
 
 
@@ -375,10 +375,10 @@ def test_flipped_bit_of_response(proxy: FaultProxy, client: "S3Client", store: "
 
 
 def test_delayed_answer(proxy: FaultProxy, hasty: "S3Client", store: "S3Client") -> None:
-    """Delay holds back the answer, and the store completes the request."""
+    """Delay delays the answer, and the store completes the request."""
     proxy.inject(Fault(Match(method="PUT"), Delay(60)))
     with pytest.raises(ReadTimeoutError):
-        put(hasty, b"little")  # small enough to be sent before the timeout, however busy the proxy is
+        put(hasty, b"little")  # small, so that it is sent before the timeout on a busy machine, too
     eventually(lambda: proxy.requests and proxy.requests[0].upstream_status == 200)
     assert read(store) == b"little"
 
@@ -391,7 +391,7 @@ def test_throttle(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> N
     middle = time.monotonic()
     assert read(client) == BODY
     assert middle - start >= 0.25
-    assert time.monotonic() - middle >= 0.2  # the last bytes arrive before their share of the time is over
+    assert time.monotonic() - middle >= 0.2  # the proxy sends the last bytes before the end of their share of the time
     assert keys(store) == [KEY]
 
 
@@ -426,7 +426,7 @@ def test_call_raises_signal(proxy: FaultProxy, client: "S3Client") -> None:
 
 
 def test_call_after(proxy: FaultProxy, client: "S3Client", store: "S3Client") -> None:
-    """CallAfter runs when the write is done, and before the answer."""
+    """CallAfter runs after the store has completed the write, and before the answer."""
     seen: list[object] = []
     proxy.inject(Fault(Match(method="PUT"), CallAfter(lambda: seen.append((keys(store), proxy.requests[0].status)))))
     put(client)
@@ -440,7 +440,7 @@ def test_call_after(proxy: FaultProxy, client: "S3Client", store: "S3Client") ->
 
 
 def test_skip_times_and_order(proxy: FaultProxy, client: "S3Client") -> None:
-    """Faults skip requests, happen a number of times, and are tried in their order."""
+    """A fault can skip requests and has a number of uses; faults are tried in order."""
     proxy.inject(Fault(Match(method="HEAD"), Answer(501), skip=1, times=2))
     proxy.inject(Fault(Match(path="b/ü"), Answer(503), times=None))
     proxy.inject(Fault(ANY, Delay(0.01), skip=3))
@@ -503,11 +503,11 @@ def test_copied_part() -> None:
     assert operation_of("PUT", "/b/k", "partNumber=1&uploadId=x", {"x-amz-copy-source": "b/j"}) == "UploadPartCopy"
 
 
-# ---- HTTP as other clients and servers speak it
+# ---- HTTP of other clients and servers
 
 
 class _Echo(BaseHTTPRequestHandler):
-    """Answers with the request's body, framed as the path says."""
+    """Answers with the body of the request, in the framing that the path names."""
 
     protocol_version = "HTTP/1.1"
 
@@ -639,7 +639,7 @@ def test_faults_in_chunks(echo: FaultProxy) -> None:
 
 
 def raw(proxy: FaultProxy, request: bytes) -> bytes:
-    """All bytes of the answer until the proxy closes the connection."""
+    """Send a request; returns all bytes until the proxy closes the connection."""
     host, port = proxy.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
         sock.sendall(request)
@@ -678,7 +678,7 @@ def test_memory_of_large_body(echo: FaultProxy) -> None:
     assert echo.requests[0].body_bytes == 64 * MIB
 
 
-# ---- the proxy's own life
+# ---- processes, threads and errors of the proxy
 
 
 def test_child_process(echo: FaultProxy) -> None:
@@ -693,7 +693,7 @@ def test_child_process(echo: FaultProxy) -> None:
 
 
 def test_client_leaves(echo: FaultProxy) -> None:
-    """A client that leaves harms no other one."""
+    """A client that closes its connection does not affect other clients."""
     echo.inject(Fault(ANY, Delay(0.05)))
     for request in (b"GET / HTTP/1.1\r\n\r\n", b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc", b""):
         host, port = echo.url.removeprefix("http://").split(":")
@@ -706,7 +706,7 @@ def test_client_leaves(echo: FaultProxy) -> None:
 
 
 def test_server_gone() -> None:
-    """A missing server is a closed connection for the client."""
+    """If the server is missing, the proxy closes the connection of the client."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -723,7 +723,7 @@ def test_error_of_call(echo: FaultProxy, kind: Callable[[Callable[[], object]], 
     """An error of a call is recorded, and the request continues."""
 
     def fail() -> None:
-        raise ConnectionResetError("the test's own")  # not to be taken for the proxy's connection
+        raise ConnectionResetError("the test's own")  # the proxy must not treat it as an error of its connection
 
     echo.inject(Fault(ANY, kind(fail)))
     with closing(connect(echo)) as connection:

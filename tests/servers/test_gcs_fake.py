@@ -1,4 +1,4 @@
-"""Our fake of Google's JSON API is held to what Google's own client, and plain requests, expect of the API."""
+"""`gcs_fake` answers Google's client and plain requests as Google's JSON API is documented to answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(servers: Servers) -> GCSServer:
 
 @pytest.fixture
 def blob(server: GCSServer) -> Any:
-    """A blob of Google's client that is not there yet."""
+    """A blob of Google's client without an object."""
     return GoogleClient(server).bucket.blob(f"fake/{uuid.uuid4().hex} +#?é")
 
 
@@ -54,7 +54,7 @@ def test_write_and_read(blob: Any, size: int, chunk: int | None) -> None:
 
 
 def test_move(blob: Any) -> None:
-    """A move keeps content and metadata, and the source is gone."""
+    """A move keeps content and metadata, and deletes the source."""
     blob.metadata = {"kept": "yes"}
     blob.upload_from_string(b"content")
     moved = blob.bucket.move_blob(blob, f"{blob.name}-moved")
@@ -99,7 +99,7 @@ def test_race(blob: Any, server: GCSServer) -> None:
 
 def test_wrong_checksum(blob: Any) -> None:
     """A wrong checksum is refused."""
-    blob.md5_hash = "rL0Y20zC+Fzt72VPzMSk2A=="  # of something else
+    blob.md5_hash = "rL0Y20zC+Fzt72VPzMSk2A=="  # the MD5 of other content
     with pytest.raises(BadRequest):
         blob.upload_from_string(b"content")
     assert not blob.exists()
@@ -119,7 +119,7 @@ class Session:
 
 
 def test_session(server: GCSServer, blob: Any) -> None:
-    """A session says how far it is, and takes a chunk once."""
+    """A session reports its received bytes, and stores each chunk once."""
     session, total = Session(server, blob.name), 2 * CHUNK + 10
     asked = session.put(b"", f"bytes */{total}")
     assert (asked.status_code, asked.headers.get("Range")) == (308, None)
@@ -138,7 +138,7 @@ def test_session(server: GCSServer, blob: Any) -> None:
 
 
 def test_session_meets_object(server: GCSServer, blob: Any) -> None:
-    """A session is refused at its end if an object has appeared."""
+    """The last chunk of a session is refused if an object has appeared."""
     session = Session(server, blob.name, ifGenerationMatch="0")
     blob.upload_from_string(b"theirs")
     assert session.put(b"ours", "bytes 0-3/4").status_code == 412
@@ -147,7 +147,7 @@ def test_session_meets_object(server: GCSServer, blob: Any) -> None:
 
 
 def test_cancelled_session(server: GCSServer, blob: Any) -> None:
-    """A cancelled session makes no object."""
+    """A cancelled session creates no object."""
     session = Session(server, blob.name)
     assert requests.delete(session.url, timeout=PATIENCE).status_code == 499
     assert session.put(b"ours", "bytes 0-3/4").status_code == 499

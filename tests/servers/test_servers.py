@@ -1,7 +1,7 @@
-"""Each server of the rig stores objects, and treats a conditional write as the table in `__init__.py` says.
+"""Each server of the rig stores objects, and answers a conditional write as the table in `__init__.py` says.
 
-Other tests conclude from these behaviours what the library must do; a server's new release that changes one of them
-fails here, where it is easy to understand.
+Other tests rely on this behaviour. If a new release of a server changes it, a test of this module fails, and names the
+cause.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.server
 
 BUCKET = "bucket"
 FACTORIES: list[ServerFactory[S3Server]] = [ministack, ministack_tls, ceph, ceph_tls, rclone, rclone_tls, reject]
-# What a PutObject and a CompleteMultipartUpload with If-None-Match: * get when the object exists.
+# The status of PutObject and CompleteMultipartUpload with If-None-Match: * if the object exists.
 ANSWERS = {"ministack": (412, 412), "ceph": (412, 200), "rclone": (200, 200), "reject": (501, 501)}
 
 
@@ -93,7 +93,7 @@ def listening_addresses(pids: tuple[int, ...]) -> list[str]:
     sockets = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+            with contextlib.suppress(FileNotFoundError):  # the server has closed it
                 sockets.add(os.readlink(descriptor))
     addresses = []
     for table, listening in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
@@ -190,7 +190,7 @@ def test_two_clusters(tmp_path: Path) -> None:
 
 
 def test_dies_with_test_process(tmp_path: Path) -> None:
-    """A server dies with a killed test process."""
+    """A server is killed when its test process is killed."""
     program = (
         "import os, pathlib, signal, sys, servers\n"
         "with servers.rclone(pathlib.Path(sys.argv[1])) as server:\n"

@@ -266,5 +266,5 @@ def test_unknown_job(tmp_path: Path) -> None:
 
 
 def test_compiler() -> None:
-    """The tests of the proxy need a C compiler; their own failures would not say so."""
+    """The tests of the proxy need a C compiler. Without this test, their failures would not name the cause."""
     assert shutil.which("cc")

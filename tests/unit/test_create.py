@@ -62,7 +62,7 @@ DOWN = StorageUnavailableError("no answer", DETAILS)
 
 
 class SdkError(Exception):
-    """The error of the store's SDK. It carries the answer that `judge` returns for it."""
+    """An error of the store's SDK, with the answer that `judge` returns for it."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.value)
@@ -163,7 +163,7 @@ def test_outcome(row: Row) -> None:
     write = FakeWrite(list(row.writes), list(row.heads))
     if row.outcome is None:
         stored = write.run()
-        # The facts are those of the write's answer, or of the HEAD request that found the object.
+        # The facts come from the answer to the write, or from the HEAD request that found the object.
         assert stored == (STORED if row.writes[-1] is None else Stored(DETAILS.url, 3, etag="found"))
     else:
         with pytest.raises(row.outcome):

@@ -1,4 +1,4 @@
-"""Values that each process makes once, also in a child that was forked at a bad moment."""
+"""Values that each process makes once, also in a child that was forked while another thread made the value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHILD_SECONDS = 60
 def in_child(check: Callable[[], bool]) -> bool:
     """Return the result of a check in a forked child, or False if the child hangs and is killed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork with threads, which is tested here
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork with threads
         pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -73,7 +73,7 @@ def test_first_use_by_threads() -> None:
 
 
 def test_failed_first_use() -> None:
-    """The caller gets the error of making the value, and the next call tries again."""
+    """If `make` fails, the caller gets its error, and the next call tries again."""
     outcomes: list[Exception | str] = [RuntimeError("not yet"), "made"]
 
     def make() -> str:

@@ -53,7 +53,7 @@ def test_ctrl_c(loop: asyncio.AbstractEventLoop) -> None:
         try:
             await asyncio.sleep(2 * PATIENCE)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.2)  # as a task that cleans up
+            await asyncio.sleep(0.2)  # like a task that cleans up
             seen.append("ended")
             raise
 
@@ -107,7 +107,7 @@ def test_tasks_of_a_call() -> None:
             with task_of_call():
                 await asyncio.sleep(2 * PATIENCE)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.1)  # as a task that cleans up
+            await asyncio.sleep(0.1)  # like a task that cleans up
             seen.append(name)
             raise
 
@@ -115,7 +115,7 @@ def test_tasks_of_a_call() -> None:
         async with ending_its_tasks():
             for number, each in enumerate(begun):
                 tasks.append(asyncio.ensure_future(work(str(number), each)))
-            await asyncio.wait(tasks)  # as fsspec does
+            await asyncio.wait(tasks)  # fsspec waits for its tasks like this
 
     async def run() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -166,7 +166,7 @@ def test_sent_request() -> None:
         sent.set()
         await asyncio.sleep(0.2)
         seen.append("answered")
-        raise KeyError  # the cancellation takes precedence over it
+        raise KeyError  # the cancellation takes precedence over this error
 
     async def run() -> None:
         sent = asyncio.Event()

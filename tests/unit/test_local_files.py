@@ -567,7 +567,7 @@ def test_growing_source(source_file: Path) -> None:
 
 
 def test_overwritten_source(source_file: Path) -> None:
-    """A source that is written to raises an error."""
+    """A source that is changed in place raises an error."""
     with open_source(str(source_file), DETAILS) as source:
         with source_file.open("r+b") as writer:
             writer.write(b"other")

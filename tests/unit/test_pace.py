@@ -49,7 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def transfer(
     pace: Pace, clock: Clock, parts: int, *, of_each: float, of_all: float = math.inf, jitter: float = 0.3, seed: int = 0
 ) -> list[int]:
-    """Simulate parts on connections with these bytes per second, each and in total; return the width after each part."""
+    """Simulate parts with these bytes per second for each connection and in total; return the width after each part."""
     chance, widths = random.Random(seed), list[int]()
     waiting, in_flight = parts, list[tuple[float, float]]()  # of each part: the bytes left, and its rate
     while waiting or in_flight:
@@ -75,7 +75,7 @@ def test_slow_network(clock: Clock, of_each: int) -> None:
 
 
 def test_fast_network(clock: Clock) -> None:
-    """On a fast network, two parts in flight remain if they reach the same rate."""
+    """On a fast network, the pace falls to two parts in flight if they reach the same rate."""
     widths = transfer(Pace(10, PART), clock, 100, of_each=2 * GIB, of_all=2 * GIB)
     assert list(dict.fromkeys(widths)) == [10, 5, 2]
     assert widths.index(2) < 50

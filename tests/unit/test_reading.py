@@ -1,4 +1,4 @@
-"""Objects that are open for reading, on a store in a dictionary: the content, and the requests and memory that it costs."""
+"""Objects that are open for reading, on a store in a dictionary: the content, the requests and the memory."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ no_class = "text"
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Install a package that announces providers: pip would leave the same files."""
+    """Write the files of an installed package that announces providers, as pip does."""
 
     def install(entry_points: str) -> None:
         (tmp_path / "plugged_in.py").write_text(PLUG_IN)

@@ -1,4 +1,4 @@
-"""The retry policy: when it waits, how long, and what it reports."""
+"""The retry policy: the waits, their durations, and the reports."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def stopped_soon(stop: Stop) -> None:
 
 @pytest.mark.parametrize("given", [True, False], ids=["argument", "thread"])
 def test_stop_ends_wait(given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancellation ends the wait at once, whether the stop is passed or is that of the thread."""
+    """A cancellation ends the wait at once, by a passed stop or by the stop of the thread."""
     monkeypatch.setattr(RetryPolicy, "seconds", lambda *_: LONG)
     stop = Stop()
     stopped_soon(stop)
@@ -111,7 +111,7 @@ def test_no_waits() -> None:
 
 
 def test_no_waits_after_error() -> None:
-    """The waits come back if the block fails."""
+    """The waits are switched on again if the block fails."""
     with pytest.raises(ZeroDivisionError), no_waits():
         raise ZeroDivisionError
     assert max(RetryPolicy(3, LONG, LONG).seconds(1) for _ in range(100)) > 0
@@ -121,7 +121,7 @@ def test_no_waits_after_error() -> None:
 
 
 class Request:
-    """Fails a number of times."""
+    """A request that fails a number of times."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -140,7 +140,7 @@ def always(_: Exception) -> bool:
 
 @pytest.mark.parametrize("failures", [0, 1, 2])
 def test_call_succeeds(failures: int, events: list[RetryEvent]) -> None:
-    """Each repetition is one event; the success is none."""
+    """Each repetition is one event, and the success has no event."""
     request = Request(failures)
     with no_waits():
         assert RetryPolicy(3).call(request, always, DETAILS) == "answer"
@@ -181,7 +181,7 @@ def test_call_stopped() -> None:
 
 
 def test_event_fields(events: list[RetryEvent], caplog: pytest.LogCaptureFixture) -> None:
-    """An event has all facts, and the log record has the same."""
+    """An event has all facts, and the log record has the same facts."""
     with no_waits(), caplog.at_level(logging.INFO, "gllm_storage.retry"):
         RetryPolicy(4).again(DETAILS, 2, StorageUnavailableError("the store is busy"), "restart")
     event = RetryEvent("restart", "upload", "fake://bucket/a", 2, 4, "the store is busy", 0.0)
@@ -194,7 +194,7 @@ def test_event_fields(events: list[RetryEvent], caplog: pytest.LogCaptureFixture
 
 
 def test_wait_reported(events: list[RetryEvent], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reported wait is the one that follows."""
+    """The reported wait is as long as the wait that follows."""
     monkeypatch.setattr(RetryPolicy, "seconds", lambda _, attempt: attempt / 1000)
     assert RetryPolicy(4).report(DETAILS, 3, "busy") == 0.003
     RetryPolicy(4).again(DETAILS, 2, "busy")
@@ -202,7 +202,7 @@ def test_wait_reported(events: list[RetryEvent], monkeypatch: pytest.MonkeyPatch
 
 
 def test_report_before_wait(events: list[RetryEvent], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A subscriber hears of a retry before the wait, not after it."""
+    """A subscriber is called before the wait of a retry, not after it."""
     monkeypatch.setattr(RetryPolicy, "seconds", lambda *_: LONG)
     stop = Stop()
     unsubscribe = subscribe(lambda _: stop.set())
@@ -252,7 +252,7 @@ def test_cause_is_one_line(cause: BaseException | str, text: str, events: list[R
 
 
 def test_event_frozen(events: list[RetryEvent]) -> None:
-    """A subscriber cannot change the event of the next one."""
+    """A subscriber cannot change the event that the next subscriber gets."""
     RetryPolicy(3).report(DETAILS, 1, "busy")
     with pytest.raises(dataclasses.FrozenInstanceError):
         events[0].cause = "changed"  # type: ignore[misc]
@@ -274,7 +274,7 @@ def test_any_thread(events: list[RetryEvent]) -> None:
 
 
 def test_raising_subscriber(events: list[RetryEvent], caplog: pytest.LogCaptureFixture) -> None:
-    """An exception of a subscriber is logged; the retry goes on, and the other subscribers hear of it."""
+    """An exception of a subscriber is logged; the retry continues, and the other subscribers are called."""
 
     def broken(_: RetryEvent) -> None:
         raise ZeroDivisionError("mine")
@@ -294,7 +294,7 @@ def test_raising_subscriber(events: list[RetryEvent], caplog: pytest.LogCaptureF
 
 
 def test_unsubscribe() -> None:
-    """A subscription ends once; to end it again does nothing, and another one of the same callback stays."""
+    """A second end of a subscription does nothing, and another subscription of the same callback stays."""
     found: list[RetryEvent] = []
     first, second = subscribe(found.append), subscribe(found.append)
     RetryPolicy(3).report(DETAILS, 1, "busy")
@@ -309,7 +309,7 @@ def test_unsubscribe() -> None:
 
 
 def test_unsubscribe_meanwhile(events: list[RetryEvent]) -> None:
-    """A subscriber may end its own subscription; the one after it hears of the event all the same."""
+    """A subscriber may end its own subscription; the next subscriber still gets the event."""
     ends: list[Callable[[], None]] = []
     later: list[RetryEvent] = []
     ends.extend((subscribe(lambda _: ends[0]()), subscribe(later.append)))

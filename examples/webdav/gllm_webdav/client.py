@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WebDAVSettings:
-    """The config. Wrong keys and values are reported by `parse_config`, all at once."""
+    """The config. `parse_config` reports all wrong keys and values in one error."""
 
     url: str = setting(text)
     username: str = setting(text, default="")
@@ -52,7 +52,7 @@ class WebDAVClient(FsspecStorageClient):
         """Read the config.
 
         Raises:
-            ValueError: If it is wrong.
+            ValueError: If a key or value is wrong.
         """
         self.settings = parse_config(WebDAVSettings, self.provider, config)
         parts = urlsplit(self.settings.url)
@@ -79,7 +79,7 @@ class WebDAVFileSystem(StoreFileSystem):
     """``webdav://host:port/path`` for fsspec; the bucket is the server.
 
     Args:
-        **options: The keys of the config but ``url``.
+        **options: The keys of the config, except ``url``.
     """
 
     provider: ClassVar[str] = "webdav"

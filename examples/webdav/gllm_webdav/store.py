@@ -50,20 +50,20 @@ SDK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, ET.ParseE
 class WebDAVStore(ObjectStore):
     """The files of a server; a key is the path on the server.
 
-    A file is sent to a temporary name and then moved to its key: a PUT that breaks off leaves half a file on most servers.
+    A file is sent to a temporary name and then moved to its key: on most servers, a truncated PUT leaves a truncated file.
 
     Args:
         root: URL of the server: ``"http://host:port"``.
-        base: The same in URLs of objects: ``"webdav://host:port"``.
+        base: The beginning of object URLs: ``"webdav://host:port"``.
         auth: User name and password.
         settings: Sizes and attempts.
         timeout: Seconds to wait for a connection, and for each piece of an answer.
     """
 
     provider: ClassVar[str] = "webdav"
-    # RFC 4918 does not ask a server to check "Overwrite: F" of a MOVE, or "If-None-Match: *" of a PUT, and to write in one
-    # step, and wsgidav does not: it checks first and writes afterwards. Measured: of 60 races of 8 conditional PUTs, 4 had
-    # more than one winner.
+    # RFC 4918 does not require that a server checks "Overwrite: F" of a MOVE, or "If-None-Match: *" of a PUT, atomically
+    # with the write. wsgidav checks first and writes afterwards. Measured: of 60 races of 8 conditional PUTs, 4 had more
+    # than one winner.
     creates_exclusively: ClassVar[bool] = False
 
     def __init__(
@@ -118,14 +118,14 @@ class WebDAVStore(ObjectStore):
         return found
 
     def delete(self, key: str) -> None:
-        """DELETE of a file. Folders stay: their DELETE would delete what another client stores there meanwhile."""
+        """DELETE of a file. Folders are kept: their DELETE would also delete files that another client adds meanwhile."""
         details = self.details(key, "delete")
-        self.info(key, "delete")  # DELETE of a folder deletes everything in it
+        self.info(key, "delete")  # DELETE of a folder deletes the files in it
         with translated(details):
             self.send("DELETE", key, details)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """PROPFIND of folder after folder; many servers refuse to answer for all of them at once."""
+        """PROPFIND of each folder, because many servers refuse a PROPFIND with infinite depth."""
         return self._walk(prefix[: prefix.rfind("/") + 1], prefix, self.details(prefix, "list"))
 
     def copy(
@@ -135,7 +135,7 @@ class WebDAVStore(ObjectStore):
         if not isinstance(target, WebDAVStore) or target._root != self._root:  # noqa: SLF001 - another of this class
             super().copy(key, target, target_key, transfer, options)
             return
-        self.info(key, "copy")  # COPY of a folder copies everything in it
+        self.info(key, "copy")  # COPY of a folder copies the files in it
 
         def copy(temporary: str) -> None:
             self._send_once("COPY", key, {"Destination": self.address(temporary), "Overwrite": "T"})
@@ -147,11 +147,11 @@ class WebDAVStore(ObjectStore):
     def send(
         self, method: str, key: str, details: ErrorDetails, headers: Mapping[str, str] | None = None, **options: Any
     ) -> requests.Response:
-        """Send a request, again and again if it fails in a way that may pass.
+        """Send a request, and repeat it after transient failures.
 
         Raises:
-            requests.HTTPError: If the server refuses.
-            requests.RequestException: If there is no answer.
+            requests.HTTPError: If the server answers with an error.
+            requests.RequestException: If the answer is missing.
         """
         send = partial(self._send_once, method, key, headers, **options)
         return self._policy.call(send, _is_transient, details)
@@ -181,13 +181,13 @@ class WebDAVStore(ObjectStore):
         return session
 
     def _publish(self, key: str, transfer: Transfer, write: Callable[[str], None]) -> None:
-        """Write a file under a temporary name, and give it the name of the key."""
+        """Write a file under a temporary name, and rename it to the key."""
         details, folder = transfer.details, key[: key.rfind("/") + 1]
         if any(each in key for each in FORBIDDEN):
             raise ValueError(f"{details.url} has a character that not every server keeps: one of {FORBIDDEN}")
 
         def attempt() -> str:
-            # A new name for each attempt: the server may still be writing what a broken connection has brought.
+            # A new name for each attempt: the server may still write the data of a broken connection.
             temporary = f"{folder}.gllm-{secrets.token_hex(16)}.tmp"
             with self._discarding(temporary, details):
                 write(temporary)
@@ -195,7 +195,7 @@ class WebDAVStore(ObjectStore):
 
         with stopped_by(transfer.stop), translated(details):
             try:
-                if self._facts(key, details) is None:  # MOVE would delete everything in it
+                if self._facts(key, details) is None:  # MOVE would delete the files in the folder
                     raise StorageError(f"{details.url} is a folder", details, Remedy.DELETE_FIRST)
             except requests.HTTPError as error:
                 if error.response.status_code != NOT_FOUND:
@@ -254,7 +254,7 @@ class WebDAVStore(ObjectStore):
     def _walk(self, folder: str, prefix: str, details: ErrorDetails) -> Iterator[ObjectInfo]:
         with contextlib.suppress(ObjectNotFoundError), translated(details):
             found = self._propfind(folder, "1", details)
-            # The name of a folder ends with "/", so that this is the order of the keys in it, too.
+            # The name of a folder ends with "/", so this order is also the order of the keys in the folders.
             for key in sorted(each for each in found if each.startswith(folder) and each != folder):
                 info = found[key]
                 if info is None and (key.startswith(prefix) or prefix.startswith(key)):
@@ -294,7 +294,7 @@ class WebDAVReader(ObjectReader):
         version: ObjectInfo,
         start: int,
         length: int,
-        buffer: memoryview | None = None,  # noqa: ARG002 - has its own
+        buffer: memoryview | None = None,  # noqa: ARG002 - urllib3 has its own buffer
     ) -> Generator[bytes | memoryview, None, None]:
         """GET of a range, or of the complete file."""
         complete = start == 0 and length == version.size
@@ -315,7 +315,7 @@ class WebDAVReader(ObjectReader):
                 raise ReadInterruptedError from error
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
-        """Errors of the library in place of those of requests."""
+        """Translate the errors of requests."""
         return translated(self._details)
 
 
@@ -333,9 +333,9 @@ def _check_answer(answer: requests.Response, version: ObjectInfo, start: int, le
 
 
 class _Body:
-    """The content of a PUT, in chunks, so that the request can end in its middle.
+    """The content of a PUT in chunks, so that the request can end before all content is sent.
 
-    A connection that is closed in the middle would leave the server at work: it may make the file after our DELETE.
+    After a closed connection, the server may continue, and make the file after the DELETE of the temporary name.
     """
 
     def __init__(self, source: Source, transfer: Transfer) -> None:
@@ -343,7 +343,7 @@ class _Body:
         self.failure: BaseException | None = None
 
     def pieces(self) -> Iterator[bytes]:
-        """The pieces, up to the first failure of the source, or to the cancellation of the transfer."""
+        """The pieces, until the source fails or the transfer is cancelled."""
         try:
             for offset in range(0, self._source.size, PIECE):
                 check_stop()
@@ -355,13 +355,13 @@ class _Body:
 
 
 def info_of(url: str, size: int, etag: str | None, modified: str | None) -> ObjectInfo:
-    """The facts about a file. A weak ETag does not pin a version, so it counts as none."""
+    """The facts about a file. A weak ETag does not identify the exact content, so it is ignored."""
     strong = etag.strip('"') if etag and not etag.startswith("W/") else None
     return ObjectInfo(url, size, strong or None, parsedate_to_datetime(modified) if modified else None)
 
 
 def translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
-    """Raise errors of the library in place of those of requests."""
+    """Translate the errors of requests into errors of the library."""
     return translation(details, SDK_ERRORS, _translate)
 
 

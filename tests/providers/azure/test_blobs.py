@@ -1,4 +1,4 @@
-"""Blobs that other clients made, changed or half sent, and URLs that name an account."""
+"""Blobs of other clients: replaced, damaged, of another type or with uncommitted blocks; and URLs with an account."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_content_encoding(size: int, packed: bool, faulty: Faulty, tmp_path: Pat
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "blocks"])
 def test_replaced_by_other(size: int, faulty: Faulty, tmp_path: Path) -> None:
-    """A blob that another client replaced, keeping the metadata, is not taken for damaged."""
+    """A blob that another client replaced with the same metadata is not reported as damaged."""
     client, (old, new) = faulty.client(), (content_of(size, 1), content_of(size, 2))
     (tmp_path / "a").write_bytes(old)
     client.upload_file(tmp_path / "a", NAME)
@@ -68,7 +68,7 @@ def test_replaced_by_other(size: int, faulty: Faulty, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_settings", [True, False])
 def test_appended_by_other(with_settings: bool, faulty: Faulty, tmp_path: Path) -> None:
-    """A blob that another client appended to, keeping the metadata, is not taken for damaged."""
+    """A blob that another client appended to with the same metadata is not reported as damaged."""
     client, content = faulty.client(), content_of(LARGE)
     (tmp_path / "a").write_bytes(content)
     client.upload_file(tmp_path / "a", NAME)
@@ -88,7 +88,7 @@ def test_damaged_blob(faulty: Faulty, tmp_path: Path) -> None:
     client.upload_file(tmp_path / "a", NAME)
     blob = blob_of(faulty)
     known = blob.get_blob_properties()
-    # As if the store had rotten: other content of that size, and all that was said of it as it was.
+    # Simulate damage in the store: other content of the same size, with unchanged metadata and checksum.
     blob.stage_block("x" * 32, content_of(LARGE, 2))
     blob.commit_block_list(["x" * 32], metadata=known.metadata, content_settings=known.content_settings)
     with pytest.raises(IntegrityError):
@@ -97,7 +97,7 @@ def test_damaged_blob(faulty: Faulty, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [12, 20, 48, 64])
 def test_binary_block_ids(length: int, faulty: Faulty, tmp_path: Path) -> None:
-    """Uncommitted blocks of another tool, with binary ids, do not keep a blob from being created."""
+    """Uncommitted blocks of another tool, with binary ids, do not prevent the creation of a blob."""
     block_id = b"\x80" + random.Random(length).randbytes(length - 1)
     blob_of(faulty)._client.block_blob.stage_block(base64.b64encode(block_id).decode(), 1, body=b"q")
     (tmp_path / "a").write_bytes(content_of(LARGE))
@@ -188,7 +188,7 @@ def test_containers(faulty: Faulty) -> None:
 
 
 def test_listing_cache(servers: Servers) -> None:
-    """With adlfs's listing cache, a listing shows what this filesystem wrote."""
+    """With adlfs's listing cache, a listing shows the files that this filesystem wrote."""
     from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - of the extra
 
     server = servers.get("azurite")
@@ -226,7 +226,7 @@ def test_refused_metadata(options: dict[str, Any], error: type[Exception], fault
 
 
 def test_no_secret_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """No log and no traceback shows a signature."""
+    """Logs and tracebacks do not show signatures."""
     caplog.set_level(logging.INFO, "gllm_storage")
     token = "sv=2026-10-06&sr=c&sp=rcwl&se=2030-01-01T00%3A00%3A00Z&sig=c2VjcmV0LXNpZ25hdHVyZQ%3D%3D"
     config = {"container_name": "models", "account_name": "account", "sas_token": token}

@@ -1,4 +1,4 @@
-"""`AzureBlobFileSystem` beneath the verbs: arguments of adlfs, and what the SDK sees of what we stored."""
+"""`AzureBlobFileSystem` beneath the verbs: arguments of adlfs, and stored properties as the SDK reads them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_unknown_argument(servers: Servers, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, SMALL, LARGE])
 def test_properties(size: int, servers: Servers, tmp_path: Path) -> None:
-    """The SDK sees the MD5, the metadata and the content type."""
+    """The SDK reads the stored MD5, metadata and content type."""
     content = content_of(size)
     (tmp_path / "a").write_bytes(content)
     with behind_proxy(AZURE, servers) as faulty:

@@ -1,4 +1,4 @@
-"""`AzureStore` beneath the verbs: results of uploads, copies, and downloads whose connection breaks."""
+"""`AzureStore` beneath the verbs: results of uploads, copies, and downloads over broken connections."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_stored(size: int, exclusive: bool, faulty: Faulty) -> None:
 
 
 def test_stored_after_lost_answer(faulty: Faulty) -> None:
-    """The facts about a rescued upload come from the HEAD request that showed it, and the rescue is reported."""
+    """The facts about a rescued upload come from the HEAD request that found the object, and the rescue is reported."""
     events: list[RetryEvent] = []
     unsubscribe = subscribe(events.append)
     faulty.inject(AZURE.put, DropResponse())
@@ -66,7 +66,7 @@ def test_stored_after_lost_answer(faulty: Faulty) -> None:
 
 
 def test_folder_is_in_the_way(faulty: Faulty) -> None:
-    """A folder of a hierarchical namespace is not an object, and yet no object can be created in its place."""
+    """A folder of a hierarchical namespace is not an object, but it prevents the creation of an object with its name."""
     key = faulty.rig.key("folder")
     container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
     container.upload_blob(key, b"", metadata={"hdi_isfolder": "true"})
@@ -79,7 +79,7 @@ def test_folder_is_in_the_way(faulty: Faulty) -> None:
 
 
 def test_broken_bodies(faulty: Faulty, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A download whose answers always break is continued behind the bytes that arrived, each time with a record."""
+    """A download with truncated answers continues after the received bytes, and each repetition is reported."""
     caplog.set_level(logging.INFO, "gllm_storage.retry")
     content = content_of(LARGE)
     faulty.put(content)
@@ -93,7 +93,7 @@ def test_broken_bodies(faulty: Faulty, tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_copy_on_server(faulty: Faulty) -> None:
-    """Within an account the server copies: the content does not pass through this machine."""
+    """Within an account, the server copies, and the client does not transfer the content."""
     content = content_of(LARGE)
     faulty.put(content)
     store, key = faulty.client().store, faulty.rig.key(NAME)
@@ -103,7 +103,7 @@ def test_copy_on_server(faulty: Faulty) -> None:
 
 
 def test_copy_to_other_account(faulty: Faulty) -> None:
-    """To a store with other credentials the content passes through this machine."""
+    """To a store with other credentials, the client downloads and uploads the content."""
     content = content_of(LARGE)
     faulty.put(content)
     config = {name: value for name, value in faulty.rig.config.items() if name != "account_key"}

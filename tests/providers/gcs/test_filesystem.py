@@ -51,7 +51,7 @@ def test_zonal_bucket(zonal: GCSStorageClient, tmp_path: Path) -> None:
 
 
 def test_bucket_type_once(servers: Servers, tmp_path: Path) -> None:
-    """The type of a bucket is requested once, for verbs and filesystem together."""
+    """The verbs and the filesystem request the type of a bucket once."""
     (tmp_path / "a").write_bytes(b"a")
     with behind_proxy(GCS, servers) as faulty:
         client = faulty.client()
@@ -91,11 +91,11 @@ def test_unknown_argument(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_resumed_session(servers: Servers, tmp_path: Path) -> None:
-    """A resumable upload continues behind the last byte that the store has kept."""
+    """A resumable upload continues after the last byte that the store has kept."""
     content = content_of(LARGE)
     (tmp_path / "a").write_bytes(content)
     with behind_proxy(GCS, servers) as faulty:
-        faulty.inject("ResumableChunk", DropResponse())  # it was kept; the answer is lost
+        faulty.inject("ResumableChunk", DropResponse())  # the store keeps the chunk; the answer is lost
         faulty.client().upload_file(tmp_path / "a", NAME)
         assert faulty.get() == content
         assert len(faulty.sent("ResumableStatus")) == 1
@@ -104,7 +104,7 @@ def test_resumed_session(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_credentials(servers: Servers, tmp_path: Path) -> None:
-    """Every request carries the credentials, those of upload sessions included."""
+    """Every request carries the credentials, including the requests of upload sessions."""
     (tmp_path / "a").write_bytes(content_of(LARGE))
     with behind_proxy(GCS, servers) as faulty:
         make: Any = Credentials
@@ -123,7 +123,7 @@ def test_credentials(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_settings_of_requests(servers: Servers, tmp_path: Path) -> None:
-    """The project that pays, the storage class and the key reach the store."""
+    """The billed project, the storage class and the key reach the store."""
     (tmp_path / "a").write_bytes(b"a")
     with behind_proxy(GCS, servers) as faulty:
         config = {"project": "payer", "requester_pays": "true", "storage_class": "NEARLINE", "kms_key_name": "k/1"}

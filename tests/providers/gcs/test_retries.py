@@ -95,7 +95,7 @@ def test_reported(faulty: Faulty, operation: str, events: list[retry.RetryEvent]
 
 @pytest.mark.parametrize("operation", WORK)
 def test_cancelled(faulty: Faulty, operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancellation during the wait ends it at once, sends nothing more of the work, and leaves nothing behind."""
+    """A cancellation ends the wait at once, no further request of the work is sent, and no object or session remains."""
     stop = Stop()
 
     def cancel(event: retry.RetryEvent) -> None:
@@ -120,14 +120,14 @@ def test_cancelled(faulty: Faulty, operation: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_corruption(faulty: Faulty, size: int, events: list[retry.RetryEvent]) -> None:
-    """An upload whose content arrives changed is sent again, and reported."""
+    """An upload with a flipped bit is sent again, and reported."""
     faulty.inject("UploadMultipart" if size == SMALL else "ResumableChunk", FlipRequestBit(at=5000))
     upload(size, faulty.client().store, faulty.rig.key(NAME), Stop())
     assert [(each.kind, each.limit) for each in events] == [("corruption", 2)]
 
 
 def test_rescued_delete(faulty: Faulty, events: list[retry.RetryEvent]) -> None:
-    """A delete whose answer is lost is a success, and reported as rescued."""
+    """A delete with a lost answer succeeds, and is reported as rescued."""
     faulty.put(b"x")
     faulty.inject("ObjectsDelete", DropResponse())
     faulty.client().delete_file(NAME)
@@ -135,7 +135,7 @@ def test_rescued_delete(faulty: Faulty, events: list[retry.RetryEvent]) -> None:
 
 
 def test_attempts(faulty: Faulty) -> None:
-    """The error says how often the request was sent; for a chunk, too."""
+    """The error has the number of attempts, also for a chunk."""
     for operation, size in ("UploadMultipart", SMALL), ("ResumableChunk", LARGE):
         faulty.inject(operation, BUSY, times=None)
         with pytest.raises(StorageUnavailableError) as caught:

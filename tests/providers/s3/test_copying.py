@@ -97,7 +97,7 @@ def on_request(filesystem: S3FileSystem, operation: str, act: Callable[[], objec
 
 
 def wait_for_stop() -> None:
-    """Wait, in a thread of a transfer, until Ctrl-C has stopped the transfer, however long that takes on a busy machine."""
+    """Wait, in a thread of a transfer, until Ctrl-C has stopped the transfer."""
     stop = running_stop()
     assert stop is not None
     eventually(stop.is_set)
@@ -313,7 +313,7 @@ def test_lost_completion(rig: Rig, filesystem: S3FileSystem) -> None:
 
     def and_again(**parameters: Any) -> Any:
         complete(**parameters)
-        return complete(**parameters)  # as an SDK does if the first answer is lost
+        return complete(**parameters)  # an SDK repeats the request if the first answer is lost
 
     client.complete_multipart_upload = and_again
     filesystem.cp_file(path(rig, "a"), path(rig, "b"))
@@ -373,7 +373,7 @@ def test_move_with_maxdepth(rig: Rig, filesystem: S3FileSystem) -> None:
 
 
 def test_rm_maxdepth(rig: Rig, filesystem: S3FileSystem) -> None:
-    """`rm(path, recursive, maxdepth)`, as fsspec's own filesystems have it."""
+    """`rm(path, recursive, maxdepth)` behaves as in the filesystems of fsspec."""
     for name in ("x/a", "x/y/b"):
         put(rig, name, CONTENT)
     filesystem.rm(path(rig, "x"), True, 1)
@@ -498,7 +498,7 @@ def test_ctrl_c_during_copy(verb: str, rig: Rig, filesystem: S3FileSystem) -> No
     def interrupt() -> None:
         eventually(main_waits)
         os.kill(os.getpid(), signal.SIGINT)
-        wait_for_stop()  # a copy that completes before the stop would stay
+        wait_for_stop()  # a copy that is complete before the stop would remain
 
     on_request(filesystem, "UploadPartCopy", interrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -199,7 +199,7 @@ class Dataset:
         assert self.file.read(10) == contents[0][:10]
 
     def read(self, number: int) -> tuple[int, bool, bool]:
-        """Read an item; returns the process id, whether the content is right, and whether it was read directly."""
+        """Read an item; returns the process id, whether the content is right, and whether the request was direct."""
         path, content = self.paths[number], self.contents[number]
         right = self.filesystem.cat_file(path) == content
         self.file.seek(20)
@@ -234,7 +234,7 @@ def test_forked_workers(rig: Rig) -> None:
         working = [threads.submit(busy) for _ in range(2)]  # requests are in flight during the fork
         try:
             with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as workers:
-                for _ in range(2):  # as persistent workers serve several epochs
+                for _ in range(2):  # like several epochs with persistent workers
                     found = list(workers.map(read_item, range(24), timeout=60))
                     assert all(right and direct for _, right, direct in found)
                     assert os.getpid() not in {process for process, _, _ in found}
@@ -256,7 +256,7 @@ def test_pickled_filesystem(rig: Rig) -> None:
 
 
 def run_process(config: str) -> bool:
-    """Write and read an object; whether the content is right and the requests were sent directly."""
+    """Write and read an object; returns whether the content is right and the requests were sent directly."""
     client: Any = get_storage_client("s3", json.loads(config))
     path = f"{client.url('own')}-{os.getpid()}"
     client.filesystem.pipe_file(path, b"content")

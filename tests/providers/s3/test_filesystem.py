@@ -43,7 +43,7 @@ def before(client: Any, operation: str, act: Any) -> None:
     """Call a function before each request of an operation is sent."""
     events = client.filesystem.connection.client.meta.events
 
-    def handler(**_: object) -> None:  # None lets the request go on
+    def handler(**_: object) -> None:  # None does not prevent the request
         act()
 
     events.register_first(f"before-send.s3.{operation}", handler)
@@ -58,7 +58,7 @@ def test_changed_local_file(size: int, check_conflict: bool, moto_rig: Rig, tmp_
     client = moto_rig.client(**SMALL_PARTS)
     operation = "HeadObject" if check_conflict else "CreateMultipartUpload"
     if not check_conflict and size == 10:
-        # One small request reads the file at once, without a request before it. Change the file when the upload begins.
+        # The only request reads the small file at once, so the file is changed at the start of the upload.
         store: Any = client.store
         upload = store.upload
         store.upload = lambda request: (file.write_bytes(b"b" * 11), upload(request))
@@ -169,7 +169,7 @@ def test_truncated_object(servers: Servers, tmp_path: Path) -> None:
 
 
 def ceph_and_second(servers: Servers) -> tuple[Any, Any]:
-    """A client and boto3, on a store that keeps no checksums. Moto lets requests to other hosts pass."""
+    """A client and boto3 on a store that keeps no checksums. Moto does not intercept requests to other hosts."""
     from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - two tests only
 
     server = servers.s3("ceph")

@@ -188,7 +188,7 @@ def test_parts_before_close(ceph: Faulty) -> None:
 def test_concurrent_parts(ceph: Faulty) -> None:
     """Parts are sent concurrently."""
     together = threading.Barrier(3)
-    ceph.inject("UploadPart", Call(lambda: together.wait(SECONDS)), times=3)  # fails unless three are there at the same time
+    ceph.inject("UploadPart", Call(lambda: together.wait(SECONDS)), times=3)  # needs three at a time
     content = content_of(3 * PART)
     with opened(ceph) as file:
         file.write(content)
@@ -423,7 +423,7 @@ def test_412_after_lost_completion(ministack: Faulty) -> None:
 
 
 def test_conflict_with_lost_answer(ministack: Faulty) -> None:
-    """If the answer is lost, and the object is another writer's, there is a conflict."""
+    """If the answer is lost, and another writer has created the object, the write is a conflict."""
     ministack.inject("CompleteMultipartUpload", Call(lambda: ministack.put(THEIRS)))
     ministack.inject("CompleteMultipartUpload", DropResponse())
     file = opened(ministack)

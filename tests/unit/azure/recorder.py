@@ -42,7 +42,7 @@ class Request:
 
     @property
     def account(self) -> str:
-        """The account, which the path begins with."""
+        """The account, the first part of the path."""
         return self.path.split("/")[1]
 
     def credential(self, *keys: str) -> str:
@@ -75,13 +75,13 @@ class Request:
 
 @dataclass
 class Recorder:
-    """The requests so far, and the answers.
+    """The recorded requests, and the next answers.
 
     Attributes:
         url: URL of the server.
-        ca_bundle: Path of the file with its CA certificate; None if it speaks http.
+        ca_bundle: Path of the file with its CA certificate; None for http.
         requests: The requests.
-        copy_status: The state of each copy that is begun.
+        copy_status: The state of each new copy.
     """
 
     url: str
@@ -90,7 +90,7 @@ class Recorder:
     copy_status: str = "success"
 
     def take(self) -> list[Request]:
-        """The requests so far, which are then forgotten."""
+        """Remove and return the recorded requests."""
         taken, self.requests[:] = list(self.requests), []
         return taken
 
@@ -146,7 +146,7 @@ def recording(certificates: Path | None = None) -> Iterator[Recorder]:
     """Run the server.
 
     Args:
-        certificates: A folder for the CA certificate of a server that speaks https; None for http.
+        certificates: A folder for the CA certificate of an https server; None for http.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     recorder = Recorder(f"http://127.0.0.1:{server.server_address[1]}")

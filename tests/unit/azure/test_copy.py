@@ -30,19 +30,19 @@ def store_at(recorder: Recorder) -> Any:
 
 
 def test_cancelled_copy(recorder: Recorder) -> None:
-    """A copy that is cancelled while the server works ends at once, and the server is told to abort it."""
+    """A copy that is cancelled while the server copies ends at once, and sends a request to abort it."""
     recorder.copy_status = "pending"
     store, stop, raised = store_at(recorder), Stop(), []
 
     def copy() -> None:
         try:
             store.copy("a", store, "b", store.transfer("a", "copy", stop=stop))
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
+        except BaseException as error:  # noqa: BLE001 - checked by the test
             raised.append(error)
 
     thread = threading.Thread(target=copy)
     thread.start()
-    eventually(lambda: sum(each.method == "HEAD" for each in recorder.requests) >= 2)  # it waits, and asks again
+    eventually(lambda: sum(each.method == "HEAD" for each in recorder.requests) >= 2)  # the copy waits and polls
     stop.set()
     thread.join()
     assert [type(each) for each in raised] == [TransferStopped]
@@ -51,7 +51,7 @@ def test_cancelled_copy(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("state", ["failed", "aborted"])
 def test_failed_copy(recorder: Recorder, state: str) -> None:
-    """A copy that the server gave up is an error, and names both objects."""
+    """A copy that failed or was aborted on the server is an error that names both objects."""
     recorder.copy_status = state
     store = store_at(recorder)
     with pytest.raises(StorageError, match=f"az://models/a to az://models/b ended with the state '{state}'") as caught:

@@ -1,4 +1,4 @@
-"""The ways to name an account, each against a server that checks signatures."""
+"""Each kind of credentials, on a server that verifies signatures."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_create_only_token(server: AzureServer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["file_exists", "info", "delete_file"])
 def test_expired_token(verb: str, server: AzureServer) -> None:
-    """An expired token is an error, and not the answer that the object does not exist."""
+    """An expired token is an error, not a missing object."""
     mine = client(server, sas_token=account_sas(server, -timedelta(hours=1)))
     with pytest.raises(AccessDeniedError) as caught:
         getattr(mine, verb)("a")

@@ -1,4 +1,4 @@
-"""Configs of the provider ``azure``, and what becomes of them."""
+"""Configs of the provider ``azure``: accepted and refused values, and the account that they name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONNECTION = f"DefaultEndpointsProtocol=https;AccountName=acc1;AccountKey={KEY};
     ],
 )
 def test_wrong_config(config: dict[str, str], told: str) -> None:
-    """A wrong config is a `ValueError` that names the mistake, and no secret."""
+    """A wrong config is a `ValueError` that names the mistake and does not show a secret."""
     with pytest.raises(ValueError, match="azure config") as caught:
         get_storage_client("azure", config)
     assert told in str(caught.value)
@@ -70,7 +70,7 @@ def test_account_of_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_config_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A given account comes before the account of the environment."""
+    """An account in the config takes precedence over the account of the environment."""
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", CONNECTION)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "dGhlIG90aGVy")
     client: Any = get_storage_client("az", {"container_name": "models", "account_name": "acc2", "sas_token": "?sig=x"})
@@ -80,7 +80,7 @@ def test_config_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_repr() -> None:
-    """No repr shows a secret."""
+    """The repr of a config, client or filesystem does not show a secret."""
     for config in (
         {"container_name": "models", "connection_string": CONNECTION},
         {"container_name": "models", "account_name": "acc1", "account_key": KEY},

@@ -28,7 +28,7 @@ PRINCIPAL = {"tenant_id": "tenant", "client_id": "client", "client_secret": "sec
 
 @dataclass(frozen=True)
 class Source:
-    """Where account and credentials are set, and those that the requests must carry. ``URL`` stands for the server.
+    """Settings of account and credentials, and the expected account and credential of requests. ``URL`` is the server.
 
     Attributes:
         name: Id of the test.
@@ -86,7 +86,7 @@ SOURCES = [
     Source("env: key", OTHER_KEY, ACCOUNT, ENV_KEY),
     Source("env: SAS", "sas two", ACCOUNT, ENV_SAS),
     Source("env: key before SAS", OTHER_KEY, ACCOUNT, ENV_KEY | ENV_SAS),
-    # the config comes before the environment
+    # the config takes precedence over the environment
     Source("config: key before env: key", KEY, {**ACCOUNT, "account_key": KEY}, ENV_KEY | ENV_SAS | OTHER),
     Source("config: SAS before env: key", "sas one", {**ACCOUNT, "sas_token": SAS}, ENV_KEY | OTHER),
     Source("config: anonymous before env", "anonymous", {**ACCOUNT, "anonymous": "true"}, ENV_KEY | ENV_SAS | OTHER),
@@ -132,7 +132,7 @@ SOURCES = [
 
 
 class _Token:
-    """Stands for a credential of azure-identity: its token names the arguments."""
+    """Replaces a credential of azure-identity. Its token contains the arguments."""
 
     def __init__(self, *arguments: str) -> None:
         self._token = " ".join(arguments) or "default"
@@ -170,7 +170,7 @@ def source(request: pytest.FixtureRequest) -> Source:
 
 @pytest.fixture
 def recorder(source: Source, tmp_path: Path) -> Iterator[Recorder]:
-    """A server. It speaks https if tokens are sent, which the SDK refuses to send otherwise."""
+    """A recorder, over https for tokens, because the SDK does not send tokens over http."""
     with recording(tmp_path if source.credential.startswith("Bearer") else None) as found:
         yield found
 
@@ -181,7 +181,7 @@ def at(recorder: Recorder, values: dict[str, str]) -> dict[str, str]:
 
 
 def configure_fsspec(recorder: Recorder, source: Source, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let fsspec read its configuration, which it does when it is imported."""
+    """Read fsspec's configuration again, as fsspec does when it is imported."""
     found: dict[str, dict[str, Any]] = {}
     for name, content in source.files.items():
         (folder / name).write_text(content)
@@ -198,7 +198,7 @@ def client_of(recorder: Recorder, source: Source) -> Any:
 
 
 def test_sources(recorder: Recorder, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verb, a method of the filesystem and a method of adlfs send the credential of the source to its server."""
+    """A verb, a method of the filesystem and a method of adlfs send the credential to the server of the source."""
     for name, value in at(recorder, source.env).items():
         monkeypatch.setenv(name, value)
     folder = tmp_path / "fsspec"
@@ -223,7 +223,7 @@ def test_sources(recorder: Recorder, source: Source, tmp_path: Path, monkeypatch
 
 
 def test_anonymous_filesystem(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A filesystem that is made by its class reads fsspec's configuration as well."""
+    """A filesystem that is made by its class also reads fsspec's configuration."""
     from gllm_storage.azure import AzureBlobFileSystem  # noqa: PLC0415 - imports adlfs
 
     monkeypatch.setitem(fsspec.config.conf, "abfs", {"anon": "true"})
@@ -245,7 +245,7 @@ ACCOUNT_ANYWHERE = {"account_name": "acc", "endpoint_url": "http://127.0.0.1:1/a
 
 
 def test_options_of_files() -> None:
-    """Numbers and booleans may be strings, as fsspec's configuration files have them."""
+    """Numbers and booleans may be strings, as in fsspec's configuration files."""
     options = {"part_size": "1MiB", "max_attempts": "2", "read_timeout": "1.5", "anon": "false", "account_key": KEY}
     found = connection_of({**ACCOUNT_ANYWHERE, **options})
     assert (found.settings.part_size, found.settings.max_attempts, found.read_timeout) == (2**20, 2, 1.5)
@@ -286,7 +286,7 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"adlfs", "fsspe
     ids=["none", "environment", "file"],
 )
 def test_imports(variables: dict[str, str], imported: str, credential: str, tmp_path: Path) -> None:
-    """The verbs import no adlfs, and fsspec only if it may be configured; its configuration counts then."""
+    """The verbs do not import adlfs. They import and apply fsspec only if there may be a configuration of it."""
     (tmp_path / "a.json").write_text(json.dumps({"az": {"sas_token": SAS}}))
     (tmp_path / "empty").mkdir()
     given = {"HOME": str(tmp_path / "empty"), **variables}

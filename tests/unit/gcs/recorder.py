@@ -1,6 +1,6 @@
-"""A local server that records the requests, and answers as Google Cloud Storage, its token server and a machine there.
+"""A local server that records the requests, and answers as Google Cloud Storage, its token server and its metadata server.
 
-It is an HTTP proxy as well: with ``http_proxy`` set to its URL it receives the requests to ``http://storage.googleapis.com``.
+It is also an HTTP proxy: with ``http_proxy`` set to its URL it receives the requests to ``http://storage.googleapis.com``.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Request:
 
 @dataclass
 class Recorder:
-    """The requests so far, and the answers to come.
+    """The recorded requests, and the next answers.
 
     Attributes:
         url: URL of the server.
-        requests: The requests, without those for tokens.
+        requests: The requests, except requests for tokens.
         logins: The requests for tokens.
-        rewrites: Answers to the next rewrites; then a copy is done at once.
+        rewrites: Answers to the next rewrites. Later rewrites are complete after one request.
         missing: Keys that do not exist.
-        refused: Keys that may not be deleted.
+        refused: Keys without permission to delete.
     """
 
     url: str

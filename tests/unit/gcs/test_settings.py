@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_wrong_config(config: dict[str, str], told: str) -> None:
-    """A wrong config is a ValueError that names the mistake and shows no secret."""
+    """A wrong config is a ValueError that names the mistake and does not show a secret."""
     with pytest.raises(ValueError, match="gcs config") as caught:
         get_storage_client("gcs", config)
     assert told in str(caught.value)
@@ -80,7 +80,7 @@ def test_damaged_key_file(tmp_path: Path) -> None:
 
 
 def test_damaged_key_file_of_filesystem(tmp_path: Path) -> None:
-    """`GCSFileSystem` itself raises gcsfs's exceptions for credentials that it cannot read, when it is made."""
+    """The constructor of `GCSFileSystem` raises the exceptions of gcsfs for unreadable credentials."""
     key = tmp_path / "key.json"
     key.write_text("{}")
     for expected in (ValueError, GoogleAuthError):

@@ -1,4 +1,4 @@
-"""Each source of the server and of the credentials counts for the verbs and for the filesystem alike, as in gcsfs."""
+"""Each source of the server and the credentials applies to the verbs and the filesystem, as in gcsfs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ USER = {"type": "authorized_user", "client_id": "id", "client_secret": "s", "ref
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No credentials of this machine, and no proxy."""
+    """Hide the credentials and the proxy of this machine."""
     # google-auth reads NO_GCE_CHECK when it is imported, and waits for a metadata server otherwise.
     monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -57,7 +57,7 @@ def recorder() -> Iterator[Recorder]:
 
 @pytest.fixture(scope="module")
 def private_key() -> str:
-    """A key as key files hold it."""
+    """A private key in the format of key files."""
     key = rsa.generate_private_key(65537, 2048)
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return key.private_bytes(*form).decode()
@@ -65,7 +65,7 @@ def private_key() -> str:
 
 @pytest.fixture
 def key_file(private_key: str, recorder: Recorder, tmp_path: Path) -> str:
-    """A key file of a service account, whose token server is the recorder."""
+    """A key file of a service account. Its token server is the recorder."""
     path = tmp_path / "key.json"
     path.write_text(json.dumps(key_of(private_key, recorder.url)))
     return str(path)
@@ -90,7 +90,7 @@ def credentials(token: str) -> Any:
 VERBS: dict[str, Callable[[GCSStorageClient], object]] = {
     "verbs": lambda client: client.file_exists("a"),
     "filesystem": lambda client: client.filesystem.info(f"{BUCKET}/a"),
-    "upstream": lambda client: client.filesystem.ls(BUCKET),  # gcsfs's own requests
+    "upstream": lambda client: client.filesystem.ls(BUCKET),  # requests of gcsfs
 }
 
 
@@ -108,7 +108,7 @@ def use(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 
 def test_endpoint_of_config(recorder: Recorder, use: Callable[..., None]) -> None:
-    """`endpoint_url` of the config wins over the environment; without credentials the requests are anonymous."""
+    """`endpoint_url` of the config takes precedence over the environment; without credentials, requests are anonymous."""
     use(endpoint_url=f"{recorder.url}/")
     assert recorder.authorizations() == {None}
 
@@ -122,7 +122,7 @@ def test_emulator(recorder: Recorder, use: Callable[..., None], monkeypatch: pyt
 
 
 def test_default_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a source the server is Google's, of the universe that the environment names."""
+    """By default, the server is Google's, in the universe that the environment names."""
     assert connection_of({}).endpoint_url == GCSFileSystem(skip_instance_cache=True)._location
     assert connection_of({}).endpoint_url == "https://storage.googleapis.com"
     monkeypatch.setenv("GOOGLE_CLOUD_UNIVERSE_DOMAIN", "example.com")
@@ -131,7 +131,7 @@ def test_default_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_payer(recorder: Recorder, use: Callable[..., None]) -> None:
-    """The project that pays is named by every request."""
+    """Every request names the billed project."""
     use(endpoint_url=recorder.url, requester_pays="true", project="payer")
     assert {each.query.get("userProject") for each in recorder.requests} == {"payer"}
 
@@ -146,7 +146,7 @@ def test_payer_of_default_project(recorder: Recorder, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def certificate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
-    """A client certificate, as google-auth is configured for it; returns its issuer."""
+    """Configure google-auth for a client certificate; returns the issuer of the certificate."""
     issuer = trustme.CA()
     issued = issuer.issue_cert("client@example.com")
     (tmp_path / "cert.pem").write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
@@ -160,7 +160,7 @@ def certificate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
 
 @pytest.mark.parametrize("mode", ["auto", "never"])
 def test_endpoint_for_certificates(certificate: trustme.CA, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """With a client certificate, the server is Google's for such, unless the environment declines."""
+    """With a client certificate, the server is Google's mTLS endpoint, unless the environment forbids it."""
     assert certificate
     monkeypatch.setenv("GOOGLE_API_USE_MTLS_ENDPOINT", mode)
     expected = "https://storage.googleapis.com" if mode == "never" else "https://storage.mtls.googleapis.com"
@@ -169,7 +169,7 @@ def test_endpoint_for_certificates(certificate: trustme.CA, monkeypatch: pytest.
 
 
 def test_certificate(certificate: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The client certificate is presented to the server; `ca_bundle` wins over the environment of requests."""
+    """The server receives the client certificate, and `ca_bundle` takes precedence over `REQUESTS_CA_BUNDLE`."""
     certificate.cert_pem.write_to_path(str(tmp_path / "other.pem"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "other.pem"))
     authority = trustme.CA()
@@ -184,7 +184,7 @@ def test_certificate(certificate: trustme.CA, monkeypatch: pytest.MonkeyPatch, t
         assert len(recorder.requests) == 1
 
 
-# ---------------------------------------------------------------------- fsspec's own configuration
+# ---------------------------------------------------------------------- fsspec's configuration
 
 SCRIPT = """
 import json, sys
@@ -210,7 +210,7 @@ def in_process(config: dict[str, str], script: str = SCRIPT) -> str:
 
 @pytest.mark.parametrize("protocol", ["GCS", "GS"])
 def test_fsspec_environment(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
-    """``FSSPEC_GCS_…`` and ``FSSPEC_GS_…`` count for verbs and filesystem, below the config."""
+    """``FSSPEC_GCS_…`` and ``FSSPEC_GS_…`` apply to verbs and filesystem; the config takes precedence."""
     monkeypatch.setenv("FETCH_RAW_TOKEN_EXPIRY", "false")
     monkeypatch.setenv(f"FSSPEC_{protocol}", json.dumps({"endpoint_url": "http://127.0.0.1:1", "requester_pays": "p9"}))
     monkeypatch.setenv(f"FSSPEC_{protocol}_TOKEN", "ya29.raw")
@@ -221,7 +221,7 @@ def test_fsspec_environment(recorder: Recorder, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_fsspec_file(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key_file: str) -> None:
-    """The files of fsspec's configuration count; of the two protocols ``gcs`` wins, as in fsspec."""
+    """The configuration files of fsspec apply, and ``gcs`` takes precedence over ``gs``, as in fsspec."""
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "a.json").write_text(json.dumps({"gs": {"endpoint_url": "http://127.0.0.1:1", "token": key_file}}))
     (tmp_path / "conf" / "b.ini").write_text(f"[gcs]\nendpoint_url = {recorder.url}\n")
@@ -243,7 +243,7 @@ def test_anonymous(recorder: Recorder, use: Callable[..., None], monkeypatch: py
 
 
 def test_key_file(recorder: Recorder, use: Callable[..., None], key_file: str) -> None:
-    """A key file of a service account gets its token from the server that it names."""
+    """The token for a key file of a service account comes from the server that the file names."""
     use(endpoint_url=recorder.url, token=key_file)
     assert recorder.authorizations() == {"Bearer of-key-file"}
 
@@ -263,7 +263,7 @@ def test_application_default(
 
 
 def test_other_project(recorder: Recorder, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch, key_file: str) -> None:
-    """Default credentials of another project do not count; by name they are refused."""
+    """Default credentials of another project are ignored; `token="google_default"` refuses them."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", key_file)
     use(endpoint_url=recorder.url, project="other")
     assert recorder.authorizations() == {None}
@@ -272,7 +272,7 @@ def test_other_project(recorder: Recorder, use: Callable[..., None], monkeypatch
 
 
 def test_saved_tokens(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Tokens that gcsfs has saved are the second source; without one for the project the requests are anonymous."""
+    """Saved tokens of gcsfs are the second source; without a token for the project, requests are anonymous."""
     saved = {("", "full_control"): credentials("saved"), ("p2", "read_only"): credentials("of-p2")}
     (tmp_path / "home" / ".gcs_tokens").write_bytes(pickle.dumps(saved))
     monkeypatch.setattr(GoogleCredentials, "tokens", saved)
@@ -284,14 +284,14 @@ def test_saved_tokens(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_no_saved_tokens() -> None:
-    """Without saved tokens the source is refused by name."""
+    """Without saved tokens, `token="cache"` is refused."""
     with pytest.raises(CredentialsError):
         _ = connection_of({"token": "cache"}).account
 
 
 @pytest.fixture
 def google(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """The recorder as Google's server, and as the metadata server of a machine in Google's cloud."""
+    """The recorder as Google's server, and as the metadata server of Google Cloud."""
     monkeypatch.setenv("http_proxy", recorder.url)
     monkeypatch.setenv("GCE_METADATA_HOST", recorder.url.removeprefix("http://"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -300,7 +300,7 @@ def google(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 @pytest.mark.parametrize("verb", ["verbs", "filesystem"])
 def test_machine(google: Recorder, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The account of the machine: by name, or as the third source unless ``NO_GCE_CHECK`` is true."""
+    """The account of the machine applies by name, or as the third source unless ``NO_GCE_CHECK`` is true."""
     run = VERBS[verb]
     run(GCSStorageClient({"bucket_name": BUCKET, "endpoint_url": GOOGLE, "token": "cloud"}))
     assert google.authorizations() == {"Bearer of-machine"}
@@ -316,14 +316,14 @@ def test_machine(google: Recorder, verb: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_machine_elsewhere(google: Recorder) -> None:
-    """The account of the machine is not sent to servers that are not Google's."""
+    """The credentials of the machine are sent only to Google's servers."""
     with pytest.raises(CredentialsError):
         _ = connection_of({"token": "cloud", "endpoint_url": google.url}).account
     assert google.logins == []
 
 
 def test_token_of_user(recorder: Recorder, tmp_path: Path, private_key: str) -> None:
-    """A dict, a file of gcloud, an access token and google-auth's own object give the credentials that gcsfs makes."""
+    """A dict, a file of gcloud, an access token and a google-auth object give the same credentials as in gcsfs."""
     path = tmp_path / "user.json"
     path.write_text(json.dumps(USER))
     service = key_of(private_key, recorder.url)
@@ -346,7 +346,7 @@ def test_token_of_user(recorder: Recorder, tmp_path: Path, private_key: str) -> 
 
 
 def test_access_token(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An access token is sent as it is; the filesystem takes it, and google-auth's own object."""
+    """An access token is sent unchanged; the filesystem accepts a token and a google-auth object."""
     monkeypatch.setenv("FETCH_RAW_TOKEN_EXPIRY", "false")
     for token in ("ya29.raw", credentials("ya29.raw")):
         filesystem = GCSFileSystem(token=token, endpoint_url=recorder.url, skip_instance_cache=True)
@@ -357,7 +357,7 @@ def test_access_token(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(("status", "lives"), [(200, 4000), (200, 100), (400, 0), (500, 0)])
 def test_expiry(monkeypatch: pytest.MonkeyPatch, status: int, lives: int) -> None:
-    """Google is asked when an access token expires; one that is invalid or expires soon is refused, as by gcsfs."""
+    """The expiry of an access token comes from Google. An invalid or soon expiring token is refused, as by gcsfs."""
     answer = requests.Response()
     answer.status_code = status
     answer._content = json.dumps({"exp": str(time.time() + lives)}).encode()
@@ -394,11 +394,11 @@ def test_one_connection(recorder: Recorder, key_file: str) -> None:
 
 
 def test_pickled_filesystem(recorder: Recorder) -> None:
-    """A pickled filesystem makes a connection of its own, from the same options."""
+    """An unpickled filesystem makes its own connection from the same options."""
     payer = {"requester_pays": "true", "project": "p"}
     config = {"bucket_name": BUCKET, "endpoint_url": recorder.url, "anonymous": "true", **payer}
     filesystem = GCSStorageClient(config).filesystem
-    again = pickle.loads(pickle.dumps(filesystem))  # noqa: S301 - our own
+    again = pickle.loads(pickle.dumps(filesystem))  # noqa: S301 - bytes of this test
     assert again.storage_options == filesystem.storage_options
     assert again.connection is not filesystem.connection
     again.info(f"{BUCKET}/a")
@@ -451,6 +451,6 @@ except ImportError as error:
 
 
 def test_missing_gcsfs(recorder: Recorder) -> None:
-    """Without gcsfs the verbs work, and the filesystem says how to install it."""
+    """Without gcsfs, the verbs work, and the error of the filesystem has the install command."""
     told = in_process({"endpoint_url": recorder.url, "anonymous": "true"}, MISSING)
     assert "pip install 'gllm-storage[gcs]'" in told

@@ -90,14 +90,14 @@ def test_source_replaced(recorder: Recorder, caplog: pytest.LogCaptureFixture) -
 
 
 def test_source_replaced_always(recorder: Recorder) -> None:
-    """A source that is replaced each time is an error that may be repeated."""
+    """A source that is replaced during each attempt is a retryable error."""
     recorder.rewrites += [unfinished("t0"), *[REPLACED] * 7]
     with pytest.raises(StorageUnavailableError):
         copy(store_of(recorder))
 
 
 def test_version_gone(recorder: Recorder) -> None:
-    """A version that the caller named is not replaced by another one."""
+    """A copy of a named version never copies another version."""
     recorder.rewrites += [unfinished("t0"), REPLACED]
     with pytest.raises(ObjectNotFoundError):
         copy(store_of(recorder), {"generation": "17"})
@@ -105,7 +105,7 @@ def test_version_gone(recorder: Recorder) -> None:
 
 
 def test_cancelled_copy(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy that is cancelled between two of its requests sends no further one."""
+    """A copy that is cancelled between two requests sends no further request."""
     stop, store = Stop(), store_of(recorder)
     recorder.rewrites += [unfinished("t0"), unfinished("t1")]
     sent, rewrite = [], store._rewrite
@@ -124,21 +124,21 @@ def test_cancelled_copy(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("answer", [(200, {}), (200, {"done": False})], ids=["empty", "no-token"])
 def test_nonsense(recorder: Recorder, answer: tuple[int, dict[str, Any]]) -> None:
-    """An answer that is not one of a rewrite is not taken for a copy."""
+    """An answer that does not belong to a rewrite does not count as a copy."""
     recorder.rewrites += [answer]
     with pytest.raises(StorageError):
         copy(store_of(recorder))
 
 
 def test_missing_target_bucket(recorder: Recorder) -> None:
-    """If a bucket is missing and not the object, the error says so."""
+    """If the bucket is missing, the error is BucketNotFoundError."""
     recorder.rewrites += [(404, {"error": {"code": 404, "message": "The specified bucket does not exist."}})]
     with pytest.raises(BucketNotFoundError):
         copy(store_of(recorder))
 
 
 def test_copy_elsewhere(recorder: Recorder) -> None:
-    """A copy to another server goes through this machine."""
+    """A copy to another server is a download and an upload."""
     with recording() as other:
         target, store = store_of(other), store_of(recorder)
         store.copy("a", target, "b", store.transfer("a", "copy"))
@@ -152,7 +152,7 @@ def test_copy_elsewhere(recorder: Recorder) -> None:
 
 @pytest.fixture
 def google(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """The recorder as Google's server, which takes batches; emulators do not."""
+    """The recorder as Google's server, because emulators do not support batches."""
     monkeypatch.setenv("http_proxy", recorder.url)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -165,7 +165,7 @@ def google_client() -> GCSStorageClient:
 
 
 def test_batches(google: Recorder) -> None:
-    """Google gets 100 deletes in one request; each of them says who pays."""
+    """One request to Google contains 100 deletes, and each names the billed project."""
     filesystem = google_client().filesystem
     paths = [f"models/ä b/{number}" for number in range(250)]
     google.requests.clear()
@@ -177,7 +177,7 @@ def test_batches(google: Recorder) -> None:
 
 
 def test_batch_with_missing(google: Recorder) -> None:
-    """An object of a batch that does not exist is not an error; no other object is requested again."""
+    """A missing object of a batch is not an error, and the other deletes are not repeated."""
     google.missing |= {"5"}
     store = google_client().store
     store.delete_many([str(number) for number in range(10)], store.transfer("", "delete"))
@@ -194,7 +194,7 @@ def test_batch_with_refused(google: Recorder) -> None:
 
 
 def test_deletes_elsewhere(recorder: Recorder) -> None:
-    """Other servers get one request for each object."""
+    """On other servers, each object is deleted by its own request."""
     store = store_of(recorder)
     store.delete_many(["1", "2"], store.transfer("", "delete"))
     store.delete_many([], store.transfer("", "delete"))
@@ -221,7 +221,7 @@ VERSIONED: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("call", VERSIONED)
 def test_version_of_path(recorder: Recorder, call: str) -> None:
-    """A version that the path of a version-aware filesystem names is copied, deleted or moved, and no other one."""
+    """Only the version that the path of a version-aware filesystem names is copied, deleted or moved."""
     VERSIONED[call](aware(recorder))
     changes = [each for each in recorder.requests if each.method != "GET"]
     copied, deleted = {"sourceGeneration": "17"}, {"generation": "17"}
@@ -238,7 +238,7 @@ def test_version_as_target(recorder: Recorder) -> None:
 
 
 def test_move(recorder: Recorder) -> None:
-    """A move copies and then deletes; onto itself it does nothing that loses the object."""
+    """A move is a copy and a delete; a move of an object onto itself keeps the object."""
     filesystem = GCSStorageClient({"bucket_name": "models", "endpoint_url": recorder.url, "anonymous": "true"}).filesystem
     filesystem.mv_file("models/a", "models/b")
     assert [each.method for each in recorder.requests] == ["POST", "DELETE"]
@@ -248,7 +248,7 @@ def test_move(recorder: Recorder) -> None:
 
 
 def test_one_store(recorder: Recorder) -> None:
-    """Threads that ask for the store of a bucket at the same time get the same one."""
+    """Concurrent threads get the same store of a bucket."""
     connection = store_of(recorder).connection
     found: set[int] = set()
     threads = [threading.Thread(target=lambda: found.add(id(connection.store("new")))) for _ in range(20)]

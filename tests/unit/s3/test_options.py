@@ -1,4 +1,4 @@
-"""Options of `S3FileSystem`: s3fs's options are accepted, others are refused, and the instance cache is that of s3fs."""
+"""Options of `S3FileSystem`: s3fs's options are accepted, others are refused, and the instance cache is shared with s3fs."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_retries() -> None:
 @pytest.mark.parametrize("mode", ["legacy", "standard", "adaptive"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_attempts(mode: str, engine: str) -> None:
-    """Botocore's own retries add nothing to the policy's, in any mode."""
+    """Botocore's own retries do not add attempts to the policy, in any mode."""
     with ScriptedServer(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n") as server:
         filesystem = new_filesystem(
             endpoint_url=server.url,

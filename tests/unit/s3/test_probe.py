@@ -56,7 +56,7 @@ def test_amazon_endpoint(url: str) -> None:
 
 @pytest.mark.parametrize("url", OTHERS)
 def test_other_endpoint(url: str) -> None:
-    """Another endpoint is not taken for Amazon."""
+    """Another endpoint is not recognized as Amazon."""
     assert not is_amazon(Store(url))  # type: ignore[arg-type]
 
 
@@ -67,7 +67,7 @@ def test_default_endpoint() -> None:
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
 def test_endpoint_in_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another endpoint in the environment is not taken for Amazon."""
+    """Another endpoint in the environment is not recognized as Amazon."""
     monkeypatch.setenv(name, "http://127.0.0.1:9000")
     assert not is_amazon(new_client())
 
@@ -81,7 +81,7 @@ PROFILES = {
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 @pytest.mark.parametrize("by", ["config", "environment"])
 def test_endpoint_in_profile(profile: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another endpoint in a profile is not taken for Amazon."""
+    """Another endpoint in a profile is not recognized as Amazon."""
     (tmp_path / "aws").write_text(profile)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
     if by == "environment":

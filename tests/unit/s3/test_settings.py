@@ -378,7 +378,7 @@ def test_misspelled_endpoint() -> None:
 
 
 def test_secrets_in_client_text() -> None:
-    """No text about a client contains a secret."""
+    """The texts of a client do not contain a secret."""
     client = S3StorageClient(EVERYTHING)
     for shown in (repr(client), str(client), repr(client.settings), repr(client.filesystem.connection.endpoint)):
         assert SECRET not in shown

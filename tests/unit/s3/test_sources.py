@@ -50,7 +50,7 @@ ANONYMOUS = Signed(None, None)
 
 
 class Recorder(ThreadingHTTPServer):
-    """Answers as a store that holds ``a`` in every bucket, and records the identities of its requests."""
+    """A store with an object ``a`` in every bucket, which records the identities of its requests."""
 
     daemon_threads = True
 
@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.path == "/credentials":  # as of a container's agent
+        if self.path == "/credentials":  # the credentials endpoint of a container
             keys = {"AccessKeyId": "AKID", "SecretAccessKey": "s", "Token": "TOKEN", "Expiration": "2999-01-01T00:00:00Z"}
             self._send(200, json.dumps(keys).encode())
             return
@@ -111,7 +111,7 @@ def recorder() -> Iterator[Recorder]:
 
 @dataclass
 class World:
-    """The settings outside the config, of one test."""
+    """The settings of one test outside the config."""
 
     url: str
     folder: Path
@@ -134,7 +134,7 @@ class World:
         self.env(**{variable: str(path)})
 
     def configure_fsspec(self, file: dict[str, Any] | None = None, **variables: str) -> None:
-        """Configure fsspec by a file or by environment variables, as it reads them when it is imported."""
+        """Configure fsspec by a file or by environment variables, and read them as its import does."""
         self.env(**variables)
         found: dict[str, Any] = {}
         if file is not None:
@@ -377,7 +377,7 @@ def test_source(name: str, engine: str, recorder: Recorder, tmp_path: Path, monk
 
 
 def test_storage_options(recorder: Recorder) -> None:
-    """A filesystem that is made of the client's storage options has its identity as well."""
+    """A filesystem with the client's storage options has the identity of the client."""
     made = S3StorageClient({"bucket_name": BUCKET, "endpoint_url": recorder.url, **PAIR, "aws_session_token": "TOKEN"})
     with fsspec.open(made.url("a"), "rb", **made.storage_options, skip_instance_cache=True) as file:
         assert file.read() == b"content"

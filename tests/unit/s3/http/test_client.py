@@ -177,7 +177,7 @@ def test_stop_during_body() -> None:
 
 
 def test_closed_body() -> None:
-    """A dropped generator and a closed body leave no socket open."""
+    """A dropped generator and a closed body close their sockets."""
     before = open_sockets()
     with ScriptedServer(b"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: 999\r\n\r\n" + bytes(500)) as server:
         client = server.client()
@@ -285,13 +285,13 @@ def test_anonymous_request() -> None:
 
 
 def only_boto3(peer: Peer) -> None:
-    """Answer boto3, and send nonsense to any other client."""
+    """Answer boto3, and send an invalid answer to other clients."""
     peer.send(EMPTY if by_boto3(peer.head) else b"What?\r\n\r\n")
 
 
 @pytest.mark.parametrize("threads", [1, 16])
 def test_server_for_boto3_only(threads: int, caplog: pytest.LogCaptureFixture) -> None:
-    """If only boto3 understands a server, boto3 sends that request and all further ones."""
+    """If only boto3 understands a server, boto3 sends the request and all further requests."""
     with ScriptedServer(only_boto3) as server, caplog.at_level(logging.WARNING, LOGGER):
         client = server.client()
         gate = threading.Barrier(threads)
@@ -419,7 +419,7 @@ def test_bucket_in_other_region(elsewhere: bytes) -> None:
 
 
 def test_refusal_in_right_region() -> None:
-    """A refusal that names the region of the client is raised, and not taken for a redirect."""
+    """A refusal that names the region of the client is raised, and is not treated as a redirect."""
     with ScriptedServer(answer(403, "AccessDenied", "x-amz-bucket-region: us-east-1")) as server:
         with pytest.raises(ClientError):
             amazon_client(server).get_object(**PLACE)

@@ -38,7 +38,7 @@ def silent() -> Iterator[int]:
     with socket.socket() as listener, contextlib.ExitStack() as waiting:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        for _ in range(3):  # more than the queue holds, whatever the kernel makes of 0
+        for _ in range(3):  # more than the queue of any kernel holds for a backlog of 0
             client = waiting.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(listener.getsockname())

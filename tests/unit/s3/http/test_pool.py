@@ -72,7 +72,7 @@ def seconds_to_stop(
 
     def set_stop() -> None:
         eventually(when)
-        time.sleep(0.1)  # most likely, the function waits by then
+        time.sleep(0.1)  # most likely long enough for the function to wait
         stopped_at.append(time.monotonic())
         stop.set()
 
@@ -102,7 +102,7 @@ def test_stop_during_head(step: Any, contexts: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_stop_during_body(chunked: bool, contexts: tuple[Any, Any]) -> None:
-    """A stalled body ends at once when it is cancelled, and no other bytes are taken for its content."""
+    """A stalled body ends at once when it is cancelled, and its content has no bytes of another origin."""
     stop, found = Stop(), bytearray()
     begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n" + bytes(1000) if chunked else LONG
 
@@ -137,11 +137,11 @@ def test_stop_during_write(contexts: tuple[Any, Any]) -> None:
 
 
 def test_stop_after_write(contexts: tuple[Any, Any]) -> None:
-    """The answer to a write that is completely sent is awaited even if the write is cancelled."""
+    """A cancelled write that is completely sent still waits for its answer."""
     stop = Stop()
 
     def late(peer: Peer) -> None:
-        time.sleep(0.2)  # most likely, the client waits for the answer by then
+        time.sleep(0.2)  # most likely long enough for the client to wait for the answer
         stop.set()
         time.sleep(0.2)
         peer.send(OK)
@@ -297,7 +297,7 @@ def test_closed_tls_connection(certificates: Certificates) -> None:
 
 
 def test_surplus_bytes_over_tls(certificates: Certificates) -> None:
-    """Surplus bytes of a TLS server are not taken for the next answer."""
+    """Surplus bytes of a TLS server are not read as the next answer."""
     much = OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
     with ScriptedServer(much, OK, tls=certificates.server) as server:
         pool = server.pool(tls=certificates.client)

@@ -114,7 +114,7 @@ def test_connection_not_kept(answer: bytes) -> None:
 
 
 def test_late_surplus_bytes() -> None:
-    """Surplus bytes that arrive later are not taken for the next answer."""
+    """Surplus bytes that arrive later are not read as the next answer."""
     was_read = threading.Event()
 
     def late(peer: Peer) -> None:
@@ -327,7 +327,7 @@ def test_refusal_without_reading() -> None:
         was_read.wait(PATIENCE)
 
     class Unaware(Connection):
-        """A connection that checked for an answer just before the answer came."""
+        """A connection that checks for an answer just before the answer arrives."""
 
         def _require_silence(self) -> None:
             begun.set()
@@ -395,7 +395,7 @@ def test_connect_timeout() -> None:
 
 
 def test_sockets_after_errors() -> None:
-    """No error leaves a socket open."""
+    """After each error, the socket is closed."""
     before = open_sockets()
     broken: list[Any] = [hang_up, reset, b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", wait]
     for step in broken:
