@@ -30,7 +30,7 @@ from urllib.parse import SplitResult, urlsplit
 from gllm_storage.paths import without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from _typeshed import DataclassInstance
 
@@ -57,6 +57,20 @@ _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 MIB = 2**20
 DEFAULT_MEMORY_LIMIT = 128 * MIB
 """The default of `TransferSettings.memory_limit`, in bytes."""
+
+
+class ConfigError(ValueError):
+    """A config has keys that are missing, unknown or wrong, or that contradict each other.
+
+    Args:
+        message: The message.
+        keys: The keys at fault. The command line adds the environment variables that set them.
+    """
+
+    def __init__(self, message: str, keys: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.keys = frozenset(keys)
+        """The keys at fault."""
 
 
 @dataclass(frozen=True)
@@ -235,12 +249,12 @@ def parse_config(settings_class: type[S], provider: str, config: Mapping[str, st
         The settings.
 
     Raises:
-        ValueError: If keys are missing or unknown, or values cannot be parsed. One error names all of them.
+        ConfigError: If keys are missing or unknown, or values cannot be parsed. One error names all of them.
     """
     rules: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(settings_class)}
-    problems = [_unknown_key(key, list(rules)) for key in config if key not in rules]
+    problems = {key: _unknown_key(key, list(rules)) for key in config if key not in rules}
     missing = [name for name, each in rules.items() if each.default is MISSING and name not in config]
-    problems += [f"missing key {name!r}" for name in missing]
+    problems |= {name: f"missing key {name!r}" for name in missing}
     values: dict[str, Any] = {}
     for name in rules.keys() & config.keys():
         rule: _Rule = rules[name].metadata["rule"]
@@ -248,10 +262,10 @@ def parse_config(settings_class: type[S], provider: str, config: Mapping[str, st
             values[name] = rule.parse(_require_string(config[name]))
         except ValueError as error:
             shown = _HIDDEN if rule.secret else repr(without_password(str(config[name])))
-            problems.append(f"{name}={shown} {error}")
+            problems[name] = f"{name}={shown} {error}"
     if problems:
         known = ", ".join(sorted(rules))
-        raise ValueError(f"{provider} config: {'; '.join(sorted(problems))}. Known keys: {known}")
+        raise ConfigError(f"{provider} config: {'; '.join(sorted(problems.values()))}. Known keys: {known}", problems)
     return settings_class(**values)
 
 

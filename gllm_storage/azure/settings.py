@@ -8,7 +8,7 @@ from typing import Any
 
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.paths import clean_prefix
-from gllm_storage.settings import choice, count, duration, endpoint, existing_file, flag, setting, size, text
+from gllm_storage.settings import ConfigError, choice, count, duration, endpoint, existing_file, flag, setting, size, text
 
 _CONTAINER = re.compile(r"\$root|\$web|\$logs|[a-z0-9](?:-?[a-z0-9]){2,62}")
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
@@ -88,21 +88,28 @@ class AzureSettings:
         """
         given = self._credentials()
         if self.connection_string and (given or self.account_name or self.endpoint_url or self.anonymous):
-            raise ValueError(
+            raise ConfigError(
                 "azure config: connection_string names account, endpoint and credentials; leave out account_name, "
-                "endpoint_url, anonymous and other credentials"
+                "endpoint_url, anonymous and other credentials",
+                ("connection_string", "account_name", "endpoint_url", "anonymous", *given),
             )
         if len(given) > 1:
-            raise ValueError(f"azure config: {' and '.join(given)} contradict each other; give one")
+            raise ConfigError(f"azure config: {' and '.join(given)} contradict each other; give one", given)
         if self.anonymous and given:
-            raise ValueError(f"azure config: anonymous='true' contradicts {given[0]}; leave one out")
+            raise ConfigError(
+                f"azure config: anonymous='true' contradicts {given[0]}; leave one out", ("anonymous", given[0])
+            )
         principal = (self.tenant_id, self.client_id, self.client_secret)
         if any(principal) != all(principal):
-            raise ValueError("azure config: tenant_id, client_id and client_secret go together; one is missing")
+            raise ConfigError(
+                "azure config: tenant_id, client_id and client_secret go together; one is missing",
+                ("tenant_id", "client_id", "client_secret"),
+            )
         if not (self.connection_string or self.account_name or AzureAccount.is_in_environment()):
-            raise ValueError(
+            raise ConfigError(
                 "azure config: missing key 'account_name' or 'connection_string' (or set AZURE_STORAGE_ACCOUNT_NAME or "
-                "AZURE_STORAGE_CONNECTION_STRING in the environment)"
+                "AZURE_STORAGE_CONNECTION_STRING in the environment)",
+                ("account_name", "connection_string"),
             )
 
     def _credentials(self) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gllm_storage.cli.output import hide
 from gllm_storage.paths import split_url
 from gllm_storage.registry import CloudStorageRegistry, storage_client_from_url
+from gllm_storage.settings import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -156,10 +157,8 @@ def _naming_variables(variables: Mapping[str, str]) -> Iterator[None]:
     """Add to an error about settings the environment variables that set them: the user may not know of them."""
     try:
         yield
-    except ValueError as error:
-        wrong, _, _ = str(error).partition("Known keys:")
-        named = set(re.findall(r"\w+", wrong))
-        causes = [f"{key} by {variable}" for key, variable in variables.items() if key in named]
+    except ConfigError as error:
+        causes = [f"{key} by {variable}" for key, variable in variables.items() if key in error.keys]
         if not causes:
             raise
         raise ValueError(f"{error}. The environment sets {', '.join(causes)}") from error

@@ -45,7 +45,11 @@ class Pace:
 
     def begin_anew(self) -> None:
         """Discard the measurement of this round: the caller paused, or moved to another place of the object."""
-        self._begin_round()
+        # A trial is as long as a round of the most parts: the parts that were started before it complete within it, and one
+        # or two slow parts do not decide it.
+        self._round_parts = self.width if self._before_trial is None else self._most
+        self._round_bytes = 0
+        self._round_start = time.perf_counter()
 
     def moved(self, size: int) -> None:
         """Record that so many more bytes were moved, and perhaps change `width`."""
@@ -57,14 +61,7 @@ class Pace:
             self._width_changed = False
         else:
             self._judge(rate)
-        self._begin_round()
-
-    def _begin_round(self) -> None:
-        # A trial is as long as a round of the most parts: the parts that were started before it complete within it, and one
-        # or two slow parts do not decide it.
-        self._round_parts = self.width if self._before_trial is None else self._most
-        self._round_bytes = 0
-        self._round_start = time.perf_counter()
+        self.begin_anew()
 
     def _judge(self, rate: float) -> None:
         before, self._before_trial = self._before_trial, None

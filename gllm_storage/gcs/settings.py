@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gllm_storage.paths import clean_prefix
-from gllm_storage.settings import count, duration, endpoint, existing_file, flag, setting, size, text
+from gllm_storage.settings import ConfigError, count, duration, endpoint, existing_file, flag, setting, size, text
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._\-]{1,220}[a-z0-9]")
 _KIB = 2**10
@@ -71,9 +71,9 @@ class GCSSettings:
             ValueError: If keys contradict each other, or one needs another.
         """
         if self.anonymous and self.token not in {None, "anon"}:
-            raise ValueError("gcs config: anonymous='true' contradicts token; leave one out")
+            raise ConfigError("gcs config: anonymous='true' contradicts token; leave one out", ("anonymous", "token"))
         if self.requester_pays and not self.project:
-            raise ValueError("gcs config: requester_pays='true' needs project, which pays")
+            raise ConfigError("gcs config: requester_pays='true' needs project, which pays", ("requester_pays", "project"))
 
     def storage_options(self) -> dict[str, Any]:
         """The settings as options of gcsfs, which our own filesystem takes as well."""

@@ -12,6 +12,7 @@ from gllm_storage.paths import clean_prefix
 from gllm_storage.settings import (
     DEFAULT_MEMORY_LIMIT,
     MIB,
+    ConfigError,
     TransferSettings,
     choice,
     count,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENGINES = ("auto", "boto3")
+_KEY_PAIR = ("aws_access_key_id", "aws_secret_access_key")
 BODY_SIGNING = ("auto", "always", "never")
 MAX_PUT = 5 * 2**30
 """The largest PutObject and the largest part, in bytes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
@@ -111,15 +113,24 @@ class S3Settings:
         """
         pair = (self.aws_access_key_id, self.aws_secret_access_key)
         if any(pair) != all(pair):
-            raise ValueError("s3 config: aws_access_key_id and aws_secret_access_key go together; one is missing")
+            raise ConfigError(
+                "s3 config: aws_access_key_id and aws_secret_access_key go together; one is missing", _KEY_PAIR
+            )
         if self.aws_session_token and not all(pair):
-            raise ValueError("s3 config: aws_session_token needs aws_access_key_id and aws_secret_access_key")
+            raise ConfigError(
+                "s3 config: aws_session_token needs aws_access_key_id and aws_secret_access_key",
+                ("aws_session_token", *_KEY_PAIR),
+            )
         if self.memory_limit < self.part_size:
-            raise ValueError(
-                f"s3 config: memory_limit ({self.memory_limit} bytes) is smaller than a part ({self.part_size} bytes)"
+            raise ConfigError(
+                f"s3 config: memory_limit ({self.memory_limit} bytes) is smaller than a part ({self.part_size} bytes)",
+                ("memory_limit", "part_size"),
             )
         if self.anonymous and (any(pair) or self.profile_name):
-            raise ValueError("s3 config: anonymous='true' contradicts the credentials or the profile; leave one out")
+            raise ConfigError(
+                "s3 config: anonymous='true' contradicts the credentials or the profile; leave one out",
+                ("anonymous", "profile_name", *_KEY_PAIR),
+            )
 
     def storage_options(self) -> dict[str, Any]:
         """The same settings as options of `s3fs.S3FileSystem`, which our filesystem accepts as well."""

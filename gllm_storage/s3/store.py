@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.errors import AccessDeniedError
 from gllm_storage.info import in_order
 from gllm_storage.s3.copy import Copy, Place, copy_object
@@ -83,10 +84,11 @@ class S3Store(ObjectStore):
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
         settings = settings_of_call(self.settings, request.options)
-        plan = self._plan(request.key, request.source.size, settings, request.details.operation, exclusive=request.exclusive)
-        upload = S3Upload(request, self.requests, plan, settings)
-        with translated(request.details):
-            return write_object(S3Write(upload), exclusive=request.exclusive, stop=request.transfer.stop)
+        stop, operation = request.transfer.stop, request.details.operation
+        with translated(request.details), stopped_by(stop):
+            plan = self._plan(request.key, request.source.size, settings, operation, exclusive=request.exclusive)
+            upload = S3Upload(request, self.requests, plan, settings)
+            return write_object(S3Write(upload), exclusive=request.exclusive, stop=stop)
 
     def open_writer(self, request: UploadRequest) -> ObjectWriter:
         """Send the parts of an object while it is written, if possible; see `ObjectStore.open_writer`.
@@ -96,7 +98,9 @@ class S3Store(ObjectStore):
             StorageError: If the probe of the endpoint fails.
         """
         settings = settings_of_call(self.settings, request.options)
-        if request.exclusive and self._enforced(request.key).complete is not Condition.ENFORCED:
+        with stopped_by(request.transfer.stop):
+            in_parts = not request.exclusive or self._enforced(request.key).complete is Condition.ENFORCED
+        if not in_parts:
             # Parts could only overwrite here. The complete content goes in one PutObject, if that is possible.
             return SpooledWriter(self, request)
         plan = UploadPlan(multipart=True, part_size=settings.part_size, conditional=request.exclusive)
@@ -249,7 +253,8 @@ class S3Store(ObjectStore):
             options=given,
             transfer=transfer,
         )
-        copy_object(target.requests, copy)
+        with stopped_by(transfer.stop):
+            copy_object(target.requests, copy)
 
     def _delete(self, key: str) -> None:
         connection = self.connection
