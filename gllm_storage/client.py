@@ -49,6 +49,11 @@ class CloudStorageClient(ABC):
 
         Raises:
             ValueError: If the provider is not supported.
+
+        Example:
+            >>> client = CloudStorageClient.get_storage_client("memory", {"bucket_name": "models", "prefix": "team-a"})
+            >>> client.url("v3/model.safetensors")
+            'memory://models/team-a/v3/model.safetensors'
         """
         from gllm_storage.registry import CloudStorageRegistry  # noqa: PLC0415 - the registry imports this module
 

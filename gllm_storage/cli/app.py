@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
 
     Example:
         >>> run(["exists", "memory://bucket/model.bin"])
-        1
+        <Exit.NO: 1>
     """
     instruction = os.environ.get(VARIABLE)
     if instruction:
