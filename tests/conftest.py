@@ -70,6 +70,7 @@ def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     # botocore reads its models for each client, which takes 0.15 s; the tests read them once.
     monkeypatch.setattr(botocore.session, "create_loader", lambda *_: _LOADER)
+    # Shorter, and not `no_waits`: tests of cancellation and of events need waits that happen.
     monkeypatch.setattr(retry, "S3_FIRST_WAIT", 0.02)
 
 

@@ -39,7 +39,7 @@ BEFORE = b"the previous good file"
 END_SECONDS = 60.0  # the library waits up to 10 for a stalled server; the rest is for a busy machine
 STOP_SECONDS = 4.0
 """How long a child waits for a stalled server. Only the cases in `AS_SHIPPED` keep the default of 10 seconds."""
-LATER_SECONDS = 1.0
+LATER_SECONDS = 2.0
 STALL = 100_000  # bytes; less than one read of the library, so that the reader waits for more
 MIDDLE_SECONDS = 60.0  # time limit, on a busy machine, until a transfer is in its middle
 

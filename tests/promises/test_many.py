@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NAMES = [f"{number:03}.bin" for number in range(150)]
 CONTENT = b"content"
-LATER_SECONDS = 1.0
+LATER_SECONDS = 1.5
 WRITES = {
     "ministack": {"put": "PutObject", "pipe": "PutObject", "copy": "CopyObject", "rm": "DeleteObject"},
     "gcs-fake": {"put": "UploadMultipart", "pipe": "UploadMultipart", "copy": "ObjectsRewrite", "rm": "ObjectsDelete"},
