@@ -64,9 +64,9 @@ class AzureStore(ObjectStore):
             ObjectExistsError: If the request is exclusive, and a blob of this name exists.
             StorageError: If the upload fails; nothing was changed then, and nothing visible is left behind.
         """
-        write = AzureWrite(self.requests, request)
-        with translated(request.details):
-            return write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=request.transfer.stop)
+        write, stop = AzureWrite(self.requests, request), request.transfer.stop
+        with translated(request.details), stopped_by(stop):
+            return write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=stop)
 
     def open_reader(self, key: str, operation: str = "read") -> AzureReader:
         """A reader of a blob. Sends no request."""
@@ -183,7 +183,7 @@ class AzureStore(ObjectStore):
             return
         client, details = target.requests.blob(target_key), transfer.details
         start = partial(client.start_copy_from_url, self.requests.blob(key).url)
-        with translated(details):
+        with translated(details), stopped_by(transfer.stop):
             copying = self.requests.send(start, details)
             try:
                 state = self._end_of_copy(client, str(copying["copy_status"]), transfer)
