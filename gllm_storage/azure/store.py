@@ -18,7 +18,7 @@ from gllm_storage.errors import AccessDeniedError, Remedy, StorageError
 from gllm_storage.info import in_order
 from gllm_storage.store.create import exists_error, write_object
 from gllm_storage.store.port import ObjectStore
-from gllm_storage.store.retry import BLOCK_CONFLICT, POLL
+from gllm_storage.store.retry import BLOCK_CONFLICT, POLL, rescued
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,9 +64,9 @@ class AzureStore(ObjectStore):
             ObjectExistsError: If the request is exclusive, and a blob of this name exists.
             StorageError: If the upload fails; nothing was changed then, and nothing visible is left behind.
         """
-        write = AzureWrite(self.requests, request)
-        with translated(request.details):
-            return write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=request.transfer.stop)
+        write, stop = AzureWrite(self.requests, request), request.transfer.stop
+        with translated(request.details), stopped_by(stop):
+            return write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=stop)
 
     def open_reader(self, key: str, operation: str = "read") -> AzureReader:
         """A reader of a blob. Sends no request."""
@@ -100,17 +100,17 @@ class AzureStore(ObjectStore):
             ObjectNotFoundError: If it does not exist.
             StorageError: If it cannot be deleted.
         """
-        client, details, sent = self.requests.blob(key), self.details(key, "delete"), 0
+        client, details = self.requests.blob(key), self.details(key, "delete")
+        lost: list[Exception] = []
 
         def delete() -> None:
-            nonlocal sent
-            sent += 1
             try:
                 client.delete_blob(delete_snapshots="include")
             except Exception as error:
-                if sent > 1 and code_of(error) == "BlobNotFound":
-                    return  # an earlier request, whose answer was lost, deleted it
-                raise
+                if not (lost and code_of(error) == "BlobNotFound"):
+                    lost.append(error)
+                    raise
+                rescued(details, len(lost), self.settings.max_attempts, lost[-1])  # an earlier request had deleted the blob
 
         with translated(details):
             self.requests.send(delete, details)
@@ -183,7 +183,7 @@ class AzureStore(ObjectStore):
             return
         client, details = target.requests.blob(target_key), transfer.details
         start = partial(client.start_copy_from_url, self.requests.blob(key).url)
-        with translated(details):
+        with translated(details), stopped_by(transfer.stop):
             copying = self.requests.send(start, details)
             try:
                 state = self._end_of_copy(client, str(copying["copy_status"]), transfer)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 BATCH = 100
 """The most requests of a batch: https://cloud.google.com/storage/docs/batch."""
-_SUCCESS = range(200, 300)
+SUCCESS = range(200, 300)
+"""HTTP statuses of a request that was executed."""
 _STATUS = re.compile(r"\s*HTTP/\S+ ([0-9]{3})")
 _NUMBER = re.compile(r"\+([0-9]+)>?\s*$")
 
@@ -89,12 +90,12 @@ class GCSRequests:
             raise
         except OSError as error:  # such as a ca_bundle that does not exist any more
             raise requests.ConnectionError(str(error)) from error
-        if answer.status_code in _SUCCESS or answer.status_code in accepted:
+        if answer.status_code in SUCCESS or answer.status_code in accepted:
             return answer
         with contextlib.closing(answer):
             raise refusal_of(answer)
 
-    def delete_batch(self, bucket: str, keys: Sequence[str], details: ErrorDetails) -> list[bool]:
+    def delete_batch(self, bucket: str, keys: Sequence[str], details: ErrorDetails) -> list[int | None]:
         """Delete several objects by one request, which carries a request for each.
 
         Args:
@@ -103,7 +104,7 @@ class GCSRequests:
             details: The operation, for errors.
 
         Returns:
-            For each key whether its object was deleted; the store does not say it of an object that was missing.
+            For each key the HTTP status of its request; None if that part of the answer is missing or cannot be read.
 
         Raises:
             RefusedError: If the answer is not a success.
@@ -128,7 +129,7 @@ class GCSRequests:
             details,
         )
         statuses = _statuses(answer)
-        return [statuses.get(number) in _SUCCESS for number in range(len(keys))]
+        return [statuses.get(number) for number in range(len(keys))]
 
 
 def _statuses(answer: requests.Response) -> dict[int, int]:

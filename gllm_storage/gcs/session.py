@@ -12,7 +12,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import note_attempts
 from gllm_storage.gcs.errors import LOST_SESSION, SDK_ERRORS, RefusedError, UnreadableAnswerError, is_transient, lost_session
 from gllm_storage.gcs.requests import json_of, require_resource
-from gllm_storage.store.retry import RetryPolicy
+from gllm_storage.store.retry import RetryPolicy, rescued
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +64,8 @@ class ResumableUpload:
         """Whether the request that makes the object visible may have been sent."""
         self.doubtful = False
         """Whether that request was sent, and its own answer did not come."""
+        self._failures = 0
+        self._lost: Exception | None = None
 
     def send(self) -> dict[str, Any]:
         """Send the complete content.
@@ -81,6 +83,14 @@ class ResumableUpload:
         run_all([self._start], 1, self._transfer.stop)
         (resource,) = run_all([self._send_chunks], 1, self._transfer.stop)
         return resource
+
+    def report_rescue(self) -> None:
+        """Report that the object is complete although the answer to the last chunk was lost.
+
+        Reports nothing if the last chunk was sent again and answered: that is a repetition, which was reported.
+        """
+        if self._lost is not None:
+            rescued(self._transfer.details, self._failures, self._requests.policy.limit, self._lost)
 
     def discard(self) -> None:
         """Cancel the session."""
@@ -104,21 +114,22 @@ class ResumableUpload:
     def _send_chunks(self) -> dict[str, Any]:
         policy, details, stop = self._requests.policy, self._transfer.details, self._transfer.stop
         progress: int | dict[str, Any] = 0
-        failures = 0
         while isinstance(progress, int):
             stop.check()
             try:
                 progress = self._send_chunk(progress)
-                failures = 0
+                self._failures = 0
             except Exception as error:
-                failures += 1
-                note_attempts(error, failures)
+                self._failures += 1
+                note_attempts(error, self._failures)
                 self.doubtful = self.doubtful or self.committing
-                if not is_transient(error) or failures >= policy.limit:
+                if not is_transient(error) or self._failures >= policy.limit:
                     raise
-                policy.again(details, failures, error, stop=stop)
+                policy.again(details, self._failures, error, stop=stop)
                 # The store may have kept all of the chunk, some of it, or nothing.
                 progress = policy.call(partial(self._put, b"", f"bytes */{self._source.size}"), is_transient, details)
+                if not isinstance(progress, int):
+                    self._lost = error
         return progress
 
     def _send_chunk(self, offset: int) -> int | dict[str, Any]:

@@ -21,14 +21,14 @@ from gllm_storage.gcs.errors import (
     translated,
 )
 from gllm_storage.gcs.read import GCSReader
-from gllm_storage.gcs.requests import BATCH, GCSRequests, info_of, path_of, require_resource
+from gllm_storage.gcs.requests import BATCH, SUCCESS, GCSRequests, info_of, path_of, require_resource
 from gllm_storage.gcs.upload import GCSWrite
 from gllm_storage.info import in_order
 from gllm_storage.store.create import write_object
 from gllm_storage.store.download import replaced_too_often
 from gllm_storage.store.port import ObjectStore
 from gllm_storage.store.reader import ObjectChangedError
-from gllm_storage.store.retry import RESTART, rescued
+from gllm_storage.store.retry import RESTART, TRANSIENT_STATUSES, rescued
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -283,11 +283,15 @@ class GCSStore(ObjectStore):
 
     def _delete_batch(self, keys: Sequence[str], details: ErrorDetails) -> None:
         with translated(details):
-            deleted = self.requests.delete_batch(self.bucket, keys, details)
+            statuses = self.requests.delete_batch(self.bucket, keys, details)
         # A request of its own for each of the others: it is retried, and its error names the object.
-        for key, is_deleted in zip(keys, deleted, strict=True):
-            if not is_deleted:
-                self._delete_if_there(key)
+        for key, status in zip(keys, statuses, strict=True):
+            if status in SUCCESS:
+                continue
+            if status is None or status in TRANSIENT_STATUSES:
+                cause = f"refused in a batch (HTTP {status})" if status else "not answered in a batch"
+                self.requests.policy.report(self.details(key, "delete"), 1, cause, wait=0.0)
+            self._delete_if_there(key)
 
     def copy(
         self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None

@@ -179,7 +179,11 @@ class GCSWrite:
             transfer=self._request.transfer.attempt(),
         )
         resource = self._session.send()
-        return self._ours(write_id, resource) if self._session.doubtful else self._stored(resource)
+        if not self._session.doubtful:
+            return self._stored(resource)
+        stored = self._ours(write_id, resource)
+        self._session.report_rescue()
+        return stored
 
     def _ours(self, write_id: str, resource: Mapping[str, Any]) -> Stored:
         """Check that the object is ours, because only the answer to a repeated request said that it is complete.

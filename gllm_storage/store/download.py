@@ -67,16 +67,17 @@ class _GetFirstReader(ObjectReader):
     def head(self) -> ObjectInfo:
         """The current version. If the object is small, the next `read` uses the same answer."""
         self.close()
-        answer = self._begin()
-        if answer is None:
-            return self._reader.head()
+        with stopped_by(self._transfer.stop):
+            answer = self._begin()
+            if answer is None:
+                return self._reader.head()
         self._answer = answer
         if answer.version.size > self._transfer.settings.part_size:
             self.close()  # wastes the part of the body that has arrived in the socket's buffer: about 100 KiB
         return answer.version
 
     def _begin(self) -> FullAnswer | None:
-        with stopped_by(self._transfer.stop), self._reader.translated():
+        with self._reader.translated():
             return self._reader.begin()
 
     def read(

@@ -41,13 +41,13 @@ Kind = Literal["retry", "restart", "conflict", "corruption", "rescue"]
 - ``restart``: the object was replaced while it was read; the operation starts again with the new version.
 - ``conflict``: another writer was changing the key; the write is sent again.
 - ``corruption``: the content did not match its checksum, and is transferred again.
-- ``rescue``: the answer to a write was lost, and a HEAD request showed that the write had succeeded.
+- ``rescue``: the answer to a write or a delete was lost, and a later request showed that it had succeeded.
 """
 
 
 @dataclass(frozen=True)
 class RetryEvent:
-    """One repetition, or one rescued write.
+    """One repetition, or one rescued write or delete.
 
     Attributes:
         kind: See `Kind`.
@@ -234,7 +234,7 @@ def s3_requests(limit: int) -> RetryPolicy:
 
 
 def rescued(details: ErrorDetails, attempt: int, limit: int, cause: BaseException) -> None:
-    """Report that a write whose answer was lost had succeeded."""
+    """Report that a write or a delete whose answer was lost had succeeded."""
     _report(RetryEvent("rescue", details.operation, details.url, attempt, limit, _text(cause), 0.0))
 
 

@@ -15,6 +15,7 @@ import warnings
 from functools import partial
 from pathlib import Path  # noqa: TC003 - pytest reads the annotations of tests
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import mock
 from urllib.parse import urlsplit
 
 from gllm_storage.concurrency.budget import memory_budget
@@ -35,7 +36,7 @@ from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.store.download import download_object
 from gllm_storage.store.port import ReadItem, UploadItem, UploadRequest, nothing, unwatched
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader
-from gllm_storage.store.retry import no_waits
+from gllm_storage.store.retry import RetryPolicy, no_waits
 from gllm_storage.testing.checks import (
     content,
     is_checksum_of,
@@ -71,6 +72,10 @@ OTHER = "v1/other.bin"
 _PATIENCE = 60.0
 _ENDING = 15.0
 """Seconds in which the threads of a failed transfer end: the library waits 10 s for them, and they may be late."""
+_LONG_WAIT = 20.0
+"""Seconds of the wait that a cancellation ends."""
+_CANCELLED_AFTER = 0.3
+"""Seconds after a request is received by the proxy until its transfer is cancelled: the transfer waits by then."""
 _WRITERS, _ROUNDS, _LARGE_WRITERS = 8, 5, 4
 _LOCAL = b"the previous local file"
 _STATUS_DENIED = 403
@@ -561,6 +566,43 @@ class StoreSuite:
                     self._reset(before)
                 assert proxy.unfired == []
                 proxy.clear()
+
+    def test_fault_cancelled(self, tmp_path: Path) -> None:
+        """A transfer that waits to send any of its requests again ends at once when another thread cancels it."""
+        with self._behind_proxy() as (store, proxy):
+            for operation in ("upload", "download", "copy"):
+                before = {} if operation == "upload" else {NAME: b"content"}
+                self._reset(before)
+                requests = _recorded(proxy, partial(self._transfer, store, operation, tmp_path, Stop()))
+                for step in range(len(requests)):
+                    self._reset(before)
+                    local = _previous(tmp_path)
+                    self._cancel(store, proxy, operation, step, tmp_path)
+                    self._check(before)
+                    _check_previous(local)
+
+    def _cancel(self, store: ObjectStore, proxy: FaultProxy, operation: str, step: int, folder: Path) -> None:
+        """Cancel a transfer in its wait after the failure of one of its requests."""
+        stop = Stop()
+        proxy.inject(Fault(Match(), Call(threading.Timer(_CANCELLED_AFTER, stop.set).start), skip=step))
+        proxy.inject(Fault(Match(), Answer(503), skip=step))
+        began = time.monotonic()
+        with mock.patch.object(RetryPolicy, "seconds", lambda _, attempt: _LONG_WAIT if attempt == 1 else 0.0):
+            failure(partial(self._transfer, store, operation, folder, stop), TransferStopped)
+        assert time.monotonic() - began < _LONG_WAIT / 2, f"request {step + 1} of the {operation}"
+        assert proxy.unfired == []
+        proxy.clear()
+
+    def _transfer(self, store: ObjectStore, operation: str, folder: Path, stop: Stop) -> None:
+        """Transfer a small object: an upload creates `NAME`, a download and a copy read it."""
+        transfer = store.transfer(NAME, operation, stop=stop)
+        if operation == "upload":
+            source = MemorySource(b"content", transfer.details)
+            store.upload(UploadRequest(NAME, source, transfer, exclusive=store.creates_exclusively))
+        elif operation == "download":
+            store.download(NAME, str(folder / "file"), transfer)
+        else:
+            store.copy(NAME, store, OTHER, transfer)
 
     # ------------------------------------------------------------------ E: a fresh view
 

@@ -135,7 +135,8 @@ class WebDAVStore(ObjectStore):
         if not isinstance(target, WebDAVStore) or target._root != self._root:  # noqa: SLF001 - another of this class
             super().copy(key, target, target_key, transfer, options)
             return
-        self.info(key, "copy")  # COPY of a folder copies the files in it
+        with stopped_by(transfer.stop):
+            self.info(key, "copy")  # COPY of a folder copies the files in it
 
         def copy(temporary: str) -> None:
             self._send_once("COPY", key, {"Destination": self.address(temporary), "Overwrite": "T"})

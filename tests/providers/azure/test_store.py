@@ -65,6 +65,20 @@ def test_stored_after_lost_answer(faulty: Faulty) -> None:
     assert [each.kind for each in events] == ["retry", "rescue"]
 
 
+def test_rescued_delete(faulty: Faulty) -> None:
+    """A delete with a lost answer succeeds, and is reported as rescued."""
+    events: list[RetryEvent] = []
+    unsubscribe = subscribe(events.append)
+    faulty.put(b"x")
+    faulty.inject(AZURE.delete, DropResponse())
+    faulty.client().delete_file(NAME)
+    unsubscribe()
+    assert [(each.kind, each.operation, each.attempt) for each in events] == [
+        ("retry", "delete", 1),
+        ("rescue", "delete", 1),
+    ]
+
+
 def test_folder_is_in_the_way(faulty: Faulty) -> None:
     """A folder of a hierarchical namespace is not an object, but it prevents the creation of an object with its name."""
     key = faulty.rig.key("folder")

@@ -134,6 +134,18 @@ def test_rescued_delete(faulty: Faulty, events: list[retry.RetryEvent]) -> None:
     assert [each.kind for each in events] == ["retry", "rescue"]
 
 
+def test_rescued_session(faulty: Faulty, events: list[retry.RetryEvent]) -> None:
+    """A session whose last chunk loses its answer, and which a query finds complete, is reported as rescued."""
+    faulty.inject("ResumableFinal", DropResponse())
+    upload(LARGE, faulty.client().store, faulty.rig.key(NAME), Stop())
+    faulty.assert_holds(content_of(LARGE))
+    assert [(each.kind, each.operation, each.attempt) for each in events] == [
+        ("retry", "upload", 1),
+        ("rescue", "upload", 1),
+    ]
+    assert events[1].cause == events[0].cause
+
+
 def test_attempts(faulty: Faulty) -> None:
     """The error has the number of attempts, also for a chunk."""
     for operation, size in ("UploadMultipart", SMALL), ("ResumableChunk", LARGE):

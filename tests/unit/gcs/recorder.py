@@ -52,6 +52,7 @@ class Recorder:
         rewrites: Answers to the next rewrites. Later rewrites are complete after one request.
         missing: Keys that do not exist.
         refused: Keys without permission to delete.
+        busy: Keys whose next delete is answered with 503.
     """
 
     url: str
@@ -60,6 +61,7 @@ class Recorder:
     rewrites: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
+    busy: set[str] = field(default_factory=set)
 
     def authorizations(self) -> set[str | None]:
         """The credentials of all requests."""
@@ -108,10 +110,16 @@ class _Handler(BaseHTTPRequestHandler):
         if key in self.recorder.missing:
             return 404, {"error": {"code": 404, "message": f"No such object: {key}"}}
         if request.method == "DELETE":
-            if key in self.recorder.refused:
-                return 403, {"error": {"code": 403, "message": "denied", "errors": [{"reason": "forbidden"}]}}
-            return 204, {}
+            return self._delete(key)
         return 200, {**OBJECT, "name": key} if key else {"kind": "storage#objects", "items": []}
+
+    def _delete(self, key: str) -> tuple[int, dict[str, Any]]:
+        if key in self.recorder.busy:
+            self.recorder.busy.remove(key)
+            return 503, {"error": {"code": 503, "message": "busy", "errors": [{"reason": "backendError"}]}}
+        if key in self.recorder.refused:
+            return 403, {"error": {"code": 403, "message": "denied", "errors": [{"reason": "forbidden"}]}}
+        return 204, {}
 
     def _batch(self, body: str) -> None:
         parts: list[str] = []

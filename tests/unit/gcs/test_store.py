@@ -19,7 +19,7 @@ from gllm_storage.errors import (
 )
 from gllm_storage.gcs import GCSFileSystem
 from gllm_storage.gcs.connection import connection_of
-from gllm_storage.store.retry import no_waits
+from gllm_storage.store.retry import RetryEvent, no_waits, subscribe
 from tests.unit.gcs.recorder import CONTENT, OBJECT, recording
 
 if TYPE_CHECKING:
@@ -191,6 +191,20 @@ def test_batch_with_refused(google: Recorder) -> None:
     with pytest.raises(AccessDeniedError) as caught:
         store.delete_many([str(number) for number in range(10)], store.transfer("", "delete"))
     assert caught.value.url == "gs://models/5"
+
+
+def test_batch_with_busy(google: Recorder) -> None:
+    """A delete of a batch that is refused for a reason that may pass is sent again, and reported."""
+    google.busy |= {"5"}
+    google.missing |= {"6"}
+    store = google_client().store
+    events: list[RetryEvent] = []
+    unsubscribe = subscribe(events.append)
+    store.delete_many([str(number) for number in range(10)], store.transfer("", "delete"))
+    unsubscribe()
+    assert [each.path.rpartition("/")[2] for each in google.requests] == ["v1", "5", "6"]
+    (event,) = events
+    assert event == RetryEvent("retry", "delete", "gs://models/5", 1, 5, "refused in a batch (HTTP 503)", 0.0)
 
 
 def test_deletes_elsewhere(recorder: Recorder) -> None:
