@@ -150,14 +150,20 @@ class DirectClient:
             The request in progress; None if it has to go through boto3.
 
         Raises:
-            Exception: If the request cannot be sent.
+            OSError: If the server cannot be reached or the connection breaks; `attempts_of` the exception is 1.
+            Exception: If the request cannot be built or signed. Nothing was attempted.
         """
         prepared = self._prepared(method, parameters)
         if prepared is None:
             return None
         place, operation, request = prepared
         changes = request.method in _CHANGES
-        exchange = place.pool.begin(_head(place, request), request.body, changes=changes)
+        head = _head(place, request)
+        try:
+            exchange = place.pool.begin(head, request.body, changes=changes)
+        except OSError as error:
+            note_attempts(error, 1)
+            raise
         # It does not hold the request: with many in progress, all their bodies would stay in memory.
         return Started(self, place, operation, request.headers, exchange)
 
