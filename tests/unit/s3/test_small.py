@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gllm_storage.errors import StorageError, StorageUnavailableError
 from gllm_storage.s3.filesystem import S3FileSystem
-from gllm_storage.s3.http import wire
-from gllm_storage.store.retry import RetryEvent, subscribe
-from gllm_storage.testing import no_waits
+from gllm_storage.s3.http.connecting import Server, connected
 from tests.unit.s3.http.scripted import KEYS, ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from gllm_storage.store.retry import RetryEvent
 
 ATTEMPTS = 3
 NAMES = ["a", "b"]
@@ -24,26 +24,15 @@ NO_ETAG = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
-def events() -> Iterator[list[RetryEvent]]:
-    """The events of a test, without waits."""
-    found: list[RetryEvent] = []
-    unsubscribe = subscribe(found.append)
-    with no_waits():
-        yield found
-    unsubscribe()
-
-
-@pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The attempts of the direct client to connect to a server."""
     attempted: list[object] = []
-    connected = wire.connected
 
-    def count(server: Any) -> Any:
+    def count(server: Server) -> socket.socket:
         attempted.append(server)
         return connected(server)
 
-    monkeypatch.setattr(wire, "connected", count)
+    monkeypatch.setattr("gllm_storage.s3.http.wire.connected", count)
     return attempted
 
 
