@@ -34,17 +34,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Of a SAS token, and of an upload session on GCS, whose id alone grants write access.
-_SECRET_PARAMETERS = re.compile(r"\b(sig|upload_id)=[^&\s)'\"]+", re.IGNORECASE)
+# The signature of a SAS token; the id of an upload session on GCS, which alone grants write access; and the password of a
+# URL. A password ends at the last @ before a slash, as for urllib.
+_SECRETS = re.compile(r"\b((?:sig|upload_id)=)[^&\s)'\"]+|(://[^/@:\s]*:)[^/\s]*(?=@)", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
-    """A text of an SDK without the URL parameters that grant access, for messages and logs."""
-    return _SECRET_PARAMETERS.sub(r"\1=***", text)
+    """A text without the passwords of URLs and without the URL parameters that grant access, for messages and logs."""
+    return _SECRETS.sub(r"\1\2***", text)
 
 
 def redact(error: BaseException | None) -> None:
-    """Remove such parameters from an exception and from its causes, which tracebacks show."""
+    """Remove these secrets from an exception and from its causes, which tracebacks show."""
     found, waiting = set(), [error]
     while waiting:
         each = waiting.pop()
@@ -133,7 +134,7 @@ class _Detailed:
     message: str
 
     def _describe(self, message: str, details: ErrorDetails | None, remedy: Remedy | None) -> None:
-        self.message = message
+        self.message = redacted(message)
         details = details or ErrorDetails()
         self.details = details if remedy is None else dataclasses.replace(details, remedy=remedy)
 
@@ -215,7 +216,7 @@ class ObjectNotFoundError(_Detailed, FileNotFoundError):
 
     def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
         self._describe(message, details, remedy)
-        FileNotFoundError.__init__(self, errno.ENOENT, message, self.details.url)
+        FileNotFoundError.__init__(self, errno.ENOENT, self.message, self.details.url)
 
 
 class ObjectExistsError(_Detailed, FileExistsError):
@@ -223,7 +224,7 @@ class ObjectExistsError(_Detailed, FileExistsError):
 
     def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
         self._describe(message, details, remedy)
-        FileExistsError.__init__(self, errno.EEXIST, message, self.details.url)
+        FileExistsError.__init__(self, errno.EEXIST, self.message, self.details.url)
 
 
 class StorageError(_Detailed, RuntimeError):
@@ -234,7 +235,7 @@ class StorageError(_Detailed, RuntimeError):
 
     def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
         self._describe(message, details, remedy)
-        RuntimeError.__init__(self, message)
+        RuntimeError.__init__(self, self.message)
 
 
 OURS = (StorageError, ObjectNotFoundError, ObjectExistsError)
@@ -246,7 +247,7 @@ class AccessDeniedError(StorageError, PermissionError):
 
     def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
         self._describe(message, details, remedy)
-        PermissionError.__init__(self, errno.EACCES, message, self.details.url)
+        PermissionError.__init__(self, errno.EACCES, self.message, self.details.url)
 
 
 class BucketNotFoundError(StorageError):

@@ -109,6 +109,7 @@ def unusable_account(error: ValueError, url: str) -> StorageError:
         error: The SDK's exception.
         url: URL of the container or account.
     """
+    url = redacted(url)
     return StorageError(
         f"azure connection to {url} failed: {_line(error)}", ErrorDetails("azure", url, "connection"), Remedy.CHECK_ACCOUNT
     )

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gllm_storage.errors import redacted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -26,7 +28,6 @@ PROGRAM = "gllm-storage"
 _UNIT = 1024
 # Shorter values are the "test" and "1234" of emulators, and parts of ordinary words.
 _SHORTEST_SECRET = 6
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*@")
 # In errors that name only the host part of a URL.
 _BARE_PASSWORD = re.compile(r"(?<![^\s'\"(=])([^/@:\s'\"]+):[^/\s'\"]+@")
 _secrets: set[str] = set()
@@ -61,7 +62,7 @@ def scrubbed(text: str) -> str:
     """A text without the secrets that the command got, and without passwords in URLs."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _BARE_PASSWORD.sub(r"\1:***@", _PASSWORD.sub(r"\1:***@", text))
+    return _BARE_PASSWORD.sub(r"\1:***@", redacted(text))
 
 
 def printable(text: str) -> str:

@@ -154,17 +154,22 @@ class ChecksumHeaders:
     """Remembers which operations of an endpoint accept ``x-amz-checksum-…`` headers. The first request of each finds out.
 
     Attributes:
+        limit: The most attempts of a request, for the report of a refused one.
         accepted: Whether an operation accepts the headers, by the name of boto3's method; unknown ones are missing.
     """
 
+    limit: int
     accepted: dict[str, bool] = field(default_factory=dict)
 
-    def call(self, operation: Callable[..., Any], checksum: Mapping[str, str], **parameters: Any) -> Any:
+    def call(
+        self, operation: Callable[..., Any], checksum: Mapping[str, str], details: ErrorDetails, **parameters: Any
+    ) -> Any:
         """Call an operation with checksum parameters, or without them if the endpoint refuses them.
 
         Args:
             operation: A method of a boto3 client.
             checksum: The checksum parameters; empty if there are none.
+            details: The operation, for the report of a refused request.
             **parameters: The other parameters.
 
         Returns:
@@ -183,6 +188,7 @@ class ChecksumHeaders:
             # meanwhile, False is recorded already; this part is sent again as well.
             if not checksum or self.accepted.get(name) or code_of(error) not in _CHECKSUM_REFUSALS:
                 raise
+            RetryPolicy(self.limit).report(details, _attempts(error), error, wait=0.0)
             body: Any = parameters.get("Body")
             if hasattr(body, "seek"):
                 body.seek(0)  # the refused request has read it; without this an empty or cut body would be stored
@@ -269,13 +275,19 @@ def send_intact(send: Callable[[], Any], body: Body, limit: int, details: ErrorD
             return send()
         except ClientError as error:
             metadata: Any = error.response["ResponseMetadata"]
-            requests += int(metadata.get("RetryAttempts", 0)) + 1
+            requests += _attempts(error)
             metadata["RetryAttempts"] = requests - 1
             if code_of(error) not in DIGEST_CODES or attempt >= limit:
                 raise
             RetryPolicy(limit).report(details, attempt, error, "corruption", wait=0.0)
         if not isinstance(body, bytes):
             body.seek(0)
+
+
+def _attempts(error: ClientError) -> int:
+    """How often a refused request was sent."""
+    metadata: Any = error.response["ResponseMetadata"]
+    return int(metadata.get("RetryAttempts", 0)) + 1
 
 
 class BotoBody:

@@ -145,7 +145,7 @@ class S3Connection:
     def __init__(self, endpoint: Endpoint, parameters: Mapping[str, Any], settings: S3TransferSettings) -> None:
         self.endpoint = endpoint
         self.settings = settings
-        self.checksum_headers = ChecksumHeaders()
+        self.checksum_headers = ChecksumHeaders(settings.max_attempts)
         self._parameters = dict(parameters)
         self._client: PerProcess[S3Client] = PerProcess(endpoint.make_client)
         self._stores: dict[str, S3Store] = {}

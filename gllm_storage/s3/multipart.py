@@ -86,6 +86,7 @@ class MultipartUpload:
         answer = self._connection.checksum_headers.call(
             self._connection.client.create_multipart_upload,
             {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"},
+            self._upload.request.details,
             **self._connection.parameters("CreateMultipartUpload"),
             **self._upload.parameters,
             **self._upload.place,
@@ -107,6 +108,7 @@ class MultipartUpload:
         answer = connection.checksum_headers.call(
             connection.client.complete_multipart_upload,
             full if self._full_object else {},
+            upload.request.details,
             **connection.parameters("CompleteMultipartUpload"),
             **upload.place,
             UploadId=self._upload_id,
@@ -151,6 +153,7 @@ class MultipartUpload:
             return connection.checksum_headers.call(
                 connection.client.upload_part,
                 {"ChecksumCRC64NVME": encoded},
+                self._upload.request.details,
                 **connection.parameters("UploadPart"),
                 **self._upload.place,
                 UploadId=self._upload_id,

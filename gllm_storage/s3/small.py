@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import OURS
+from gllm_storage.errors import OURS, attempts_of
 from gllm_storage.files.target import atomic_target
 from gllm_storage.info import Stored
 from gllm_storage.s3.errors import is_transient
@@ -71,7 +71,7 @@ class Pipeline(Protocol):
             None if this request has to go through boto3.
 
         Raises:
-            Exception: If the request cannot be sent.
+            Exception: If the request cannot be sent; `attempts_of` the exception is 1 if the sending had begun.
         """
 
 
@@ -138,6 +138,18 @@ class _Common:
         self._memory_limit = settings.memory_limit
         self._policy = s3_requests(settings.max_attempts)
 
+    def begin(self, method: str, parameters: dict[str, Any], operation: str) -> StartedRequest | None:
+        """Send a request, as `Pipeline.begin`, and report if the attempt fails: the normal way sends the request again.
+
+        A request that cannot be built or signed was not attempted, and has no report.
+        """
+        try:
+            return self.pipeline.begin(method, parameters)
+        except Exception as error:
+            if attempts_of(error) is not None:
+                self.report(parameters["Key"], operation, error)
+            raise
+
     def report(self, key: str, operation: str, error: Exception | str, kind: Kind = "retry") -> None:
         """Report that a request failed and is sent again. Other failures are the same the second time: no report."""
         if isinstance(error, OURS) or (isinstance(error, ClientError) and not is_transient(error)):
@@ -188,7 +200,7 @@ class _Put:
         if common.sends_checksum:
             parameters["ChecksumCRC64NVME"] = crc
         self._sent.append((len(data), crc))
-        return common.pipeline.begin("put_object", parameters)
+        return common.begin("put_object", parameters, "upload")
 
     def failed(self, error: Exception) -> None:
         self.common.report(self.item.key, "upload", error)
@@ -196,6 +208,7 @@ class _Put:
     def end(self, answer: Mapping[str, Any]) -> int | None:
         etag = str(answer.get("ETag") or "").strip('"')
         if not etag:
+            self.common.report(self.item.key, "upload", "the answer holds no ETag")
             return None
         size, crc = self._sent[-1]
         url = self.common.store.url(self.item.key)
@@ -218,7 +231,7 @@ class _Get:
     def begin(self) -> StartedRequest | None:
         common = self.common
         place = {"Bucket": common.store.bucket, "Key": self.item.key, "ChecksumMode": "ENABLED"}
-        return common.pipeline.begin("get_object", {**common.get_parameters, **place})
+        return common.begin("get_object", {**common.get_parameters, **place}, self._operation)
 
     def failed(self, error: Exception) -> None:
         self.common.report(self.item.key, self._operation, error)
@@ -314,7 +327,8 @@ class _Team:
         if number is None:
             return False
         started = None
-        with contextlib.suppress(Exception):  # the normal way meets the same failure, and explains it
+        # The normal way meets the same failure, and explains it. The job has reported a failed attempt to send.
+        with contextlib.suppress(Exception):
             started = self._jobs[number].begin()
         if started is None:
             self.left.append(number)

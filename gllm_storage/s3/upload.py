@@ -236,6 +236,7 @@ class PutUpload:
             connection.checksum_headers.call,
             connection.client.put_object,
             {"ChecksumCRC64NVME": checksums.encode(crc)},
+            self._upload.request.details,
             **parameters,
             Body=body,
         )

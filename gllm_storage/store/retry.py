@@ -13,6 +13,7 @@ Each repetition is one INFO record of the logger ``gllm_storage.retry`` and one 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import random
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class RetryEvent:
     Attributes:
         kind: See `Kind`.
         operation: The operation, such as ``"upload"``.
-        url: URL of the object.
+        url: URL of the object, without secrets.
         attempt: Number of the attempt that failed, from 1.
         limit: The most attempts.
         cause: The failure as text, without secrets.
@@ -243,6 +244,7 @@ def _text(cause: BaseException | str) -> str:
 
 
 def _report(event: RetryEvent) -> None:
+    event = dataclasses.replace(event, url=redacted(event.url))  # the URL of a request holds that of the endpoint
     logger.info(
         "%s: %s of %s, attempt %d of %d: %s; next in %.1f s",
         event.kind,

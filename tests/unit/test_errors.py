@@ -59,6 +59,15 @@ def test_details(kind: type[StorageError]) -> None:
 
 
 @all_errors
+def test_password_in_message(kind: type[StorageError]) -> None:
+    """An error shows no password of a URL, also after pickling."""
+    error = kind("nothing at http://user:secretpw@host:9/b", DETAILS)
+    for each in (error, pickle.loads(pickle.dumps(error))):  # noqa: S301 - our own pickle
+        assert str(each) == each.message == "nothing at http://user:***@host:9/b"
+        assert "secretpw" not in repr(each)
+
+
+@all_errors
 def test_missing_details(kind: type[StorageError]) -> None:
     """An error may have no details."""
     error = kind("it went wrong")

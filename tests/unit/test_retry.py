@@ -224,6 +224,8 @@ SECRETS = [
     "https://x.blob.core.windows.net/c/b?sv=1&sig=SECRET%2B&se=2",
     "https://storage.googleapis.com/upload?upload_id=SECRET-x",
     "Max retries: /b?sig=SECRET (Caused by x)",
+    'Could not connect to the endpoint URL: "http://user:SECRET@127.0.0.1:9/b"',
+    "https://user:SE@CRET@host/b, then sftp://:SECRET@host",
 ]
 
 
@@ -232,12 +234,23 @@ SECRETS = [
 def test_secrets_redacted(
     text: str, make: Callable[[str], Any], events: list[RetryEvent], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither events nor log records hold URL parameters that grant access."""
+    """Neither events nor log records hold passwords of URLs, or URL parameters that grant access."""
+    details = ErrorDetails("fake", text, "upload")
     with no_waits(), caplog.at_level(logging.INFO, "gllm_storage.retry"):
-        RetryPolicy(3).again(DETAILS, 1, make(text))
-    assert "SECRET" not in repr(events)
-    assert "SECRET" not in caplog.text
+        RetryPolicy(3).again(details, 1, make(text))
+    assert "CRET" not in repr(events)
+    assert "CRET" not in caplog.text
     assert "***" in events[0].cause
+    assert "***" in events[0].url
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9000/b/x:y@z", "s3://b/a:b@c", "abfs://container@account/a", "file:///a:b@c"]
+)
+def test_harmless_url(url: str, events: list[RetryEvent]) -> None:
+    """A URL without a password is unchanged."""
+    RetryPolicy(3).report(ErrorDetails("fake", url, "upload"), 1, url)
+    assert (events[0].url, events[0].cause) == (url, url)
 
 
 @pytest.mark.parametrize(

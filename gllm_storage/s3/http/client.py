@@ -150,14 +150,20 @@ class DirectClient:
             The request in progress; None if it has to go through boto3.
 
         Raises:
-            Exception: If the request cannot be sent.
+            OSError: If the server cannot be reached or the connection breaks; `attempts_of` the exception is 1.
+            Exception: If the request cannot be built or signed. Nothing was attempted.
         """
         prepared = self._prepared(method, parameters)
         if prepared is None:
             return None
         place, operation, request = prepared
         changes = request.method in _CHANGES
-        exchange = place.pool.begin(_head(place, request), request.body, changes=changes)
+        head = _head(place, request)
+        try:
+            exchange = place.pool.begin(head, request.body, changes=changes)
+        except OSError as error:
+            note_attempts(error, 1)
+            raise
         # It does not hold the request: with many in progress, all their bodies would stay in memory.
         return Started(self, place, operation, request.headers, exchange)
 
@@ -234,9 +240,10 @@ class DirectClient:
             attempt += 1
             failure: Exception
             try:
-                outcome = self.outcome(place, operation, request.headers, self._send(place, request, fresh=unused))
-            except MalformedAnswerError as error:
-                raise NotDirectError(f"an answer is not HTTP as S3 speaks it: {error}") from error
+                outcome = self._attempt(place, operation, request, fresh=unused)
+            except NotDirectError as reason:
+                self._policy.report(details, attempt, reason, wait=0.0)  # boto3 sends the request again
+                raise
             except (OSError, ClosedEarlyError) as error:
                 if attempt == self._policy.limit or isinstance(error, ssl.SSLCertVerificationError):
                     raise _unreachable(error, place.template.endpoint_url, attempt) from error
@@ -256,9 +263,17 @@ class DirectClient:
                 self._policy.again(details, attempt, failure)
             _rewind(request.body)
 
-    def _send(self, place: _Place, request: Request, *, fresh: bool) -> Answer:
+    def _attempt(
+        self, place: _Place, operation: Operation, request: Request, *, fresh: bool
+    ) -> dict[str, Any] | ClientError:
+        """Send a request once; as `outcome`."""
         changes, bodiless = request.method in _CHANGES, request.method == "HEAD"
-        return place.pool.request(_head(place, request), request.body, changes=changes, bodiless=bodiless, fresh=fresh)
+        head = _head(place, request)
+        try:
+            answer = place.pool.request(head, request.body, changes=changes, bodiless=bodiless, fresh=fresh)
+            return self.outcome(place, operation, request.headers, answer)
+        except MalformedAnswerError as error:
+            raise NotDirectError(f"an answer is not HTTP as S3 speaks it: {error}") from error
 
     def outcome(
         self, place: _Place, operation: Operation, sent: Mapping[str, str], answer: Answer

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage import IntegrityError, StorageError, get_storage_client
 from gllm_storage.concurrency.stop import Stop, stopped_by
+from gllm_storage.errors import ErrorDetails
 from gllm_storage.s3.body import ChecksumHeaders
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.multipart import MultipartUpload
@@ -127,7 +128,7 @@ def refused(code: str) -> ClientError:
 
 def test_refused_checksums(caplog: pytest.LogCaptureFixture) -> None:
     """Checksums are left out only after the endpoint has refused them."""
-    headers = ChecksumHeaders()
+    headers, details = ChecksumHeaders(limit=5), ErrorDetails("s3", "s3://bucket/a", "upload")
     sent: list[dict[str, str]] = []
 
     def put_object(**parameters: str) -> str:
@@ -137,12 +138,12 @@ def test_refused_checksums(caplog: pytest.LogCaptureFixture) -> None:
         return "stored"
 
     with pytest.raises(ClientError):
-        headers.call(put_object, {"Checksum": "c"}, Key="a")
+        headers.call(put_object, {"Checksum": "c"}, details, Key="a")
     assert headers.accepted == {}
     with caplog.at_level(logging.WARNING):
-        assert headers.call(put_object, {"Checksum": "c"}, Key="a") == "stored"
+        assert headers.call(put_object, {"Checksum": "c"}, details, Key="a") == "stored"
     assert "refuses checksums on put_object" in caplog.text
-    assert headers.call(put_object, {"Checksum": "c"}, Key="a") == "stored"
+    assert headers.call(put_object, {"Checksum": "c"}, details, Key="a") == "stored"
     assert sent[-1] == {"Key": "a"}
 
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from gllm_storage.store.retry import RetryEvent
+
 PLACE: dict[str, Any] = {"Bucket": "bucket", "Key": "k"}
 CRC = "AAAAAAAAAAA="
 LOGGER = "gllm_storage.s3.http.client"
@@ -319,6 +321,38 @@ def test_server_for_no_client(caplog: pytest.LogCaptureFixture) -> None:
             client.head_object(**PLACE)
         assert client.refusal is None
         assert caplog.records == []
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+@pytest.mark.parametrize(
+    ("step", "cause"),
+    [(b"What?\r\n\r\n", "not HTTP"), (answer(403, "SignatureDoesNotMatch"), "SignatureDoesNotMatch")],
+    ids=["malformed", "signature"],
+)
+def test_event_before_boto3(busy: int, step: bytes, cause: str, events: list[RetryEvent]) -> None:
+    """A request that boto3 sends after the direct client has an event, with the number of the failed attempt."""
+
+    def picky(peer: Peer) -> None:
+        peer.send(EMPTY if by_boto3(peer.head) else step)
+
+    with ScriptedServer(*[answer(503, "SlowDown")] * busy, picky) as server:
+        server.client().put_object(**PLACE, Body=b"content")
+        assert [by_boto3(head) for head, _ in server.requests] == [False] * (busy + 1) + [True]
+        event = events[-1]
+        assert len(events) == busy + 1
+        assert (event.kind, event.operation, event.attempt, event.wait) == ("retry", "PutObject", busy + 1, 0.0)
+        assert event.url == f"{server.url}/bucket/k"
+        assert cause in event.cause
+
+
+def test_no_event_for_boto3_alone(events: list[RetryEvent]) -> None:
+    """A request that only boto3 sends has no event."""
+    with ScriptedServer(only_boto3) as server:
+        client = server.client()
+        client.put_object(**PLACE, Body=b"content")
+        assert len(events) == 1
+        client.put_object(**PLACE, Body=b"content")
+        assert len(events) == 1
 
 
 def test_refused_signature() -> None:

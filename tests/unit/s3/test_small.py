@@ -1,0 +1,87 @@
+"""Many small objects: each request that is sent again by the normal way has one event."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage.errors import StorageUnavailableError
+from gllm_storage.s3.filesystem import S3FileSystem
+from gllm_storage.s3.http.connecting import Server, connected
+from tests.unit.s3.http.scripted import EMPTY, KEYS, ScriptedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gllm_storage.store.retry import RetryEvent
+
+ATTEMPTS = 3
+NAMES = ["a", "b"]
+NO_ETAG = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The attempts of the direct client to connect to a server."""
+    attempted: list[object] = []
+
+    def count(server: Server) -> socket.socket:
+        attempted.append(server)
+        return connected(server)
+
+    monkeypatch.setattr("gllm_storage.s3.http.wire.connected", count)
+    return attempted
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The URL of a server that refuses connections. The port stays reserved."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{reserved.getsockname()[1]}"
+
+
+def filesystem_at(url: str) -> S3FileSystem:
+    return S3FileSystem(
+        endpoint_url=url,
+        key=KEYS["aws_access_key_id"],
+        secret=KEYS["aws_secret_access_key"],
+        client_kwargs={"region_name": "us-east-1"},
+        config_kwargs={"s3": {"addressing_style": "path"}, "retries": {"total_max_attempts": ATTEMPTS}},
+        skip_instance_cache=True,
+    )
+
+
+def test_refused_connections(refusing: str, connections: list[object], events: list[RetryEvent]) -> None:
+    """Each attempt to send an object has an event, except the last one, which raises the error."""
+    found = filesystem_at(refusing).cat([f"bucket/{name}" for name in NAMES], on_error="return")
+    assert {type(each) for each in found.values()} == {StorageUnavailableError}
+    assert len(connections) == len(NAMES) * (ATTEMPTS + 1)
+    assert len(events) == len(connections) - len(NAMES)
+    small = [each for each in events if each.operation == "read"]
+    assert sorted(each.url for each in small) == [f"s3://bucket/{name}" for name in NAMES]
+    assert {(each.kind, each.attempt, each.limit, each.wait) for each in small} == {("retry", 1, ATTEMPTS, 0.0)}
+    assert all("refused" in each.cause for each in small)
+
+
+def test_missing_local_file(refusing: str, connections: list[object], events: list[RetryEvent], tmp_path: Path) -> None:
+    """A local file that cannot be read has no event: nothing was sent."""
+    paths = [tmp_path / name for name in NAMES]
+    with pytest.raises(FileNotFoundError):
+        filesystem_at(refusing).put([str(path) for path in paths], [f"bucket/{path.name}" for path in paths])
+    assert (connections, events) == ([], [])
+
+
+def test_unusable_answer(events: list[RetryEvent]) -> None:
+    """An upload without an ETag in the answer is sent again, with an event."""
+    with ScriptedServer(NO_ETAG, EMPTY) as server:
+        filesystem_at(server.url).pipe({f"bucket/{name}": b"x" for name in NAMES})
+        sent = [head.split()[1].decode() for head, _ in server.requests]
+    assert len(sent) == len(NAMES) + 1
+    (event,) = events
+    assert (event.kind, event.operation, event.attempt, event.wait) == ("retry", "upload", 1, 0.0)
+    assert sent.count(f"/{event.url.removeprefix('s3://')}") == 2
+    assert "ETag" in event.cause
