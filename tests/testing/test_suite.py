@@ -154,7 +154,7 @@ BREAKS = {
     "Unordered": "test_list",
     "Stale": "test_info",
     "Mixing": "test_reader_pinned",
-    "Leaking": "test_writer[small]",
+    "Leaking": "test_upload[small-exists=False]",
     "Foreign": "test_delete",
     "Renaming": "test_names[a+b]",
     "Deaf": "test_stopped_before[exists=False]",
