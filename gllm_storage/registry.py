@@ -242,9 +242,12 @@ def storage_client_from_url(url: str, config: dict[str, str] | None = None) -> C
     client_class: type[CloudStorageClient] = FsspecStorageClient
     try:
         client_class = CloudStorageRegistry.client_class(scheme)
-    except ValueError:  # it names the known providers
+    except ValueError:
         if not is_fsspec_protocol(scheme):
-            raise
+            known = ", ".join(CloudStorageRegistry.list_available_providers())
+            raise ValueError(
+                f"unknown URL scheme {scheme!r}: neither a storage provider ({known}) nor a protocol that fsspec knows"
+            ) from None
     if not issubclass(client_class, FsspecStorageClient):
         # A ValueError, not a TypeError: the URL is wrong, not the type of an argument.
         raise ValueError(  # noqa: TRY004

@@ -107,6 +107,11 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         """The store of a container. Sends no request."""
         return self.connection.store(bucket)
 
+    @property
+    def async_workers(self) -> int:
+        """Coroutines that work at a time."""
+        return self.connection.settings.max_concurrency
+
     def entry(self, bucket: str, key: str) -> dict[str, Any]:
         """A blob, with the fields that adlfs returns.
 

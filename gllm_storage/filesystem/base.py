@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,11 +38,11 @@ from gllm_storage.files.source import MemorySource, open_source
 from gllm_storage.filesystem.lists import Pair, Watched, plan_copy, plan_get, plan_put
 from gllm_storage.filesystem.reading import ObjectFile
 from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
-from gllm_storage.store.port import ReadItem, UploadItem, UploadRequest, nothing, unwatched
+from gllm_storage.store.port import ReadItem, UploadItem, UploadRequest, nothing, unwatched, url_of_bucket
 from gllm_storage.store.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_ranges, read_slice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo
@@ -181,7 +182,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         self.invalidate_cache(path)
 
     def _error_details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
-        return ErrorDetails(self.provider, f"{self.scheme}://{bucket}/{key}".rstrip("/"), operation)
+        url = f"{self.scheme}://{bucket}/{key}"
+        return ErrorDetails(self.provider, url if key else url_of_bucket(url), operation)
 
     def _split(self, path: str) -> tuple[str, str]:
         """Bucket and key of a path or URL; the key is taken as it is, whatever characters it has."""
@@ -484,7 +486,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             raise ValueError(f"max_gap must be at least 0, not {gap}")
         if not ranges:
             return []
-        most = self.bucket_store(self._split(ranges[0][0])[0]).settings.max_concurrency
+        most = self.async_workers
         workers = min(most, batch_size) if batch_size and batch_size > 0 else most
         found = read_ranges(ranges, partial(self._slices_of, gap, stop), workers, stop)
         failed = next((each for each in found if isinstance(each, Exception)), None)
@@ -593,6 +595,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         run_interruptible(self.loop, self._pipe, *args, **kwargs)
 
     async def _pipe(self, path: Any, value: bytes | None = None, batch_size: int | None = None, **kwargs: Any) -> None:  # noqa: ARG002 - as in `_put`
+        if not isinstance(path, (str, Mapping)):
+            raise TypeError(f"pipe takes a path or a dict of contents by path, not {type(path).__name__}")
         values: Mapping[str, Any] = {path: value} if isinstance(path, str) else path
         await self._in_thread(lambda stop: self._pipe_values(values, kwargs, stop))
 
@@ -641,8 +645,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             **kwargs: Options of the provider's copies.
 
         Raises:
-            ValueError: If a path is impossible, or an exclusive copy is requested.
-            ObjectNotFoundError: If the source object does not exist.
+            ValueError: If an exclusive copy is requested.
+            ObjectNotFoundError: If the source object does not exist, or a path names no object.
             StorageError: If the copy fails; nothing was changed then, and nothing is left behind.
         """
         # In a thread: Ctrl-C, which interrupts the main thread, must not leave the request in progress.
@@ -652,17 +656,21 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         await self._in_thread(lambda _: self._copy_object(path1, path2, kwargs))
 
     def _copy_object(self, path1: str, path2: str, options: Mapping[str, Any]) -> None:
-        bucket, key = self._split(path1)
-        if not key:  # a recursive copy names the bucket as well
-            details = self._error_details(bucket, "", "copy")
-            raise ObjectNotFoundError(f"{path1!r} is not the path of an object: it needs a bucket and a key", details)
+        bucket, key = self._place_of_copy(path1)
+        target_bucket, target_key = self._place_of_copy(path2)
         if is_create(options.get("mode", "overwrite")):
             raise ValueError("mode='create': a copy cannot be exclusive; check first, or download and upload")
-        target_bucket, target_key = self._place(path2)
         source, target = self.bucket_store(bucket), self.bucket_store(target_bucket)
         transfer = source.transfer(key, "copy")
         source.copy(key, target, target_key, transfer, {name: each for name, each in options.items() if name != "mode"})
         self._forget_listings(path2)
+
+    def _place_of_copy(self, path: str) -> tuple[str, str]:
+        bucket, key = self._split(path)
+        if not (bucket and key):  # a recursive copy names the bucket as well, and skips what does not exist
+            details = self._error_details(bucket, "", "copy")
+            raise ObjectNotFoundError(f"{path!r} is not the path of an object: it needs a bucket and a key", details)
+        return bucket, key
 
     def copy(
         self,

@@ -117,6 +117,11 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         """The store of a bucket."""
         return self.connection.store(bucket)
 
+    @property
+    def async_workers(self) -> int:
+        """Coroutines that work at a time."""
+        return self.connection.options.transfer.max_concurrency
+
     def entry(self, bucket: str, key: str) -> dict[str, Any]:
         """An object as gcsfs's `info` returns it.
 

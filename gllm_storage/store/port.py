@@ -215,7 +215,7 @@ class ObjectStore(ABC):
 
     def details(self, key: str, operation: str) -> ErrorDetails:
         """The facts about an operation on a key, for errors."""
-        return ErrorDetails(self.provider, self.url(key).rstrip("/"), operation)
+        return ErrorDetails(self.provider, self.url(key) if key else url_of_bucket(self.url("")), operation)
 
     def transfer(
         self, key: str, operation: str, callback: Callback | Progress | None = None, stop: Stop | None = None
@@ -468,6 +468,12 @@ class SpooledWriter:
         """Drop the content."""
         if self._pid == os.getpid():  # a forked child has only a copy
             self._spool.close()
+
+
+def url_of_bucket(url: str) -> str:
+    """The URL of a bucket or folder without the slash at its end, unless it is a root, such as ``memory://``."""
+    shorter = url.removesuffix("/")
+    return url if shorter.endswith("/") else shorter
 
 
 def nothing(details: ErrorDetails) -> MemorySource:

@@ -794,6 +794,28 @@ class StoreSuite:
         fs.rm("bucket/put", recursive=True)
         self._check({"copied": b"x", "moved": b"0123456789"})
 
+    def test_filesystem_root(self) -> None:
+        """A folder is copied and moved onto the root of the bucket, which has no key."""
+        fs = _SuiteFileSystem(self.make_store())
+        fs.pipe({"bucket/d/x": b"x", "bucket/d/e/y": b"y"})
+        fs.cp("bucket/d/", "bucket/", recursive=True)
+        self._check({"d/x": b"x", "d/e/y": b"y", "x": b"x", "e/y": b"y"})
+        fs.rm(["bucket/x", "bucket/e/y"])
+        fs.mv("bucket/d/", "bucket/", recursive=True)
+        self._check({"x": b"x", "e/y": b"y"})
+        for paths in (("bucket/x", "bucket"), ("bucket", "bucket/x")):
+            failure(partial(fs.cp_file, *paths), ObjectNotFoundError)
+        self._check({"x": b"x", "e/y": b"y"})
+
+    def test_filesystem_input(self) -> None:
+        """Arguments of a wrong type are refused where they stand, and nothing is stored."""
+        fs = _SuiteFileSystem(self.make_store())
+        failure(lambda: fs.pipe(["bucket/x"], b"x"), TypeError)
+        paths: list[Any] = [None, "bucket/absent"]
+        found = fs.cat_ranges(paths, [0, 0], [1, 1], on_error="return")
+        assert [type(each) for each in found] == [AttributeError, ObjectNotFoundError]
+        self._check({})
+
     # ------------------------------------------------------------------ G: honest errors
 
     def test_fault_dead_endpoint(self, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gllm_storage import LocalStorageClient, MemoryStorageClient, S3StorageClient
 from gllm_storage.paths import MAX_KEY_BYTES, Location, clean_prefix, split_url, validate_key
+from gllm_storage.store.port import url_of_bucket
 
 if TYPE_CHECKING:
     from gllm_storage import FsspecStorageClient
@@ -370,3 +371,12 @@ def test_url_outside_the_root(url: str) -> None:
     """A file URL outside the root is refused."""
     with pytest.raises(ValueError, match=r"."):
         local_client("", "/data").url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("s3://b/", "s3://b"), ("memory://", "memory://"), ("file:///", "file:///"), ("file:///data/", "file:///data")],
+)
+def test_url_of_bucket(url: str, expected: str) -> None:
+    """The URL of a bucket or folder ends without a slash in errors; the URL of a root stays."""
+    assert url_of_bucket(url) == expected
