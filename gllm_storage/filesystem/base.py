@@ -486,7 +486,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             raise ValueError(f"max_gap must be at least 0, not {gap}")
         if not ranges:
             return []
-        most = self.async_workers
+        named = next((path for path, *_ in ranges if isinstance(path, str)), None)  # each wrong path has an error of its own
+        most = 1 if named is None else self.bucket_store(self._split(named)[0]).settings.max_concurrency
         workers = min(most, batch_size) if batch_size and batch_size > 0 else most
         found = read_ranges(ranges, partial(self._slices_of, gap, stop), workers, stop)
         failed = next((each for each in found if isinstance(each, Exception)), None)
