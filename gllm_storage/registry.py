@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Type  # noqa: UP035 - the
 
 from gllm_storage.client import CloudStorageClient
 from gllm_storage.paths import split_url
-from gllm_storage.settings import require_extra
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
@@ -49,6 +48,8 @@ class Provider:
         Raises:
             ImportError: If one is missing; the message names the command that installs it.
         """
+        from gllm_storage.settings import require_extra  # noqa: PLC0415 - it takes 4 ms to import, and the package 23
+
         require_extra(self.extra, *self.modules)
 
 
