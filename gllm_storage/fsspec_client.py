@@ -15,7 +15,6 @@ from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, Stora
 from gllm_storage.files.source import open_source
 from gllm_storage.paths import Location, split_url, without_password
 from gllm_storage.settings import keys_of, require_mapping
-from gllm_storage.store.port import UploadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -264,7 +263,7 @@ class FsspecStorageClient(CloudStorageClient):
         transfer = store.transfer(key, "upload", callback)
         with timed(), open_source(os.fspath(local_path), transfer.details) as source:
             transfer.progress.expect(source.size)
-            store.upload(UploadRequest(key, source, transfer, exclusive=check_conflict))
+            store.upload(store.request(key, source, transfer, exclusive=check_conflict))
         transfer.progress.finish()
         return self._location.url(key)
 

@@ -38,7 +38,7 @@ from gllm_storage.files.source import MemorySource, open_source
 from gllm_storage.filesystem.lists import Pair, Watched, plan_copy, plan_get, plan_put
 from gllm_storage.filesystem.reading import ObjectFile
 from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
-from gllm_storage.store.port import ReadItem, UploadItem, UploadRequest, nothing, unwatched, url_of_bucket
+from gllm_storage.store.port import ReadItem, UploadItem, nothing, unwatched, url_of_bucket
 from gllm_storage.store.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_ranges, read_slice
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         transfer = store.transfer(key, "upload")
         if exclusive:
             store.require_create(key)  # before there is a writer to discard
-        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, exclusive, options))
+        writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, exclusive, options))
         return AtomicWriter(
             writer, store.url(key), mode, fs=self, autocommit=autocommit, on_commit=partial(self._forget_listings, path)
         )
@@ -319,7 +319,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         transfer = store.transfer(key, "upload", callback, stop)
         with open_source(path, transfer.details) as source:
             transfer.progress.expect(source.size)
-            store.upload(UploadRequest(key, source, transfer, exclusive, options))
+            store.upload(store.request(key, source, transfer, exclusive, options))
         transfer.progress.finish()
         self._forget_listings(rpath)
 
@@ -347,7 +347,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         exclusive, options = self.write_options(exclusive, given)
         store = self.bucket_store(bucket)
         transfer = store.transfer(key, "upload")
-        store.upload(UploadRequest(key, MemorySource(value, transfer.details), transfer, exclusive, options))
+        store.upload(store.request(key, MemorySource(value, transfer.details), transfer, exclusive, options))
         self._forget_listings(path)
 
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:

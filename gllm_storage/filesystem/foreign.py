@@ -95,7 +95,7 @@ class ForeignStore(ObjectStore):
             StorageError: If the upload fails.
         """
         if request.exclusive:
-            raise self._no_exclusive_create(request.details)
+            raise self.no_exclusive_create(request.details)
         request.transfer.stop.check()
         path = self._path(request.key)
         with _local_file(request.source) as local, _translated(request.details):
@@ -110,15 +110,8 @@ class ForeignStore(ObjectStore):
             )
         return Stored.of(stored)
 
-    def require_create(self, key: str, operation: str = "open") -> None:
-        """Refuse.
-
-        Raises:
-            ConflictCheckUnsupportedError: Always.
-        """
-        raise self._no_exclusive_create(self.details(key, operation))
-
-    def _no_exclusive_create(self, details: ErrorDetails) -> ConflictCheckUnsupportedError:
+    def no_exclusive_create(self, details: ErrorDetails) -> ConflictCheckUnsupportedError:
+        """The error for an exclusive create."""
         kind = type(self._filesystem).__name__
         return ConflictCheckUnsupportedError(
             f"{details.url}: the fsspec filesystem {kind} does not promise exclusive creates, so nothing was written",

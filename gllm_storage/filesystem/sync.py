@@ -12,7 +12,7 @@ from fsspec.utils import isfilelike
 
 from gllm_storage.files.source import open_source
 from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
-from gllm_storage.store.port import UploadRequest, nothing
+from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
     from gllm_storage.store.port import ObjectStore
@@ -95,7 +95,7 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
         if mode == "xb":
             store.require_create(key)
         transfer = store.transfer(key, "upload")
-        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, mode == "xb"))
+        writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, mode == "xb"))
         return AtomicWriter(writer, store.url(key), mode, fs=self, autocommit=kwargs.get("autocommit", True))
 
     def put_file(
@@ -123,7 +123,7 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
         transfer = store.transfer(key, "upload", callback)
         with open_source(os.fspath(lpath), transfer.details) as source:
             transfer.progress.expect(source.size)
-            store.upload(UploadRequest(key, source, transfer, exclusive))
+            store.upload(store.request(key, source, transfer, exclusive))
         transfer.progress.finish()
 
     def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:

@@ -123,7 +123,7 @@ class LocalStore(ObjectStore):
         """Upload the file to the target; begin again if it changes in place."""
 
         def to_target(source: LocalSource) -> None:
-            target.upload(UploadRequest(target_key, source, transfer, options=options or {}))
+            target.upload(target.request(target_key, source, transfer, options=options))
 
         self._read_unchanged(key, transfer, to_target)
 

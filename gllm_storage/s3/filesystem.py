@@ -26,7 +26,7 @@ from gllm_storage.s3.s3fs.errors import translated_s3fs
 from gllm_storage.s3.s3fs.files import S3File, S3Writer
 from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, require_known
 from gllm_storage.s3.settings import MAX_PUT, MIN_PART, S3TransferSettings, settings_of_call
-from gllm_storage.store.port import UploadRequest, nothing
+from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -206,7 +206,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         transfer = store.transfer(key, "upload")
         if exclusive:
             store.require_create(key)  # before there is a writer to discard
-        writer = store.open_writer(UploadRequest(key, nothing(transfer.details), transfer, exclusive, options))
+        writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, exclusive, options))
         return S3Writer(
             writer,
             store.url(key),

@@ -150,7 +150,7 @@ class ObjectStore(ABC):
     provider: ClassVar[str] = ""
     """Name of the provider, for errors."""
     creates_exclusively: ClassVar[bool] = False
-    """Whether `upload` honours `UploadRequest.exclusive` atomically. A store that does not must refuse such a request."""
+    """Whether `upload` honours `UploadRequest.exclusive` atomically. If not, `request` refuses, and so must `upload`."""
 
     @property
     @abstractmethod
@@ -232,6 +232,38 @@ class ObjectStore(ABC):
         details = self.details(key, operation)
         return Transfer(details, self.settings, progress=progress, stop=stop or Stop(running_stop()))
 
+    def request(
+        self,
+        key: str,
+        source: Source,
+        transfer: Transfer,
+        exclusive: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> UploadRequest:
+        """The request of an upload. Every verb and filesystem makes its requests here.
+
+        Args:
+            key: As in `UploadRequest`.
+            source: As in `UploadRequest`.
+            transfer: As in `UploadRequest`.
+            exclusive: As in `UploadRequest`.
+            options: As in `UploadRequest`.
+
+        Raises:
+            ConflictCheckUnsupportedError: If the upload is exclusive, and the store does not create exclusively.
+        """
+        if exclusive and not self.creates_exclusively:
+            raise self.no_exclusive_create(transfer.details)
+        return UploadRequest(key, source, transfer, exclusive, options or {})
+
+    def no_exclusive_create(self, details: ErrorDetails) -> ConflictCheckUnsupportedError:
+        """The error for an exclusive create, if the store does not create exclusively."""
+        return ConflictCheckUnsupportedError(
+            f"{details.url}: the provider {self.provider!r} cannot create exclusively; nothing was written",
+            details,
+            Remedy.NO_CONFLICT_CHECK,
+        )
+
     def open_writer(self, request: UploadRequest) -> ObjectWriter:
         """Write an object piece by piece.
 
@@ -271,11 +303,7 @@ class ObjectStore(ABC):
         """
         details = self.details(key, operation)
         if not self.creates_exclusively:
-            raise ConflictCheckUnsupportedError(
-                f"{details.url}: the provider {self.provider!r} cannot create exclusively; nothing was written",
-                details,
-                Remedy.NO_CONFLICT_CHECK,
-            )
+            raise self.no_exclusive_create(details)
         try:
             self.info(key, operation)
         except (ObjectNotFoundError, AccessDeniedError):  # without read permission, the write itself decides
@@ -379,14 +407,14 @@ class ObjectStore(ABC):
             path = os.path.join(folder, "content")
             self.download(key, path, transfer)
             with open_source(path, transfer.details) as source:
-                target.upload(UploadRequest(target_key, source, transfer, options=options or {}))
+                target.upload(target.request(target_key, source, transfer, options=options))
 
     def _upload_item(self, item: UploadItem, stop: Stop) -> Stored:
         with item.watch() as progress:
             transfer = self.transfer(item.key, "upload", progress, Stop(stop))
             with item.open_source(transfer.details) as source:
                 progress.expect(source.size)
-                stored = self.upload(UploadRequest(item.key, source, transfer, item.exclusive, item.options))
+                stored = self.upload(self.request(item.key, source, transfer, item.exclusive, item.options))
             progress.finish()
         return stored
 
