@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gllm_storage
+from gllm_storage import CloudStorageRegistry
 
 PACKAGE = Path(gllm_storage.__file__).parent
 NOT_RUN = {
@@ -30,6 +31,7 @@ def with_examples() -> list[str]:
 def test_examples(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All examples of a module work, with a file `model.safetensors` in the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CloudStorageRegistry, "_registered", {})  # an example registers a client
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     names = vars(import_module(module))
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
