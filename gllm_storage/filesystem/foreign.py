@@ -34,7 +34,7 @@ from gllm_storage.info import Stored, in_order, info_from_fsspec
 from gllm_storage.paths import without_password
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.download import replaced_too_often
-from gllm_storage.store.port import ObjectStore, UploadRequest, url_of_bucket
+from gllm_storage.store.port import ObjectStore, UploadRequest
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError
 from gllm_storage.store.retry import RESTART
 
@@ -83,8 +83,8 @@ class ForeignStore(ObjectStore):
 
     def details(self, key: str, operation: str) -> ErrorDetails:
         """The facts about an operation, for errors; without the password of the URL."""
-        url = self.url(key) if key else url_of_bucket(self.url(""))
-        return ErrorDetails(self.provider, without_password(url), operation)
+        details = super().details(key, operation)
+        return replace(details, url=without_password(details.url))
 
     def upload(self, request: UploadRequest) -> Stored:
         """Upload by the filesystem's ``put_file``, and compare the size of the stored object.
