@@ -92,7 +92,7 @@ class WebDAVStore(ObjectStore):
         """PUT to a temporary name, then MOVE to the key."""
         source, transfer = request.source, request.transfer
         if request.exclusive:
-            self.require_create(request.key, request.details.operation)  # always refused
+            raise self.no_exclusive_create(request.details)
 
         def put(temporary: str) -> None:
             body = _Body(source, transfer)
