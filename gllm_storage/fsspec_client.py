@@ -14,7 +14,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, timed
 from gllm_storage.files.source import open_source
 from gllm_storage.paths import Location, split_url, without_password
-from gllm_storage.settings import keys_of, require_mapping
+from gllm_storage.settings import as_strings, keys_of, require_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +61,8 @@ class FsspecStorageClient(CloudStorageClient):
             ValueError: If the configuration is wrong. One error names all mistakes.
         """
         require_mapping(config, self.provider)
+        if self.settings_class is not None:
+            config = as_strings(self.settings_class, config)
         super().__init__(config)
         self._location = self.read_config(config)
         # Both may have connections or an event loop, which must not cross a fork.

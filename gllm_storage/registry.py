@@ -14,6 +14,7 @@ from gllm_storage.client import CloudStorageClient
 from gllm_storage.paths import split_url
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from importlib.metadata import EntryPoint, EntryPoints
 
 ENTRY_POINTS = "gllm_storage.providers"
@@ -217,7 +218,7 @@ def get_storage_client(provider: str, config: Dict[str, str]) -> CloudStorageCli
     return CloudStorageRegistry.get_client(provider, config)
 
 
-def storage_client_from_url(url: str, config: dict[str, str] | None = None) -> CloudStorageClient:
+def storage_client_from_url(url: str, config: Mapping[str, Any] | None = None) -> CloudStorageClient:
     """Get a storage client by URL: the scheme selects the provider, the rest names the bucket or folder, and the prefix.
 
     Args:
@@ -238,6 +239,7 @@ def storage_client_from_url(url: str, config: dict[str, str] | None = None) -> C
     """
     # On first use, as every provider: the verbs take longer to import than the rest of the package.
     from gllm_storage.fsspec_client import FsspecStorageClient, is_fsspec_protocol  # noqa: PLC0415
+    from gllm_storage.settings import as_strings  # noqa: PLC0415
 
     scheme, _ = split_url(url)
     client_class: type[CloudStorageClient] = FsspecStorageClient
@@ -256,6 +258,8 @@ def storage_client_from_url(url: str, config: dict[str, str] | None = None) -> C
         )
     from_url = client_class.config_from_url(url)
     given = dict(config or {})
+    if client_class.settings_class is not None:
+        given = as_strings(client_class.settings_class, given)
     for key in from_url.keys() & given.keys():
         if given[key] != from_url[key]:
             raise ValueError(f"config {key}={given[key]!r} contradicts the URL {url!r}; leave it out")

@@ -1,5 +1,8 @@
 """Settings: the documented ``Dict[str, str]`` is parsed into a typed, frozen dataclass.
 
+A value may also have the natural type of its key: a bool for a flag, an int for a number or a size, a `timedelta` for a
+duration, a `Path` for a file. It becomes a string first, so that equal configs stay equal and give equal pickles.
+
 A provider declares a frozen dataclass with fields made by `setting`; `parse_config` fills it. Unknown keys are errors: a
 misspelt ``endpont_url`` would otherwise send a private model to the wrong cloud. One error reports all mistakes of a
 config, so that three mistakes do not take three runs to find::
@@ -22,8 +25,10 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from importlib.util import find_spec
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -100,9 +105,12 @@ class _Rule:
 
     parse: Callable[[str], Any]
     secret: bool
+    natural: type | None
 
 
-def setting(parse: Callable[[str], Any], *, default: Any = MISSING, secret: bool = False) -> Any:
+def setting(
+    parse: Callable[[str], Any], *, default: Any = MISSING, secret: bool = False, natural: type | None = None
+) -> Any:
     """Declare a config key, as a field of a settings dataclass.
 
     Args:
@@ -110,8 +118,11 @@ def setting(parse: Callable[[str], Any], *, default: Any = MISSING, secret: bool
             ``"must be 'true' or 'false'"``.
         default: The value if the key is left out. Without a default the key is required.
         secret: Whether messages and reprs show ``'***'`` in place of the value.
+        natural: The type that a value may have beside `str`: `bool`, `int`, `timedelta` or `os.PathLike`. Default: the type
+            of a parser of this module (`flag`, `count`, `size`, `duration`, `existing_file`), and none for other parsers.
     """
-    return field(default=default, repr=not secret, metadata={"rule": _Rule(parse, secret)})
+    rule = _Rule(parse, secret, natural or _NATURAL.get(parse))
+    return field(default=default, repr=not secret, metadata={"rule": rule})
 
 
 def text(value: str) -> str:
@@ -219,6 +230,15 @@ def existing_file(value: str) -> str:
     return value
 
 
+_NATURAL: dict[Callable[[str], Any], type] = {
+    flag: bool,
+    count: int,
+    size: int,
+    duration: timedelta,
+    existing_file: os.PathLike,
+}
+
+
 def choice(*allowed: str) -> Callable[[str], str]:
     """Make a parser that accepts some words, in upper or lower case.
 
@@ -237,13 +257,13 @@ def choice(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
-def parse_config(settings_class: type[S], provider: str, config: Mapping[str, str]) -> S:
+def parse_config(settings_class: type[S], provider: str, config: Mapping[str, Any]) -> S:
     """Parse a config into settings.
 
     Args:
         settings_class: A frozen dataclass with fields made by `setting`.
         provider: Name of the provider, for messages.
-        config: The config of the caller.
+        config: The config of the caller: strings, or values of the natural type of their key.
 
     Returns:
         The settings.
@@ -252,21 +272,71 @@ def parse_config(settings_class: type[S], provider: str, config: Mapping[str, st
         ConfigError: If keys are missing or unknown, or values cannot be parsed. One error names all of them.
     """
     rules: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(settings_class)}
-    problems = {key: _unknown_key(key, list(rules)) for key in config if key not in rules}
+    unknown = {key: _unknown_key(key, list(rules)) for key in config if key not in rules}
     missing = [name for name, each in rules.items() if each.default is MISSING and name not in config]
-    problems |= {name: f"missing key {name!r}" for name in missing}
+    problems = unknown | {name: f"missing key {name!r}" for name in missing}
     values: dict[str, Any] = {}
     for name in rules.keys() & config.keys():
         rule: _Rule = rules[name].metadata["rule"]
         try:
-            values[name] = rule.parse(_require_string(config[name]))
+            values[name] = rule.parse(_as_string(config[name], rule.natural))
         except ValueError as error:
             shown = _HIDDEN if rule.secret else repr(without_password(str(config[name])))
             problems[name] = f"{name}={shown} {error}"
     if problems:
-        known = ", ".join(sorted(rules))
-        raise ConfigError(f"{provider} config: {'; '.join(sorted(problems.values()))}. Known keys: {known}", problems)
+        # The list of keys helps with an unknown key only; after a wrong value it would bury the rule of the key.
+        known = f". Known keys: {', '.join(sorted(rules))}" if unknown or missing else ""
+        raise ConfigError(f"{provider} config: {'; '.join(sorted(problems.values()))}{known}", problems)
     return settings_class(**values)
+
+
+def as_strings(settings_class: type[DataclassInstance], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with strings in place of values of natural types.
+
+    Args:
+        settings_class: A dataclass with fields made by `setting`.
+        config: The config of the caller.
+
+    Returns:
+        The config. A value of another type stays as it is: `parse_config` reports it.
+
+    Example:
+        >>> from gllm_storage.s3.settings import S3Settings
+        >>> as_strings(S3Settings, {"max_concurrency": 4, "anonymous": True, "read_timeout": timedelta(minutes=2)})
+        {'max_concurrency': '4', 'anonymous': 'true', 'read_timeout': '120s'}
+    """
+    rules = {each.name: each.metadata["rule"] for each in dataclasses.fields(settings_class)}
+    strings = {key: _as_text(value, rules[key].natural) for key, value in config.items() if key in rules}
+    return {key: value if strings.get(key) is None else strings[key] for key, value in config.items()}
+
+
+def read_option(options: Mapping[str, Any], name: str, parse: Callable[[str], Any], default: Any) -> Any:
+    """Read an option of a filesystem, which may be a string or have the natural type of the parser.
+
+    fsspec's own configuration (environment variables and files) holds strings. A duration may also be a number of seconds,
+    as the timeouts of s3fs, gcsfs and adlfs are.
+
+    Args:
+        options: The options.
+        name: Name of the option.
+        parse: A parser of this module.
+        default: The value if the option is missing or None.
+
+    Raises:
+        ValueError: If the value cannot be parsed, or has another type.
+
+    Example:
+        >>> read_option({"part_size": "8MiB"}, "part_size", size, None), read_option({}, "part_size", size, None)
+        (8388608, None)
+    """
+    value = options.get(name)
+    if value is None:
+        return default
+    seconds = parse is duration and isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        return parse(f"{Decimal(str(value)):f}" if seconds else _as_string(value, _NATURAL.get(parse)))
+    except ValueError as error:
+        raise ValueError(f"{name}={value!r} {error}") from None
 
 
 def keys_of(settings_class: type[DataclassInstance]) -> tuple[str, ...]:
@@ -315,11 +385,30 @@ def _unknown_key(key: object, known: list[str]) -> str:
     return f"unknown key {key!r}{hint}"
 
 
-def _require_string(value: object) -> str:
-    # None is refused as well: {"endpoint_url": os.environ.get("TYPO")} must not mean "the default cloud".
-    if not isinstance(value, str):
-        raise ValueError(f"must be a string, not {type(value).__name__}")  # noqa: TRY004 - a config error is a ValueError
-    return value
+def _as_string(value: object, natural: type | None) -> str:
+    text = _as_text(value, natural)
+    if text is None:
+        # None is refused as well: {"endpoint_url": os.environ.get("TYPO")} must not mean "the default cloud".
+        also = f"; it may be {_NAMES[natural]} as well" if natural else ""
+        raise ValueError(f"must be a string, not {type(value).__name__}{also}")
+    return text
+
+
+_NAMES = {bool: "a bool", int: "an int", timedelta: "a timedelta", os.PathLike: "a path"}
+
+
+def _as_text(value: object, natural: type | None) -> str | None:
+    """The string for a value; None if the value is neither a string nor of the natural type."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):  # first, because a bool is an int: True is not a count
+        return str(value).lower() if natural is bool else None
+    if natural is int and isinstance(value, Integral):  # numpy's integers as well
+        return str(int(value))
+    if natural is timedelta and isinstance(value, timedelta):
+        return f"{(Decimal(value // timedelta(microseconds=1)) / 10**6).normalize():f}s"
+    path = os.fspath(value) if natural is os.PathLike and isinstance(value, os.PathLike) else None
+    return path if isinstance(path, str) else None
 
 
 def describe(settings: DataclassInstance) -> str:

@@ -16,10 +16,10 @@ from gllm_storage.azure.requests import AzureRequests
 from gllm_storage.azure.store import AzureStore
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.settings import TransferSettings, count, duration, flag, size
+from gllm_storage.settings import TransferSettings, count, duration, flag, read_option, size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 POOL_SIZE = 100
 """Connections that stay open. A connection above that number is closed after use, and urllib3 logs a warning."""
@@ -152,27 +152,19 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
         account_key=given.get("account_key"),
         sas_token=given.get("sas_token"),
         principal=(tenant, client, secret) if tenant and client and secret else None,
-        anonymous=_parsed(given, "anon", flag, False),
+        anonymous=read_option(given, "anon", flag, False),
         endpoint_url=given.get("endpoint_url") or (f"https://{host}" if host else None),
     )
     return AzureConnection(
         account=account,
         settings=TransferSettings(
-            multipart_threshold=_parsed(given, "multipart_threshold", size, TransferSettings.multipart_threshold),
-            part_size=_parsed(given, "part_size", size, TransferSettings.part_size),
-            max_concurrency=_parsed(given, "max_concurrency", count, TransferSettings.max_concurrency),
-            max_attempts=_parsed(given, "max_attempts", count, TransferSettings.max_attempts),
+            multipart_threshold=read_option(given, "multipart_threshold", size, TransferSettings.multipart_threshold),
+            part_size=read_option(given, "part_size", size, TransferSettings.part_size),
+            max_concurrency=read_option(given, "max_concurrency", count, TransferSettings.max_concurrency),
+            max_attempts=read_option(given, "max_attempts", count, TransferSettings.max_attempts),
         ),
-        connect_timeout=_parsed(given, "connection_timeout", duration, AzureConnection.connect_timeout),
-        read_timeout=_parsed(given, "read_timeout", duration, AzureConnection.read_timeout),
+        connect_timeout=read_option(given, "connection_timeout", duration, AzureConnection.connect_timeout),
+        read_timeout=read_option(given, "read_timeout", duration, AzureConnection.read_timeout),
         access_tier=given.get("access_tier"),
         ca_bundle=given.get("ca_bundle"),
     )
-
-
-def _parsed(options: Mapping[str, Any], name: str, parse: Callable[[str], Any], default: Any) -> Any:
-    value = options.get(name)
-    try:
-        return parse(value) if isinstance(value, str) else value or default
-    except ValueError as error:
-        raise ValueError(f"{name}={value!r} {error}") from None

@@ -107,6 +107,7 @@ def make_clients(
     _require_known_settings(settings, classes)
     _require_one_server(settings, classes)
     environ = os.environ if environ is None else environ
+    _require_known_variables(environ, classes.values())
     _require_one_server_of_variable(settings, classes, environ)
     return {store: _make(store, classes, settings, environ, defaults or {}) for store in classes}
 
@@ -181,6 +182,50 @@ def _variables(client_class: type[FsspecStorageClient], url: str, environ: Mappi
         if variable is not None:
             variables[key] = variable
     return variables
+
+
+def _require_known_variables(environ: Mapping[str, str], classes: Iterable[type[FsspecStorageClient]]) -> None:
+    """Refuse a variable that is probably misspelt: ``GLLM_STORAGE_ENDPONT_URL`` would send the request to Amazon.
+
+    A variable of a provider that the command does not use is fine, and so is one that resembles no key: it may belong to
+    another program.
+
+    Raises:
+        ValueError: If no provider knows the key of a variable, and one knows a similar key.
+    """
+    names = {name for name in environ if name.startswith(_ENVIRONMENT)} - _known_variables(classes)
+    if not names:
+        return
+    from gllm_storage.fsspec_client import FsspecStorageClient  # noqa: PLC0415 - not needed for --help
+
+    known = _known_variables(_all_client_classes())
+    for name in sorted(names - known):
+        if name.startswith(f"{_ENVIRONMENT}{FsspecStorageClient.provider.upper()}_"):
+            continue  # a storage option of any filesystem
+        # Without the common beginning, which would make every name similar.
+        keys = [each.removeprefix(_ENVIRONMENT) for each in known]
+        nearest = difflib.get_close_matches(name.removeprefix(_ENVIRONMENT), keys, n=1, cutoff=0.6)
+        if nearest:
+            meant = f"{_ENVIRONMENT}{nearest[0]}"
+            raise ValueError(f"no provider knows the environment variable {name}; did you mean {meant}?")
+
+
+def _known_variables(classes: Iterable[type[FsspecStorageClient]]) -> set[str]:
+    """The variables that set the keys of some providers, with and without the name of the provider."""
+    known = set()
+    for each in classes:
+        for key in each.config_keys():
+            known |= {f"{_ENVIRONMENT}{key.upper()}", f"{_ENVIRONMENT}{each.provider.upper()}_{key.upper()}"}
+    return known
+
+
+def _all_client_classes() -> Iterator[type[FsspecStorageClient]]:
+    """The client classes of all providers that can be loaded and have config keys."""
+    for name in CloudStorageRegistry.list_available_providers():
+        with contextlib.suppress(ImportError, ValueError):  # a missing extra, or a plug-in that cannot be loaded
+            found: Any = CloudStorageRegistry.client_class(name)
+            if hasattr(found, "config_keys"):
+                yield found
 
 
 def _is_for(setting: Setting, store: Store, client_class: type[FsspecStorageClient]) -> bool:

@@ -26,7 +26,7 @@ from google.oauth2.credentials import Credentials as UserCredentials
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.gcs.errors import CredentialsError
 from gllm_storage.gcs.store import GCSStore
-from gllm_storage.settings import MIB, TransferSettings
+from gllm_storage.settings import MIB, TransferSettings, count, duration, read_option, size
 from gllm_storage.store.http import StoppingAdapter
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
     return GCSConnection(
         ConnectionOptions(
             transfer=TransferSettings(
-                multipart_threshold=int(options.get("multipart_threshold", TransferSettings.multipart_threshold)),
-                part_size=int(options.get("part_size", PART_SIZE)),
-                max_concurrency=int(options.get("max_concurrency", TransferSettings.max_concurrency)),
-                max_attempts=int(options.get("max_attempts", TransferSettings.max_attempts)),
+                multipart_threshold=read_option(options, "multipart_threshold", size, TransferSettings.multipart_threshold),
+                part_size=read_option(options, "part_size", size, PART_SIZE),
+                max_concurrency=read_option(options, "max_concurrency", count, TransferSettings.max_concurrency),
+                max_attempts=read_option(options, "max_attempts", count, TransferSettings.max_attempts),
             ),
             token=options.get("token"),
             project=os.environ.get("GCSFS_DEFAULT_PROJECT", "") if project is None else project,
@@ -116,8 +116,8 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
             requester_pays=options.get("requester_pays", False),
             endpoint_url=options.get("endpoint_url"),
             ca_bundle=options.get("ca_bundle"),
-            connect_timeout=float(options.get("connect_timeout", 10.0)),
-            read_timeout=float(options.get("read_timeout", 60.0)),
+            connect_timeout=read_option(options, "connect_timeout", duration, 10.0),
+            read_timeout=read_option(options, "read_timeout", duration, 60.0),
             storage_class=options.get("storage_class"),
             kms_key_name=options.get("kms_key_name"),
         )

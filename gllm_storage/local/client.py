@@ -31,7 +31,7 @@ class LocalSettings:
         prefix: Prefix of relative remote paths.
     """
 
-    root: str = setting(_folder)
+    root: str = setting(_folder, natural=os.PathLike)
     prefix: str = setting(clean_prefix, default="")
 
 

@@ -20,6 +20,7 @@ from gllm_storage.s3.errors import (
 )
 from gllm_storage.s3.settings import BODY_SIGNING, ENGINES, S3TransferSettings, check_transfer_settings
 from gllm_storage.s3.store import S3Store
+from gllm_storage.settings import count, read_option, size
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -211,12 +212,14 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
     require_one_of("engine", options.get("engine", "auto"), ENGINES)
     require_one_of("sign_bodies", options.get("sign_bodies", "auto"), BODY_SIGNING)
     config = dict(options.get("config_kwargs") or {})
-    concurrency = options.get("max_concurrency") or S3TransferSettings.max_concurrency
-    names = ("multipart_threshold", "part_size", "memory_limit", "conditional_writes")
+    concurrency = read_option(options, "max_concurrency", count, S3TransferSettings.max_concurrency)
     settings = S3TransferSettings(
+        multipart_threshold=read_option(options, "multipart_threshold", size, S3TransferSettings.multipart_threshold),
+        part_size=read_option(options, "part_size", size, S3TransferSettings.part_size),
         max_concurrency=concurrency,
         max_attempts=_attempts(config.get("retries") or {}),
-        **{name: options[name] for name in names if options.get(name) is not None},
+        memory_limit=read_option(options, "memory_limit", size, S3TransferSettings.memory_limit),
+        conditional_writes=options.get("conditional_writes") or S3TransferSettings.conditional_writes,
     )
     payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
     return S3Connection(

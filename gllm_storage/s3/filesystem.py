@@ -24,7 +24,7 @@ from gllm_storage.s3.connection import S3Connection, connection_of
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.s3fs.errors import translated_s3fs
 from gllm_storage.s3.s3fs.files import S3File, S3Writer
-from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, require_known
+from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, natural_options, require_known
 from gllm_storage.s3.settings import MAX_PUT, MIN_PART, S3TransferSettings, settings_of_call
 from gllm_storage.store.port import nothing
 
@@ -83,6 +83,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         **options: Any,
     ) -> None:
         require_known(options, S3FileSystem)
+        options = natural_options(options)
         # An entry that another process has outdated since makes `exists` and `open` lie (promise E).
         options.setdefault("use_listings_cache", False)
         batch_size = options.pop("batch_size", None)  # s3fs documents it, and would pass it on to its session

@@ -49,6 +49,20 @@ def test_option_first(store: Rig) -> None:
     assert ok("exists", url_of(store, "a.bin"), "--endpoint-url", store.config["endpoint_url"], env=wrong).out == ""
 
 
+@pytest.mark.parametrize("name", ["ENDPONT_URL", "S3_ENDPONT_URL", "AZURE_ACOUNT_NAME", "REGION"])
+def test_misspelt_variable(store: Rig, name: str) -> None:
+    """A variable that no provider knows, and that resembles a key, is a usage error."""
+    done = run("exists", url_of(store, "a.bin"), env={**environment(store), f"GLLM_STORAGE_{name}": "x"})
+    assert done.code == 2
+    assert f"GLLM_STORAGE_{name}; did you mean GLLM_STORAGE_" in done.err
+
+
+@pytest.mark.parametrize("name", ["ACCOUNT_NAME", "FSSPEC_ENDPONT_URL", "COLOUR", "PREFIX", "GCS_TOKEN"])
+def test_foreign_variable(store: Rig, name: str) -> None:
+    """A variable of another provider, or of another program, is ignored."""
+    ok("exists", url_of(store, "a.bin"), env={**environment(store), f"GLLM_STORAGE_{name}": "x"})
+
+
 def test_unknown_setting(store: Rig) -> None:
     """A setting that no store of the command knows is a usage error."""
     url = url_of(store, "a.bin")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gllm_storage import get_storage_client
+from gllm_storage import get_storage_client, storage_client_from_url
+from gllm_storage.azure.filesystem import AzureBlobFileSystem
+from gllm_storage.gcs.filesystem import GCSFileSystem
+from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.settings import any_text, choice, count, describe, duration, flag, parse_config, setting, size, text
 
 if TYPE_CHECKING:
@@ -188,11 +195,104 @@ def test_key_without_suggestion() -> None:
     assert "did you mean" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [None, 3, True, b"x", ["x"], 1.5], ids=repr)
+@pytest.mark.parametrize("value", [None, True, b"x", ["x"], 1.5, timedelta(1), Path("x")], ids=repr)
 def test_value_not_a_string(value: Any) -> None:
-    """A value that is not a string is refused, and the error names its key."""
+    """A value that is neither a string nor of the natural type is refused, and the error names its key."""
     with pytest.raises(ValueError, match=r"retries=.*must be a string, not"):
         parse_config(Settings, "fake", {**COMPLETE, "retries": value})
+
+
+NATURAL: list[tuple[str, Any, str]] = [
+    ("max_concurrency", 4, "4"),
+    ("max_attempts", np.int64(7), "7"),
+    ("part_size", 8 * 2**20, "8388608"),
+    ("anonymous", True, "true"),
+    ("anonymous", False, "false"),
+    ("read_timeout", timedelta(minutes=2), "120s"),
+    ("read_timeout", timedelta(milliseconds=1500), "1.5s"),
+    ("read_timeout", timedelta(days=1), "86400s"),
+    ("connect_timeout", timedelta(microseconds=1), "0.000001s"),
+    ("ca_bundle", Path(__file__), __file__),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "written"), NATURAL, ids=repr)
+@pytest.mark.parametrize("provider", ["s3", "gcs", "azure"])
+def test_natural_type(provider: str, key: str, value: Any, written: str) -> None:
+    """A value of the natural type of its key equals its string, in the config, in the client, and in a pickle."""
+    base = {"azure": {"container_name": "models", "account_name": "acc1"}}.get(provider, {"bucket_name": "models"})
+    natural = get_storage_client(provider, {**base, key: value})
+    as_text = get_storage_client(provider, {**base, key: written})
+
+    assert natural.config == as_text.config
+    assert natural == as_text
+    assert pickle.dumps(natural) == pickle.dumps(as_text)
+
+
+def test_natural_folder(tmp_path: Path) -> None:
+    """The root of a local client may be a path, beside a URL as well."""
+    config: Any = {"root": tmp_path}
+    client = get_storage_client("file", config)
+
+    assert client == get_storage_client("file", {"root": str(tmp_path)})
+    assert client == storage_client_from_url(f"file://{tmp_path}", config)
+    assert client.config["root"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_concurrency", True),
+        ("part_size", 1e7),
+        ("anonymous", 1),
+        ("read_timeout", 30),
+        ("read_timeout", timedelta(0)),
+        ("read_timeout", timedelta(seconds=-1)),
+        ("max_attempts", 0),
+        ("max_attempts", -1),
+        ("expected_bucket_owner", 123456789012),
+        ("region_name", Path("eu-central-1")),
+        ("ca_bundle", b"/etc/ssl/ca.pem"),
+        ("ca_bundle", Path("/no/such/file")),
+    ],
+    ids=repr,
+)
+def test_wrong_natural_type(key: str, value: Any) -> None:
+    """A value of another type, or outside the range of its key, is refused by the rule of the key alone."""
+    config: Any = {"bucket_name": "models", key: value}
+    with pytest.raises(ValueError, match=f"s3 config: {key}=.*(must|is not)") as caught:
+        get_storage_client("s3", config)
+    assert "Known keys" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["8MiB", "8388608", 8388608, np.int32(8388608)], ids=repr)
+def test_filesystem_options(part: Any) -> None:
+    """The filesystems take strings, as fsspec's configuration has them, and natural types."""
+    s3 = S3FileSystem(part_size=part, max_concurrency="4", anon="false", key="k", secret="s", skip_instance_cache=True)
+    gcs = GCSFileSystem(
+        token="anon", part_size=part, max_concurrency="4", read_timeout=timedelta(seconds=2), skip_instance_cache=True
+    )
+    azure = AzureBlobFileSystem(
+        account_name="acc1", part_size=part, max_concurrency="4", read_timeout=timedelta(seconds=2), skip_instance_cache=True
+    )
+
+    for each in (s3.connection.settings, gcs.connection.options.transfer, azure.connection.settings):
+        assert (each.part_size, each.max_concurrency) == (8388608, 4)
+    assert gcs.connection.options.read_timeout == azure.connection.read_timeout == 2.0
+    assert not s3.connection.endpoint.anonymous
+
+
+def test_timeouts_of_botocore() -> None:
+    """S3's timeouts in `config_kwargs` may be timedeltas."""
+    filesystem = S3FileSystem(anon=True, config_kwargs={"read_timeout": timedelta(seconds=2)}, skip_instance_cache=True)
+    assert filesystem.connection.client.meta.config.read_timeout == 2.0  # type: ignore[attr-defined]  # set by botocore
+
+
+@pytest.mark.parametrize("options", [{"max_concurrency": True}, {"part_size": 8.5e6}, {"anon": "maybe"}], ids=repr)
+def test_wrong_option(options: dict[str, Any]) -> None:
+    """An option of another type is refused, with its name."""
+    with pytest.raises(ValueError, match=f"{next(iter(options))}=.* must be"):
+        S3FileSystem(**options, skip_instance_cache=True)
 
 
 @pytest.mark.parametrize("key", [None, 3, ("account",)], ids=repr)

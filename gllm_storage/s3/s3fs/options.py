@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from s3fs.core import S3FileSystem
 
+from gllm_storage.settings import TransferSettings, count, flag, read_option
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _OF_FSSPEC = ("batch_size", "listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache")
+_FLAGS = {"anon", "use_ssl", "requester_pays", "version_aware", "use_listings_cache", "asynchronous"}
 
 
 class SharedInstances(type(S3FileSystem)):  # type: ignore[misc]  # s3fs publishes no types
@@ -46,6 +51,35 @@ def require_known(options: Iterable[str], ours: type) -> None:
             alike = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {alike[0]!r}?" if alike else ""
             raise TypeError(f"S3FileSystem has no option {name!r}{hint} It takes {', '.join(sorted(known))}")
+
+
+def natural_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the types that s3fs expects.
+
+    fsspec's own configuration holds strings, and s3fs takes ``anon="false"`` for true. botocore takes seconds for a timeout,
+    and a string for the file of ``verify``.
+
+    Args:
+        options: The options of the caller: flags may be strings, timeouts `timedelta` objects, and files paths.
+
+    Raises:
+        ValueError: If a flag is neither a bool nor a string such as ``"true"``.
+    """
+    given = dict(options)
+    for name in _FLAGS & given.keys():
+        given[name] = read_option(given, name, flag, given[name])
+    if "max_concurrency" in given:
+        given["max_concurrency"] = read_option(given, "max_concurrency", count, TransferSettings.max_concurrency)
+    if given.get("config_kwargs"):
+        given["config_kwargs"] = {name: _seconds(value) for name, value in given["config_kwargs"].items()}
+    of_client = given.get("client_kwargs") or {}
+    if isinstance(of_client.get("verify"), os.PathLike):
+        given["client_kwargs"] = {**of_client, "verify": os.fspath(of_client["verify"])}
+    return given
+
+
+def _seconds(value: Any) -> Any:
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def client_options_of(session: AioSession | None) -> tuple[str | None, dict[str, Any]]:
