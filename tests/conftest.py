@@ -29,12 +29,14 @@ from tests.servers import (
     ceph_tls,
     fake_gcs_server,
     gcs_fake,
+    juicefs,
     ministack,
     ministack_tls,
     rclone,
     rclone_tls,
     reject,
     require,
+    seaweedfs,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ _FACTORIES: dict[str, ServerFactory[Server]] = {
     "rclone": rclone,
     "rclone-tls": rclone_tls,
     "reject": reject,
+    "seaweedfs": seaweedfs,
+    "juicefs": juicefs,
     "azurite": azurite,
     "gcs-fake": gcs_fake,
     "fake-gcs-server": fake_gcs_server,

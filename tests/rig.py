@@ -44,6 +44,7 @@ class Traits:
         has_buckets: Whether a bucket can be missing.
         has_uploads: Whether it has multipart uploads, which can be left open.
         in_process: Whether the store exists in this process only.
+        ordered: Whether listings are in key order; others are in the order of a folder walk.
         backslashes: Whether a key may contain backslashes.
         exact_urls: Whether fsspec's own filesystem opens the URL of any key: gcsfs parses ``#1`` at the end as a generation,
             adlfs drops a ``?`` at the end and the text between a ``#`` and a ``?``.
@@ -57,6 +58,7 @@ class Traits:
     in_process: bool = False
     exact_urls: bool = True
     backslashes: bool = True
+    ordered: bool = True
 
 
 TRAITS = {
@@ -70,6 +72,9 @@ TRAITS = {
     "rclone": Traits(creates_small=False, creates_large=False, any_key=False),
     "rclone-tls": Traits(creates_small=False, creates_large=False, any_key=False),
     "reject": Traits(creates_small=False, creates_large=False),
+    # A write creates a missing bucket, for an identity that may create buckets.
+    "seaweedfs": Traits(creates_large=False, any_key=False, has_buckets=False, backslashes=False, ordered=False),
+    "juicefs": Traits(creates_small=False, creates_large=False, any_key=False),
     "azurite": Traits(has_uploads=False, any_key=False, exact_urls=False, backslashes=False),
     "gcs-fake": Traits(exact_urls=False),
     # The precondition is enforced on uploads in one request only, and the suite's small files are such uploads.

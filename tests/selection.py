@@ -23,6 +23,8 @@ _PROCESSES = {
     "rclone",
     "rclone-tls",
     "reject",
+    "seaweedfs",
+    "juicefs",
     "azurite",
     "gcs-fake",
     "fake-gcs-server",

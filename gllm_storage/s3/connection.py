@@ -18,6 +18,7 @@ from gllm_storage.s3.errors import (
     UnreadableAnswerError,
     translated,
 )
+from gllm_storage.s3.requests import add_content_md5
 from gllm_storage.s3.settings import BODY_SIGNING, ENGINES, S3TransferSettings, check_transfer_settings
 from gllm_storage.s3.store import S3Store
 from gllm_storage.settings import count, read_option, size
@@ -94,6 +95,7 @@ class Endpoint:
         events.unregister("needs-retry.s3", unique_id="retry-config-s3")
         retry: Any = _Retries(self.max_attempts).needs_retry
         events.register_first("needs-retry.s3", retry)
+        send_digests(client)
         adapt: Any = _adapt_body
         events.register("after-call.s3.GetObject", adapt)
         if not is_amazon(client):
@@ -322,6 +324,13 @@ def _stay_at_endpoint(context: dict[str, Any], **_: Any) -> None:
     server that redirects everything ends in a RecursionError after hundreds of requests.
     """
     context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def send_digests(client: S3Client) -> None:
+    """Let a client, boto3's or s3fs's, send Content-MD5 where S3 requires a digest; may be called again."""
+    if not is_amazon(client):
+        digest: Any = add_content_md5
+        client.meta.events.register("before-call.s3", digest, unique_id="gllm-content-md5")
 
 
 def is_amazon(client: S3Client) -> bool:

@@ -7,6 +7,7 @@ import dataclasses
 import mimetypes
 import os
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import s3fs.core
@@ -20,7 +21,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ObjectExistsError
 from gllm_storage.files.target import atomic_target
 from gllm_storage.filesystem.base import StoreFileSystem
-from gllm_storage.s3.connection import S3Connection, connection_of
+from gllm_storage.s3.connection import S3Connection, connection_of, send_digests
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.s3fs.errors import translated_s3fs
 from gllm_storage.s3.s3fs.files import S3File, S3Writer
@@ -177,6 +178,15 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         self._set_session_lock = asyncio.Lock()
         if self._session_is_owned:
             self.session = None
+
+    async def set_session(self, refresh: bool = False, kwargs: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """Connect s3fs's own client, which sends the requests of s3fs's own methods."""
+        client = await super().set_session(refresh, kwargs)
+        send_digests(client)
+        return client
+
+    _connect = set_session
+    connect = sync_wrapper(set_session)
 
     def open_version(self, path: str, version: ObjectInfo, block_size: int | None, **options: Any) -> S3File:
         """Open one version of an object for reading. Sends no request."""

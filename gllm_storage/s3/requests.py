@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import hashlib
+import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, Remedy
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, Remedy, StorageError
 from gllm_storage.info import ObjectInfo
 from gllm_storage.s3.errors import (
     SDK_ERRORS,
@@ -27,8 +32,12 @@ from gllm_storage.store.retry import s3_requests
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from botocore.model import OperationModel
+
     from gllm_storage.s3.connection import S3Connection
     from gllm_storage.store.transfer import Transfer
+
+_logger = logging.getLogger(__name__)
 
 _NEEDS_DIAGNOSIS = {400, 403}
 _NOT_FOUND = 404
@@ -39,6 +48,8 @@ _BATCH = 1000
 _BUSY = {"InternalError", "ServiceUnavailable", "SlowDown"}
 _STATUS = {"AccessDenied": 403}
 _GONE = {"NoSuchKey", "NoSuchVersion"}
+_NO_BULK_DELETE = {400, 405, 411, 501}
+"""The status of an endpoint that refuses DeleteObjects as such."""
 _OF_LISTINGS = ("Name", "IsTruncated", "KeyCount", "MaxKeys")
 
 
@@ -54,6 +65,8 @@ class S3Requests:
         self.connection = connection
         self.bucket = bucket
         self._seen = -_RECENTLY
+        self.deletes_in_bulk = True
+        """Whether the endpoint has not refused DeleteObjects yet."""
 
     def details(self, key: str, operation: str) -> ErrorDetails:
         """The facts about an operation on a key, for errors."""
@@ -207,13 +220,50 @@ def delete_objects(requests: S3Requests, keys: Sequence[str], transfer: Transfer
 
 
 def _delete(requests: S3Requests, keys: Sequence[str], transfer: Transfer) -> list[dict[str, Any]]:
-    """The failures among the answers."""
+    """The failures among the answers.
+
+    Some stores have no DeleteObjects, or demand a header of it that we do not send. Their objects are deleted one by one.
+    """
+    if requests.deletes_in_bulk:
+        try:
+            return _delete_in_bulk(requests, keys, transfer)
+        except StorageError as error:
+            # A refusal for another reason, such as credentials, has another class.
+            if type(error) is not StorageError or error.status not in _NO_BULK_DELETE:
+                raise
+            _logger.info("the endpoint refuses DeleteObjects (%s); objects are deleted one by one", error.code)
+            requests.deletes_in_bulk = False
+    tasks = [partial(_delete_one, requests, key, transfer) for key in keys]
+    run_all(tasks, transfer.settings.max_concurrency, transfer.stop)
+    return []
+
+
+def _delete_in_bulk(requests: S3Requests, keys: Sequence[str], transfer: Transfer) -> list[dict[str, Any]]:
     wanted: Any = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
     with translated(transfer.details):
         answer: Any = requests.connection.client.delete_objects(
             Bucket=requests.bucket, Delete=wanted, **requests.connection.parameters("DeleteObjects")
         )
     return [failure for failure in answer.get("Errors", []) if failure.get("Code") not in _GONE]
+
+
+def _delete_one(requests: S3Requests, key: str, transfer: Transfer) -> None:
+    connection = requests.connection
+    details = dataclasses.replace(transfer.details, url=f"s3://{requests.bucket}/{key}")
+    with contextlib.suppress(ObjectNotFoundError), translated(details):
+        connection.client.delete_object(Bucket=requests.bucket, Key=key, **connection.parameters("DeleteObject"))
+
+
+def add_content_md5(model: OperationModel, params: dict[str, Any], **_: Any) -> None:
+    """Send Content-MD5 with the operations that require a digest, such as DeleteObjects: a handler of ``before-call``.
+
+    boto3 sends a CRC-32 there, which servers of before 2022 do not know: they answer 400 MissingContentMD5. Not for Amazon,
+    whose directory buckets refuse MD5.
+    """
+    body = params.get("body") or b""
+    if model.http_checksum.get("requestChecksumRequired") and not model.has_streaming_input and isinstance(body, bytes):
+        digest = hashlib.md5(body, usedforsecurity=False).digest()
+        params["headers"].setdefault("Content-MD5", base64.b64encode(digest).decode())
 
 
 def _error(bucket: str, failure: dict[str, Any], attempts: int, transfer: Transfer) -> Exception:

@@ -259,11 +259,12 @@ def test_listing_by_prefix(rig: Rig) -> None:
     for path in reversed(paths):
         rig.second.put(rig.key(path), path.encode())
     client = rig.client()
+    in_order = list if rig.traits.ordered else sorted
     listed = client.list_files()
     assert isinstance(listed, Iterator)
-    assert paths_of(rig, listed) == paths
+    assert in_order(paths_of(rig, listed)) == paths
     for prefix in ("v3", "v3/", "v3/a", "v3/a/", "v", "none", "none/"):
-        assert paths_of(rig, client.list_files(prefix)) == [path for path in paths if path.startswith(prefix)]
+        assert in_order(paths_of(rig, client.list_files(prefix))) == [path for path in paths if path.startswith(prefix)]
     assert paths_of(rig, client.list_files(f"/{rig.prefix}/v3/")) == paths_of(rig, client.list_files("v3/"))
     assert paths_of(rig, client.list_files(client.url("v30") + "/")) == ["v30/x.bin"]
     for each in client.list_files():
@@ -523,6 +524,6 @@ def test_fsspec_calls(rig: Rig, tmp_path: Path) -> None:
     assert filesystem.cat_file(f"{top}/put/three.bin") == b"three"
 
     filesystem.rm(f"{top}/put", recursive=True)
-    assert rig.keys() == []
+    assert [key for key in rig.keys() if not key.endswith("/")] == []  # JuiceFS lists the emptied folder
     assert not filesystem.exists(f"{top}/put")
     assert filesystem.find(top) == []

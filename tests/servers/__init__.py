@@ -3,14 +3,16 @@
 Each server is a context manager that takes an empty directory and reserves its own ports. Each represents one
 way in which real stores answer a conditional write to an existing object:
 
-=============  =======================  ==============================
+=============  =======================  =====================================================
 server         PutObject If-None-Match  CompleteMultipartUpload ditto
-=============  =======================  ==============================
+=============  =======================  =====================================================
 ``ministack``  412                      412 (like AWS)
 ``ceph``       412                      overwrites (radosgw 16)
 ``rclone``     overwrites               overwrites
+``seaweedfs``  412                      412, but two writers of a new object can both win
+``juicefs``    overwrites               overwrites
 ``reject``     501                      501
-=============  =======================  ==============================
+=============  =======================  =====================================================
 
 `test_servers.py` verifies the table. ``localbucket`` also answers 412 to both; it is used because it stores
 objects on the disk.
@@ -20,10 +22,12 @@ from .azurite import azurite
 from .base import AzureServer, GCSServer, S3Server, Server, ServerFactory, ServerUnavailableError, require
 from .ceph import ceph, ceph_tls
 from .gcs import fake_gcs_server, gcs_fake
+from .juicefs import juicefs
 from .localbucket import localbucket
 from .ministack import ministack, ministack_tls
 from .rclone import rclone, rclone_tls
 from .reject import reject
+from .seaweedfs import seaweedfs
 
 __all__ = [
     "AzureServer",
@@ -37,6 +41,7 @@ __all__ = [
     "ceph_tls",
     "fake_gcs_server",
     "gcs_fake",
+    "juicefs",
     "localbucket",
     "ministack",
     "ministack_tls",
@@ -44,4 +49,5 @@ __all__ = [
     "rclone_tls",
     "reject",
     "require",
+    "seaweedfs",
 ]

@@ -15,7 +15,7 @@ class S3Server:
     """A running S3 server.
 
     Attributes:
-        name: Name of the server: "ministack", "ceph", "rclone", "reject" or "moto-server".
+        name: Name of the server: "ministack", "ceph", "rclone", "reject", "seaweedfs", "juicefs" or "moto-server".
         endpoint_url: `http(s)://127.0.0.1:PORT`, for path-style addressing.
         access_key: The access key.
         secret_key: The secret of the access key.

@@ -167,8 +167,17 @@ def run_until_it_works(command: Sequence[str], log: Path, environment: Mapping[s
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path, environment: Mapping[str, str], ready: Callable[[], bool]) -> Iterator[int]:
+def running(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], ready: Callable[[], bool], *, kill: bool = False
+) -> Iterator[int]:
     """Run a server in its own session while the block runs. Yields its pid when `ready()` returns true.
+
+    Args:
+        command: The program and its arguments.
+        log: The file for its output.
+        environment: Its environment.
+        ready: Whether the server is ready.
+        kill: Whether to end it by SIGKILL at once.
 
     Raises:
         RuntimeError: If the server ended, or was not ready in time. The message has the end of its log.
@@ -189,7 +198,7 @@ def running(command: Sequence[str], log: Path, environment: Mapping[str, str], r
         _await(child, ready, log)
         yield child.pid
     finally:
-        _stop(child)
+        _stop(child, kill)
 
 
 def _await(child: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
@@ -204,7 +213,9 @@ def _await(child: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path)
         time.sleep(POLL_SECONDS)
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
+def _stop(child: subprocess.Popen[bytes], kill: bool) -> None:
+    if kill:
+        child.kill()
     child.terminate()
     try:
         child.wait(STOP_SECONDS)

@@ -25,12 +25,14 @@ from . import (
     ServerUnavailableError,
     ceph,
     ceph_tls,
+    juicefs,
     ministack,
     ministack_tls,
     rclone,
     rclone_tls,
     reject,
     require,
+    seaweedfs,
 )
 
 if TYPE_CHECKING:
@@ -39,9 +41,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server
 
 BUCKET = "bucket"
-FACTORIES: list[ServerFactory[S3Server]] = [ministack, ministack_tls, ceph, ceph_tls, rclone, rclone_tls, reject]
+FACTORIES: list[ServerFactory[S3Server]] = [ministack, ministack_tls, ceph, ceph_tls, rclone, rclone_tls, reject, seaweedfs, juicefs]
 # The status of PutObject and CompleteMultipartUpload with If-None-Match: * if the object exists.
-ANSWERS = {"ministack": (412, 412), "ceph": (412, 200), "rclone": (200, 200), "reject": (501, 501)}
+ANSWERS = {
+    "ministack": (412, 412),
+    "ceph": (412, 200),
+    "rclone": (200, 200),
+    "reject": (501, 501),
+    "seaweedfs": (412, 412),
+    "juicefs": (200, 200),
+}
 
 
 def connect(server: S3Server) -> "S3Client":
