@@ -282,6 +282,10 @@ class Rig:
         start = f"{self.prefix}/"
         return [key.removeprefix(start) for key in self.second.all_keys() if key.startswith(start)]
 
+    def files(self) -> list[str]:
+        """The same without folder markers: JuiceFS lists emptied folders."""
+        return [path for path in self.keys() if not path.endswith("/")]
+
     def open_uploads(self) -> list[str]:
         """The open multipart uploads below this test's prefix."""
         return [key for key in self.second.open_uploads() if key.startswith(self.prefix)]

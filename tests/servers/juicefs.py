@@ -1,6 +1,7 @@
-"""The JuiceFS gateway: MinIO's S3 code over a file system. Its header ``Server`` says MinIO, and yet it differs from MinIO.
+"""The JuiceFS gateway: MinIO's S3 code over a file system. Its header ``Server`` says MinIO.
 
-It answers 200 to a conditional write, and overwrites an existing object. It refuses DeleteObjects without Content-MD5, and keeps keys as files and folders.
+Unlike MinIO it answers 200 to a conditional write, and overwrites an existing object. It refuses DeleteObjects without
+Content-MD5, and keeps keys as files and folders, which it lists as keys that end with ``/``.
 """
 
 import secrets

@@ -41,7 +41,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server
 
 BUCKET = "bucket"
-FACTORIES: list[ServerFactory[S3Server]] = [ministack, ministack_tls, ceph, ceph_tls, rclone, rclone_tls, reject, seaweedfs, juicefs]
+FACTORIES: list[ServerFactory[S3Server]] = [
+    ministack,
+    ministack_tls,
+    ceph,
+    ceph_tls,
+    rclone,
+    rclone_tls,
+    reject,
+    seaweedfs,
+    juicefs,
+]
 # The status of PutObject and CompleteMultipartUpload with If-None-Match: * if the object exists.
 ANSWERS = {
     "ministack": (412, 412),

@@ -40,11 +40,6 @@ def filled(rig: Rig, engine: str = "auto") -> tuple[Any, str]:
     return rig.client(engine=engine).filesystem, f"{rig.base}{rig.prefix}"
 
 
-def files_of(rig: Rig) -> list[str]:
-    """The keys of the test, without JuiceFS's folders."""
-    return [key for key in rig.keys() if not key.endswith("/")]
-
-
 def refused(code: str) -> bytes:
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
 
@@ -54,7 +49,7 @@ def test_rm_list(juicefs_rig: Rig, engine: str) -> None:
     """A list of objects is deleted on a store that demands Content-MD5."""
     filesystem, top = filled(juicefs_rig, engine)
     filesystem.rm([f"{top}/{name}" for name in NAMES[1:]])
-    assert files_of(juicefs_rig) == NAMES[:1]
+    assert juicefs_rig.files() == NAMES[:1]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -62,7 +57,7 @@ def test_mv_recursive(juicefs_rig: Rig, engine: str) -> None:
     """A folder is moved on a store that demands Content-MD5: nothing stays at the source."""
     filesystem, top = filled(juicefs_rig, engine)
     filesystem.mv(f"{top}/a", f"{top}/c", recursive=True)
-    assert files_of(juicefs_rig) == [*NAMES[4:], *(name.replace("a/", "c/") for name in NAMES[:4])]
+    assert juicefs_rig.files() == [*NAMES[4:], *(name.replace("a/", "c/") for name in NAMES[:4])]
 
 
 def test_upstream_delete(juicefs_rig: Rig) -> None:
@@ -70,7 +65,7 @@ def test_upstream_delete(juicefs_rig: Rig) -> None:
     filesystem, _ = filled(juicefs_rig)
     keys = [{"Key": juicefs_rig.key(name)} for name in NAMES]
     filesystem.call_s3("delete_objects", Bucket="models", Delete={"Objects": keys})
-    assert files_of(juicefs_rig) == []
+    assert juicefs_rig.files() == []
 
 
 @pytest.mark.parametrize(
