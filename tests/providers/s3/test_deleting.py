@@ -27,7 +27,7 @@ def juicefs_rig(request: pytest.FixtureRequest) -> Rig:
 
 
 @pytest.fixture
-def faulty(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+def faulty(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
     no_waits(monkeypatch)
     with behind_proxy("ministack", servers) as each:
         yield each
