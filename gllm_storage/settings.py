@@ -367,7 +367,8 @@ def require_extra(extra: str, *modules: str) -> None:
     missing = [module for module in modules if not _is_installed(module)]
     if missing:
         raise ImportError(
-            f"{extra!r} needs the module {missing[0]!r}, which is not installed: pip install 'gllm-storage[{extra}]'",
+            f"{extra!r} needs the module {missing[0]!r}, which is not installed: run pip install '.[{extra}]' in the folder "
+            "of the gllm_storage repository",
             name=missing[0],
         )
 

@@ -24,7 +24,7 @@ _ACCOUNT_HOSTS = (".dfs.core.windows.net", ".blob.core.windows.net")
 class AzureStorageClient(FsspecStorageClient):
     """Azure Blob Storage client, for block blobs in accounts with and without a hierarchical namespace.
 
-    It needs the extra: ``pip install 'gllm-storage[azure]'``.
+    It needs the extra: ``pip install '.[azure]'``.
     """
 
     provider: ClassVar[str] = "azure"

@@ -1,4 +1,4 @@
-"""The command line, ``gllm-storage``. It needs the extra: ``pip install 'gllm-storage[cli]'``."""
+"""The command line, ``gllm-storage``. It needs the extra: ``pip install '.[cli]'``."""
 
 from __future__ import annotations
 

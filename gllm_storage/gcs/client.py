@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class GCSStorageClient(FsspecStorageClient):
     """Google Cloud Storage client.
 
-    It needs the extra: ``pip install 'gllm-storage[gcs]'``.
+    It needs the extra: ``pip install '.[gcs]'``.
 
     Example:
         >>> client = GCSStorageClient({"bucket_name": "models", "prefix": "team-a"})

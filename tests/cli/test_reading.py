@@ -197,8 +197,8 @@ sys.exit(run(["ls", "gs://models/"]))
     done = run_anew([sys.executable, "-c", PRELUDE + code])  # before the provider is imported
 
     assert done.code == 11
-    assert done.out.count("pip install 'gllm-storage[gcs]'") == 1
-    assert "pip install 'gllm-storage[gcs]'" in done.err
+    assert done.out.count("pip install '.[gcs]'") == 1
+    assert "pip install '.[gcs]'" in done.err
 
 
 def imported(*arguments: str) -> list[str]:

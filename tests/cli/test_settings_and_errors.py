@@ -229,7 +229,7 @@ def test_missing_click() -> None:
     done = run_anew([sys.executable, "-c", code])
 
     assert done.code == 11
-    assert "pip install 'gllm-storage[cli]'" in done.err
+    assert "pip install '.[cli]'" in done.err
 
 
 def test_exit_codes_documented() -> None:

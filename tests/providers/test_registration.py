@@ -115,7 +115,7 @@ except ImportError as error:
 """
     said = output_of(program).splitlines()
     assert said[0] == "['s3', 's3a']"
-    assert "pip install 'gllm-storage[gcs]'" in said[1]
+    assert "pip install '.[gcs]'" in said[1]
 
 
 def test_pandas(rig: Rig) -> None:

@@ -12,7 +12,7 @@ from gllm_storage.settings import require_extra
 
 def test_missing_extra() -> None:
     """The error for a missing extra gives the command that installs it."""
-    with pytest.raises(ImportError, match=r"pip install 'gllm-storage\[gcs\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[gcs\]'"):
         require_extra("gcs", "no_such_module_anywhere")
     with pytest.raises(ImportError):
         require_extra("azure", "no_such_parent.module")
@@ -43,4 +43,4 @@ except ImportError as error:
     print(error)
 """
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert f"pip install 'gllm-storage[{provider}]'" in said
+    assert f"pip install '.[{provider}]'" in said

@@ -453,4 +453,4 @@ except ImportError as error:
 def test_missing_gcsfs(recorder: Recorder) -> None:
     """Without gcsfs, the verbs work, and the error of the filesystem has the install command."""
     told = in_process({"endpoint_url": recorder.url, "anonymous": "true"}, MISSING)
-    assert "pip install 'gllm-storage[gcs]'" in told
+    assert "pip install '.[gcs]'" in told
