@@ -90,6 +90,8 @@ class TransferSettings:
         max_attempts: The most attempts at one request, the first included.
         memory_limit: The most bytes of content in memory, for all transfers of the process together
             (`concurrency.budget`).
+        publish_on_error: Whether `close` of a written file publishes also at the end of a ``with`` block that failed
+            (`filesystem.writing.Unwinding`).
     """
 
     multipart_threshold: int = 16 * MIB
@@ -97,6 +99,7 @@ class TransferSettings:
     max_concurrency: int = 10
     max_attempts: int = 5
     memory_limit: int = DEFAULT_MEMORY_LIMIT
+    publish_on_error: bool = False
 
 
 @dataclass(frozen=True)

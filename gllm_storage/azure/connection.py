@@ -162,6 +162,7 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
             part_size=read_option(given, "part_size", size, TransferSettings.part_size),
             max_concurrency=read_option(given, "max_concurrency", count, TransferSettings.max_concurrency),
             max_attempts=read_option(given, "max_attempts", count, TransferSettings.max_attempts),
+            publish_on_error=read_option(given, "publish_on_error", flag, TransferSettings.publish_on_error),
         ),
         connect_timeout=read_option(given, "connection_timeout", duration, AzureConnection.connect_timeout),
         read_timeout=read_option(given, "read_timeout", duration, AzureConnection.read_timeout),

@@ -30,7 +30,7 @@ _IGNORED = frozenset({"batch_size", "chunksize", "delimiter", "max_concurrency",
 """Arguments of adlfs that only concern speed."""
 _OF_CONNECTION = frozenset({
     "account_host", "anon", "client_id", "client_secret", "credential", "endpoint_url", "ca_bundle", "access_tier",
-    "multipart_threshold", "part_size", "max_attempts", "max_concurrency", "sas_token", "tenant_id",
+    "multipart_threshold", "part_size", "max_attempts", "max_concurrency", "publish_on_error", "sas_token", "tenant_id",
     "connection_timeout", "read_timeout",
 })  # fmt: skip
 """Options that `connection_of` reads, and adlfs does not need."""
@@ -59,6 +59,7 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
             - part_size: Bytes of a block and of a ranged read. Default 8 MiB.
             - max_concurrency: Blocks of one file at a time. Default 10; adlfs's default is 2500.
             - max_attempts: How often a request is sent at most. Default 5.
+            - publish_on_error: Whether a written file appears also if other code closes it at the end of a block that failed.
             - connection_timeout: Seconds to wait for a connection. Default 10.
             - read_timeout: Seconds to wait for an answer to begin or to continue. Default 60.
 

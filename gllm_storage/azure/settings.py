@@ -79,6 +79,7 @@ class AzureSettings:
     connect_timeout: float = setting(duration, default=10.0)
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)
+    publish_on_error: bool = setting(flag, default=False)
 
     def __post_init__(self) -> None:
         """Check the keys together.
@@ -150,5 +151,6 @@ class AzureSettings:
             "multipart_threshold": self.multipart_threshold,
             "part_size": self.part_size,
             "max_attempts": self.max_attempts,
+            "publish_on_error": self.publish_on_error,
         }
         return {name: value for name, value in options.items() if value is not None}

@@ -275,7 +275,13 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             store.require_create(key)  # before there is a writer to discard
         writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, exclusive, options))
         return AtomicWriter(
-            writer, store.url(key), mode, fs=self, autocommit=autocommit, on_commit=partial(self._forget_listings, path)
+            writer,
+            store.url(key),
+            mode,
+            fs=self,
+            autocommit=autocommit,
+            on_commit=partial(self._forget_listings, path),
+            publish_on_error=store.settings.publish_on_error,
         )
 
     # ------------------------------------------------------------------ put, pipe

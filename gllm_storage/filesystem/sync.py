@@ -96,7 +96,14 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
             store.require_create(key)
         transfer = store.transfer(key, "upload")
         writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, mode == "xb"))
-        return AtomicWriter(writer, store.url(key), mode, fs=self, autocommit=kwargs.get("autocommit", True))
+        return AtomicWriter(
+            writer,
+            store.url(key),
+            mode,
+            fs=self,
+            autocommit=kwargs.get("autocommit", True),
+            publish_on_error=store.settings.publish_on_error,
+        )
 
     def put_file(
         self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any

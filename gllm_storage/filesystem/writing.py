@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
+import opcode
 import os
+import sys
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from fsspec.compression import compr
+from fsspec.core import OpenFile
 from fsspec.transaction import Transaction
 from fsspec.utils import infer_compression
 
 from gllm_storage.errors import ErrorDetails, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
+    from collections.abc import Callable, Iterator
+    from types import FrameType, TracebackType
 
     from _typeshed import ReadableBuffer
 
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger(__name__)
+_VARARGS = inspect.CO_VARARGS
+_EXITS = frozenset({"__exit__", "__aexit__"})
+_CALLS_EXIT = opcode.opmap["WITH_EXCEPT_START"]
+"""The instruction of a ``with`` statement that calls ``__exit__`` with an exception; not used for an exit without one."""
 
 
 def is_create(mode: str) -> bool:
@@ -38,8 +46,86 @@ def is_create(mode: str) -> bool:
     return mode == "create"
 
 
+class Unwinding:
+    """Whether a file that is closed now is closed by the ``__exit__`` of a block that failed.
+
+    `fsspec.open`, pandas, pyarrow and `io.TextIOWrapper` close a file at the end of a ``with`` block and do not tell it
+    whether the block failed. A file that publishes then stores a truncated object under its name. The stack tells: the
+    nearest ``__exit__`` on it was called with the exception, and the exception was not being handled when the file was
+    opened.
+
+    Both conditions are needed. A program that saves its state in an ``except`` block opens and closes a file while an
+    exception is handled, and no ``__exit__`` is on the stack. One that saves its state in an ``__exit__`` of its own opens
+    the file while the exception is handled. `sys.exception` alone would discard both files.
+
+    An ``__exit__`` that is written in C has no frame, such as that of `io.TextIOWrapper`. But the ``with`` statement that
+    called it is at the instruction ``WITH_EXCEPT_START``.
+
+    Create an instance when the file is opened. It refers to the exceptions that are handled at that time, and so to their
+    frames; `forget` ends that.
+    """
+
+    def __init__(self) -> None:
+        self._handled = sys.exception()
+
+    def failure(self, file: object) -> BaseException | None:
+        """The exception of the block whose end closes the file; None if the caller closes it for another reason.
+
+        Args:
+            file: The file, to recognize an `fsspec.core.OpenFile` of it: the file is opened at the beginning of its block, so
+                its ``__exit__`` ends that block also if the exception was handled before, and is raised again.
+        """
+        current = sys.exception()
+        if current is None:
+            return None
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - documented, for CPython
+        while frame is not None:
+            if frame.f_code.co_name in _EXITS:
+                failure = _argument_of(frame)
+                is_own = _is_open_file_of(frame, file)
+                return failure if is_own or not self._was_handled(failure) else None
+            if frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] == _CALLS_EXIT:
+                return None if self._was_handled(current) else current
+            frame = frame.f_back
+        return None
+
+    def forget(self) -> None:
+        """Drop the references, when the file is closed."""
+        self._handled = None
+
+    def _was_handled(self, failure: BaseException | None) -> bool:
+        return any(each is failure for each in _with_contexts(self._handled))
+
+
+def _argument_of(frame: FrameType) -> BaseException | None:
+    """The exception that an ``__exit__`` was called with."""
+    names = frame.f_code.co_varnames[: frame.f_code.co_argcount + bool(frame.f_code.co_flags & _VARARGS)]
+    given = [frame.f_locals[name] for name in names if name in frame.f_locals]
+    for each in given:
+        for value in each if isinstance(each, tuple) else (each,):
+            if isinstance(value, BaseException):
+                return value
+    return None
+
+
+def _is_open_file_of(frame: FrameType, file: object) -> bool:
+    owner = frame.f_locals.get("self")
+    return isinstance(owner, OpenFile) and any(each is file for each in owner.fobjects)
+
+
+def _with_contexts(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and those that were being handled when it was raised."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__context__
+
+
 class AtomicWriter(io.BufferedIOBase):
     """A file object over an `ObjectWriter`: `close` publishes, an exception in a ``with`` block discards.
+
+    `close` discards as well, and logs a warning, if the end of a ``with`` block that failed calls it; see `Unwinding`.
 
     An object that is dropped without `close` is discarded, and a warning is logged, because the caller would otherwise not
     learn that nothing was stored.
@@ -54,6 +140,8 @@ class AtomicWriter(io.BufferedIOBase):
         fs: The filesystem; likewise.
         autocommit: Whether `close` publishes. If not, `commit` publishes or `discard` discards: fsspec's transactions.
         on_commit: Called after the object was published.
+        publish_on_error: Whether `close` publishes also at the end of a ``with`` block that failed, if the block is not
+            the file's own.
     """
 
     def __init__(
@@ -65,16 +153,20 @@ class AtomicWriter(io.BufferedIOBase):
         fs: Any = None,
         autocommit: bool = True,
         on_commit: Callable[[], object] | None = None,
+        publish_on_error: bool = False,
     ) -> None:
         self.path = self.name = path
         self.mode = mode
         self.fs = fs
         self.autocommit = autocommit
+        self.publish_on_error = publish_on_error
         self.stored: Stored | None = None
         """The stored object, after `close` or `commit`; None before, and for layers above the object's own bytes."""
         self._pid = os.getpid()
         self._on_commit = on_commit
         self._writer = writer
+        self._unwinding = None if publish_on_error else Unwinding()
+        self._is_dropped = False
         self._open = True
 
     def writable(self) -> bool:
@@ -116,16 +208,28 @@ class AtomicWriter(io.BufferedIOBase):
         """Do nothing: no reader sees the content before `close`."""
 
     def close(self) -> None:
-        """Publish the content, unless `commit` will.
+        """Publish the content, unless `commit` will; discard it at the end of a ``with`` block that failed.
 
         Raises:
             FileExistsError: If the file was opened exclusively, and another writer has created it since.
             StorageError: If it cannot be published.
         """
-        if self.autocommit:
+        if self._is_dropped:
+            self.drop()
+        elif self._is_block_failing():
+            self.discard()
+        elif self.autocommit:
             self._publish()
         else:
             super().close()
+
+    def _is_block_failing(self) -> bool:
+        if not self._open or self.closed or self._unwinding is None or self._pid != os.getpid():
+            return False
+        failure = self._unwinding.failure(self)
+        if failure is not None:
+            _logger.warning("%s was closed after %s: nothing was stored", self.path, type(failure).__name__)
+        return failure is not None
 
     def commit(self) -> None:
         """Publish the content, unless it was discarded.
@@ -144,7 +248,7 @@ class AtomicWriter(io.BufferedIOBase):
         """Discard the content."""
         if self._pid != os.getpid() or not self._open:
             return
-        self._open = False
+        self._end()
         try:
             self._writer.discard()
         finally:
@@ -160,13 +264,18 @@ class AtomicWriter(io.BufferedIOBase):
         if not self._open:
             return
         self._require_own_process()
-        self._open = False
+        self._end()
         try:
             self.stored = self._writer.commit()
             if self._on_commit is not None:
                 self._on_commit()
         finally:
             super().close()
+
+    def _end(self) -> None:
+        self._open = False
+        if self._unwinding is not None:
+            self._unwinding.forget()
 
     def _require_own_process(self) -> None:
         if self._pid != os.getpid():
@@ -175,6 +284,13 @@ class AtomicWriter(io.BufferedIOBase):
                 "neither write nor close it. Open it in this process",
                 ErrorDetails(url=self.path, operation="write"),
             )
+
+    def _dealloc_warn(self, _: object) -> None:
+        """Called by an `io.TextIOWrapper` or `io.BufferedWriter` that is dropped unclosed, before it closes this file."""
+        self._is_dropped = True
+
+    def __reduce_ex__(self, _: object) -> Any:
+        raise _not_picklable(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -216,9 +332,19 @@ class AtomicTextWriter(io.TextIOWrapper):
         else:
             self._file.discard()
 
+    def __reduce_ex__(self, _: object) -> Any:
+        raise _not_picklable(self._file.path)
+
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.drop()
+
+
+def _not_picklable(path: str) -> TypeError:
+    return TypeError(
+        f"{path} is open for writing, and cannot be pickled or copied: only this file knows what was written. Pickle the URL, "
+        "and open the file in the process that writes it"
+    )
 
 
 class _CompressingWriter:
@@ -284,7 +410,7 @@ def open_layers(  # noqa: PLR0917 - the arguments of fsspec's `open`
     file: AtomicWriter = open_below(path, binary, block_size, cache_options, **kwargs)
     codec = infer_compression(path) if compression == "infer" else compression
     if codec is not None:
-        file = AtomicWriter(_CompressingWriter(file, codec), path)
+        file = AtomicWriter(_CompressingWriter(file, codec), path, publish_on_error=file.publish_on_error)
     return file if "b" in mode else AtomicTextWriter(file, **text)
 
 

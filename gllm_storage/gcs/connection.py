@@ -26,7 +26,7 @@ from google.oauth2.credentials import Credentials as UserCredentials
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.gcs.errors import CredentialsError
 from gllm_storage.gcs.store import GCSStore
-from gllm_storage.settings import MIB, TransferSettings, count, duration, read_option, size
+from gllm_storage.settings import MIB, TransferSettings, count, duration, flag, read_option, size
 from gllm_storage.store.http import StoppingAdapter
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ OPTIONS = frozenset(
         "part_size",
         "max_concurrency",
         "max_attempts",
+        "publish_on_error",
         "connect_timeout",
         "read_timeout",
         "ca_bundle",
@@ -109,6 +110,7 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
                 part_size=read_option(options, "part_size", size, PART_SIZE),
                 max_concurrency=read_option(options, "max_concurrency", count, TransferSettings.max_concurrency),
                 max_attempts=read_option(options, "max_attempts", count, TransferSettings.max_attempts),
+                publish_on_error=read_option(options, "publish_on_error", flag, TransferSettings.publish_on_error),
             ),
             token=options.get("token"),
             project=os.environ.get("GCSFS_DEFAULT_PROJECT", "") if project is None else project,

@@ -60,6 +60,7 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         part_size: Bytes in a chunk of it, and in a ranged read. Default: 16 MiB.
         max_concurrency: Ranges of one object that are read at a time. Default: 10.
         max_attempts: The most attempts at a request. Default: 5.
+        publish_on_error: Whether a written file appears also if other code closes it at the end of a block that failed.
         connect_timeout: Seconds to wait for a connection. Default: 10.
         read_timeout: Seconds to wait for an answer to begin or go on. Default: 60.
         ca_bundle: Path of a file with the CA certificates to trust.

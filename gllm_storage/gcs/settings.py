@@ -63,6 +63,7 @@ class GCSSettings:
     connect_timeout: float = setting(duration, default=10.0)
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)
+    publish_on_error: bool = setting(flag, default=False)
 
     def __post_init__(self) -> None:
         """Check the keys against each other.
@@ -99,5 +100,6 @@ class GCSSettings:
             "connect_timeout": self.connect_timeout,
             "read_timeout": self.read_timeout,
             "max_attempts": self.max_attempts,
+            "publish_on_error": self.publish_on_error,
         }
         return {name: value for name, value in options.items() if value is not None}

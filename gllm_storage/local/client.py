@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.local.store import LocalStore
 from gllm_storage.paths import Location, clean_prefix, split_url
-from gllm_storage.settings import describe, parse_config, setting, text
+from gllm_storage.settings import TransferSettings, describe, flag, parse_config, setting, text
 
 if TYPE_CHECKING:
     from gllm_storage.local.filesystem import LocalStoreFileSystem
@@ -29,10 +29,12 @@ class LocalSettings:
     Attributes:
         root: The folder, absolute; ``~`` is expanded. The first upload makes it.
         prefix: Prefix of relative remote paths.
+        publish_on_error: As in `TransferSettings`.
     """
 
     root: str = setting(_folder, natural=os.PathLike)
     prefix: str = setting(clean_prefix, default="")
+    publish_on_error: bool = setting(flag, default=False)
 
 
 class LocalStorageClient(FsspecStorageClient):
@@ -59,6 +61,8 @@ class LocalStorageClient(FsspecStorageClient):
 
                 - root: The folder.
                 - prefix: Optional prefix (folder) within it.
+                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block that
+                  failed. Default ``"false"``: nothing is stored then.
 
         Raises:
             ValueError: If the configuration is wrong: one error that names all mistakes.
@@ -94,7 +98,7 @@ class LocalStorageClient(FsspecStorageClient):
 
     def make_store(self) -> LocalStore:
         """The files below the folder."""
-        return LocalStore(self.settings.root)
+        return LocalStore(self.settings.root, TransferSettings(publish_on_error=self.settings.publish_on_error))
 
     def make_filesystem(self) -> LocalStoreFileSystem:
         """The local filesystem of fsspec, which writes by the store of the client."""

@@ -42,18 +42,19 @@ class LocalStore(ObjectStore):
 
     Args:
         folder: The folder, absolute. The first upload makes it.
+        settings: The settings of transfers.
     """
 
     provider: ClassVar[str] = "file"
     creates_exclusively: ClassVar[bool] = True
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, settings: TransferSettings = TransferSettings()) -> None:  # noqa: B008 - frozen
         self._folder = f"{folder.rstrip('/')}/"
-        self._settings = TransferSettings()
+        self._settings = settings
 
     @property
     def settings(self) -> TransferSettings:
-        """The defaults: a folder has no settings for transfers."""
+        """The settings of transfers."""
         return self._settings
 
     def url(self, key: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, clean_prefix, split_url
-from gllm_storage.settings import describe, parse_config, setting
+from gllm_storage.settings import TransferSettings, describe, flag, parse_config, setting
 
 if TYPE_CHECKING:
     from gllm_storage.memory.filesystem import MemoryFileSystem
@@ -27,10 +27,12 @@ class MemorySettings:
     Attributes:
         bucket_name: First segment of every path; may be left out.
         prefix: Prefix of relative remote paths.
+        publish_on_error: As in `TransferSettings`.
     """
 
     bucket_name: str = setting(_bucket, default="")
     prefix: str = setting(clean_prefix, default="")
+    publish_on_error: bool = setting(flag, default=False)
 
 
 class MemoryStorageClient(FsspecStorageClient):
@@ -56,6 +58,8 @@ class MemoryStorageClient(FsspecStorageClient):
 
                 - bucket_name: First segment of every path.
                 - prefix: Optional prefix (folder) within it.
+                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block that
+                  failed. Default ``"false"``: nothing is stored then.
 
         Raises:
             ValueError: If the configuration is wrong: one error that names all mistakes.
@@ -93,7 +97,7 @@ class MemoryStorageClient(FsspecStorageClient):
 
         from gllm_storage.memory.store import MemoryStore  # noqa: PLC0415 - it imports fsspec
 
-        return MemoryStore(MemoryFileSystem(), self.settings.bucket_name)
+        return MemoryStore(MemoryFileSystem(), self.settings.bucket_name, TransferSettings(publish_on_error=self.settings.publish_on_error))
 
     def make_filesystem(self) -> MemoryFileSystem:
         """The memory filesystem of fsspec, which writes by the store of the client."""

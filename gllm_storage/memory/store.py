@@ -29,19 +29,25 @@ class MemoryStore(ObjectStore):
     Args:
         filesystem: The filesystem that has the dictionary.
         bucket: The first segment of every path; empty for the store of all paths.
+        settings: The settings of transfers.
     """
 
     provider: ClassVar[str] = "memory"
     creates_exclusively: ClassVar[bool] = True
 
-    def __init__(self, filesystem: MemoryFileSystem, bucket: str = "") -> None:
+    def __init__(
+        self,
+        filesystem: MemoryFileSystem,
+        bucket: str = "",
+        settings: TransferSettings = TransferSettings(),  # noqa: B008 - frozen
+    ) -> None:
         self._filesystem = filesystem
         self._base = f"{bucket}/" if bucket else ""
-        self._settings = TransferSettings()
+        self._settings = settings
 
     @property
     def settings(self) -> TransferSettings:
-        """The defaults: memory has no settings for transfers."""
+        """The settings of transfers."""
         return self._settings
 
     def url(self, key: str) -> str:

@@ -55,6 +55,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         conditional_writes: ``"auto"``, ``"enforced"`` or ``"best-effort"``; see `S3TransferSettings`.
         engine: ``"auto"`` or ``"boto3"``; see `Endpoint`.
         sign_bodies: ``"auto"``, ``"always"`` or ``"never"``; see `BodySigning`.
+        publish_on_error: Whether a written file appears also if other code closes it at the end of a block that failed.
         **options: s3fs's options.
 
     Raises:
@@ -81,6 +82,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         conditional_writes: str = S3TransferSettings.conditional_writes,
         engine: str = "auto",
         sign_bodies: str = "auto",
+        publish_on_error: bool = False,
         **options: Any,
     ) -> None:
         require_known(options, S3FileSystem)
@@ -99,6 +101,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
                 "conditional_writes": conditional_writes,
                 "engine": engine,
                 "sign_bodies": sign_bodies,
+                "publish_on_error": publish_on_error,
             }
         )
 
@@ -226,6 +229,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
             fs=self,
             autocommit=autocommit,
             on_commit=partial(self._forget_listings, path),
+            publish_on_error=store.settings.publish_on_error,
         )
 
     def _asks_otherwise(self, kwargs: Mapping[str, Any]) -> bool:

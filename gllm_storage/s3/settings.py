@@ -104,6 +104,7 @@ class S3Settings:
     conditional_writes: str = setting(choice("auto", "enforced", "best-effort"), default="auto")
     engine: str = setting(choice(*ENGINES), default="auto")
     sign_bodies: str = setting(choice(*BODY_SIGNING), default="auto")
+    publish_on_error: bool = setting(flag, default=False)
 
     def __post_init__(self) -> None:
         """Check the keys that depend on each other.
@@ -160,6 +161,7 @@ class S3Settings:
             "conditional_writes": self.conditional_writes,
             "engine": self.engine,
             "sign_bodies": self.sign_bodies,
+            "publish_on_error": self.publish_on_error,
         }
 
     def _client_options(self) -> dict[str, Any]:
