@@ -53,8 +53,8 @@ class AzureStorageClient(FsspecStorageClient):
                 - max_concurrency: Blocks of one file at a time. Default ``"10"``.
                 - connect_timeout, read_timeout: Default ``"10s"``, ``"60s"``.
                 - max_attempts: How often a request is sent at most. Default ``"5"``.
-                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block that
-                  failed. Default ``"false"``: nothing is stored then.
+                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
+                  that failed. Default ``"false"``: nothing is stored then.
 
         Raises:
             ValueError: If required configuration parameters are missing, or any is unknown or wrong: one error that names

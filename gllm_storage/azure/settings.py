@@ -151,6 +151,6 @@ class AzureSettings:
             "multipart_threshold": self.multipart_threshold,
             "part_size": self.part_size,
             "max_attempts": self.max_attempts,
-            "publish_on_error": self.publish_on_error,
+            "publish_on_error": self.publish_on_error or None,
         }
         return {name: value for name, value in options.items() if value is not None}

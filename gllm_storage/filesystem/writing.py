@@ -72,8 +72,8 @@ class Unwinding:
         """The exception of the block whose end closes the file; None if the caller closes it for another reason.
 
         Args:
-            file: The file, to recognize an `fsspec.core.OpenFile` of it: the file is opened at the beginning of its block, so
-                its ``__exit__`` ends that block also if the exception was handled before, and is raised again.
+            file: The file. The ``__exit__`` of its own `fsspec.core.OpenFile` ends the block that opened the file, so it
+                counts also if the exception was being handled at the beginning of the block, and was raised again.
         """
         current = sys.exception()
         if current is None:
@@ -342,8 +342,8 @@ class AtomicTextWriter(io.TextIOWrapper):
 
 def _not_picklable(path: str) -> TypeError:
     return TypeError(
-        f"{path} is open for writing, and cannot be pickled or copied: only this file knows what was written. Pickle the URL, "
-        "and open the file in the process that writes it"
+        f"{path} is open for writing, and cannot be pickled or copied: only this file knows what was written. Pickle the "
+        "URL, and open the file in the process that writes it"
     )
 
 

@@ -53,8 +53,8 @@ class GCSStorageClient(FsspecStorageClient):
                 - max_concurrency: Ranges of one object that are read at a time. Default ``"10"``.
                 - connect_timeout, read_timeout: Default ``"10s"``, ``"60s"``.
                 - max_attempts: The most attempts at a request. Default ``"5"``.
-                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block that
-                  failed. Default ``"false"``: nothing is stored then.
+                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
+                  that failed. Default ``"false"``: nothing is stored then.
 
         Raises:
             ValueError: If required configuration parameters are missing, or any is unknown or wrong: one error that names

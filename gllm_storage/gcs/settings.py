@@ -100,6 +100,6 @@ class GCSSettings:
             "connect_timeout": self.connect_timeout,
             "read_timeout": self.read_timeout,
             "max_attempts": self.max_attempts,
-            "publish_on_error": self.publish_on_error,
+            "publish_on_error": self.publish_on_error or None,
         }
         return {name: value for name, value in options.items() if value is not None}

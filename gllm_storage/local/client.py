@@ -61,8 +61,8 @@ class LocalStorageClient(FsspecStorageClient):
 
                 - root: The folder.
                 - prefix: Optional prefix (folder) within it.
-                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block that
-                  failed. Default ``"false"``: nothing is stored then.
+                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
+                  that failed. Default ``"false"``: nothing is stored then.
 
         Raises:
             ValueError: If the configuration is wrong: one error that names all mistakes.

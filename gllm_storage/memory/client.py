@@ -58,8 +58,8 @@ class MemoryStorageClient(FsspecStorageClient):
 
                 - bucket_name: First segment of every path.
                 - prefix: Optional prefix (folder) within it.
-                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block that
-                  failed. Default ``"false"``: nothing is stored then.
+                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
+                  that failed. Default ``"false"``: nothing is stored then.
 
         Raises:
             ValueError: If the configuration is wrong: one error that names all mistakes.
@@ -97,7 +97,9 @@ class MemoryStorageClient(FsspecStorageClient):
 
         from gllm_storage.memory.store import MemoryStore  # noqa: PLC0415 - it imports fsspec
 
-        return MemoryStore(MemoryFileSystem(), self.settings.bucket_name, TransferSettings(publish_on_error=self.settings.publish_on_error))
+        return MemoryStore(
+            MemoryFileSystem(), self.settings.bucket_name, TransferSettings(publish_on_error=self.settings.publish_on_error)
+        )
 
     def make_filesystem(self) -> MemoryFileSystem:
         """The memory filesystem of fsspec, which writes by the store of the client."""

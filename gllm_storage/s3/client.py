@@ -66,8 +66,8 @@ class S3StorageClient(FsspecStorageClient):
                 - connect_timeout: Time to connect to the server. Default ``"10s"``.
                 - read_timeout: Time without a byte from the server. Default ``"60s"``.
                 - max_attempts: How often a request is sent at most. Default ``"5"``.
-                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block that
-                  failed. Default ``"false"``: nothing is stored then.
+                - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
+                  that failed. Default ``"false"``: nothing is stored then.
                 - memory_limit: The most content that all transfers of the process hold in memory at a time; at least
                   `part_size`. Default ``"128MiB"``.
                 - engine: ``"auto"`` sends frequent requests directly over a socket if possible; ``"boto3"`` sends all

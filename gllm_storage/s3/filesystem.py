@@ -24,7 +24,7 @@ from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.s3.connection import S3Connection, connection_of, send_digests
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.s3fs.errors import translated_s3fs
-from gllm_storage.s3.s3fs.files import S3File, S3Writer
+from gllm_storage.s3.s3fs.files import S3Appender, S3File, S3Writer
 from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, natural_options, require_known
 from gllm_storage.s3.settings import MAX_PUT, MIN_PART, S3TransferSettings, settings_of_call
 from gllm_storage.store.port import nothing
@@ -207,6 +207,8 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
             return self._open_to_write(path, mode, block_size, kwargs)
         if mode == "rb" and self._asks_otherwise(kwargs):
             return _S3FileSystem._open(self, path, mode, block_size, **kwargs)  # noqa: SLF001 - s3fs's own reader
+        if mode == "ab":
+            return self._open_to_append(path, block_size, **kwargs)
         return super()._open(path, mode, block_size, **kwargs)
 
     def _open_to_write(self, path: str, mode: str, block_size: int | None, kwargs: dict[str, Any]) -> S3Writer:
@@ -229,6 +231,20 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
             fs=self,
             autocommit=autocommit,
             on_commit=partial(self._forget_listings, path),
+            publish_on_error=store.settings.publish_on_error,
+        )
+
+    def _open_to_append(self, path: str, block_size: int | None, *, autocommit: bool = True, **kwargs: Any) -> S3Appender:
+        file = _S3FileSystem._open(self, path, "ab", block_size, **kwargs)  # noqa: SLF001 - s3fs's own writer
+        bucket, key = self._place(path)
+        store = self.bucket_store(bucket)
+        return S3Appender(
+            file,
+            store.url(key),
+            "ab",
+            blocksize=file.blocksize,
+            fs=self,
+            autocommit=autocommit,
             publish_on_error=store.settings.publish_on_error,
         )
 

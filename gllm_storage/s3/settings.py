@@ -161,7 +161,7 @@ class S3Settings:
             "conditional_writes": self.conditional_writes,
             "engine": self.engine,
             "sign_bodies": self.sign_bodies,
-            "publish_on_error": self.publish_on_error,
+            **({"publish_on_error": True} if self.publish_on_error else {}),
         }
 
     def _client_options(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import sys
 import tarfile
 import threading
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from gllm_storage.filesystem.writing import AtomicTextWriter, AtomicWriter
 from tests.unit.test_writing import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
     from types import TracebackType
 
 
@@ -71,11 +71,16 @@ class Failure(Exception):  # noqa: N818 - it fails in the tests
     """The failure of a block."""
 
 
+def fail() -> None:
+    """Raise the failure."""
+    raise Failure
+
+
 class Unpicklable:
     """An object whose pickling fails halfway."""
 
     def __reduce__(self) -> Any:
-        raise Failure
+        fail()
 
 
 class Trainer:
@@ -84,7 +89,7 @@ class Trainer:
     def __init__(self, save: Callable[[], None]) -> None:
         self._save = save
 
-    def __enter__(self) -> Trainer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -97,67 +102,67 @@ class Trainer:
 def fsspec_open(files: Files) -> None:
     with files.block() as file:
         file.write(b"half")
-        raise Failure
+        fail()
 
 
 def fsspec_open_text(files: Files) -> None:
     with files.block("w") as file:
         file.write("half")
-        raise Failure
+        fail()
 
 
 def fsspec_open_gzip(files: Files) -> None:
     with files.block("wb", "gzip") as file:
         file.write(b"half")
-        raise Failure
+        fail()
 
 
 def fsspec_open_gzip_text(files: Files) -> None:
     with files.block("wt", "gzip") as file:
         file.write("half")
-        raise Failure
+        fail()
 
 
 def opened_text(files: Files) -> None:
     with files.block("w").open() as file:
         file.write("half")
-        raise Failure
+        fail()
 
 
 def text_wrapper(files: Files) -> None:
     with io.TextIOWrapper(files.open()) as file:
         file.write("half")
-        raise Failure
+        fail()
 
 
 def buffered_writer(files: Files) -> None:
     with io.BufferedWriter(files.open()) as file:
         file.write(b"half")
-        raise Failure
+        fail()
 
 
 def gzip_around(files: Files) -> None:
     with files.block() as below, gzip.GzipFile(fileobj=below, mode="wb") as file:
         file.write(b"half")
-        raise Failure
+        fail()
 
 
 def lzma_around(files: Files) -> None:
     with files.block() as below, lzma.open(below, "wt") as file:
         file.write("half")
-        raise Failure
+        fail()
 
 
 def zip_around(files: Files) -> None:
     with files.block() as below, zipfile.ZipFile(below, "w") as archive:
         archive.writestr("a", "half")
-        raise Failure
+        fail()
 
 
 def tar_around(files: Files) -> None:
     with files.block() as below, tarfile.open(fileobj=below, mode="w:gz") as archive:
         archive.addfile(tarfile.TarInfo("a"))
-        raise Failure
+        fail()
 
 
 def pickled(files: Files) -> None:
@@ -166,11 +171,11 @@ def pickled(files: Files) -> None:
 
 
 def as_json(files: Files) -> None:
-    def fail(_: object) -> str:
+    def describe(_: object) -> str:
         raise Failure
 
     with files.block("w") as file:
-        json.dump(["half", object()], file, default=fail)
+        json.dump(["half", object()], file, default=describe)
 
 
 def saved_by_numpy(files: Files) -> None:
@@ -181,19 +186,19 @@ def saved_by_numpy(files: Files) -> None:
 def closing(files: Files) -> None:
     with contextlib.closing(files.open()) as file:
         file.write(b"half")
-        raise Failure
+        fail()
 
 
 def exit_stack(files: Files) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(files.block()).write(b"half")
-        raise Failure
+        fail()
 
 
 def exit_stack_text(files: Files) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(io.TextIOWrapper(files.open())).write("half")
-        raise Failure
+        fail()
 
 
 def exit_stack_callback(files: Files) -> None:
@@ -201,7 +206,7 @@ def exit_stack_callback(files: Files) -> None:
         file = files.open()
         stack.callback(file.close)
         file.write(b"half")
-        raise Failure
+        fail()
 
 
 def context_manager(files: Files) -> None:
@@ -215,19 +220,16 @@ def context_manager(files: Files) -> None:
 
     with opened() as file:
         file.write(b"half")
-        raise Failure
+        fail()
 
 
 def suppressed(files: Files) -> None:
     with contextlib.suppress(Failure), files.block() as file:
         file.write(b"half")
-        raise Failure
+        fail()
 
 
 def nested_functions(files: Files) -> None:
-    def fail() -> None:
-        raise Failure
-
     with files.block() as file, Trainer(lambda: None):
         file.write(b"half")
         fail()
@@ -235,7 +237,7 @@ def nested_functions(files: Files) -> None:
 
 def raised_again(files: Files) -> None:
     try:
-        raise Failure
+        fail()
     except Failure:
         with files.block() as file:
             file.write(b"half")
@@ -244,7 +246,7 @@ def raised_again(files: Files) -> None:
 
 def other_failure(files: Files) -> None:
     try:
-        raise Failure
+        fail()
     except Failure:
         with files.block("w") as file:
             file.write("half")
@@ -287,7 +289,7 @@ def in_a_task(files: Files) -> None:
     async def run() -> None:
         async with opened() as file:
             file.write(b"half")
-            raise Failure
+            fail()
 
     asyncio.run(run())
 
@@ -344,14 +346,14 @@ def save_text(files: Files) -> None:
 
 def in_except(files: Files) -> None:
     try:
-        raise Failure
+        fail()
     except Failure:
         save(files)
 
 
 def in_except_unblocked(files: Files) -> None:
     try:
-        raise Failure
+        fail()
     except Failure:
         file = files.open()
         file.write(b"state")
@@ -361,7 +363,7 @@ def in_except_unblocked(files: Files) -> None:
 def opened_before(files: Files) -> None:
     file = files.open()
     try:
-        raise Failure
+        fail()
     except Failure:
         file.write(b"state")
         file.close()
@@ -370,19 +372,19 @@ def opened_before(files: Files) -> None:
 def in_finally(files: Files) -> None:
     with contextlib.suppress(Failure):
         try:
-            raise Failure
+            fail()
         finally:
             save(files)
 
 
 def in_exit(files: Files) -> None:
     with contextlib.suppress(Failure), Trainer(lambda: save(files)):
-        raise Failure
+        fail()
 
 
 def in_exit_text(files: Files) -> None:
     with contextlib.suppress(Failure), Trainer(lambda: save_text(files)):
-        raise Failure
+        fail()
 
 
 def in_exit_unblocked(files: Files) -> None:
@@ -392,13 +394,13 @@ def in_exit_unblocked(files: Files) -> None:
         file.close()
 
     with contextlib.suppress(Failure), Trainer(unblocked):
-        raise Failure
+        fail()
 
 
 def in_stack_callback(files: Files) -> None:
     with contextlib.suppress(Failure), contextlib.ExitStack() as stack:
         stack.callback(save, files)
-        raise Failure
+        fail()
 
 
 def in_context_manager(files: Files) -> None:
@@ -411,7 +413,7 @@ def in_context_manager(files: Files) -> None:
             raise
 
     with contextlib.suppress(Failure), trainer():
-        raise Failure
+        fail()
 
 
 def on_interrupt(files: Files) -> None:
@@ -425,25 +427,25 @@ def after_a_second_failure(files: Files) -> None:
     def save_unblocked() -> None:
         file: Any = None
         try:
-            raise ZeroDivisionError
-        except ZeroDivisionError:
+            fail()
+        except Failure:
             file = files.open()
         file.write(b"state")
         file.close()
 
     with contextlib.suppress(Failure), Trainer(save_unblocked):
-        raise Failure
+        fail()
 
 
 def retried_in_except(files: Files) -> None:
     try:
-        raise Failure
+        fail()
     except Failure:
         try:
             with files.block() as file:
                 file.write(b"half")
-                raise ZeroDivisionError
-        except ZeroDivisionError:
+                fail()
+        except Failure:
             save(files)
 
 
@@ -466,7 +468,7 @@ def test_emergency_save(program: Callable[[Files], None], files: Files) -> None:
 def handled_inside(files: Files) -> None:
     with files.block() as file:
         try:
-            raise Failure
+            fail()
         except Failure:
             file.write(b"state")
 
@@ -475,7 +477,7 @@ def suppressed_inside(files: Files) -> None:
     with files.block("w") as file:
         file.write("state")
         with contextlib.suppress(Failure):
-            raise Failure
+            fail()
 
 
 def other_file_failed(files: Files) -> None:
@@ -483,7 +485,7 @@ def other_file_failed(files: Files) -> None:
         file.write(b"state")
         with contextlib.suppress(Failure), files.block("w") as other:
             other.write("half")
-            raise Failure
+            fail()
 
 
 def returned_inside(files: Files) -> None:
@@ -504,13 +506,13 @@ def retried(files: Files) -> None:
         with contextlib.suppress(Failure), files.block() as file:
             file.write(b"state")
             if not attempt:
-                raise Failure
+                fail()
 
 
 def in_thread(files: Files) -> None:
     def work() -> None:
         try:
-            raise Failure
+            fail()
         except Failure:
             save(files)
 
@@ -523,11 +525,11 @@ def closed_in_block(files: Files) -> None:
     with contextlib.suppress(Failure), files.block() as file:
         file.write(b"state")
         file.close()
-        raise Failure
+        fail()
 
 
 def sent_to_generator(files: Files) -> None:
-    def sink() -> Iterator[None]:
+    def sink() -> Generator[None, bytes | None]:
         with files.block() as file:
             while (data := (yield)) is not None:
                 file.write(data)
@@ -544,7 +546,7 @@ def exit_stack_moved(files: Files) -> None:
         stack.enter_context(files.block()).write(b"state")
         kept = stack.pop_all()
     try:
-        raise Failure
+        fail()
     except Failure:
         kept.close()
 
@@ -580,7 +582,7 @@ def test_finally(files: Files) -> None:
         file = files.open()
         try:
             file.write(b"half")
-            raise Failure
+            fail()
         finally:
             file.close()
     assert files.published == [b"half"]
@@ -590,7 +592,7 @@ def test_log_of_trainer(files: Files) -> None:
     """A log that was opened before the failure, and that ``__exit__`` closes, is not published."""
     log = files.open()
     with contextlib.suppress(Failure), Trainer(log.close):
-        raise Failure
+        fail()
     assert files.published == []
 
 
@@ -611,7 +613,7 @@ def test_setting_of_client() -> None:
             name = f"{setting}-{compression}"
             with contextlib.suppress(Failure), contextlib.closing(client.open(name, "wb", compression=compression)) as file:
                 file.write(b"half")
-                raise Failure
+                fail()
             assert client.file_exists(name) is expected
             if expected:
                 client.delete_file(name)
@@ -632,7 +634,7 @@ def test_dropped(mode: str, files: Files, recwarn: pytest.WarningsRecorder) -> N
 def test_dropped_in_except(files: Files) -> None:
     """A file that is dropped in an ``except`` block is not published."""
     try:
-        raise Failure
+        fail()
     except Failure:
         files.open().write(b"half")
     gc.collect()
