@@ -34,18 +34,55 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# The signature of a SAS token; the id of an upload session on GCS, which alone grants write access; and the password of a
-# URL. A password ends at the last @ before a slash, as for urllib.
-_SECRETS = re.compile(r"\b((?:sig|upload_id)=)[^&\s)'\"]+|(://[^/@:\s]*:)[^/\s]*(?=@)", re.IGNORECASE)
+# Parameters that grant access: signatures of SAS and presigned URLs, tokens, the id of an upload session on GCS; and the
+# keys of connection strings.
+_PARAMETERS = re.compile(
+    r"\b((?:sig|(?:x-amz-|x-goog-)?signature|x-amz-security-token|upload_id|(?:access|refresh|id|session|security)_?token"
+    r"|client_secret|accountkey|sharedaccesskey)=)[^&\s)'\";,]+",
+    re.IGNORECASE,
+)
+# A password, up to the last @ before a slash, as for urllib; or a user name alone, which may be a token. In Azure's URLs the
+# name is the container.
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/\s]+(?=@)")
+_USER = re.compile(r"(?<![a-z])((?!(?:abfss?|wasbs?|az)://)[a-z][a-z0-9+.\-]*://)[^/@:\s]+:?(?=@)", re.IGNORECASE)
+# A password with a slash, which ends the host for a parser. Not a port, an IPv6 address, or the ARN of an access point.
+_SLASHED = re.compile(r"(://(?!arn:|\[)[^/@:\s]*:)(?!\d*(?:[/?#\s'\"),;\]]|$))\S+(?=@)", re.IGNORECASE)
+# Of http.client and of requests. The header may be the one with the token.
+_HEADER = re.compile(r"(header (?:value|part)[^'\"]*)(b?(['\"])).*\3", re.IGNORECASE | re.DOTALL)
 
 
 def redacted(text: str) -> str:
-    """A text without the passwords of URLs and without the URL parameters that grant access, for messages and logs."""
-    return _SECRETS.sub(r"\1\2***", text)
+    """A text for messages and logs: without passwords in URLs, and without values that grant access.
+
+    Example:
+        >>> redacted("https://user:p@ss@minio.example.com/models?X-Amz-Signature=8f3c&partNumber=2")
+        'https://user:***@minio.example.com/models?X-Amz-Signature=***&partNumber=2'
+    """
+    for each in (_USER, _PASSWORD, _SLASHED):
+        text = each.sub(r"\1***", text)
+    return _HEADER.sub(r"\1\2***\3", _PARAMETERS.sub(r"\1***", text))
+
+
+def require_printable(name: str, value: object) -> None:
+    """Check that a credential can be part of an HTTP header. HTTP libraries show the header that they refuse.
+
+    Args:
+        name: Name of the credential, for the message.
+        value: The credential; anything but a string is ignored.
+
+    Raises:
+        ValueError: If it has a control character, such as the newline at the end of a file. The message does not contain
+            the value.
+    """
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"{name} contains a control character, such as a newline")
 
 
 def redact(error: BaseException | None) -> None:
-    """Remove these secrets from an exception and from its causes, which tracebacks show."""
+    """Remove the secrets from an exception and from its causes, which tracebacks and debuggers show.
+
+    Besides texts, exceptions of HTTP libraries hold the request, with its ``Authorization`` header.
+    """
     found, waiting = set(), [error]
     while waiting:
         each = waiting.pop()
@@ -54,8 +91,23 @@ def redact(error: BaseException | None) -> None:
         found.add(id(each))
         waiting += [each.__cause__, each.__context__, *(part for part in each.args if isinstance(part, BaseException))]
         each.args = tuple(redacted(part) if isinstance(part, str) else part for part in each.args)
-        if isinstance(vars(each).get("message"), str):
-            vars(each)["message"] = redacted(vars(each)["message"])
+        _strip(vars(each))
+
+
+def _strip(attributes: dict[str, Any]) -> None:
+    attributes.update({name: redacted(value) for name, value in attributes.items() if isinstance(value, str)})
+    kwargs = attributes.get("kwargs")
+    if isinstance(kwargs, dict):  # botocore's
+        attributes["kwargs"] = {
+            name: redacted(value) if isinstance(value, str) else value for name, value in kwargs.items() if name != "request"
+        }
+    for name in ("request", "request_info"):
+        if attributes.get(name) is not None:
+            attributes[name] = None
+    response: Any = attributes.get("response")
+    if getattr(response, "request", None) is not None:
+        with contextlib.suppress(AttributeError):  # a property of some libraries
+            response.request = None
 
 
 class Remedy(Enum):
@@ -314,6 +366,7 @@ def translation(
         cause = error.__cause__
         if cause is not None and error.status is None:
             error.details = answered(error.details, cause)
+        redact(cause)
         complete(error, began)
         raise
     except sdk_errors as error:

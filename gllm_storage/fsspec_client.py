@@ -11,9 +11,9 @@ from gllm_storage.client import CloudStorageClient
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, timed
+from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, redacted, timed
 from gllm_storage.files.source import open_source
-from gllm_storage.paths import Location, split_url, without_password
+from gllm_storage.paths import Location, split_url
 from gllm_storage.settings import as_strings, keys_of, require_mapping
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class FsspecStorageClient(CloudStorageClient):
         try:
             filesystem, _ = url_to_fs(self.config["url"], **self.storage_options, skip_instance_cache=True)
         except Exception as error:  # a missing package, a host that is down: each filesystem has its own exceptions
-            url = without_password(self.config["url"])
+            url = redacted(self.config["url"])
             raise StorageError(
                 f"fsspec cannot open {url}: {type(error).__name__}: {error}",
                 ErrorDetails("fsspec", url, "open"),
@@ -427,7 +427,7 @@ class FsspecStorageClient(CloudStorageClient):
 
     def _described(self) -> str:
         hidden = [f"{name}='***'" for name in sorted(self.config) if name != "url"]
-        return ", ".join([f"url={without_password(self.config['url'])!r}", *hidden])
+        return ", ".join([f"url={redacted(self.config['url'])!r}", *hidden])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.config,)

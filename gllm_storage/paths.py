@@ -13,6 +13,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from gllm_storage.errors import redacted
+
 MAX_KEY_BYTES = 1024
 """S3's limit for the length of a key in UTF-8; GCS and Azure have the same limit:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
@@ -35,14 +37,9 @@ def split_url(url: str) -> tuple[str, str]:
     match = _URL.fullmatch(url) if isinstance(url, str) else None
     if match is None:
         raise ValueError(
-            f"{url!r} is not a storage URL: it needs a scheme, as in 's3://bucket/prefix' or 'file:///data/models'"
+            f"{redacted(repr(url))} is not a storage URL: it needs a scheme, as in 's3://bucket/prefix' or 'file:///data/models'"
         )
     return match["scheme"].lower(), match["rest"]
-
-
-def without_password(url: str) -> str:
-    """A URL for messages, with user name and password replaced by ``***``."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", url)
 
 
 def validate_key(key: str) -> str:
@@ -57,7 +54,7 @@ def validate_key(key: str) -> str:
     """
     problem = _problem(key)
     if problem:
-        raise ValueError(f"remote path {key!r} {problem}")
+        raise ValueError(f"remote path {redacted(repr(key))} {problem}")
     return key
 
 
@@ -119,7 +116,9 @@ class Location:
             raise ValueError(f"a remote path is a string, not {type(remote_path).__name__}: {remote_path!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
         for each in self.forbidden:
             if each in remote_path:
-                raise ValueError(f"remote path {remote_path!r} contains {each!r}, which this store does not keep unchanged")
+                raise ValueError(
+                    f"remote path {redacted(repr(remote_path))} contains {each!r}, which this store does not keep unchanged"
+                )
         if "://" in remote_path:
             return validate_key(self._key_of_url(remote_path))
         if remote_path.startswith("/"):
@@ -167,7 +166,9 @@ class Location:
         base = next((each for each in (self.base, *self.other_bases) if rest.startswith(each)), None)
         if scheme not in {self.scheme, *self.aliases} or base is None:
             here = f"{self.scheme}://{self.base}"
-            raise ValueError(f"{url!r} is not in {here!r}, the location of this client; make a client for that URL")
+            raise ValueError(
+                f"{redacted(repr(url))} is not in {here!r}, the location of this client; make a client for that URL"
+            )
         return rest.removeprefix(base)
 
 

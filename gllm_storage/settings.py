@@ -32,7 +32,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from gllm_storage.paths import without_password
+from gllm_storage.errors import redacted, require_printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -282,15 +282,23 @@ def parse_config(settings_class: type[S], provider: str, config: Mapping[str, An
     for name in rules.keys() & config.keys():
         rule: _Rule = rules[name].metadata["rule"]
         try:
-            values[name] = rule.parse(_as_string(config[name], rule.natural))
+            values[name] = _parsed(rule, config[name])
         except ValueError as error:
-            shown = _HIDDEN if rule.secret else repr(without_password(str(config[name])))
-            problems[name] = f"{name}={shown} {error}"
+            # Both parts: the rule of the key may quote the value.
+            shown = _HIDDEN if rule.secret else repr(str(config[name]))
+            problems[name] = redacted(f"{name}={shown} {error}")
     if problems:
         # The list of keys helps with an unknown key only; after a wrong value it would bury the rule of the key.
         known = f". Known keys: {', '.join(sorted(rules))}" if unknown or missing else ""
         raise ConfigError(f"{provider} config: {'; '.join(sorted(problems.values()))}{known}", problems)
     return settings_class(**values)
+
+
+def _parsed(rule: _Rule, value: object) -> Any:
+    given = _as_string(value, rule.natural)
+    if rule.secret:
+        require_printable("it", given)
+    return rule.parse(given)
 
 
 def as_strings(settings_class: type[DataclassInstance], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from gllm_storage.errors import require_printable
+
 _NAME = "AZURE_STORAGE_ACCOUNT_NAME"
 _CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
+_KEY = "AZURE_STORAGE_ACCOUNT_KEY"
+_SAS = "AZURE_STORAGE_SAS_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,17 @@ class AzureAccount:
     principal: tuple[str, str, str] | None = field(default=None, repr=False)
     anonymous: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the secrets, which become parts of URLs and headers.
+
+        Raises:
+            ValueError: If one has a control character, such as the newline at the end of a file.
+        """
+        require_printable(f"connection_string (or {_CONNECTION_STRING})", self.connection_string)
+        require_printable(f"account_key (or {_KEY})", self.account_key)
+        require_printable(f"sas_token (or {_SAS})", self.sas_token)
+        require_printable("client_secret", self.principal[2] if self.principal else None)
+
     @staticmethod
     def is_in_environment() -> bool:
         """Whether the environment names an account, in the variables of adlfs."""
@@ -57,7 +72,7 @@ class AzureAccount:
         """The given account; the environment adds the missing settings.
 
         Raises:
-            ValueError: If no account is named anywhere.
+            ValueError: If no account is named anywhere, or a credential has a control character.
         """
         if connection_string:
             return cls(_name_in(connection_string), connection_string=connection_string)
@@ -70,8 +85,8 @@ class AzureAccount:
             raise ValueError(f"no Azure account is named: give account_name or connection_string, or set {_NAME}")
         url = endpoint_url or f"https://{name}.blob.core.windows.net"
         if not (account_key or sas_token or principal or anonymous):
-            account_key = os.environ.get("AZURE_STORAGE_ACCOUNT_KEY") or None
-            sas_token = None if account_key else os.environ.get("AZURE_STORAGE_SAS_TOKEN") or None
+            account_key = os.environ.get(_KEY) or None
+            sas_token = None if account_key else os.environ.get(_SAS) or None
         return cls(name, url, None, account_key, sas_token, principal, anonymous)
 
     @property

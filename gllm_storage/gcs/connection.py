@@ -24,6 +24,7 @@ from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials as UserCredentials
 
 from gllm_storage.concurrency.fork import PerProcess
+from gllm_storage.errors import require_printable
 from gllm_storage.gcs.errors import CredentialsError
 from gllm_storage.gcs.store import GCSStore
 from gllm_storage.settings import MIB, TransferSettings, count, duration, flag, read_option, size
@@ -320,6 +321,7 @@ _METHODS: dict[str, Callable[[GCSConnection], Account]] = {
 def _credentials_of(token: Any, scopes: list[str]) -> Credentials:
     """Credentials of a key file, of its content, of an access token, or google-auth's own object."""
     if isinstance(token, str):
+        require_printable("token", token)
         token = _of_file(token) if os.path.exists(token) else _of_access_token(token)
     if isinstance(token, dict):
         token = _of_mapping(token, scopes)

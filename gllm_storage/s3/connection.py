@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.errors import ErrorDetails, note_attempts
+from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
 from gllm_storage.s3.body import BotoBody, ChecksumHeaders
 from gllm_storage.s3.errors import (
     TRANSIENT_CODES,
@@ -88,6 +88,8 @@ class Endpoint:
             options["signature_version"] = UNSIGNED
         # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
         session = boto3.session.Session(profile_name=self.profile_name)
+        if not self.anonymous:
+            _require_printable(session.get_credentials())
         client = session.client("s3", config=Config(**options), **self.client_options)
         events = client.meta.events
         events.register("before-send.s3", check_stop)
@@ -134,6 +136,27 @@ class Endpoint:
             sign_bodies=self.sign_bodies,
         )
         return cast("S3Client", direct)
+
+
+def _require_printable(credentials: Any) -> None:
+    """Check the access key and the token of the environment or a file, which become headers.
+
+    Credentials that botocore refreshes are not read here: that may send a request.
+
+    Raises:
+        botocore.exceptions.CredentialRetrievalError: If one has a control character.
+    """
+    from botocore.credentials import Credentials  # noqa: PLC0415 - with boto3
+    from botocore.exceptions import CredentialRetrievalError  # noqa: PLC0415 - with boto3
+
+    if type(credentials) is not Credentials:
+        return
+    names = {"access_key": "the access key", "secret_key": "the secret key", "token": "the session token"}
+    try:
+        for attribute, name in names.items():
+            require_printable(name, getattr(credentials, attribute))
+    except ValueError as error:
+        raise CredentialRetrievalError(provider=credentials.method, error_msg=str(error)) from None
 
 
 class S3Connection:
@@ -242,6 +265,8 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
 
 
 def _client_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    for name in ("key", "username", "secret", "password", "token"):
+        require_printable(name, options.get(name))
     named = not options.get("anon")
     of_client = {
         "aws_access_key_id": (options.get("key") or options.get("username")) if named else None,

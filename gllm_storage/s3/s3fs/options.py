@@ -68,7 +68,7 @@ def natural_options(options: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(options)
     for name in _FLAGS & given.keys():
         given[name] = read_option(given, name, flag, given[name])
-    if "max_concurrency" in given:
+    if isinstance(given.get("max_concurrency"), str):
         given["max_concurrency"] = read_option(given, "max_concurrency", count, TransferSettings.max_concurrency)
     if given.get("config_kwargs"):
         given["config_kwargs"] = {name: _seconds(value) for name, value in given["config_kwargs"].items()}
