@@ -21,14 +21,16 @@ from gllm_storage.errors import (
     AccessDeniedError,
     BucketNotFoundError,
     ConflictCheckUnsupportedError,
+    InsecureTLSWarning,
     IntegrityError,
     NonAtomicWriteWarning,
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
+    UnsupportedOperationError,
 )
-from gllm_storage.info import ObjectInfo
+from gllm_storage.info import ObjectInfo, ObjectProperties
 from gllm_storage.registry import CloudStorageRegistry, get_storage_client, register_filesystems, storage_client_from_url
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ __all__ = [
     "ConflictCheckUnsupportedError",
     "FsspecStorageClient",
     "GCSStorageClient",
+    "InsecureTLSWarning",
     "IntegrityError",
     "LocalStorageClient",
     "MemoryStorageClient",
@@ -57,9 +60,11 @@ __all__ = [
     "ObjectExistsError",
     "ObjectInfo",
     "ObjectNotFoundError",
+    "ObjectProperties",
     "S3StorageClient",
     "StorageError",
     "StorageUnavailableError",
+    "UnsupportedOperationError",
     "get_storage_client",
     "register_filesystems",
     "storage_client_from_url",

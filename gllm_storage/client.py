@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Dict  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, Dict, Self  # noqa: UP035 - the documented signatures say Dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from datetime import timedelta
     from pathlib import Path
+    from types import TracebackType
 
     from fsspec import AbstractFileSystem
+    from fsspec.callbacks import Callback
 
-    from gllm_storage.info import ObjectInfo
+    from gllm_storage.info import ObjectInfo, ObjectProperties
 
 
 class CloudStorageClient(ABC):
@@ -20,9 +23,9 @@ class CloudStorageClient(ABC):
     This class defines the interface that all cloud storage implementations must follow. It provides methods for uploading
     and downloading files from cloud storage services.
 
-    A third party's client needs the four abstract methods only. The others (`url`, `open`, `info`, `list_files`,
-    `list_folder`, `filesystem`, `storage_options`) raise `NotImplementedError` by default; `FsspecStorageClient` implements
-    them all.
+    A third party's client needs the four abstract methods only. The others (`upload`, `copy_file`, `move_file`, `presign`,
+    `url`, `open`, `info`, `list_files`, `list_folder`, `filesystem`, `storage_options`) raise `NotImplementedError` by
+    default; `FsspecStorageClient` implements them all. `close` does nothing by default.
 
     Clients of one class are equal if their configs are equal. A repr shows the keys of a config and none of its values.
     """
@@ -122,6 +125,88 @@ class CloudStorageClient(ABC):
             FileNotFoundError: If the remote file does not exist.
             RuntimeError: If the deletion fails.
         """
+
+    def upload(
+        self,
+        source: Any,
+        remote_path: str,
+        *,
+        check_conflict: bool = False,
+        callback: Callback | Callable[[int], object] | None = None,
+        properties: ObjectProperties | None = None,
+        **named: Any,
+    ) -> str:
+        """Upload a file, bytes or a binary file object, with properties such as the content type.
+
+        Args:
+            source: The content.
+            remote_path: Path in the cloud storage where the file should be saved.
+            check_conflict: As in `upload_file`.
+            callback: Receives the progress.
+            properties: The properties of the object.
+            **named: Properties by name, such as ``content_type="application/json"``.
+
+        Raises:
+            FileExistsError: If check_conflict is True and the remote object already exists.
+            RuntimeError: If the upload fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("upload")
+
+    def copy_file(self, source: str, target: str, *, check_conflict: bool = False) -> str:
+        """Copy a file within the cloud storage.
+
+        Args:
+            source: Path of the file in the cloud storage.
+            target: Path of the copy.
+            check_conflict: When True, fail atomically if the target exists.
+
+        Raises:
+            FileNotFoundError: If the source does not exist.
+            FileExistsError: If check_conflict is True and the target exists.
+            RuntimeError: If the copy fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("copy_file")
+
+    def move_file(self, source: str, target: str, *, check_conflict: bool = False) -> str:
+        """Move a file within the cloud storage.
+
+        Args:
+            source: Path of the file in the cloud storage.
+            target: Its new path.
+            check_conflict: When True, fail atomically if the target exists.
+
+        Raises:
+            FileNotFoundError: If the source does not exist.
+            FileExistsError: If check_conflict is True and the target exists.
+            RuntimeError: If the move fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("move_file")
+
+    def presign(self, remote_path: str, *, expires: float | timedelta = 3600, method: str = "GET") -> str:
+        """An https URL with which anyone can read or write a file for some time, without credentials.
+
+        Args:
+            remote_path: Path in the cloud storage.
+            expires: Seconds, or a timedelta.
+            method: ``"GET"`` or ``"PUT"``.
+
+        Raises:
+            RuntimeError: If the store or the credentials cannot make such a URL.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("presign")
+
+    def close(self) -> None:  # noqa: B027 - most clients of third parties have nothing to close
+        """Close idle connections. The client can be used again, and then opens new ones. By default nothing is done."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
     def url(self, remote_path: str) -> str:
         """The URL of a file, whether it exists or not. `upload_file` returns the same URL.

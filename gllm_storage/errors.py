@@ -13,6 +13,7 @@
         ├── BucketNotFoundError          the bucket or container does not exist
         ├── IntegrityError               size or checksum differ from the stored ones
         ├── ConflictCheckUnsupportedError    the store cannot create exclusively
+        ├── UnsupportedOperationError    the store cannot do this: keep that property, presign a URL
         └── StorageUnavailableError      timeouts, refused connections, 5xx after all retries
 
 `ObjectNotFoundError` and `ObjectExistsError` are not `RuntimeError`, so an ``except RuntimeError`` written against the
@@ -150,6 +151,8 @@ class Remedy(Enum):
     NO_PRESERVE_ETAG = "Copy without preserve_etag"
     WRITE_NEW_OBJECT = "Write the complete object again, or write another object"
     OPEN_AGAIN = "Open the object again"
+    LEAVE_PROPERTIES_OUT = "Leave the properties out, or use another store"
+    NEEDS_SIGNING_KEY = "Use credentials with a key that signs"
 
 
 @dataclass(frozen=True)
@@ -314,6 +317,10 @@ class ConflictCheckUnsupportedError(StorageError):
     """The store cannot create exclusively, so ``check_conflict=True`` was refused before anything was written."""
 
 
+class UnsupportedOperationError(StorageError):
+    """The store, or its credentials, cannot do this, such as keep a property or presign a URL. Nothing was sent."""
+
+
 class StorageUnavailableError(StorageError):
     """The store could not be reached or kept failing, also after all retries."""
 
@@ -322,6 +329,10 @@ class StorageUnavailableError(StorageError):
 
 class NonAtomicWriteWarning(UserWarning):
     """An exclusive create checked with a HEAD request and wrote afterwards, because the store cannot do both in one step."""
+
+
+class InsecureTLSWarning(UserWarning):
+    """TLS certificates are not verified, because ``verify_tls`` is false."""
 
 
 def note_attempts(error: BaseException, attempts: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
@@ -12,12 +13,14 @@ from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, redacted, timed
-from gllm_storage.files.source import open_source
+from gllm_storage.files.content import local_path as path_of
+from gllm_storage.files.content import open_content
+from gllm_storage.info import ObjectProperties
 from gllm_storage.paths import Location, split_url
 from gllm_storage.settings import as_strings, keys_of, require_mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from _typeshed import DataclassInstance
     from fsspec import AbstractFileSystem
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.port import ObjectStore
+
+
+_LONGEST = 10**9
+"""Seconds, 30 years: no store permits longer."""
 
 
 class FsspecStorageClient(CloudStorageClient):
@@ -139,7 +146,7 @@ class FsspecStorageClient(CloudStorageClient):
         """Upload a file. After an error or Ctrl-C the store is unchanged.
 
         Args:
-            local_path: Path to the local file to upload.
+            local_path: Path to the local file to upload: a text or a path object.
             remote_path: Path of the object: relative to the client's prefix, or from the bucket's root if it begins with
                 ``/``, or a URL of this store.
             check_conflict: When True, fail atomically if the object already exists: of several writers at a time, exactly
@@ -150,6 +157,7 @@ class FsspecStorageClient(CloudStorageClient):
 
         Raises:
             ValueError: If the remote path is not valid.
+            TypeError: If the local path is something else, such as bytes, which `upload` takes.
             FileNotFoundError: If the local file does not exist.
             FileExistsError: If check_conflict is True and the object exists (`ObjectExistsError`).
             RuntimeError: If the upload fails (`StorageError`); `ConflictCheckUnsupportedError` if check_conflict is True and
@@ -236,15 +244,21 @@ class FsspecStorageClient(CloudStorageClient):
         return True
 
     def upload_with_progress(
-        self, local_path: str | Path, remote_path: str, callback: Callback | None, *, check_conflict: bool = False
+        self,
+        local_path: str | Path,
+        remote_path: str,
+        callback: Callback | Callable[[int], object] | None,
+        *,
+        check_conflict: bool = False,
     ) -> str:
         """Upload a file as `upload_file` does, and report the progress.
 
         Args:
             local_path: As in `upload_file`.
             remote_path: As in `upload_file`.
-            callback: An fsspec callback. It receives the size in bytes, then the number of bytes as they are sent, together
-                never more than the size. None reports nothing.
+            callback: An fsspec callback, which receives the size in bytes, then the number of bytes as they are sent,
+                together never more than the size; or a function, which is called with each number of bytes. None reports
+                nothing.
             check_conflict: As in `upload_file`.
 
         Returns:
@@ -260,16 +274,182 @@ class FsspecStorageClient(CloudStorageClient):
             >>> callback.value == callback.size
             True
         """
+        path = path_of(local_path, "`upload` takes bytes and file objects")
+        return self.upload(path, remote_path, check_conflict=check_conflict, callback=callback)
+
+    def upload(
+        self,
+        source: Any,
+        remote_path: str,
+        *,
+        check_conflict: bool = False,
+        callback: Callback | Callable[[int], object] | None = None,
+        properties: ObjectProperties | None = None,
+        **named: Any,
+    ) -> str:
+        """Upload a file, bytes or a binary file object, with properties. After an error or Ctrl-C the store is unchanged.
+
+        Args:
+            source: The content: a path; bytes or another buffer; or a binary file object, from its current position to its
+                end. The file object is not closed. If it is not a regular file at its beginning, its content is first
+                copied into memory, or into a temporary file if it is large.
+            remote_path: As in `upload_file`.
+            check_conflict: As in `upload_file`.
+            callback: As in `upload_with_progress`.
+            properties: The properties of the object, such as its content type and its metadata.
+            **named: Properties by name; they come before `properties`. `ObjectProperties` lists the names.
+
+        Returns:
+            URL of the stored object.
+
+        Raises:
+            TypeError: If the source is of another type, such as a text file, or a property is unknown.
+            ValueError: If the remote path or a property is not valid.
+            FileNotFoundError: If the local file does not exist.
+            FileExistsError: If check_conflict is True and the object exists (`ObjectExistsError`).
+            RuntimeError: If the upload fails (`StorageError`); `UnsupportedOperationError`, before anything is sent, if the
+                store cannot keep a property; `ConflictCheckUnsupportedError` as in `upload_file`.
+
+        Example:
+            >>> client.upload(b'{"layers": 12}', "v4/config.json", content_type="application/json", metadata={"run": "17"})
+            'memory://models/team-a/v4/config.json'
+            >>> client.info("v4/config.json").content_type
+            'application/json'
+        """
+        wanted = dataclasses.replace(properties or ObjectProperties(), **named)
         key = self._location.key(remote_path)
         store = self.store
         transfer = store.transfer(key, "upload", callback)
-        with timed(), open_source(os.fspath(local_path), transfer.details) as source:
-            transfer.progress.expect(source.size)
-            store.upload(store.request(key, source, transfer, exclusive=check_conflict))
+        options = store.options_of(wanted, transfer.details)
+        with timed(), open_content(source, transfer) as content:
+            transfer.progress.expect(content.size)
+            store.upload(store.request(key, content, transfer, check_conflict, options))
         transfer.progress.finish()
         return self._location.url(key)
 
-    def download_with_progress(self, remote_path: str, local_path: str | Path, callback: Callback | None) -> Path:
+    def copy_file(self, source: str, target: str, *, check_conflict: bool = False) -> str:
+        """Copy an object with its properties. On S3, GCS and Azure the server copies, without a download.
+
+        An exclusive copy is a copy on the server as well, unless the store is an S3-compatible one that creates exclusively
+        in one PutObject only: there the content passes through this machine.
+
+        Args:
+            source: Path of the object, as in `upload_file`.
+            target: Path of the copy, likewise; in the same bucket.
+            check_conflict: When True, fail atomically if the target exists. Defaults to False, which replaces the target.
+
+        Returns:
+            URL of the copy.
+
+        Raises:
+            ValueError: If a path is not valid, or both are the same.
+            FileNotFoundError: If the source does not exist (`ObjectNotFoundError`).
+            FileExistsError: If check_conflict is True and the target exists (`ObjectExistsError`).
+            RuntimeError: If the copy fails, and then the target is unchanged (`StorageError`);
+                `ConflictCheckUnsupportedError` as in `upload_file`.
+
+        Example:
+            >>> client.copy_file("v4/config.json", "v5/config.json", check_conflict=True)
+            'memory://models/team-a/v5/config.json'
+        """
+        key, target_key = self._two_keys(source, target)
+        store = self.store
+        transfer = store.transfer(key, "copy")
+        copy = partial(store.copy_version, key, target_key, transfer, exclusive=check_conflict)
+        with timed():
+            run_all([copy], 1, transfer.stop)  # in a thread, as in `delete_file`
+        return self._location.url(target_key)
+
+    def move_file(self, source: str, target: str, *, check_conflict: bool = False) -> str:
+        """Move an object with its properties.
+
+        One version of the source is copied as by `copy_file`, and when the copy is complete, that version is deleted. If
+        another writer replaces the source meanwhile, the replacement stays, and the call fails. Amazon S3, GCS and Azure
+        compare the version when they delete; on other S3-compatible stores a HEAD request does it just before. The provider
+        ``file`` renames the file.
+
+        Args:
+            source: Path of the object, as in `upload_file`.
+            target: Its new path, likewise; in the same bucket.
+            check_conflict: When True, fail atomically if the target exists. Defaults to False, which replaces the target.
+
+        Returns:
+            The new URL.
+
+        Raises:
+            ValueError: If a path is not valid, or both are the same.
+            FileNotFoundError: If the source does not exist (`ObjectNotFoundError`).
+            FileExistsError: If check_conflict is True and the target exists (`ObjectExistsError`).
+            RuntimeError: If the copy fails, and then nothing was changed (`StorageError`); or if the source was replaced or
+                cannot be deleted, and then both exist.
+
+        Example:
+            >>> client.move_file("v5/config.json", "v6/config.json")
+            'memory://models/team-a/v6/config.json'
+            >>> client.file_exists("v5/config.json")
+            False
+        """
+        key, target_key = self._two_keys(source, target)
+        store = self.store
+        transfer = store.transfer(key, "move")
+        with timed():
+            run_all([partial(store.move, key, target_key, transfer, exclusive=check_conflict)], 1, transfer.stop)
+        return self._location.url(target_key)
+
+    def presign(self, remote_path: str, *, expires: float | timedelta = 3600, method: str = "GET") -> str:
+        """A URL with which anyone can read or write one object for some time, without credentials. Sends no request.
+
+        The URL is a secret: whoever has it has access.
+
+        Args:
+            remote_path: Path of the object, as in `upload_file`. It need not exist.
+            expires: How long the URL is valid, in seconds or as a `timedelta`; at most 7 days on S3 and GCS. Default 1 hour.
+            method: ``"GET"`` to read, ``"PUT"`` to write.
+
+        Returns:
+            The URL. On Azure a PUT request also needs the header ``x-ms-blob-type: BlockBlob``.
+
+        Raises:
+            ValueError: If the path, the time or the method is not valid.
+            RuntimeError: `UnsupportedOperationError` if the store has no such URLs, or the credentials cannot sign;
+                `StorageError` if they cannot be read.
+
+        Example:
+            >>> client.presign("v6/config.json")
+            Traceback (most recent call last):
+                ...
+            gllm_storage.errors.UnsupportedOperationError: memory://models/team-a/v6/config.json: the provider 'memory'...
+        """
+        if method not in {"GET", "PUT"}:
+            raise ValueError(f"method must be 'GET' or 'PUT', not {method!r}")
+        key = self._location.key(remote_path)
+        with timed():
+            return self.store.presign(key, _seconds(expires), method)
+
+    def close(self) -> None:
+        """Close the idle connections of this process. ``with client:`` does it at its end.
+
+        Transfers of other threads go on. The client, its open files and its `filesystem` can be used again: the next request
+        opens new connections.
+
+        Example:
+            >>> with client:
+            ...     client.file_exists("v6/config.json")
+            True
+        """
+        store = self._store.peek()
+        if store is not None:
+            store.close()
+
+    def _two_keys(self, source: str, target: str) -> tuple[str, str]:
+        key, target_key = self._location.key(source), self._location.key(target)
+        if key == target_key:
+            raise ValueError(f"{self._location.url(key)}: source and target are the same")
+        return key, target_key
+
+    def download_with_progress(
+        self, remote_path: str, local_path: str | Path, callback: Callback | Callable[[int], object] | None
+    ) -> Path:
         """Download a file as `download_file` does, and report the progress.
 
         Args:
@@ -283,10 +463,11 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             Exception: As `download_file`.
         """
+        path = path_of(local_path, "`open` gives a file object")
         key = self._location.key(remote_path)
         with timed():
-            self.store.download(key, os.fspath(local_path), self.store.transfer(key, "download", callback))
-        return Path(local_path)
+            self.store.download(key, path, self.store.transfer(key, "download", callback))
+        return Path(path)
 
     def url(self, remote_path: str) -> str:
         """The URL of an object, whether it exists or not. `upload_file` returns the same URL.
@@ -431,6 +612,13 @@ class FsspecStorageClient(CloudStorageClient):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.config,)
+
+
+def _seconds(expires: float | timedelta) -> int:
+    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1 <= seconds <= _LONGEST:
+        raise ValueError(f"expires must be a number of seconds of at least 1, or a timedelta, not {expires!r}")
+    return int(seconds)
 
 
 def _with_slash(path: str) -> str:

@@ -1,13 +1,15 @@
-"""`ObjectInfo` and `Stored`: the facts about one object, under the same names for all providers."""
+"""`ObjectInfo`, `ObjectProperties` and `Stored`: the facts about one object, under the same names for all providers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,14 @@ class ObjectInfo:
         metadata: The user metadata; None in listings.
         version: The store's id of this version: the generation on GCS, the version id on S3 and Azure with versioning;
             None on other stores.
+        content_type: The media type, such as ``"application/json"``. This and the fields below are None in listings, and if
+            the store does not report them.
+        content_encoding: The coding of the content, such as ``"gzip"``. `open` and `download_file` return the stored bytes.
+        content_disposition: How a browser shows the object, such as ``'attachment; filename="model.bin"'``.
+        content_language: The language of the content, such as ``"en"``.
+        cache_control: How long caches keep the object, such as ``"no-store"``.
+        storage_class: The storage class or access tier, in the store's own words.
+        kms_key: The key of the store's key management that encrypts the object; on Azure the encryption scope.
     """
 
     url: str
@@ -33,6 +43,93 @@ class ObjectInfo:
     checksum: str | None = None
     metadata: Mapping[str, str] | None = None
     version: str | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    content_disposition: str | None = None
+    content_language: str | None = None
+    cache_control: str | None = None
+    storage_class: str | None = None
+    kms_key: str | None = None
+
+
+@dataclass(frozen=True)
+class ObjectProperties:
+    """The properties that an upload gives to an object beside its content, in one vocabulary for all providers.
+
+    A property that is None is left to the store; the content type is then guessed from the name of the object. A property
+    that the store cannot keep is refused before anything is sent (`UnsupportedOperationError`).
+
+    Attributes:
+        content_type: The media type, such as ``"application/json"``.
+        content_encoding: The coding of the content, such as ``"gzip"``.
+        content_disposition: How a browser shows the object, such as ``'attachment; filename="model.bin"'``.
+        content_language: The language of the content, such as ``"en"``.
+        cache_control: How long caches keep the object, such as ``"max-age=3600"``.
+        metadata: User metadata, names and values.
+        tags: Tags of the object on S3, blob index tags on Azure.
+        storage_class: The storage class on S3 and GCS, such as ``"STANDARD_IA"`` or ``"NEARLINE"``; the access tier on
+            Azure, such as ``"cool"``.
+        acl: A predefined ACL of S3 or GCS, such as ``"private"``, ``"public-read"`` or ``"bucket-owner-full-control"``.
+        encryption: The server-side encryption on S3: ``"AES256"``, ``"aws:kms"`` or ``"aws:kms:dsse"``.
+        kms_key: The key that encrypts the object: the id of a KMS key on S3 (with ``"aws:kms"`` unless `encryption` says
+            otherwise), the resource name of a Cloud KMS key on GCS, an encryption scope on Azure.
+
+    Raises:
+        ValueError: If a value is not a text, is empty, or has a control character.
+
+    Example:
+        >>> ObjectProperties(content_type="application/json", metadata={"run": "17"}).given()
+        {'content_type': 'application/json', 'metadata': {'run': '17'}}
+    """
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    content_disposition: str | None = None
+    content_language: str | None = None
+    cache_control: str | None = None
+    metadata: Mapping[str, str] | None = None
+    tags: Mapping[str, str] | None = None
+    storage_class: str | None = None
+    acl: str | None = None
+    encryption: str | None = None
+    kms_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: If a value is not a text, is empty, or has a control character.
+        """
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None:
+                continue
+            if each.name not in {"metadata", "tags"}:
+                _require_text(each.name, value, may_be_empty=False)
+                continue
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{each.name} must be a mapping of texts, not {type(value).__name__}")  # noqa: TRY004 - documented: a wrong property is a ValueError
+            for name, text in value.items():
+                _require_text(f"a name of {each.name}", name, may_be_empty=False)
+                _require_text(f"{each.name} {name!r}", text, may_be_empty=True)
+            object.__setattr__(self, each.name, dict(value))
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted((name, str(value)) for name, value in self.given().items())))
+
+    def given(self) -> dict[str, Any]:
+        """The properties that are not None, and not empty mappings."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value}
+
+
+def _require_text(what: str, value: object, *, may_be_empty: bool) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a text, not {type(value).__name__}")  # noqa: TRY004 - documented: a wrong property is a ValueError
+    if not (value or may_be_empty):
+        raise ValueError(f"{what} must not be empty")
+    if any(unicodedata.category(each) in {"Cc", "Cs"} for each in value):
+        raise ValueError(f"{what} contains a control character")
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ config, so that three mistakes do not take three runs to find::
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from datetime import timedelta
@@ -32,7 +34,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from gllm_storage.errors import redacted, require_printable
+from gllm_storage.errors import InsecureTLSWarning, redacted, require_printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     S = TypeVar("S", bound=DataclassInstance)
 
 _HIDDEN = "'***'"
+_KEY_BYTES = 32
 _UNITS = {
     "": 1,
     "B": 1,
@@ -231,6 +234,44 @@ def existing_file(value: str) -> str:
     if not os.path.isfile(text(value)):
         raise ValueError("is not a file on this machine")
     return value
+
+
+def customer_key(value: str) -> str:
+    """Parse a key that encrypts objects: 32 bytes in base64.
+
+    Raises:
+        ValueError: If the string is something else.
+    """
+    try:
+        length = len(base64.b64decode(value, validate=True))
+    except ValueError:
+        length = 0
+    if length != _KEY_BYTES:
+        raise ValueError("must be 32 bytes in base64, such as the output of: openssl rand -base64 32")
+    return value
+
+
+def require_one_trust(provider: str, ca_bundle: str | None, *, verify_tls: bool) -> None:
+    """Check that a config does not name certificates to trust, and say that none is verified.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    if ca_bundle and not verify_tls:
+        raise ConfigError(
+            f"{provider} config: verify_tls='false' contradicts ca_bundle; leave one out", ("verify_tls", "ca_bundle")
+        )
+
+
+def warn_if_insecure(provider: str, *, verify_tls: bool) -> None:
+    """Issue a warning if TLS certificates are not verified; Python shows it once."""
+    if not verify_tls:
+        warnings.warn(
+            f"{provider}: verify_tls is false, so TLS certificates are not verified: anyone on the network path can read "
+            "and change the data, and use the credentials",
+            InsecureTLSWarning,
+            stacklevel=3,
+        )
 
 
 _NATURAL: dict[Callable[[str], Any], type] = {

@@ -94,6 +94,14 @@ class AzureAccount:
         """Whether credentials come from azure-identity: a service principal, or the default chain."""
         return not (self.connection_string or self.account_key or self.sas_token or self.anonymous)
 
+    @property
+    def signing_key(self) -> str | None:
+        """The account key, which signs URLs; None if there is none."""
+        if self.connection_string is None:
+            return self.account_key
+        parts = (part.partition("=") for part in self.connection_string.split(";"))
+        return next((value for name, _, value in parts if name.strip().lower() == "accountkey"), None)
+
     def as_connection_string(self) -> str:
         """The account as a connection string, which adlfs prefers to its other options.
 

@@ -47,6 +47,9 @@ class AzureStorageClient(FsspecStorageClient):
                 - anonymous: ``"true"`` for requests without credentials to public containers.
                 - endpoint_url: URL of the account, if it is not ``https://ACCOUNT.blob.core.windows.net``.
                 - ca_bundle: Path of a file with the CA certificates to trust.
+                - verify_tls: ``"false"`` accepts any TLS certificate, with a warning. Default ``"true"``.
+                - sse_customer_key: Key of the caller that encrypts and decrypts all objects: 32 bytes in base64. It needs
+                  https. Default: none.
                 - access_tier: ``"hot"``, ``"cool"``, ``"cold"`` or ``"archive"``, for stored objects.
                 - multipart_threshold: Larger files are sent in blocks, several at a time. Default ``"16MiB"``.
                 - part_size: Size of a block and of a ranged read. Default ``"8MiB"``.

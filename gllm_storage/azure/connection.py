@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import requests
 from azure.core.pipeline.transport import RequestsTransport
-from azure.storage.blob import BlobServiceClient
+from azure.storage.blob import BlobServiceClient, CustomerProvidedEncryptionKey
 
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.azure.errors import unusable_account
@@ -16,7 +18,7 @@ from gllm_storage.azure.requests import AzureRequests
 from gllm_storage.azure.store import AzureStore
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.settings import TransferSettings, count, duration, flag, read_option, size
+from gllm_storage.settings import TransferSettings, count, duration, flag, read_option, size, warn_if_insecure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +40,8 @@ class AzureConnection:
         read_timeout: Seconds to wait for an answer to begin or to continue.
         access_tier: ``"hot"``, ``"cool"``, ``"cold"`` or ``"archive"``; None for the account's default.
         ca_bundle: Path of a file with the CA certificates to trust.
+        verify_tls: Whether TLS certificates are verified.
+        sse_customer_key: Key of the caller that encrypts and decrypts all blobs: 32 bytes in base64.
     """
 
     account: AzureAccount
@@ -46,10 +50,14 @@ class AzureConnection:
     read_timeout: float = 60.0
     access_tier: str | None = None
     ca_bundle: str | None = None
+    verify_tls: bool = True
+    sse_customer_key: str | None = field(default=None, repr=False)
+    _session: PerProcess[requests.Session] = field(init=False, repr=False, compare=False)
     _service: PerProcess[BlobServiceClient] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Prepare the client, which is made on first use."""
+        object.__setattr__(self, "_session", PerProcess(self._make_session))
         object.__setattr__(self, "_service", PerProcess(self._make_service))
 
     def store(self, container: str) -> AzureStore:
@@ -65,15 +73,35 @@ class AzureConnection:
         """
         return self._service.get()
 
-    def _make_service(self) -> BlobServiceClient:
+    @property
+    def key_options(self) -> dict[str, Any]:
+        """The arguments of the SDK's methods for blobs that the customer key encrypts.
+
+        https://learn.microsoft.com/azure/storage/blobs/encryption-customer-provided-keys
+        """
+        if self.sse_customer_key is None:
+            return {}
+        digest = base64.b64encode(hashlib.sha256(base64.b64decode(self.sse_customer_key)).digest()).decode()
+        return {"cpk": CustomerProvidedEncryptionKey(self.sse_customer_key, digest)}
+
+    def close(self) -> None:
+        """Close the idle connections of this process; the next request opens new ones."""
+        session = self._session.peek()
+        if session is not None:
+            session.close()
+
+    def _make_session(self) -> requests.Session:
         session = requests.Session()
         for scheme in ("https://", "http://"):
             session.mount(scheme, BodyAdapter(pool_connections=2, pool_maxsize=POOL_SIZE))
+        return session
+
+    def _make_service(self) -> BlobServiceClient:
         transport = RequestsTransport(
-            session=session,
+            session=self._session.get(),
             connection_timeout=self.connect_timeout,
             read_timeout=self.read_timeout,
-            connection_verify=self.ca_bundle or True,
+            connection_verify=self.ca_bundle or self.verify_tls,
         )
         # The SDK waits 15 s after a first failure. It sends a request once, and AzureRequests.send repeats it.
         once = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
@@ -82,6 +110,8 @@ class AzureConnection:
             client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport, **once, **sizes)
         except ValueError as error:
             raise unusable_account(error, self.account.endpoint_url or "az://") from error
+        if self.sse_customer_key and not client.url.startswith("https:"):
+            raise unusable_account(ValueError("sse_customer_key needs https"), client.url)
         return client
 
     def make_async_client(self) -> Any:
@@ -108,8 +138,8 @@ class AzureConnection:
             "read_timeout": self.read_timeout,
             "raw_request_hook": check_stop,
         }
-        if self.ca_bundle:
-            options["connection_verify"] = self.ca_bundle
+        if self.ca_bundle or not self.verify_tls:
+            options["connection_verify"] = self.ca_bundle or False
         if self.account.uses_identity:
             return client_class(self.account.endpoint_url, credential=identity, **options)
         return client_class.from_connection_string(self.account.as_connection_string(), **options)
@@ -155,6 +185,8 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
         anonymous=read_option(given, "anon", flag, False),
         endpoint_url=given.get("endpoint_url") or (f"https://{host}" if host else None),
     )
+    verify_tls = read_option(given, "verify_tls", flag, True)
+    warn_if_insecure("azure", verify_tls=verify_tls)
     return AzureConnection(
         account=account,
         settings=TransferSettings(
@@ -168,4 +200,6 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
         read_timeout=read_option(given, "read_timeout", duration, AzureConnection.read_timeout),
         access_tier=given.get("access_tier"),
         ca_bundle=given.get("ca_bundle"),
+        verify_tls=verify_tls,
+        sse_customer_key=given.get("sse_customer_key"),
     )

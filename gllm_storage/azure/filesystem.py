@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from adlfs import AzureBlobFileSystem as _AzureBlobFileSystem
 from azure.core.exceptions import AzureError
-from azure.storage.blob import ContentSettings
 from fsspec.asyn import sync
 from fsspec.utils import stringify_path
 
 from gllm_storage.azure.connection import AzureConnection, connection_of
 from gllm_storage.azure.errors import translated
+from gllm_storage.azure.upload import content_of, metadata_of
 from gllm_storage.errors import OURS, ErrorDetails
 from gllm_storage.filesystem.base import StoreFileSystem
 
@@ -30,6 +30,7 @@ _IGNORED = frozenset({"batch_size", "chunksize", "delimiter", "max_concurrency",
 """Arguments of adlfs that only concern speed."""
 _OF_CONNECTION = frozenset({
     "account_host", "anon", "client_id", "client_secret", "credential", "endpoint_url", "ca_bundle", "access_tier",
+    "verify_tls", "sse_customer_key",
     "multipart_threshold", "part_size", "max_attempts", "max_concurrency", "publish_on_error", "sas_token", "tenant_id",
     "connection_timeout", "read_timeout",
 })  # fmt: skip
@@ -54,6 +55,8 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
             - account_host: Host of the account, if it is not ``ACCOUNT.blob.core.windows.net``.
             - endpoint_url: URL of the account, likewise.
             - ca_bundle: Path of a file with the CA certificates to trust.
+            - verify_tls: Whether TLS certificates are verified; False issues a warning. Default True.
+            - sse_customer_key: Key of the caller that encrypts and decrypts all blobs: 32 bytes in base64.
             - access_tier: ``"hot"``, ``"cool"``, ``"cold"`` or ``"archive"``, for stored blobs.
             - multipart_threshold: Files of more bytes are uploaded in blocks. Default 16 MiB.
             - part_size: Bytes of a block and of a ranged read. Default 8 MiB.
@@ -143,8 +146,8 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         """
         given = {name: value for name, value in kwargs.items() if name not in _IGNORED and value is not None}
         exclusive = not given.pop("overwrite", True) or exclusive
-        content = _content(given.pop("content_settings", {}))
-        options = {"metadata": _metadata(given.pop("metadata", {})), "content": content}
+        content = content_of(given.pop("content_settings", {}))
+        options = {"metadata": metadata_of(given.pop("metadata", {})), "content": content}
         if given:
             raise TypeError(f"unknown arguments: {', '.join(sorted(given))}")
         return exclusive, options
@@ -248,30 +251,6 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
             if known and known[0] is self and known[1] is sync:
                 finalizer.detach()
         weakref.finalize(self, _close, os.getpid(), self._loop, self.service_client)
-
-
-def _metadata(given: Any) -> dict[str, str]:
-    for name, value in given.items():
-        if not (isinstance(value, str) and value.isascii() and value.isprintable() and str(name).isidentifier()):
-            raise ValueError(
-                f"metadata {name!r}={value!r}: Azure accepts identifiers as names, and printable ASCII as values"
-            )
-    return dict(given)
-
-
-def _content(given: Any) -> dict[str, str]:
-    """The given fields of content settings, without the MD5, which is computed."""
-    fields: dict[str, Any] = given if isinstance(given, dict) else vars(given) if isinstance(given, ContentSettings) else {}
-    known = {name for name in vars(ContentSettings()) if name != "content_md5"}
-    unknown = fields.keys() - known - {"content_md5"}
-    if unknown or not (fields or given == {}):
-        raise TypeError(
-            f"content_settings: unknown {', '.join(sorted(unknown)) or repr(given)}; known: {', '.join(sorted(known))}"
-        )
-    for name, value in fields.items():
-        if name in known and value is not None and not (isinstance(value, str) and value.isascii() and value.isprintable()):
-            raise ValueError(f"content_settings {name}={value!r}: must be printable ASCII")
-    return {name: value for name, value in fields.items() if name in known and value is not None}
 
 
 def _close(pid: int, loop: Any, client: Any) -> None:

@@ -87,6 +87,7 @@ class AzureReader(ObjectReader):
                 match_condition=MatchConditions.IfNotModified,
                 max_concurrency=1,
                 decompress=False,  # the stored bytes: size, ranges and checksum are of these
+                **self._requests.connection.key_options,
             )
             return stream.readall(), str(stream.properties.etag)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from azure.core.exceptions import ServiceRequestError
@@ -76,6 +77,17 @@ class AzureRequests:
             raise not_found(details)
         return properties
 
+    def tags(self, key: str, properties: BlobProperties, details: ErrorDetails) -> dict[str, str]:
+        """The tags of a blob, by a request if its properties say that there are some.
+
+        Raises:
+            StorageError: If the request fails; `AccessDeniedError` if the credentials do not permit it.
+        """
+        if not properties.tag_count:
+            return {}
+        with translated(details):
+            return dict(self.send(self.blob(key).get_blob_tags, details) or {})
+
     def existing(self, key: str, details: ErrorDetails) -> ObjectInfo | None:
         """The blob of this name, be it an object or a folder of a hierarchical namespace; None if there is none.
 
@@ -107,7 +119,8 @@ class AzureRequests:
 
     def _head(self, key: str, details: ErrorDetails) -> BlobProperties:
         with translated(details):
-            properties = self.send(self.blob(key).get_blob_properties, details)
+            ask = partial(self.blob(key).get_blob_properties, **self.connection.key_options)
+            properties = self.send(ask, details)
             if not properties.etag:
                 raise UnreadableAnswerError("its answer has no ETag")
         return properties
@@ -149,7 +162,22 @@ def info_of(properties: BlobProperties, *, listed: bool = False) -> ObjectInfo:
         checksum=None if listed else _checksum(properties),
         metadata=None if listed else lowered(properties.metadata),
         version=getattr(properties, "version_id", None),
+        **({} if listed else _properties(properties)),
     )
+
+
+def _properties(properties: BlobProperties) -> dict[str, Any]:
+    content = properties.content_settings
+    tier = properties.blob_tier
+    return {
+        "content_type": content.content_type,
+        "content_encoding": content.content_encoding,
+        "content_disposition": content.content_disposition,
+        "content_language": content.content_language,
+        "cache_control": content.cache_control,
+        "storage_class": str(getattr(tier, "value", tier)).lower() if tier else None,
+        "kms_key": properties.encryption_scope,
+    }
 
 
 def _checksum(properties: BlobProperties) -> str | None:

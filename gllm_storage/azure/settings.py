@@ -8,7 +8,20 @@ from typing import Any
 
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.paths import clean_prefix
-from gllm_storage.settings import ConfigError, choice, count, duration, endpoint, existing_file, flag, setting, size, text
+from gllm_storage.settings import (
+    ConfigError,
+    choice,
+    count,
+    customer_key,
+    duration,
+    endpoint,
+    existing_file,
+    flag,
+    require_one_trust,
+    setting,
+    size,
+    text,
+)
 
 _CONTAINER = re.compile(r"\$root|\$web|\$logs|[a-z0-9](?:-?[a-z0-9]){2,62}")
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
@@ -72,6 +85,8 @@ class AzureSettings:
     anonymous: bool = setting(flag, default=False)
     endpoint_url: str | None = setting(endpoint, default=None)
     ca_bundle: str | None = setting(existing_file, default=None)
+    verify_tls: bool = setting(flag, default=True)
+    sse_customer_key: str | None = setting(customer_key, default=None, secret=True)
     access_tier: str | None = setting(choice("hot", "cool", "cold", "archive"), default=None)
     multipart_threshold: int = setting(_threshold, natural=int, default=16 * _MIB)
     part_size: int = setting(_part_size, natural=int, default=8 * _MIB)
@@ -112,6 +127,11 @@ class AzureSettings:
                 "AZURE_STORAGE_CONNECTION_STRING in the environment)",
                 ("account_name", "connection_string"),
             )
+        if self.sse_customer_key and (self.endpoint_url or "").startswith("http://"):
+            raise ConfigError(
+                "azure config: sse_customer_key needs an endpoint_url with https", ("sse_customer_key", "endpoint_url")
+            )
+        require_one_trust("azure", self.ca_bundle, verify_tls=self.verify_tls)
 
     def _credentials(self) -> list[str]:
         names = ("account_key", "sas_token", "client_secret")
@@ -147,6 +167,8 @@ class AzureSettings:
             **self.storage_options(),
             "endpoint_url": self.endpoint_url,
             "ca_bundle": self.ca_bundle,
+            "verify_tls": None if self.verify_tls else False,
+            "sse_customer_key": self.sse_customer_key,
             "access_tier": self.access_tier,
             "multipart_threshold": self.multipart_threshold,
             "part_size": self.part_size,

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from azure.storage.blob import BlobPrefix
+from azure.core import MatchConditions
+from azure.storage.blob import BlobPrefix, BlobSasPermissions, generate_blob_sas
 
-from gllm_storage.azure.errors import SDK_ERRORS, code_of, translated
+from gllm_storage.azure.copy import BlobCopy
+from gllm_storage.azure.errors import code_of, translated
 from gllm_storage.azure.read import AzureReader
 from gllm_storage.azure.requests import info_of, is_folder, url_of
-from gllm_storage.azure.upload import AzureWrite
+from gllm_storage.azure.upload import AzureWrite, options_of, options_to_copy
 from gllm_storage.concurrency.stop import stopped_by
-from gllm_storage.errors import AccessDeniedError, Remedy, StorageError
+from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
 from gllm_storage.info import in_order
 from gllm_storage.store.create import exists_error, write_object
-from gllm_storage.store.port import ObjectStore
-from gllm_storage.store.retry import BLOCK_CONFLICT, POLL, rescued
+from gllm_storage.store.port import ObjectStore, guess_content_type
+from gllm_storage.store.retry import BLOCK_CONFLICT, rescued
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from azure.storage.blob import BlobClient
-
     from gllm_storage.azure.requests import AzureRequests
-    from gllm_storage.info import ObjectInfo, Stored
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.files.source import Source
+    from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.port import UploadRequest
     from gllm_storage.store.transfer import Transfer
+
+
+_PRECONDITION_FAILED = 412
 
 
 class AzureStore(ObjectStore):
@@ -68,6 +72,57 @@ class AzureStore(ObjectStore):
         with translated(request.details), stopped_by(stop):
             return write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=stop)
 
+    def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:
+        """Translate properties into options of `upload`.
+
+        Raises:
+            ValueError: If Azure does not accept a value, or `kms_key` contradicts the customer key of the connection.
+            UnsupportedOperationError: If there is an ACL, which blobs do not have, or `encryption`, which `kms_key` implies.
+        """
+        known = ("content_encoding", "content_disposition", "content_language", "cache_control", "metadata", "tags")
+        self.require_properties(properties, details, "content_type", *known, "storage_class", "kms_key")
+        if properties.kms_key and self.requests.connection.sse_customer_key:
+            raise ValueError("kms_key contradicts sse_customer_key of the client; leave one out")
+        return options_of(properties)
+
+    def with_content_type(self, key: str, source: Source, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add the guessed content type to options without one."""
+        content = options.get("content", {})
+        guessed = None if content.get("content_type") else guess_content_type(key, source)
+        return {**options, "content": {**content, "content_type": guessed}} if guessed else options
+
+    def presign(self, key: str, seconds: int, method: str) -> str:
+        """A URL with a shared access signature, by the account key.
+
+        Raises:
+            UnsupportedOperationError: If there is no account key; or if the blob needs a customer key.
+        """
+        details, connection = self.details(key, "presign"), self.requests.connection
+        account_key, name = connection.account.signing_key, connection.account.name
+        if connection.sse_customer_key:
+            raise UnsupportedOperationError(
+                f"{details.url}: the blob is encrypted with a customer key, which a presigned URL cannot carry", details
+            )
+        if not (account_key and name):
+            raise UnsupportedOperationError(
+                f"{details.url}: a presigned URL needs the account key, and the credentials have none",
+                details,
+                Remedy.NEEDS_SIGNING_KEY,
+            )
+        token = generate_blob_sas(
+            name,
+            self.requests.name,
+            key,
+            account_key=account_key,
+            permission=BlobSasPermissions(read=method == "GET", create=method == "PUT", write=method == "PUT"),
+            expiry=datetime.now(UTC) + timedelta(seconds=seconds),
+        )
+        return f"{self.requests.blob(key).url.partition('?')[0]}?{token}"
+
+    def close(self) -> None:
+        """Close the idle connections of this process."""
+        self.requests.connection.close()
+
     def open_reader(self, key: str, operation: str = "read") -> AzureReader:
         """A reader of a blob. Sends no request."""
         return AzureReader(self.requests, key, self.details(key, operation))
@@ -93,6 +148,22 @@ class AzureStore(ObjectStore):
         """
         return info_of(self.requests.properties(key, self.details(key, operation)))
 
+    def delete_version(self, key: str, version: ObjectInfo, transfer: Transfer) -> None:
+        """Delete a blob if it is still a certain version, in one step; see `ObjectStore.delete_version`.
+
+        Raises:
+            StorageUnavailableError: If the blob is another version; it was not deleted.
+            StorageError: If it cannot be deleted.
+        """
+        try:
+            self._delete(key, etag=f'"{version.etag}"', match_condition=MatchConditions.IfNotModified)
+        except ObjectNotFoundError:
+            return
+        except StorageError as error:
+            if error.status != _PRECONDITION_FAILED:
+                raise
+            raise self.replaced(transfer.details) from error
+
     def delete(self, key: str) -> None:
         """Delete a blob and its snapshots.
 
@@ -100,12 +171,15 @@ class AzureStore(ObjectStore):
             ObjectNotFoundError: If it does not exist.
             StorageError: If it cannot be deleted.
         """
+        self._delete(key)
+
+    def _delete(self, key: str, **condition: Any) -> None:
         client, details = self.requests.blob(key), self.details(key, "delete")
         lost: list[Exception] = []
 
         def delete() -> None:
             try:
-                client.delete_blob(delete_snapshots="include")
+                client.delete_blob(delete_snapshots="include", **condition)
             except Exception as error:
                 if not (lost and code_of(error) == "BlobNotFound"):
                     lost.append(error)
@@ -172,39 +246,51 @@ class AzureStore(ObjectStore):
     def copy(
         self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
     ) -> None:
-        """Copy a blob with its metadata; within an account on the server. The copy is complete on return.
+        """Copy a blob with its properties; within an account on the server. The copy is complete on return.
 
         Raises:
             ObjectNotFoundError: If the source blob does not exist.
             StorageError: If the copy fails.
         """
-        if not (isinstance(target, AzureStore) and target.requests.connection.account == self.requests.connection.account):
+        if isinstance(target, AzureStore) and target.requests.connection.account == self.requests.connection.account:
+            self._copy_to(target, key, target_key, transfer)
+        else:
             super().copy(key, target, target_key, transfer, options)
-            return
-        client, details = target.requests.blob(target_key), transfer.details
-        start = partial(client.start_copy_from_url, self.requests.blob(key).url)
-        with translated(details), stopped_by(transfer.stop):
-            copying = self.requests.send(start, details)
-            try:
-                state = self._end_of_copy(client, str(copying["copy_status"]), transfer)
-            except BaseException:
-                with contextlib.suppress(*SDK_ERRORS), stopped_by(None):  # fails if the copy has ended, or without a network
-                    client.abort_copy(str(copying["copy_id"]))
-                raise
-        if state != "success":
-            raise StorageError(
-                f"copy of {details.url} to {target.url(target_key)} ended with the state {state!r}",
-                details,
-                Remedy.REPEAT_NOW,
-            )
 
-    def _end_of_copy(self, client: BlobClient, state: str, transfer: Transfer) -> str:
-        for attempt in itertools.count(1):
-            if state != "pending":
-                break
-            POLL.pause(attempt, transfer.stop)
-            state = str(self.requests.send(client.get_blob_properties, transfer.details).copy.status)
-        return state
+    def copy_version(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
+        """Copy a blob on the server, with its properties; see `ObjectStore.copy_version`.
+
+        Raises:
+            ObjectNotFoundError: If the source blob does not exist.
+            ObjectExistsError: If `exclusive` is set, and the target exists.
+            StorageError: If the copy fails, or the source blob is another version.
+        """
+        self._copy_to(self, key, target_key, transfer, exclusive=exclusive, version=version)
+
+    def _copy_to(
+        self,
+        target: AzureStore,
+        key: str,
+        target_key: str,
+        transfer: Transfer,
+        *,
+        exclusive: bool = False,
+        version: ObjectInfo | None = None,
+    ) -> None:
+        source, details = self.requests, transfer.details
+        properties = source.properties(key, details)
+        if version is not None and info_of(properties).etag != version.etag:
+            raise self.replaced(details)
+        tags = source.tags(key, properties, details)
+        if source.connection.sse_customer_key:  # the server does not copy blobs with such a key
+            kept, version = options_to_copy(properties, tags), info_of(properties)
+            self.copy_through(key, target, target_key, transfer, kept, exclusive=exclusive, version=version)
+            return
+        copy = BlobCopy(source, key, properties, tags, target.requests, target_key, transfer, conditional=exclusive)
+        with translated(details), stopped_by(transfer.stop):
+            write_object(copy, exclusive=exclusive, stop=transfer.stop)
 
 
 def _is_marker(found: Any) -> bool:

@@ -14,7 +14,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.blob import BlobBlock, ContentSettings, StandardBlobTier
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, code_of, is_transient, status_of
-from gllm_storage.azure.requests import url_of
+from gllm_storage.azure.requests import lowered, url_of
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import StorageError
 from gllm_storage.files.source import CHUNK
@@ -28,21 +28,107 @@ from gllm_storage.store.transfer import part_ranges, part_size_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from azure.storage.blob import BlobProperties
+
     from gllm_storage.azure.requests import AzureRequests
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
-    from gllm_storage.info import ObjectInfo
+    from gllm_storage.info import ObjectInfo, ObjectProperties
     from gllm_storage.store.port import UploadRequest
 
 MAX_BLOCKS = 50_000
 """https://learn.microsoft.com/rest/api/storageservices/put-block-list"""
+_CONTENT = ("content_type", "content_encoding", "content_disposition", "content_language", "cache_control")
+_TIERS = ("hot", "cool", "cold", "archive")
 _BLOCK_NAME = re.compile(rb"<Name>([^<]*)</Name>")
 _ID_LENGTH = 32
 _ID_DIGITS = 6
-_EXISTS_CODES = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
+EXISTS_CODES = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
 """The second is the answer to a SAS token that permits to create and not to overwrite."""
 _PRECONDITION_FAILED = 412
 _SERVER_ERROR = 500
+
+
+def options_of(properties: ObjectProperties) -> dict[str, Any]:
+    """Properties as options of an upload.
+
+    Raises:
+        ValueError: If Azure does not accept a value.
+    """
+    given = properties.given()
+    settings = {name: given[name] for name in _CONTENT if name in given}
+    options: dict[str, Any] = {"metadata": metadata_of(given.get("metadata", {})), "content": content_of(settings)}
+    if properties.storage_class:
+        options["tier"] = tier_of(properties.storage_class)
+    if properties.tags:
+        options["tags"] = properties.given()["tags"]
+    if properties.kms_key:
+        options["encryption_scope"] = properties.kms_key
+    return options
+
+
+def options_to_copy(source: BlobProperties, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The properties of a blob as options of an upload, for a copy through this machine.
+
+    Args:
+        source: The properties.
+        tags: The tags.
+    """
+    fields = vars(source.content_settings)
+    content = {name: fields[name] for name in _CONTENT if fields.get(name)}
+    options: dict[str, Any] = {"metadata": lowered(source.metadata), "content": content}
+    return {**options, **tier_to_copy(source), **({"tags": dict(tags)} if tags else {})}
+
+
+def tier_to_copy(source: BlobProperties) -> dict[str, Any]:
+    """The access tier of a blob as an option; nothing if it is the account's default."""
+    tier = str(source.blob_tier or "").lower()
+    return {} if source.blob_tier_inferred or tier not in _TIERS else {"tier": tier}
+
+
+def tier_of(name: str) -> str:
+    """Check the name of an access tier.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if name.lower() not in _TIERS:
+        raise ValueError(f"storage_class={name!r}: Azure has the access tiers {', '.join(_TIERS)}")
+    return name.lower()
+
+
+def metadata_of(given: Any) -> dict[str, str]:
+    """Check user metadata.
+
+    Raises:
+        ValueError: If Azure does not accept a name or a value.
+    """
+    for name, value in given.items():
+        if not (isinstance(value, str) and value.isascii() and value.isprintable() and str(name).isidentifier()):
+            raise ValueError(
+                f"metadata {name!r}={value!r}: Azure accepts identifiers as names, and printable ASCII as values"
+            )
+    return dict(given)
+
+
+def content_of(given: Any) -> dict[str, str]:
+    """The given fields of content settings, without the MD5, which is computed.
+
+    Raises:
+        TypeError: If a field is unknown.
+        ValueError: If Azure does not accept a value.
+    """
+    fields: dict[str, Any] = given if isinstance(given, dict) else vars(given) if isinstance(given, ContentSettings) else {}
+    known = {name for name in vars(ContentSettings()) if name != "content_md5"}
+    unknown = fields.keys() - known - {"content_md5"}
+    if unknown or not (fields or given == {}):
+        raise TypeError(
+            f"content_settings: unknown {', '.join(sorted(unknown)) or repr(given)}; known: {', '.join(sorted(known))}"
+        )
+    for name, value in fields.items():
+        if name in known and value is not None and not (isinstance(value, str) and value.isascii() and value.isprintable()):
+            raise ValueError(f"content_settings {name}={value!r}: must be printable ASCII")
+    return {name: value for name, value in fields.items() if name in known and value is not None}
 
 
 class AzureWrite:
@@ -114,7 +200,7 @@ class AzureWrite:
     def _says_exists(self, status: int, code: str) -> bool:
         if code == "InvalidBlobType":
             return True  # a page blob or an append blob, to which no blocks can be sent
-        return self._committing and (code in _EXISTS_CODES or status == _PRECONDITION_FAILED)
+        return self._committing and (code in EXISTS_CODES or status == _PRECONDITION_FAILED)
 
     def _finds_nothing(self) -> bool:
         try:
@@ -203,14 +289,18 @@ class AzureWrite:
     def _put_block(self, block_id: str, part: tuple[int, int]) -> int:
         offset, length = part
         data = self._request.source.read_at(offset, length)
-        stage = partial(self._client.stage_block, block_id, data, length=length, validate_content=True)
+        scope = self._request.options.get("encryption_scope")
+        options = {**({"encryption_scope": scope} if scope else {}), **self._requests.connection.key_options}
+        stage = partial(self._client.stage_block, block_id, data, length=length, validate_content=True, **options)
         self._requests.send(stage, self.details)
         self._request.transfer.progress(length)
         return checksums.crc64nvme(data)
 
     def _properties(self, write_id: str, crc: int, md5: bytes) -> dict[str, Any]:
         """The blob's properties, as arguments of both kinds of write."""
-        options, tier = self._request.options, self._requests.connection.access_tier
+        options, connection = self._request.options, self._requests.connection
+        tier = options.get("tier") or connection.access_tier
+        given = {name: options[name] for name in ("tags", "encryption_scope") if options.get(name)}
         ours = {
             WRITE_ID_UNDERSCORED: write_id,
             CHECKSUM_UNDERSCORED: f"{checksums.encode(crc)}-{self._request.source.size}",
@@ -220,6 +310,8 @@ class AzureWrite:
             "metadata": {**options.get("metadata", {}), **ours},
             "content_settings": ContentSettings(**options.get("content", {}), content_md5=bytearray(md5)),
             "validate_content": True,
+            **given,
+            **connection.key_options,
         }
         return properties | ({"standard_blob_tier": StandardBlobTier(tier.capitalize())} if tier else {})
 

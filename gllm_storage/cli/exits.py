@@ -17,6 +17,7 @@ from gllm_storage.errors import (
     Remedy,
     StorageError,
     StorageUnavailableError,
+    UnsupportedOperationError,
 )
 
 
@@ -51,7 +52,7 @@ MEANINGS = {
     Exit.DENIED: "access denied",
     Exit.NO_BUCKET: "bucket or container not found",
     Exit.INTEGRITY: "size or checksum differ",
-    Exit.UNSUPPORTED: "the store cannot create exclusively",
+    Exit.UNSUPPORTED: "the store cannot do this, such as create exclusively",
     Exit.UNAVAILABLE: "store unavailable; may work later",
     Exit.FAILED: "other error, or several different ones",
     Exit.MISSING_PACKAGE: "a package or extra is not installed",
@@ -68,6 +69,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (BucketNotFoundError, Exit.NO_BUCKET),
     (IntegrityError, Exit.INTEGRITY),
     (ConflictCheckUnsupportedError, Exit.UNSUPPORTED),
+    (UnsupportedOperationError, Exit.UNSUPPORTED),
     (StorageUnavailableError, Exit.UNAVAILABLE),
     (StorageError, Exit.FAILED),
     (FileNotFoundError, Exit.NOT_FOUND),

@@ -59,3 +59,13 @@ class PerProcess(Generic[T]):
             if cell.value is None:
                 cell.value = self._make()
             return cell.value
+
+    def peek(self) -> T | None:
+        """The value of this process, if it was made already."""
+        cell = self._cell
+        return cell.value if cell.pid == os.getpid() else None
+
+    def forget(self) -> None:
+        """Drop the value of this process, so that the next `get` makes another."""
+        if self._cell.pid == os.getpid():
+            self._cell = _Cell()

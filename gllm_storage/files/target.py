@@ -249,6 +249,41 @@ def atomic_target(
             _clean_up(temporary, fd, created)
 
 
+def rename(source: str, path: str, details: ErrorDetails, *, exclusive: bool) -> None:
+    """Move a local file to another name atomically. Missing folders are created; a link at the destination is followed.
+
+    Args:
+        source: The file.
+        path: The destination.
+        details: The operation, for errors.
+        exclusive: Whether to fail if the destination exists, atomically.
+
+    Raises:
+        TargetExistsError: If `exclusive`, and the destination exists.
+        ConflictCheckUnsupportedError: As for `atomic_target`.
+        StorageError: If the destination is a folder or a device, or the file cannot be moved; EXDEV is the cause if the
+            destination is on another file system.
+    """
+    with local_errors("write", path, details):
+        destination = os.path.abspath(path) if exclusive else os.path.realpath(path)
+        mode = _mode_of(destination)
+    if mode is not None and not exclusive:
+        require_regular(path, mode, details)
+    created: list[str] = []
+    try:
+        with local_errors("write", path, details):
+            _make_folders(os.path.dirname(destination), created)
+        _publish(source, destination, details, exclusive=exclusive)
+        created.clear()
+        with contextlib.suppress(FileNotFoundError):  # an exclusive move, and a move onto another link of the same file
+            if _is_same_file(source, destination):
+                os.unlink(source)
+    finally:
+        with contextlib.suppress(OSError):  # a folder that another process uses meanwhile is not empty, and stays
+            for folder in reversed(created):
+                os.rmdir(folder)
+
+
 def _clean_up(temporary: str, fd: int, created: list[str]) -> None:
     with contextlib.suppress(OSError):
         os.unlink(temporary)

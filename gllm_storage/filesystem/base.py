@@ -130,10 +130,6 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         """
         return exclusive, kwargs
 
-    def options_of_file(self, lpath: str, kwargs: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - for providers that guess
-        """The further arguments of a write of a local file, with those that its name suggests."""
-        return kwargs
-
     def translated_upstream(self, path: Any, operation: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
         """Raise errors of this library in place of those of the class below."""
         return contextlib.nullcontext()
@@ -319,7 +315,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         self, lpath: str, rpath: str, callback: Callback, mode: str, stop: Stop, kwargs: dict[str, Any]
     ) -> None:
         path = os.fspath(lpath)
-        exclusive, options = self.write_options(is_create(mode), self.options_of_file(path, kwargs))
+        exclusive, options = self.write_options(is_create(mode), kwargs)
         bucket, key = self._place(rpath)
         store = self.bucket_store(bucket)
         transfer = store.transfer(key, "upload", callback, stop)
@@ -530,7 +526,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         items = []
         for (source, target), (_, key) in zip(pairs, places, strict=True):
             path = os.fspath(source)
-            of_item, options = self.write_options(exclusive, self.options_of_file(path, kwargs))
+            of_item, options = self.write_options(exclusive, kwargs)
             opened = partial(open_source, path)
             items.append(UploadItem(key, opened, partial(watched.one, source, target), of_item, options))
         await self._in_thread(lambda stop: self._upload_many(places, items, stop))

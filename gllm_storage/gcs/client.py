@@ -46,8 +46,10 @@ class GCSStorageClient(FsspecStorageClient):
                 - anonymous: ``"true"`` for requests without credentials to public buckets.
                 - endpoint_url: URL of the store, without a path. Default: Google's, or ``STORAGE_EMULATOR_HOST``.
                 - ca_bundle: Path of a file with the CA certificates to trust.
+                - verify_tls: ``"false"`` accepts any TLS certificate, with a warning. Default ``"true"``.
                 - requester_pays: ``"true"`` if `project` pays for requests to buckets of other owners.
                 - storage_class, kms_key_name: Of the stored objects.
+                - sse_customer_key: Key of the caller that encrypts and decrypts all objects: 32 bytes in base64.
                 - multipart_threshold: Larger files are sent by a resumable upload. Default ``"16MiB"``.
                 - part_size: Size of its chunks, and of ranged reads; a multiple of 256 KiB. Default ``"16MiB"``.
                 - max_concurrency: Ranges of one object that are read at a time. Default ``"10"``.

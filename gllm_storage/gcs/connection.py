@@ -7,6 +7,8 @@ tries the sources of credentials (gcsfs's `credentials.py`).
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import pickle
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import google.auth
 import requests
-from google.auth.credentials import Credentials
+from google.auth.credentials import Credentials, Signing
 from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.auth.transport import mtls
 from google.auth.transport.requests import AuthorizedSession, Request
@@ -27,7 +29,7 @@ from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import require_printable
 from gllm_storage.gcs.errors import CredentialsError
 from gllm_storage.gcs.store import GCSStore
-from gllm_storage.settings import MIB, TransferSettings, count, duration, flag, read_option, size
+from gllm_storage.settings import MIB, TransferSettings, count, duration, flag, read_option, size, warn_if_insecure
 from gllm_storage.store.http import StoppingAdapter
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ OPTIONS = frozenset(
         "connect_timeout",
         "read_timeout",
         "ca_bundle",
+        "verify_tls",
+        "sse_customer_key",
     }
 )
 """The options of `connection_of` that gcsfs does not have."""
@@ -89,6 +93,22 @@ class ConnectionOptions:
     read_timeout: float = 60.0
     storage_class: str | None = None
     kms_key_name: str | None = None
+    verify_tls: bool = True
+    sse_customer_key: str | None = field(default=None, repr=False)
+
+    def customer_key_headers(self, *, of_source: bool = False) -> dict[str, str]:
+        """The headers of a request about an object that the customer key encrypts.
+
+        https://cloud.google.com/storage/docs/encryption/customer-supplied-keys
+
+        Args:
+            of_source: Whether the key is of the source object of a copy.
+        """
+        if self.sse_customer_key is None:
+            return {}
+        key, start = self.sse_customer_key, "x-goog-copy-source-encryption" if of_source else "x-goog-encryption"
+        digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode()
+        return {f"{start}-algorithm": "AES256", f"{start}-key": key, f"{start}-key-sha256": digest}
 
 
 def connection_of(options: Mapping[str, Any]) -> GCSConnection:
@@ -104,6 +124,8 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
         'gs://models/v3/model.bin'
     """
     project = options.get("project")
+    verify_tls = read_option(options, "verify_tls", flag, True)
+    warn_if_insecure("gcs", verify_tls=verify_tls)
     return GCSConnection(
         ConnectionOptions(
             transfer=TransferSettings(
@@ -123,6 +145,8 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
             read_timeout=read_option(options, "read_timeout", duration, 60.0),
             storage_class=options.get("storage_class"),
             kms_key_name=options.get("kms_key_name"),
+            verify_tls=verify_tls,
+            sse_customer_key=options.get("sse_customer_key"),
         )
     )
 
@@ -168,6 +192,45 @@ class GCSConnection:
     def session(self) -> requests.Session:
         """The session of this process, for use by threads; the same errors as `account`."""
         return self._session.get()
+
+    @property
+    def signs(self) -> bool:
+        """Whether the credentials have a key that signs URLs: those of a service account; the same errors as `account`."""
+        return isinstance(self.account.credentials, Signing)
+
+    def signed_url(self, bucket: str, key: str, seconds: int, method: str) -> str:
+        """A URL with a signature of version 4.
+
+        Args:
+            bucket: The bucket.
+            key: The key of the object.
+            seconds: How long the URL is valid.
+            method: ``"GET"`` or ``"PUT"``.
+        """
+        from google.cloud import storage  # noqa: PLC0415 - gcsfs needs it; it takes half a second to import
+
+        client = storage.Client(
+            project=self.account.project or "-",
+            credentials=self.account.credentials,
+            client_options={"api_endpoint": self.endpoint_url},
+        )
+        url: str = (
+            client.bucket(bucket)
+            .blob(key)
+            .generate_signed_url(version="v4", expiration=seconds, method=method, query_parameters=self.parameters or None)
+        )
+        return url
+
+    @property
+    def verify(self) -> bool | str | None:
+        """The argument `verify` of requests: False accepts any TLS certificate, None means the default."""
+        return self.options.ca_bundle if self.options.verify_tls else False
+
+    def close(self) -> None:
+        """Close the idle connections of this process; the next request opens new ones."""
+        session = self._session.peek()
+        if session is not None:
+            session.close()
 
     @property
     def parameters(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import ssl
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,6 +65,8 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         connect_timeout: Seconds to wait for a connection. Default: 10.
         read_timeout: Seconds to wait for an answer to begin or go on. Default: 60.
         ca_bundle: Path of a file with the CA certificates to trust.
+        verify_tls: Whether TLS certificates are verified; False issues a warning. Default: True.
+        sse_customer_key: Key of the caller that encrypts and decrypts all objects: 32 bytes in base64.
         **options: gcsfs's options, such as ``project`` and ``token``.
 
     Raises:
@@ -91,6 +94,15 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         # gcsfs gets the credentials themselves, so that it does not search for them once more.
         token = "anon" if account.credentials is None else account.credentials
         super().__init__(**{**of_upstream, "token": token, "project": account.project or ""})
+
+    async def _set_session(self) -> Any:
+        """The session of gcsfs's own methods, which gets no TLS settings from gcsfs."""
+        options = self.connection.options
+        if self._session is None and (options.ca_bundle or not options.verify_tls):
+            tls = ssl.create_default_context(cafile=options.ca_bundle) if options.ca_bundle else False
+            typed: Any = self  # gcsfs publishes no types
+            typed.session_kwargs = {**typed.session_kwargs, "connector": aiohttp.TCPConnector(ssl=tls)}
+        return await super()._set_session()
 
     @staticmethod
     def close_session(loop: Any, session: Any, asynchronous: bool = False) -> None:

@@ -77,7 +77,7 @@ class GCSReader(ObjectReader):
         params = {"alt": "media", **({"generation": version.version} if version.version else {})}
         # The stored bytes, not the unpacked ones: size and checksum are of the stored bytes, and ranges are ignored
         # otherwise. https://cloud.google.com/storage/docs/transcoding
-        headers = {"Accept-Encoding": "gzip"}
+        headers = {"Accept-Encoding": "gzip", **self.store.connection.options.customer_key_headers()}
         if span is not None:
             headers["Range"] = f"bytes={span[0]}-{sum(span) - 1}"
         try:

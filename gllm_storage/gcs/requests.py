@@ -26,6 +26,16 @@ BATCH = 100
 """The most requests of a batch: https://cloud.google.com/storage/docs/batch."""
 SUCCESS = range(200, 300)
 """HTTP statuses of a request that was executed."""
+NAMES = {
+    "content_type": "contentType",
+    "content_encoding": "contentEncoding",
+    "content_disposition": "contentDisposition",
+    "content_language": "contentLanguage",
+    "cache_control": "cacheControl",
+    "metadata": "metadata",
+    "storage_class": "storageClass",
+}
+"""Properties of an object, and their names in its resource."""
 _STATUS = re.compile(r"\s*HTTP/\S+ ([0-9]{3})")
 _NUMBER = re.compile(r"\+([0-9]+)>?\s*$")
 
@@ -83,7 +93,7 @@ class GCSRequests:
                 params={} if is_url else {**connection.parameters, **query},
                 timeout=(options.connect_timeout, options.read_timeout),
                 allow_redirects=False,
-                verify=options.ca_bundle,  # here and not on the session, where REQUESTS_CA_BUNDLE would replace it
+                verify=connection.verify,  # here and not on the session, where REQUESTS_CA_BUNDLE would replace it
                 **request,
             )
         except requests.RequestException:
@@ -204,7 +214,15 @@ def info_of(resource: Mapping[str, Any], url: str, *, listed: bool = False) -> O
         checksum=None if listed else _checksum(resource),
         metadata=None if listed else dict(resource.get("metadata", {})),
         version=str(resource["generation"]) if "generation" in resource else None,
+        **({} if listed else _properties(resource)),
     )
+
+
+def _properties(resource: Mapping[str, Any]) -> dict[str, Any]:
+    # A key of Google's key management is named with its version; uploads take the name without it.
+    kms_key = str(resource.get("kmsKeyName", "")).partition("/cryptoKeyVersions/")[0] or None
+    names = ("content_type", "content_encoding", "content_disposition", "content_language", "cache_control", "storage_class")
+    return {**{name: resource.get(NAMES[name]) for name in names}, "kms_key": kms_key}
 
 
 def _checksum(resource: Mapping[str, Any]) -> str | None:

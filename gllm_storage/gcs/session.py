@@ -38,6 +38,7 @@ class ResumableUpload:
         resource: The object resource to send.
         source: The content.
         transfer: The operation, the settings, the progress, and the stop.
+        headers: The headers of every request of the session that sends content.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class ResumableUpload:
         resource: Mapping[str, Any],
         source: Source,
         transfer: Transfer,
+        headers: Mapping[str, str],
     ) -> None:
         self._requests = requests
+        self._headers = headers
         self._path = path
         self._query = query
         self._resource = resource
@@ -99,7 +102,7 @@ class ResumableUpload:
             self._cancel()
 
     def _start(self) -> None:
-        headers = {"X-Upload-Content-Length": str(self._source.size)}
+        headers = {"X-Upload-Content-Length": str(self._source.size), **self._headers}
         start = partial(
             self._requests.send, "POST", self._path, params=dict(self._query), headers=headers, json=self._resource
         )
@@ -148,7 +151,7 @@ class ResumableUpload:
         Returns:
             The number of bytes that the store has kept; the object resource if the object is complete.
         """
-        headers = {"Content-Range": content_range}
+        headers = {"Content-Range": content_range, **self._headers}
         try:
             answer = self._requests.send("PUT", str(self._url), data=data, headers=headers, accepted=_INCOMPLETE_ONLY)
         except RefusedError as error:

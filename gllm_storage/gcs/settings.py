@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from gllm_storage.paths import clean_prefix
-from gllm_storage.settings import ConfigError, count, duration, endpoint, existing_file, flag, setting, size, text
+from gllm_storage.settings import (
+    ConfigError,
+    count,
+    customer_key,
+    duration,
+    endpoint,
+    existing_file,
+    flag,
+    require_one_trust,
+    setting,
+    size,
+    text,
+)
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._\-]{1,220}[a-z0-9]")
 _KIB = 2**10
@@ -54,9 +66,11 @@ class GCSSettings:
     anonymous: bool = setting(flag, default=False)
     endpoint_url: str | None = setting(endpoint, default=None)
     ca_bundle: str | None = setting(existing_file, default=None)
+    verify_tls: bool = setting(flag, default=True)
     requester_pays: bool = setting(flag, default=False)
     storage_class: str | None = setting(text, default=None)
     kms_key_name: str | None = setting(text, default=None)
+    sse_customer_key: str | None = setting(customer_key, default=None, secret=True)
     multipart_threshold: int = setting(_threshold, natural=int, default=16 * _MIB)
     part_size: int = setting(_part_size, natural=int, default=16 * _MIB)
     max_concurrency: int = setting(count, default=10)
@@ -75,6 +89,11 @@ class GCSSettings:
             raise ConfigError("gcs config: anonymous='true' contradicts token; leave one out", ("anonymous", "token"))
         if self.requester_pays and not self.project:
             raise ConfigError("gcs config: requester_pays='true' needs project, which pays", ("requester_pays", "project"))
+        if self.sse_customer_key and self.kms_key_name:
+            raise ConfigError(
+                "gcs config: sse_customer_key contradicts kms_key_name; leave one out", ("sse_customer_key", "kms_key_name")
+            )
+        require_one_trust("gcs", self.ca_bundle, verify_tls=self.verify_tls)
 
     def storage_options(self) -> dict[str, Any]:
         """The settings as options of gcsfs, which our own filesystem takes as well."""
@@ -94,6 +113,8 @@ class GCSSettings:
             "ca_bundle": self.ca_bundle,
             "storage_class": self.storage_class,
             "kms_key_name": self.kms_key_name,
+            "sse_customer_key": self.sse_customer_key,
+            "verify_tls": None if self.verify_tls else False,
             "multipart_threshold": self.multipart_threshold,
             "part_size": self.part_size,
             "max_concurrency": self.max_concurrency,

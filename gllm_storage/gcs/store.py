@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 from itertools import count
@@ -10,7 +11,15 @@ from urllib.parse import quote
 
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, Remedy
+from gllm_storage.errors import (
+    ConflictCheckUnsupportedError,
+    ErrorDetails,
+    ObjectNotFoundError,
+    Remedy,
+    StorageError,
+    UnsupportedOperationError,
+)
+from gllm_storage.gcs.copy import ExclusiveCopy
 from gllm_storage.gcs.errors import (
     RefusedError,
     UnreadableAnswerError,
@@ -22,19 +31,20 @@ from gllm_storage.gcs.errors import (
 )
 from gllm_storage.gcs.read import GCSReader
 from gllm_storage.gcs.requests import BATCH, SUCCESS, GCSRequests, info_of, path_of, require_resource
-from gllm_storage.gcs.upload import GCSWrite
+from gllm_storage.gcs.upload import GCSWrite, options_of
 from gllm_storage.info import in_order
 from gllm_storage.store.create import write_object
 from gllm_storage.store.download import replaced_too_often
-from gllm_storage.store.port import ObjectStore
+from gllm_storage.store.port import ObjectStore, guess_content_type
 from gllm_storage.store.reader import ObjectChangedError
 from gllm_storage.store.retry import RESTART, TRANSIENT_STATUSES, rescued
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from gllm_storage.files.source import Source
     from gllm_storage.gcs.connection import GCSConnection
-    from gllm_storage.info import ObjectInfo, Stored
+    from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.port import UploadRequest
     from gllm_storage.store.transfer import Transfer
@@ -42,6 +52,9 @@ if TYPE_CHECKING:
 _RECENTLY = 30.0
 _DENIED = 403
 _NOT_FOUND = 404
+_PRECONDITION_FAILED = 412
+_LONGEST_URL = 7 * 24 * 3600
+"""Seconds: https://cloud.google.com/storage/docs/access-control/signed-urls"""
 
 
 class GCSStore(ObjectStore):
@@ -88,6 +101,53 @@ class GCSStore(ObjectStore):
                 self._require_conditions(request.details)
             return write_object(GCSWrite(self, request), exclusive=request.exclusive, stop=stop)
 
+    def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:
+        """Translate properties into options of `upload`.
+
+        Raises:
+            ValueError: If an ACL is unknown, or `kms_key` contradicts the customer key of the connection.
+            UnsupportedOperationError: If there are tags, which GCS does not have, or `encryption`, which `kms_key` implies.
+        """
+        known = ("content_encoding", "content_disposition", "content_language", "cache_control", "metadata", "storage_class")
+        self.require_properties(properties, details, "content_type", *known, "acl", "kms_key")
+        if properties.kms_key and self.connection.options.sse_customer_key:
+            raise ValueError("kms_key contradicts sse_customer_key of the client; leave one out")
+        return options_of(properties)
+
+    def with_content_type(self, key: str, source: Source, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add the guessed content type to options without one."""
+        resource = options.get("resource", {})
+        guessed = None if resource.get("contentType") else guess_content_type(key, source)
+        return {**options, "resource": {**resource, "contentType": guessed}} if guessed else options
+
+    def presign(self, key: str, seconds: int, method: str) -> str:
+        """A URL with a signature of version 4, by the key of a service account.
+
+        Raises:
+            ValueError: If the time is longer than 7 days.
+            UnsupportedOperationError: If the credentials have no key that signs; or the object needs a customer key.
+            StorageError: If the credentials cannot be read.
+        """
+        details = self.details(key, "presign")
+        if seconds > _LONGEST_URL:
+            raise ValueError(f"expires must be at most {_LONGEST_URL} seconds (7 days) on GCS, not {seconds}")
+        if self.connection.options.sse_customer_key:
+            raise UnsupportedOperationError(
+                f"{details.url}: the object is encrypted with a customer key, which a presigned URL cannot carry", details
+            )
+        with translated(details):
+            if not self.connection.signs:
+                raise UnsupportedOperationError(
+                    f"{details.url}: a presigned URL needs the key of a service account, and the credentials have none",
+                    details,
+                    Remedy.NEEDS_SIGNING_KEY,
+                )
+            return self.connection.signed_url(self.bucket, key, seconds, method)
+
+    def close(self) -> None:
+        """Close the idle connections of this process."""
+        self.connection.close()
+
     def require_create(self, key: str, operation: str = "open") -> None:
         """As the base class; a zonal bucket is refused.
 
@@ -128,7 +188,8 @@ class GCSStore(ObjectStore):
         """
         with translated(details):
             try:
-                return require_resource(self.requests.ask("GET", path_of(self.bucket, key), details))
+                headers = self.connection.options.customer_key_headers()
+                return require_resource(self.requests.ask("GET", path_of(self.bucket, key), details, headers=headers))
             except RefusedError as error:
                 if is_missing_object(error):
                     self._require_bucket_of(error, details)
@@ -233,19 +294,39 @@ class GCSStore(ObjectStore):
 
     # ------------------------------------------------------------------ delete, copy
 
-    def delete(self, key: str, generation: str | None = None) -> None:
+    def delete_version(self, key: str, version: ObjectInfo, transfer: Transfer) -> None:
+        """Delete an object if it is still a certain version, in one step; see `ObjectStore.delete_version`.
+
+        Raises:
+            StorageUnavailableError: If the object is another version; it was not deleted.
+            StorageError: If it cannot be deleted.
+        """
+        try:
+            self.delete(key, only_if=version.version)
+        except ObjectNotFoundError:
+            return
+        except StorageError as error:
+            if error.status != _PRECONDITION_FAILED:
+                raise
+            with contextlib.suppress(ObjectNotFoundError):  # an earlier request, whose answer was lost, had deleted it
+                self.info(key, transfer.details.operation)
+                raise self.replaced(transfer.details) from error
+
+    def delete(self, key: str, generation: str | None = None, only_if: str | None = None) -> None:
         """Delete an object.
 
         Args:
             key: The key.
             generation: The version to delete; the current one if None.
+            only_if: The generation that the current version must have.
 
         Raises:
             ObjectNotFoundError: If it does not exist.
             StorageError: If it cannot be deleted.
         """
         details, policy = self.details(key, "delete"), self.requests.policy
-        params = {"generation": generation} if generation else {}
+        given = {"generation": generation, "ifGenerationMatch": only_if}
+        params = {name: value for name, value in given.items() if value}
         lost: list[Exception] = []
 
         def delete() -> None:
@@ -314,7 +395,6 @@ class GCSStore(ObjectStore):
         if not (isinstance(target, GCSStore) and target.connection.endpoint_url == self.connection.endpoint_url):
             super().copy(key, target, target_key, transfer)
             return
-        path = f"{path_of(self.bucket, key)}/rewriteTo{path_of(target.bucket, target_key, '')}"
         kms_key = target.connection.options.kms_key_name
         given = {
             "destinationPredefinedAcl": options.get("acl"),
@@ -324,9 +404,9 @@ class GCSStore(ObjectStore):
         params = {name: value for name, value in given.items() if value}
         with translated(transfer.details), stopped_by(transfer.stop):
             try:
-                answer = self._rewrite(path, params, transfer)
-                if not answer["done"]:
-                    self._rewrite_pinned(key, path, params, transfer)
+                send = partial(self.rewrite, key, target, target_key)
+                if not send(params, transfer)["done"]:
+                    self._rewrite_pinned(key, send, params, transfer)
             except RefusedError as error:
                 if is_missing_object(error):
                     self._require_bucket_of(error, transfer.details)
@@ -334,7 +414,37 @@ class GCSStore(ObjectStore):
                     raise not_found(transfer.details) from error
                 raise
 
-    def _rewrite_pinned(self, key: str, path: str, params: Mapping[str, str], transfer: Transfer) -> None:
+    def copy_version(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
+        """Copy an object on the server, with its metadata; see `ObjectStore.copy_version`.
+
+        Raises:
+            ObjectNotFoundError: If the source object does not exist, or is another version.
+            ObjectExistsError: If `exclusive` is set, and the target exists.
+            ConflictCheckUnsupportedError: If `exclusive` is set, and the bucket is zonal.
+            StorageError: If the copy fails; the target is unchanged then.
+        """
+        generation = version.version if version else None
+        if not exclusive:
+            self.copy(key, self, target_key, transfer, {"generation": generation})
+            return
+        kms_key = self.connection.options.kms_key_name
+        parameters = {"destinationKmsKeyName": kms_key} if kms_key else {}
+        copy = ExclusiveCopy(self, key, target_key, parameters, generation, transfer)
+        with translated(transfer.details), stopped_by(transfer.stop):
+            self._require_conditions(transfer.details)
+            try:
+                write_object(copy, exclusive=True, stop=transfer.stop)
+            except RefusedError as error:
+                if is_missing_object(error):
+                    self._require_bucket_of(error, transfer.details)
+                    raise not_found(transfer.details) from error
+                raise
+
+    def _rewrite_pinned(
+        self, key: str, send: Callable[..., dict[str, Any]], params: Mapping[str, str], transfer: Transfer
+    ) -> None:
         """Rewrite an object by several requests, all of one version.
 
         A single request reads one version, so most copies need no pin. A large object that moves to another location or
@@ -347,7 +457,7 @@ class GCSStore(ObjectStore):
                 answer: Mapping[str, Any] = {"done": False}
                 while not answer["done"]:
                     token = {"rewriteToken": answer["rewriteToken"]} if "rewriteToken" in answer else {}
-                    answer = self._rewrite(path, {**params, "sourceGeneration": generation, **token}, transfer)
+                    answer = send({**params, "sourceGeneration": generation, **token}, transfer)
             except RefusedError as error:
                 if "sourceGeneration" in params or not is_missing_object(error):
                     raise
@@ -357,9 +467,37 @@ class GCSStore(ObjectStore):
             else:
                 return
 
-    def _rewrite(self, path: str, params: Mapping[str, str], transfer: Transfer) -> dict[str, Any]:
-        """One request of https://cloud.google.com/storage/docs/json_api/v1/objects/rewrite."""
-        answer = self.requests.ask("POST", path, transfer.details, params=params)
+    def rewrite(  # noqa: PLR0917 - the parts of a request
+        self,
+        key: str,
+        target: GCSStore,
+        target_key: str,
+        params: Mapping[str, str],
+        transfer: Transfer,
+        resource: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """One request of https://cloud.google.com/storage/docs/json_api/v1/objects/rewrite.
+
+        Args:
+            key: The key of the source object.
+            target: The store of the copy.
+            target_key: The key of the copy.
+            params: Query parameters.
+            transfer: The operation.
+            resource: The properties of the copy; those of the source object if None.
+
+        Returns:
+            The answer; ``done`` says whether the copy is complete.
+
+        Raises:
+            RefusedError: If the store refuses.
+            requests.RequestException: If there is no answer.
+        """
+        path = f"{path_of(self.bucket, key)}/rewriteTo{path_of(target.bucket, target_key, '')}"
+        of_source, of_copy = self.connection.options, target.connection.options
+        headers = {**of_source.customer_key_headers(of_source=True), **of_copy.customer_key_headers()}
+        body = {} if resource is None else {"json": resource}
+        answer = self.requests.ask("POST", path, transfer.details, params=params, headers=headers, **body)
         if not (answer.get("done") or answer.get("rewriteToken")):
             raise UnreadableAnswerError("its answer does not describe a copy")
         return {**answer, "done": bool(answer.get("done"))}

@@ -19,7 +19,7 @@ from gllm_storage.gcs.errors import (
     is_transient,
     lost_session,
 )
-from gllm_storage.gcs.requests import info_of, require_resource
+from gllm_storage.gcs.requests import NAMES, info_of, require_resource
 from gllm_storage.gcs.session import ResumableUpload
 from gllm_storage.info import Stored
 from gllm_storage.store import checksums
@@ -31,17 +31,45 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gllm_storage.gcs.store import GCSStore
-    from gllm_storage.info import ObjectInfo
+    from gllm_storage.info import ObjectInfo, ObjectProperties
     from gllm_storage.store.port import UploadRequest
 
 _LOST = RetryPolicy(limit=3)
 """Uploads whose session is lost."""
 _FLIPPED = RetryPolicy(limit=2)
 """Uploads whose content arrives changed."""
+_ACLS = {
+    "private": "private",
+    "public-read": "publicRead",
+    "authenticated-read": "authenticatedRead",
+    "project-private": "projectPrivate",
+    "bucket-owner-read": "bucketOwnerRead",
+    "bucket-owner-full-control": "bucketOwnerFullControl",
+}
+_ACLS |= {name: name for name in _ACLS.values()}
+"""The names of S3, and Google's own: https://cloud.google.com/storage/docs/json_api/v1/objects/insert"""
 _CONFLICT = 409
 _GONE = 410
 _PRECONDITION_FAILED = 412
 _SERVER_ERROR = 500
+
+
+def options_of(properties: ObjectProperties) -> dict[str, Any]:
+    """Properties as options of an upload.
+
+    Raises:
+        ValueError: If an ACL is unknown.
+    """
+    given = properties.given()
+    parameters = {}
+    if properties.acl:
+        if properties.acl not in _ACLS:
+            raise ValueError(f"acl={properties.acl!r}: GCS has {', '.join(sorted(_ACLS))}")
+        parameters["predefinedAcl"] = _ACLS[properties.acl]
+    if properties.kms_key:
+        parameters["kmsKeyName"] = properties.kms_key
+    resource = {NAMES[name]: value for name, value in given.items() if name in NAMES}
+    return {"resource": resource, "parameters": parameters}
 
 
 class GCSWrite:
@@ -158,7 +186,10 @@ class GCSWrite:
             self._path,
             self.details,
             params=self._query("multipart"),
-            headers={"Content-Type": f'multipart/related; boundary="{boundary}"'},
+            headers={
+                "Content-Type": f'multipart/related; boundary="{boundary}"',
+                **self._store.connection.options.customer_key_headers(),
+            },
             data=_multipart(boundary, self._described(write_id, crc), data),
         )
         require_resource(answer)
@@ -177,6 +208,7 @@ class GCSWrite:
             resource=self._described(write_id, self._crc),
             source=source,
             transfer=self._request.transfer.attempt(),
+            headers=self._store.connection.options.customer_key_headers(),
         )
         resource = self._session.send()
         if not self._session.doubtful:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundError, Remedy, StorageError, translation
 from gllm_storage.files.source import CHUNK, LocalSource, SourceChangedError, bytes_of, source_of
-from gllm_storage.files.target import LocalTarget, TargetExistsError, atomic_target, copy, is_temporary
+from gllm_storage.files.target import LocalTarget, TargetExistsError, atomic_target, copy, is_temporary, rename
 from gllm_storage.info import ObjectInfo, Stored
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.create import exists_error
@@ -122,11 +122,54 @@ class LocalStore(ObjectStore):
         self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
     ) -> None:
         """Upload the file to the target; begin again if it changes in place."""
+        self._copy_to(target, key, target_key, transfer, options=options)
 
+    def copy_version(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
+        """Copy the file within the folder; begin again if it changes in place."""
+        self._copy_to(self, key, target_key, transfer, exclusive=exclusive, version=version)
+
+    def _copy_to(
+        self,
+        target: ObjectStore,
+        key: str,
+        target_key: str,
+        transfer: Transfer,
+        options: Mapping[str, Any] | None = None,
+        *,
+        exclusive: bool = False,
+        version: ObjectInfo | None = None,
+    ) -> None:
         def to_target(source: LocalSource) -> None:
-            target.upload(target.request(target_key, source, transfer, options=options))
+            self.require_version(key, version, transfer.details)
+            target.upload(target.request(target_key, source, transfer, exclusive, options))
 
         self._read_unchanged(key, transfer, to_target)
+
+    def move(self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False) -> None:
+        """Rename the file; copy and delete it if it is a link, or if the target is on another file system.
+
+        Raises:
+            ObjectNotFoundError: If the file does not exist.
+            ObjectExistsError: If `exclusive` is set, and the target exists.
+            StorageError: If the file cannot be moved.
+        """
+        details, path = transfer.details, self._path(key)
+        self.info(key, details.operation)  # a folder is not an object
+        if exclusive:
+            self._require_absent(target_key, self.details(target_key, details.operation))  # for speed: the link decides
+        if os.path.islink(path):
+            super().move(key, target_key, transfer, exclusive=exclusive)
+            return
+        try:
+            rename(path, self._path(target_key), details, exclusive=exclusive)
+        except TargetExistsError as error:
+            raise exists_error(self.details(target_key, details.operation)) from error
+        except StorageError as error:
+            if getattr(error.__cause__, "errno", None) != errno.EXDEV:
+                raise
+            super().move(key, target_key, transfer, exclusive=exclusive)
 
     def _read_unchanged(self, key: str, transfer: Transfer, read: Callable[[LocalSource], None]) -> None:
         attempt = 0

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, ClassVar
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsspec.implementations.memory import MemoryFile
 
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
 from gllm_storage.files.source import CHUNK
-from gllm_storage.info import ObjectInfo, Stored, aware
+from gllm_storage.info import ObjectInfo, ObjectProperties, Stored, aware
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.create import exists_error
-from gllm_storage.store.port import ObjectStore, ObjectWriter, UploadRequest
+from gllm_storage.store.port import ObjectStore, ObjectWriter, UploadRequest, guess_content_type
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from fsspec.implementations.memory import MemoryFileSystem
+
+    from gllm_storage.files.source import Source
+    from gllm_storage.store.transfer import Transfer
+
+
+_KEPT = ("content_type", "content_encoding", "content_disposition", "content_language", "cache_control", "metadata")
 
 
 class MemoryStore(ObjectStore):
@@ -67,6 +74,37 @@ class MemoryStore(ObjectStore):
         source.require_unchanged()
         return self.publish(request, content)
 
+    def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:
+        """Keep the headers and the metadata of an object.
+
+        Raises:
+            UnsupportedOperationError: If there are other properties, which have no meaning in memory.
+        """
+        self.require_properties(properties, details, *_KEPT)
+        return {"properties": properties}
+
+    def with_content_type(self, key: str, source: Source, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add the guessed content type to properties without one."""
+        given = options.get("properties") or ObjectProperties()
+        guessed = None if given.content_type else guess_content_type(key, source)
+        return {"properties": dataclasses.replace(given, content_type=guessed)} if guessed else options
+
+    def copy(
+        self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Copy an object with its properties."""
+        kept = getattr(self.content(key, transfer.details), "gllm_properties", None)
+        options = {"properties": kept, **(options or {})} if kept and isinstance(target, MemoryStore) else options
+        super().copy(key, target, target_key, transfer, options)
+
+    def copy_version(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
+        """Copy an object with its properties."""
+        kept = getattr(self.content(key, transfer.details), "gllm_properties", None)
+        options = {"properties": kept} if kept else {}
+        self.copy_through(key, self, target_key, transfer, options, exclusive=exclusive, version=version)
+
     def open_writer(self, request: UploadRequest) -> ObjectWriter:
         """Write a new object."""
         return _MemoryWriter(self, request)
@@ -83,6 +121,7 @@ class MemoryStore(ObjectStore):
         """
         name = self._name(request.key)
         content.seek(0)
+        content.gllm_properties = request.options.get("properties")
         if not request.exclusive:
             self._objects[name] = content
         # dict.setdefault with a string key is atomic in CPython: of many threads, one finds its own object there.
@@ -140,7 +179,7 @@ class MemoryStore(ObjectStore):
             # one. fsspec's own files grow in place.
             etag=f"{content.created.timestamp():.6f}-{size:x}-{id(content):x}",
             last_modified=aware(content.modified),
-            metadata={},
+            **_facts(content),
         )
 
 
@@ -186,6 +225,13 @@ class _MemoryReader(ObjectReader):
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+
+def _facts(content: MemoryFile) -> dict[str, Any]:
+    """The kept properties, as fields of `ObjectInfo`; fsspec's own files have none."""
+    kept = getattr(content, "gllm_properties", None)
+    given = kept.given() if kept else {}
+    return {**given, "metadata": given.get("metadata", {})}
 
 
 def _not_found(details: ErrorDetails) -> ObjectNotFoundError:

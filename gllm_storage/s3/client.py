@@ -55,8 +55,11 @@ class S3StorageClient(FsspecStorageClient):
                 - anonymous: ``"true"`` sends unsigned requests, for public buckets. Default ``"false"``.
                 - addressing_style: ``"auto"``, ``"path"`` or ``"virtual"``. Default: as for boto3.
                 - ca_bundle: Path of a file with the CA certificates to trust. Default: as for boto3.
+                - verify_tls: ``"false"`` accepts any TLS certificate, with a warning. Default ``"true"``.
                 - server_side_encryption: Encryption of new objects, such as ``"aws:kms"``. Default: the bucket's.
                 - sse_kms_key_id: KMS key of new objects. Default: the bucket's.
+                - sse_customer_key: Key of the caller that encrypts and decrypts all objects (SSE-C): 32 bytes in base64. The
+                  client then reads only objects with this key. Default: none.
                 - storage_class: Storage class of new objects, such as ``"STANDARD_IA"``. Default ``"STANDARD"``.
                 - requester_pays: ``"true"`` pays for requests to buckets of other accounts. Default ``"false"``.
                 - expected_bucket_owner: Account id; requests fail if another account owns the bucket. Default: not checked.

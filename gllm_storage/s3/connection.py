@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +22,7 @@ from gllm_storage.s3.errors import (
 from gllm_storage.s3.requests import add_content_md5
 from gllm_storage.s3.settings import BODY_SIGNING, ENGINES, S3TransferSettings, check_transfer_settings
 from gllm_storage.s3.store import S3Store
-from gllm_storage.settings import count, flag, read_option, size
+from gllm_storage.settings import count, flag, read_option, size, warn_if_insecure
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -105,6 +106,14 @@ class Endpoint:
             events.register("before-call.s3", stay)
         return client if self.engine == "boto3" else self._direct_or(client, session)
 
+    def make_presigner(self) -> S3Client:
+        """A new boto3 client whose presigned URLs have a signature of version 4.
+
+        boto3's default is version 2, which Amazon's newer regions and objects with KMS keys refuse.
+        """
+        options = {**self.config_options, "signature_version": "s3v4"}
+        return dataclasses.replace(self, config_options=options, engine="boto3").make_client()
+
     def _direct_or(self, client: S3Client, session: Any) -> S3Client:
         """The direct client over a boto3 client; or the boto3 client, if botocore has moved parts that it needs."""
         try:
@@ -174,6 +183,7 @@ class S3Connection:
         self.checksum_headers = ChecksumHeaders(settings.max_attempts)
         self._parameters = dict(parameters)
         self._client: PerProcess[S3Client] = PerProcess(endpoint.make_client)
+        self._presigner: PerProcess[S3Client] = PerProcess(endpoint.make_presigner)
         self._stores: dict[str, S3Store] = {}
 
     @property
@@ -188,6 +198,17 @@ class S3Connection:
                 return self._client.get()
             except ValueError as error:  # botocore's answer to an endpoint that the environment or a profile sets
                 raise UnreadableAnswerError(str(error)) from error
+
+    @property
+    def presigner(self) -> S3Client:
+        """A boto3 client that makes presigned URLs."""
+        return self._presigner.get()
+
+    def close(self) -> None:
+        """Close the idle connections of this process; the next request opens new ones."""
+        client = self._client.peek()
+        if client is not None:
+            client.close()
 
     @property
     def is_amazon(self) -> bool:
@@ -248,6 +269,7 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
         conditional_writes=options.get("conditional_writes") or S3TransferSettings.conditional_writes,
     )
     payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
+    warn_if_insecure("s3", verify_tls=(options.get("client_kwargs") or {}).get("verify") is not False)
     return S3Connection(
         Endpoint(
             client_options=_client_options(options),

@@ -27,8 +27,9 @@ from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import Remedy, StorageError, StorageUnavailableError
 from gllm_storage.info import Stored
-from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_not_found, not_found, require_any, status_of, translated
+from gllm_storage.s3.errors import SDK_ERRORS, is_not_found, not_found, require_any, status_of, translated
 from gllm_storage.s3.settings import MAX_PUT
+from gllm_storage.s3.upload import judge_answer
 from gllm_storage.settings import MIB
 from gllm_storage.store.checksums import WRITE_ID
 from gllm_storage.store.create import Answer, write_object
@@ -60,7 +61,6 @@ _ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 _CLASSES_OF_PLACES = {"EXPRESS_ONEZONE", "FSX_OPENZFS", "OUTPOSTS", "SNOW"}
 """Storage classes that belong to the location of a bucket. The target bucket may be elsewhere, so they are not copied."""
 _PRECONDITION_FAILED = 412
-_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class Copy:
         threshold: Objects of more bytes than this are copied in parts.
         keep_etag: Whether to copy in the same parts in which the source object was uploaded, which gives the same ETag.
         transfer: The operation, the settings, and the stop.
+        exclusive: Whether to fail if the target exists: the completion of a copy in parts carries the precondition.
+        etag: The version of the source object to copy, by its ETag; None for any.
     """
 
     source: Place
@@ -107,6 +109,8 @@ class Copy:
     threshold: int
     keep_etag: bool
     transfer: Transfer
+    exclusive: bool = False
+    etag: str | None = None
 
 
 def copy_object(requests: S3Requests, copy: Copy) -> None:
@@ -125,7 +129,7 @@ def copy_object(requests: S3Requests, copy: Copy) -> None:
     attempt = 0
     while True:
         attempt += 1
-        version = _head(requests, copy)
+        version = _version_to_copy(requests, copy)
         this = dataclasses.replace(copy, transfer=copy.transfer.attempt())
         try:
             with translated(_details(copy)):
@@ -161,9 +165,29 @@ def _head(requests: S3Requests, copy: Copy) -> Mapping[str, Any]:
             raise
 
 
+def _version_to_copy(requests: S3Requests, copy: Copy) -> Mapping[str, Any]:
+    """HeadObject of the source object.
+
+    Raises:
+        StorageUnavailableError: If it is not the version to copy.
+    """
+    version = _head(requests, copy)
+    if copy.etag and version["ETag"].strip('"') != copy.etag:
+        raise StorageUnavailableError(
+            f"{copy.transfer.details.operation} of {copy.source.url}: the object was replaced meanwhile",
+            copy.transfer.details,
+            Remedy.REPEAT,
+        )
+    return version
+
+
 def _copy_version(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
     size = version["ContentLength"]
     parts_of_source = version["ETag"].strip('"').partition("-")[2]
+    if copy.exclusive:
+        ranges = part_ranges(size, part_size_for(size, PART_SIZE))
+        write_object(_CopyInParts(requests, copy, version, ranges), exclusive=True, stop=copy.transfer.stop)
+        return
     if copy.keep_etag and parts_of_source:
         ranges = _ranges_of_source(requests, copy, version, int(parts_of_source))
     elif copy.keep_etag or size <= min(copy.threshold, MAX_PUT):
@@ -176,16 +200,42 @@ def _copy_version(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) 
 
 def _copy_by_one_request(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
     """CopyObject. One request copies one version, whichever it is, so it needs no precondition."""
-    parameters = _accepted(requests, "CopyObject", {**_storage(copy, version), **_parameters(requests, copy, "CopyObject")})
+    pinned = {"CopySourceIfMatch": version["ETag"]} if copy.etag else {}
+    wanted = {**_storage(copy, version), **_parameters(requests, copy, "CopyObject"), **pinned}
+    parameters = _accepted(requests, "CopyObject", wanted)
     try:
         answer = requests.connection.client.copy_object(
             **parameters, **_any(copy.target.parameters()), CopySource=_any(copy.source.parameters())
         )
     except ClientError as error:
+        if copy.etag and _is_changed(error):
+            raise ObjectChangedError from error
         if is_not_found(error):
             raise not_found(copy.transfer.details) from error
         raise
     require_any(answer.get("CopyObjectResult", {}), "ETag", "LastModified")
+
+
+def properties_to_copy(requests: S3Requests, copy: Copy) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The properties of the source object as parameters of PutObject, for a copy through this machine.
+
+    Args:
+        requests: The control requests of the target bucket.
+        copy: The copy.
+
+    Returns:
+        The parameters, and the HeadObject that they come from.
+
+    Raises:
+        ObjectNotFoundError: If the source object does not exist.
+        StorageUnavailableError: If it is not the version to copy.
+        StorageError: If a request fails.
+    """
+    version = _version_to_copy(requests, copy)
+    with translated(_details(copy)):
+        in_parts = _CopyInParts(requests, copy, version, [])
+        options = {**_storage(copy, version), **in_parts.properties(), **copy.options}
+    return {**options, "Metadata": dict(version.get("Metadata") or {})}, version
 
 
 def _ranges_of_source(
@@ -218,8 +268,6 @@ def _ranges_of_source(
 class _CopyInParts:
     """A copy in parts, as a `Write` for `store.create.write_object`."""
 
-    conditional = False
-
     def __init__(
         self, requests: S3Requests, copy: Copy, version: Mapping[str, Any], ranges: Sequence[tuple[int, int]]
     ) -> None:
@@ -227,6 +275,7 @@ class _CopyInParts:
         self._copy = copy
         self._version = version
         self._ranges = ranges
+        self.conditional = copy.exclusive
         self._place = _any(copy.target.parameters())
         self._upload_id: str | None = None
         self._discarded = False
@@ -234,8 +283,9 @@ class _CopyInParts:
 
     @property
     def details(self) -> ErrorDetails:
-        """The operation, for errors."""
-        return _details(self._copy)
+        """The operation, for errors; a conflict is about the target object."""
+        copy = self._copy
+        return dataclasses.replace(copy.transfer.details, url=copy.target.url) if copy.exclusive else _details(copy)
 
     def head(self) -> ObjectInfo | None:
         """HeadObject of the target object."""
@@ -262,10 +312,7 @@ class _CopyInParts:
         """The meaning of an error: UNKNOWN if the answer to the completion may have been lost, else FAILED."""
         if not self._committing or not isinstance(error, SDK_ERRORS):
             return Answer.FAILED
-        if isinstance(error, ClientError):
-            lost = status_of(error) >= _SERVER_ERROR or code_of(error) in {"NoSuchUpload", "RequestTimeout"}
-            return Answer.UNKNOWN if lost else Answer.FAILED
-        return Answer.UNKNOWN
+        return judge_answer(error, conditional=self.conditional) if isinstance(error, ClientError) else Answer.UNKNOWN
 
     def discard(self) -> None:
         """Abort the upload, so that no parts stay in the store."""
@@ -276,7 +323,7 @@ class _CopyInParts:
     def _create(self, write_id: str) -> None:
         operation = "CreateMultipartUpload"
         wanted = {**_storage(self._copy, self._version), **_parameters(self._requests, self._copy, operation)}
-        parameters = {**wanted, **self._properties(), "Metadata": {**self._metadata(), WRITE_ID: write_id}}
+        parameters = {**wanted, **self.properties(), "Metadata": {**self._metadata(), WRITE_ID: write_id}}
         answer = self._requests.connection.client.create_multipart_upload(
             **_accepted(self._requests, operation, parameters), **self._place
         )
@@ -323,6 +370,7 @@ class _CopyInParts:
             **self._place,
             UploadId=str(self._upload_id),
             MultipartUpload={"Parts": _any(parts)},
+            **_any({"IfNoneMatch": "*"} if self.conditional else {}),
         )
         require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
 
@@ -339,7 +387,7 @@ class _CopyInParts:
         given: Mapping[str, str] = (self._copy.options if self._replaces() else self._version).get("Metadata") or {}
         return given
 
-    def _properties(self) -> dict[str, Any]:
+    def properties(self) -> dict[str, Any]:
         """The headers and tags of the source object, which CopyObject would copy by itself."""
         version = self._version
         found = {} if self._replaces() else {name: version[name] for name in _COPIED_HEADERS if version.get(name)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import mimetypes
 import os
 from functools import partial
 from types import MappingProxyType
@@ -169,11 +168,6 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         settings_of_call(self.connection.settings, kwargs)  # refused before any request is sent
         payer = {"RequestPayer": "requester"} if kwargs.get("requester_pays") else {}
         return exclusive, {**payer, **{name: value for name, value in kwargs.items() if name not in _ONLY_S3FS}}
-
-    def options_of_file(self, lpath: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a write, with the content type that s3fs, too, guesses from the file's name."""
-        guessed, _ = mimetypes.guess_type(lpath)
-        return kwargs if "ContentType" in kwargs or guessed is None else {**kwargs, "ContentType": guessed}
 
     def after_fork(self) -> None:
         """Drop s3fs's client of the parent process."""

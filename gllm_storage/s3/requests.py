@@ -284,6 +284,13 @@ def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
         checksum=_checksum(answer),
         metadata=metadata_of(answer),
         version=answer.get("VersionId"),
+        content_type=answer.get("ContentType"),
+        content_encoding=answer.get("ContentEncoding") or None,
+        content_disposition=answer.get("ContentDisposition"),
+        content_language=answer.get("ContentLanguage"),
+        cache_control=answer.get("CacheControl"),
+        storage_class=answer.get("StorageClass"),
+        kms_key=answer.get("SSEKMSKeyId"),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import operator
 import re
 from dataclasses import dataclass
@@ -16,10 +18,12 @@ from gllm_storage.settings import (
     TransferSettings,
     choice,
     count,
+    customer_key,
     duration,
     endpoint,
     existing_file,
     flag,
+    require_one_trust,
     setting,
     size,
     text,
@@ -89,8 +93,10 @@ class S3Settings:
     anonymous: bool = setting(flag, default=False)
     addressing_style: str | None = setting(choice("auto", "path", "virtual"), default=None)
     ca_bundle: str | None = setting(existing_file, default=None)
+    verify_tls: bool = setting(flag, default=True)
     server_side_encryption: str | None = setting(text, default=None)
     sse_kms_key_id: str | None = setting(text, default=None)
+    sse_customer_key: str | None = setting(customer_key, default=None, secret=True)
     storage_class: str | None = setting(text, default=None)
     requester_pays: bool = setting(flag, default=False)
     expected_bucket_owner: str | None = setting(text, default=None)
@@ -132,6 +138,12 @@ class S3Settings:
                 "s3 config: anonymous='true' contradicts the credentials or the profile; leave one out",
                 ("anonymous", "profile_name", *_KEY_PAIR),
             )
+        if self.sse_customer_key and (self.server_side_encryption or self.sse_kms_key_id):
+            raise ConfigError(
+                "s3 config: sse_customer_key contradicts server_side_encryption and sse_kms_key_id; leave one out",
+                ("sse_customer_key", "server_side_encryption", "sse_kms_key_id"),
+            )
+        require_one_trust("s3", self.ca_bundle, verify_tls=self.verify_tls)
 
     def storage_options(self) -> dict[str, Any]:
         """The same settings as options of `s3fs.S3FileSystem`, which our filesystem accepts as well."""
@@ -165,7 +177,7 @@ class S3Settings:
         }
 
     def _client_options(self) -> dict[str, Any]:
-        return _given({"region_name": self.region_name, "verify": self.ca_bundle})
+        return _given({"region_name": self.region_name, "verify": self.ca_bundle if self.verify_tls else False})
 
     def _config_options(self) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -185,8 +197,21 @@ class S3Settings:
                 "SSEKMSKeyId": self.sse_kms_key_id,
                 "StorageClass": self.storage_class,
                 "ExpectedBucketOwner": self.expected_bucket_owner,
+                **_of_customer_key(self.sse_customer_key),
             }
         )
+
+
+def _of_customer_key(key: str | None) -> dict[str, str]:
+    """The parameters of requests about objects that a customer key encrypts, as their source in copies as well.
+
+    With the digest, boto3 sends the key as it is, and the direct client can send it.
+    """
+    if key is None:
+        return {}
+    digest = hashlib.md5(base64.b64decode(key), usedforsecurity=False).digest()
+    of_key = {"Algorithm": "AES256", "Key": key, "KeyMD5": base64.b64encode(digest).decode()}
+    return {f"{start}SSECustomer{name}": each for start in ("", "CopySource") for name, each in of_key.items()}
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -178,20 +178,21 @@ class _Put:
         with self.item.open_source(common.store.details(self.item.key, "upload")) as source:
             if source.size > common.most:
                 return None
+            options = common.store.with_content_type(self.item.key, source, self.item.options)
             with common.in_memory(source.size):
                 data = source.read_at(0, source.size)
                 source.require_unchanged()
-                return self._begin(data)
+                return self._begin(data, options)
 
-    def _begin(self, data: bytes) -> StartedRequest | None:
+    def _begin(self, data: bytes, options: Mapping[str, Any]) -> StartedRequest | None:
         common = self.common
         crc = checksums.encode(checksums.crc64nvme(data))
-        metadata = {**(self.item.options.get("Metadata") or {}), WRITE_ID: secrets.token_hex(16)}
+        metadata = {**(options.get("Metadata") or {}), WRITE_ID: secrets.token_hex(16)}
         if not common.keeps_checksum:
             metadata[CHECKSUM] = f"{crc}-{len(data)}"
         parameters = {
             **common.put_parameters,
-            **write_parameters(self.item.options),
+            **write_parameters(options),
             "Bucket": common.store.bucket,
             "Key": self.item.key,
             "Metadata": metadata,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import tempfile
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gllm_storage.concurrency.stop import stopped_by
-from gllm_storage.errors import AccessDeniedError
+from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
+from gllm_storage.files.source import open_source
 from gllm_storage.info import in_order
-from gllm_storage.s3.copy import Copy, Place, copy_object
+from gllm_storage.s3.copy import Copy, Place, copy_object, properties_to_copy
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.probe import (
     ALL_ENFORCED,
@@ -24,18 +28,22 @@ from gllm_storage.s3.requests import S3Requests, delete_objects, info_from_head,
 from gllm_storage.s3.settings import settings_of_call
 from gllm_storage.s3.small import read_small, upload_small
 from gllm_storage.s3.stream import StreamedWriter
-from gllm_storage.s3.upload import S3Upload, S3Write
+from gllm_storage.s3.upload import S3Upload, S3Write, parameters_of
 from gllm_storage.store.create import exists_error, write_object
-from gllm_storage.store.port import ObjectStore, SpooledWriter
+from gllm_storage.store.download import replaced_too_often
+from gllm_storage.store.port import ObjectStore, SpooledWriter, UploadRequest, guess_content_type
+from gllm_storage.store.retry import RESTART
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from gllm_storage.concurrency.stop import Stop
-    from gllm_storage.info import ObjectInfo, Stored
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.files.source import Source
+    from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.s3.connection import S3Connection
     from gllm_storage.s3.settings import S3TransferSettings
-    from gllm_storage.store.port import ObjectWriter, ReadItem, UploadItem, UploadRequest
+    from gllm_storage.store.port import ObjectWriter, ReadItem, UploadItem
     from gllm_storage.store.transfer import Transfer
 
 _SIDE_BY_SIDE = 4
@@ -44,6 +52,10 @@ _ONE_REQUEST_EACH = 16
 """The same if small objects may be among them."""
 _COPY_IN_PARTS_ABOVE = 150 * 2**20
 """Bytes; as s3fs."""
+LONGEST_URL = 7 * 24 * 3600
+"""Seconds: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html"""
+_PRECONDITION_FAILED = 412
+_NOT_IMPLEMENTED = 501
 
 
 class S3Store(ObjectStore):
@@ -118,6 +130,81 @@ class S3Store(ObjectStore):
             StorageError: If the request fails.
         """
         return info_from_head(self.requests.head(key, operation, checksums=True), self.url(key))
+
+    def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:  # noqa: ARG002 - S3 has all
+        """Translate properties into parameters of PutObject.
+
+        Raises:
+            ValueError: If S3 does not accept a value.
+        """
+        return parameters_of(properties, self.connection.parameters("PutObject"))
+
+    def with_content_type(self, key: str, source: Source, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add the guessed content type to parameters of PutObject, unless the caller or the connection gives one."""
+        if "ContentType" in options or "ContentType" in self.connection.parameters("PutObject"):
+            return options
+        guessed = guess_content_type(key, source)
+        return {**options, "ContentType": guessed} if guessed else options
+
+    def presign(self, key: str, seconds: int, method: str) -> str:
+        """A URL with a signature of version 4.
+
+        Raises:
+            ValueError: If the time is longer than 7 days.
+            UnsupportedOperationError: If requests are anonymous, or the object needs a customer key, which no URL carries.
+            StorageError: If there are no credentials.
+        """
+        details = self.details(key, "presign")
+        if seconds > LONGEST_URL:
+            raise ValueError(f"expires must be at most {LONGEST_URL} seconds (7 days) on S3, not {seconds}")
+        if self.connection.endpoint.anonymous:
+            raise UnsupportedOperationError(
+                f"{details.url}: a presigned URL needs credentials, and requests are anonymous",
+                details,
+                Remedy.NEEDS_SIGNING_KEY,
+            )
+        if "SSECustomerKey" in self.connection.parameters("GetObject"):
+            raise UnsupportedOperationError(
+                f"{details.url}: the object is encrypted with a customer key, which a presigned URL cannot carry", details
+            )
+        operation = {"GET": "get_object", "PUT": "put_object"}[method]
+        with translated(details):
+            return self.connection.presigner.generate_presigned_url(
+                operation, Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
+            )
+
+    def close(self) -> None:
+        """Close the idle connections of this process."""
+        self.connection.close()
+
+    def delete_version(self, key: str, version: ObjectInfo, transfer: Transfer) -> None:
+        """Delete an object if it is still a certain version; see `ObjectStore.delete_version`.
+
+        A HEAD request compares the version, and the delete carries its ETag as a precondition, which Amazon enforces. Stores
+        that do not know this precondition ignore it or refuse it; the HEAD request is all that they have.
+
+        Raises:
+            StorageUnavailableError: If the object is another version; it was not deleted.
+            StorageError: If it cannot be deleted.
+        """
+        try:
+            self.require_version(key, version, transfer.details)
+            self._delete(key, IfMatch=f'"{version.etag}"')
+        except ObjectNotFoundError:
+            return
+        except StorageError as error:
+            if error.status == _PRECONDITION_FAILED:
+                self._settle_delete(key, version, transfer)
+            elif error.status == _NOT_IMPLEMENTED:
+                self._delete(key)
+            else:
+                raise
+
+    def _settle_delete(self, key: str, version: ObjectInfo, transfer: Transfer) -> None:
+        """Find out the reason for a failed precondition: an earlier request, whose answer was lost, may have deleted."""
+        with contextlib.suppress(ObjectNotFoundError):
+            self.require_version(key, version, transfer.details)
+            self._delete(key)  # it is still there: the store does not compare ETags as Amazon does
 
     def delete(self, key: str) -> None:
         """Delete an object.
@@ -256,10 +343,59 @@ class S3Store(ObjectStore):
         with stopped_by(transfer.stop):
             copy_object(target.requests, copy)
 
-    def _delete(self, key: str) -> None:
+    def copy_version(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
+        """Copy an object on the server, with its properties; see `ObjectStore.copy_version`.
+
+        An exclusive copy is a copy in parts, whose completion carries the precondition. Where the endpoint enforces it in
+        PutObject only, the content passes through this machine, as do empty objects, which have no parts.
+
+        Raises:
+            ObjectNotFoundError: If the source object does not exist.
+            ObjectExistsError: If `exclusive` is set, and the target exists.
+            ConflictCheckUnsupportedError: If `exclusive` is set, and the endpoint cannot do that.
+            StorageError: If the copy fails, or the source object is another version; nothing is left behind.
+        """
+        copy = Copy(
+            source=Place(self.bucket, key),
+            target=Place(self.bucket, target_key),
+            threshold=_COPY_IN_PARTS_ABOVE,
+            keep_etag=False,
+            options={},
+            transfer=transfer,
+            exclusive=exclusive,
+            etag=version.etag if version else None,
+        )
+        with stopped_by(transfer.stop):
+            if exclusive and not (self.info(key, "copy").size and self._enforced(target_key).complete is Condition.ENFORCED):
+                self._copy_exclusively_through(copy)
+            else:
+                copy_object(self.requests, copy)
+
+    def _copy_exclusively_through(self, copy: Copy) -> None:
+        """Copy one version of an object through this machine, with its properties."""
+        self.require_create(copy.target.key, "copy")  # before the content is read
+        key, transfer = copy.source.key, copy.transfer
+        with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
+            path = os.path.join(folder, "content")
+            for attempt in itertools.count(1):
+                options, version = properties_to_copy(self.requests, copy)
+                self.download(key, path, transfer)
+                if self.requests.head(key, "copy").get("ETag") == version.get("ETag"):
+                    break
+                if attempt == RESTART.limit:
+                    raise replaced_too_often(transfer.details, attempt)
+                RESTART.again(transfer.details, attempt, "the source object was replaced", "restart", transfer.stop)
+            with open_source(path, transfer.details) as source:
+                self.upload(UploadRequest(copy.target.key, source, transfer, exclusive=True, options=options))
+
+    def _delete(self, key: str, **condition: Any) -> None:
         connection = self.connection
         with translated(self.details(key, "delete")):
-            connection.client.delete_object(Bucket=self.bucket, Key=key, **connection.parameters("DeleteObject"))
+            connection.client.delete_object(
+                Bucket=self.bucket, Key=key, **connection.parameters("DeleteObject"), **condition
+            )
 
     def _plan(self, key: str, size: int, settings: S3TransferSettings, operation: str, *, exclusive: bool) -> UploadPlan:
         if not exclusive:

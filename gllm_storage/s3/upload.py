@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, urlencode
 
 from botocore.exceptions import ClientError
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
-    from gllm_storage.info import ObjectInfo
+    from gllm_storage.info import ObjectInfo, ObjectProperties
     from gllm_storage.s3.probe import UploadPlan
     from gllm_storage.s3.requests import S3Requests
     from gllm_storage.s3.settings import S3TransferSettings
@@ -35,12 +37,53 @@ _CONCURRENT_CODES = {"ConditionalRequestConflict", "ConcurrentModification", "Op
 _NOT_SENT = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ParamValidationError"}
 _NOT_PARAMETERS = {"Metadata", "acl", "chunksize", "max_concurrency"}
 """Options that are not parameters of PutObject: s3fs's own."""
+_PARAMETERS = {
+    "content_type": "ContentType",
+    "content_encoding": "ContentEncoding",
+    "content_disposition": "ContentDisposition",
+    "content_language": "ContentLanguage",
+    "cache_control": "CacheControl",
+    "metadata": "Metadata",
+    "storage_class": "StorageClass",
+    "acl": "ACL",
+    "encryption": "ServerSideEncryption",
+    "kms_key": "SSEKMSKeyId",
+}
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
 _CRC_SECTION = 64 * 2**20
 _CRC_PIECE = 2**18
 _CRC_WORKERS = 4
 _PRECONDITION_FAILED = 412
 _SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
+
+
+def parameters_of(properties: ObjectProperties, connection: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties as parameters of PutObject and CreateMultipartUpload.
+
+    Args:
+        properties: The properties.
+        connection: The parameters of the connection, which these override.
+
+    Raises:
+        ValueError: If S3 does not accept a value, or the connection has a customer key and a property names another key.
+    """
+    given = properties.given()
+    if "SSECustomerKey" in connection and (properties.encryption or properties.kms_key):
+        raise ValueError("encryption and kms_key contradict sse_customer_key of the client; leave one out")
+    texts = {name: value for name, value in given.items() if isinstance(value, str)}
+    for name, value in {**given.get("metadata", {}), **texts}.items():
+        if not value.isascii():
+            raise ValueError(f"{name}={value!r}: S3 accepts ASCII only")
+    for name in given.get("metadata", {}):
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"metadata {name!r}: S3 accepts letters, digits and punctuation of HTTP headers in names")
+    parameters = {_PARAMETERS[name]: value for name, value in given.items() if name in _PARAMETERS}
+    if "tags" in given:
+        parameters["Tagging"] = urlencode(given["tags"], quote_via=quote)
+    if "SSEKMSKeyId" in parameters and not str(connection.get("ServerSideEncryption", "")).startswith("aws:kms"):
+        parameters.setdefault("ServerSideEncryption", "aws:kms")
+    return parameters
 
 
 def write_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +212,7 @@ class S3Write:
         if self._attempt is None or not self._attempt.committing:
             return Answer.FAILED
         if isinstance(error, ClientError):
-            return _judge_answer(error, conditional=self.conditional)
+            return judge_answer(error, conditional=self.conditional)
         if isinstance(error, SDK_ERRORS) and type(error).__name__ not in _NOT_SENT:
             return Answer.UNKNOWN
         return Answer.FAILED
@@ -243,7 +286,8 @@ class PutUpload:
         return send_intact(send, body, self._upload.settings.max_attempts, self._upload.request.details)
 
 
-def _judge_answer(error: ClientError, *, conditional: bool) -> Answer:
+def judge_answer(error: ClientError, *, conditional: bool) -> Answer:
+    """The meaning of S3's refusal of the request that makes an object visible."""
     status, code = status_of(error), code_of(error)
     if conditional and status == _PRECONDITION_FAILED:
         return Answer.EXISTS

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import mimetypes
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -22,7 +23,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import AccessDeniedError, ConflictCheckUnsupportedError, ErrorDetails, ObjectNotFoundError, Remedy
+from gllm_storage.errors import (
+    AccessDeniedError,
+    ConflictCheckUnsupportedError,
+    ErrorDetails,
+    ObjectNotFoundError,
+    Remedy,
+    StorageUnavailableError,
+    UnsupportedOperationError,
+)
 from gllm_storage.files.source import MemorySource, Source, open_source
 from gllm_storage.files.spool import spool_of
 from gllm_storage.info import directly_in
@@ -37,7 +46,7 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from gllm_storage.files.spool import Spool
-    from gllm_storage.info import ObjectInfo, Stored
+    from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.reader import ObjectReader
 
@@ -51,7 +60,8 @@ class UploadRequest:
         source: The content.
         transfer: The operation for errors, the settings, the progress, and the stop.
         exclusive: Whether the upload fails if the object exists, atomically.
-        options: Properties of the object beside its content, in the provider's own terms, such as ``ContentType``.
+        options: Properties of the object beside its content, in the provider's own terms, such as ``ContentType``; see
+            `ObjectStore.options_of`.
     """
 
     key: str
@@ -218,14 +228,18 @@ class ObjectStore(ABC):
         return ErrorDetails(self.provider, self.url(key) if key else url_of_bucket(self.url("")), operation)
 
     def transfer(
-        self, key: str, operation: str, callback: Callback | Progress | None = None, stop: Stop | None = None
+        self,
+        key: str,
+        operation: str,
+        callback: Callback | Callable[[int], object] | Progress | None = None,
+        stop: Stop | None = None,
     ) -> Transfer:
         """A transfer of an object.
 
         Args:
             key: The key.
             operation: The operation, for errors.
-            callback: Receives the size in bytes, and the bytes as they move.
+            callback: Receives the size in bytes, and the bytes as they move; see `Progress`.
             stop: Cancels the transfer; by default the stop of this thread's work.
         """
         progress = callback if isinstance(callback, Progress) else Progress(callback)
@@ -254,7 +268,50 @@ class ObjectStore(ABC):
         """
         if exclusive and not self.creates_exclusively:
             raise self.no_exclusive_create(transfer.details)
-        return UploadRequest(key, source, transfer, exclusive, options or {})
+        return UploadRequest(key, source, transfer, exclusive, self.with_content_type(key, source, options or {}))
+
+    def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:
+        """Translate properties into the provider's own terms: the options of an `UploadRequest`.
+
+        By default no property can be kept.
+
+        Args:
+            properties: The properties.
+            details: The upload, for errors.
+
+        Raises:
+            ValueError: If the store does not accept a value.
+            UnsupportedOperationError: If the store cannot keep a given property.
+        """
+        self.require_properties(properties, details)
+        return {}
+
+    def require_properties(self, properties: ObjectProperties, details: ErrorDetails, *known: str) -> None:
+        """Check that the store can keep the given properties.
+
+        Args:
+            properties: The properties.
+            details: The upload, for errors.
+            *known: The names of those that the store keeps.
+
+        Raises:
+            UnsupportedOperationError: If it cannot keep one of them.
+        """
+        lost = [name for name in properties.given() if name not in known]
+        if lost:
+            raise UnsupportedOperationError(
+                f"{details.url}: the provider {self.provider!r} cannot keep {', '.join(lost)}; nothing was sent",
+                details,
+                Remedy.LEAVE_PROPERTIES_OUT,
+            )
+
+    def with_content_type(self, key: str, source: Source, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add a content type to options that have none: the type that the key suggests, or else the name of the local file.
+
+        By default nothing is added. A provider that keeps content types replaces this with `guess_content_type`.
+        """
+        del key, source
+        return options
 
     def no_exclusive_create(self, details: ErrorDetails) -> ConflictCheckUnsupportedError:
         """The error for an exclusive create, if the store does not create exclusively."""
@@ -403,11 +460,129 @@ class ObjectStore(ABC):
             ObjectNotFoundError: If the source object does not exist.
             StorageError: If the copy fails; the target is unchanged then.
         """
+        self.copy_through(key, target, target_key, transfer, options)
+
+    def copy_through(
+        self,
+        key: str,
+        target: ObjectStore,
+        target_key: str,
+        transfer: Transfer,
+        options: Mapping[str, Any] | None = None,
+        *,
+        exclusive: bool = False,
+        version: ObjectInfo | None = None,
+    ) -> None:
+        """Copy an object through this machine; see `copy` and `copy_version`."""
+        if exclusive:
+            target.require_create(target_key, transfer.details.operation)  # before the content is read
         with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
             path = os.path.join(folder, "content")
             self.download(key, path, transfer)
+            self.require_version(key, version, transfer.details)
             with open_source(path, transfer.details) as source:
-                target.upload(target.request(target_key, source, transfer, options=options))
+                target.upload(target.request(target_key, source, transfer, exclusive, options))
+
+    def copy_version(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
+        """Copy an object within the store, with its properties. By default `copy`, or exclusively through this machine.
+
+        Args:
+            key: The key of the source object.
+            target_key: The key of the copy.
+            transfer: The operation, the settings, the progress, and the stop.
+            exclusive: Whether to fail if the target exists, atomically. If not, an existing target is replaced.
+            version: The version of the source object to copy, from `info`; None for any.
+
+        Raises:
+            ObjectNotFoundError: If the source object does not exist.
+            ObjectExistsError: If `exclusive` is set, and the target exists.
+            ConflictCheckUnsupportedError: If `exclusive` is set, and the store cannot do that.
+            StorageError: If the copy fails, or the source object is another version; the target is unchanged then.
+        """
+        if exclusive:
+            self.copy_through(key, self, target_key, transfer, exclusive=True, version=version)
+        else:
+            self.require_version(key, version, transfer.details)
+            self.copy(key, self, target_key, transfer)
+
+    def move(self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False) -> None:
+        """Move an object within the store: copy one version of it, and then delete that version.
+
+        Args:
+            key: The key of the object.
+            target_key: Its new key.
+            transfer: The operation, the settings, the progress, and the stop.
+            exclusive: Whether to fail if the target exists, atomically.
+
+        Raises:
+            ObjectNotFoundError: If the object does not exist.
+            ObjectExistsError: If `exclusive` is set, and the target exists.
+            ConflictCheckUnsupportedError: If `exclusive` is set, and the store cannot do that.
+            StorageUnavailableError: If the object was replaced meanwhile. The replacement was not deleted.
+            StorageError: If the copy fails, and then nothing was changed; or if the object cannot be deleted.
+        """
+        version = self.info(key, transfer.details.operation)
+        self.copy_version(key, target_key, transfer, exclusive=exclusive, version=version)
+        self.delete_version(key, version, transfer)
+
+    def delete_version(self, key: str, version: ObjectInfo, transfer: Transfer) -> None:
+        """Delete an object if it is still a certain version; an object that does not exist any more is not an error.
+
+        By default a HEAD request compares the version before the delete. A store with conditional deletes needs none.
+
+        Raises:
+            StorageUnavailableError: If the object is another version; it was not deleted.
+            StorageError: If it cannot be deleted.
+        """
+        try:
+            self.require_version(key, version, transfer.details)
+            self.delete(key)
+        except ObjectNotFoundError:
+            return
+
+    def require_version(self, key: str, version: ObjectInfo | None, details: ErrorDetails) -> None:
+        """Check that an object is still a certain version.
+
+        Raises:
+            ObjectNotFoundError: If it does not exist any more.
+            StorageUnavailableError: If it is another version.
+            StorageError: If the request fails.
+        """
+        if version is not None and not is_same_version(self.info(key, details.operation), version):
+            raise self.replaced(details)
+
+    def replaced(self, details: ErrorDetails) -> StorageUnavailableError:
+        """The error for a source object that was replaced during its operation."""
+        return StorageUnavailableError(
+            f"{details.operation} of {details.url}: the object was replaced meanwhile, so it was not deleted",
+            details,
+            Remedy.CHECK_FIRST,
+        )
+
+    def presign(self, key: str, seconds: int, method: str) -> str:
+        """A URL with which anyone can read or write an object for some time. By default there is none.
+
+        Args:
+            key: The key.
+            seconds: How long the URL is valid.
+            method: ``"GET"`` or ``"PUT"``.
+
+        Raises:
+            UnsupportedOperationError: If the store, or the credentials, cannot make such a URL.
+            ValueError: If the time is longer than the store permits.
+            StorageError: If the credentials cannot be read.
+        """
+        del seconds, method
+        raise UnsupportedOperationError(
+            f"{self.details(key, 'presign').url}: the provider {self.provider!r} has no presigned URLs",
+            self.details(key, "presign"),
+        )
+
+    def close(self) -> None:
+        """Close idle connections; the next request opens new ones. By default nothing is done."""
+        return
 
     def _upload_item(self, item: UploadItem, stop: Stop) -> Stored:
         with item.watch() as progress:
@@ -496,6 +671,19 @@ class SpooledWriter:
         """Drop the content."""
         if self._pid == os.getpid():  # a forked child has only a copy
             self._spool.close()
+
+
+def guess_content_type(key: str, source: Source) -> str | None:
+    """The content type that the key suggests, or else the name of the local file; None if neither suggests one.
+
+    As gcloud and aws do: by the name alone, and ``x.tar.gz`` is a tar archive.
+    """
+    return mimetypes.guess_type(key)[0] or mimetypes.guess_type(getattr(source, "path", ""))[0]
+
+
+def is_same_version(one: ObjectInfo, other: ObjectInfo) -> bool:
+    """Whether two descriptions of an object are of one version of its content."""
+    return all(getattr(one, name) == getattr(other, name) for name in ("size", "etag", "last_modified", "version"))
 
 
 def url_of_bucket(url: str) -> str:

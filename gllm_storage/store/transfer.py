@@ -12,6 +12,8 @@ from gllm_storage.concurrency.stop import Stop
 from gllm_storage.settings import MIB, TransferSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fsspec.callbacks import Callback
 
     from gllm_storage.errors import ErrorDetails
@@ -41,17 +43,19 @@ def part_ranges(size: int, part_size: int) -> list[tuple[int, int]]:
 
 
 class Progress:
-    """Reports the progress of one transfer to an fsspec callback. Any thread may call it.
+    """Reports the progress of one transfer to a callback. Any thread may call it.
 
     The reported bytes never exceed the size, although parts may be sent twice, and `finish` makes them equal to it, although
     the answer to a write may be lost.
 
     Args:
-        callback: Receives the size in bytes, then the increments; None reports nothing.
+        callback: An fsspec callback, which receives the size in bytes, then the increments; or a function, which is called
+            with each increment. None reports nothing.
     """
 
-    def __init__(self, callback: Callback | None = None) -> None:
-        self._callback = callback
+    def __init__(self, callback: Callback | Callable[[int], object] | None = None) -> None:
+        self._set_size: Callable[[int], object] | None = getattr(callback, "set_size", None)
+        self._update: Callable[[int], object] | None = getattr(callback, "relative_update", callback)
         self._lock = threading.Lock()
         self._size = 0
         self._reported = 0
@@ -60,8 +64,8 @@ class Progress:
         """Report the size of the object in bytes."""
         with self._lock:
             self._size = size
-            if self._callback is not None:
-                self._callback.set_size(size)
+            if self._set_size is not None:
+                self._set_size(size)
 
     def __call__(self, moved: int) -> None:
         """Report that so many more bytes were moved."""
@@ -69,8 +73,8 @@ class Progress:
             more = min(moved, self._size - self._reported)
             if more > 0:
                 self._reported += more
-                if self._callback is not None:
-                    self._callback.relative_update(more)
+                if self._update is not None:
+                    self._update(more)
 
     def finish(self) -> None:
         """Report that all bytes were moved."""

@@ -117,6 +117,12 @@ class DirectClient:
         """This client; None if all requests to this endpoint go through boto3."""
         return self if self._refusal is None else None
 
+    def close(self) -> None:
+        """Close the idle connections of this process; the next request opens new ones."""
+        for pool in list(self._pools.values()):
+            pool.close()
+        self.boto.close()
+
     def head_object(self, **parameters: Any) -> dict[str, Any]:
         """HeadObject, as by boto3."""
         return self._call("head_object", parameters)

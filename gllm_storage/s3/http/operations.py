@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _NOT_SENT = {"Bucket", "Key", "Body"}
-_COMPUTED = ("ChecksumAlgorithm", "CopySource", "SSECustomer")
+_COMPUTED = ("ChecksumAlgorithm", "CopySource")
 """Prefixes of parameters from which boto3 computes further headers. They go through boto3."""
+_KEY, _KEY_DIGEST = "SSECustomerKey", "SSECustomerKeyMD5"
+"""boto3 encodes a customer key and computes its digest if the digest is not given."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -89,6 +91,8 @@ class Operation:
         key, body = parameters.get("Key"), parameters.get("Body", b"")
         length = _length_of(body)
         if not isinstance(key, str) or not key or length is None:
+            return None
+        if _KEY in parameters and _KEY_DIGEST not in parameters:
             return None
         headers: dict[str, Any] = {}
         query: dict[str, Any] = {}

@@ -283,6 +283,13 @@ class Pool:
         self._keep = keep
         self._free: PerProcess[deque[Connection]] = PerProcess(deque)
 
+    def close(self) -> None:
+        """Close the idle connections of this process."""
+        free = self._free.get()
+        while free:
+            with contextlib.suppress(IndexError):  # another thread took it
+                free.pop().close()
+
     def request(
         self, head: bytes, body: Any = b"", *, changes: bool = False, bodiless: bool = False, fresh: bool = False
     ) -> Answer:

@@ -108,7 +108,8 @@ def test_cancelled_copy(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy that is cancelled between two requests sends no further request."""
     stop, store = Stop(), store_of(recorder)
     recorder.rewrites += [unfinished("t0"), unfinished("t1")]
-    sent, rewrite = [], store._rewrite
+    sent: list[dict[str, Any]] = []
+    rewrite = store.rewrite
 
     def rewrite_and_cancel(*args: Any) -> dict[str, Any]:
         sent.append(rewrite(*args))
@@ -116,7 +117,7 @@ def test_cancelled_copy(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> 
             stop.set()
         return sent[-1]
 
-    monkeypatch.setattr(store, "_rewrite", rewrite_and_cancel)
+    monkeypatch.setattr(store, "rewrite", rewrite_and_cancel)
     with pytest.raises(TransferStopped):
         copy(store, stop=stop)
     assert [each.method for each in recorder.requests] == ["POST", "GET", "POST"]
