@@ -566,7 +566,7 @@ class FsspecStorageClient(CloudStorageClient):
 
         Example:
             >>> list(client.list_folder())
-            ['memory://models/team-a/v3/']
+            ['memory://models/team-a/v3/', 'memory://models/team-a/v4/', 'memory://models/team-a/v6/']
         """
         below = self._location.listing_prefix(folder)
         return self.store.list_folder(f"{below}/" if below and not below.endswith("/") else below)

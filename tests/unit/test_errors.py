@@ -19,6 +19,7 @@ from gllm_storage.errors import (
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
+    UnsupportedOperationError,
 )
 
 DETAILS = ErrorDetails("s3", "s3://models/a", "upload", 503, "SlowDown", "REQ1")
@@ -30,6 +31,7 @@ PARENTS: dict[type[Exception], set[type[Exception]]] = {
     BucketNotFoundError: {StorageError},
     IntegrityError: {StorageError},
     ConflictCheckUnsupportedError: {StorageError},
+    UnsupportedOperationError: {StorageError},
     StorageUnavailableError: {StorageError},
 }
 all_errors = pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__name__)
@@ -115,4 +117,4 @@ def test_tree_in_the_docstring() -> None:
     for kind in PARENTS:
         assert f" {kind.__name__} " in str(errors.__doc__).replace("\n", " ")
     public = {name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)}
-    assert public == {kind.__name__ for kind in PARENTS} | {"NonAtomicWriteWarning"}
+    assert public == {kind.__name__ for kind in PARENTS} | {"NonAtomicWriteWarning", "InsecureTLSWarning"}
