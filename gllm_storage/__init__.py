@@ -31,6 +31,7 @@ from gllm_storage.errors import (
     UnsupportedOperationError,
 )
 from gllm_storage.info import ObjectInfo, ObjectProperties
+from gllm_storage.paths import ExactKey
 from gllm_storage.registry import CloudStorageRegistry, get_storage_client, register_filesystems, storage_client_from_url
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "CloudStorageClient",
     "CloudStorageRegistry",
     "ConflictCheckUnsupportedError",
+    "ExactKey",
     "FsspecStorageClient",
     "GCSStorageClient",
     "InsecureTLSWarning",

@@ -42,6 +42,21 @@ def split_url(url: str) -> tuple[str, str]:
     return match["scheme"].lower(), match["rest"]
 
 
+class ExactKey(str):
+    """A key that names an object exactly, whatever its characters: an escape for keys that other programs made.
+
+    Remote paths refuse keys with an empty, ``.`` or ``..`` segment, and keys that end with ``/``, because some stores or
+    URLs change them. The verbs of S3, GCS, Azure and of stores whose names are not files accept such a key as an
+    `ExactKey`. It begins at the root of the bucket; the prefix of the client does not count.
+
+    Example:
+        >>> client.delete_file(ExactKey("team//model.bin"))  # doctest: +SKIP
+        True
+    """
+
+    __slots__ = ()
+
+
 def validate_key(key: str) -> str:
     """Check a key.
 
@@ -92,6 +107,9 @@ class Location:
         aliases: Further schemes of the store that the client accepts in URLs.
         other_bases: Further texts that the client accepts in place of `base` in URLs.
         forbidden: Characters that this store does not keep unchanged, and that the client refuses.
+        exact: Whether the store keeps every key as it is, so that an `ExactKey` can name any object.
+        resolves_dots: Whether the store or its SDK resolves ``.`` and ``..`` segments, as Azure's does: the request would be
+            about another object.
     """
 
     scheme: str
@@ -100,13 +118,15 @@ class Location:
     aliases: tuple[str, ...] = ()
     other_bases: tuple[str, ...] = ()
     forbidden: str = ""
+    exact: bool = False
+    resolves_dots: bool = False
 
     def key(self, remote_path: str) -> str:
         """The key of a remote path.
 
         Args:
             remote_path: A relative path (appended to the prefix), a path that begins with ``/`` (from the bucket's root),
-                or a URL of this bucket.
+                a URL of this bucket, or an `ExactKey`.
 
         Raises:
             ValueError: If the path is not a string, is a URL of another location, contains a forbidden character, or does
@@ -114,6 +134,8 @@ class Location:
         """
         if not isinstance(remote_path, str):
             raise ValueError(f"a remote path is a string, not {type(remote_path).__name__}: {remote_path!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
+        if isinstance(remote_path, ExactKey):
+            return self._exact_key(remote_path)
         for each in self.forbidden:
             if each in remote_path:
                 raise ValueError(
@@ -126,6 +148,15 @@ class Location:
         # First without the prefix, with which "" would become a valid key.
         validate_key(remote_path)
         return validate_key(self._below_prefix(remote_path))
+
+    def _exact_key(self, key: ExactKey) -> str:
+        if not self.exact:
+            raise ValueError(f"{self.scheme}://{self.base} does not keep every key as it is: an ExactKey is not accepted")
+        if not 1 <= len(key.encode(errors="surrogatepass")) <= MAX_KEY_BYTES:
+            raise ValueError(f"an exact key has 1 to {MAX_KEY_BYTES} bytes in UTF-8")
+        if self.resolves_dots and {".", ".."} & set(key.split("/")):
+            raise ValueError(f"{str(key)!r} has a '.' or '..' segment, which this store resolves: it cannot have such a key")
+        return str(key)
 
     def path(self, key: str) -> str:
         """The path of a key for the fsspec filesystem."""

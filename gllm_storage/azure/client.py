@@ -108,7 +108,16 @@ class AzureStorageClient(FsspecStorageClient):
         account = self.settings.account().name
         others = tuple(f"{self.settings.container_name}@{account}{host}/" for host in _ACCOUNT_HOSTS) if account else ()
         # Azurite turns "\\" into "/". The behaviour of Azure is not documented.
-        return Location("az", place, self.settings.prefix, aliases=_ALIASES, other_bases=others, forbidden="\\")
+        return Location(
+            "az",
+            place,
+            self.settings.prefix,
+            aliases=_ALIASES,
+            other_bases=others,
+            forbidden="\\",
+            exact=True,
+            resolves_dots=True,
+        )
 
     def make_store(self) -> AzureStore:
         """Make the store of the verbs. It needs no adlfs.

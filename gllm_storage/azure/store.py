@@ -199,6 +199,16 @@ class AzureStore(ObjectStore):
         for page in self.requests.pages(listing, self.details(prefix, "list")):
             yield from (info_of(each, listed=True) for each in page if not _is_marker(each))
 
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """All names that begin with a prefix, folder markers included.
+
+        Raises:
+            StorageError: If the request for a page fails.
+        """
+        listing = self.requests.container.list_blobs(name_starts_with=prefix or None)
+        for page in self.requests.pages(listing, self.details(prefix, "list")):
+            yield from (each.name for each in page)
+
     def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
         """The blobs directly behind a prefix, and the URLs of the folders there, which end with ``/``; in URL order.
 
@@ -295,4 +305,6 @@ class AzureStore(ObjectStore):
 
 def _is_marker(found: Any) -> bool:
     """Whether a listed blob is only the marker of a folder, which is listed itself."""
-    return not isinstance(found, BlobPrefix) and (found.name.endswith("/") or is_folder(found.metadata))
+    if isinstance(found, BlobPrefix):
+        return False
+    return is_folder(found.metadata) or (found.name.endswith("/") and not found.size)

@@ -85,7 +85,7 @@ class GCSStorageClient(FsspecStorageClient):
     def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
         """Read the config."""
         self.settings = parse_config(GCSSettings, self.provider, config)
-        return Location("gs", f"{self.settings.bucket_name}/", self.settings.prefix, aliases=("gcs",))
+        return Location("gs", f"{self.settings.bucket_name}/", self.settings.prefix, aliases=("gcs",), exact=True)
 
     def make_store(self) -> GCSStore:
         """The store of the verbs."""

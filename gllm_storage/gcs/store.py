@@ -265,6 +265,15 @@ class GCSStore(ObjectStore):
             folders = [self.url(each) for each in page.get("prefixes", [])]
             yield from in_order([*self._objects_in(page), *folders])
 
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """All keys that begin with a prefix, folder markers included.
+
+        Raises:
+            StorageError: If a request for a page fails.
+        """
+        for page in self._pages({"prefix": prefix}):
+            yield from (each["name"] for each in page.get("items", []))
+
     def is_prefix(self, prefix: str) -> bool:
         """Whether any key begins with a prefix; a folder marker counts.
 
@@ -289,8 +298,9 @@ class GCSStore(ObjectStore):
 
     def _objects_in(self, page: Mapping[str, Any]) -> Iterator[ObjectInfo]:
         for each in page.get("items", []):
-            if not each["name"].endswith("/"):
-                yield info_of(each, self.url(each["name"]), listed=True)
+            found = info_of(each, self.url(each["name"]), listed=True)
+            if found.size or not each["name"].endswith("/"):  # without folder markers
+                yield found
 
     # ------------------------------------------------------------------ delete, copy
 

@@ -116,7 +116,7 @@ class S3StorageClient(FsspecStorageClient):
             ValueError: If a parameter is missing, unknown or wrong.
         """
         self.settings = parse_config(S3Settings, self.provider, config)
-        return Location("s3", f"{self.settings.bucket_name}/", self.settings.prefix, aliases=("s3a",))
+        return Location("s3", f"{self.settings.bucket_name}/", self.settings.prefix, aliases=("s3a",), exact=True)
 
     def make_store(self) -> ObjectStore:
         """The store of the verbs. It does not import s3fs and aiohttp: that takes longer than most verbs."""

@@ -295,9 +295,9 @@ def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
 
 
 def objects_in(page: Mapping[str, Any], bucket: str) -> Iterator[ObjectInfo]:
-    """The objects of a page of a listing, without folder markers (keys that end with ``/``)."""
+    """The objects of a page of a listing, without folder markers (empty objects whose key ends with ``/``)."""
     for entry in page.get("Contents", []):
-        if not entry["Key"].endswith("/"):
+        if entry["Size"] or not entry["Key"].endswith("/"):
             yield info_from_listing(entry, f"s3://{bucket}/{entry['Key']}")
 
 

@@ -218,13 +218,22 @@ class S3Store(ObjectStore):
         self._delete(key)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All objects whose key begins with a prefix, in key order; without folder markers (keys that end with ``/``).
+        """All objects whose key begins with a prefix, in key order; without folder markers (empty, with a ``/`` at the end).
 
         Raises:
             StorageError: If the request for any page fails.
         """
         for page in self.requests.pages(prefix):
             yield from objects_in(page, self.bucket)
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """All keys that begin with a prefix, folder markers included.
+
+        Raises:
+            StorageError: If the request for any page fails.
+        """
+        for page in self.requests.pages(prefix):
+            yield from (each["Key"] for each in page.get("Contents", []))
 
     def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
         """The objects directly behind a prefix, and the URLs of the folders there, which end with ``/``.

@@ -219,9 +219,20 @@ class ObjectStore(ABC):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key begins with a prefix, in key order.
 
+        A folder marker, which is an empty object whose key ends with ``/``, may be left out; an object with content may not.
+
         Raises:
             StorageError: If a request for a page fails; a listing is never cut short.
         """
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """All keys that begin with a prefix, in key order, also those of folder markers, which `list` may leave out.
+
+        Raises:
+            StorageError: If a request for a page fails; a listing is never cut short.
+        """
+        start = self.url("")
+        return (info.url.removeprefix(start) for info in self.list(prefix))
 
     def details(self, key: str, operation: str) -> ErrorDetails:
         """The facts about an operation on a key, for errors."""
