@@ -17,7 +17,7 @@ from gllm_storage.files.content import local_path as path_of
 from gllm_storage.files.content import open_content
 from gllm_storage.info import ObjectProperties
 from gllm_storage.paths import Location, split_url
-from gllm_storage.settings import as_strings, keys_of, require_mapping
+from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +62,10 @@ class FsspecStorageClient(CloudStorageClient):
             config: Configuration parameters:
 
                 - url: The folder of the objects, such as ``"sftp://host/folder"``.
+                - fsync: Whether a downloaded file is on the disk when the call returns; without it, a power cut can leave
+                  zeros under its name. Default ``"true"``.
+                - sync_source: Whether the dirty pages of a file are written to the disk before its upload. Default
+                  ``"false"``.
                 - any other key: a storage option of that filesystem.
 
         Raises:
@@ -95,6 +99,7 @@ class FsspecStorageClient(CloudStorageClient):
         scheme, rest = split_url(config["url"])
         if not is_fsspec_protocol(scheme):
             raise ValueError(f"unknown URL scheme {scheme!r}: fsspec has no such protocol")
+        disk_options(config)
         return Location(scheme, _with_slash(rest.rstrip("/")) if rest.strip("/") else rest)
 
     def make_store(self) -> ObjectStore:
@@ -105,7 +110,7 @@ class FsspecStorageClient(CloudStorageClient):
         """
         from gllm_storage.filesystem.foreign import ForeignStore  # noqa: PLC0415 - fsspec takes 50 ms to import
 
-        return ForeignStore(self.filesystem, self._location.scheme, self._location.base)
+        return ForeignStore(self.filesystem, self._location.scheme, self._location.base, disk_options(self.config))
 
     def make_filesystem(self) -> AbstractFileSystem:
         """Make the fsspec filesystem: a hook that a provider replaces. Called once in each process, on first use.
@@ -448,7 +453,12 @@ class FsspecStorageClient(CloudStorageClient):
         return key, target_key
 
     def download_with_progress(
-        self, remote_path: str, local_path: str | Path, callback: Callback | Callable[[int], object] | None
+        self,
+        remote_path: str,
+        local_path: str | Path,
+        callback: Callback | Callable[[int], object] | None,
+        *,
+        check_conflict: bool = False,
     ) -> Path:
         """Download a file as `download_file` does, and report the progress.
 
@@ -456,17 +466,23 @@ class FsspecStorageClient(CloudStorageClient):
             remote_path: As in `download_file`.
             local_path: As in `download_file`.
             callback: As in `upload_with_progress`.
+            check_conflict: Whether to fail if the local file exists, atomically.
 
         Returns:
             Path to the downloaded file.
 
         Raises:
+            FileExistsError: If `check_conflict`, and the local file exists; a symbolic link counts as a file.
             Exception: As `download_file`.
         """
         path = path_of(local_path, "`open` gives a file object")
         key = self._location.key(remote_path)
         with timed():
-            self.store.download(key, path, self.store.transfer(key, "download", callback))
+            transfer = self.store.transfer(key, "download", callback)
+            if check_conflict:
+                self.store.download(key, path, transfer, exclusive=True)
+            else:  # a store of another package may have a `download` without this argument
+                self.store.download(key, path, transfer)
         return Path(path)
 
     def url(self, remote_path: str) -> str:
@@ -598,7 +614,7 @@ class FsspecStorageClient(CloudStorageClient):
         Example:
             ``pandas.read_csv(client.url("data.csv"), storage_options=client.storage_options)``
         """
-        return {name: value for name, value in self.config.items() if name != "url"}
+        return {name: value for name, value in self.config.items() if name not in {"url", *DISK_OPTIONS}}
 
     def _identity(self) -> object:
         return self._location, tuple(sorted(self.config.items()))

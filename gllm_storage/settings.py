@@ -67,6 +67,10 @@ DEFAULT_MEMORY_LIMIT = 128 * MIB
 """The default of `TransferSettings.memory_limit`, in bytes."""
 
 
+DISK_OPTIONS = ("fsync", "sync_source")
+"""The settings of transfers that concern the disk of this machine; every provider and filesystem has them."""
+
+
 class ConfigError(ValueError):
     """A config has keys that are missing, unknown or wrong, or that contradict each other.
 
@@ -95,6 +99,10 @@ class TransferSettings:
             (`concurrency.budget`).
         publish_on_error: Whether `close` of a written file publishes also at the end of a ``with`` block that failed
             (`filesystem.writing.Unwinding`).
+        fsync: Whether a downloaded file, and a file in a local folder, is on the disk when the call returns. Without it, a
+            power cut some seconds later can leave zeros, or nothing, under the name of the old file.
+        sync_source: Whether the dirty pages of a local file are written to the disk before its upload begins. Only then does
+            a write by mmap during the upload show in the modification time, and is refused.
     """
 
     multipart_threshold: int = 16 * MIB
@@ -103,6 +111,8 @@ class TransferSettings:
     max_attempts: int = 5
     memory_limit: int = DEFAULT_MEMORY_LIMIT
     publish_on_error: bool = False
+    fsync: bool = True
+    sync_source: bool = False
 
 
 @dataclass(frozen=True)
@@ -462,6 +472,33 @@ def _as_text(value: object, natural: type | None) -> str | None:
         return f"{(Decimal(value // timedelta(microseconds=1)) / 10**6).normalize():f}s"
     path = os.fspath(value) if natural is os.PathLike and isinstance(value, os.PathLike) else None
     return path if isinstance(path, str) else None
+
+
+def disk_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of ``fsync`` and ``sync_source`` among the options of a filesystem.
+
+    Args:
+        options: The options. Booleans may be strings, as in fsspec's configuration files.
+
+    Returns:
+        The given ones of the two, for `TransferSettings`.
+
+    Raises:
+        ValueError: If a value is not a boolean.
+    """
+    found = {name: options[name] for name in DISK_OPTIONS if options.get(name) is not None}
+    for name, value in found.items():
+        try:
+            found[name] = value if isinstance(value, bool) else flag(str(value))
+        except ValueError as error:
+            raise ValueError(f"{name}={value!r} {error}") from None
+    return found
+
+
+def disk_options_of(settings: Any) -> dict[str, Any]:
+    """``fsync`` and ``sync_source`` of a client's settings, if they differ from their defaults."""
+    values = {name: getattr(settings, name) for name in DISK_OPTIONS}
+    return {name: value for name, value in values.items() if value != getattr(TransferSettings, name)}
 
 
 def describe(settings: DataclassInstance) -> str:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _SLOW = {Path(__file__).parent / each for each in ("cli", "docs", "providers/s3fs_suite")}
 """Folders with tests that each run several programs, or download one."""
+_NEED_ROOT = pytest.StashKey[int]()
 _LOADER = botocore.loaders.create_loader()
 _FACTORIES: dict[str, ServerFactory[Server]] = {
     "ministack": ministack,
@@ -83,8 +84,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "server: starts a server in a process of its own; set by tests/conftest.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start a server, which `make test-fast` leaves out, and the tests in `_SLOW`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that start a server, which `make test-fast` leaves out, and the tests in `_SLOW`.
+
+    Tests that need root are left out elsewhere; under CI=true they run, and fail.
+    """
+    if os.geteuid() and os.environ.get("CI") != "true":
+        left_out = [item for item in items if "as_root" in getattr(item, "fixturenames", ())]
+        config.stash[_NEED_ROOT] = len(left_out)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if isinstance(item, pytest.Function) and needs_server(item):
             item.add_marker(pytest.mark.server)
@@ -94,6 +103,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the counts that tests have recorded; xdist's workers cannot print them."""
+    if left_out := terminalreporter.config.stash.get(_NEED_ROOT, 0):
+        terminalreporter.write_line(f"left out: {left_out} tests that need root")
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
             for name, value in report.user_properties:
@@ -116,6 +127,12 @@ def _signals_work() -> None:
 
 def _survive(*_: object) -> None:
     """Handle SIGHUP without ending the test run, so that nohup still works."""
+
+
+@pytest.fixture
+def as_root() -> None:
+    """Marks a test that needs root: to mount a disk, or to act as another user."""
+    assert os.geteuid() == 0, "this test needs root, which CI has"
 
 
 class Servers:

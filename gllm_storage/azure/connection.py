@@ -18,7 +18,16 @@ from gllm_storage.azure.requests import AzureRequests
 from gllm_storage.azure.store import AzureStore
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.settings import TransferSettings, count, duration, flag, read_option, size, warn_if_insecure
+from gllm_storage.settings import (
+    TransferSettings,
+    count,
+    disk_options,
+    duration,
+    flag,
+    read_option,
+    size,
+    warn_if_insecure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -195,6 +204,7 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
             max_concurrency=read_option(given, "max_concurrency", count, TransferSettings.max_concurrency),
             max_attempts=read_option(given, "max_attempts", count, TransferSettings.max_attempts),
             publish_on_error=read_option(given, "publish_on_error", flag, TransferSettings.publish_on_error),
+            **disk_options(given),
         ),
         connect_timeout=read_option(given, "connection_timeout", duration, AzureConnection.connect_timeout),
         read_timeout=read_option(given, "read_timeout", duration, AzureConnection.read_timeout),

@@ -32,7 +32,7 @@ _OF_CONNECTION = frozenset({
     "account_host", "anon", "client_id", "client_secret", "credential", "endpoint_url", "ca_bundle", "access_tier",
     "verify_tls", "sse_customer_key",
     "multipart_threshold", "part_size", "max_attempts", "max_concurrency", "publish_on_error", "sas_token", "tenant_id",
-    "connection_timeout", "read_timeout",
+    "connection_timeout", "read_timeout", "fsync", "sync_source",
 })  # fmt: skip
 """Options that `connection_of` reads, and adlfs does not need."""
 
@@ -65,6 +65,8 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
             - publish_on_error: Whether a written file appears also if other code closes it at the end of a failed block.
             - connection_timeout: Seconds to wait for a connection. Default 10.
             - read_timeout: Seconds to wait for an answer to begin or to continue. Default 60.
+            - fsync: Whether downloaded files are on the disk when the call returns. Default True; see `TransferSettings`.
+            - sync_source: Whether files are written to the disk before their upload. Default False.
 
     Raises:
         ValueError: If no account is named, or the connection string is malformed.

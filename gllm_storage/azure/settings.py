@@ -13,6 +13,7 @@ from gllm_storage.settings import (
     choice,
     count,
     customer_key,
+    disk_options_of,
     duration,
     endpoint,
     existing_file,
@@ -95,6 +96,8 @@ class AzureSettings:
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)
     publish_on_error: bool = setting(flag, default=False)
+    fsync: bool = setting(flag, default=True)
+    sync_source: bool = setting(flag, default=False)
 
     def __post_init__(self) -> None:
         """Check the keys together.
@@ -174,5 +177,6 @@ class AzureSettings:
             "part_size": self.part_size,
             "max_attempts": self.max_attempts,
             "publish_on_error": self.publish_on_error or None,
+            **disk_options_of(self),
         }
         return {name: value for name, value in options.items() if value is not None}

@@ -266,9 +266,11 @@ class AzureWrite:
             partial(self._digest, digest, transfer.stop),
             *(partial(self._put_block, *each) for each in zip(ids, ranges, strict=True)),
         ]
-        crcs = run_all(tasks, transfer.settings.max_concurrency + 1, transfer.stop)[1:]
+        of_digest, *crcs = run_all(tasks, transfer.settings.max_concurrency + 1, transfer.stop)
         source.require_unchanged()
         crc = checksums.fold_crc64nvme((each, size) for each, (_, size) in zip(crcs, ranges, strict=True))
+        if of_digest != crc:  # a write by mmap need not change the modification time
+            raise source.changed()
         condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing} if self.conditional else {}
         put_list = partial(
             self._client.commit_block_list,
@@ -279,12 +281,18 @@ class AzureWrite:
         return self._in_thread(partial(self._commit, put_list, crc), transfer.stop)
 
     def _digest(self, digest: Any, stop: Stop) -> int:
-        """MD5 of the complete content: Azure keeps it for other clients, and does not compute it of blocks."""
-        source = self._request.source
+        """MD5 of the complete content: Azure keeps it for other clients, and does not compute it of blocks.
+
+        Returns:
+            The CRC-64/NVME of the same bytes.
+        """
+        source, crc = self._request.source, 0
         for offset in range(0, source.size, CHUNK):
             stop.check()
-            digest.update(source.read_at(offset, min(CHUNK, source.size - offset)))
-        return 0
+            data = source.read_at(offset, min(CHUNK, source.size - offset))
+            digest.update(data)
+            crc = checksums.update(data, crc, "crc64nvme")
+        return crc
 
     def _put_block(self, block_id: str, part: tuple[int, int]) -> int:
         offset, length = part

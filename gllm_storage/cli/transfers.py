@@ -6,14 +6,13 @@ import contextlib
 import errno
 import os
 import sys
-import tempfile
 from typing import IO, TYPE_CHECKING, Any
 
 from gllm_storage.cli.output import stream_errors
 from gllm_storage.cli.places import LocalPath, Stored, Stream, address_of_local
-from gllm_storage.errors import AccessDeniedError, ErrorDetails, IntegrityError, Remedy, StorageUnavailableError
+from gllm_storage.errors import AccessDeniedError, ErrorDetails, IntegrityError, Remedy, StorageUnavailableError, timed
 from gllm_storage.files.source import CHUNK
-from gllm_storage.files.target import atomic_target
+from gllm_storage.files.target import scratch_target
 from gllm_storage.registry import storage_client_from_url
 from gllm_storage.store import checksums
 from gllm_storage.store.create import exists_error
@@ -129,14 +128,8 @@ def _from_stdin() -> bytes:
 
 
 def _download(source: Stored, path: str, callback: Callback, *, no_clobber: bool) -> str:
-    if not no_clobber:
-        source.client.download_with_progress(source.remote_path, path, callback)
-        return path
-    details = ErrorDetails(source.client.provider, source.url, "download")
     try:
-        with atomic_target(path, details, exclusive=True) as target:
-            # The download replaces the temporary file, which then gets the name of the target if the name is still free.
-            source.client.download_with_progress(source.remote_path, target.temporary, callback)
+        source.client.download_with_progress(source.remote_path, path, callback, check_conflict=no_clobber)
     except FileExistsError as error:
         raise exists_error(ErrorDetails("file", path, "copy")) from error
     return path
@@ -154,17 +147,23 @@ def _as_local_file(copy: Copy, shown: Bars) -> Iterator[str]:
     if isinstance(copy.source, LocalPath):
         yield copy.source.path
         return
-    with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
-        path = os.path.join(folder, "object")
-        if isinstance(copy.source, Stored):
-            with shown.watching(f"↓ {copy.name}") as callback:
-                copy.source.client.download_with_progress(copy.source.remote_path, path, callback)
-        else:
-            with open(path, "xb") as file, shown.watching("standard input") as callback:
-                while data := _from_stdin():
-                    file.write(data)
-                    callback.relative_update(len(data))
-        yield path
+    if isinstance(copy.source, Stored):
+        store, key = copy.source.client.store, copy.source.key
+        with store.scratch(store.details(key, "download")) as target:
+            with shown.watching(f"↓ {copy.name}") as callback, timed():
+                transfer = store.transfer(key, "download", callback)
+                store.fetch(key, target, transfer)
+                transfer.progress.finish()
+            yield target.temporary
+        return
+    with scratch_target(ErrorDetails(operation="copy", url="-")) as target:
+        size = 0
+        with shown.watching("standard input") as callback:
+            while data := _from_stdin():
+                target.write_at(size, data)
+                size += len(data)
+                callback.relative_update(len(data))
+        yield target.temporary
 
 
 def _as_stored(local: LocalPath) -> Stored:

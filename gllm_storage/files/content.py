@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import StorageError
-from gllm_storage.files.source import CHUNK, MemorySource, local_errors, open_source, source_of
+from gllm_storage.files.source import CHUNK, MemorySource, complete_source, local_errors, open_source
 from gllm_storage.files.spool import spool_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def open_content(value: Any, transfer: Transfer) -> AbstractContextManager[Sourc
         StorageError: If the file cannot be read.
     """
     if isinstance(value, (str, os.PathLike)):
-        return open_source(os.fsdecode(os.fspath(value)), transfer.details)
+        return open_source(os.fsdecode(os.fspath(value)), transfer.details, sync=transfer.settings.sync_source)
     buffer = _buffer_of(value)
     if buffer is not None:
         return contextlib.nullcontext(MemorySource(buffer, transfer.details))
@@ -63,7 +63,7 @@ def open_content(value: Any, transfer: Transfer) -> AbstractContextManager[Sourc
             f"cannot upload {type(value).__name__}: pass a path, bytes or another buffer, or a binary file object"
         )
     fd = _fd_at_start(value)
-    return _open_copy(value, transfer) if fd is None else _open_in_place(value, fd, transfer.details)
+    return _open_copy(value, transfer) if fd is None else _open_in_place(value, fd, transfer)
 
 
 def _buffer_of(value: Any) -> memoryview | None:
@@ -89,12 +89,13 @@ def _fd_at_start(file: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _open_in_place(file: Any, fd: int, details: ErrorDetails) -> Iterator[Source]:
+def _open_in_place(file: Any, fd: int, transfer: Transfer) -> Iterator[Source]:
     own = os.dup(fd)  # the caller may close the file while threads of a cancelled upload still read
     try:
-        source = source_of(own, str(getattr(file, "name", "<file>")), details)
-        yield source
-        file.seek(source.size)  # as if it had been read
+        name, sync = str(getattr(file, "name", "<file>")), transfer.settings.sync_source
+        with complete_source(own, name, transfer.details, sync=sync) as source:
+            yield source
+            file.seek(source.size)  # as if it had been read
     finally:
         os.close(own)
 

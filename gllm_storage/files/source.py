@@ -3,6 +3,13 @@
 Several threads read a source at several offsets, and a part that failed is read again. So a source must not change during
 the upload: parts of two states would make an object that never existed. A file that changed shows by its size and its
 modification time (`require_unchanged`); a buffer only by its checksum.
+
+A write through `mmap` changes the modification time when it makes a clean page dirty, and not when the page is dirty
+already. So such a write is noticed only if the dirty pages went to the disk before the upload began (`sync`), which takes
+long for a file that was just written. Where a source is read twice, the checksums of both passes are compared.
+
+Some files have content beyond their size, which is mostly 0: those in ``/proc``, and some on FUSE mounts. They are read to
+their end into a temporary file first.
 """
 
 from __future__ import annotations
@@ -12,9 +19,11 @@ import errno
 import os
 import pickle
 import stat
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import Remedy, StorageError
 
 if TYPE_CHECKING:
@@ -115,7 +124,7 @@ class LocalSource:
             while len(data) < length:
                 more = os.pread(self._fd, length - len(data), offset + len(data))
                 if not more:
-                    raise self.changed()
+                    raise self._ended(offset + len(data))
                 data += more
         return data
 
@@ -129,8 +138,17 @@ class LocalSource:
             while view:
                 count = os.preadv(self._fd, [view], offset)
                 if not count:
-                    raise self.changed()
+                    raise self._ended(offset)
                 offset, view = offset + count, view[count:]
+
+    def has_more(self) -> bool:
+        """Whether the file goes on behind its size, and did not grow.
+
+        Raises:
+            StorageError: If the file cannot be read.
+        """
+        with local_errors("read", self.path, self._details):
+            return bool(os.pread(self._fd, 1, self.size)) and os.fstat(self._fd).st_size == self.size
 
     def require_unchanged(self) -> None:
         """Check that size and modification time are those of the opened file.
@@ -141,6 +159,24 @@ class LocalSource:
         now = os.fstat(self._fd)
         if (now.st_size, now.st_mtime_ns) != (self.size, self._modified_ns):
             raise self.changed()
+
+    def is_at_path(self) -> bool:
+        """Whether the path leads to this file, and not to one that replaced it, nor to one without a true size."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except OSError:
+            return False
+
+    def _ended(self, offset: int) -> StorageError:
+        """The error for a file that ends before its size: it was cut, or its size was never true, as in ``/sys``."""
+        if os.fstat(self._fd).st_size != self.size:
+            return self.changed()
+        return StorageError(
+            f"{self._details.operation} of {self._details.url}: local file {self.path!r} ends at byte {offset}, although "
+            f"its size is {self.size} bytes, so nothing was stored",
+            self._details,
+            Remedy.NAME_FILE,
+        )
 
     def changed(self) -> SourceChangedError:
         """The error for a file that changed while it was read."""
@@ -153,12 +189,14 @@ class LocalSource:
 
 
 @contextlib.contextmanager
-def open_source(path: str, details: ErrorDetails) -> Iterator[LocalSource]:
+def open_source(path: str, details: ErrorDetails, *, sync: bool = False) -> Iterator[LocalSource]:
     """Open a local file for upload.
 
     Args:
         path: The file.
         details: The upload, for errors.
+        sync: Whether to write the file's dirty pages to the disk first, so that a write by mmap during the upload is
+            noticed.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -172,9 +210,49 @@ def open_source(path: str, details: ErrorDetails) -> Iterator[LocalSource]:
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot upload local file {path!r}: {_cause(error)}", details) from error
     try:
-        yield source_of(fd, path, details)
+        with complete_source(fd, path, details, sync=sync) as source:
+            yield source
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def complete_source(fd: int, path: str, details: ErrorDetails, *, sync: bool = False) -> Iterator[LocalSource]:
+    """Make a source of an open local file, also of one whose size is not true. The caller closes the descriptor.
+
+    Args:
+        fd: The descriptor.
+        path: The path of the file, for errors.
+        details: The operation, for errors.
+        sync: As in `open_source`.
+
+    Raises:
+        StorageError: If the file is a directory, or not a regular file, or cannot be read.
+    """
+    # The state of the file before its pages become clean: a write that makes one of them dirty again is later.
+    source = source_of(fd, path, details)
+    if sync:
+        with local_errors("read", path, details):
+            _write_back(fd)
+    if not source.has_more():
+        yield source
+        return
+    with tempfile.TemporaryFile(buffering=0) as file:
+        with local_errors("read", path, details):
+            position = 0
+            while data := os.pread(fd, CHUNK, position):
+                check_stop()
+                position += len(data)
+                file.write(data)
+        yield source_of(file.fileno(), path, details)
+
+
+def _write_back(fd: int) -> None:
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EROFS, errno.ENOSYS, errno.ENOTSUP}:  # it has no pages to write
+            raise
 
 
 def source_of(fd: int, path: str, details: ErrorDetails) -> LocalSource:

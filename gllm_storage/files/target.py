@@ -1,16 +1,22 @@
 """Targets of a download: a local file that appears complete or not at all, or memory.
 
-`atomic_target` writes to a temporary file ``.gllm-<32 hex digits>.tmp`` in the destination's folder. The last step gives it
-the destination's name; a name can change atomically only within one filesystem, hence the same folder.
+`atomic_target` writes to a file without a name (O_TMPFILE), which the kernel removes with the process, however that ends.
+The last step gives it the destination's name. Where the filesystem has no such files (NFS, FAT, some FUSE mounts), the file
+is named ``.gllm-<32 hex digits>.tmp`` and is in the destination's folder, since a name can change atomically only within one
+filesystem.
 
-- To replace, `os.replace` is atomic.
+- To replace, `os.replace` is atomic. No system call lets a file without a name replace another one: it gets a temporary name
+  first, in the same instant.
 - To create exclusively, a rename would replace a file that another process made a moment ago. `os.link` fails instead
-  (EEXIST), and the new name shows complete content from the start; afterwards the temporary name is removed. An NFS client
+  (EEXIST), and the new name shows complete content from the start; afterwards a temporary name is removed. An NFS client
   that lost the answer to its link request repeats it, and is told EEXIST about its own link: so EEXIST with the same inode
   is success.
 - Filesystems without hard links (exFAT, some FUSE mounts) get `renameat2(RENAME_NOREPLACE)`. If that is missing too, the
-  write is refused. To create the destination with O_EXCL and fill it is not an alternative: other processes would read an
-  incomplete file, and after a failure it could not be removed without the risk of removing another process's file.
+  write is refused, before any content is written: both are tried on an empty file first. To create the destination with
+  O_EXCL and fill it is not an alternative: other processes would read an incomplete file, and after a failure it could not
+  be removed without the risk of removing another process's file.
+
+Before it gets its name, the content is on the disk, and afterwards the name (`files.durability`), unless `durable` is False.
 """
 
 from __future__ import annotations
@@ -23,10 +29,12 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gllm_storage.errors import ConflictCheckUnsupportedError, Remedy, StorageError
+from gllm_storage.files.durability import WriteBack, libc, sync_file, sync_folders
 from gllm_storage.files.source import CHUNK, local_errors, not_a_file, require_regular
 
 if TYPE_CHECKING:
@@ -46,6 +54,12 @@ _RENAME_NOREPLACE = 1
 _CREATE_ATTEMPTS = 10
 _AT_FDCWD = -100
 _MAX_LINKS = 40
+_SHARED = stat.S_ISVTX | stat.S_IWOTH
+"""The mode bits of a folder such as ``/tmp``: all users may write, and remove only their own files."""
+SCRATCH = "<temporary file>"
+"""The name of a file without a name in messages."""
+_linkable: set[int] = set()
+"""The devices on which a file without a name got one."""
 _DEVICE_FOLDERS = ("/dev/", "/proc/")
 _SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - a folder in which users keep files, not a temporary file of this module
 
@@ -116,18 +130,19 @@ class MemoryTarget:
 
 @dataclass(frozen=True)
 class LocalTarget:
-    """A temporary file in the destination's folder, which `atomic_target` renames when the content is complete.
+    """A local file that has no content, or no name, until it is complete.
 
     Attributes:
         path: Path of the destination.
-        temporary: Path of the temporary file.
-        fd: Descriptor of the temporary file, open for reading and writing.
+        temporary: A path of the file, for code that opens it by itself: a path in ``/proc`` if the file has no name.
+        fd: Descriptor of the file, open for reading and writing.
     """
 
     path: str
     temporary: str
     fd: int
     _details: ErrorDetails
+    _write_back: WriteBack | None
 
     def allocate(self, size: int) -> None:
         """Reserve `size` bytes on the disk, so that a full disk is noticed before the download.
@@ -155,6 +170,8 @@ class LocalTarget:
                 written = os.pwrite(self.fd, view, offset)
                 offset += written
                 view = view[written:]
+        if self._write_back is not None:
+            self._write_back.wrote(len(data))
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Read back bytes that were written.
@@ -199,57 +216,32 @@ def _allocate(fd: int, size: int) -> None:
 
 @contextlib.contextmanager
 def atomic_target(
-    path: str, details: ErrorDetails, *, exclusive: bool = False, durable: bool = False
+    path: str, details: ErrorDetails, *, exclusive: bool = False, durable: bool = True, named: bool = False
 ) -> Iterator[LocalTarget]:
     """Write a local file atomically: at every moment it is either the old file or the complete new one.
 
-    Missing folders are created. A symbolic link is kept, and the file that it points to is replaced. A replaced file keeps
-    its permissions. If the block raises, the temporary file and the created folders are removed.
-
     Args:
-        path: The destination.
-        details: The operation, for errors.
-        exclusive: Whether to fail if the destination exists, atomically. A symbolic link counts as existing.
-        durable: Whether to write the content to the disk (fsync) before it gets the destination's name.
+        path: As in `Draft`.
+        details: As in `Draft`.
+        exclusive: As in `Draft`.
+        durable: As in `Draft`.
+        named: As in `Draft`.
 
     Raises:
         TargetExistsError: If `exclusive`, and the destination exists.
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
         StorageError: If the destination is a folder or a device, or cannot be written.
     """
-    if _is_device(path):
-        raise not_a_file(path, "not a regular file", details)
-    with local_errors("write", path, details):
-        destination = os.path.abspath(path) if exclusive else os.path.realpath(path)
-        mode = _mode_of(destination)
-    if path.endswith(os.sep):
-        raise not_a_file(path, "a folder, because it ends with a separator", details)
-    if mode is not None and not exclusive:
-        require_regular(path, mode, details)
-    temporary = os.path.join(os.path.dirname(destination), f".gllm-{secrets.token_hex(16)}.tmp")
-    owner = os.getpid()
-    created: list[str] = []
-    fd = -1
+    draft = Draft(path, details, exclusive=exclusive, durable=durable, named=named)
     try:
-        with local_errors("write", path, details):
-            fd = _create(temporary, created)
-        yield LocalTarget(destination, temporary, fd, details)
-        with local_errors("write", path, details):
-            if mode is not None and not exclusive:
-                os.fchmod(fd, stat.S_IMODE(mode))
-            if durable:
-                os.fsync(fd)
-            # Close before the rename: a network filesystem may report a full quota only here.
-            closing, fd = fd, -1
-            os.close(closing)
-        _publish(temporary, destination, details, exclusive=exclusive)
-        created.clear()
+        yield draft.target
+        draft.settle()
+        draft.publish()
     finally:
-        if os.getpid() == owner:  # a forked child must not remove the file that its parent is writing
-            _clean_up(temporary, fd, created)
+        draft.discard()
 
 
-def rename(source: str, path: str, details: ErrorDetails, *, exclusive: bool) -> None:
+def rename(source: str, path: str, details: ErrorDetails, *, exclusive: bool, durable: bool = True) -> None:
     """Move a local file to another name atomically. Missing folders are created; a link at the destination is followed.
 
     Args:
@@ -257,6 +249,7 @@ def rename(source: str, path: str, details: ErrorDetails, *, exclusive: bool) ->
         path: The destination.
         details: The operation, for errors.
         exclusive: Whether to fail if the destination exists, atomically.
+        durable: Whether the content and both names are on the disk when this returns.
 
     Raises:
         TargetExistsError: If `exclusive`, and the destination exists.
@@ -265,34 +258,251 @@ def rename(source: str, path: str, details: ErrorDetails, *, exclusive: bool) ->
             destination is on another file system.
     """
     with local_errors("write", path, details):
-        destination = os.path.abspath(path) if exclusive else os.path.realpath(path)
+        destination = os.path.abspath(path) if exclusive else _resolved(path)
         mode = _mode_of(destination)
     if mode is not None and not exclusive:
         require_regular(path, mode, details)
     created: list[str] = []
     try:
-        with local_errors("write", path, details):
+        with _naming_errors(path, details, exclusive=exclusive):
+            if durable:
+                sync_file(source)
             _make_folders(os.path.dirname(destination), created)
-        _publish(source, destination, details, exclusive=exclusive)
+            if exclusive:
+                _link(source, destination)
+            else:
+                os.replace(source, destination)
+        changed = {os.path.dirname(each) for each in (source, destination, *created)}
         created.clear()
         with contextlib.suppress(FileNotFoundError):  # an exclusive move, and a move onto another link of the same file
-            if _is_same_file(source, destination):
+            if os.path.samestat(os.lstat(source), os.lstat(destination)):
                 os.unlink(source)
     finally:
-        with contextlib.suppress(OSError):  # a folder that another process uses meanwhile is not empty, and stays
-            for folder in reversed(created):
-                os.rmdir(folder)
+        _remove_folders(created)
+    if durable:
+        sync_folders(changed, details)
 
 
-def _clean_up(temporary: str, fd: int, created: list[str]) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(temporary)
-    if fd >= 0:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+@contextlib.contextmanager
+def _naming_errors(path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[None]:
+    """Translate the errors of a file that gets its name.
+
+    Raises:
+        TargetExistsError: If it is an exclusive name, and exists.
+        ConflictCheckUnsupportedError: If it is an exclusive name, and the folder's filesystem has no such names.
+        StorageError: After any other failure.
+    """
+    try:
+        with local_errors("write", path, details):
+            yield
+    except StorageError as error:
+        cause = error.__cause__
+        if not exclusive or not isinstance(cause, OSError):
+            raise
+        if isinstance(cause, FileExistsError):
+            raise TargetExistsError(*cause.args) from cause
+        if cause.errno in _NO_HARD_LINKS:
+            raise ConflictCheckUnsupportedError(
+                f"{details.operation} of {details.url}: the folder's filesystem has neither hard links nor renameat2 "
+                f"({cause.strerror}), so it cannot create exclusively",
+                details,
+                Remedy.USE_OTHER_FOLDER,
+            ) from cause
+        raise
+
+
+def _remove_folders(created: list[str]) -> None:
     with contextlib.suppress(OSError):  # a folder that another process uses meanwhile is not empty, and stays
-        for folder in reversed(created):
-            os.rmdir(folder)
+        while created:
+            os.rmdir(created.pop())
+
+
+@contextlib.contextmanager
+def scratch_target(details: ErrorDetails) -> Iterator[LocalTarget]:
+    """A file without a name in the folder for temporary files. It is gone after the block, however the process ends.
+
+    Args:
+        details: The operation, for errors.
+
+    Raises:
+        StorageError: If the file cannot be made.
+    """
+    with local_errors("write", SCRATCH, details):
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - an error in the block is not one of this file
+    with file:
+        fd = file.fileno()
+        yield LocalTarget(SCRATCH, _path_of(fd), fd, details, None)
+
+
+class Draft:
+    """A local file that is written and has not got its name yet.
+
+    Missing folders are created. A symbolic link is kept, and the file that it points to is replaced, except in a folder such
+    as ``/tmp`` where the link belongs to another user. A replaced file keeps its permissions, but not its setuid, setgid and
+    sticky bits. A draft that is discarded leaves nothing, not even the folders.
+
+    Args:
+        path: The destination.
+        details: The operation, for errors.
+        exclusive: Whether to fail if the destination exists, atomically. A symbolic link counts as existing.
+        durable: Whether content and name are on the disk when `publish` returns.
+        named: Whether the file needs a name from the start, because other code renames another file to it.
+
+    Raises:
+        ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
+        StorageError: If the destination is a folder or a device, or cannot be written.
+    """
+
+    def __init__(
+        self, path: str, details: ErrorDetails, *, exclusive: bool = False, durable: bool = True, named: bool = False
+    ) -> None:
+        if _is_device(path):
+            raise not_a_file(path, "not a regular file", details)
+        with local_errors("write", path, details):
+            self._destination = os.path.abspath(path) if exclusive else _resolved(path)
+            mode = None if exclusive else _mode_of(self._destination)
+        if path.endswith(os.sep):
+            raise not_a_file(path, "a folder, because it ends with a separator", details)
+        if mode is not None:
+            require_regular(path, mode, details)
+        self._path = path
+        self._details = details
+        self._exclusive = exclusive
+        self._durable = durable
+        self._mode = mode
+        self._needs_reopening = named
+        self._owner = os.getpid()
+        self._created: list[str] = []
+        self._temporary: str | None
+        self._fd, self._temporary = -1, None
+        try:
+            with self._errors():
+                self._fd, self._temporary = self._open(named=named)
+            if exclusive and self._temporary is not None:
+                self._require_exclusive(self._temporary)
+        except BaseException:
+            self.discard()
+            raise
+        shown = _path_of(self._fd) if self._temporary is None else self._temporary
+        self.target = LocalTarget(self._destination, shown, self._fd, details, WriteBack(self._fd) if durable else None)
+        """The open file."""
+
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return local_errors("write", self._path, self._details)
+
+    def _open(self, *, named: bool) -> tuple[int, str | None]:
+        folder = os.path.dirname(self._destination)
+        fd = -1 if named else _open_unnamed(folder, once=self._exclusive)
+        if fd >= 0:
+            return fd, None
+        temporary = _temporary_in(folder)
+        return _create(temporary, self._created), temporary
+
+    def _require_exclusive(self, temporary: str) -> None:
+        """Try on the empty file how it can get an unused name.
+
+        Raises:
+            ConflictCheckUnsupportedError: If it cannot.
+        """
+        other = _temporary_in(os.path.dirname(temporary))
+        try:
+            with _naming_errors(self._path, self._details, exclusive=True):
+                _link(temporary, other)
+                with contextlib.suppress(FileNotFoundError):  # renamed, not linked
+                    os.unlink(temporary)
+                os.rename(other, temporary)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(other)
+            raise
+
+    def settle(self) -> None:
+        """Finish the content: set the permissions, and write it to the disk. Any thread may call it.
+
+        Raises:
+            StorageError: If the disk is full or fails.
+        """
+        with self._errors():
+            if self._needs_reopening and self._temporary is not None:  # it may be another file by now
+                os.close(self._fd)
+                self._fd = -1
+                self._fd = os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if self._mode is not None:
+                os.fchmod(self._fd, self._mode & 0o777)
+            if self._durable:
+                os.fdatasync(self._fd)
+
+    def publish(self) -> None:
+        """Give the file its name.
+
+        Raises:
+            TargetExistsError: If the draft is exclusive, and the destination exists.
+            ConflictCheckUnsupportedError: If the draft is exclusive, and the folder's filesystem cannot do that.
+            StorageError: If the file cannot get its name, or its folder cannot be written to the disk.
+        """
+        with _naming_errors(self._path, self._details, exclusive=self._exclusive):
+            self._flush()
+            if self._temporary is None:
+                self._name_unnamed()
+            elif self._exclusive:
+                _link(self._temporary, self._destination)
+            else:
+                os.replace(self._temporary, self._destination)
+        changed = {os.path.dirname(each) for each in (self._destination, *self._created)}
+        self._created.clear()
+        self.discard()
+        if self._durable:
+            sync_folders(changed, self._details)
+
+    def _flush(self) -> None:
+        """Close the file: a network filesystem may report a full quota only here. Without a name it has to stay open."""
+        if self._temporary is None:
+            os.close(os.dup(self._fd))
+        else:
+            closing, self._fd = self._fd, -1
+            os.close(closing)
+
+    def _name_unnamed(self) -> None:
+        for attempt in range(_CREATE_ATTEMPTS):
+            _make_folders(os.path.dirname(self._destination), self._created)
+            try:
+                self._link_unnamed()
+            except FileNotFoundError:  # another download into the same new folder has failed, and removed the folder
+                if attempt == _CREATE_ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def _link_unnamed(self) -> None:
+        if self._exclusive or self._mode is None:
+            try:
+                _link_open(self._fd, self._destination)
+            except FileExistsError:
+                if self._exclusive:
+                    raise
+            else:
+                return
+        temporary = _temporary_in(os.path.dirname(self._destination))
+        _link_open(self._fd, temporary)
+        try:
+            os.replace(temporary, self._destination)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def discard(self) -> None:
+        """Remove the file, unless it has its name, and the folders that were created for it."""
+        if os.getpid() != self._owner:  # a forked child must not remove the file that its parent is writing
+            return
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        _remove_folders(self._created)
 
 
 def _is_device(path: str) -> bool:
@@ -317,6 +527,110 @@ def _mode_of(path: str) -> int | None:
         return None
 
 
+def _resolved(path: str) -> str:
+    """The file that a path leads to, by the kernel's rule for links in sticky folders.
+
+    https://docs.kernel.org/admin-guide/sysctl/fs.html#protected-symlinks: a link at the end of a path is not followed in a
+    folder such as ``/tmp``, which all users may write to, if it belongs neither to this user nor to the folder's owner.
+    Another user would choose the file that gets replaced. The rule holds here even where the kernel's is off.
+
+    Raises:
+        PermissionError: If a link must not be followed.
+        OSError: If there are too many links, or a folder cannot be read.
+    """
+    for _ in range(_MAX_LINKS):
+        folder = os.path.realpath(os.path.dirname(path))
+        path = os.path.join(folder, os.path.basename(path))
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return os.path.normpath(path)
+        if not stat.S_ISLNK(status.st_mode):
+            return os.path.normpath(path)
+        parent = os.stat(folder)
+        if parent.st_mode & _SHARED == _SHARED and status.st_uid not in {os.geteuid(), parent.st_uid}:
+            raise PermissionError(
+                errno.EACCES,
+                f"the symbolic link {path!r} belongs to another user, in a folder that all users may write to, and is not "
+                "followed",
+                path,
+            )
+        path = os.path.join(folder, os.readlink(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _temporary_in(folder: str) -> str:
+    return os.path.join(folder, f".gllm-{secrets.token_hex(16)}.tmp")
+
+
+def _path_of(fd: int) -> str:
+    """A path of an open file; of this process by number, since a child process may be given the path."""
+    return f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def _open_unnamed(folder: str, *, once: bool) -> int:
+    """Make a file without a name in a folder, or in the nearest folder above that exists.
+
+    Args:
+        folder: The folder.
+        once: Whether to try the link anew, although it has worked on this filesystem before.
+
+    Returns:
+        Its descriptor; -1 if the filesystem has no such files, or cannot name them later. Also -1 after any other failure:
+        the file with a name meets it again, and reports it.
+    """
+    flags = getattr(os, "O_TMPFILE", 0) | os.O_RDWR | os.O_CLOEXEC
+    if not flags & getattr(os, "O_TMPFILE", 0):
+        return -1
+    while True:
+        try:
+            fd = os.open(folder, flags, 0o666)
+        except FileNotFoundError:
+            if folder == os.path.dirname(folder):
+                return -1
+            folder = os.path.dirname(folder)
+        except OSError:
+            return -1
+        else:
+            break
+    device = os.fstat(fd).st_dev
+    if (device in _linkable and not once) or _can_link_unnamed(folder, flags):
+        _linkable.add(device)
+        return fd
+    os.close(fd)
+    return -1
+
+
+def _can_link_unnamed(folder: str, flags: int) -> bool:
+    """Whether a file without a name can get one: it needs ``/proc``, and hard links. Tried with another file."""
+    name = _temporary_in(folder)
+    try:
+        fd = os.open(folder, flags, 0o600)
+        try:
+            _link_open(fd, name)
+            os.unlink(name)
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _link_open(fd: int, name: str) -> None:
+    """Give an open file without a name its first name, unless that exists.
+
+    Raises:
+        FileExistsError: If the name exists, and is not that of the same file.
+        OSError: If the file cannot be named.
+    """
+    try:
+        # With a `src_dir_fd`, Python calls linkat with AT_SYMLINK_FOLLOW; without, the link in /proc would be linked.
+        os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=fd, follow_symlinks=True)
+    except FileExistsError:
+        if not _is_status_of(name, os.fstat(fd)):
+            raise
+
+
 def _create(temporary: str, created: list[str]) -> int:
     """Create the temporary file and its missing folders, and append those folders to `created`."""
     for _ in range(_CREATE_ATTEMPTS):
@@ -339,35 +653,13 @@ def _make_folders(folder: str, created: list[str]) -> None:
             created.append(each)
 
 
-def _publish(temporary: str, destination: str, details: ErrorDetails, *, exclusive: bool) -> None:
-    if not exclusive:
-        with local_errors("write", destination, details):
-            os.replace(temporary, destination)
-        return
-    try:
-        with local_errors("write", destination, details):
-            _link(temporary, destination)
-    except StorageError as error:
-        cause = error.__cause__
-        if isinstance(cause, FileExistsError):
-            raise TargetExistsError(*cause.args) from cause
-        if isinstance(cause, OSError) and cause.errno in _NO_HARD_LINKS:
-            raise ConflictCheckUnsupportedError(
-                f"{details.operation} of {details.url}: the folder's filesystem has neither hard links nor renameat2 "
-                f"({cause.strerror}), so it cannot create exclusively",
-                details,
-                Remedy.USE_OTHER_FOLDER,
-            ) from cause
-        raise
-
-
 def _link(temporary: str, destination: str) -> None:
     """Give the temporary file the destination's name, atomically, unless that exists."""
     try:
         os.link(temporary, destination)
     except FileExistsError:
         # An NFS client repeats a request whose answer was lost, and gets EEXIST for its own link.
-        if not _is_same_file(temporary, destination):
+        if not _is_status_of(destination, os.lstat(temporary)):
             raise
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
@@ -375,9 +667,9 @@ def _link(temporary: str, destination: str) -> None:
         _rename_without_replacing(temporary, destination)
 
 
-def _is_same_file(temporary: str, destination: str) -> bool:
+def _is_status_of(name: str, status: os.stat_result) -> bool:
     try:
-        return os.path.samestat(os.lstat(destination), os.lstat(temporary))
+        return os.path.samestat(os.lstat(name), status)
     except FileNotFoundError:
         return False
 
@@ -395,10 +687,10 @@ def _rename_without_replacing(temporary: str, destination: str) -> None:
 
 def _renameat2(source: str, destination: str) -> int:
     """Call Linux's renameat2 with RENAME_NOREPLACE. Returns 0 or an errno: ENOSYS if libc has no such function."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
+    library = libc()
+    if not hasattr(library, "renameat2"):
         return errno.ENOSYS
-    outcome = libc.renameat2(
+    outcome = library.renameat2(
         _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(destination), ctypes.c_uint(_RENAME_NOREPLACE)
     )
     return ctypes.get_errno() if outcome else 0

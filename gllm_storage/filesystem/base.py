@@ -319,7 +319,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         bucket, key = self._place(rpath)
         store = self.bucket_store(bucket)
         transfer = store.transfer(key, "upload", callback, stop)
-        with open_source(path, transfer.details) as source:
+        with open_source(path, transfer.details, sync=store.settings.sync_source) as source:
             transfer.progress.expect(source.size)
             store.upload(store.request(key, source, transfer, exclusive, options))
         transfer.progress.finish()
@@ -524,10 +524,10 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         watched = Watched(callback)
         places = [self._place(target) for _, target in pairs]
         items = []
-        for (source, target), (_, key) in zip(pairs, places, strict=True):
+        for (source, target), (bucket, key) in zip(pairs, places, strict=True):
             path = os.fspath(source)
             of_item, options = self.write_options(exclusive, kwargs)
-            opened = partial(open_source, path)
+            opened = partial(open_source, path, sync=self.bucket_store(bucket).settings.sync_source)
             items.append(UploadItem(key, opened, partial(watched.one, source, target), of_item, options))
         await self._in_thread(lambda stop: self._upload_many(places, items, stop))
         self._forget_all(target for _, target in pairs)

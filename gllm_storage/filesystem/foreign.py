@@ -30,7 +30,6 @@ from gllm_storage.errors import (
     translation,
 )
 from gllm_storage.files.source import CHUNK, LocalSource
-from gllm_storage.files.target import atomic_target
 from gllm_storage.info import Stored, in_order, info_from_fsspec
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.download import replaced_too_often
@@ -39,7 +38,7 @@ from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIg
 from gllm_storage.store.retry import RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from fsspec import AbstractFileSystem
 
@@ -61,16 +60,20 @@ class ForeignStore(ObjectStore):
         filesystem: The filesystem.
         scheme: The scheme of its URLs.
         base: The part of a URL between the scheme and the key, up to and including its last ``/``.
+        disk: ``fsync`` and ``sync_source`` of `TransferSettings`, if they differ from their defaults.
     """
 
     provider: ClassVar[str] = "fsspec"
+    names_targets: ClassVar[bool] = True  # some filesystems write another file, and rename it
 
-    def __init__(self, filesystem: AbstractFileSystem, scheme: str, base: str) -> None:
+    def __init__(
+        self, filesystem: AbstractFileSystem, scheme: str, base: str, disk: Mapping[str, bool] | None = None
+    ) -> None:
         self._filesystem = filesystem
         self._scheme = scheme
         self._base = base
         # Not every filesystem may be called by several threads: fsspec's ftp, for example, has one connection.
-        self._settings = TransferSettings(max_concurrency=1)
+        self._settings = TransferSettings(max_concurrency=1, **(disk or {}))
 
     @property
     def settings(self) -> TransferSettings:
@@ -133,23 +136,21 @@ class ForeignStore(ObjectStore):
         with _translated(details):
             return bytes(self._filesystem.cat_file(self._path(key), start, start + length))
 
-    def download(self, key: str, path: str, transfer: Transfer) -> None:
+    def fetch(self, key: str, target: LocalTarget, transfer: Transfer) -> None:
         """Download by the filesystem's ``get_file``; begin again if the object was replaced meanwhile.
 
         Raises:
             ObjectNotFoundError: If the object does not exist.
             IntegrityError: If the local file has another size than the object.
-            StorageError: If the download fails; the local file is unchanged then.
+            StorageError: If the download fails.
         """
         details = transfer.details
-        with atomic_target(path, details) as target:
-            version = self._fetch(key, target, transfer)
-            received = os.stat(target.temporary).st_size
-            if received != version.size:
-                raise IntegrityError(
-                    f"download of {details.url}: {received} of {version.size} bytes arrived", details, Remedy.REPEAT_NOW
-                )
-        transfer.progress.finish()
+        version = self._fetch(key, target, transfer)
+        received = os.stat(target.temporary).st_size
+        if received != version.size:
+            raise IntegrityError(
+                f"download of {details.url}: {received} of {version.size} bytes arrived", details, Remedy.REPEAT_NOW
+            )
 
     def _fetch(self, key: str, target: LocalTarget, transfer: Transfer) -> ObjectInfo:
         """Download until the object is the same before and after; returns its description."""
@@ -290,7 +291,7 @@ class _Told(Callback):  # type: ignore[misc]  # fsspec publishes no types
 @contextlib.contextmanager
 def _local_file(source: Source) -> Iterator[str]:
     """The path of a local file with the content of a source: ``put_file`` takes nothing else."""
-    if isinstance(source, LocalSource) and os.path.exists(source.path):
+    if isinstance(source, LocalSource) and source.is_at_path():
         yield source.path
         return
     with tempfile.NamedTemporaryFile(prefix="gllm-storage-") as file:

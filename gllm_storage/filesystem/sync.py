@@ -10,6 +10,7 @@ from fsspec import AbstractFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.utils import isfilelike
 
+from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
 from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
 from gllm_storage.store.port import nothing
@@ -105,6 +106,16 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
             publish_on_error=store.settings.publish_on_error,
         )
 
+    def put(self, *args: Any, **kwargs: Any) -> None:
+        """As fsspec's ``put``; each folder is synchronized once."""
+        with folders_synced_once():
+            super().put(*args, **kwargs)
+
+    def get(self, *args: Any, **kwargs: Any) -> None:
+        """As fsspec's ``get``; each folder is synchronized once."""
+        with folders_synced_once():
+            super().get(*args, **kwargs)
+
     def put_file(
         self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
     ) -> None:
@@ -128,7 +139,7 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
             return
         store, key = self.place(rpath)
         transfer = store.transfer(key, "upload", callback)
-        with open_source(os.fspath(lpath), transfer.details) as source:
+        with open_source(os.fspath(lpath), transfer.details, sync=store.settings.sync_source) as source:
             transfer.progress.expect(source.size)
             store.upload(store.request(key, source, transfer, exclusive))
         transfer.progress.finish()

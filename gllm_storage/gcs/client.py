@@ -57,6 +57,10 @@ class GCSStorageClient(FsspecStorageClient):
                 - max_attempts: The most attempts at a request. Default ``"5"``.
                 - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
                   that failed. Default ``"false"``: nothing is stored then.
+                - fsync: Whether a downloaded file is on the disk when the call returns; without it, a power cut can leave
+                  zeros under its name. Default ``"true"``.
+                - sync_source: Whether the dirty pages of a file are written to the disk before its upload, so that a write
+                  by mmap meanwhile is noticed. Default ``"false"``.
 
         Raises:
             ValueError: If required configuration parameters are missing, or any is unknown or wrong: one error that names

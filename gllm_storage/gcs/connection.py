@@ -29,7 +29,18 @@ from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import require_printable
 from gllm_storage.gcs.errors import CredentialsError
 from gllm_storage.gcs.store import GCSStore
-from gllm_storage.settings import MIB, TransferSettings, count, duration, flag, read_option, size, warn_if_insecure
+from gllm_storage.settings import (
+    DISK_OPTIONS,
+    MIB,
+    TransferSettings,
+    count,
+    disk_options,
+    duration,
+    flag,
+    read_option,
+    size,
+    warn_if_insecure,
+)
 from gllm_storage.store.http import StoppingAdapter
 
 if TYPE_CHECKING:
@@ -52,6 +63,7 @@ OPTIONS = frozenset(
         "ca_bundle",
         "verify_tls",
         "sse_customer_key",
+        *DISK_OPTIONS,
     }
 )
 """The options of `connection_of` that gcsfs does not have."""
@@ -134,6 +146,7 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
                 max_concurrency=read_option(options, "max_concurrency", count, TransferSettings.max_concurrency),
                 max_attempts=read_option(options, "max_attempts", count, TransferSettings.max_attempts),
                 publish_on_error=read_option(options, "publish_on_error", flag, TransferSettings.publish_on_error),
+                **disk_options(options),
             ),
             token=options.get("token"),
             project=os.environ.get("GCSFS_DEFAULT_PROJECT", "") if project is None else project,

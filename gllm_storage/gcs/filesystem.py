@@ -67,6 +67,8 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         ca_bundle: Path of a file with the CA certificates to trust.
         verify_tls: Whether TLS certificates are verified; False issues a warning. Default: True.
         sse_customer_key: Key of the caller that encrypts and decrypts all objects: 32 bytes in base64.
+        fsync: Whether downloaded files are on the disk when the call returns. Default: True; see `TransferSettings`.
+        sync_source: Whether files are written to the disk before their upload. Default: False.
         **options: gcsfs's options, such as ``project`` and ``token``.
 
     Raises:

@@ -12,6 +12,7 @@ from gllm_storage.settings import (
     ConfigError,
     count,
     customer_key,
+    disk_options_of,
     duration,
     endpoint,
     existing_file,
@@ -78,6 +79,8 @@ class GCSSettings:
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)
     publish_on_error: bool = setting(flag, default=False)
+    fsync: bool = setting(flag, default=True)
+    sync_source: bool = setting(flag, default=False)
 
     def __post_init__(self) -> None:
         """Check the keys against each other.
@@ -122,5 +125,6 @@ class GCSSettings:
             "read_timeout": self.read_timeout,
             "max_attempts": self.max_attempts,
             "publish_on_error": self.publish_on_error or None,
+            **disk_options_of(self),
         }
         return {name: value for name, value in options.items() if value is not None}

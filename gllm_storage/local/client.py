@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.local.store import LocalStore
 from gllm_storage.paths import Location, clean_prefix, split_url
-from gllm_storage.settings import TransferSettings, describe, flag, parse_config, setting, text
+from gllm_storage.settings import TransferSettings, describe, disk_options_of, flag, parse_config, setting, text
 
 if TYPE_CHECKING:
     from gllm_storage.local.filesystem import LocalStoreFileSystem
@@ -30,11 +30,15 @@ class LocalSettings:
         root: The folder, absolute; ``~`` is expanded. The first upload makes it.
         prefix: Prefix of relative remote paths.
         publish_on_error: As in `TransferSettings`.
+        fsync: As in `TransferSettings`.
+        sync_source: As in `TransferSettings`.
     """
 
     root: str = setting(_folder, natural=os.PathLike)
     prefix: str = setting(clean_prefix, default="")
     publish_on_error: bool = setting(flag, default=False)
+    fsync: bool = setting(flag, default=True)
+    sync_source: bool = setting(flag, default=False)
 
 
 class LocalStorageClient(FsspecStorageClient):
@@ -63,6 +67,10 @@ class LocalStorageClient(FsspecStorageClient):
                 - prefix: Optional prefix (folder) within it.
                 - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
                   that failed. Default ``"false"``: nothing is stored then.
+                - fsync: Whether a stored or downloaded file is on the disk when the call returns; without it, a power cut
+                  can leave zeros under its name. Default ``"true"``.
+                - sync_source: Whether the dirty pages of a file are written to the disk before its upload, so that a write
+                  by mmap meanwhile is noticed. Default ``"false"``.
 
         Raises:
             ValueError: If the configuration is wrong: one error that names all mistakes.
@@ -83,8 +91,8 @@ class LocalStorageClient(FsspecStorageClient):
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """Empty: a ``file://`` URL needs no options."""
-        return {}
+        """Only ``fsync`` and ``sync_source``, if they differ from their defaults: a ``file://`` URL needs no options."""
+        return disk_options_of(self.settings)
 
     def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
         """Read the settings.
@@ -98,13 +106,14 @@ class LocalStorageClient(FsspecStorageClient):
 
     def make_store(self) -> LocalStore:
         """The files below the folder."""
-        return LocalStore(self.settings.root, TransferSettings(publish_on_error=self.settings.publish_on_error))
+        settings = TransferSettings(publish_on_error=self.settings.publish_on_error, **disk_options_of(self.settings))
+        return LocalStore(self.settings.root, settings)
 
     def make_filesystem(self) -> LocalStoreFileSystem:
         """The local filesystem of fsspec, which writes by the store of the client."""
         from gllm_storage.local.filesystem import LocalStoreFileSystem  # noqa: PLC0415 - fsspec takes 50 ms to import
 
-        filesystem = LocalStoreFileSystem(auto_mkdir=True, skip_instance_cache=True)
+        filesystem = LocalStoreFileSystem(auto_mkdir=True, skip_instance_cache=True, **self.storage_options)
         filesystem.use_store(self.store)
         return filesystem
 

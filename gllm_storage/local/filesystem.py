@@ -8,6 +8,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from gllm_storage.filesystem.sync import SyncStoreFileSystem
 from gllm_storage.local.store import LocalStore
+from gllm_storage.settings import TransferSettings, disk_options
 
 if TYPE_CHECKING:
     from gllm_storage.store.port import ObjectStore
@@ -21,7 +22,7 @@ class LocalStoreFileSystem(SyncStoreFileSystem, LocalFileSystem):  # type: ignor
 
     def root_store(self) -> ObjectStore:
         """The store of all absolute paths."""
-        return LocalStore("/")
+        return LocalStore("/", TransferSettings(**disk_options(self.storage_options)))
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
         if mode == "rb":

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundError, Remedy, StorageError, translation
-from gllm_storage.files.source import CHUNK, LocalSource, SourceChangedError, bytes_of, source_of
+from gllm_storage.files.source import CHUNK, LocalSource, SourceChangedError, bytes_of, complete_source, source_of
 from gllm_storage.files.target import LocalTarget, TargetExistsError, atomic_target, copy, is_temporary, rename
 from gllm_storage.info import ObjectInfo, Stored
 from gllm_storage.settings import TransferSettings
@@ -84,7 +84,8 @@ class LocalStore(ObjectStore):
         if request.exclusive:
             self._require_absent(request.key, details)  # only for speed: the link decides
         try:
-            with atomic_target(self._path(request.key), details, exclusive=request.exclusive, durable=True) as target:
+            durable = request.transfer.settings.fsync
+            with atomic_target(self._path(request.key), details, exclusive=request.exclusive, durable=durable) as target:
                 yield target
         except TargetExistsError as error:
             raise exists_error(details) from error
@@ -107,16 +108,14 @@ class LocalStore(ObjectStore):
         """Reads by `os.preadv`, and only the version whose ETag `head` returned."""
         return _LocalReader(self, key, operation)
 
-    def download(self, key: str, path: str, transfer: Transfer) -> None:
+    def fetch(self, key: str, target: LocalTarget, transfer: Transfer) -> None:
         """Copy the file; begin again if it changes in place, as only a writer without this library makes it."""
-        with atomic_target(path, transfer.details) as target:
 
-            def to_target(source: LocalSource) -> None:
-                transfer.progress.expect(source.size)
-                copy(source, target, _moves(transfer))
+        def to_target(source: LocalSource) -> None:
+            transfer.progress.expect(source.size)
+            copy(source, target, _moves(transfer))
 
-            self._read_unchanged(key, transfer, to_target)
-        transfer.progress.finish()
+        self._read_unchanged(key, transfer, to_target)
 
     def copy(
         self, key: str, target: ObjectStore, target_key: str, transfer: Transfer, options: Mapping[str, Any] | None = None
@@ -163,7 +162,7 @@ class LocalStore(ObjectStore):
             super().move(key, target_key, transfer, exclusive=exclusive)
             return
         try:
-            rename(path, self._path(target_key), details, exclusive=exclusive)
+            rename(path, self._path(target_key), details, exclusive=exclusive, durable=transfer.settings.fsync)
         except TargetExistsError as error:
             raise exists_error(self.details(target_key, details.operation)) from error
         except StorageError as error:
@@ -209,7 +208,11 @@ class LocalStore(ObjectStore):
             _require_file(status, details)
             if etag not in {None, _etag(status)}:
                 raise ObjectChangedError
-            yield source_of(fd, self._path(key), details)
+            if etag is not None:
+                yield source_of(fd, self._path(key), details)
+                return
+            with complete_source(fd, self._path(key), details) as source:
+                yield source
         finally:
             os.close(fd)
 
@@ -284,7 +287,20 @@ class _LocalReader(ObjectReader):
         self._details = store.details(key, operation)
 
     def head(self) -> ObjectInfo:
-        return self._store.info(self._key, self._details.operation)
+        found = self._store.info(self._key, self._details.operation)
+        with (
+            contextlib.suppress(ObjectChangedError),  # the first read notices it
+            self._store.opened(self._key, self._details, found.etag) as source,
+        ):
+            if source.has_more():
+                details = self._details
+                raise StorageError(
+                    f"file {details.operation} of {details.url}: the file goes on behind its size of {found.size} bytes, as "
+                    "files in /proc do, so it cannot be read in ranges",
+                    details,
+                    Remedy.DOWNLOAD_INSTEAD,
+                )
+        return found
 
     def read(
         self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None

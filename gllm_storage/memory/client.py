@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, clean_prefix, split_url
-from gllm_storage.settings import TransferSettings, describe, flag, parse_config, setting
+from gllm_storage.settings import TransferSettings, describe, disk_options_of, flag, parse_config, setting
 
 if TYPE_CHECKING:
     from gllm_storage.memory.filesystem import MemoryFileSystem
@@ -28,11 +28,15 @@ class MemorySettings:
         bucket_name: First segment of every path; may be left out.
         prefix: Prefix of relative remote paths.
         publish_on_error: As in `TransferSettings`.
+        fsync: As in `TransferSettings`.
+        sync_source: As in `TransferSettings`.
     """
 
     bucket_name: str = setting(_bucket, default="")
     prefix: str = setting(clean_prefix, default="")
     publish_on_error: bool = setting(flag, default=False)
+    fsync: bool = setting(flag, default=True)
+    sync_source: bool = setting(flag, default=False)
 
 
 class MemoryStorageClient(FsspecStorageClient):
@@ -60,6 +64,10 @@ class MemoryStorageClient(FsspecStorageClient):
                 - prefix: Optional prefix (folder) within it.
                 - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
                   that failed. Default ``"false"``: nothing is stored then.
+                - fsync: Whether a downloaded file is on the disk when the call returns; without it, a power cut can leave
+                  zeros under its name. Default ``"true"``.
+                - sync_source: Whether the dirty pages of a file are written to the disk before its upload, so that a write
+                  by mmap meanwhile is noticed. Default ``"false"``.
 
         Raises:
             ValueError: If the configuration is wrong: one error that names all mistakes.
@@ -78,8 +86,8 @@ class MemoryStorageClient(FsspecStorageClient):
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """Empty: a ``memory://`` URL needs no options."""
-        return {}
+        """Only ``fsync`` and ``sync_source``, if they differ from their defaults: a ``memory://`` URL needs no options."""
+        return disk_options_of(self.settings)
 
     def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
         """Read the settings.
@@ -97,15 +105,14 @@ class MemoryStorageClient(FsspecStorageClient):
 
         from gllm_storage.memory.store import MemoryStore  # noqa: PLC0415 - it imports fsspec
 
-        return MemoryStore(
-            MemoryFileSystem(), self.settings.bucket_name, TransferSettings(publish_on_error=self.settings.publish_on_error)
-        )
+        settings = TransferSettings(publish_on_error=self.settings.publish_on_error, **disk_options_of(self.settings))
+        return MemoryStore(MemoryFileSystem(), self.settings.bucket_name, settings)
 
     def make_filesystem(self) -> MemoryFileSystem:
         """The memory filesystem of fsspec, which writes by the store of the client."""
         from gllm_storage.memory.filesystem import MemoryFileSystem  # noqa: PLC0415 - it imports fsspec
 
-        filesystem = MemoryFileSystem(skip_instance_cache=True)
+        filesystem = MemoryFileSystem(skip_instance_cache=True, **self.storage_options)
         filesystem.use_store(self.store)
         return filesystem
 

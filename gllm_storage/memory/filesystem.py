@@ -9,6 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem as _MemoryFileSystem
 
 from gllm_storage.filesystem.sync import SyncStoreFileSystem
 from gllm_storage.memory.store import MemoryStore
+from gllm_storage.settings import TransferSettings, disk_options
 
 if TYPE_CHECKING:
     from gllm_storage.store.port import ObjectStore
@@ -22,7 +23,7 @@ class MemoryFileSystem(SyncStoreFileSystem, _MemoryFileSystem):  # type: ignore[
 
     def root_store(self) -> ObjectStore:
         """The store of all paths."""
-        return MemoryStore(self)
+        return MemoryStore(self, settings=TransferSettings(**disk_options(self.storage_options)))
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
         if mode == "rb":

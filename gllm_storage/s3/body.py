@@ -38,10 +38,14 @@ class FileSection(io.RawIOBase):
         offset: Offset of the section in bytes.
         length: Length of the section in bytes.
         stop: Cancels the request.
+        crc: The CRC-64/NVME of the section, from an earlier pass over it; None if there was none.
     """
 
-    def __init__(self, source: Source, offset: int, length: int, stop: Stop) -> None:
+    def __init__(self, source: Source, offset: int, length: int, stop: Stop, crc: int | None = None) -> None:
         self._source = source
+        self._expected = crc
+        self._crc = 0
+        self._crc_end = 0
         self._offset = offset
         self._length = length
         self._stop = stop
@@ -78,18 +82,34 @@ class FileSection(io.RawIOBase):
         """Read the next bytes.
 
         Raises:
-            StorageError: If the file has changed. This is checked before the last bytes are returned, so that the request
-                stays incomplete and the server stores nothing.
+            StorageError: If the file has changed, or its content differs from that of the earlier pass. This is checked
+                before the last bytes are returned, so that the request stays incomplete and the server stores nothing.
             TransferStopped: If the transfer was cancelled.
         """
         self._stop.check()
         left = self._length - self._position
         wanted = left if size is None or size < 0 else min(size, left)
         data = self._source.read_at(self._offset + self._position, wanted)
+        self._add_to_crc(data)
         self._position += wanted
         if wanted and self._position == self._length:
             self._source.require_unchanged()
+            self._require_same_content()
         return data
+
+    def _add_to_crc(self, data: bytes) -> None:
+        if self._expected is None:
+            return
+        if not self._position:
+            self._crc = self._crc_end = 0
+        if self._position == self._crc_end:
+            self._crc = checksums.update(data, self._crc, "crc64nvme")
+            self._crc_end += len(data)
+
+    def _require_same_content(self) -> None:
+        """Compare both passes: a write by mmap need not change the modification time."""
+        if self._crc_end == self._length and self._expected not in {None, self._crc}:
+            raise self._source.changed()
 
 
 class ViewSection(io.RawIOBase):
@@ -242,7 +262,7 @@ def body_of(source: Source, offset: int, length: int, settings: TransferSettings
             yield ViewSection(view, stop), checksums.crc64nvme(view)
     else:
         checksum = checksums.crc_of(source.read_at, length, start=offset)
-        yield FileSection(source, offset, length, stop), checksum
+        yield FileSection(source, offset, length, stop, checksum), checksum
 
 
 def _buffer(length: int) -> memoryview:

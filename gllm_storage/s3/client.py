@@ -71,6 +71,10 @@ class S3StorageClient(FsspecStorageClient):
                 - max_attempts: How often a request is sent at most. Default ``"5"``.
                 - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block
                   that failed. Default ``"false"``: nothing is stored then.
+                - fsync: Whether a downloaded file is on the disk when the call returns; without it, a power cut can leave
+                  zeros under its name. Default ``"true"``.
+                - sync_source: Whether the dirty pages of a file are written to the disk before its upload, so that a write
+                  by mmap meanwhile is noticed. Default ``"false"``.
                 - memory_limit: The most content that all transfers of the process hold in memory at a time; at least
                   `part_size`. Default ``"128MiB"``.
                 - engine: ``"auto"`` sends frequent requests directly over a socket if possible; ``"boto3"`` sends all

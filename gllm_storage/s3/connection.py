@@ -22,7 +22,7 @@ from gllm_storage.s3.errors import (
 from gllm_storage.s3.requests import add_content_md5
 from gllm_storage.s3.settings import BODY_SIGNING, ENGINES, S3TransferSettings, check_transfer_settings
 from gllm_storage.s3.store import S3Store
-from gllm_storage.settings import count, flag, read_option, size, warn_if_insecure
+from gllm_storage.settings import count, disk_options, flag, read_option, size, warn_if_insecure
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -250,7 +250,8 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
         options: s3fs's ``anon``, ``key`` or ``username``, ``secret`` or ``password``, ``token``, ``profile``,
             ``endpoint_url``, ``use_ssl``, ``requester_pays``, ``client_kwargs``, ``config_kwargs``,
             ``s3_additional_kwargs`` and ``max_concurrency``; and ours: ``multipart_threshold``, ``part_size``,
-            ``memory_limit``, ``conditional_writes``, ``publish_on_error``, ``engine`` and ``sign_bodies``.
+            ``memory_limit``, ``conditional_writes``, ``publish_on_error``, ``fsync``, ``sync_source``, ``engine`` and
+            ``sign_bodies``.
 
     Raises:
         ValueError: If a value is impossible.
@@ -267,6 +268,7 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
         publish_on_error=read_option(options, "publish_on_error", flag, S3TransferSettings.publish_on_error),
         memory_limit=read_option(options, "memory_limit", size, S3TransferSettings.memory_limit),
         conditional_writes=options.get("conditional_writes") or S3TransferSettings.conditional_writes,
+        **disk_options(options),
     )
     payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
     warn_if_insecure("s3", verify_tls=(options.get("client_kwargs") or {}).get("verify") is not False)

@@ -52,6 +52,8 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         part_size: Bytes in a part and in a ranged read, at least 5 MiB. Default 8 MiB.
         memory_limit: Bytes of content that all transfers of the process hold in memory at a time. Default 128 MiB.
         conditional_writes: ``"auto"``, ``"enforced"`` or ``"best-effort"``; see `S3TransferSettings`.
+        fsync: Whether downloaded files are on the disk when the call returns. Default True; see `TransferSettings`.
+        sync_source: Whether files are written to the disk before their upload. Default False; see `TransferSettings`.
         engine: ``"auto"`` or ``"boto3"``; see `Endpoint`.
         sign_bodies: ``"auto"``, ``"always"`` or ``"never"``; see `BodySigning`.
         publish_on_error: Whether a written file appears also if other code closes it at the end of a block that failed.
@@ -79,6 +81,8 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         part_size: int = S3TransferSettings.part_size,
         memory_limit: int = S3TransferSettings.memory_limit,
         conditional_writes: str = S3TransferSettings.conditional_writes,
+        fsync: bool = S3TransferSettings.fsync,
+        sync_source: bool = S3TransferSettings.sync_source,
         engine: str = "auto",
         sign_bodies: str = "auto",
         publish_on_error: bool = False,
@@ -98,6 +102,8 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
                 "part_size": part_size,
                 "memory_limit": memory_limit,
                 "conditional_writes": conditional_writes,
+                "fsync": fsync,
+                "sync_source": sync_source,
                 "engine": engine,
                 "sign_bodies": sign_bodies,
                 "publish_on_error": publish_on_error,
@@ -287,7 +293,8 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
             await super()._get_file(rpath, lpath, callback, **kwargs)
             return
         details = self._error_details(*self._place(rpath), "download")
-        with task_of_call(), atomic_target(os.fspath(lpath), details) as target:
+        durable = self.connection.settings.fsync
+        with task_of_call(), atomic_target(os.fspath(lpath), details, durable=durable) as target:
             await _S3FileSystem._get_file(self, rpath, target.temporary, callback or DEFAULT_CALLBACK, **kwargs)  # noqa: SLF001 - s3fs's own download
 
     def _download(self, rpath: str, lpath: str, callback: Callback, stop: Stop, kwargs: Mapping[str, Any]) -> None:

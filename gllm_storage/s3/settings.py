@@ -19,6 +19,7 @@ from gllm_storage.settings import (
     choice,
     count,
     customer_key,
+    disk_options_of,
     duration,
     endpoint,
     existing_file,
@@ -106,6 +107,8 @@ class S3Settings:
     connect_timeout: float = setting(duration, default=10.0)
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)
+    fsync: bool = setting(flag, default=True)
+    sync_source: bool = setting(flag, default=False)
     memory_limit: int = setting(size, default=DEFAULT_MEMORY_LIMIT)
     conditional_writes: str = setting(choice("auto", "enforced", "best-effort"), default="auto")
     engine: str = setting(choice(*ENGINES), default="auto")
@@ -170,6 +173,7 @@ class S3Settings:
             "multipart_threshold": self.multipart_threshold,
             "part_size": self.part_size,
             "memory_limit": self.memory_limit,
+            **disk_options_of(self),
             "conditional_writes": self.conditional_writes,
             "engine": self.engine,
             "sign_bodies": self.sign_bodies,

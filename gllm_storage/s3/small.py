@@ -20,8 +20,9 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import OURS, attempts_of
-from gllm_storage.files.target import atomic_target
+from gllm_storage.errors import OURS, StorageError, attempts_of
+from gllm_storage.files.durability import folders_synced_once, start_write_back
+from gllm_storage.files.target import Draft
 from gllm_storage.info import Stored
 from gllm_storage.s3.errors import is_transient
 from gllm_storage.s3.requests import info_from_head
@@ -31,8 +32,10 @@ from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.files.durability import FolderSyncs
     from gllm_storage.info import ObjectInfo
     from gllm_storage.s3.store import S3Store
     from gllm_storage.store.port import ReadItem, UploadItem
@@ -48,6 +51,12 @@ thread and with two: 2000 × 16 KiB up 0.38 and 0.37, 0.58 and 0.67; 200 × 1 Mi
 objects, two threads mostly hand Python's lock to each other."""
 _UNCOUNTED = 2**18
 """Bytes of an object that the memory budget does not count: each thread holds one at a time."""
+_WAITING = 128
+"""Files that get their names together; each holds a descriptor until then."""
+_WAITING_BYTES = 2**26
+"""Bytes of such files: the disk should begin early."""
+_DISK_WORKERS = 8
+"""Files that are written to the disk at a time."""
 
 
 class StartedRequest(Protocol):
@@ -119,8 +128,93 @@ def read_small(
     """Read the small objects among some; as `upload_small`."""
     common = _Common(store, pipeline)
     done: dict[int, bytes | None] = {}
-    left = _run([_Get(common, item, number, done) for number, item in enumerate(items)], stop)
-    return done, left
+    with folders_synced_once() as folders, contextlib.closing(_Files(folders, stop, durable=store.settings.fsync)) as files:
+        left = _run([_Get(common, item, number, done, files) for number, item in enumerate(items)], stop)
+        files.publish()
+    return done, sorted([*left, *files.failed])
+
+
+class _Files:
+    """Files that are complete and wait for their names: their contents go to the disk side by side.
+
+    One by one, 2000 files of 16 KiB take the disk 0.9 s more. Some at a time: a filesystem commits them together.
+
+    Args:
+        folders: Synchronizes the folders.
+        stop: Ends the transfer.
+        durable: Whether the files go to the disk before they get their names; if not, none waits.
+    """
+
+    def __init__(self, folders: FolderSyncs, stop: Stop, *, durable: bool) -> None:
+        self._folders = folders
+        self._stop = stop
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._waiting: list[_Waiter] = []
+        self._bytes = 0
+        self.failed: list[int] = []
+        """The numbers of the objects whose files could not get their names; they have to go the normal way."""
+
+    def add(self, job: _Get, path: str, details: ErrorDetails, content: bytes) -> None:
+        """Write a file; its job is told when the file has its name."""
+        draft = Draft(path, details, durable=self._durable)
+        try:
+            draft.target.write_at(0, content)
+        except BaseException:
+            draft.discard()
+            raise
+        if self._durable:
+            start_write_back(draft.target.fd)
+        with self._lock:
+            self._waiting.append(_Waiter(job, draft, len(content)))
+            self._bytes += len(content)
+            is_full = not self._durable or len(self._waiting) >= _WAITING or self._bytes >= _WAITING_BYTES
+        if is_full:
+            self.publish()
+
+    def publish(self) -> None:
+        """Give the waiting files their names.
+
+        Raises:
+            TransferStopped: If the transfer was stopped.
+        """
+        with self._lock:
+            waiting, self._waiting, self._bytes = self._waiting, [], 0
+        try:
+            tasks = [partial(_is_done, waiter.draft.settle) for waiter in waiting]
+            settled = run_all(tasks, _DISK_WORKERS, self._stop) if self._durable and tasks else [task() for task in tasks]
+            with self._folders.joined():
+                for waiter, is_settled in zip(waiting, settled, strict=True):
+                    if is_settled and _is_done(waiter.draft.publish):
+                        waiter.job.finish(waiter.size, None)
+                    else:
+                        self.failed.append(waiter.job.number)
+        finally:
+            for waiter in waiting:
+                waiter.draft.discard()
+
+    def close(self) -> None:
+        """Discard the files that have no name yet."""
+        for waiter in self._waiting:
+            waiter.draft.discard()
+
+
+@dataclass(frozen=True)
+class _Waiter:
+    """A file that waits for its name."""
+
+    job: _Get
+    draft: Draft
+    size: int
+
+
+def _is_done(step: Callable[[], None]) -> bool:
+    """Do a step of a file; whether it succeeded. After a failure, the normal way meets the same one, and explains it."""
+    try:
+        step()
+    except (StorageError, OSError):
+        return False
+    return True
 
 
 class _Common:
@@ -228,6 +322,7 @@ class _Get:
     item: ReadItem
     number: int
     done: dict[int, bytes | None]
+    files: _Files
 
     def begin(self) -> StartedRequest | None:
         common = self.common
@@ -256,14 +351,22 @@ class _Get:
         return info.size
 
     def _keep(self, content: bytes) -> None:
-        if self.item.path is not None:
-            details = self.common.store.details(self.item.key, "download")
-            with atomic_target(self.item.path, details) as target:
-                target.write_at(0, content)
+        if self.item.path is None:
+            self.finish(len(content), content)
+        else:
+            self.files.add(self, self.item.path, self.common.store.details(self.item.key, "download"), content)
+
+    def finish(self, size: int, content: bytes | None) -> None:
+        """Report the end of the object.
+
+        Args:
+            size: Its size in bytes.
+            content: Its content; None if that is in a file.
+        """
         with self.item.watch() as progress:
-            progress.expect(len(content))
+            progress.expect(size)
             progress.finish()
-        self.done[self.number] = content if self.item.path is None else None
+        self.done[self.number] = content
 
 
 def _is_complete(content: bytes, info: ObjectInfo) -> bool:

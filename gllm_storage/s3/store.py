@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import tempfile
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
+from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
 from gllm_storage.info import in_order
 from gllm_storage.s3.copy import Copy, Place, copy_object, properties_to_copy
@@ -301,10 +300,11 @@ class S3Store(ObjectStore):
         pipeline = self.connection.pipeline if len(items) > 1 else None
         if pipeline is None:
             return super().read_many(items, stop, on_error=on_error, workers=workers or _ONE_REQUEST_EACH)
-        small, left = read_small(self, pipeline, items, stop)
-        rest = super().read_many(
-            [items[number] for number in left], stop, on_error=on_error, workers=workers or _SIDE_BY_SIDE
-        )
+        with folders_synced_once():
+            small, left = read_small(self, pipeline, items, stop)
+            rest = super().read_many(
+                [items[number] for number in left], stop, on_error=on_error, workers=workers or _SIDE_BY_SIDE
+            )
         found: dict[int, bytes | Exception | None] = {**small, **dict(zip(left, rest, strict=True))}
         return [found[number] for number in range(len(items))]
 
@@ -386,17 +386,16 @@ class S3Store(ObjectStore):
         """Copy one version of an object through this machine, with its properties."""
         self.require_create(copy.target.key, "copy")  # before the content is read
         key, transfer = copy.source.key, copy.transfer
-        with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
-            path = os.path.join(folder, "content")
+        with self.scratch(transfer.details) as scratch:
             for attempt in itertools.count(1):
                 options, version = properties_to_copy(self.requests, copy)
-                self.download(key, path, transfer)
+                self.fetch(key, scratch, transfer)
                 if self.requests.head(key, "copy").get("ETag") == version.get("ETag"):
                     break
                 if attempt == RESTART.limit:
                     raise replaced_too_often(transfer.details, attempt)
                 RESTART.again(transfer.details, attempt, "the source object was replaced", "restart", transfer.stop)
-            with open_source(path, transfer.details) as source:
+            with open_source(scratch.temporary, transfer.details) as source:
                 self.upload(UploadRequest(copy.target.key, source, transfer, exclusive=True, options=options))
 
     def _delete(self, key: str, **condition: Any) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import IntegrityError, Remedy, StorageError, StorageUnavailableError, note_attempts, timed
-from gllm_storage.files.target import MemoryTarget, atomic_target
+from gllm_storage.files.target import MemoryTarget
 from gllm_storage.store import checksums
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
 from gllm_storage.store.retry import RESTART, RetryPolicy
@@ -234,45 +234,19 @@ class Download:
         return received, crc, broken
 
 
-def download_object(reader: ObjectReader, path: str, transfer: Transfer) -> None:
-    """Download an object to a local file.
+def fetch_object(reader: ObjectReader, target: Target, transfer: Transfer) -> None:
+    """Download an object: complete, one version of it, and verified.
 
     Args:
         reader: Reads the object.
-        path: The local file. It is replaced when the download is complete and verified.
+        target: Receives the content. After an error it holds bytes that do not count.
         transfer: The operation, the settings, the progress, and the stop.
 
     Raises:
         ObjectNotFoundError: If the object does not exist.
         IntegrityError: If the content does not match its checksum, twice.
-        StorageError: If the download fails. The local file is unchanged then.
+        StorageError: If the download fails.
     """
-    with atomic_target(path, transfer.details) as target:
-        _download(reader, target, transfer)
-    transfer.progress.finish()
-
-
-def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:
-    """Read an object into memory.
-
-    Args:
-        reader: Reads the object.
-        transfer: The operation, the settings, the progress, and the stop.
-
-    Returns:
-        The complete, verified content of one version.
-
-    Raises:
-        ObjectNotFoundError: If the object does not exist.
-        IntegrityError: If the content does not match its checksum, twice.
-        StorageError: If the object cannot be read.
-    """
-    memory = MemoryTarget()
-    _download(reader, memory, transfer)
-    return memory.getvalue()
-
-
-def _download(reader: ObjectReader, target: Target, transfer: Transfer) -> None:
     attempt = corruptions = 0
     with timed(), contextlib.closing(_GetFirstReader(reader, transfer)) as get_first:
         while True:
@@ -295,6 +269,26 @@ def _download(reader: ObjectReader, target: Target, transfer: Transfer) -> None:
                 RESTART.again(transfer.details, attempt, error.message, "corruption", transfer.stop)
             else:
                 return
+
+
+def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:
+    """Read an object into memory.
+
+    Args:
+        reader: Reads the object.
+        transfer: The operation, the settings, the progress, and the stop.
+
+    Returns:
+        The complete, verified content of one version.
+
+    Raises:
+        ObjectNotFoundError: If the object does not exist.
+        IntegrityError: If the content does not match its checksum, twice.
+        StorageError: If the object cannot be read.
+    """
+    memory = MemoryTarget()
+    fetch_object(reader, memory, transfer)
+    return memory.getvalue()
 
 
 def replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavailableError:

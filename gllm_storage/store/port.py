@@ -32,11 +32,13 @@ from gllm_storage.errors import (
     StorageUnavailableError,
     UnsupportedOperationError,
 )
+from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import MemorySource, Source, open_source
 from gllm_storage.files.spool import spool_of
+from gllm_storage.files.target import Draft, atomic_target, scratch_target
 from gllm_storage.info import directly_in
 from gllm_storage.store.create import exists_error
-from gllm_storage.store.download import download_object, read_object
+from gllm_storage.store.download import fetch_object, read_object
 from gllm_storage.store.transfer import Progress, Transfer
 
 if TYPE_CHECKING:
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from fsspec.callbacks import Callback
 
+    from gllm_storage.files.durability import FolderSyncs
     from gllm_storage.files.spool import Spool
+    from gllm_storage.files.target import LocalTarget
     from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.reader import ObjectReader
@@ -161,6 +165,8 @@ class ObjectStore(ABC):
     """Name of the provider, for errors."""
     creates_exclusively: ClassVar[bool] = False
     """Whether `upload` honours `UploadRequest.exclusive` atomically. If not, `request` refuses, and so must `upload`."""
+    names_targets: ClassVar[bool] = False
+    """Whether `fetch` gives the path of its target to code that may rename another file to that path."""
 
     @property
     @abstractmethod
@@ -342,20 +348,41 @@ class ObjectStore(ABC):
         """
         return SpooledWriter(self, request)
 
-    def download(self, key: str, path: str, transfer: Transfer) -> None:
+    def download(self, key: str, path: str, transfer: Transfer, *, exclusive: bool = False) -> None:
         """Download an object: complete, one version of it, verified against its checksum, or not at all.
 
         Args:
             key: The key.
-            path: The local file. It is replaced when the download is complete.
+            path: The local file. It is replaced when the download is complete, and on the disk when this returns.
             transfer: The operation, the settings, the progress, and the stop.
+            exclusive: Whether to fail if the local file exists, atomically.
+
+        Raises:
+            ObjectNotFoundError: If the object does not exist.
+            FileExistsError: If `exclusive`, and the local file exists.
+            ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem cannot do that.
+            IntegrityError: If the content does not match its checksum, twice.
+            StorageError: If the download fails; the local file is unchanged then.
+        """
+        durable = transfer.settings.fsync
+        with atomic_target(path, transfer.details, exclusive=exclusive, durable=durable, named=self.names_targets) as target:
+            self.fetch(key, target, transfer)
+        transfer.progress.finish()
+
+    def fetch(self, key: str, target: LocalTarget, transfer: Transfer) -> None:
+        """Download an object to a file that the caller has opened; as `download`, which calls this.
+
+        Args:
+            key: The key.
+            target: Receives the content. After an error it holds bytes that do not count.
+            transfer: As in `download`.
 
         Raises:
             ObjectNotFoundError: If the object does not exist.
             IntegrityError: If the content does not match its checksum, twice.
-            StorageError: If the download fails; the local file is unchanged then.
+            StorageError: If the download fails.
         """
-        download_object(self.open_reader(key, transfer.details.operation), path, transfer)
+        fetch_object(self.open_reader(key, transfer.details.operation), target, transfer)
 
     def read(self, key: str, transfer: Transfer) -> bytes:
         """Read an object into memory; as `download`."""
@@ -443,8 +470,9 @@ class ObjectStore(ABC):
         Raises:
             Exception: The first failure, if `on_error` is ``"raise"``.
         """
-        tasks = [partial(self._read_item, each, stop, on_error) for each in items]
-        contents: Sequence[bytes | Exception | None] = self._side_by_side(tasks, stop, workers)
+        with folders_synced_once() as folders:
+            tasks = [partial(self._read_item, each, stop, on_error, folders) for each in items]
+            contents: Sequence[bytes | Exception | None] = self._side_by_side(tasks, stop, workers)
         return contents
 
     def delete_many(self, keys: Sequence[str], transfer: Transfer) -> None:
@@ -487,11 +515,10 @@ class ObjectStore(ABC):
         """Copy an object through this machine; see `copy` and `copy_version`."""
         if exclusive:
             target.require_create(target_key, transfer.details.operation)  # before the content is read
-        with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
-            path = os.path.join(folder, "content")
-            self.download(key, path, transfer)
+        with self.scratch(transfer.details) as scratch:
+            self.fetch(key, scratch, transfer)
             self.require_version(key, version, transfer.details)
-            with open_source(path, transfer.details) as source:
+            with open_source(scratch.temporary, transfer.details) as source:
                 target.upload(target.request(target_key, source, transfer, exclusive, options))
 
     def copy_version(
@@ -595,6 +622,27 @@ class ObjectStore(ABC):
         """Close idle connections; the next request opens new ones. By default nothing is done."""
         return
 
+    @contextmanager
+    def scratch(self, details: ErrorDetails) -> Iterator[LocalTarget]:
+        """A temporary file for `fetch`, for content that passes through this machine.
+
+        Args:
+            details: The operation, for errors.
+
+        Raises:
+            StorageError: If the file cannot be made.
+        """
+        if not self.names_targets:
+            with scratch_target(details) as target:
+                yield target
+            return
+        with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
+            draft = Draft(os.path.join(folder, "content"), details, durable=False, named=True)
+            try:
+                yield draft.target
+            finally:
+                draft.discard()
+
     def _upload_item(self, item: UploadItem, stop: Stop) -> Stored:
         with item.watch() as progress:
             transfer = self.transfer(item.key, "upload", progress, Stop(stop))
@@ -604,10 +652,10 @@ class ObjectStore(ABC):
             progress.finish()
         return stored
 
-    def _read_item(self, item: ReadItem, stop: Stop, on_error: str) -> bytes | Exception | None:
+    def _read_item(self, item: ReadItem, stop: Stop, on_error: str, folders: FolderSyncs) -> bytes | Exception | None:
         operation = "read" if item.path is None else "download"
         try:
-            with item.watch() as progress:
+            with item.watch() as progress, folders.joined():
                 transfer = self.transfer(item.key, operation, progress, Stop(stop))
                 if item.path is None:
                     return self.read(item.key, transfer)

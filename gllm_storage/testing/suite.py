@@ -32,8 +32,9 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.files.source import MemorySource, SourceChangedError
+from gllm_storage.files.target import atomic_target
 from gllm_storage.filesystem.base import StoreFileSystem
-from gllm_storage.store.download import download_object
+from gllm_storage.store.download import fetch_object
 from gllm_storage.store.port import ReadItem, UploadItem, UploadRequest, nothing, unwatched
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader
 from gllm_storage.store.retry import RetryPolicy, no_waits
@@ -372,7 +373,9 @@ class StoreSuite:
         self.put(NAME, old)
         reader = _HookedReader(store.open_reader(NAME), at_read=2, hook=partial(self.put, NAME, new))
         with no_waits():
-            download_object(reader, str(tmp_path / "file"), store.transfer(NAME, "download"))
+            transfer = store.transfer(NAME, "download")
+            with atomic_target(str(tmp_path / "file"), transfer.details) as target:
+                fetch_object(reader, target, transfer)
         assert (tmp_path / "file").read_bytes() in {old, new}
 
     def test_download_while_written(self, tmp_path: Path) -> None:

@@ -236,13 +236,16 @@ def test_writer_discards(store: ObjectStore) -> None:
     assert keys_of(store) == []
 
 
-def test_writer_files(local: LocalStore, tmp_path: Path) -> None:
-    """A writer has one temporary file beside its target; a discard removes it, and the folders that were made for it."""
+@pytest.mark.parametrize("unnamed", [True, False], ids=["unnamed", "named"])
+def test_writer_files(unnamed: bool, local: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer has at most one temporary file beside its target; a discard removes it, and the folders made for it."""
+    if not unnamed:
+        monkeypatch.setattr("gllm_storage.files.target._open_unnamed", lambda *_, **__: -1)
     writer = writer_of(local, "v3/a")
     writer.write(CONTENT)
-    (temporary,) = files_in(tmp_path / "store")
-    assert os.path.dirname(temporary) == "v3"
-    assert is_temporary(os.path.basename(temporary))
+    temporary = files_in(tmp_path)
+    assert [os.path.dirname(each) for each in temporary] == ([] if unnamed else ["store/v3"])
+    assert all(is_temporary(os.path.basename(each)) for each in temporary)
     assert keys_of(local) == []
     assert list(local.list_folder("v3/")) == []
     writer.discard()

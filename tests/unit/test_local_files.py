@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, StorageError
 from gllm_storage.files import target as local_files
+from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import CHUNK, open_source
 from gllm_storage.files.target import atomic_target, copy, is_temporary
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from gllm_storage.files.durability import FolderSyncs
 
 DETAILS = ErrorDetails("s3", "s3://models/a.bin", "transfer")
 
@@ -67,16 +72,32 @@ def test_mode_of_new_file(tmp_path: Path) -> None:
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"} == {0o640}
 
 
-def test_unfinished_target(tmp_path: Path) -> None:
-    """The destination keeps its old content until the block ends."""
+@pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
+def test_unfinished_target(named: bool, tmp_path: Path) -> None:
+    """The destination keeps its old content until the block ends; an unfinished file has no name, if that is possible."""
     (tmp_path / "a").write_bytes(b"old")
-    with atomic_target(str(tmp_path / "a"), DETAILS) as target:
+    with atomic_target(str(tmp_path / "a"), DETAILS, named=named) as target:
         target.write_at(0, b"new content")
         assert (tmp_path / "a").read_bytes() == b"old"
-        assert is_temporary(os.path.basename(target.temporary))
-        assert os.path.dirname(target.temporary) == str(tmp_path), "os.replace needs the same file system"
+        if named:
+            assert is_temporary(os.path.basename(target.temporary))
+            assert os.path.dirname(target.temporary) == str(tmp_path), "os.replace needs the same file system"
+        else:
+            assert os.listdir(tmp_path) == ["a"]
+        assert Path(target.temporary).read_bytes() == b"new content"
         assert target.read_at(4, 7) == b"content"
     assert tree(tmp_path) == {"a": b"new content"}
+
+
+def test_renamed_over(tmp_path: Path) -> None:
+    """Other code may rename another file to a named target; that file gets the permissions, and the name."""
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(0o604)
+    with atomic_target(str(tmp_path / "a"), DETAILS, named=True) as target:
+        (tmp_path / "other").write_bytes(b"new")
+        os.replace(tmp_path / "other", target.temporary)
+    assert tree(tmp_path) == {"a": b"new"}
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o604
 
 
 def test_open_old_file(tmp_path: Path) -> None:
@@ -107,19 +128,32 @@ def test_failed_write(failure: BaseException, exclusive: bool, tmp_path: Path) -
     assert tree(tmp_path) == before
 
 
+def _no_unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable files without a name, as on NFS."""
+    monkeypatch.setattr(local_files, "_open_unnamed", lambda *_, **__: -1)
+
+
+@pytest.fixture(params=["unnamed", "named"])
+def naming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two kinds of unfinished files."""
+    if request.param == "named":
+        _no_unnamed(monkeypatch)
+
+
+@pytest.mark.usefixtures("naming")
 def test_missing_folders(tmp_path: Path) -> None:
     """A write makes the missing folders of its destination."""
     publish(tmp_path / "x/y/z/a")
     assert (tmp_path / "x/y/z/a").read_bytes() == b"new"
 
 
+@pytest.mark.usefixtures("naming")
 def test_folders_after_failure(tmp_path: Path) -> None:
     """A failed write removes the folders that it made, and no other folder."""
     (tmp_path / "x").mkdir()
 
     def fail() -> None:
         with atomic_target(str(tmp_path / "x/y/z/a"), DETAILS):
-            assert (tmp_path / "x/y/z").is_dir()
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -127,11 +161,13 @@ def test_folders_after_failure(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"x": None}
 
 
+@pytest.mark.usefixtures("naming")
 def test_used_folder_after_failure(tmp_path: Path) -> None:
     """A failed write keeps a folder in which another process has put a file."""
 
     def fail() -> None:
         with atomic_target(str(tmp_path / "x/y/a"), DETAILS):
+            (tmp_path / "x").mkdir(exist_ok=True)
             (tmp_path / "x/theirs").write_bytes(b"theirs")
             raise KeyError
 
@@ -164,6 +200,54 @@ def test_mode_of_replaced_file(tmp_path: Path) -> None:
     publish(tmp_path / "a")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o604
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+@pytest.mark.usefixtures("naming")
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o1644, 0o6711])
+def test_setuid_target(mode: int, tmp_path: Path) -> None:
+    """A replaced file does not pass its setuid, setgid and sticky bits on: the new content is another program."""
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(mode)
+    publish(tmp_path / "a")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode & 0o777
+
+
+STRANGER, OWNER = 65533, 65534
+
+
+@pytest.mark.parametrize(
+    ("owners", "mode", "followed"),
+    [
+        pytest.param((STRANGER, 0), 0o1777, False, id="stranger"),
+        pytest.param((STRANGER, OWNER), 0o1777, False, id="stranger in a user's folder"),
+        pytest.param((0, OWNER), 0o1777, True, id="own"),
+        pytest.param((OWNER, OWNER), 0o1777, True, id="of the folder's owner"),
+        pytest.param((STRANGER, 0), 0o755, True, id="not writable"),
+        pytest.param((STRANGER, 0), 0o777, True, id="not sticky"),
+    ],
+)
+@pytest.mark.parametrize("chain", [False, True], ids=["direct", "second link"])
+@pytest.mark.usefixtures("as_root")
+def test_planted_link(chain: bool, owners: tuple[int, int], mode: int, followed: bool, tmp_path: Path) -> None:
+    """A link in a folder such as /tmp is followed only if this user or the folder's owner made it."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (tmp_path / "victim").write_bytes(b"old")
+    (shared / "link").symlink_to("../victim")
+    os.lchown(shared / "link", owners[0], -1)
+    os.chown(shared, owners[1], -1)
+    shared.chmod(mode)
+    path = shared / "link"
+    if chain:
+        path = tmp_path / "first"
+        path.symlink_to("shared/link")
+    if followed:
+        publish(path)
+    else:
+        with refused(path, "another user"):
+            publish(path)
+    assert (tmp_path / "victim").read_bytes() == (b"new" if followed else b"old")
+    assert sorted(os.listdir(shared)) == ["link"]
 
 
 def test_directory_target(tmp_path: Path) -> None:
@@ -289,14 +373,14 @@ def test_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Exclusive create, by each method that a file system may offer --------------------------------------------------
 
 
-def _hard_links(_: pytest.MonkeyPatch) -> None:
-    """Leave hard links enabled."""
+def _unnamed(_: pytest.MonkeyPatch) -> None:
+    """Leave everything enabled."""
 
 
 def _no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable hard links, as on FAT, and on some FUSE and SMB mounts."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr("gllm_storage.files.target.os.link", refuse)
@@ -305,14 +389,14 @@ def _no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_exclusive_create(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable hard links and renameat2, as on some network file systems."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr("gllm_storage.files.target.os.link", refuse)
     monkeypatch.setattr(local_files, "_renameat2", lambda *_: errno.ENOSYS)
 
 
-@pytest.fixture(params=[_hard_links, _no_hard_links], ids=["link", "renameat2"])
+@pytest.fixture(params=[_unnamed, _no_unnamed, _no_hard_links], ids=["unnamed", "link", "renameat2"])
 def create_method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The methods that give a file an unused name."""
     request.param(monkeypatch)
@@ -372,12 +456,13 @@ def test_sixteen_writers(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.usefixtures("naming")
 def test_lost_answer_of_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hard link that was made although it reported a conflict counts as success."""
     real = os.link
 
-    def made_but_refused(source: str, destination: str) -> None:
-        real(source, destination)
+    def made_but_refused(source: str, destination: str, **options: Any) -> None:
+        real(source, destination, **options)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), destination)
 
     monkeypatch.setattr("gllm_storage.files.target.os.link", made_but_refused)
@@ -385,10 +470,11 @@ def test_lost_answer_of_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert tree(tmp_path) == {"a": b"new"}
 
 
+@pytest.mark.usefixtures("naming")
 def test_failed_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hard link that fails for another reason raises a StorageError."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("gllm_storage.files.target.os.link", full)
@@ -398,13 +484,30 @@ def test_failed_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_exclusive_create(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system without hard links and without renameat2 refuses exclusive writes."""
+    """A file system without hard links and without renameat2 refuses exclusive writes, before any content is written."""
     _no_exclusive_create(monkeypatch)
-    with pytest.raises(ConflictCheckUnsupportedError, match="neither hard links nor renameat2"):
-        publish(tmp_path / "x/a", exclusive=True)
+    with (
+        pytest.raises(ConflictCheckUnsupportedError, match="neither hard links nor renameat2"),
+        atomic_target(str(tmp_path / "x/a"), DETAILS, exclusive=True),
+    ):
+        pytest.fail("the block must not begin")
     assert tree(tmp_path) == {}
 
 
+def test_links_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that links an empty file, and later refuses, is an error that leaves nothing."""
+
+    def fail() -> None:
+        with atomic_target(str(tmp_path / "x/a"), DETAILS, exclusive=True) as target:
+            target.write_at(0, b"new")
+            _no_exclusive_create(monkeypatch)
+
+    with pytest.raises(ConflictCheckUnsupportedError, match="neither hard links nor renameat2"):
+        fail()
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.usefixtures("naming")
 def test_error_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error at the close, as NFS reports a full quota, leaves the old file."""
     (tmp_path / "a").write_bytes(b"old")
@@ -420,20 +523,94 @@ def test_error_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert tree(tmp_path) == {"a": b"old"}
 
 
-def test_durable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A durable file is flushed to the disk before it gets its name."""
-    seen: list[list[str]] = []
-    real = os.fsync
+@pytest.fixture
+def synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """The synchronized folders by relative path, and files as ``content``; and whether the target had its name by then."""
+    found: list[tuple[str, bool]] = []
 
-    def spy(fd: int) -> None:
-        seen.append([name for name in os.listdir(tmp_path) if not name.startswith(".")])
-        real(fd)
+    def watch(name: str) -> None:
+        real = getattr(os, name)
 
-    monkeypatch.setattr("gllm_storage.files.target.os.fsync", spy)
-    with atomic_target(str(tmp_path / "a"), DETAILS, durable=True) as target:
+        def spy(fd: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            shown = os.path.relpath(path, tmp_path) if stat.S_ISDIR(os.fstat(fd).st_mode) else "content"
+            found.append((shown, any(each.name == "a" for each in tmp_path.rglob("a"))))
+            real(fd)
+
+        monkeypatch.setattr(os, name, spy)
+
+    watch("fsync")
+    watch("fdatasync")
+    return found
+
+
+@pytest.mark.usefixtures("naming")
+def test_durable_file(tmp_path: Path, synced: list[tuple[str, bool]]) -> None:
+    """The content is on the disk before the file gets its name, and then the name, and the names of new folders."""
+    publish(tmp_path / "x/y/a")
+    assert synced[0] == ("content", False)
+    assert sorted(synced[1:]) == [(".", True), ("x", True), ("x/y", True)]
+    synced.clear()
+    publish(tmp_path / "x/y/a")
+    assert [each for each, _ in synced] == ["content", "x/y"]
+
+
+def test_not_durable(tmp_path: Path, synced: list[tuple[str, bool]]) -> None:
+    """A target that need not be durable does not wait for the disk."""
+    with atomic_target(str(tmp_path / "a"), DETAILS, durable=False) as target:
         target.write_at(0, b"new")
-    assert seen == [[]]
+    assert not synced
+
+
+def test_folder_once(tmp_path: Path, synced: list[tuple[str, bool]]) -> None:
+    """Many files in a folder, of several threads, synchronize it once, also if one of them fails."""
+
+    def write(number: int, folders: FolderSyncs) -> None:
+        with folders.joined():
+            publish(tmp_path / f"x/{number}/a")
+            publish(tmp_path / f"x/{number}/b")
+
+    def write_many() -> None:
+        with folders_synced_once() as folders, ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(3), [folders] * 3))
+            assert {each for each, _ in synced} == {"content"}
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_many()
+    assert sorted(each for each, _ in synced if each != "content") == [".", "x", "x/0", "x/1", "x/2"]
+    synced.clear()
+    publish(tmp_path / "a")
+    assert [each for each, _ in synced] == ["content", "."]
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.EACCES, False), (errno.EINVAL, False), (errno.EIO, True)])
+def test_folder_not_synced(number: int, raises: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be synchronized is not an error, unless the disk fails."""
+
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("gllm_storage.files.durability.os.fsync", fail)
+    if raises:
+        with refused(tmp_path, os.strerror(number)):
+            publish(tmp_path / "a")
+    else:
+        publish(tmp_path / "a")
     assert tree(tmp_path) == {"a": b"new"}
+
+
+def test_failed_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content that cannot be written to the disk does not replace the old file."""
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("gllm_storage.files.target.os.fdatasync", fail)
+    with refused(tmp_path / "a", os.strerror(errno.EIO)):
+        publish(tmp_path / "a")
+    assert tree(tmp_path) == {"a": b"old"}
 
 
 def test_folder_of_failed_writes(tmp_path: Path) -> None:
@@ -544,6 +721,39 @@ def test_unreadable_source(source_file: Path) -> None:
     assert f"{str(source_file)!r}: Permission denied |" in said
     assert said.count(str(source_file)) == 1
     assert said.endswith("| PermissionError\n")
+
+
+@pytest.mark.parametrize("path", ["/proc/version", "/proc/self/status", "/proc/cpuinfo"])
+def test_sizeless_source(path: str) -> None:
+    """A file whose size is 0 although it has content is read to its end."""
+    assert os.stat(path).st_size == 0
+    with open_source(path, DETAILS) as source:
+        assert source.size > 0
+        content = source.read_at(0, source.size)
+        source.require_unchanged()
+        assert not source.is_at_path()
+    if path != "/proc/self/status":
+        assert content.split(b"\n")[0] == Path(path).read_bytes().split(b"\n")[0]
+
+
+def test_oversized_source() -> None:
+    """A file that ends before its size, as in /sys, is refused."""
+    path = "/sys/kernel/uevent_seqnum"
+    assert os.stat(path).st_size > 100
+    with open_source(path, DETAILS) as source, pytest.raises(StorageError, match="ends at byte"):
+        source.read_at(0, source.size)
+
+
+def test_mapped_source(source_file: Path) -> None:
+    """With `sync`, a write by mmap to a page that was dirty before shows."""
+    with source_file.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[0] = 1
+        with open_source(str(source_file), DETAILS, sync=True) as source:
+            source.require_unchanged()
+            time.sleep(0.02)  # the clock of modification times has steps of up to 10 ms
+            mapped[1] = 2
+            with refused(source_file, "changed while it was read"):
+                source.require_unchanged()
 
 
 def test_shrinking_source(source_file: Path) -> None:

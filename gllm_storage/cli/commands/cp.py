@@ -13,6 +13,7 @@ from gllm_storage.cli.options import clients, side_options, store_options
 from gllm_storage.cli.places import Stream, parse_source, parse_target
 from gllm_storage.cli.plan import Copy, plan, stores_of
 from gllm_storage.cli.signals import announce
+from gllm_storage.files.durability import folders_synced_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def cp(sources: Sequence[str], target: str, *, no_clobber: bool, recursive: bool
     failures = Failures()
     if not isinstance(parsed_target, Stream):
         announce("the current file is complete or unchanged")
-    with bars(quiet=quiet or _uses_terminal(parsed, parsed_target)) as shown:
+    with bars(quiet=quiet or _uses_terminal(parsed, parsed_target)) as shown, folders_synced_once():
         for each in plan(parsed, parsed_target, made, recursive=recursive):
             shown.clear()
             with failures.tolerated():
