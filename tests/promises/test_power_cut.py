@@ -1,8 +1,8 @@
 """A power cut after a call returned leaves its files complete, on ext4 and XFS.
 
 The disk is an image file that is mounted. The system call FS_IOC_SHUTDOWN, by which the kernel's own tests (xfstests)
-simulate a power cut, ends all writes to it at once. The next mount replays the journal, and shows the files as they are after
-the cut.
+simulate a power cut, ends all writes to it at once. The next mount replays the journal, and shows the files as the cut left
+them.
 """
 
 from __future__ import annotations
