@@ -16,7 +16,7 @@ from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, Stora
 from gllm_storage.files.content import local_path as path_of
 from gllm_storage.files.content import open_content
 from gllm_storage.info import ObjectProperties
-from gllm_storage.paths import Location, split_url
+from gllm_storage.paths import ExactKey, Location, split_url
 from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
 
 if TYPE_CHECKING:
@@ -526,7 +526,10 @@ class FsspecStorageClient(CloudStorageClient):
             ...     file.read()
             b'{}'
         """
-        return self.filesystem.open(self._location.path(self._location.key(remote_path)), mode, **kwargs)
+        path = self._location.path(self._location.key(remote_path))
+        if isinstance(remote_path, ExactKey) and self.filesystem._strip_protocol(path) != path:  # noqa: SLF001 - fsspec's rule
+            raise ValueError(f"open cannot name the key {str(remote_path)!r}, since fsspec changes it; use download_file")
+        return self.filesystem.open(path, mode, **kwargs)
 
     def info(self, remote_path: str) -> ObjectInfo:
         """Size, ETag, time, checksum and metadata of an object, as the store has them now.

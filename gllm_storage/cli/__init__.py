@@ -16,7 +16,7 @@ def main() -> None:
         _replace_closed_streams()
         code = _run()
     except KeyboardInterrupt:  # during an import, or a second Ctrl-C: nothing to clean up
-        sys.stderr.write("gllm-storage: interrupted\n")
+        _tell("interrupted")
         code = _INTERRUPTED
     sys.exit(code)
 
@@ -25,11 +25,19 @@ def _run() -> int:
     try:
         require_extra("cli", "click", "rich")
     except ImportError as error:
-        sys.stderr.write(f"gllm-storage: {error}\n")
+        _tell(str(error))
         return _MISSING_PACKAGE
     from gllm_storage.cli.app import run  # noqa: PLC0415 - it imports click
 
     return run(sys.argv[1:])
+
+
+def _tell(message: str) -> None:
+    try:
+        sys.stderr.write(f"gllm-storage: {message}\n")
+        sys.stderr.flush()
+    except OSError:  # as in `output.to_stderr`, which imports click
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _replace_closed_streams() -> None:

@@ -15,7 +15,7 @@ from gllm_storage.cli.completion import VARIABLE
 from gllm_storage.cli.exits import Exit
 from gllm_storage.cli.failures import DEBUG
 from gllm_storage.cli.options import debug_option
-from gllm_storage.cli.output import PROGRAM, StreamError, complain, set_up, show_traceback, stream_errors
+from gllm_storage.cli.output import PROGRAM, StreamError, complain, drop, set_up, show_traceback, stream_errors, to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,10 +106,10 @@ def _flush() -> None:
 
 def _ended(error: Exception | KeyboardInterrupt, *, debug: bool) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
+        to_stderr(f"{error.format_message()}\n")
         return Exit.USAGE
     if isinstance(error, BrokenPipeError):
-        _drop_stdout()
+        drop(sys.stdout)
         return Exit.BROKEN_PIPE
     # Python 3.11 raises RuntimeError from a Ctrl-C that arrives while a class is created, as happens during imports.
     interrupt = error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error
@@ -126,17 +126,10 @@ def _interrupted(interrupt: KeyboardInterrupt, consequence: str, *, debug: bool)
 
 
 def _failed(error: Exception, *, debug: bool) -> int:
-    if isinstance(error, StreamError):
-        _drop_stdout()
+    if isinstance(error, StreamError):  # Python flushes the stream at exit, and would print a second error
+        drop(sys.stdout)
     if debug:
         show_traceback(error)
     if not isinstance(error, exits.SeveralErrors):
         complain(exits.message_of(error))
     return exits.code_of(error)
-
-
-def _drop_stdout() -> None:
-    """Send the buffered output to ``/dev/null``: Python flushes it at exit, and would print a second error."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)

@@ -47,7 +47,7 @@ class Failures:
             if code_of(error) is Exit.BUG:
                 raise
             self._add(error)
-            if _stops_all(error):
+            if stops_all(error):
                 raise SeveralErrors(self._errors) from error
 
     def finish(self) -> None:
@@ -66,7 +66,8 @@ class Failures:
         self._errors.append(error)
 
 
-def _stops_all(error: Exception) -> bool:
+def stops_all(error: Exception) -> bool:
+    """Whether the other files of a command would fail for the same reason."""
     # No HTTP status means that no request was answered, despite all retries. The next file would wait as long in vain.
     unreachable = isinstance(error, StorageUnavailableError) and error.status is None
     return unreachable or isinstance(error, (BucketNotFoundError, ConflictCheckUnsupportedError, ImportError))

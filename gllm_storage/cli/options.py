@@ -30,6 +30,9 @@ _NAMED = (
 url_argument = click.argument("url", metavar="URL", shell_complete=complete_url)
 urls_argument = click.argument("urls", metavar="URL...", nargs=-1, required=True, shell_complete=complete_url)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+exact_option = click.option(
+    "--exact", is_flag=True, help="Take the key in a URL exactly as it is, as in s3://bucket/a//b or s3://bucket/a/."
+)
 # `app.run` searches the arguments for --debug itself: errors also come before click has parsed the options.
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
@@ -88,7 +91,7 @@ def stored_at(addresses: Sequence[Address]) -> list[Stored]:
         ImportError: If a provider's extra is not installed.
     """
     made = clients(Store(each.root) for each in addresses)
-    return [Stored(made[Store(each.root)], each.key) for each in addresses]
+    return [Stored(made[Store(each.root)], each.key, each.exact) for each in addresses]
 
 
 def _config(*names: str, side: str = "", help: str) -> Callable[..., Any]:  # noqa: A002 - click's name for it

@@ -13,7 +13,7 @@ import unicodedata
 import warnings
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -84,12 +84,28 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """Print a text as one line on standard error."""
     line = " ".join(text.split("\n"))
-    click.echo(printable(scrubbed(f"{PROGRAM}: {line}")), err=True)
+    to_stderr(f"{printable(scrubbed(f'{PROGRAM}: {line}'))}\n")
 
 
 def show_traceback(error: BaseException) -> None:
     """Print the traceback of an error, for ``--debug``."""
-    click.echo(scrubbed("".join(traceback.format_exception(error))), err=True, nl=False)
+    to_stderr(scrubbed("".join(traceback.format_exception(error))))
+
+
+def to_stderr(text: str) -> None:
+    """Print a text on standard error. If that fails, it is dropped: the exit code must not depend on where messages go."""
+    try:
+        click.echo(text, err=True, nl=False)
+        sys.stderr.flush()
+    except OSError:  # a full disk, a closed pipe: Python would try again at its end, and exit with another code
+        drop(sys.stderr)
+
+
+def drop(stream: TextIO) -> None:
+    """Send the buffered output of a standard stream, and all further output, to ``/dev/null``."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def say_json(value: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gllm_storage.cli.output import hide, scrubbed
-from gllm_storage.paths import split_url, validate_key
+from gllm_storage.paths import ExactKey, split_url, validate_key
 from gllm_storage.registry import CloudStorageRegistry
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo
 
 _ALMOST_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):(?!//)")
+_WITHOUT_COLON = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)//(?!/)")
+_MARKED = ("/", "./", "../")
+"""The beginnings of arguments that can only be local paths."""
 
 _STREAMS = {"/dev/stdin", "/dev/stdout", "/dev/stderr"}
 _OPEN_FILES = ("/dev/fd/", "/proc/")
@@ -43,10 +46,12 @@ class Address:
     Attributes:
         root: URL of the bucket (container, host, file system).
         key: The rest, without the ``/`` between; it ends with ``/`` if the argument does, and is empty for a bucket.
+        exact: Whether the key names one object exactly, whatever its characters (``--exact``).
     """
 
     root: str
     key: str
+    exact: bool = False
 
     @property
     def scheme(self) -> str:
@@ -62,7 +67,7 @@ class Address:
     @property
     def is_folder(self) -> bool:
         """Whether the URL can only name a folder."""
-        return not self.key or self.key.endswith("/")
+        return not self.key or (self.key.endswith("/") and not self.exact)
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,17 @@ class Stored:
     Attributes:
         client: The client of its bucket.
         key: Its key.
+        exact: As in `Address`.
     """
 
     client: FsspecStorageClient
     key: str
+    exact: bool = False
 
     @property
     def remote_path(self) -> str:
         """The path for the client's verbs."""
-        return f"/{self.key}"
+        return ExactKey(self.key) if self.exact else f"/{self.key}"
 
     @property
     def url(self) -> str:
@@ -115,22 +122,30 @@ class Folder:
 Argument = Stream | LocalPath | Address
 
 
-def parse_source(text: str) -> Argument:
+def parse_source(text: str, *, exact: bool = False) -> Argument:
     """Parse a source of ``cp``; ``/dev/stdin`` is standard input.
 
+    Args:
+        text: The argument.
+        exact: As in `Address`.
+
     Raises:
         ValueError: As in `parse`, or if the path names another stream.
     """
-    return _as_stream(parse(text), "/dev/stdin", "standard input")
+    return _as_stream(parse(text, exact=exact), "/dev/stdin", "standard input")
 
 
-def parse_target(text: str) -> Argument:
+def parse_target(text: str, *, exact: bool = False) -> Argument:
     """Parse the target of ``cp``; ``/dev/stdout`` is standard output.
 
+    Args:
+        text: The argument.
+        exact: As in `Address`.
+
     Raises:
         ValueError: As in `parse`, or if the path names another stream.
     """
-    return _as_stream(parse(text), "/dev/stdout", "standard output")
+    return _as_stream(parse(text, exact=exact), "/dev/stdout", "standard output")
 
 
 def _as_stream(argument: Argument, name: str, meaning: str) -> Argument:
@@ -144,8 +159,12 @@ def _as_stream(argument: Argument, name: str, meaning: str) -> Argument:
     return argument
 
 
-def parse(text: str) -> Argument:
+def parse(text: str, *, exact: bool = False) -> Argument:
     """Parse an argument of ``cp``.
+
+    Args:
+        text: The argument.
+        exact: As in `Address`.
 
     Raises:
         ValueError: If it is an impossible URL, or a URL with a typing error.
@@ -159,25 +178,46 @@ def parse(text: str) -> Argument:
     if not text:
         raise ValueError("the path is empty")
     if "://" in text:
-        return _parse_url(text)
-    almost = _ALMOST_URL.match(text)
+        return _parse_url(text, exact=exact)
+    almost = _ALMOST_URL.match(text) or _WITHOUT_COLON.match(text)
     if almost and (text[almost.end() :].startswith("/") or almost[1].lower() in _known_schemes()):
-        raise ValueError(
-            f"{text!r} is not a URL: the scheme needs two slashes, as in '{almost[1]}://…'; write a local path as './…'"
-        )
+        raise ValueError(f"{text!r} is not a URL, which begins as in '{almost[1]}://…'; write a local path as './…'")
     return LocalPath(text)
 
 
-def address(text: str) -> Address:
+def address(text: str, *, exact: bool = False) -> Address:
     """Parse the URL of an object or folder; a local path becomes a ``file://`` URL.
+
+    Args:
+        text: The argument.
+        exact: As in `Address`.
 
     Raises:
         ValueError: If it is an impossible URL, or a stream.
     """
-    argument = parse(text)
+    argument = parse(text, exact=exact)
     if isinstance(argument, Stream):
         raise ValueError("'-' is not allowed here; give a URL")  # noqa: TRY004 - a wrong value of the right type
     return address_of_local(argument) if isinstance(argument, LocalPath) else argument
+
+
+def address_to_delete(text: str, *, exact: bool = False) -> Address:
+    """Parse the URL of an object or folder to delete; a local path must be marked as one.
+
+    Args:
+        text: The argument.
+        exact: As in `Address`.
+
+    Raises:
+        ValueError: As in `address`; or if it is a relative path such as ``models/v1``.
+    """
+    where = address(text, exact=exact)
+    if "://" not in text and not text.startswith(_MARKED) and text not in {".", ".."}:
+        raise ValueError(
+            f"{text!r} may be a local path, or a URL without its scheme, so nothing was deleted; "
+            f"write './{text}' to delete the local file or folder, or the complete URL, as in 's3://{text}'"
+        )
+    return where
 
 
 def address_of_local(local: LocalPath) -> Address:
@@ -228,7 +268,7 @@ def _known_schemes() -> set[str]:
     return {*names, *(alias for name in names for alias in CloudStorageRegistry.aliases(name))}
 
 
-def _parse_url(text: str) -> Address | LocalPath:
+def _parse_url(text: str, *, exact: bool) -> Address | LocalPath:
     scheme, rest = split_url(text)
     if scheme in {"file", "local"}:
         if not rest.startswith("/"):
@@ -237,7 +277,8 @@ def _parse_url(text: str) -> Address | LocalPath:
     place, _, key = rest.partition("/")
     user, at, _ = place.rpartition("@")
     hide(user.partition(":")[2] if at else "")
-    return _checked(f"{scheme}://{place}" if place else f"{scheme}:///", key)
+    root = f"{scheme}://{place}" if place else f"{scheme}:///"
+    return Address(root, key, exact=True) if exact and key else _checked(root, key)
 
 
 def _checked(root: str, key: str) -> Address:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.cli.places import Argument
     from gllm_storage.fsspec_client import FsspecStorageClient
+    from gllm_storage.info import ObjectInfo
 
 Place = Stream | LocalPath | Stored
 
@@ -144,7 +145,7 @@ def _target(target: Argument, clients: Mapping[Store, FsspecStorageClient]) -> T
     client = clients[Store(target.root, TARGET)]
     if target.is_folder:
         return Target(Folder(client, target.key), into=True)
-    return Target(Stored(client, target.key), into=False)
+    return Target(Stored(client, target.key, target.exact), into=False)
 
 
 def _copies(
@@ -183,14 +184,19 @@ def _of_store(source: Address, client: FsspecStorageClient, target: Target, *, r
     if source.is_folder and not recursive:
         raise ValueError(f"{Folder(client, source.key).url} is a folder; give --recursive")
     name = source.key.rpartition("/")[2]
+    if source.exact:
+        if recursive:
+            raise ValueError("--exact names one object; leave out --recursive")
+        if target.into and not name:
+            raise ValueError(f"{source.url} ends with '/'; name the target file")
     if recursive:
         folder = Folder(client, f"{source.key}/" if name else source.key)
         _refuse_target_inside(target, folder)
         any_file = False
         for below, info in folder.files():
             any_file = True
-            if below.endswith("/") or not below:  # the marker by which web consoles show a folder; not a file name
-                _warn_about_content(info.url, info.size)
+            if below.endswith("/") or not below:
+                yield from _refused_name(info)
                 continue
             start = f"{name}/" if target.into and name else ""
             yield _copy_below(Stored(client, f"{folder.prefix}{below}"), target, start, below)
@@ -198,7 +204,7 @@ def _of_store(source: Address, client: FsspecStorageClient, target: Target, *, r
             return
         if source.is_folder:
             raise nothing_there(folder.url)
-    yield Copy(Stored(client, source.key), target.file(name), name)
+    yield Copy(Stored(client, source.key, source.exact), target.file(name), name)
 
 
 def _copy_below(source: Place, target: Target, start: str, below: str) -> Copy | Refusal:
@@ -208,9 +214,12 @@ def _copy_below(source: Place, target: Target, start: str, below: str) -> Copy |
         return Refusal(error)
 
 
-def _warn_about_content(url: str, size: int) -> None:
-    if size:
-        complain(f"warning: {url} was skipped: its name ends with '/', but it has {size} bytes")
+def _refused_name(info: ObjectInfo) -> Iterator[Refusal]:
+    """A refusal for an object with content whose key ends with ``/``; an empty one only marks a folder."""
+    if info.size:
+        yield Refusal(
+            ValueError(f"{info.url} was not copied: its name ends with '/', but it has content; copy it by --exact")
+        )
 
 
 def _refuse_target_inside(target: Target, source: LocalPath | Folder) -> None:

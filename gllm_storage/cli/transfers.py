@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
@@ -72,6 +73,9 @@ def write_out(stored: Stored, shown: Bars) -> None:
         StorageUnavailableError: If the object was replaced while it was read.
         StorageError: If the object cannot be read to its end.
     """
+    if stored.exact:  # which `open` may not be able to name
+        _write_downloaded(stored, shown)
+        return
     info = stored.client.info(stored.remote_path)
     with stored.client.open(stored.remote_path, "rb") as file, shown.watching(f"↓ {stored.key}", info.size) as callback:
         try:
@@ -82,6 +86,16 @@ def write_out(stored: Stored, shown: Bars) -> None:
             raise _replaced(stored, "was replaced while it was read") from error
     if problem:
         _raise_mismatch(stored, info, problem)
+
+
+def _write_downloaded(stored: Stored, shown: Bars) -> None:
+    with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
+        path = os.path.join(folder, "object")
+        with shown.watching(f"↓ {stored.key}") as callback:
+            stored.client.download_with_progress(stored.remote_path, path, callback)
+        with open(path, "rb") as file, stream_errors():
+            shutil.copyfileobj(file, sys.stdout.buffer, CHUNK)
+            sys.stdout.buffer.flush()
 
 
 def _is_same(source: Place, target: Place) -> bool:

@@ -112,4 +112,4 @@ def test_usage_message() -> None:
         cli.main(["cp"], prog_name="gllm-storage", standalone_mode=False)
 
     assert code_of(raised.value) is Exit.USAGE
-    assert message_of(raised.value) == "Missing argument 'SOURCE...'; see 'gllm-storage cp --help'"
+    assert message_of(raised.value) == "Missing argument 'SOURCE... TARGET'; see 'gllm-storage cp --help'"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage.testing.faults import Answer, Fault, FaultProxy, Match
 from tests.cli.support import environment, ok, run, run_python, url_of
 from tests.conftest import make_rig
 from tests.rig import BUCKET, Rig, server_rig
@@ -102,6 +104,123 @@ def test_impossible_names(servers: Servers) -> None:
     assert (done.code, done.err.count("\n")) == (2, len(odd))
     left = [key for key in rig.second.all_keys() if key.startswith(f"{rig.prefix}/")]
     assert sorted(left) == sorted([*odd, f"{rig.prefix}/kept"])
+
+
+@pytest.mark.parametrize("name", ["ministack", "ceph", "azurite", "gcs-fake"])
+def test_markers(name: str, request: pytest.FixtureRequest) -> None:
+    """Folder markers, and objects with content whose keys end with `/`, are deleted as well."""
+    rig = make_rig(name, request)
+    for each, content in {"x/": b"", "x/sub/": CONTENT, "x/a": CONTENT, "y/": b""}.items():
+        rig.second.put(rig.key(each), content)
+
+    listed = ok("ls", "-r", url_of(rig, "x"), env=environment(rig))
+    assert listed.lines == ["a", "sub/"]
+    assert ok("ls", url_of(rig, "x/sub/"), env=environment(rig)).lines == ["./"]
+    ok("rm", "-r", url_of(rig, "x"), env=environment(rig))
+
+    assert rig.keys() == ["y/"]
+
+
+def test_copied_marker(servers: Servers, tmp_path: Path) -> None:
+    """An object with content whose key ends with `/` is reported by `cp -r`, and copied by `--exact`."""
+    rig = server_rig("ministack", servers.s3("ministack"))
+    rig.second.put(rig.key("x/sub/"), CONTENT)
+    rig.second.put(rig.key("x/a"), CONTENT)
+
+    done = run("cp", "-r", url_of(rig, "x"), tmp_path / "x", env=environment(rig))
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "x/sub/" in done.err
+    assert os.listdir(tmp_path / "x") == ["a"]
+    ok("cp", "--exact", url_of(rig, "x/sub/"), tmp_path / "sub", env=environment(rig))
+    assert (tmp_path / "sub").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["x//y", "x/../y", "x/", "x//"])
+def test_exact(name: str, servers: Servers) -> None:
+    """`--exact` reads, shows and deletes an object whose key no path can have."""
+    rig = server_rig("ceph", servers.s3("ceph"))
+    rig.second.put(rig.key(name), CONTENT)
+    rig.second.put(rig.key("y"), b"other")
+    rig.second.put(rig.key("x"), b"other")
+    env = environment(rig)
+
+    assert run("cat", url_of(rig, name), env=env).code == 2
+    assert ok("cat", "--exact", url_of(rig, name), env=env).out == CONTENT.decode()
+    assert str(len(CONTENT)) in ok("stat", "--exact", url_of(rig, name), env=env).out
+    ok("exists", "--exact", url_of(rig, name), env=env)
+    ok("rm", "--exact", url_of(rig, name), env=env)
+    assert run("exists", "--exact", url_of(rig, name), env=env).code == 1
+    assert rig.keys() == ["x", "y"]
+
+
+def test_all_exact(servers: Servers) -> None:
+    """`-r --exact` deletes also the objects whose keys no path can have."""
+    rig = server_rig("ceph", servers.s3("ceph"))
+    for name in ("x//y", "x/../y", "x/a", "y"):
+        rig.second.put(rig.key(name), CONTENT)
+
+    ok("rm", "-r", "--exact", url_of(rig, "x"), env=environment(rig))
+
+    assert rig.keys() == ["y"]
+
+
+def test_requests(servers: Servers) -> None:
+    """Many objects are deleted by one request, without a HEAD request for each."""
+    server = servers.s3("ministack")
+    rig = server_rig("ministack", server)
+    for number in range(60):
+        rig.second.put(rig.key(f"x/{number}"), b"")
+    with FaultProxy(server.endpoint_url) as proxy:
+        ok("rm", "-r", url_of(rig, "x"), "--endpoint-url", proxy.url, env=environment(rig))
+        operations = Counter(each.operation for each in proxy.requests)
+
+    assert rig.keys() == []
+    assert operations["DeleteObjects"] == 1
+    assert sum(operations.values()) <= 4, operations
+
+
+def test_one_refused(servers: Servers) -> None:
+    """An object that cannot be deleted is reported, and the others are deleted."""
+    server = servers.s3("ministack")
+    rig = server_rig("ministack", server)
+    for name in ("x/a", "x/kept", "x/b"):
+        rig.second.put(rig.key(name), b"")
+    with FaultProxy(server.endpoint_url) as proxy:
+        denied = Answer(403, "AccessDenied")
+        proxy.inject(Fault(Match(operation="DeleteObjects"), denied, times=None))
+        proxy.inject(Fault(Match(operation="DeleteObject", key=rig.key("x/kept")), denied, times=None))
+        done = run("rm", "-rv", url_of(rig, "x"), "--endpoint-url", proxy.url, env=environment(rig))
+
+    assert (done.code, done.err.count("\n")) == (5, 1)
+    assert "x/kept" in done.err
+    assert sorted(done.lines) == [url_of(rig, "x/a"), url_of(rig, "x/b")]
+    assert rig.keys() == ["x/kept"]
+
+
+@pytest.mark.parametrize("recursive", [[], ["-r"]], ids=["one", "all"])
+def test_bare_path(recursive: list[str], tmp_path: Path) -> None:
+    """A relative path without `./` may be a URL without its scheme: nothing is deleted."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "v1").write_bytes(CONTENT)
+
+    for name in ("models/v1", "models", "models/"):
+        done = run("rm", *recursive, name, cwd=tmp_path)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert f"'./{name}'" in done.err
+        assert f"'s3://{name}'" in done.err
+    assert (tmp_path / "models" / "v1").exists()
+    ok("rm", *recursive, "./models/v1", cwd=tmp_path)
+    assert os.listdir(tmp_path / "models") == []
+
+
+@pytest.mark.parametrize("form", ["/{}", "file:///{}", "../{}"])
+def test_marked_path(form: str, tmp_path: Path) -> None:
+    """A path that can only be local is deleted."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "x").write_bytes(CONTENT)
+    name = "x" if form.startswith("..") else str(tmp_path / "x").lstrip("/")
+    ok("rm", form.format(name), cwd=tmp_path / "here")
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

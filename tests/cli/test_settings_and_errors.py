@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -270,3 +272,42 @@ def test_completion_words() -> None:
     assert "cp" in complete("gllm-storage c", 1)
     assert "s3://" in complete("gllm-storage ls s", 2)
     assert "endpoint_url=" in complete("gllm-storage ls --config end", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("exists", "s3://no-such-bucket-here/x"), 6),
+        (("cp", "-n", "model.bin", "s3://models/{}"), 4),
+        (("cp", "s3://models/{}-none", "copy"), 3),
+        (("rm", "models/v1"), 2),
+        ((), 2),
+        (("cp",), 2),
+    ],
+    ids=["bucket", "clobber", "missing", "path", "nothing", "usage"],
+)
+@pytest.mark.parametrize("target", ["/dev/full", "closed"])
+def test_stderr_full(arguments: tuple[str, ...], code: int, target: str, store: Rig, tmp_path: Path) -> None:
+    """The exit code does not depend on where messages go."""
+    (tmp_path / "model.bin").write_bytes(b"other")
+    words = " ".join(f"'{each.format(store.key('a.bin'))}'" for each in arguments)
+    stderr = "2>/dev/full" if target == "/dev/full" else "2>&-"
+    program = f"'{sys.executable}' -m gllm_storage.cli {words} {stderr}"
+    done = subprocess.run(["/bin/sh", "-c", program], env={**os.environ, **environment(store)}, cwd=tmp_path, check=False)
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize("arguments", [("f.txt",), ("-r", "f.txt")], ids=["plain", "recursive"])
+def test_no_target(arguments: tuple[str, ...]) -> None:
+    """`cp` of one path says that the target is missing."""
+    done = run("cp", *arguments)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "Missing argument 'TARGET'" in done.err
+
+
+@pytest.mark.parametrize("arguments", [("ls", "s3//models"), ("cat", "gs//b/x"), ("cp", "az//c/x", "y"), ("rm", "s3//b/x")])
+def test_no_colon(arguments: tuple[str, ...]) -> None:
+    """A URL without its colon is a usage error, not a local path."""
+    done = run(*arguments)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"{arguments[1][:2]}://" in done.err

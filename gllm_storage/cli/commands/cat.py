@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.options import store_options, stored_at, urls_argument
+from gllm_storage.cli.options import exact_option, store_options, stored_at, urls_argument
 from gllm_storage.cli.places import address, require_object
 
 if TYPE_CHECKING:
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @urls_argument
+@exact_option
 @store_options
-def cat(urls: Sequence[str]) -> None:
+def cat(urls: Sequence[str], *, exact: bool) -> None:
     """Write objects to standard output.
 
     Each object is read in one version. If the store keeps a checksum, the data is verified after the last byte.
@@ -25,7 +26,7 @@ def cat(urls: Sequence[str]) -> None:
     from gllm_storage.cli.progress import Bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
     from gllm_storage.cli.transfers import write_out  # noqa: PLC0415 - it imports awscrt, which --help does not need
 
-    addresses = [address(each) for each in urls]
+    addresses = [address(each, exact=exact) for each in urls]
     failures = Failures()
     for where, stored in zip(addresses, stored_at(addresses), strict=True):
         with failures.tolerated():

@@ -9,7 +9,7 @@ import click
 
 from gllm_storage.cli.completion import complete_url
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.options import clients, side_options, store_options
+from gllm_storage.cli.options import clients, exact_option, side_options, store_options
 from gllm_storage.cli.places import Stream, parse_source, parse_target
 from gllm_storage.cli.plan import Copy, plan, stores_of
 from gllm_storage.cli.signals import announce
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, shell_complete=complete_url)
-@click.argument("target", metavar="TARGET", shell_complete=complete_url)
+@click.argument("paths", metavar="SOURCE... TARGET", nargs=-1, required=True, shell_complete=complete_url)
 @click.option("-n", "--no-clobber", is_flag=True, help="Fail if the target exists, atomically: never overwrite an object.")
 @click.option("-r", "--recursive", is_flag=True, help="Copy folders; SOURCE/ copies the content of the folder.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each copy.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@exact_option
 @side_options
 @store_options
-def cp(sources: Sequence[str], target: str, *, no_clobber: bool, recursive: bool, verbose: bool, quiet: bool) -> None:
+def cp(paths: Sequence[str], *, exact: bool, no_clobber: bool, recursive: bool, verbose: bool, quiet: bool) -> None:
     """Copy files: up, down, or from store to store.
 
     "-" is standard input or output. A TARGET that ends with "/", or is a local folder, gets the copies into it. After a
@@ -39,7 +39,9 @@ def cp(sources: Sequence[str], target: str, *, no_clobber: bool, recursive: bool
     from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
     from gllm_storage.cli.transfers import copy_file  # noqa: PLC0415 - it imports awscrt, which --help does not need
 
-    parsed, parsed_target = [parse_source(each) for each in sources], parse_target(target)
+    if len(paths) == 1:
+        raise click.UsageError("Missing argument 'TARGET'")
+    parsed, parsed_target = [parse_source(each, exact=exact) for each in paths[:-1]], parse_target(paths[-1], exact=exact)
     made = clients(stores_of(parsed, parsed_target))
     failures = Failures()
     if not isinstance(parsed_target, Stream):

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo
 
 
+_ITSELF = "./"
+"""The name of an object with content whose key is the prefix itself, with its ``/``."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A line of a listing.
@@ -77,13 +81,13 @@ def _is_local_folder(where: Address) -> bool:
 
 def _all_entries(folder: Folder) -> Iterator[Entry]:
     for name, info in folder.files():
-        yield Entry(name, info.url, info)
+        yield Entry(name or _ITSELF, info.url, info)
 
 
 def _children(folder: Folder) -> Iterator[Entry]:
     for found in folder.client.list_folder(f"/{folder.prefix}"):
         url = url_in_listing(found)
-        yield Entry(url[len(folder.url) :], url, None if isinstance(found, str) else found)
+        yield Entry(url[len(folder.url) :] or _ITSELF, url, None if isinstance(found, str) else found)
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:

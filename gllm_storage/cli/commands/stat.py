@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.options import json_option, store_options, stored_at, urls_argument
+from gllm_storage.cli.options import exact_option, json_option, store_options, stored_at, urls_argument
 from gllm_storage.cli.output import human_size, human_time, info_as_json, say, say_json
 from gllm_storage.cli.places import address, require_object
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 @click.command()
 @urls_argument
 @json_option
+@exact_option
 @store_options
-def stat(urls: Sequence[str], as_json: bool) -> None:
+def stat(urls: Sequence[str], as_json: bool, exact: bool) -> None:
     """Show size, time, ETag and checksum of objects."""
-    addresses = [address(each) for each in urls]
+    addresses = [address(each, exact=exact) for each in urls]
     failures = Failures()
     found: list[ObjectInfo] = []
     for where, stored in zip(addresses, stored_at(addresses), strict=True):
