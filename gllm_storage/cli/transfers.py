@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import sys
+import tempfile
 from typing import IO, TYPE_CHECKING, Any
 
 from gllm_storage.cli.output import stream_errors
