@@ -453,12 +453,7 @@ class FsspecStorageClient(CloudStorageClient):
         return key, target_key
 
     def download_with_progress(
-        self,
-        remote_path: str,
-        local_path: str | Path,
-        callback: Callback | Callable[[int], object] | None,
-        *,
-        check_conflict: bool = False,
+        self, remote_path: str, local_path: str | Path, callback: Callback | Callable[[int], object] | None
     ) -> Path:
         """Download a file as `download_file` does, and report the progress.
 
@@ -466,23 +461,17 @@ class FsspecStorageClient(CloudStorageClient):
             remote_path: As in `download_file`.
             local_path: As in `download_file`.
             callback: As in `upload_with_progress`.
-            check_conflict: Whether to fail if the local file exists, atomically.
 
         Returns:
             Path to the downloaded file.
 
         Raises:
-            FileExistsError: If `check_conflict`, and the local file exists; a symbolic link counts as a file.
             Exception: As `download_file`.
         """
         path = path_of(local_path, "`open` gives a file object")
         key = self._location.key(remote_path)
         with timed():
-            transfer = self.store.transfer(key, "download", callback)
-            if check_conflict:
-                self.store.download(key, path, transfer, exclusive=True)
-            else:  # a store of another package may have a `download` without this argument
-                self.store.download(key, path, transfer)
+            self.store.download(key, path, self.store.transfer(key, "download", callback))
         return Path(path)
 
     def url(self, remote_path: str) -> str:

@@ -14,7 +14,7 @@ from gllm_storage.cli.output import stream_errors
 from gllm_storage.cli.places import LocalPath, Stored, Stream, address_of_local
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, IntegrityError, Remedy, StorageUnavailableError, timed
 from gllm_storage.files.source import CHUNK
-from gllm_storage.files.target import scratch_target
+from gllm_storage.files.target import Draft, rename, scratch_target, temporary_beside
 from gllm_storage.registry import storage_client_from_url
 from gllm_storage.store import checksums
 from gllm_storage.store.create import exists_error
@@ -143,10 +143,21 @@ def _from_stdin() -> bytes:
 
 
 def _download(source: Stored, path: str, callback: Callback, *, no_clobber: bool) -> str:
+    client = source.client
+    if not no_clobber:
+        client.download_with_progress(source.remote_path, path, callback)
+        return path
+    details = ErrorDetails(client.provider, source.url, "download")
+    Draft(path, details, exclusive=True).discard()  # before the download: the folder may refuse exclusive creates
+    temporary = temporary_beside(path)
     try:
-        source.client.download_with_progress(source.remote_path, path, callback, check_conflict=no_clobber)
+        client.download_with_progress(source.remote_path, temporary, callback)
+        rename(temporary, path, details, exclusive=True, durable=client.store.settings.fsync)
     except FileExistsError as error:
         raise exists_error(ErrorDetails("file", path, "copy")) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
     return path
 
 

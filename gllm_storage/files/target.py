@@ -395,7 +395,7 @@ class Draft:
         fd = -1 if named else _open_unnamed(folder, once=self._exclusive)
         if fd >= 0:
             return fd, None
-        temporary = _temporary_in(folder)
+        temporary = temporary_beside(self._destination)
         return _create(temporary, self._created), temporary
 
     def _require_exclusive(self, temporary: str) -> None:
@@ -404,7 +404,7 @@ class Draft:
         Raises:
             ConflictCheckUnsupportedError: If it cannot.
         """
-        other = _temporary_in(os.path.dirname(temporary))
+        other = temporary_beside(temporary)
         try:
             with _naming_errors(self._path, self._details, exclusive=True):
                 _link(temporary, other)
@@ -482,7 +482,7 @@ class Draft:
                     raise
             else:
                 return
-        temporary = _temporary_in(os.path.dirname(self._destination))
+        temporary = temporary_beside(self._destination)
         _link_open(self._fd, temporary)
         try:
             os.replace(temporary, self._destination)
@@ -559,8 +559,9 @@ def _resolved(path: str) -> str:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
-def _temporary_in(folder: str) -> str:
-    return os.path.join(folder, f".gllm-{secrets.token_hex(16)}.tmp")
+def temporary_beside(path: str) -> str:
+    """A temporary name in the folder of a path."""
+    return os.path.join(os.path.dirname(path), f".gllm-{secrets.token_hex(16)}.tmp")
 
 
 def _path_of(fd: int) -> str:
@@ -603,7 +604,7 @@ def _open_unnamed(folder: str, *, once: bool) -> int:
 
 def _can_link_unnamed(folder: str, flags: int) -> bool:
     """Whether a file without a name can get one: it needs ``/proc``, and hard links. Tried with another file."""
-    name = _temporary_in(folder)
+    name = temporary_beside(os.path.join(folder, "x"))
     try:
         fd = os.open(folder, flags, 0o600)
         try:

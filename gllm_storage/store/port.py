@@ -348,24 +348,20 @@ class ObjectStore(ABC):
         """
         return SpooledWriter(self, request)
 
-    def download(self, key: str, path: str, transfer: Transfer, *, exclusive: bool = False) -> None:
+    def download(self, key: str, path: str, transfer: Transfer) -> None:
         """Download an object: complete, one version of it, verified against its checksum, or not at all.
 
         Args:
             key: The key.
             path: The local file. It is replaced when the download is complete, and on the disk when this returns.
             transfer: The operation, the settings, the progress, and the stop.
-            exclusive: Whether to fail if the local file exists, atomically.
 
         Raises:
             ObjectNotFoundError: If the object does not exist.
-            FileExistsError: If `exclusive`, and the local file exists.
-            ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem cannot do that.
             IntegrityError: If the content does not match its checksum, twice.
             StorageError: If the download fails; the local file is unchanged then.
         """
-        durable = transfer.settings.fsync
-        with atomic_target(path, transfer.details, exclusive=exclusive, durable=durable, named=self.names_targets) as target:
+        with atomic_target(path, transfer.details, durable=transfer.settings.fsync, named=self.names_targets) as target:
             self.fetch(key, target, transfer)
         transfer.progress.finish()
 

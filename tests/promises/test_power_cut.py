@@ -136,9 +136,10 @@ def _download_foreign(disk: Disk, path: Path) -> None:
     FsspecStorageClient({"url": f"file://{source(disk).parent}"}).download_file("source", path)
 
 
-def _download_exclusive(_: Disk, path: Path) -> None:
+def _copy_exclusively(disk: Disk, path: Path) -> None:
     path.unlink(missing_ok=True)
-    memory().download_with_progress("a", path, None, check_conflict=True)
+    command = [sys.executable, "-m", "gllm_storage.cli", "cp", "-n", f"file://{source(disk)}", str(path)]
+    subprocess.run(command, check=True, timeout=60)
 
 
 def _upload(disk: Disk, path: Path) -> None:
@@ -173,7 +174,7 @@ def _copy_folder(disk: Disk, path: Path) -> None:
 
 
 CALLS: list[Callable[[Disk, Path], None]] = [
-    _download, _get_file, _get, _download_local, _download_foreign, _download_exclusive, _upload, _create, _put, _write,
+    _download, _get_file, _get, _download_local, _download_foreign, _copy_exclusively, _upload, _create, _put, _write,
     _copy, _copy_folder,
 ]  # fmt: skip
 
