@@ -55,6 +55,8 @@ class PerProcess(Generic[T]):
             # No lock guards this line, since the parent's lock may be locked for ever. Two threads of a new child may both
             # replace the cell; one of them then keeps a value that no later call returns. That wastes one client.
             cell = self._cell = _Cell()
+        if cell.value is not None:
+            return cell.value
         with cell.lock:
             if cell.value is None:
                 cell.value = self._make()

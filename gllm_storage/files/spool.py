@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import threading
 from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.budget import memory_budget
@@ -49,6 +50,7 @@ class Spool:
         self._memory: io.BytesIO | None = io.BytesIO()
         self._file: IO[bytes] | None = None
         self._position = 0
+        self._lock = threading.Lock()
         self.size = 0
 
     @property
@@ -59,6 +61,8 @@ class Spool:
     def write(self, data: ReadableBuffer) -> int:
         """Write a buffer at the position, and move the position behind it.
 
+        Threads may share a spool: the position moves before anything can let another thread run.
+
         Returns:
             The number of bytes.
 
@@ -66,17 +70,26 @@ class Spool:
             StorageError: If the disk is full or fails.
         """
         view = bytes_of(data)
-        end = self._position + len(view)
+        start = self._position
+        self._position = end = start + len(view)
+        try:
+            with self._lock:
+                self._write_at(view, start, end)
+        except BaseException:
+            if self._position == end:
+                self._position = start
+            raise
+        return len(view)
+
+    def _write_at(self, view: memoryview, start: int, end: int) -> None:
         if self._memory is not None and end > self._held and not self._hold(end):
             self._move_to_file(self._memory)
         if self._memory is not None:
-            self._memory.seek(self._position)
+            self._memory.seek(start)
             self._memory.write(view)
         else:
-            self._write_to_file(view, self._position)
-        self._position = end
+            self._write_to_file(view, start)
         self.size = max(self.size, end)
-        return len(view)
 
     def tell(self) -> int:
         """The position in bytes."""

@@ -2,12 +2,26 @@
 
 The reads so far decide how much is fetched:
 
-- **Sequential.** Reads of which each begins where the one before ended form a *run*. From the third read of a run on,
-  threads fetch blocks ahead of the caller: at most as many bytes as the run has read so far, and at most `max_concurrency`
-  blocks of a part's size. So when a run ends, the useless bytes are never more than the bytes that it read.
+- **Sequential.** Reads of which each begins where the one before ended, or at most 64 KiB behind it, form a *run*. From the
+  third read of a run on, threads fetch blocks ahead of the caller: at most as many bytes as the run has read so far, or
+  twice as many if it reads 256 KiB or more at a time; and at most `max_concurrency` blocks of a part's size. The gaps of a
+  run are useless bytes as well: in total at most 64 KiB, and a sixteenth of the bytes that it read.
 - **Random.** Any other read fetches the requested bytes only. But a read of less than 64 KiB fetches the 128 KiB around
   them, because a read of a footer, a directory or a header is mostly followed by reads nearby. A widened read far from the
   one before counts as wasted, one nearby makes up for it; after eight wasted ones, small reads are not widened any more.
+
+Checkpoints decided the details. `torch.load` of 50 tensors sent 102 requests, one by one, while each gap and each look into
+the directory at the end of the archive ended the run:
+
+- The header of an archive's member begins 16 bytes behind the member before it. So a run may have gaps.
+- A read of less than 64 KiB elsewhere does not end the run.
+- A larger one begins another run. A distributed checkpoint is read in the order of the tensors' names, ``layer.2`` after
+  ``layer.19``: back and forth between a few runs. So a file keeps four runs with the blocks ahead of them, and each can be
+  continued. Without this, 50 tensors of 210 MB cost 330 MB. The blocks of a run are discarded when half of the memory limit
+  was read elsewhere.
+- Blocks are not fetched where another run began, because the file was read from there already.
+- The first read of a run fetches ahead if the run before was one of long reads. When blocks were discarded unread, this is
+  not done any more, nor are twice as many bytes fetched ahead.
 
 All blocks count in the memory budget of the process. When it is full, fewer bytes are read ahead, or none. One small block
 per file is kept in any case, and does not count: it is as small as the buffer that any operating system keeps for a file.
@@ -45,6 +59,14 @@ _WIDENINGS = 8
 """How many small reads far from the read before are widened, before small reads are not widened any more."""
 _MIN_RUN_READS = 2
 """How many reads must have continued a run before blocks are fetched ahead."""
+_MAX_GAP = 64 * _KIB
+"""The most bytes between two reads of a run; and in all of its gaps, in addition to the share of the bytes that it read."""
+_GAP_SHARE = 16
+"""One of so many bytes of a run may be in its gaps."""
+_LONG_READ = 256 * _KIB
+"""A run whose reads are as long as this on average fetches twice as many bytes ahead."""
+_MAX_RUNS = 4
+"""The most runs that a file keeps."""
 _POLL_SECONDS = 0.2
 """How often a waiting thread checks whether its work was cancelled."""
 
@@ -159,6 +181,67 @@ class _Block:
             self.stop.set()
 
 
+@dataclass(eq=False)
+class _Run:
+    """Reads of which each continues the one before.
+
+    Attributes:
+        start: Start of the first read.
+        end: End of the last read.
+        trusted: Whether blocks are fetched ahead from the first read on.
+        reads: How many reads continued the run.
+        gaps: Bytes between the reads.
+        ahead_until: End of the blocks that were fetched ahead.
+        paced: Bytes that were reported to the pace.
+        left: Bytes that the file had read when the caller read elsewhere.
+    """
+
+    start: int
+    end: int
+    trusted: bool = False
+    reads: int = 0
+    gaps: int = 0
+    ahead_until: int = -1
+    paced: int = 0
+    left: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that were read."""
+        return self.end - self.start - self.gaps
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether enough reads continued the run to fetch blocks ahead, and did not skip more than they read."""
+        return self.reads >= _MIN_RUN_READS and self.gaps <= self.size
+
+    @property
+    def has_long_reads(self) -> bool:
+        """Whether the reads are long on average; the few short ones between members of an archive do not count much."""
+        return self.size >= (self.reads + 1) * _LONG_READ
+
+    @property
+    def gives_trust(self) -> bool:
+        """Whether the next run fetches ahead from its first read on: this one did, and its reads are long."""
+        return self.ahead_until >= 0 and self.has_long_reads
+
+    def continues(self, start: int) -> bool:
+        """Whether a read from an offset on continues the run."""
+        gap = start - self.end
+        return 0 <= gap <= _MAX_GAP and self.gaps + gap <= _MAX_GAP + self.size // _GAP_SHARE
+
+    def add(self, start: int, end: int) -> None:
+        """Record a read that continues the run."""
+        self.gaps += start - self.end
+        self.reads += 1
+        self.end = end
+
+    def step_back(self, position: int) -> None:
+        """Record that the last read was used only up to a position."""
+        self.end = position
+        self.paced = min(self.paced, self.size)
+
+
 class ReadAhead:
     """The cache of one open file. Its methods must be called under its `lock`.
 
@@ -171,11 +254,11 @@ class ReadAhead:
         self._source = source
         self._blocks: list[_Block] = []
         self._spare: list[_Memory] = []
-        self._position = -1  # end of the last read
-        self._run_bytes = 0
-        self._paced_bytes = 0  # bytes of the run that were reported to the pace
-        self._run_reads = 0  # reads that continued the run
-        self._ahead_until = -1  # end of the blocks that were fetched ahead
+        self._runs: list[_Run] = []  # the last one is that of the last read
+        self._aside: _Run | None = None  # small reads elsewhere, which become a run when they are proven
+        self._last = -1  # end of the last read
+        self._bytes = 0  # that all runs have read
+        self._is_generous = True  # until blocks were fetched in vain
         self._pace = Pace(source.settings.max_concurrency, source.ahead)
         self._widenings = _WIDENINGS
         self._is_near = False
@@ -195,16 +278,16 @@ class ReadAhead:
             TransferStopped: If the work of this thread was cancelled; likewise.
         """
         block = self._current
-        if block is not None and start == self._position and end <= self._current_until:  # the shortcut
-            self._run_bytes += end - start
-            self._run_reads += 1
-            self._position = end
+        if block is not None and block.start <= start == self._runs[-1].end and end <= self._current_until:  # the shortcut
+            self._runs[-1].add(start, end)
+            self._last = end
             return bytes(block.view[start - block.start : end - block.start])
         block = self._block_at(start)
         if block and end <= block.end and block.done.is_set() and not block.error:  # one copy, where `read_into` needs two
             with self._reset_on_error():
                 self._prepare(start, end)
-            self._current, self._current_until = block, min(block.end, end + _SMALL_READ)
+            if end == self._runs[-1].end:
+                self._current, self._current_until = block, min(block.end, end + _SMALL_READ)
             return bytes(block.view[start - block.start : end - block.start])
         found = io.BytesIO(bytes(end - start))  # `getvalue` returns them without a copy
         with found.getbuffer() as target:
@@ -244,23 +327,29 @@ class ReadAhead:
             self.reset()
             raise
 
-    def step_back(self, position: int) -> None:
-        """Record that the caller used the last read only up to a position, and continues there, as after a line's end."""
-        if self._position > position:
-            back = min(self._run_bytes, self._position - position)
-            self._run_bytes -= back
-            self._paced_bytes = min(self._paced_bytes, self._run_bytes)
-            self._position = position
+    def step_back(self, end: int, position: int) -> None:
+        """Record that the caller used the last read only up to a position, and continues there, as after a line's end.
+
+        Args:
+            end: End of the last read. Nothing happens if another thread has read since.
+            position: The position.
+        """
+        if end != self._last:
+            return
+        for each in (*self._runs[-1:], self._aside):
+            if each is not None and each.end == end:
+                each.step_back(position)
+        self._last = position
 
     def reset(self) -> None:
-        """Discard all blocks, cancel their fetches, and forget the run."""
+        """Discard all blocks, cancel their fetches, and forget the runs."""
         blocks, self._blocks = self._blocks, []
         self._current = None
         for block in blocks:
             block.drop()
         self._give_back_spare()
-        self._position = self._ahead_until = -1
-        self._run_bytes = self._paced_bytes = self._run_reads = 0
+        self._runs, self._aside = [], None
+        self._last = -1
         self._pace.begin_anew()
 
     def _prepare(self, start: int, end: int) -> list[tuple[int, int, _Block | None]]:
@@ -269,35 +358,81 @@ class ReadAhead:
         Returns:
             The fetches of this thread: start, end, and block. Without a block, the bytes go directly to the caller's buffer.
         """
-        self._track(start, end)
+        run = self._track(start, end)
+        in_run = run is not None and (run.is_proven or run.trusted)
         gaps = list(self._gaps(start, end))
-        fetches = [(first, last, self._block_around(first, last)) for first, last in gaps]
-        self._fetch_ahead(end, busy=any(block is None for _, _, block in fetches))
-        is_in_run = self._run_reads >= _MIN_RUN_READS and self._ahead_until < self._source.size
-        self._give_back_spare(keep=1 if is_in_run else 0)
+        fetches = [(first, last, self._block_around(first, last, in_run=in_run)) for first, last in gaps]
+        if run is not None and in_run:
+            known = run.size if run.trusted else run.size - (end - start)
+            self._fetch_ahead(run, known, busy=any(block is None for _, _, block in fetches))
+        self._give_back_spare(keep=1 if in_run and end < self._source.size else 0)
         return fetches
 
-    def _track(self, start: int, end: int) -> None:
-        """Record a read as part of the run, or as the start of a new one, and discard the blocks before it."""
+    def _track(self, start: int, end: int) -> _Run | None:
+        """Record a read, and discard the blocks before it.
+
+        Returns:
+            The run that it continues or begins; None for a small read elsewhere.
+        """
         block = self._block_at(start)
-        if start == self._position:
-            self._run_bytes += end - start
-            self._run_reads += 1
-            self._pace.moved(self._run_bytes - self._paced_bytes)
-            self._paced_bytes = self._run_bytes
-        elif block is None:
-            self._run_bytes = self._paced_bytes = end - start
-            self._pace.begin_anew()
-            self._run_reads = 0
-            self._ahead_until = -1
-            self._forget(lambda each: not each.small)
-        elif block.small:
+        if block is not None and block.small:
             self._widenings = min(_WIDENINGS, self._widenings + 1)
             self._blocks.remove(block)
             self._blocks.append(block)  # `_trim` drops the first ones first
-        self._is_near = abs(start - self._position) <= _SMALL_BLOCK
-        self._position = end
-        self._forget(lambda each: not each.small and each.end <= start)
+        self._is_near, self._last = abs(start - self._last) <= _SMALL_BLOCK, end
+        run = next((each for each in reversed(self._runs) if each.continues(start)), None)
+        if run is not None:
+            run.add(start, end)
+        elif self._runs and end - start < _SMALL_READ:
+            run = self._run_aside(start, end)
+            if run is None:
+                return None
+        else:
+            run = _Run(start, end, trusted=self._is_generous and bool(self._runs) and self._runs[-1].gives_trust)
+        self._bytes += end - start
+        self._use(run)
+        self._forget(lambda each: not each.small and run.start < each.end <= start)
+        return run
+
+    def _run_aside(self, start: int, end: int) -> _Run | None:
+        """Record a small read elsewhere. Returns a run if enough such reads followed each other."""
+        aside = self._aside
+        if aside is None or start != aside.end:
+            self._aside = _Run(start, end)
+            return None
+        aside.add(start, end)
+        if not aside.is_proven:
+            return None
+        self._aside = None
+        return aside
+
+    def _use(self, run: _Run) -> None:
+        """Make a run the last one, and drop those that are not expected to continue, with the blocks ahead of them."""
+        if self._runs and run is self._runs[-1]:
+            self._pace.moved(run.size - run.paced)
+        else:
+            if self._runs:
+                self._runs[-1].left = self._bytes
+            self._runs = [*(each for each in self._runs if each is not run), run]
+            self._pace.begin_anew()
+        run.paced = run.size
+        for each in [*self._runs[:-1]]:
+            if each.start <= run.start < each.end or run.start <= each.start < run.end:
+                self._drop(each)  # the caller reads these bytes again
+            elif len(self._runs) > _MAX_RUNS or self._bytes - each.left > self._source.settings.memory_limit // 2:
+                self._is_generous = not self._drop(each) and self._is_generous
+
+    def _drop(self, run: _Run) -> bool:
+        """Forget a run, and discard the blocks ahead of it. Returns whether there were any."""
+        self._runs.remove(run)
+        last = self._runs[-1]
+        unread = [
+            each
+            for each in self._blocks
+            if not each.small and run.end <= each.start < run.ahead_until and not last.start <= each.start < last.ahead_until
+        ]
+        self._forget(unread.__contains__)
+        return bool(unread)
 
     def _forget(self, is_unwanted: Callable[[_Block], bool]) -> None:
         if not any(map(is_unwanted, self._blocks)):
@@ -331,11 +466,11 @@ class ReadAhead:
                 return block
         return None
 
-    def _block_around(self, start: int, end: int) -> _Block | None:
+    def _block_around(self, start: int, end: int, *, in_run: bool) -> _Block | None:
         """A new block that begins with a range, or surrounds it; None if the range alone is to be fetched."""
         length, remaining = end - start, self._source.size - start
         is_small = length < min(_SMALL_READ, self._source.block_size)
-        if self._run_reads < _MIN_RUN_READS:
+        if not in_run:
             return self._small_block(start, end) if is_small else None
         wanted = min(max(length, self._step()), remaining)
         block = self._add(start, wanted, "ahead") if length < wanted <= self._source.ahead else None
@@ -380,34 +515,39 @@ class ReadAhead:
             self._blocks.remove(block)
             block.drop()
 
-    def _step(self) -> int:
-        """Size of the next block of this run: a quarter of the bytes to fetch ahead, so that four fetches run."""
-        return min(max(self._run_bytes // 4, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
+    def _times(self, run: _Run) -> int:
+        """How many bytes are fetched ahead for each byte that the run read."""
+        return 2 if self._is_generous and run.has_long_reads else 1
 
-    def _fetch_ahead(self, position: int, *, busy: bool) -> None:
-        """Let threads fetch the blocks behind a position, if the caller is in a run.
+    def _step(self) -> int:
+        """Size of the next block of the run: half of the bytes to fetch ahead, so that two fetches run at first."""
+        run = self._runs[-1]
+        return min(max(self._times(run) * run.size // 2, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
+
+    def _fetch_ahead(self, run: _Run, known: int, *, busy: bool) -> None:
+        """Let threads fetch the blocks behind the end of a run, several at a time: when half of them were read.
 
         Args:
-            position: End of the current read.
+            run: The run.
+            known: Bytes that it read before this read; all of its bytes if it is trusted.
             busy: Whether this thread fetches bytes into no block; that counts as one part in progress.
         """
-        if self._run_reads < _MIN_RUN_READS or self._position == self._source.size:
-            return
-        source, step = self._source, self._step()
-        most = position + min(self._run_bytes, self._pace.width * source.ahead)
-        if self._ahead_until >= position and self._ahead_until + step > most:
+        source, step, position = self._source, self._step(), run.end
+        bound = min([each.start for each in self._runs if each.start >= position] + [source.size])
+        size = min(self._times(run) * known, self._pace.width * source.ahead)
+        most = position + size
+        if position == bound or run.ahead_until - position > size // 2 or max(run.ahead_until, position) + step > most:
             return
         frontier = position
         while (block := self._block_at(frontier)) is not None:
             frontier = block.end
         under_way = busy + sum(not each.done.is_set() for each in self._blocks)
-        while frontier < source.size and frontier + step <= most and under_way < self._pace.width:
-            added = self._add(frontier, min(step, source.size - frontier), "ahead")
+        while frontier < bound and frontier + step <= most and under_way < self._pace.width:
+            added = self._add(frontier, min(step, bound - frontier), "ahead")
             if added is None or not self._start(added):
                 return
-            frontier = added.end
+            frontier = run.ahead_until = added.end
             under_way += 1
-        self._ahead_until = frontier
 
     def _start(self, block: _Block) -> bool:
         """Let a new thread fetch a block. Returns False if the interpreter refuses new threads."""

@@ -3,11 +3,18 @@
 A file keeps the store and the key, and makes an `ObjectReader` for each fetch. So it can be pickled, and used after a fork:
 no connection crosses to another process. The pickle holds the version and the position. Opened again in another process, the
 file sends no request until the first read, which fails if the version is gone.
+
+Threads may share a file. DuckDB, for one, calls `seek` and `read` in each thread, and relies on the interpreter's lock to
+keep the two together. So a read takes its range and moves the position before anything blocks and lets other threads run;
+if the read fails, the position moves back. The end of a line is unknown before it was read, so `readline` leaves a `_Claim`
+on the position: a read of another thread waits for the claim to end, unless a `seek` came in between.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +65,31 @@ class ParallelCache(BaseCache):  # type: ignore[misc]  # fsspec publishes no typ
             ahead.reset()
 
 
+class _Claim:
+    """The position of a file while a line is read from there, in the thread that made the claim."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid(), threading.get_ident()
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    def wait(self) -> bool:
+        """Wait until the line was read.
+
+        Returns:
+            False, at once, if that would be in vain: in a forked child, or in a signal handler of the thread that reads.
+        """
+        pid, thread = self._owner
+        if pid != os.getpid() or thread == threading.get_ident():
+            return False
+        with self._ended:
+            return True
+
+    def end(self) -> None:
+        """Let the waiting threads go on."""
+        self._ended.release()
+
+
 class VersionFile:
     """A mixin for a file class of fsspec, placed before it: reads one version, with read-ahead.
 
@@ -99,6 +131,8 @@ class VersionFile:
         self._key = key
         self._given = {"block_size": block_size, **options}
         self._ahead: PerProcess[ReadAhead] | None = None
+        self._of_cache = PerProcess(threading.RLock)  # fsspec's caches are not made for threads
+        self._claim: _Claim | None = None
         reads_ahead = not _CACHE_OPTIONS & options.keys()
         shown: Any = block_size or getattr(fs, "default_block_size", None)
         below: Any = super()
@@ -130,21 +164,14 @@ class VersionFile:
             StorageError: If the object cannot be read for another reason.
         """
         self._require_open()
-        if self._ahead is None:
-            below: Any = super()
-            read: bytes = below.read(length)
-            return read
-        ahead = self._ahead.get()
-        with ahead.lock:
-            start, end = self._range(-1 if length is None else int(length))
-            if start >= end:
-                return b""
-            try:
-                found = ahead.read(start, end)
-            except ObjectChangedError as error:
-                raise self._replaced() from error
-            self.loc = end
-            return found
+        start, end = self._take(-1 if length is None else int(length))
+        if start >= end:
+            return b""
+        try:
+            return self._read_range(start, end)
+        except BaseException:
+            self._put_back(start, end)
+            raise
 
     def readinto(self, b: Any) -> int:
         """Read bytes into a buffer.
@@ -159,21 +186,23 @@ class VersionFile:
             Exception: As `read`.
         """
         self._require_open()
-        if self._ahead is None:
-            below: Any = super()
-            return int(below.readinto(b))
         target = memoryview(b).cast("B")
-        ahead = self._ahead.get()
-        with ahead.lock:
-            start, end = self._range(len(target))
-            if start >= end:
-                return 0
-            try:
-                ahead.read_into(start, target[: end - start])
-            except ObjectChangedError as error:
+        start, end = self._take(len(target))
+        if start >= end:
+            return 0
+        try:
+            if self._ahead is None:
+                target[: end - start] = self._read_range(start, end)
+            else:
+                ahead = self._ahead.get()
+                with ahead.lock:
+                    ahead.read_into(start, target[: end - start])
+        except BaseException as error:
+            self._put_back(start, end)
+            if isinstance(error, ObjectChangedError):
                 raise self._replaced() from error
-            self.loc = end
-            return end - start
+            raise
+        return end - start
 
     def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
         """Read up to and including a separator; all remaining bytes if there is none.
@@ -230,8 +259,16 @@ class VersionFile:
             ValueError: If the position would be negative, if `whence` is not 0, 1 or 2, or if the file is closed.
         """
         self._require_open()
-        below: Any = super()
-        return int(below.seek(loc, whence))
+        if whence not in {io.SEEK_SET, io.SEEK_CUR, io.SEEK_END}:
+            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+        if whence == io.SEEK_CUR:
+            self._settle()
+        position = int(loc) + (0, self.loc, self.size)[whence]
+        if position < 0:
+            raise ValueError("Seek before start of file")
+        self._claim = None
+        self.loc = position
+        return position
 
     def tell(self) -> int:
         """The position in bytes.
@@ -240,6 +277,7 @@ class VersionFile:
             ValueError: If the file is closed.
         """
         self._require_open()
+        self._settle()
         return self.loc
 
     def write(self, _: Any, /) -> int:
@@ -250,29 +288,73 @@ class VersionFile:
         """
         raise io.UnsupportedOperation(f"{self.version.url} is open for reading, not for writing")
 
-    def _range(self, length: int) -> tuple[int, int]:
-        return self.loc, self.size if length < 0 else min(self.size, self.loc + length)
+    def _settle(self) -> None:
+        """Wait until the position is known: no other thread reads a line from it."""
+        while (claim := self._claim) is not None and claim.wait():
+            pass
+
+    def _take(self, length: int) -> tuple[int, int]:
+        """The range of a read at the position, which moves behind it; to the end of the object if the length is negative."""
+        self._settle()
+        start = self.loc
+        end = self.size if length < 0 else min(self.size, start + length)
+        self.loc = max(start, end)
+        return start, end
+
+    def _put_back(self, start: int, end: int) -> None:
+        """Move the position back after a failed read, unless another thread has moved it since."""
+        if self.loc == end:
+            self.loc = start
+
+    def _read_range(self, start: int, end: int) -> bytes:
+        if self._ahead is None:
+            with self._of_cache.get():
+                read: bytes = self.cache._fetch(start, end)  # noqa: SLF001 - the method that fsspec's files call
+                return read
+        ahead = self._ahead.get()
+        try:
+            with ahead.lock:
+                return ahead.read(start, end)
+        except ObjectChangedError as error:
+            raise self._replaced() from error
 
     def _read_until(self, separator: bytes, step: int | None, most: int | None) -> bytes:
         self._require_open()
-        start, found = self.loc, bytearray()
+        self._settle()
+        claim = self._claim = _Claim()
+        position = start = self.loc
+        try:
+            found = self._find(start, separator, step, most)
+            position = start + len(found)
+        finally:
+            if self._claim is claim:
+                self._claim = None
+                self.loc = position
+            claim.end()
+        return found
+
+    def _find(self, start: int, separator: bytes, step: int | None, most: int | None) -> bytes:
+        """The bytes from an offset up to and including the separator, or to the end; at most `most` bytes."""
+        end = self.size if most is None else min(self.size, start + most)
+        found = bytearray()
         wanted = step or min(_LINE, getattr(self, "blocksize", _LINE))
-        while piece := self.read(wanted if most is None else min(wanted, most - len(found))):
+        while (first := start + len(found)) < end:
             searched = max(0, len(found) - len(separator) + 1)
-            found += piece
+            last = min(first + wanted, end)
+            found += self._read_range(first, last)
             at = found.find(separator, searched)
             if at >= 0:
-                self._step_back(start + at + len(separator))
-                return bytes(found[: at + len(separator)])
+                del found[at + len(separator) :]
+                self._step_back(last, start + len(found))
+                break
             wanted = step or min(2 * wanted, _LONG_LINE)
         return bytes(found)
 
-    def _step_back(self, position: int) -> None:
-        self.loc = position
+    def _step_back(self, end: int, position: int) -> None:
         if self._ahead is not None:
             ahead = self._ahead.get()
             with ahead.lock:
-                ahead.step_back(position)
+                ahead.step_back(end, position)
 
     def _require_open(self) -> None:
         if self.closed:

@@ -325,6 +325,9 @@ class _LocalWriter:
 
     It has a buffer of its own: `io.BufferedWriter` would write the bytes that a forked child finds in its copy of the
     buffer, when the child drops it, into the parent's file.
+
+    Threads may share a writer, and rely on the interpreter's lock to keep `seek` and `write` together: nothing lets another
+    thread run after `seek` has moved the position, or before `write` has taken its range.
     """
 
     def __init__(self, store: LocalStore, request: UploadRequest) -> None:
@@ -333,32 +336,43 @@ class _LocalWriter:
         self._pid = os.getpid()
         self._lock = threading.Lock()  # `discard` may come from another thread, and closes the descriptor
         self._failure: StorageError | None = None
+        self._writing = threading.Lock()  # for the buffer
         self._buffer = bytearray()
-        self._written = 0
+        self._start = 0  # of the buffer
+        self._position = self._size = 0
         self._scope: contextlib.AbstractContextManager[LocalTarget] | None = store.publishing(request)
         self._target = self._scope.__enter__()
 
     def write(self, data: ReadableBuffer) -> int:
         content = data if isinstance(data, bytes) else bytes_of(data)
-        if len(self._buffer) + len(content) > _BUFFER:
+        start = self._position
+        self._position = start + len(content)
+        if content:
+            self._size = max(self._size, self._position)
+        with self._writing:
+            self._write_at(start, content)
+        return len(content)
+
+    def _write_at(self, start: int, content: bytes | memoryview) -> None:
+        end = self._start + len(self._buffer)
+        if start != end or len(self._buffer) + len(content) > _BUFFER:
             self._flush()
+            self._start = start
         if len(content) > _BUFFER:
             self._put(memoryview(content))
         else:
             self._buffer += content
-        return len(content)
 
     def tell(self) -> int:
-        return self._written + len(self._buffer)
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._flush()
-        with self._target.errors():
-            end = os.fstat(self._target.fd).st_size
-        position = {io.SEEK_SET: 0, io.SEEK_CUR: self._written, io.SEEK_END: end}[whence] + offset
+        with self._writing:
+            self._flush()
+        position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset
         if position < 0:
             raise ValueError(f"negative seek position {position}")
-        self._written = position
+        self._position = position
         return position
 
     def seekable(self) -> bool:
@@ -366,7 +380,8 @@ class _LocalWriter:
 
     def commit(self) -> Stored:
         try:
-            self._flush()
+            with self._writing:
+                self._flush()
             stored = self._store.stored(self._key, self._target)
         except BaseException:
             self.discard()
@@ -396,12 +411,12 @@ class _LocalWriter:
             with self._lock:
                 if self._scope is None:
                     raise ValueError("write to a discarded file")
-                self._target.write_at(self._written, view)
+                self._target.write_at(self._start, view)
         except StorageError as error:
             self._failure = error
             self.discard()
             raise
-        self._written += len(view)
+        self._start += len(view)
 
 
 def _moves(transfer: Transfer) -> Callable[[int], None]:

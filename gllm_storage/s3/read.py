@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
 from gllm_storage.info import ObjectInfo
-from gllm_storage.s3.errors import SDK_ERRORS, status_of, translated
+from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translated
 from gllm_storage.s3.requests import info_from_head
 from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
@@ -31,6 +31,8 @@ _NOT_SATISFIABLE = 416
 _TOO_MANY = 429
 _SERVER_ERROR = 500
 _CHANGED = {412, _NOT_SATISFIABLE}
+_MISSING = {"NoSuchKey", "NoSuchBucket"}
+"""Error codes that leave no question for a HeadObject. A 404 without one of them may come from a proxy."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 
@@ -97,13 +99,13 @@ class S3Reader(ObjectReader):
 
         Raises:
             StorageError: If the confirming HeadObject fails.
-            botocore.exceptions.ClientError: If the store is busy or failing (429, 5xx).
+            botocore.exceptions.ClientError: If the store is busy or failing (429, 5xx), or there is no such key or bucket.
             botocore.exceptions.BotoCoreError: If no answer arrives.
         """
         try:
             answer = self.requests.connection.client.get_object(**self._place(), ChecksumMode="ENABLED")
         except ClientError as error:
-            if status_of(error) == _TOO_MANY or status_of(error) >= _SERVER_ERROR:
+            if status_of(error) == _TOO_MANY or status_of(error) >= _SERVER_ERROR or code_of(error) in _MISSING:
                 raise
             return None
         # A server that compresses the answer does not know its length in advance.

@@ -20,15 +20,18 @@ from safetensors.numpy import save
 from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.errors import ObjectNotFoundError, StorageError
 from gllm_storage.s3.filesystem import S3FileSystem
-from gllm_storage.testing.faults import Answer, DropResponse, FlipBit, TruncateBody
+from gllm_storage.testing.faults import Answer, Delay, DropResponse, FlipBit, TruncateBody
 from tests.conftest import make_rig
 from tests.promises.faulty import CEPH, CLOUDS, MINISTACK, NAME, Faulty, behind_proxy, no_waits
 from tests.rig import MIB
+from tests.threads import in_threads, read_in
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from gllm_storage.fsspec_client import FsspecStorageClient
     from tests.conftest import Servers
     from tests.rig import Rig
 
@@ -253,6 +256,66 @@ def test_deleted_object(faulty: Faulty) -> None:
         assert client.delete_file(NAME)
         with pytest.raises(FileNotFoundError):
             file.read()
+
+
+@pytest.mark.parametrize("verb", ["cat_file", "slice", "download", "open"])
+def test_missing_object(faulty: Faulty, verb: str, tmp_path: Path) -> None:
+    """A missing object costs one request, whose answer says so; with both engines."""
+
+    def call(client: FsspecStorageClient) -> object:
+        if verb == "download":
+            return client.download_file(NAME, tmp_path / "local")
+        if verb == "open":
+            return client.open(NAME, "rb")
+        return client.filesystem.cat_file(client.url(NAME), *((0, 10) if verb == "slice" else ()))
+
+    engines: list[dict[str, str]] = [{"engine": "auto"}, {"engine": "boto3"}] if faulty.cloud.provider == "s3" else [{}]
+    for engine in engines:
+        client = faulty.client(**engine)
+        with pytest.raises(ObjectNotFoundError):
+            client.open(NAME, "rb")  # after which the bucket is known
+        faulty.proxy.clear()
+        with pytest.raises(ObjectNotFoundError):
+            call(client)
+        assert len(faulty.proxy.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["read", "readinto", "readline"])
+def test_threads_seek(faulty: Faulty, method: str) -> None:
+    """Threads that share a file on a slow store, and seek before each read, get the bytes of their own positions."""
+    faulty.put(CONTENT)
+    faulty.inject(faulty.cloud.read, Delay(0.01), times=None)
+    with client_of(faulty).open(NAME, "rb") as file:
+
+        def work(number: int) -> None:
+            chance = random.Random(number)
+            for _ in range(5):
+                start = chance.randrange(SIZE)
+                found, expected = read_in(file, method, start, chance.choice([10, 100_000]), CONTENT)
+                assert found == expected
+
+        in_threads(8, work)
+
+
+def test_duckdb(faulty: Faulty) -> None:
+    """DuckDB, whose threads share a file, counts and adds all rows of a Parquet file on a slow store."""
+    import duckdb  # noqa: PLC0415 - one test only
+
+    rows = 100_000
+    stored = io.BytesIO()
+    pq.write_table(
+        pa.table({f"c{column}": range(column, rows + column) for column in range(4)}), stored, row_group_size=5000
+    )
+    faulty.put(stored.getvalue())
+    faulty.inject(faulty.cloud.read, Delay(0.005), times=None)
+    client = client_of(faulty)
+    con = duckdb.connect(config={"threads": 8})
+    con.register_filesystem(client.filesystem)
+    for _ in range(3):
+        url = client.url(NAME)
+        found = con.execute("select count(*), sum(c0), sum(c3), count(c1) from read_parquet(?)", [url]).fetchall()
+        total = rows * (rows - 1) // 2
+        assert found == [(rows, total, total + 3 * rows, rows)]
 
 
 # ---- slices on S3, by one request

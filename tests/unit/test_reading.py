@@ -21,6 +21,7 @@ from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavai
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.retry import no_waits
 from tests.shelf import KIB, MIB, Shelf, ShelfFileSystem
+from tests.threads import in_threads, read_in
 from tests.waiting import eventually, main_waits
 
 if TYPE_CHECKING:
@@ -244,6 +245,94 @@ def test_fsspec_caches(options: dict[str, Any]) -> None:
         file.seek(300)
         with pytest.raises(StorageUnavailableError, match="replaced"):
             file.read(10)
+
+
+# ---- threads
+
+
+def slow_shelf(content: bytes) -> tuple[Shelf, ShelfFileSystem]:
+    shelf, filesystem = shelf_of(content)
+    shelf.before_read = lambda _: time.sleep(0.002)
+    return shelf, filesystem
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_type": "readahead"}, {"cache_type": "bytes"}], ids=str)
+@pytest.mark.parametrize("method", ["read", "readinto", "readline", "next"])
+def test_threads_seek(method: str, options: dict[str, Any]) -> None:
+    """Threads that share a file, and seek before each read, get the bytes of their own positions."""
+    _, filesystem = slow_shelf(LINES)
+    with filesystem.open(NAME, block_size=20_000, **options) as file:
+
+        def work(number: int) -> None:
+            chance = random.Random(number)
+            for _ in range(20):
+                found, expected = read_in(file, method, chance.randrange(SIZE - 50_000), chance.choice([10, 50_000]), LINES)
+                assert found == expected
+
+        in_threads(8, work)
+
+
+@pytest.mark.parametrize("method", ["read", "readline", "mixed"])
+def test_threads_without_seek(method: str) -> None:
+    """Threads that share a file and do not seek get each byte once."""
+    content = LINES[:200_000]
+    _, filesystem = slow_shelf(content)
+    found: list[bytes] = []
+    with filesystem.open(NAME, block_size=3000) as file:
+
+        def work(number: int) -> None:
+            reads_lines = method == "readline" or (method == "mixed" and number % 2)
+            while piece := file.readline() if reads_lines else file.read(700):
+                found.append(piece)
+
+        in_threads(4, work)
+    assert sum(map(len, found)) == len(content)
+    assert sorted(b"".join(found)) == sorted(content)
+    if method == "readline":
+        assert sorted(found) == sorted(content.splitlines(keepends=True))
+
+
+def test_failed_read_among_threads() -> None:
+    """A failed read moves the position back, unless another thread has moved it since."""
+    shelf, filesystem = shelf_of(LINES)
+    with filesystem.open(NAME) as file:
+
+        def seek_and_fail(_: int) -> None:
+            mover = threading.Thread(target=file.seek, args=(7,))
+            mover.start()
+            mover.join()
+            raise StorageError("the disk of the store is on fire")
+
+        for read in (lambda: file.read(PART), lambda: file.readinto(bytearray(PART)), file.readline):
+            file.seek(PART)
+            shelf.before_read = seek_and_fail
+            with pytest.raises(StorageError, match="on fire"):
+                read()
+            assert file.tell() == 7
+            file.seek(PART)
+            fail_behind(shelf, 0)
+            with pytest.raises(StorageError, match="on fire"):
+                read()
+            assert file.tell() == PART
+        shelf.before_read = None
+        assert file.read(10) == LINES[PART : PART + 10]
+
+
+def test_seek_during_line() -> None:
+    """A thread that seeks while another one reads a line neither waits for the line nor loses its position."""
+    shelf, filesystem = shelf_of(LINES)
+    shelf.held_up = threading.Event()
+    lines: list[bytes] = []
+    with filesystem.open(NAME) as file:
+        reading = threading.Thread(target=lambda: lines.append(file.readline()))
+        reading.start()
+        eventually(lambda: shelf.under_way > 0)
+        assert file.seek(SIZE - 5) == SIZE - 5
+        assert file.tell() == SIZE - 5
+        shelf.held_up.set()
+        reading.join()
+        assert lines == [b"0\n"]
+        assert file.read() == LINES[-5:]
 
 
 # ---- requests

@@ -13,6 +13,9 @@ from gllm_storage import LocalStorageClient, MemoryStorageClient
 from gllm_storage.errors import StorageError
 from gllm_storage.filesystem.writing import AtomicWriter
 from gllm_storage.info import Stored
+from gllm_storage.settings import TransferSettings
+from tests.shelf import Shelf, ShelfFileSystem
+from tests.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,3 +226,30 @@ def ends_well_in_child(work: Callable[[], None]) -> bool:
         finally:
             os._exit(1)
     return os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("seeks", [True, False], ids=["seek", "append"])
+@pytest.mark.parametrize("scheme", ["file", "memory", "spool"])
+def test_threads_share_writer(scheme: str, seeks: bool, tmp_path: Path) -> None:
+    """Threads that share a file that is open for writing lose no bytes, and write where they have sought."""
+    shelf = Shelf(TransferSettings(part_size=2**18, multipart_threshold=2**18, memory_limit=2**20))
+    filesystem: Any = ShelfFileSystem(shelf)
+    if scheme == "file":
+        filesystem = LocalStorageClient({"root": str(tmp_path)}).filesystem
+    elif scheme == "memory":
+        filesystem = MemoryStorageClient({"bucket_name": "writer"}).filesystem
+    path = str(tmp_path / "a") if scheme == "file" else "threads/a"
+    size, pieces = 30_000, 10
+    with filesystem.open(path, "wb") as file:
+
+        def work(number: int) -> None:
+            for piece in range(pieces):
+                if seeks:
+                    file.seek((number * pieces + piece) * size)
+                file.write(bytes([number]) * size)
+
+        in_threads(8, work)
+    found = filesystem.cat_file(path)
+    assert len(found) == 8 * pieces * size
+    written = [found[start : start + size] for start in range(0, len(found), size)]
+    assert (written if seeks else sorted(written)) == [bytes([number]) * size for number in range(8) for _ in range(pieces)]

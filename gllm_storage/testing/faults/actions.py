@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -25,6 +26,8 @@ class RequestLog:
         response_bytes: Bytes of the answer's body that were sent to the client.
         upstream_status: Status of the server's answer; None if the request was not forwarded, or never answered.
         fault: Names of the actions that happened, joined by ``"+"``; None if the request passed unchanged.
+        began: When the head of the request had arrived, by `time.monotonic`.
+        ended: When the last bytes of the answer were sent, likewise; None before.
     """
 
     method: str
@@ -37,6 +40,8 @@ class RequestLog:
     response_bytes: int = 0
     upstream_status: int | None = None
     fault: str | None = None
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
 
 
 @dataclass(frozen=True)

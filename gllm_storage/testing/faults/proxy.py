@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
@@ -310,10 +311,11 @@ class _Exchange:
             pieces = _prefetched(pieces)
             self._call(self.after)
         self._wait(self.delay)
-        self.log.status = status_of(head)
+        self.log.status, self.log.ended = status_of(head), time.monotonic()
         self.client.send(head.raw)
         for piece in pieces:
             self.log.response_bytes += len(piece)  # before it is sent: the log never lags behind the client
+            self.log.ended = time.monotonic()
             self.client.send(body.framed(piece))
             self._pace(piece)
         match self.terminal:
@@ -332,7 +334,7 @@ class _Exchange:
         if self.log.method == "HEAD":
             body = b""
         self._wait(self.delay)
-        self.log.status, self.log.response_bytes = status, len(body)
+        self.log.status, self.log.response_bytes, self.log.ended = status, len(body), time.monotonic()
         self.client.send(head + body)
         return self.head.keep_alive
 
