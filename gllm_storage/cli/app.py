@@ -20,7 +20,7 @@ from gllm_storage.cli.output import PROGRAM, StreamError, complain, drop, set_up
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = ("cat", "check", "completion", "cp", "exists", "ls", "providers", "rm", "stat")
+_COMMANDS = ("cat", "check", "completion", "cp", "du", "exists", "ls", "mv", "presign", "providers", "rm", "stat")
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _EPILOG = f"""
 A URL names an object or a folder in a store: s3://bucket/key, gs://bucket/key, az://container/key, file:///folder/file, or
@@ -49,7 +49,7 @@ class _Commands(click.Group):
 @click.version_option(package_name="gllm-storage", prog_name=PROGRAM)
 @debug_option
 def cli() -> None:
-    """Copy, list and inspect objects in S3, Google Cloud Storage, Azure Blob Storage and local folders."""
+    """Copy, move, list and inspect objects in S3, Google Cloud Storage, Azure Blob Storage and local folders."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
-from gllm_storage.cli.output import printable, say, shows_progress
+from gllm_storage.cli.output import human_size, printable, say, shows_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rich.progress import Progress
+    from rich.progress import Progress, Task
 
 _LONGEST_NAME = 40
 
@@ -83,16 +83,24 @@ def _display() -> Progress:
         BarColumn,
         DownloadColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    class _Speed(ProgressColumn):
+        """Rich's own column shows MB/s beside the MiB of the size."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("?" if speed is None else f"{human_size(speed)}/s")
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        _Speed(),
         TimeRemainingColumn(),
     )
     # Rich must not redirect standard output: it may be a pipe while standard error is the terminal.

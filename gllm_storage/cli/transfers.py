@@ -8,10 +8,12 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 from gllm_storage.cli.output import stream_errors
 from gllm_storage.cli.places import LocalPath, Stored, Stream, address_of_local
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, IntegrityError, Remedy, StorageUnavailableError, timed
 from gllm_storage.files.source import CHUNK
 from gllm_storage.files.target import Draft, rename, scratch_target, temporary_beside
@@ -59,6 +61,40 @@ def copy_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str | None:
             return _download(source, target.path, callback, no_clobber=no_clobber)
     with _as_local_file(copy, shown) as path, shown.watching(f"↑ {copy.name}") as callback:
         return _upload(path, target, callback, no_clobber=no_clobber)
+
+
+def move_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str:
+    """Move a file: within one store by the store, otherwise by a copy, after which the source is deleted.
+
+    Args:
+        copy: Source and target; neither is a stream.
+        shown: The progress bars.
+        no_clobber: As in `copy_file`.
+
+    Returns:
+        The new URL or path.
+
+    Raises:
+        Exception: As `copy_file`; the source is there then.
+        StorageUnavailableError: If the source changed meanwhile; then the copy and the source exist.
+    """
+    source, target = copy.source, copy.target
+    if _is_same(source, target):
+        raise ValueError(f"{_shown(source)}: source and target are the same")
+    old = _as_stored(source) if isinstance(source, LocalPath) else source
+    new = _as_stored(target) if isinstance(target, LocalPath) else target
+    if not (isinstance(old, Stored) and isinstance(new, Stored)):
+        raise ValueError("a stream cannot be moved")  # noqa: TRY004 - wrong usage
+    if old.client == new.client:
+        old.client.move_file(old.remote_path, new.remote_path, check_conflict=no_clobber)
+        return _shown(target)
+    store, key = old.client.store, old.key
+    version = old.client.info(old.remote_path)
+    moved = copy_file(copy, shown, no_clobber=no_clobber)
+    transfer = store.transfer(key, "move")
+    # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after the command.
+    run_all([partial(store.delete_version, key, version, transfer)], 1, transfer.stop)
+    return moved or _shown(target)
 
 
 def write_out(stored: Stored, shown: Bars) -> None:

@@ -75,7 +75,7 @@ TRANSIENT_EXCEPTIONS = (boto.ConnectionError, boto.HTTPClientError)
 """Exceptions that it retries."""
 
 _NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
-_ABOUT_AN_OBJECT = {"delete", "download", "exists", "info", "open", "read"}
+_ABOUT_AN_OBJECT = {"copy", "delete", "download", "exists", "info", "move", "open", "read"}
 """Operations that fail with `FileNotFoundError` when the object is missing; from an upload it means a local file."""
 _DENIED_CODES = frozenset(
     {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo
 
 
+_OF_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 _ITSELF = "./"
 """The name of an object with content whose key is the prefix itself, with its ``/``."""
 
@@ -46,11 +47,14 @@ class Entry:
 @json_option
 @store_options
 def ls(url: str, *, recursive: bool, long_format: bool, as_json: bool) -> None:
-    """List a bucket or folder.
+    """List a bucket or folder; "s3://" lists the buckets of the account.
 
-    Names of folders end with "/".
+    Names of folders and buckets end with "/".
     """
     where = address(url)
+    if not where.key and where.root.endswith(":///") and where.scheme in _OF_BUCKETS:
+        _list_buckets(where.root, as_json=as_json)
+        return
     store = Store(where.root)
     entries = _entries(where, clients([store])[store], recursive=recursive)
     if as_json:
@@ -58,6 +62,19 @@ def ls(url: str, *, recursive: bool, long_format: bool, as_json: bool) -> None:
         return
     for each in entries:
         say(_long_line(each) if long_format else each.name)
+
+
+def _list_buckets(root: str, *, as_json: bool) -> None:
+    # A client is about one bucket. Its filesystem lists all, and no request goes to the one that the client names.
+    store = Store(f"{root.removesuffix('/')}any-bucket")
+    found = clients([store])[store].filesystem.ls("", detail=False)
+    names = sorted(str(each).strip("/").rpartition("/")[2] for each in found)
+    start = root.removesuffix("/")
+    if as_json:
+        say_json_array({"name": f"{name}/", "type": "bucket", "url": f"{start}{name}"} for name in names)
+        return
+    for name in names:
+        say(f"{name}/")
 
 
 def _entries(where: Address, client: Any, *, recursive: bool) -> Iterator[Entry]:

@@ -1,0 +1,93 @@
+"""``mv``: move files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from gllm_storage.cli.completion import complete_url
+from gllm_storage.cli.failures import Failures
+from gllm_storage.cli.options import clients, exact_option, side_options, store_options
+from gllm_storage.cli.places import Address, LocalPath, Stream, parse_source, parse_target
+from gllm_storage.cli.plan import Copy, plan, stores_of
+from gllm_storage.cli.settings import SOURCE, Store
+from gllm_storage.cli.signals import announce
+from gllm_storage.concurrency.workers import run_all
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gllm_storage.cli.places import Argument
+    from gllm_storage.fsspec_client import FsspecStorageClient
+
+
+@click.command()
+@click.argument("paths", metavar="SOURCE... TARGET", nargs=-1, required=True, shell_complete=complete_url)
+@click.option("-n", "--no-clobber", is_flag=True, help="Fail if the target exists, atomically: never overwrite an object.")
+@click.option("-r", "--recursive", is_flag=True, help="Move folders; SOURCE/ moves the content of the folder.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each moved file.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@exact_option
+@side_options
+@store_options
+def mv(paths: Sequence[str], *, exact: bool, no_clobber: bool, recursive: bool, verbose: bool, quiet: bool) -> None:
+    """Move files: up, down, within a store, or from store to store.
+
+    A source is deleted when its copy is complete, and only in the version that was copied. A TARGET that ends with "/", or
+    is a local folder, gets the files into it.
+    """
+    from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
+    from gllm_storage.cli.transfers import move_file  # noqa: PLC0415 - it imports awscrt, which --help does not need
+
+    if len(paths) == 1:
+        raise click.UsageError("Missing argument 'TARGET'")
+    sources, target = [parse_source(each, exact=exact) for each in paths[:-1]], parse_target(paths[-1], exact=exact)
+    if any(isinstance(each, Stream) for each in (*sources, target)):
+        raise ValueError("mv moves files, not standard input or output; use cp")
+    made = clients(stores_of(sources, target))
+    failures = Failures()
+    announce("the current file is complete at its old or its new place, or at both")
+    with bars(quiet=quiet) as shown:
+        for each in plan(sources, target, made, recursive=recursive):
+            shown.clear()
+            with failures.tolerated():
+                if not isinstance(each, Copy):
+                    raise each.error
+                moved = move_file(each, shown, no_clobber=no_clobber)
+                if verbose:
+                    shown.say(moved)
+    failures.finish()
+    if recursive:
+        _remove_empty_folders(sources, made)
+
+
+def _remove_empty_folders(sources: Sequence[Argument], made: Mapping[Store, FsspecStorageClient]) -> None:
+    """Remove what is left of folders after all their files were moved: local folders, and folder markers of stores."""
+    for source in sources:
+        if isinstance(source, LocalPath):
+            _remove_local_folders(source.path)
+        elif isinstance(source, Address):
+            _remove_markers(made[Store(source.root, SOURCE)], source.key)
+
+
+def _remove_local_folders(path: str) -> None:
+    if os.path.islink(path.rstrip("/")):
+        return
+    for folder, _, _ in os.walk(path, topdown=False):
+        if folder.rstrip("/") == path.rstrip("/") and path.endswith("/"):
+            continue  # SOURCE/ names the content of the folder
+        with contextlib.suppress(OSError):  # a file that another process has written since
+            os.rmdir(folder)
+
+
+def _remove_markers(client: FsspecStorageClient, key: str) -> None:
+    store, prefix = client.store, key if not key or key.endswith("/") else f"{key}/"
+    start = store.url("")
+    objects = {info.url.removeprefix(start) for info in store.list(prefix)}
+    markers = [each for each in store.list_keys(prefix) if each not in objects and each.endswith("/")]
+    if markers:
+        transfer = store.transfer("", "delete")
+        run_all([lambda: store.delete_many(markers, transfer)], 1, transfer.stop)
