@@ -42,7 +42,7 @@ SDK_ERRORS = (AzureError, UnreadableAnswerError)
 DIGEST_CODES = frozenset({"Md5Mismatch", "Crc64Mismatch", "InvalidMd5"})
 _NO_CONTAINER = frozenset({"ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"})
 _NO_OBJECT = frozenset({"BlobNotFound", "ResourceNotFound", "404", ""})
-_ABOUT_AN_OBJECT = {"copy", "delete", "download", "exists", "info", "open", "read"}
+_ABOUT_AN_OBJECT = {"copy", "delete", "download", "exists", "info", "move", "open", "read"}
 """Operations that fail with `FileNotFoundError` if the object is missing. For an upload, that class means a local file."""
 _DENIED = frozenset({401, 403})
 _SUCCESS = range(200, 300)
