@@ -183,13 +183,13 @@ def aware(moment: object) -> datetime | None:
     Returns:
         The time, or None if it is of another form.
     """
-    if isinstance(moment, (int, float)):
-        return datetime.fromtimestamp(moment, tz=UTC)
-    if isinstance(moment, str):
-        try:
+    try:
+        if isinstance(moment, (int, float)):
+            return datetime.fromtimestamp(moment, tz=UTC)
+        if isinstance(moment, str):
             moment = datetime.fromisoformat(moment)
-        except ValueError:
-            return None
+    except (ValueError, OverflowError, OSError):
+        return None
     if not isinstance(moment, datetime):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -103,6 +103,8 @@ class TransferSettings:
             power cut some seconds later can leave zeros, or nothing, under the name of the old file.
         sync_source: Whether the dirty pages of a local file are written to the disk before its upload begins. Only then does
             a write by mmap during the upload show in the modification time, and is refused.
+        min_throughput: The fewest bytes per second of an answer, averaged over each read timeout; 0 for no limit.
+        total_timeout: The most seconds of one verb; None for no limit.
     """
 
     multipart_threshold: int = 16 * MIB
@@ -113,6 +115,8 @@ class TransferSettings:
     publish_on_error: bool = False
     fsync: bool = True
     sync_source: bool = False
+    min_throughput: int = 1024
+    total_timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,15 @@ def size(value: str) -> int:
     if not 1 <= number <= _MOST:
         raise ValueError("must be a size such as '8388608', '8MiB' or '5GB'")
     return number
+
+
+def size_or_zero(value: str) -> int:
+    """Parse a number of bytes as `size`, or ``"0"``.
+
+    Raises:
+        ValueError: If the string is neither.
+    """
+    return 0 if value.strip() == "0" else size(value)
 
 
 def duration(value: str) -> float:

@@ -13,6 +13,7 @@ from azure.storage.blob import BlobServiceClient, CustomerProvidedEncryptionKey
 
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.azure.errors import unusable_account
+from gllm_storage.azure.listing import check_answer
 from gllm_storage.azure.read import BodyAdapter
 from gllm_storage.azure.requests import AzureRequests
 from gllm_storage.azure.store import AzureStore
@@ -26,6 +27,7 @@ from gllm_storage.settings import (
     flag,
     read_option,
     size,
+    size_or_zero,
     warn_if_insecure,
 )
 
@@ -101,8 +103,9 @@ class AzureConnection:
 
     def _make_session(self) -> requests.Session:
         session = requests.Session()
+        limits: dict[str, Any] = {"min_throughput": self.settings.min_throughput, "read_timeout": self.read_timeout}
         for scheme in ("https://", "http://"):
-            session.mount(scheme, BodyAdapter(pool_connections=2, pool_maxsize=POOL_SIZE))
+            session.mount(scheme, BodyAdapter(pool_connections=2, pool_maxsize=POOL_SIZE, **limits))
         return session
 
     def _make_service(self) -> BlobServiceClient:
@@ -146,6 +149,7 @@ class AzureConnection:
             "connection_timeout": self.connect_timeout,
             "read_timeout": self.read_timeout,
             "raw_request_hook": check_stop,
+            "raw_response_hook": check_answer,
         }
         if self.ca_bundle or not self.verify_tls:
             options["connection_verify"] = self.ca_bundle or False
@@ -205,6 +209,8 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
             max_attempts=read_option(given, "max_attempts", count, TransferSettings.max_attempts),
             publish_on_error=read_option(given, "publish_on_error", flag, TransferSettings.publish_on_error),
             **disk_options(given),
+            min_throughput=read_option(given, "min_throughput", size_or_zero, TransferSettings.min_throughput),
+            total_timeout=read_option(given, "total_timeout", duration, None),
         ),
         connect_timeout=read_option(given, "connection_timeout", duration, AzureConnection.connect_timeout),
         read_timeout=read_option(given, "read_timeout", duration, AzureConnection.read_timeout),

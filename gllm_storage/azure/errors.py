@@ -26,6 +26,7 @@ from gllm_storage.errors import (
     redacted,
     translation,
 )
+from gllm_storage.store.answers import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class UnreadableAnswerError(Exception):
     """A successful answer without the headers of Azure: a web server or a login page answers 200 to any request."""
 
 
-SDK_ERRORS = (AzureError, UnreadableAnswerError)
+SDK_ERRORS = (AzureError, UnreadableAnswerError, MalformedHTTPError)
 """All exceptions of a request to Azure."""
 
 DIGEST_CODES = frozenset({"Md5Mismatch", "Crc64Mismatch", "InvalidMd5"})
@@ -128,7 +129,7 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
         details: The operation.
     """
     what = f"azure {details.operation} of {details.url} failed"
-    if isinstance(error, (UnreadableAnswerError, DecodeError)):
+    if isinstance(error, (UnreadableAnswerError, MalformedHTTPError, DecodeError)):
         return StorageError(f"{what}: the endpoint does not speak Azure: {_line(error)}", details, Remedy.CHECK_ENDPOINT)
     if isinstance(error, ClientAuthenticationError) and not status_of(error):
         return AccessDeniedError(f"{what}: {_line(error)}", details, Remedy.CHECK_CREDENTIALS)

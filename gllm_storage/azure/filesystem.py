@@ -14,7 +14,9 @@ from fsspec.asyn import sync
 from fsspec.utils import stringify_path
 
 from gllm_storage.azure.connection import AzureConnection, connection_of
-from gllm_storage.azure.errors import translated
+from gllm_storage.azure.errors import UnreadableAnswerError, translated
+from gllm_storage.azure.listing import checked_listings
+from gllm_storage.azure.requests import GARBLED
 from gllm_storage.azure.upload import content_of, metadata_of
 from gllm_storage.errors import OURS, ErrorDetails
 from gllm_storage.filesystem.base import StoreFileSystem
@@ -26,13 +28,14 @@ if TYPE_CHECKING:
     from gllm_storage.concurrency.stop import Stop
 
 _CLOSE_SECONDS = 0.5
+_OWN_PACKAGES = frozenset({"adlfs", "fsspec", "gllm_storage"})
 _IGNORED = frozenset({"batch_size", "chunksize", "delimiter", "max_concurrency", "timeout"})
 """Arguments of adlfs that only concern speed."""
 _OF_CONNECTION = frozenset({
     "account_host", "anon", "client_id", "client_secret", "credential", "endpoint_url", "ca_bundle", "access_tier",
     "verify_tls", "sse_customer_key",
     "multipart_threshold", "part_size", "max_attempts", "max_concurrency", "publish_on_error", "sas_token", "tenant_id",
-    "connection_timeout", "read_timeout", "fsync", "sync_source",
+    "connection_timeout", "read_timeout", "fsync", "sync_source", "min_throughput", "total_timeout",
 })  # fmt: skip
 """Options that `connection_of` reads, and adlfs does not need."""
 
@@ -160,11 +163,15 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         for each in path if isinstance(path, (list, tuple, set)) else [path]:
             self._without_protocol(stringify_path(each))  # refuses URLs of another account, which adlfs would not notice
         url = f"az://{self._strip_protocol(path)}" if isinstance(path, str) else "az://"
-        with translated(ErrorDetails(self.provider, url, operation)):
+        with translated(ErrorDetails(self.provider, url, operation)), checked_listings():
             try:
                 yield
-            except OURS:
+            except (*OURS, UnreadableAnswerError, AzureError):
                 raise
+            except GARBLED as error:
+                if _is_of_caller(error):
+                    raise
+                raise UnreadableAnswerError(f"{type(error).__name__}: {error}") from error
             except RuntimeError as error:  # adlfs's, after a failure to delete several blobs
                 cause = error.__cause__
                 if isinstance(cause, (*OURS, AzureError)):
@@ -253,6 +260,15 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
             if known and known[0] is self and known[1] is sync:
                 finalizer.detach()
         weakref.finalize(self, _close, os.getpid(), self._loop, self.service_client)
+
+
+def _is_of_caller(error: BaseException) -> bool:
+    """Whether adlfs or fsspec raised an exception themselves, for the caller's arguments, and not the SDK for an answer."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] in _OWN_PACKAGES
 
 
 def _close(pid: int, loop: Any, client: Any) -> None:

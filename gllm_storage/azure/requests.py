@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from azure.core.exceptions import ServiceRequestError
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_transient, not_found, translated
+from gllm_storage.azure.listing import checked_listings
 from gllm_storage.errors import OURS, ObjectNotFoundError, StorageError
 from gllm_storage.info import ObjectInfo, aware
 from gllm_storage.store import retry
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
     from gllm_storage.azure.connection import AzureConnection
     from gllm_storage.errors import ErrorDetails
+    from gllm_storage.store.pages import PageCheck
 
 T = TypeVar("T")
 
-_GARBLED = (AttributeError, KeyError, TypeError, ValueError)
-"""Exceptions of the SDK for an answer without a header that it requires."""
+GARBLED = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+"""Exceptions of the SDK for an answer without a header that it requires, or with one that it cannot parse."""
 _NO_BLOB = frozenset({"BlobNotFound", "404"})
 
 
@@ -109,13 +111,17 @@ class AzureRequests:
             StorageError: If the request for a page fails.
         """
         pages = listing.by_page()
+        checks: dict[str, PageCheck] = {}
+        before: frozenset[str] = frozenset()
         while True:
-            with translated(details):
+            with translated(details), checked_listings(checks):
                 # After a failure the SDK's iterator requests the same page again.
                 page = self.send(lambda: next(pages, None), details)
             if page is None:
                 return
-            yield list(page)
+            entries = list(page)
+            yield [each for each in entries if each.name not in before]  # a server may repeat the last one
+            before = frozenset(each.name for each in entries)
 
     def _head(self, key: str, details: ErrorDetails) -> BlobProperties:
         with translated(details):
@@ -133,7 +139,7 @@ def _readable(request: Callable[[], T]) -> T:
         raise
     except OSError as error:  # such as a ca_bundle that was deleted
         raise ServiceRequestError(str(error)) from error
-    except _GARBLED as error:
+    except GARBLED as error:
         raise UnreadableAnswerError(f"{type(error).__name__}: {error}") from error
 
 

@@ -10,6 +10,7 @@ from gllm_storage.azure.account import AzureAccount
 from gllm_storage.paths import clean_prefix
 from gllm_storage.settings import (
     ConfigError,
+    TransferSettings,
     choice,
     count,
     customer_key,
@@ -21,6 +22,7 @@ from gllm_storage.settings import (
     require_one_trust,
     setting,
     size,
+    size_or_zero,
     text,
 )
 
@@ -98,6 +100,8 @@ class AzureSettings:
     publish_on_error: bool = setting(flag, default=False)
     fsync: bool = setting(flag, default=True)
     sync_source: bool = setting(flag, default=False)
+    min_throughput: int = setting(size_or_zero, default=TransferSettings.min_throughput)
+    total_timeout: float | None = setting(duration, default=None)
 
     def __post_init__(self) -> None:
         """Check the keys together.
@@ -178,5 +182,7 @@ class AzureSettings:
             "max_attempts": self.max_attempts,
             "publish_on_error": self.publish_on_error or None,
             **disk_options_of(self),
+            "min_throughput": self.min_throughput,
+            "total_timeout": self.total_timeout,
         }
         return {name: value for name, value in options.items() if value is not None}

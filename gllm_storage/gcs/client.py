@@ -61,6 +61,9 @@ class GCSStorageClient(FsspecStorageClient):
                   zeros under its name. Default ``"true"``.
                 - sync_source: Whether the dirty pages of a file are written to the disk before its upload, so that a write
                   by mmap meanwhile is noticed. Default ``"false"``.
+                - min_throughput: The fewest bytes per second of an answer, averaged over each read_timeout. Default
+                  ``"1KiB"``; ``"0"`` for no limit.
+                - total_timeout: The most time of one verb, such as ``"10m"``. Default: no limit.
 
         Raises:
             ValueError: If required configuration parameters are missing, or any is unknown or wrong: one error that names

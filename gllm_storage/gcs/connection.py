@@ -39,6 +39,7 @@ from gllm_storage.settings import (
     flag,
     read_option,
     size,
+    size_or_zero,
     warn_if_insecure,
 )
 from gllm_storage.store.http import StoppingAdapter
@@ -58,6 +59,8 @@ OPTIONS = frozenset(
         "max_concurrency",
         "max_attempts",
         "publish_on_error",
+        "min_throughput",
+        "total_timeout",
         "connect_timeout",
         "read_timeout",
         "ca_bundle",
@@ -147,6 +150,8 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
                 max_attempts=read_option(options, "max_attempts", count, TransferSettings.max_attempts),
                 publish_on_error=read_option(options, "publish_on_error", flag, TransferSettings.publish_on_error),
                 **disk_options(options),
+                min_throughput=read_option(options, "min_throughput", size_or_zero, TransferSettings.min_throughput),
+                total_timeout=read_option(options, "total_timeout", duration, None),
             ),
             token=options.get("token"),
             project=os.environ.get("GCSFS_DEFAULT_PROJECT", "") if project is None else project,
@@ -266,7 +271,9 @@ class GCSConnection:
         # urllib3 closes connections above this number after use, with a warning in its log.
         pool_size = max(100, 2 * self.options.transfer.max_concurrency)
         context = mtls.get_default_ssl_context() if self._has_certificate else None
-        adapter = _Adapter(context, pool_connections=2, pool_maxsize=pool_size)
+        options = self.options
+        limits: dict[str, Any] = {"min_throughput": options.transfer.min_throughput, "read_timeout": options.read_timeout}
+        adapter = _Adapter(context, pool_connections=2, pool_maxsize=pool_size, **limits)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         return session

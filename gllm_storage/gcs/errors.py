@@ -23,6 +23,7 @@ from gllm_storage.errors import (
     redacted,
     translation,
 )
+from gllm_storage.store.answers import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
@@ -57,7 +58,14 @@ class CredentialsError(GoogleAuthError, ValueError):
     """The credentials that the options name cannot be read. Both are classes that gcsfs raises for that."""
 
 
-SDK_ERRORS = (RefusedError, UnreadableAnswerError, requests.RequestException, urllib3.exceptions.HTTPError, GoogleAuthError)
+SDK_ERRORS = (
+    RefusedError,
+    UnreadableAnswerError,
+    MalformedHTTPError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    GoogleAuthError,
+)
 """All exceptions of a request."""
 
 _BROKEN = (
@@ -154,7 +162,7 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
     failure = f"gcs {details.operation} of {details.url} failed"
     if isinstance(error, RefusedError):
         return _from_answer(error, _answered(details, error), f"{failure}: {error}")
-    if isinstance(error, UnreadableAnswerError):
+    if isinstance(error, (UnreadableAnswerError, MalformedHTTPError)):
         message = f"{failure}: the endpoint does not speak Google's JSON API: {error}"
         return StorageError(message, details, Remedy.CHECK_ENDPOINT)
     if isinstance(error, GoogleAuthError) and not isinstance(error, TransportError):

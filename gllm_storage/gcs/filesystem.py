@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import ssl
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,11 +22,13 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import OURS, ErrorDetails
 from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.gcs.connection import OPTIONS, connection_of
-from gllm_storage.gcs.errors import RefusedError, translated
+from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, translated
+from gllm_storage.gcs.requests import checked_page
 from gllm_storage.info import aware
+from gllm_storage.store.pages import PageCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
     from gllm_storage.gcs.connection import GCSConnection
     from gllm_storage.gcs.store import GCSStore
@@ -41,6 +45,10 @@ _FIXED = {
 }
 _POSITIONAL = tuple(inspect.signature(_GCSFileSystem.__init__).parameters)[1:]
 _DENIED = 403
+_OF_LISTINGS = {"includeFoldersAsPrefixes"}
+"""Further parameters of gcsfs's listings."""
+_GARBLED = (AttributeError, json.JSONDecodeError, LookupError, RecursionError)
+"""Exceptions of gcsfs for an answer without a field that it requires."""
 _READS = {"GET", "HEAD"}
 
 
@@ -182,6 +190,8 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
                 yield
             except OURS:
                 raise
+            except (*_GARBLED, AssertionError) as error:
+                raise UnreadableAnswerError(f"{type(error).__name__}: {error}") from error
             except HttpError as error:
                 raise RefusedError(int(error.code or 0), str(error.code), str(error.message)) from error
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -196,6 +206,57 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         with task_of_call():
             answer = super()._request(method, *args, **kwargs)
             return await (answer if method in _READS else decided(answer))
+
+    async def _sequential_list_objects_helper(  # noqa: PLR0917 - gcsfs's signature
+        self,
+        bucket: str,
+        delimiter: str,
+        start_offset: str | None,
+        end_offset: str | None,
+        prefix: str | None,
+        versions: bool,
+        max_results: int | None,
+        items_per_call: int = 1000,
+        **kwargs: Any,
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """As gcsfs's own, with the checks of `checked_page`."""
+        query = {name: value for name, value in kwargs.items() if name in _OF_LISTINGS}
+        query |= {"delimiter": delimiter, "prefix": prefix, "startOffset": start_offset, "endOffset": end_offset}
+        query["versions"] = "true" if versions else None
+        items: list[dict[str, Any]] = []
+        prefixes: list[str] = []
+        most = max_results or sys.maxsize
+        pages = self._pages(
+            "b/{}/o", bucket, page_size=lambda: min(items_per_call, most - len(items) - len(prefixes)), **query
+        )
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                prefixes += page.get("prefixes", [])
+                items += page.get("items", [])
+                if len(items) + len(prefixes) >= most:
+                    break
+        return [self._process_object(bucket, each) for each in items], prefixes
+
+    async def _list_buckets(self) -> list[dict[str, Any]]:
+        """As gcsfs's own, with the checks of `checked_page`."""
+        found = [each async for page in self._pages("b", project=self.project) for each in page.get("items", [])]
+        return [{**each, "name": f"{each['name']}/", "size": 0, "type": "directory"} for each in found]
+
+    async def _pages(
+        self, path: str, *args: str, page_size: Callable[[], int] | None = None, **query: Any
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The pages of a listing by gcsfs's requests."""
+        check, token = PageCheck(), None
+        while True:
+            more = {} if page_size is None else {"maxResults": page_size()}
+            try:
+                page = await self._call("GET", path, *args, json_out=True, pageToken=token, **more, **query)
+            except (ValueError, RecursionError) as error:
+                raise UnreadableAnswerError("its answer is not JSON") from error
+            token = checked_page(page, check, query.get("prefix") or "")
+            yield page
+            if token is None:
+                return
 
     # ------------------------------------------------------------------ moves of one object; versions that paths name
 

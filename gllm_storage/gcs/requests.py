@@ -15,12 +15,14 @@ import requests
 from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, is_transient
 from gllm_storage.info import ObjectInfo, aware
 from gllm_storage.store import retry
+from gllm_storage.store.pages import RepeatedPageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.gcs.connection import GCSConnection
+    from gllm_storage.store.pages import PageCheck
 
 BATCH = 100
 """The most requests of a batch: https://cloud.google.com/storage/docs/batch."""
@@ -37,6 +39,7 @@ NAMES = {
 }
 """Properties of an object, and their names in its resource."""
 _STATUS = re.compile(r"\s*HTTP/\S+ ([0-9]{3})")
+_DIGITS = re.compile(r"[0-9]{1,19}")
 _NUMBER = re.compile(r"\+([0-9]+)>?\s*$")
 
 
@@ -157,12 +160,15 @@ def refusal_of(answer: requests.Response) -> RefusedError:
     """Read an answer that is not a success."""
     request_id = answer.headers.get("X-GUploader-UploadID")
     content: Any = None
-    with contextlib.suppress(ValueError, requests.RequestException):  # RequestException: the body of the answer broke
+    with contextlib.suppress(
+        ValueError, RecursionError, requests.RequestException
+    ):  # RequestException: the body of the answer broke
         content = answer.json()
     error = content.get("error") if isinstance(content, dict) else None
     if not isinstance(error, dict):
         return RefusedError(answer.status_code, str(answer.status_code), answer.reason or "no explanation", request_id)
-    first = (error.get("errors") or [{}])[0]
+    errors = error.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else None
     reason = first.get("reason") if isinstance(first, dict) else None
     return RefusedError(
         answer.status_code, str(reason or answer.status_code), str(error.get("message") or "no explanation"), request_id
@@ -179,8 +185,8 @@ def json_of(answer: requests.Response) -> dict[str, Any]:
         return {}
     try:
         found = answer.json()
-    except ValueError as error:
-        raise UnreadableAnswerError(f"its answer is not JSON: {answer.text[:80]!r}") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableAnswerError(f"its answer is not JSON: {answer.content[:80]!r}") from error
     if found is None:  # the answer of some emulators to a delete
         return {}
     if not isinstance(found, dict):
@@ -193,14 +199,81 @@ def path_of(bucket: str, key: str, start: str = "/storage/v1") -> str:
     return f"{start}/b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
 
 
+def checked_page(page: Any, check: PageCheck, prefix: str = "") -> str | None:
+    """Check a page of a listing, and leave out of it the names that the page before had.
+
+    Args:
+        page: The JSON of the answer.
+        check: Knows the pages before.
+        prefix: The requested beginning of the names: what is listed may be deleted next.
+
+    Returns:
+        The token of the next page; None if there is none.
+
+    Raises:
+        UnreadableAnswerError: If the answer is not a listing of this prefix, or repeats an earlier one.
+    """
+    items, prefixes = _entries_in(page)
+    for name in (*(each.get("name") for each in items), *prefixes):
+        if not isinstance(name, str) or not name:
+            raise UnreadableAnswerError("an entry of its listing has no name")
+        if not name.startswith(prefix):
+            raise UnreadableAnswerError(f"its listing of {prefix[:80]!r} has {name[:80]!r}, which does not begin with that")
+    for each in items:
+        size_of(each)
+    token = page.get("nextPageToken") or None
+    try:
+        repeated = check.repeated([*map(_identity, items), *prefixes], more=token is not None)
+        if token is not None:
+            check.require_new(token)
+    except RepeatedPageError as error:
+        raise UnreadableAnswerError(str(error)) from error
+    page["items"] = [each for each in items if _identity(each) not in repeated]
+    page["prefixes"] = [each for each in prefixes if each not in repeated]
+    return None if token is None else str(token)
+
+
+def _entries_in(page: Any) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The objects and the prefixes of a page.
+
+    Raises:
+        UnreadableAnswerError: If the answer is not a listing.
+    """
+    if isinstance(page, dict) and page.keys() & {"kind", "items", "prefixes", "nextPageToken"}:
+        items, prefixes = page.get("items", []), page.get("prefixes", [])
+        if isinstance(items, list) and isinstance(prefixes, list) and all(isinstance(each, dict) for each in items):
+            return items, prefixes
+    raise UnreadableAnswerError("its answer is not a listing")
+
+
+def _identity(item: Mapping[str, Any]) -> str:
+    """Name and generation: a listing of versions may have one name on two pages."""
+    return f"{item['name']}#{item['generation']}" if "generation" in item else str(item["name"])
+
+
+def size_of(resource: Mapping[str, Any]) -> int:
+    """The size of an object in bytes; 0 if the resource has none, as the API leaves it out for some objects.
+
+    Raises:
+        UnreadableAnswerError: If it is not a number.
+    """
+    text = str(resource.get("size", 0))
+    if not _DIGITS.fullmatch(text):
+        raise UnreadableAnswerError(f"the size of an object in its answer is {text[:80]!r}")
+    return int(text)
+
+
 def require_resource(answer: dict[str, Any]) -> dict[str, Any]:
     """Check that an answer describes an object.
 
     Raises:
         UnreadableAnswerError: If it does not.
     """
-    if "name" not in answer or "generation" not in answer:
+    if "name" not in answer or not _DIGITS.fullmatch(str(answer.get("generation"))):
         raise UnreadableAnswerError("its answer does not describe an object")
+    size_of(answer)
+    if not isinstance(answer.get("metadata") or {}, dict):
+        raise UnreadableAnswerError("the metadata of an object in its answer are not a JSON object")
     return answer
 
 
@@ -208,11 +281,11 @@ def info_of(resource: Mapping[str, Any], url: str, *, listed: bool = False) -> O
     """Read an object resource: https://cloud.google.com/storage/docs/json_api/v1/objects#resource."""
     return ObjectInfo(
         url=url,
-        size=int(resource.get("size", 0)),
+        size=size_of(resource),
         etag=str(resource.get("etag", "")).strip('"') or None,
         last_modified=aware(resource.get("updated")),
         checksum=None if listed else _checksum(resource),
-        metadata=None if listed else dict(resource.get("metadata", {})),
+        metadata=None if listed else dict(resource.get("metadata") or {}),
         version=str(resource["generation"]) if "generation" in resource else None,
         **({} if listed else _properties(resource)),
     )

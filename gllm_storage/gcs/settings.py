@@ -10,6 +10,7 @@ from typing import Any
 from gllm_storage.paths import clean_prefix
 from gllm_storage.settings import (
     ConfigError,
+    TransferSettings,
     count,
     customer_key,
     disk_options_of,
@@ -20,6 +21,7 @@ from gllm_storage.settings import (
     require_one_trust,
     setting,
     size,
+    size_or_zero,
     text,
 )
 
@@ -81,6 +83,8 @@ class GCSSettings:
     publish_on_error: bool = setting(flag, default=False)
     fsync: bool = setting(flag, default=True)
     sync_source: bool = setting(flag, default=False)
+    min_throughput: int = setting(size_or_zero, default=TransferSettings.min_throughput)
+    total_timeout: float | None = setting(duration, default=None)
 
     def __post_init__(self) -> None:
         """Check the keys against each other.
@@ -126,5 +130,7 @@ class GCSSettings:
             "max_attempts": self.max_attempts,
             "publish_on_error": self.publish_on_error or None,
             **disk_options_of(self),
+            "min_throughput": self.min_throughput,
+            "total_timeout": self.total_timeout,
         }
         return {name: value for name, value in options.items() if value is not None}

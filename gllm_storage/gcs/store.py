@@ -30,11 +30,12 @@ from gllm_storage.gcs.errors import (
     translated,
 )
 from gllm_storage.gcs.read import GCSReader
-from gllm_storage.gcs.requests import BATCH, SUCCESS, GCSRequests, info_of, path_of, require_resource
+from gllm_storage.gcs.requests import BATCH, SUCCESS, GCSRequests, checked_page, info_of, path_of, require_resource
 from gllm_storage.gcs.upload import GCSWrite, options_of
 from gllm_storage.info import in_order
 from gllm_storage.store.create import write_object
 from gllm_storage.store.download import replaced_too_often
+from gllm_storage.store.pages import PageCheck
 from gllm_storage.store.port import ObjectStore, guess_content_type
 from gllm_storage.store.reader import ObjectChangedError
 from gllm_storage.store.retry import RESTART, TRANSIENT_STATUSES, rescued
@@ -283,16 +284,14 @@ class GCSStore(ObjectStore):
         return any(page.get("items") for page in self._pages({"prefix": prefix, "maxResults": "1"}))
 
     def _pages(self, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        details = self.details(query["prefix"], "list")
+        details, check = self.details(query["prefix"], "list"), PageCheck()
         token: str | None = None
         while True:
             params = {**query, "pageToken": token} if token else dict(query)
             with translated(details):
                 page = self.requests.ask("GET", f"{self._path}/o", details, params=params)
-                if not page.keys() & {"kind", "items", "prefixes", "nextPageToken"}:
-                    raise UnreadableAnswerError("its answer is not a listing")
+                token = checked_page(page, check, query["prefix"])
             yield page
-            token = page.get("nextPageToken")
             if not token:
                 return
 

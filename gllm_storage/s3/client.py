@@ -75,6 +75,9 @@ class S3StorageClient(FsspecStorageClient):
                   zeros under its name. Default ``"true"``.
                 - sync_source: Whether the dirty pages of a file are written to the disk before its upload, so that a write
                   by mmap meanwhile is noticed. Default ``"false"``.
+                - min_throughput: The fewest bytes per second of an answer, averaged over each read_timeout. Default
+                  ``"1KiB"``; ``"0"`` for no limit.
+                - total_timeout: The most time of one verb, such as ``"10m"``. Default: no limit.
                 - memory_limit: The most content that all transfers of the process hold in memory at a time; at least
                   `part_size`. Default ``"128MiB"``.
                 - engine: ``"auto"`` sends frequent requests directly over a socket if possible; ``"boto3"`` sends all

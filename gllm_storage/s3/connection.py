@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
+from gllm_storage.s3.answers import guard
 from gllm_storage.s3.body import BotoBody, ChecksumHeaders
 from gllm_storage.s3.errors import (
     TRANSIENT_CODES,
@@ -22,7 +23,16 @@ from gllm_storage.s3.errors import (
 from gllm_storage.s3.requests import add_content_md5
 from gllm_storage.s3.settings import BODY_SIGNING, ENGINES, S3TransferSettings, check_transfer_settings
 from gllm_storage.s3.store import S3Store
-from gllm_storage.settings import count, disk_options, flag, read_option, size, warn_if_insecure
+from gllm_storage.settings import (
+    count,
+    disk_options,
+    duration,
+    flag,
+    read_option,
+    size,
+    size_or_zero,
+    warn_if_insecure,
+)
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -61,6 +71,7 @@ class Endpoint:
         engine: ``"auto"`` sends the frequent requests over the direct HTTP client, if nothing prevents it; ``"boto3"`` sends
             all requests through boto3.
         sign_bodies: When the direct client signs bodies; see `BodySigning`.
+        min_throughput: The fewest bytes per second of an answer, averaged over each read timeout; 0 for no limit.
     """
 
     client_options: Mapping[str, Any] = field(repr=False)
@@ -71,6 +82,7 @@ class Endpoint:
     pool_size: int = 10
     engine: str = "auto"
     sign_bodies: str = "auto"
+    min_throughput: int = S3TransferSettings.min_throughput
 
     def make_client(self) -> S3Client:
         """A new client: boto3's, or the direct client, which has the same methods.
@@ -101,6 +113,7 @@ class Endpoint:
         send_digests(client)
         adapt: Any = _adapt_body
         events.register("after-call.s3.GetObject", adapt)
+        self._guard(client)
         if not is_amazon(client):
             stay: Any = _stay_at_endpoint
             events.register("before-call.s3", stay)
@@ -113,6 +126,13 @@ class Endpoint:
         """
         options = {**self.config_options, "signature_version": "s3v4"}
         return dataclasses.replace(self, config_options=options, engine="boto3").make_client()
+
+    def _guard(self, client: S3Client) -> None:
+        config: Any = client.meta.config
+        try:
+            guard(client, self.min_throughput, config.read_timeout)
+        except AttributeError as error:
+            _logger.warning("this release of botocore is unknown (%r): the limits of answers do not apply", error)
 
     def _direct_or(self, client: S3Client, session: Any) -> S3Client:
         """The direct client over a boto3 client; or the boto3 client, if botocore has moved parts that it needs."""
@@ -143,6 +163,7 @@ class Endpoint:
             is_amazon=is_amazon(client),
             pool_size=self.pool_size,
             sign_bodies=self.sign_bodies,
+            min_throughput=self.min_throughput,
         )
         return cast("S3Client", direct)
 
@@ -250,8 +271,8 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
         options: s3fs's ``anon``, ``key`` or ``username``, ``secret`` or ``password``, ``token``, ``profile``,
             ``endpoint_url``, ``use_ssl``, ``requester_pays``, ``client_kwargs``, ``config_kwargs``,
             ``s3_additional_kwargs`` and ``max_concurrency``; and ours: ``multipart_threshold``, ``part_size``,
-            ``memory_limit``, ``conditional_writes``, ``publish_on_error``, ``fsync``, ``sync_source``, ``engine`` and
-            ``sign_bodies``.
+            ``memory_limit``, ``conditional_writes``, ``publish_on_error``, ``fsync``, ``sync_source``, ``min_throughput``,
+            ``total_timeout``, ``engine`` and ``sign_bodies``.
 
     Raises:
         ValueError: If a value is impossible.
@@ -269,6 +290,8 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
         memory_limit=read_option(options, "memory_limit", size, S3TransferSettings.memory_limit),
         conditional_writes=options.get("conditional_writes") or S3TransferSettings.conditional_writes,
         **disk_options(options),
+        min_throughput=read_option(options, "min_throughput", size_or_zero, S3TransferSettings.min_throughput),
+        total_timeout=read_option(options, "total_timeout", duration, None),
     )
     payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
     warn_if_insecure("s3", verify_tls=(options.get("client_kwargs") or {}).get("verify") is not False)
@@ -282,6 +305,7 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
             pool_size=max(10, 2 * concurrency),  # several transfers may have as many requests in progress each
             engine=options.get("engine", "auto"),
             sign_bodies=options.get("sign_bodies", "auto"),
+            min_throughput=settings.min_throughput,
         ),
         {**(options.get("s3_additional_kwargs") or {}), **payer},
         check_transfer_settings(settings),

@@ -20,6 +20,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
     translation,
 )
+from gllm_storage.store.answers import MalformedHTTPError
 
 if TYPE_CHECKING:
     import contextlib
@@ -40,10 +41,45 @@ class UnreadableAnswerError(Exception):
     """A successful answer without the headers or content of S3. A web server or a login page answers 200 to any request."""
 
 
+UNPARSABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+"""Exceptions of a parser for a header or a document with an impossible value."""
+
+
+class StrictParser:
+    """A parser of botocore that raises one class for all answers that it cannot parse.
+
+    Args:
+        parser: The parser.
+    """
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+
+    def parse(self, *args: Any) -> dict[str, Any]:
+        """Parse an answer.
+
+        Raises:
+            botocore.parsers.ResponseParserError: If that is not possible.
+        """
+        try:
+            parsed: dict[str, Any] = self._parser.parse(*args)
+        except ResponseParserError:
+            raise
+        except UNPARSABLE as error:
+            raise ResponseParserError(
+                f"its answer cannot be parsed: {type(error).__name__}: {_first_line(error)}"
+            ) from error
+        return parsed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
 SDK_ERRORS = (
     BotoCoreError,
     ClientError,
     ResponseParserError,
+    MalformedHTTPError,
     boto.UndefinedModelAttributeError,
     UnreadableAnswerError,
 )
@@ -186,7 +222,7 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
         return _from_answer(error, details, what)
     if isinstance(error, _NO_CREDENTIALS):
         return AccessDeniedError(f"{what}: {_sentence(error)}", details, Remedy.CHECK_CREDENTIALS)
-    if isinstance(error, (ResponseParserError, UnreadableAnswerError)):
+    if isinstance(error, (ResponseParserError, UnreadableAnswerError, MalformedHTTPError)):
         message = f"{what}: the endpoint does not speak S3: {_first_line(error)}"
         return StorageError(message, details, Remedy.CHECK_ENDPOINT)
     if isinstance(error, (boto.FlexibleChecksumError, boto.ChecksumError)):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import math
 import os
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import s3fs.core
+from botocore.exceptions import ClientError
 from fsspec.asyn import sync, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from s3fs.core import S3FileSystem as _S3FileSystem
+from s3fs.errors import translate_boto_error
 
 from gllm_storage.concurrency.interrupt import task_of_call
 from gllm_storage.concurrency.stop import Stop, running_stop
@@ -22,6 +26,7 @@ from gllm_storage.files.target import atomic_target
 from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.s3.connection import S3Connection, connection_of, send_digests
 from gllm_storage.s3.errors import translated
+from gllm_storage.s3.listing import pages_of
 from gllm_storage.s3.s3fs.errors import translated_s3fs
 from gllm_storage.s3.s3fs.files import S3Appender, S3File, S3Writer
 from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, natural_options, require_known
@@ -29,7 +34,7 @@ from gllm_storage.s3.settings import MAX_PUT, MIN_PART, S3TransferSettings, sett
 from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from gllm_storage.info import ObjectInfo
     from gllm_storage.s3.store import S3Store
@@ -57,6 +62,9 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         engine: ``"auto"`` or ``"boto3"``; see `Endpoint`.
         sign_bodies: ``"auto"``, ``"always"`` or ``"never"``; see `BodySigning`.
         publish_on_error: Whether a written file appears also if other code closes it at the end of a block that failed.
+        min_throughput: The fewest bytes per second of an answer, averaged over each read timeout. Default 1024; 0 for no
+            limit.
+        total_timeout: The most seconds of one verb of a client. Default None, for no limit.
         **options: s3fs's options.
 
     Raises:
@@ -86,6 +94,8 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         engine: str = "auto",
         sign_bodies: str = "auto",
         publish_on_error: bool = False,
+        min_throughput: int = S3TransferSettings.min_throughput,
+        total_timeout: float | None = S3TransferSettings.total_timeout,
         **options: Any,
     ) -> None:
         require_known(options, S3FileSystem)
@@ -107,6 +117,8 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
                 "engine": engine,
                 "sign_bodies": sign_bodies,
                 "publish_on_error": publish_on_error,
+                "min_throughput": min_throughput,
+                "total_timeout": total_timeout,
             }
         )
 
@@ -390,6 +402,48 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
             return await super()._call_s3(method, *akwarglist, **kwargs)
 
     call_s3 = sync_wrapper(_call_s3)
+
+    async def _list_pages(self, method: str, **kwargs: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """The pages of the listings of s3fs's own methods, with the checks of `pages_of`."""
+        bucket, operation = kwargs["Bucket"], "".join(each.capitalize() for each in method.split("_"))
+        details = self._error_details(bucket, str(kwargs.get("Prefix") or ""), "list")
+        pages = pages_of(self.connection.client, {**self.connection.parameters(operation), **kwargs}, method)
+        while True:
+            with translated_s3fs(details):
+                try:
+                    page = await self._in_thread(lambda _: next(pages, None))
+                except ClientError as error:
+                    raise translate_boto_error(error) from error
+            if page is None:
+                return
+            yield page
+
+    async def _iterdir(
+        self, bucket: str, max_items: int | None = None, delimiter: str = "/", prefix: str = "", versions: bool = False
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """As s3fs's own, whose earlier releases request the pages by a paginator that ends without an error."""
+        if versions and not self.version_aware:
+            raise ValueError("versions cannot be specified if the filesystem is not version aware")
+        method, entries = ("list_object_versions", "Versions") if self.version_aware else ("list_objects_v2", "Contents")
+        most = {} if max_items is None else {"MaxKeys": 2 * max_items}
+        left = math.inf if max_items is None else max_items
+        parameters = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter, **self.req_kw, **most}
+        async with contextlib.aclosing(self._list_pages(method, **parameters)) as pages:
+            async for page in pages:
+                for each in page.get("CommonPrefixes", []):
+                    found = {"Key": each["Prefix"][:-1], "Size": 0, "StorageClass": "DIRECTORY", "type": "directory"}
+                    self._fill_info(found, bucket, versions=False)
+                    yield found
+                for found in page.get(entries, []):
+                    if left <= 0:
+                        return
+                    left -= 1
+                    if not self.version_aware or found.get("IsLatest") or versions:
+                        found.update(type="file", size=found["Size"])
+                        self._fill_info(found, bucket, versions=versions)
+                        yield found
+                if left <= 0:
+                    return
 
     def _split(self, path: str) -> tuple[str, str]:
         path = self._without_protocol(path)

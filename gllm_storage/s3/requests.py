@@ -26,6 +26,7 @@ from gllm_storage.s3.errors import (
     translate,
     translated,
 )
+from gllm_storage.s3.listing import pages_of
 from gllm_storage.store.checksums import ALGORITHMS, CHECKSUM, is_well_formed, kept_checksum
 from gllm_storage.store.retry import s3_requests
 
@@ -50,7 +51,6 @@ _STATUS = {"AccessDenied": 403}
 _GONE = {"NoSuchKey", "NoSuchVersion"}
 _NO_BULK_DELETE = {400, 405, 411, 501}
 """The status of an endpoint that refuses DeleteObjects as such."""
-_OF_LISTINGS = ("Name", "IsTruncated", "KeyCount", "MaxKeys")
 
 
 class S3Requests:
@@ -120,12 +120,8 @@ class S3Requests:
             StorageError: If the request for any page fails.
         """
         with translated(self.details(prefix, "list")):
-            pages = self.connection.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=prefix, **only, **self.connection.parameters("ListObjectsV2")
-            )
-            for page in pages:
-                require_any(page, *_OF_LISTINGS)
-                yield page
+            parameters = {"Bucket": self.bucket, "Prefix": prefix, **only, **self.connection.parameters("ListObjectsV2")}
+            yield from pages_of(self.connection.client, parameters)
 
     def require_bucket(self, details: ErrorDetails, *, recently: bool = True) -> None:
         """Check that the bucket exists: a HeadObject answers a bare 404 for a missing key and a missing bucket alike.

@@ -27,6 +27,7 @@ from gllm_storage.settings import (
     require_one_trust,
     setting,
     size,
+    size_or_zero,
     text,
 )
 
@@ -110,6 +111,8 @@ class S3Settings:
     fsync: bool = setting(flag, default=True)
     sync_source: bool = setting(flag, default=False)
     memory_limit: int = setting(size, default=DEFAULT_MEMORY_LIMIT)
+    min_throughput: int = setting(size_or_zero, default=TransferSettings.min_throughput)
+    total_timeout: float | None = setting(duration, default=None)
     conditional_writes: str = setting(choice("auto", "enforced", "best-effort"), default="auto")
     engine: str = setting(choice(*ENGINES), default="auto")
     sign_bodies: str = setting(choice(*BODY_SIGNING), default="auto")
@@ -174,6 +177,8 @@ class S3Settings:
             "part_size": self.part_size,
             "memory_limit": self.memory_limit,
             **disk_options_of(self),
+            "min_throughput": self.min_throughput,
+            "total_timeout": self.total_timeout,
             "conditional_writes": self.conditional_writes,
             "engine": self.engine,
             "sign_bodies": self.sign_bodies,

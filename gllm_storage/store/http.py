@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from requests.adapters import HTTPAdapter
 
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.store.answers import guarded_pools, require_known_coding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,28 @@ class StoppableBody:
 
 
 class StoppingAdapter(HTTPAdapter):
-    """An adapter of `requests` that sends bodies of more than 256 KiB as `StoppableBody`."""
+    """An adapter of `requests` that sends bodies of more than 256 KiB as `StoppableBody`, and limits answers.
+
+    Args:
+        min_throughput: The fewest bytes per second of an answer; 0 for no limit.
+        read_timeout: The time over which they are counted, in seconds.
+        **options: As for `HTTPAdapter`.
+    """
+
+    def __init__(self, *, min_throughput: int = 0, read_timeout: float | None = None, **options: Any) -> None:
+        self._limits = (min_throughput, read_timeout)
+        super().__init__(**options)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """As the base class, with connections that apply the limits."""
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = guarded_pools(*self._limits)
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        """As the base class, with connections that apply the limits."""
+        manager: Any = super().proxy_manager_for(*args, **options)
+        manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
+        return manager
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request.
@@ -56,8 +78,11 @@ class StoppingAdapter(HTTPAdapter):
 
         Raises:
             TransferStopped: If the transfer of this thread was cancelled while the body was sent.
+            MalformedHTTPError: If the transfer coding of the answer is unknown.
         """
         body: Any = request.body
         if isinstance(body, bytes) and len(body) > _PIECE:
             body = request.body = StoppableBody(body)  # type: ignore[assignment]  # requests takes any iterable
-        return super().send(request, *args, **kwargs)
+        answer = super().send(request, *args, **kwargs)
+        require_known_coding(answer.headers)
+        return answer

@@ -25,14 +25,15 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts
-from gllm_storage.s3.errors import is_transient
+from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, is_transient
 from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.guard import Listeners
 from gllm_storage.s3.http.operations import Operation, Request, operations_of
 from gllm_storage.s3.http.pool import Answer, Exchange, Pool
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
 from gllm_storage.s3.http.template import NotDirectError, Template, template_of
-from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError
+from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
+from gllm_storage.store.answers import MAX_ERROR
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ _SIGNING_CODES = frozenset({"SignatureDoesNotMatch", _DIGEST_MISMATCH})
 _STATUS_OF_LATE_ERROR = 500
 """The status that boto3 gives to an error document in an answer with status 200."""
 _ERROR_BEGINS_WITHIN = 200
+_MAX_BODY = 2**20
+"""Bytes that are read of the answer to a write, which has none or few."""
 _CHANGES = frozenset({"PUT", "DELETE"})
 """Methods that change the store."""
 
@@ -74,6 +77,7 @@ class DirectClient:
         is_amazon: Whether the endpoint is Amazon's, which redirects requests to the region of the bucket.
         pool_size: The most idle connections that stay open to each server.
         sign_bodies: When bodies are signed; see `BodySigning`.
+        min_throughput: The fewest bytes per second of an answer, averaged over each read timeout; 0 for no limit.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class DirectClient:
         is_amazon: bool,
         pool_size: int,
         sign_bodies: str = "auto",
+        min_throughput: float = 0.0,
     ) -> None:
         self.boto = client
         self.meta = client.meta
@@ -100,6 +105,7 @@ class DirectClient:
         self._pools: dict[tuple[str, str, int], Pool] = {}
         self._bodies: dict[tuple[str, str, int], BodySigning] = {}
         self._sign_bodies = sign_bodies
+        self._min_throughput = min_throughput
         self._refusal: str | None = refusal_of(client)
 
     def __getattr__(self, name: str) -> Any:
@@ -235,7 +241,7 @@ class DirectClient:
             return pool
         config: Any = self.meta.config
         tls = tls_context_of(self.boto) if template.scheme == "https" else None
-        server = Server(*key, config.connect_timeout, config.read_timeout, tls)
+        server = Server(*key, config.connect_timeout, config.read_timeout, tls, self._min_throughput)
         return self._pools.setdefault(key, Pool(server, self._pool_size))
 
     def _exchange(self, place: _Place, operation: Operation, request: Request) -> dict[str, Any]:
@@ -278,6 +284,8 @@ class DirectClient:
         try:
             answer = place.pool.request(head, request.body, changes=changes, bodiless=bodiless, fresh=fresh)
             return self.outcome(place, operation, request.headers, answer)
+        except UnusableAnswerError as error:
+            raise UnreadableAnswerError(f"its answer is not HTTP as S3 speaks it: {error}") from error
         except MalformedAnswerError as error:
             raise NotDirectError(f"an answer is not HTTP as S3 speaks it: {error}") from error
 
@@ -307,8 +315,10 @@ class DirectClient:
             if operation.name == "GetObject":
                 found["Body"] = Body(answer, self.meta.endpoint_url)
                 return found
-            body = answer.read()
-        except (ValueError, MalformedAnswerError) as error:
+            body = answer.beginning(_MAX_BODY)
+        except UnusableAnswerError as error:
+            raise UnreadableAnswerError(str(error)) from error
+        except (*UNPARSABLE, MalformedAnswerError) as error:
             raise NotDirectError(f"an answer cannot be read: {error}") from error
         finally:
             if "Body" not in found:
@@ -402,11 +412,9 @@ class Body:
 
 def _error_body(answer: Answer) -> bytes:
     try:
-        return answer.read()
+        return answer.beginning(MAX_ERROR)
     except (OSError, MalformedAnswerError):
         return b""  # the status says enough
-    finally:
-        answer.close()
 
 
 def _head(place: _Place, request: Request) -> bytes:

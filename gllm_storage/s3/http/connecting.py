@@ -28,6 +28,7 @@ class Server:
             no limit.
         read_timeout: Seconds without a byte, in either direction; None for no limit.
         tls: The TLS settings for https; None for http.
+        min_throughput: The fewest bytes per second of an answer, averaged over each read timeout; 0 for no limit.
     """
 
     scheme: str
@@ -36,6 +37,7 @@ class Server:
     connect_timeout: float | None
     read_timeout: float | None
     tls: ssl.SSLContext | None = field(default=None, compare=False)
+    min_throughput: float = 0.0
 
 
 def connected(server: Server) -> socket.socket:

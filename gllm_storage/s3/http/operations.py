@@ -15,6 +15,7 @@ from urllib.parse import quote
 from botocore.parsers import create_parser
 from botocore.utils import parse_timestamp
 
+from gllm_storage.s3.errors import StrictParser
 from gllm_storage.s3.http.signing import canonical_query
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _KEY, _KEY_DIGEST = "SSECustomerKey", "SSECustomerKeyMD5"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_ERRORS = create_parser("rest-xml")
+_ERRORS = StrictParser(create_parser("rest-xml"))
 _TEXT_BODIES = (bytes, bytearray, memoryview)
 
 

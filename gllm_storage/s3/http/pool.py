@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import TransferStopped, check_stop, running_stop
-from gllm_storage.s3.http.wire import ClosedEarlyError, Connection, CutAnswerError, MalformedAnswerError
+from gllm_storage.s3.http.wire import ClosedEarlyError, Connection, CutAnswerError, MalformedAnswerError, UnusableAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _NO_BODY = {204, 304}
 _PIECE = 2**16
 _KEPT = 64
+_DIGITS = 19
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _CLOSED_BY_SERVER = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -127,6 +128,16 @@ class Answer:
         """Read the complete body; as `pieces`."""
         return b"".join(self.pieces(_PIECE))
 
+    def beginning(self, most: int) -> bytes:
+        """Read the body up to a number of bytes, and close the connection if there is a rest; as `pieces`."""
+        found = bytearray()
+        with contextlib.closing(self):
+            for piece in self.pieces(min(most, _PIECE)):
+                found += piece
+                if len(found) >= most:
+                    break
+        return bytes(found[:most])
+
     def _finish(self) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -146,7 +157,7 @@ def _closes(options: str | None) -> bool:
 def _is_chunked(headers: dict[str, str]) -> bool:
     coding = headers["transfer-encoding"].lower()
     if coding not in {"chunked", "identity"}:
-        raise MalformedAnswerError(f"the Transfer-Encoding is {coding[:80]!r}")
+        raise UnusableAnswerError(f"the Transfer-Encoding is {coding[:80]!r}")
     return coding == "chunked"
 
 
@@ -161,7 +172,7 @@ def _length(headers: dict[str, str]) -> int | None:
     text = headers.get("content-length")
     if text is None:
         return None
-    if not text.isdecimal():
+    if not (text.isdecimal() and len(text) <= _DIGITS):
         raise MalformedAnswerError(f"the Content-Length is {text[:80]!r}")
     return int(text)
 

@@ -8,10 +8,12 @@ import socket
 import ssl
 import struct
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.s3.http.connecting import connected
+from gllm_storage.store.answers import MAX_INTERIM, MAX_LINES, Throughput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +36,10 @@ _INTERIM = b"HTTP/1.1 1"
 
 class MalformedAnswerError(Exception):
     """The answer is not HTTP as S3 speaks it."""
+
+
+class UnusableAnswerError(MalformedAnswerError):
+    """Such an answer that no other client can use: it would take something else for the content, or never end."""
 
 
 class CannotConnectError(OSError):
@@ -78,8 +84,10 @@ class Connection:
             raise CannotConnectError(*error.args) from error
         self._plain = server.tls is None and _KERNEL_TIMEOUTS
         self._set_timeout(server.read_timeout)
+        self._throughput = Throughput(server.min_throughput, server.read_timeout)
         self.used = False
         self._left = b""
+        self._lines = 0
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # the constructor may have failed before there was a socket
@@ -195,17 +203,20 @@ class Connection:
             MalformedAnswerError: If the answer is not HTTP.
             OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
-        while True:
+        self._lines = 0
+        for _ in range(MAX_INTERIM + 1):
             status, headers = self._read_one_head()
             if status >= _FIRST_FINAL:  # skips 100 Continue
                 return status, headers
+        raise UnusableAnswerError(f"there are more than {MAX_INTERIM} interim answers (1xx)")
 
     def _read_one_head(self) -> tuple[int, dict[str, str]]:
         data = self._left
+        self._throughput.restart()
         while (end := data.find(b"\r\n\r\n")) < 0:
             if len(data) > _MAX_HEAD:
                 raise MalformedAnswerError(f"the headers have more than {_MAX_HEAD} bytes")
-            more = self._socket.recv(_MAX_HEAD)
+            more = self._receive() if data else self._socket.recv(_MAX_HEAD)
             if not more:
                 if data and _BEGINNING.startswith(data[: len(_BEGINNING)]):
                     raise CutAnswerError("the connection was closed in the middle of the headers")
@@ -215,6 +226,13 @@ class Connection:
             data = data + more if data else more
         self._left = data[end + 4 :]
         return _parse_head(data[:end])
+
+    def _receive(self) -> bytes:
+        """Some bytes of an answer that has begun."""
+        began = time.monotonic()
+        data = self._socket.recv(_MAX_HEAD)
+        self._throughput.add(time.monotonic() - began, len(data))
+        return data
 
     def read_exactly(self, length: int) -> memoryview:
         """Read that many bytes of a body, or fewer if the connection is closed before.
@@ -247,14 +265,17 @@ class Connection:
         Raises:
             OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
+        self._lines = 0
         if self._left:
             count = min(len(self._left), len(view))
             view[:count] = self._left[:count]
             self._left = self._left[count:]
             return count
-        if self._plain:
-            return self._socket.recv_into(view, len(view), socket.MSG_WAITALL)
-        return self._socket.recv_into(view)
+        began = time.monotonic()
+        flags = (len(view), socket.MSG_WAITALL) if self._plain else ()
+        count = self._socket.recv_into(view, *flags)
+        self._throughput.add(time.monotonic() - began, count)
+        return count
 
     def read_line(self) -> bytes:
         """Read a line of a chunked body: the size of a chunk, or a trailer.
@@ -267,11 +288,14 @@ class Connection:
         while (end := self._left.find(b"\r\n")) < 0:
             if len(self._left) > _MAX_HEAD:
                 raise MalformedAnswerError(f"a line of the chunked body has more than {_MAX_HEAD} bytes")
-            more = self._socket.recv(_MAX_HEAD)
+            more = self._receive()
             if not more:
                 raise CutAnswerError("the connection was closed in the middle of a chunked body")
             self._left += more
         line, self._left = self._left[:end], self._left[end + 2 :]
+        self._lines += len(line) + 2
+        if self._lines > MAX_LINES:
+            raise UnusableAnswerError(f"there are more than {MAX_LINES} bytes of trailers")
         return line
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError, ParamValidationError
 
 from gllm_storage.errors import ObjectNotFoundError
-from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translate
+from gllm_storage.s3.errors import SDK_ERRORS, UNPARSABLE, UnreadableAnswerError, code_of, status_of, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +30,8 @@ def translated_s3fs(details: ErrorDetails) -> Iterator[None]:
         yield
     except ParamValidationError as error:  # as s3fs's own methods
         raise ValueError(f"s3 {details.operation} of {details.url}: {error}") from error
-    except SDK_ERRORS as error:
-        raise translate(error, details) from error
+    except (*SDK_ERRORS, *UNPARSABLE) as error:
+        raise translate(error if isinstance(error, SDK_ERRORS) else _unreadable(error), details) from error
     except FileExistsError:
         raise
     except FileNotFoundError as error:
@@ -41,6 +41,10 @@ def translated_s3fs(details: ErrorDetails) -> Iterator[None]:
         if not isinstance(cause, ClientError) or code_of(cause) in _KEPT:
             raise
         raise translate(cause, details) from cause
+
+
+def _unreadable(error: Exception) -> UnreadableAnswerError:
+    return UnreadableAnswerError(f"its answer cannot be parsed: {type(error).__name__}: {error}")
 
 
 def _not_found(error: FileNotFoundError, details: ErrorDetails) -> ObjectNotFoundError:

@@ -26,6 +26,8 @@ DEVIATIONS: dict[str, str] = {
     "test_s3fs.py::test_list_del_multipart": "6 MiB are no multipart upload yet; ours begins one above multipart_threshold",
     "test_s3fs.py::test_errors_cause_preservings": _BOTO3,
     "test_s3fs.py::test_requester_pays_makedirs_uses_object_listing": _BOTO3,
+    "test_s3fs.py::test_listing_retries_transient_errors": _BOTO3,
+    "test_s3fs.py::test_set_session_closed_sessions_rebuilds_once": _BOTO3,
     "test_s3fs.py::test_errors": "an exception inside `with open(…, 'wb')` takes the write back (promise D)",
     "test_s3fs.py::test_write_fails": "a missing bucket is a BucketNotFoundError, not a FileNotFoundError (promise G)",
     "test_s3fs.py::test_with_size": "open(size=...) is not believed: the object is looked at, and pinned to what was seen",

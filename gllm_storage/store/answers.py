@@ -1,0 +1,216 @@
+"""Limits on the answers of servers: on their speed, and on the parts that have no declared length.
+
+A server, or a proxy before it, can keep a request busy for ever without breaking a timeout that begins anew with each byte:
+with interim answers (1xx), trailers or an error document that do not end, or with one byte each half second. The direct
+client of S3 reads its answers itself, and applies `Throughput` and the limits below. boto3, the session of GCS and the Azure
+SDK read by urllib3, whose connections `guarded_pools` replaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import time
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_LINES = 2**18
+"""The most bytes of lines without content between them: status lines, headers, sizes of chunks, trailers."""
+MAX_INTERIM = 100
+"""The most interim answers (1xx) before the final one."""
+MAX_ERROR = 2**16
+"""Bytes of an error document that are read. The errors of the stores have less than 2 KiB."""
+_LONG = 60
+"""How many times longer the answer to a write may take: a store sends a space now and then while it completes an upload."""
+_READS = frozenset({"GET", "HEAD"})
+_BUFFER = 2**16
+_FIRST_REDIRECT = 300
+_NOT_MODIFIED = 304
+
+
+class MalformedHTTPError(HTTPException):
+    """An answer is not HTTP/1.1, or exceeds a limit of this module. The same request would get the same answer."""
+
+
+class SlowAnswerError(TimeoutError):
+    """The server sends fewer bytes than the settings demand."""
+
+
+class Throughput:
+    """Measures how fast an answer arrives. The time before its first byte does not count, nor that of the reader.
+
+    Args:
+        least: The fewest bytes per second; 0 for no limit.
+        seconds: The time over which they are counted.
+    """
+
+    def __init__(self, least: float, seconds: float | None) -> None:
+        self._least = least if seconds else 0.0
+        self._seconds = seconds or 0.0
+        self._waited = 0.0
+        self._received = 0
+
+    def restart(self) -> None:
+        """Begin to count anew, as for another answer."""
+        self._waited, self._received = 0.0, 0
+
+    def add(self, seconds: float, received: int) -> None:
+        """Count a wait and the bytes that ended it.
+
+        Raises:
+            SlowAnswerError: If fewer bytes than required arrived.
+        """
+        if not self._least:
+            return
+        self._waited += seconds
+        self._received += received
+        if self._waited >= self._seconds:
+            if self._received < self._least * self._waited:
+                raise SlowAnswerError(
+                    f"only {self._received} bytes arrived in {self._waited:.0f} s of waiting, which is less than "
+                    f"min_throughput ({self._least:.0f} bytes per second)"
+                )
+            self.restart()
+
+
+def require_known_coding(headers: Mapping[str, str]) -> None:
+    """Check the transfer coding of an answer: http.client would return the framing of an unknown one as content.
+
+    Args:
+        headers: Their names in any case, if the mapping ignores it.
+
+    Raises:
+        MalformedHTTPError: If the body is coded otherwise than in chunks.
+    """
+    coding = headers.get("Transfer-Encoding")
+    if coding is not None and coding.strip().lower() not in {"chunked", "identity"}:
+        raise MalformedHTTPError(f"the Transfer-Encoding of the answer is {coding[:80]!r}")
+
+
+class _PacedIO(io.RawIOBase):
+    """The bytes of a socket, measured."""
+
+    def __init__(self, raw: Any, pace: Throughput) -> None:
+        self._raw = raw
+        self.pace = pace
+        self._begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        began = time.monotonic()
+        count: int | None = self._raw.readinto(buffer)
+        if self._begun:
+            self.pace.add(time.monotonic() - began, count or 0)
+        self._begun = True
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _LimitedReader(io.BufferedReader):
+    """A reader of an answer that bounds the lines of its framing."""
+
+    lines = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self.lines += len(line)
+        if self.lines > MAX_LINES:
+            raise MalformedHTTPError(f"the answer has more than {MAX_LINES} bytes of headers or trailers")
+        return line
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.lines = 0
+        return super().read(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        self.lines = 0
+        return super().readinto(buffer)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self.lines = 0
+        return super().read1(size)
+
+
+@functools.cache
+def _guarded_response(response_class: Any, least: float, seconds: float | None) -> Any:
+    """A class of http.client's answers that applies the limits."""
+
+    class Response(response_class):  # type: ignore[misc]  # the class is a parameter
+        fp: Any
+
+        def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(sock, *args, **kwargs)
+            self._reads = kwargs.get("method") in _READS
+            self._paced = _PacedIO(sock.makefile("rb", 0), Throughput(least, seconds))
+            self.fp.close()
+            self.fp = _LimitedReader(self._paced, _BUFFER)
+
+        def begin(self) -> None:
+            super().begin()
+            if self.status >= _FIRST_REDIRECT and self.status != _NOT_MODIFIED and self.fp is not None:
+                self._keep_beginning()
+            elif not self._reads:
+                self._paced.pace = Throughput(least, seconds and seconds * _LONG)
+
+        def _keep_beginning(self) -> None:
+            """Replace the body of an error by its beginning: what a broken or endless one says is in the status."""
+            body = b""
+            with contextlib.suppress(OSError, HTTPException, ValueError):
+                while len(body) < MAX_ERROR and (more := self.read1(MAX_ERROR - len(body))):
+                    body += more
+            if self.fp is not None:  # not read to its end: the connection cannot be used again
+                self.fp.close()
+                self.will_close = True
+            self.fp, self.length, self.chunked = io.BytesIO(body), len(body), False
+            del self.headers["Transfer-Encoding"], self.headers["Content-Length"]
+            self.headers["Content-Length"] = str(len(body))
+
+    return Response
+
+
+def _guarded(connection_class: Any, least: float, seconds: float | None) -> Any:
+    """A class of connections whose answers apply the limits."""
+
+    class Connection(connection_class):  # type: ignore[misc]  # the class is a parameter
+        response_class = _guarded_response(connection_class.response_class, least, seconds)
+
+        def getresponse(self) -> Any:
+            given: Any = self.response_class
+            if isinstance(given, functools.partial):  # of botocore, if the answer came instead of "100 Continue"
+                guarded = _guarded_response(given.func, least, seconds)
+                self.response_class = functools.partial(guarded, *given.args, **given.keywords)
+            return super().getresponse()
+
+    return Connection
+
+
+def guarded_pools(
+    least: float,
+    seconds: float | None,
+    pools: Mapping[str, type[urllib3.HTTPConnectionPool]] | None = None,
+) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    """Classes of connection pools whose connections apply the limits of this module.
+
+    Args:
+        least: The fewest bytes per second of an answer; 0 for no limit.
+        seconds: The time over which they are counted; None for no limit.
+        pools: The classes to derive them from, by scheme; urllib3's if None.
+    """
+    pools = pools or {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool}
+    found: dict[str, type[urllib3.HTTPConnectionPool]] = {}
+    for scheme, pool in pools.items():
+        connection = getattr(pool, "ConnectionCls", HTTPSConnection if scheme == "https" else HTTPConnection)
+        found[scheme] = type(f"Guarded{pool.__name__}", (pool,), {"ConnectionCls": _guarded(connection, least, seconds)})
+    return found
