@@ -79,6 +79,9 @@ def require_printable(name: str, value: object) -> None:
         raise ValueError(f"{name} contains a control character, such as a newline")
 
 
+_WILDCARD = re.compile(r"[*?]|\[[^\]/]+\]")
+
+
 def redact(error: BaseException | None) -> None:
     """Remove the secrets from an exception and from its causes, which tracebacks and debuggers show.
 
@@ -151,6 +154,13 @@ class Remedy(Enum):
     NO_PRESERVE_ETAG = "Copy without preserve_etag"
     WRITE_NEW_OBJECT = "Write the complete object again, or write another object"
     OPEN_AGAIN = "Open the object again"
+    SET_CLOCK = "Set the clock of this machine"
+    TRUST_CERTIFICATE = "Set ca_bundle to a file with the certificate of the authority that signed the server's certificate"
+    FOLLOW_REDIRECT = "Set endpoint_url to the address of the store itself"
+    CHECK_PROFILE = "Set profile_name to a profile of the AWS configuration files"
+    LOWER_THROUGHPUT = "Check the network; on a line that is as slow as that, set a lower min_throughput"
+    RAISE_TIMEOUT = "Check the network, or set a longer total_timeout"
+    NO_WILDCARDS = "Paths have no wildcards: choose among the objects of list_files, or use filesystem.glob"
     LEAVE_PROPERTIES_OUT = "Leave the properties out, or use another store"
     NEEDS_SIGNING_KEY = "Use credentials with a key that signs"
 
@@ -270,6 +280,8 @@ class ObjectNotFoundError(_Detailed, FileNotFoundError):
     """The object does not exist. `filename` is its URL, `errno` is ENOENT."""
 
     def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
+        if remedy is None and details is not None and details.remedy is None and _WILDCARD.search(details.url):
+            remedy = Remedy.NO_WILDCARDS
         self._describe(message, details, remedy)
         FileNotFoundError.__init__(self, errno.ENOENT, self.message, self.details.url)
 

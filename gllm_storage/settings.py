@@ -300,6 +300,7 @@ def warn_if_insecure(provider: str, *, verify_tls: bool) -> None:
 _NATURAL: dict[Callable[[str], Any], type] = {
     flag: bool,
     count: int,
+    size_or_zero: int,
     size: int,
     duration: timedelta,
     existing_file: os.PathLike,

@@ -27,6 +27,7 @@ from gllm_storage.errors import (
     translation,
 )
 from gllm_storage.store.answers import MalformedHTTPError
+from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect, passes
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _NO_OBJECT = frozenset({"BlobNotFound", "ResourceNotFound", "404", ""})
 _ABOUT_AN_OBJECT = {"copy", "delete", "download", "exists", "info", "move", "open", "read"}
 """Operations that fail with `FileNotFoundError` if the object is missing. For an upload, that class means a local file."""
 _DENIED = frozenset({401, 403})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SUCCESS = range(200, 300)
 _NOT_FOUND = 404
 _SERVER_ERROR = 500
@@ -88,7 +90,7 @@ def is_flipped(error: BaseException) -> bool:
 def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed if it is sent again."""
     if isinstance(error, (ServiceRequestError, ServiceResponseError)):
-        return True
+        return passes(error)
     return status_of(error) in TRANSIENT_STATUSES or is_flipped(error) or is_broken(error)
 
 
@@ -131,6 +133,9 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
     what = f"azure {details.operation} of {details.url} failed"
     if isinstance(error, (UnreadableAnswerError, MalformedHTTPError, DecodeError)):
         return StorageError(f"{what}: the endpoint does not speak Azure: {_line(error)}", details, Remedy.CHECK_ENDPOINT)
+    diagnosis = of_connection(error)
+    if diagnosis is not None:
+        return diagnosis.error(f"{what}: ", details)
     if isinstance(error, ClientAuthenticationError) and not status_of(error):
         return AccessDeniedError(f"{what}: {_line(error)}", details, Remedy.CHECK_CREDENTIALS)
     if isinstance(error, HttpResponseError) and not is_broken(error):
@@ -138,10 +143,27 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
     return StorageUnavailableError(f"{what}: {_line(error)}", details, Remedy.CHECK_NETWORK)
 
 
+def _diagnosis(error: HttpResponseError) -> Diagnosis | None:
+    """A redirect, or a wrong clock."""
+    headers: Any = getattr(error.response, "headers", None) or {}
+    if status_of(error) in _REDIRECTS:
+        return of_redirect(headers.get("Location"))
+    if status_of(error) in _DENIED:
+        return of_clock(headers.get("Date"), surely="date header" in str(error).lower())
+    return None
+
+
 def _from_answer(error: HttpResponseError, details: ErrorDetails, what: str) -> Exception:
     status, code = status_of(error), code_of(error)
+    cause, diagnosis = f"{what}: {_line(error)} ({code}, HTTP {status})", _diagnosis(error)
     details = answered(details, error)
-    cause = f"{what}: {_line(error)} ({code}, HTTP {status})"
+    if diagnosis is not None:
+        return diagnosis.error(f"{cause}; ", details, denied=status in _DENIED)
+    return _from_code(error, details, cause)
+
+
+def _from_code(error: HttpResponseError, details: ErrorDetails, cause: str) -> Exception:
+    status, code = status_of(error), code_of(error)
     if code in _NO_CONTAINER:
         return BucketNotFoundError(cause, details, Remedy.CREATE_CONTAINER)
     if status == _NOT_FOUND and code in _NO_OBJECT and details.operation in _ABOUT_AN_OBJECT:

@@ -12,6 +12,7 @@ from urllib3.exceptions import HTTPError
 from gllm_storage.azure.errors import status_of, translated
 from gllm_storage.azure.requests import info_of
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.http import StoppingAdapter
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader, ReadInterruptedError
 
@@ -139,7 +140,10 @@ def _body(response: Response, stream: Callable[..., Iterator[bytes]], *args: Any
             yield chunk
     except (HTTPError, OSError) as error:
         response.close()
-        message = str(error.args[0] if isinstance(error, HTTPError) and error.args else error)
+        diagnosis = of_connection(error)
+        message = (
+            diagnosis.cause if diagnosis else str(error.args[0] if isinstance(error, HTTPError) and error.args else error)
+        )
         raise BrokenBodyError(message, received, response.headers.get("ETag", "")) from error
     except BaseException:
         response.close()

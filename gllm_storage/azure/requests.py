@@ -129,6 +129,8 @@ class AzureRequests:
             properties = self.send(ask, details)
             if not properties.etag:
                 raise UnreadableAnswerError("its answer has no ETag")
+            if not isinstance(properties.size, int) or properties.size < 0:
+                raise UnreadableAnswerError("its answer has no Content-Length")
         return properties
 
 

@@ -99,6 +99,15 @@ _ADVICE = {
     Remedy.CHECK_OPTIONS: "Check the URL and the settings that --config gives",
     Remedy.CREATE_BUCKET: "Create the bucket, or check its name and --endpoint-url",
     Remedy.SET_REGION: "Set --region to the region of the bucket",
+    Remedy.TRUST_CERTIFICATE: (
+        "Add --config ca_bundle=FILE, a file with the certificate of the authority that signed the server's certificate"
+    ),
+    Remedy.FOLLOW_REDIRECT: "Set --endpoint-url to the address of the store itself",
+    Remedy.CHECK_PROFILE: "Set --profile to a profile of the AWS configuration files",
+    Remedy.LOWER_THROUGHPUT: (
+        "Check the network; on a line that is as slow as that, add --config min_throughput=BYTES with a lower number"
+    ),
+    Remedy.RAISE_TIMEOUT: "Check the network, or add --config total_timeout=TIME with a longer time",
     Remedy.LARGER_PARTS: "Set larger parts, as in --config part_size=64MiB",
     Remedy.SMALLER_PARTS: "Set smaller parts, as in --config part_size=8MiB",
     Remedy.CHECK_KMS_KEY: "Check the key that --config sse_kms_key_id=KEY names",

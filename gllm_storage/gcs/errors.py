@@ -24,6 +24,7 @@ from gllm_storage.errors import (
     translation,
 )
 from gllm_storage.store.answers import MalformedHTTPError
+from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect, passes
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
@@ -39,12 +40,16 @@ class RefusedError(Exception):
         reason: Google's own word for it, such as ``"conditionNotMet"``; the status as text if there is none.
         message: Google's explanation.
         request_id: Google's id of the request.
+        location: The header ``Location`` of a redirect.
+        date: The header ``Date``.
     """
 
     status: int
     reason: str
     message: str
     request_id: str | None = None
+    location: str | None = None
+    date: str | None = None
 
     def __str__(self) -> str:
         return f"{self.message} ({self.reason}, HTTP {self.status})"
@@ -84,6 +89,9 @@ _RATE_LIMITS = frozenset({"rateLimitExceeded", "userRateLimitExceeded"})
 _ABOUT_AN_OBJECT = {"copy", "delete", "download", "exists", "info", "move", "open", "read"}
 """Operations that fail with `FileNotFoundError` if the object is missing; from an upload it means a local file."""
 _DIGEST = re.compile(r"(crc32c|md5)", re.IGNORECASE)
+_CLOCK = re.compile(r"short-lived token|reasonable timeframe|Token used too early|Check your iat", re.IGNORECASE)
+"""Google's answers to a token request with a time that is far from its own."""
+_REDIRECTS = frozenset({301, 302, 303, 307})
 _BAD_REQUEST = 400
 _DENIED = frozenset({401, 403})
 _NOT_FOUND = 404
@@ -104,7 +112,7 @@ def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed when it is sent again."""
     if isinstance(error, RefusedError):
         return error.status in TRANSIENT_STATUSES or error.reason in _RATE_LIMITS
-    return isinstance(error, _BROKEN)
+    return isinstance(error, _BROKEN) and passes(error)
 
 
 def is_missing_bucket(error: BaseException) -> bool:
@@ -161,15 +169,29 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
     """
     failure = f"gcs {details.operation} of {details.url} failed"
     if isinstance(error, RefusedError):
-        return _from_answer(error, _answered(details, error), f"{failure}: {error}")
+        details, diagnosis = _answered(details, error), _diagnosis(error)
+        if diagnosis is None:
+            return _from_answer(error, details, f"{failure}: {error}")
+        return diagnosis.error(f"{failure}: {error}; ", details, denied=error.status in _DENIED)
     if isinstance(error, (UnreadableAnswerError, MalformedHTTPError)):
         message = f"{failure}: the endpoint does not speak Google's JSON API: {error}"
         return StorageError(message, details, Remedy.CHECK_ENDPOINT)
+    diagnosis = of_connection(error)
+    if diagnosis is not None:
+        return diagnosis.error(f"{failure}: ", details)
     if isinstance(error, GoogleAuthError) and not isinstance(error, TransportError):
-        return AccessDeniedError(f"{failure}: {_line(error)}", details, Remedy.CHECK_CREDENTIALS)
-    if is_transient(error):
-        return StorageUnavailableError(f"{failure}: {_line(error)}", details, Remedy.CHECK_NETWORK)
-    return StorageError(f"{failure}: {_line(error)}", details, Remedy.CHECK_ENDPOINT)
+        remedy = Remedy.SET_CLOCK if _CLOCK.search(str(error)) else Remedy.CHECK_CREDENTIALS
+        return AccessDeniedError(f"{failure}: {_line(error)}", details, remedy)
+    passing = is_transient(error)
+    kind, remedy = (StorageUnavailableError, Remedy.CHECK_NETWORK) if passing else (StorageError, Remedy.CHECK_ENDPOINT)
+    return kind(f"{failure}: {_line(error)}", details, remedy)
+
+
+def _diagnosis(error: RefusedError) -> Diagnosis | None:
+    """A redirect, or a wrong clock."""
+    if error.status in _REDIRECTS:
+        return of_redirect(error.location)
+    return of_clock(error.date) if error.status in _DENIED else None
 
 
 def _from_answer(error: RefusedError, details: ErrorDetails, message: str) -> Exception:

@@ -11,6 +11,7 @@ import urllib3
 from gllm_storage.errors import StorageUnavailableError
 from gllm_storage.gcs.errors import RefusedError, is_transient, translated
 from gllm_storage.gcs.requests import info_of, path_of
+from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
 
@@ -109,6 +110,8 @@ def _chunks(answer: Response, details: ErrorDetails) -> Iterator[bytes]:
     try:
         yield from answer.raw.stream(READ_CHUNK, decode_content=False)
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        unavailable = StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {error}", details)
+        diagnosis = of_connection(error)
+        why = diagnosis.cause if diagnosis else error
+        unavailable = StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {why}", details)
         unavailable.__cause__ = error
         raise ReadInterruptedError from unavailable

@@ -39,6 +39,7 @@ NAMES = {
 }
 """Properties of an object, and their names in its resource."""
 _STATUS = re.compile(r"\s*HTTP/\S+ ([0-9]{3})")
+_LISTS = ("storage#objects", "storage#buckets")
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _NUMBER = re.compile(r"\+([0-9]+)>?\s*$")
 
@@ -158,7 +159,8 @@ def _statuses(answer: requests.Response) -> dict[int, int]:
 
 def refusal_of(answer: requests.Response) -> RefusedError:
     """Read an answer that is not a success."""
-    request_id = answer.headers.get("X-GUploader-UploadID")
+    headers = answer.headers
+    known = (headers.get("X-GUploader-UploadID"), headers.get("Location"), headers.get("Date"))
     content: Any = None
     with contextlib.suppress(
         ValueError, RecursionError, requests.RequestException
@@ -166,12 +168,12 @@ def refusal_of(answer: requests.Response) -> RefusedError:
         content = answer.json()
     error = content.get("error") if isinstance(content, dict) else None
     if not isinstance(error, dict):
-        return RefusedError(answer.status_code, str(answer.status_code), answer.reason or "no explanation", request_id)
+        return RefusedError(answer.status_code, str(answer.status_code), answer.reason or "no explanation", *known)
     errors = error.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else None
     reason = first.get("reason") if isinstance(first, dict) else None
     return RefusedError(
-        answer.status_code, str(reason or answer.status_code), str(error.get("message") or "no explanation"), request_id
+        answer.status_code, str(reason or answer.status_code), str(error.get("message") or "no explanation"), *known
     )
 
 
@@ -239,7 +241,7 @@ def _entries_in(page: Any) -> tuple[list[dict[str, Any]], list[Any]]:
     Raises:
         UnreadableAnswerError: If the answer is not a listing.
     """
-    if isinstance(page, dict) and page.keys() & {"kind", "items", "prefixes", "nextPageToken"}:
+    if isinstance(page, dict) and (page.get("kind") in _LISTS or page.keys() & {"items", "prefixes", "nextPageToken"}):
         items, prefixes = page.get("items", []), page.get("prefixes", [])
         if isinstance(items, list) and isinstance(prefixes, list) and all(isinstance(each, dict) for each in items):
             return items, prefixes

@@ -33,6 +33,7 @@ from gllm_storage.settings import (
     size_or_zero,
     warn_if_insecure,
 )
+from gllm_storage.store.diagnosis import passes
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -375,7 +376,8 @@ class _Retries:
 
     def _transient(self, response: Any, caught_exception: Exception | None) -> BaseException | str | None:
         if caught_exception is not None:
-            return caught_exception if isinstance(caught_exception, TRANSIENT_EXCEPTIONS) else None
+            transient = isinstance(caught_exception, TRANSIENT_EXCEPTIONS) and passes(caught_exception)
+            return caught_exception if transient else None
         if response is None:
             return None
         answer, parsed = response

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any
 
+import botocore.session
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -21,6 +23,7 @@ from gllm_storage.errors import (
     translation,
 )
 from gllm_storage.store.answers import MalformedHTTPError
+from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect
 
 if TYPE_CHECKING:
     import contextlib
@@ -219,7 +222,18 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
     """
     what = f"s3 {details.operation} of {details.url} failed"
     if isinstance(error, ClientError):
-        return _from_answer(error, details, what)
+        details = _answered(details, error)
+        diagnosis = _diagnosis(error)
+        denied = status_of(error) in _DENIED_STATUSES or code_of(error) in _DENIED_CODES
+        cause = _cause_of(error, what)
+        return diagnosis.error(f"{cause}; ", details, denied=denied) if diagnosis else _from_answer(error, details, cause)
+    diagnosis = of_connection(error) if isinstance(error, (BotoCoreError, OSError)) else None
+    return diagnosis.error(f"{what}: ", details) if diagnosis else _from_exception(error, details, what)
+
+
+def _from_exception(error: Exception, details: ErrorDetails, what: str) -> Exception:
+    if isinstance(error, boto.ProfileNotFound):
+        return AccessDeniedError(f"{what}: {_sentence(error)}{_profiles()}", details, Remedy.CHECK_PROFILE)
     if isinstance(error, _NO_CREDENTIALS):
         return AccessDeniedError(f"{what}: {_sentence(error)}", details, Remedy.CHECK_CREDENTIALS)
     if isinstance(error, (ResponseParserError, UnreadableAnswerError, MalformedHTTPError)):
@@ -252,16 +266,18 @@ def not_found(details: ErrorDetails) -> ObjectNotFoundError:
     return ObjectNotFoundError(f"{details.url} does not exist (s3 {details.operation})", details)
 
 
-def _from_answer(error: ClientError, details: ErrorDetails, what: str) -> Exception:
-    status, code = status_of(error), code_of(error)
-    details = _answered(details, error)
+def _cause_of(error: ClientError, what: str) -> str:
     explanation = str(error.response.get("Error", {}).get("Message") or "no explanation").rstrip(".")
-    cause = f"{what}: {explanation} ({code}, HTTP {status})"
+    return f"{what}: {explanation} ({code_of(error)}, HTTP {status_of(error)})"
+
+
+def _from_answer(error: ClientError, details: ErrorDetails, cause: str) -> Exception:
+    status, code = status_of(error), code_of(error)
     if code == "NoSuchBucket":
         return BucketNotFoundError(cause, details, Remedy.CREATE_BUCKET)
     if code in _NOT_FOUND_CODES and details.operation in _ABOUT_AN_OBJECT:
         return not_found(details)
-    if code in _DENIED_CODES or status in {401, 403}:
+    if code in _DENIED_CODES or status in _DENIED_STATUSES:
         return AccessDeniedError(cause, details, Remedy.CHECK_CREDENTIALS)
     if code in DIGEST_CODES:
         return IntegrityError(f"{cause}: the bytes changed on the way", details, Remedy.REPEAT_NOW)
@@ -274,10 +290,47 @@ def _from_answer(error: ClientError, details: ErrorDetails, what: str) -> Except
     return StorageError(cause, details, _REMEDIES.get(code))
 
 
+def _diagnosis(error: ClientError) -> Diagnosis | None:
+    """A wrong region, a redirect, or a wrong clock."""
+    status, code = status_of(error), code_of(error)
+    if code == "NoSuchBucket":
+        return None
+    document: Mapping[str, Any] = error.response.get("Error", {})
+    headers: Mapping[str, str] = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if code in _WRONG_REGION or status in _REDIRECTS:
+        region = document.get("Region") or headers.get("x-amz-bucket-region") or _region_in(str(document.get("Message")))
+        if region:
+            return Diagnosis(f"the region of the bucket is {str(region)[:80]!r}", Remedy.SET_REGION)
+    if status in _REDIRECTS:
+        return of_redirect(headers.get("location") or document.get("Endpoint"))
+    if code in _CLOCK_CODES or status in _DENIED_STATUSES:
+        return of_clock(headers.get("date"), surely=code in _CLOCK_CODES)
+    return None
+
+
+def _region_in(message: str) -> str | None:
+    found = _EXPECTED_REGION.search(message)
+    return found[1] if found else None
+
+
+def _profiles() -> str:
+    """The names of the profiles on this machine."""
+    try:
+        names = sorted(botocore.session.Session().available_profiles)
+    except BotoCoreError:
+        return ""
+    return f"; there are {', '.join(map(repr, names[:20]))}" if names else "; there is no profile on this machine"
+
+
+_WRONG_REGION = frozenset(
+    {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "AuthorizationQueryParametersError"}
+)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_DENIED_STATUSES = frozenset({401, 403})
+_CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
+_EXPECTED_REGION = re.compile(r"expecting '([^']+)'")
 _REMEDIES = {
     "InvalidObjectState": Remedy.RESTORE_OBJECT,
-    "PermanentRedirect": Remedy.SET_REGION,
-    "301": Remedy.SET_REGION,
     "KMS.NotFoundException": Remedy.CHECK_KMS_KEY,
 }
 

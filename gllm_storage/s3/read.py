@@ -19,6 +19,7 @@ from gllm_storage.errors import ErrorDetails, StorageUnavailableError
 from gllm_storage.info import ObjectInfo
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translated
 from gllm_storage.s3.requests import info_from_head
+from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
 
@@ -220,7 +221,8 @@ def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, le
         raise RangesIgnoredError
     if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
         raise ObjectChangedError
-    if answer.get("ContentLength") != length:
+    # An answer in chunks has no length. Its bytes are counted.
+    if answer.get("ContentLength", length) != length:
         raise ObjectChangedError
 
 
@@ -230,6 +232,8 @@ def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) 
     except SDK_ERRORS as error:
         raise ReadInterruptedError from error
     except urllib3.exceptions.HTTPError as error:  # botocore does not translate all of them, such as a broken TLS record
-        unavailable = StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {error}", details)
+        diagnosis = of_connection(error)
+        why = diagnosis.cause if diagnosis else error
+        unavailable = StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {why}", details)
         unavailable.__cause__ = error
         raise ReadInterruptedError from unavailable

@@ -18,6 +18,7 @@ from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoun
 from gllm_storage.info import ObjectInfo
 from gllm_storage.s3.errors import (
     SDK_ERRORS,
+    UnreadableAnswerError,
     code_of,
     is_not_found,
     not_found,
@@ -92,6 +93,8 @@ class S3Requests:
             with self._diagnosed(key, details):
                 answer = connection.client.head_object(**place, **mode)
                 require_any(answer, "ETag")
+                if not isinstance(answer.get("ContentLength"), int) or answer["ContentLength"] < 0:
+                    raise UnreadableAnswerError("its answer to a HEAD request has no Content-Length")
         except ObjectNotFoundError:
             self.require_bucket(details)
             raise

@@ -114,8 +114,11 @@ def _with_content(asked: Asked, first: bytes, rest: Iterator[bytes]) -> Reply:
     if "/storage/v1/b/" in asked.path and "alt" not in asked.query:
         return Reply(body=b'{"kind": "storage#object", "name": "a", "generation": "1", "size": "4096", "etag": "e"}')
 
+    ranged = "range" in asked.headers or "x-ms-range" in asked.headers
+    head = HEAD.replace(b"200 OK", b"206 Partial\r\nContent-Range: bytes 0-4095/4096") if ranged else HEAD
+
     def chunks() -> Iterator[bytes]:
-        yield HEAD + first
+        yield head + first
         yield from rest
 
     return Reply(raw=chunks())

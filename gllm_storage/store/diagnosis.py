@@ -1,0 +1,131 @@
+"""Causes of failures that all clouds share: a certificate, the clock, a redirect, a server that is too slow."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from gllm_storage.errors import AccessDeniedError, ErrorDetails, Remedy, StorageError, StorageUnavailableError
+from gllm_storage.store.answers import SlowAnswerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TOLERANCE = 15 * 60
+"""Seconds by which a clock may be wrong: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html.
+Azure permits the same."""
+_VERIFY = re.compile(r"certificate verify failed: (.*?)(?: \(_ssl|$)", re.DOTALL)
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A cause, and what to do.
+
+    Attributes:
+        cause: The cause, as a part of a sentence.
+        remedy: The advice.
+        passes: Whether the same request may succeed later.
+    """
+
+    cause: str
+    remedy: Remedy
+    passes: bool = False
+
+    def error(self, what: str, details: ErrorDetails, *, denied: bool = False) -> StorageError:
+        """The error with this cause.
+
+        Args:
+            what: The beginning of the message.
+            details: The operation.
+            denied: Whether the store refused.
+        """
+        kind = AccessDeniedError if denied else StorageUnavailableError if self.passes else StorageError
+        return kind(f"{what}{self.cause}", details, self.remedy)
+
+
+def of_connection(error: BaseException) -> Diagnosis | None:
+    """The diagnosis of a failed connection; None if the exception says enough.
+
+    Args:
+        error: The exception of an HTTP library, with its causes.
+    """
+    for each in _causes(error):
+        if isinstance(each, SlowAnswerError):
+            return Diagnosis(str(each), Remedy.LOWER_THROUGHPUT, passes=True)
+        if isinstance(each, ssl.SSLError) or "SSL" in type(each).__name__:
+            text = str(each)
+            if "certificate verify failed" in text.lower():
+                return _of_certificate(text)
+            if any(word in text for word in _NOT_TLS):
+                return Diagnosis("the server does not speak TLS at this port", Remedy.CHECK_ENDPOINT)
+    return None
+
+
+def passes(error: BaseException) -> bool:
+    """Whether a failed connection may succeed later; False for a certificate that is not trusted."""
+    known = of_connection(error)
+    return known is None or known.passes
+
+
+def _of_certificate(text: str) -> Diagnosis:
+    found = _VERIFY.search(text)
+    why = found[1] if found else text
+    if "mismatch" in why.lower():
+        return Diagnosis(f"the certificate of the server is of another host: {why}", Remedy.CHECK_ENDPOINT)
+    if "not yet valid" in why:
+        return Diagnosis(f"the certificate of the server is not trusted: {why}", Remedy.SET_CLOCK)
+    return Diagnosis(f"the certificate of the server is not trusted: {why}", Remedy.TRUST_CERTIFICATE)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        each = waiting.pop()
+        if not isinstance(each, BaseException) or id(each) in found:
+            continue
+        found.add(id(each))
+        yield each
+        kwargs = vars(each).get("kwargs")
+        in_kwargs = list(kwargs.values()) if isinstance(kwargs, dict) else []  # botocore's
+        waiting += [each.__cause__, each.__context__, *each.args, *in_kwargs, vars(each).get("reason")]
+
+
+def of_clock(date: str | None, *, surely: bool = False) -> Diagnosis | None:
+    """The diagnosis of a refused request, if the clock of this machine is wrong.
+
+    Args:
+        date: The ``Date`` header of the answer.
+        surely: Whether the store says that it is the clock.
+    """
+    try:
+        theirs = email.utils.parsedate_to_datetime(date or "")
+        ahead = (datetime.now(UTC) - (theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC))).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        ahead = 0.0
+    if abs(ahead) <= _TOLERANCE:
+        return Diagnosis("the clock of this machine and the store's differ", Remedy.SET_CLOCK) if surely else None
+    side = "ahead of" if ahead > 0 else "behind"
+    return Diagnosis(f"the clock of this machine is {_spoken(abs(ahead))} {side} the store's", Remedy.SET_CLOCK)
+
+
+def _spoken(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def of_redirect(location: str | None) -> Diagnosis:
+    """The diagnosis of a redirect: the requests are signed for this host, so they cannot be sent to another one.
+
+    Args:
+        location: The ``Location`` header of the answer.
+    """
+    where = f"to {location[:200]}" if location else "without saying where to"
+    return Diagnosis(f"the server redirects {where}", Remedy.FOLLOW_REDIRECT)
