@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from datetime import timedelta
 from functools import partial
@@ -10,9 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 
 from gllm_storage.client import CloudStorageClient
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop, set_after
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, redacted, timed
+from gllm_storage.errors import (
+    ErrorDetails,
+    ObjectNotFoundError,
+    Remedy,
+    StorageError,
+    StorageUnavailableError,
+    redacted,
+    timed,
+)
 from gllm_storage.files.content import local_path as path_of
 from gllm_storage.files.content import open_content
 from gllm_storage.info import ObjectProperties
@@ -217,7 +226,7 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.file_exists("v3/model.safetensors"), client.file_exists("v3")
             (True, False)
         """
-        with timed():
+        with self._verb("exists", remote_path):
             try:
                 self.store.info(self._location.key(remote_path), "exists")
             except ObjectNotFoundError:
@@ -244,7 +253,7 @@ class FsspecStorageClient(CloudStorageClient):
         """
         # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after the call.
         delete = partial(self.store.delete, self._location.key(remote_path))
-        with timed():
+        with self._verb("delete", remote_path):
             run_all([delete], 1, Stop(running_stop()))
         return True
 
@@ -326,7 +335,7 @@ class FsspecStorageClient(CloudStorageClient):
         store = self.store
         transfer = store.transfer(key, "upload", callback)
         options = store.options_of(wanted, transfer.details)
-        with timed(), open_content(source, transfer) as content:
+        with self._verb("upload", remote_path, transfer.stop), open_content(source, transfer) as content:
             transfer.progress.expect(content.size)
             store.upload(store.request(key, content, transfer, check_conflict, options))
         transfer.progress.finish()
@@ -361,7 +370,7 @@ class FsspecStorageClient(CloudStorageClient):
         store = self.store
         transfer = store.transfer(key, "copy")
         copy = partial(store.copy_version, key, target_key, transfer, exclusive=check_conflict)
-        with timed():
+        with self._verb("copy", source, transfer.stop):
             run_all([copy], 1, transfer.stop)  # in a thread, as in `delete_file`
         return self._location.url(target_key)
 
@@ -397,7 +406,7 @@ class FsspecStorageClient(CloudStorageClient):
         key, target_key = self._two_keys(source, target)
         store = self.store
         transfer = store.transfer(key, "move")
-        with timed():
+        with self._verb("move", source, transfer.stop):
             run_all([partial(store.move, key, target_key, transfer, exclusive=check_conflict)], 1, transfer.stop)
         return self._location.url(target_key)
 
@@ -470,7 +479,7 @@ class FsspecStorageClient(CloudStorageClient):
         """
         path = path_of(local_path, "`open` gives a file object")
         key = self._location.key(remote_path)
-        with timed():
+        with self._verb("download", remote_path):
             self.store.download(key, path, self.store.transfer(key, "download", callback))
         return Path(path)
 
@@ -535,8 +544,52 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.info("v3/config.json").size
             2
         """
-        with timed():
+        with self._verb("info", remote_path):
             return self.store.info(self._location.key(remote_path))
+
+    @contextlib.contextmanager
+    def _verb(self, operation: str, path: str, stop: Stop | None = None) -> Iterator[None]:
+        """One verb, which ends after the setting ``total_timeout``.
+
+        Args:
+            operation: The verb, for errors.
+            path: The caller's path, for errors.
+            stop: The stop of the verb's transfer; by default a new one for this thread.
+
+        Raises:
+            StorageUnavailableError: If the verb takes longer.
+        """
+        seconds = self.store.settings.total_timeout
+        with timed():
+            if seconds is None:
+                yield
+                return
+            stop, before = stop or Stop(running_stop()), running_stop()
+            try:
+                with set_after(seconds, stop):
+                    yield
+            except TransferStopped as error:
+                if before is not None and before.is_set():
+                    raise
+                details = self.store.details(self._location.key(path) if path else "", operation)
+                raise StorageUnavailableError(
+                    f"{details.operation} of {details.url}: not finished within total_timeout ({seconds:g} s)",
+                    details,
+                    Remedy.RAISE_TIMEOUT,
+                ) from error
+
+    def _within_timeout(self, found: Iterator[Any]) -> Iterator[Any]:
+        """A listing, each page of which ends after the setting ``total_timeout``."""
+        if self.store.settings.total_timeout is None:
+            yield from found
+            return
+        end = object()
+        while True:
+            with self._verb("list", ""):
+                each: Any = next(found, end)
+            if each is end:
+                return
+            yield each
 
     def list_files(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose path begins with a prefix, at any depth, in key order.
@@ -555,7 +608,7 @@ class FsspecStorageClient(CloudStorageClient):
             memory://models/team-a/v3/config.json
             memory://models/team-a/v3/model.safetensors
         """
-        return self.store.list(self._location.listing_prefix(prefix))
+        return self._within_timeout(self.store.list(self._location.listing_prefix(prefix)))
 
     def list_folder(self, folder: str = "") -> Iterator[ObjectInfo | str]:
         """The objects and the folders directly in a folder, in the order of their URLs.
@@ -577,7 +630,7 @@ class FsspecStorageClient(CloudStorageClient):
             ['memory://models/team-a/v3/', 'memory://models/team-a/v4/', 'memory://models/team-a/v6/']
         """
         below = self._location.listing_prefix(folder)
-        return self.store.list_folder(f"{below}/" if below and not below.endswith("/") else below)
+        return self._within_timeout(self.store.list_folder(f"{below}/" if below and not below.endswith("/") else below))
 
     @property
     def store(self) -> ObjectStore:

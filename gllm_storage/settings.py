@@ -515,6 +515,22 @@ def disk_options_of(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(TransferSettings, name)}
 
 
+def limit_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of ``min_throughput`` and ``total_timeout`` among the options of a filesystem, for `TransferSettings`.
+
+    Raises:
+        ValueError: If a value cannot be parsed.
+    """
+    parsers: dict[str, Callable[[str], Any]] = {"min_throughput": size_or_zero, "total_timeout": duration}
+    return {name: read_option(options, name, parse, getattr(TransferSettings, name)) for name, parse in parsers.items()}
+
+
+def limit_options_of(settings: Any) -> dict[str, Any]:
+    """``min_throughput`` and ``total_timeout`` of a client's settings, if they differ from their defaults."""
+    values = {name: getattr(settings, name) for name in ("min_throughput", "total_timeout")}
+    return {name: value for name, value in values.items() if value != getattr(TransferSettings, name)}
+
+
 def describe(settings: DataclassInstance) -> str:
     """Settings that differ from their defaults, as ``key='value'`` pairs; secrets are shown as ``'***'``."""
     shown = []

@@ -25,9 +25,9 @@ from gllm_storage.settings import (
     disk_options,
     duration,
     flag,
+    limit_options,
     read_option,
     size,
-    size_or_zero,
     warn_if_insecure,
 )
 
@@ -209,8 +209,7 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
             max_attempts=read_option(given, "max_attempts", count, TransferSettings.max_attempts),
             publish_on_error=read_option(given, "publish_on_error", flag, TransferSettings.publish_on_error),
             **disk_options(given),
-            min_throughput=read_option(given, "min_throughput", size_or_zero, TransferSettings.min_throughput),
-            total_timeout=read_option(given, "total_timeout", duration, None),
+            **limit_options(given),
         ),
         connect_timeout=read_option(given, "connection_timeout", duration, AzureConnection.connect_timeout),
         read_timeout=read_option(given, "read_timeout", duration, AzureConnection.read_timeout),

@@ -90,6 +90,19 @@ class Stop:
         self.check()
 
 
+@contextlib.contextmanager
+def set_after(seconds: float, stop: Stop) -> Iterator[None]:
+    """Set a stop if this block takes longer than a number of seconds; it is the stop of this thread meanwhile."""
+    timer = threading.Timer(seconds, stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        with stopped_by(stop):
+            yield
+    finally:
+        timer.cancel()
+
+
 _running = threading.local()
 
 

@@ -37,9 +37,9 @@ from gllm_storage.settings import (
     disk_options,
     duration,
     flag,
+    limit_options,
     read_option,
     size,
-    size_or_zero,
     warn_if_insecure,
 )
 from gllm_storage.store.http import StoppingAdapter
@@ -150,8 +150,7 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
                 max_attempts=read_option(options, "max_attempts", count, TransferSettings.max_attempts),
                 publish_on_error=read_option(options, "publish_on_error", flag, TransferSettings.publish_on_error),
                 **disk_options(options),
-                min_throughput=read_option(options, "min_throughput", size_or_zero, TransferSettings.min_throughput),
-                total_timeout=read_option(options, "total_timeout", duration, None),
+                **limit_options(options),
             ),
             token=options.get("token"),
             project=os.environ.get("GCSFS_DEFAULT_PROJECT", "") if project is None else project,

@@ -18,6 +18,7 @@ from gllm_storage.settings import (
     endpoint,
     existing_file,
     flag,
+    limit_options_of,
     require_one_trust,
     setting,
     size,
@@ -130,7 +131,6 @@ class GCSSettings:
             "max_attempts": self.max_attempts,
             "publish_on_error": self.publish_on_error or None,
             **disk_options_of(self),
-            "min_throughput": self.min_throughput,
-            "total_timeout": self.total_timeout,
+            **limit_options_of(self),
         }
         return {name: value for name, value in options.items() if value is not None}

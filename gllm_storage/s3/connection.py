@@ -26,11 +26,10 @@ from gllm_storage.s3.store import S3Store
 from gllm_storage.settings import (
     count,
     disk_options,
-    duration,
     flag,
+    limit_options,
     read_option,
     size,
-    size_or_zero,
     warn_if_insecure,
 )
 from gllm_storage.store.diagnosis import passes
@@ -291,8 +290,7 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
         memory_limit=read_option(options, "memory_limit", size, S3TransferSettings.memory_limit),
         conditional_writes=options.get("conditional_writes") or S3TransferSettings.conditional_writes,
         **disk_options(options),
-        min_throughput=read_option(options, "min_throughput", size_or_zero, S3TransferSettings.min_throughput),
-        total_timeout=read_option(options, "total_timeout", duration, None),
+        **limit_options(options),
     )
     payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
     warn_if_insecure("s3", verify_tls=(options.get("client_kwargs") or {}).get("verify") is not False)

@@ -90,6 +90,7 @@ VERBS: dict[str, Callable[[FsspecStorageClient, Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_endless(desk: Desk, kind: str, tmp_path: Path) -> None:
     """Each verb fails, soon, and after some MiB at most."""
@@ -161,9 +162,10 @@ def test_unknown_coding(desk: Desk, coding: str, tmp_path: Path) -> None:
         assert store.connection.client.refusal is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("cloud", CLOUDS)
-def total_timeout_later(cloud: str, verb: str, tmp_path: Path) -> None:
+def test_total_timeout(cloud: str, verb: str, tmp_path: Path) -> None:
     """A verb ends after `total_timeout`, whatever it waits for; the message names the setting."""
     (tmp_path / "source").write_bytes(b"content")
 
