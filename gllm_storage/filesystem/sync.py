@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
-from fsspec.utils import isfilelike
+from fsspec.utils import isfilelike, read_block
 
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
@@ -115,6 +115,47 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
         """As fsspec's ``get``; each folder is synchronized once."""
         with folders_synced_once():
             super().get(*args, **kwargs)
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """Read a file, or a slice of it, with the meaning of a Python slice.
+
+        Args:
+            path: The file.
+            start: First byte; counted from the end if negative.
+            end: Byte before which the slice ends; counted from the end if negative.
+            **kwargs: As for `open`.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            StorageError: If it cannot be read.
+        """
+        with self.open(path, "rb", **kwargs) as file:
+            if start is None and end is None:
+                content: bytes = file.read()
+                return content
+            first, last, _ = slice(start, end).indices(file.seek(0, os.SEEK_END))
+            file.seek(first)
+            found: bytes = file.read(max(0, last - first))
+            return found
+
+    def read_block(self, fn: str, offset: int, length: int | None, delimiter: bytes | None = None) -> bytes:
+        """Read a block, from and to a delimiter if one is given; see fsspec's method.
+
+        Args:
+            fn: The file.
+            offset: First byte.
+            length: Number of bytes; to the end if None.
+            delimiter: The block begins and ends behind one.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            StorageError: If it cannot be read.
+        """
+        with self.open(fn, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            remaining = max(0, size - offset)
+            found: bytes = read_block(file, offset, remaining if length is None else min(length, remaining), delimiter)
+            return found
 
     def put_file(
         self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
