@@ -144,7 +144,7 @@ _OF_GZIP: dict[str, dict[str, Any]] = {
 
 
 def test_gzip_encoded(bucket_rig: Rig, tmp_path: Path) -> None:
-    """Reads, slices and downloads of an object with ``Content-Encoding: gzip`` return the stored bytes, not the unpacked ones."""
+    """Reads, slices and downloads of an object with ``Content-Encoding: gzip`` return the stored bytes."""
     client = bucket_rig.client()
     filesystem, path = client.filesystem, client.url("a")
     stored = gzip.compress(random.Random(1).randbytes(50_000) + bytes(50_000))

@@ -25,7 +25,7 @@ from tests.threads import in_threads, read_in
 from tests.waiting import eventually, main_waits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NAME = "models/a"
 PART = 256 * KIB
@@ -406,6 +406,47 @@ def test_small_random_reads() -> None:
             assert file.read(4 * KIB) == content[offset : offset + 4 * KIB]
         assert memory_taken() <= MIB
     assert shelf.bytes_read <= 1000 * 4 * KIB * 2
+
+
+def read_member(file: Any, content: bytes, start: int, end: int) -> None:
+    """Read a member of an archive as torch does: its end, its header, and its content behind a gap."""
+    for first, size in ((end - 4096, 4096), (end - 22, 22), (start, 30), (start + 48, end - start - 1000)):
+        file.seek(first)
+        target = bytearray(size)
+        assert file.readinto(target) == size
+        assert target == content[first : first + size]
+
+
+@pytest.mark.parametrize(
+    ("order", "most_reads", "most_bytes"),
+    [
+        (range(40), 34, 1.05),
+        ([0, 1, *range(10, 20), 2, *range(20, 30), 3, *range(30, 40), *range(4, 10)], 40, 1.05),
+        (range(0, 40, 5), 25, 0.26),
+    ],
+    ids=["in order", "by name", "some"],
+)
+def test_archive(order: Sequence[int], most_reads: int, most_bytes: float) -> None:
+    """The members of an archive are read with few requests, in their order or back and forth, and few bytes in vain."""
+    size = 512 * KIB
+    content = content_of(40 * size)
+    shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB))
+    with filesystem.open(NAME) as file:
+        for number in order:
+            read_member(file, content, number * size, (number + 1) * size)
+    assert len(shelf.reads) <= most_reads
+    assert shelf.bytes_read <= most_bytes * len(content)
+
+
+def test_bounded_gaps() -> None:
+    """Reads that skip as much as they read are not taken for a sequence."""
+    content = content_of(16 * MIB)
+    shelf, filesystem = shelf_of(content, TransferSettings())
+    with filesystem.open(NAME) as file:
+        for start in range(0, 16 * MIB, 128 * KIB):
+            file.seek(start)
+            assert file.read(70 * KIB) == content[start : start + 70 * KIB]
+    assert shelf.bytes_read <= 1.1 * 128 * 70 * KIB
 
 
 def test_header_and_footer() -> None:
