@@ -19,6 +19,9 @@ MAX_KEY_BYTES = 1024
 """S3's limit for the length of a key in UTF-8; GCS and Azure have the same limit:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
 
+_ACCESS_POINT = re.compile(
+    r"arn:aws[a-z\-]*:s3[a-z\-]*:[a-z0-9\-]*:[0-9]{12}:(?:outpost[:/][a-zA-Z0-9\-]+[:/])?accesspoint[:/][a-zA-Z0-9.\-]+(?=/|$)"
+)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
 
 
@@ -40,6 +43,30 @@ def split_url(url: str) -> tuple[str, str]:
             f"{redacted(repr(url))} is not a storage URL: it needs a scheme, as in 's3://bucket/prefix' or 'file:///data/models'"
         )
     return match["scheme"].lower(), match["rest"]
+
+
+def split_bucket(path: str) -> tuple[str, str]:
+    """Split the text behind ``scheme://`` into bucket and key.
+
+    On S3 a bucket may also be the ARN of an access point, which contains slashes:
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-naming.html
+
+    Example:
+        >>> split_bucket("models/v3/model.bin")
+        ('models', 'v3/model.bin')
+        >>> split_bucket("arn:aws:s3:eu-west-1:123456789012:accesspoint/models/v3/model.bin")
+        ('arn:aws:s3:eu-west-1:123456789012:accesspoint/models', 'v3/model.bin')
+    """
+    arn = _ACCESS_POINT.match(path)
+    if arn is None:
+        bucket, _, key = path.partition("/")
+        return bucket, key
+    return arn[0], path[arn.end() + 1 :]
+
+
+def is_access_point(bucket: str) -> bool:
+    """Whether a bucket is the ARN of an access point."""
+    return _ACCESS_POINT.fullmatch(bucket) is not None
 
 
 class ExactKey(str):

@@ -241,6 +241,37 @@ def endpoint(value: str) -> str:
     return value
 
 
+def require_server(provider: str, endpoint_url: str | None, bucket: str, hosts: Iterable[str]) -> None:
+    """Check that an endpoint is the URL of a server, and not that of a bucket on it, as web consoles show it.
+
+    Requests would name the bucket twice. Host names that merely begin with the name of the bucket are common, so the host
+    counts only for services whose names are known.
+
+    Args:
+        provider: Name of the provider, for the message.
+        endpoint_url: The endpoint.
+        bucket: Name of the bucket or container.
+        hosts: The ends of the host names that the servers of known services have, such as ``".amazonaws.com"``.
+
+    Raises:
+        ConfigError: If the endpoint is a bucket's; the message contains the right one.
+    """
+    parts = urlsplit(endpoint_url or "")
+    host, path = parts.netloc, parts.path.rstrip("/")
+    server = host.removeprefix(f"{bucket}.")
+    if server == host or not any(server.partition(":")[0].endswith(each) for each in hosts):
+        server = host
+    folder, _, last = path.rpartition("/")
+    right = f"{parts.scheme}://{server}{folder if last == bucket else path}"
+    if right != f"{parts.scheme}://{host}{path}":
+        shown = redacted(repr(endpoint_url))
+        raise ConfigError(
+            f"{provider} config: endpoint_url={shown} is the URL of the bucket {bucket!r}, not of its server; "
+            f"set endpoint_url={redacted(repr(right))}",
+            ("endpoint_url",),
+        )
+
+
 def _has_good_port(parts: SplitResult) -> bool:
     try:
         return parts.port != 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.paths import clean_prefix
@@ -21,6 +22,7 @@ from gllm_storage.settings import (
     flag,
     limit_options_of,
     require_one_trust,
+    require_server,
     setting,
     size,
     size_or_zero,
@@ -110,6 +112,9 @@ class AzureSettings:
         Raises:
             ValueError: If there is no account, or keys contradict each other.
         """
+        # Azurite has the account where Azure has the container.
+        if urlsplit(self.endpoint_url or "").path.strip("/") != self.account_name:
+            require_server("azure", self.endpoint_url, self.container_name, ())
         given = self._credentials()
         if self.connection_string and (given or self.account_name or self.endpoint_url or self.anonymous):
             raise ConfigError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gllm_storage.cli.output import hide, scrubbed
-from gllm_storage.paths import ExactKey, split_url, validate_key
+from gllm_storage.paths import ExactKey, split_bucket, split_url, validate_key
 from gllm_storage.registry import CloudStorageRegistry
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _parse_url(text: str, *, exact: bool) -> Address | LocalPath:
         if not rest.startswith("/"):
             raise ValueError(f"{text!r} has no absolute path; write three slashes, as in 'file:///data/models'")
         return LocalPath(rest)
-    place, _, key = rest.partition("/")
+    place, key = split_bucket(rest)
     user, at, _ = place.rpartition("@")
     hide(user.partition(":")[2] if at else "")
     root = f"{scheme}://{place}" if place else f"{scheme}:///"

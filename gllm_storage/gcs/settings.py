@@ -20,6 +20,7 @@ from gllm_storage.settings import (
     flag,
     limit_options_of,
     require_one_trust,
+    require_server,
     setting,
     size,
     size_or_zero,
@@ -93,6 +94,7 @@ class GCSSettings:
         Raises:
             ValueError: If keys contradict each other, or one needs another.
         """
+        require_server("gcs", self.endpoint_url, self.bucket_name, ("storage.googleapis.com",))
         if self.anonymous and self.token not in {None, "anon"}:
             raise ConfigError("gcs config: anonymous='true' contradicts token; leave one out", ("anonymous", "token"))
         if self.requester_pays and not self.project:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the docum
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.fsspec_client import FsspecStorageClient
-from gllm_storage.paths import Location, split_url
+from gllm_storage.paths import Location, split_bucket, split_url
 from gllm_storage.s3.settings import S3Settings
 from gllm_storage.settings import describe, fsspec_configuration, parse_config
 
@@ -102,7 +102,7 @@ class S3StorageClient(FsspecStorageClient):
         Raises:
             ValueError: If the text is not a URL.
         """
-        bucket, _, prefix = split_url(url)[1].partition("/")
+        bucket, prefix = split_bucket(split_url(url)[1])
         return {"bucket_name": bucket, "prefix": prefix} if prefix else {"bucket_name": bucket}
 
     @property

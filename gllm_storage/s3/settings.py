@@ -9,8 +9,9 @@ import operator
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from gllm_storage.paths import clean_prefix
+from gllm_storage.paths import clean_prefix, is_access_point
 from gllm_storage.settings import (
     DEFAULT_MEMORY_LIMIT,
     MIB,
@@ -26,6 +27,7 @@ from gllm_storage.settings import (
     flag,
     limit_options_of,
     require_one_trust,
+    require_server,
     setting,
     size,
     size_or_zero,
@@ -55,12 +57,26 @@ class S3TransferSettings(TransferSettings):
     conditional_writes: str = "auto"
 
 
+_SERVICES = (
+    ".amazonaws.com",
+    ".amazonaws.com.cn",
+    ".digitaloceanspaces.com",
+    ".backblazeb2.com",
+    ".wasabisys.com",
+    ".r2.cloudflarestorage.com",
+    ".linodeobjects.com",
+    ".scw.cloud",
+    ".storage.googleapis.com",
+    "storage.googleapis.com",
+)
+"""The ends of host names of servers; a bucket's own host has one more label."""
+# Any bucket's host at Amazon. The host of a VPC endpoint begins with "bucket.vpce-" in Amazon's own examples.
+_AMAZON_BUCKET = re.compile(r"((?!.*vpce)[^:]+)\.s3[.\-][a-z0-9.\-]*amazonaws\.com(?:\.cn)?(?::\d+)?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
-_ARN = re.compile(r"arn:aws[a-z\-]*:(s3|s3-outposts|s3-object-lambda):\S+")
 
 
 def _bucket(value: str) -> str:
-    if not _BUCKET.fullmatch(value) and not _ARN.fullmatch(value):
+    if not _BUCKET.fullmatch(value) and not is_access_point(value):
         raise ValueError("is not a bucket name: 2 to 255 letters, digits, '.', '-', '_', or the ARN of an access point")
     return value
 
@@ -125,6 +141,8 @@ class S3Settings:
         Raises:
             ValueError: If half of a key pair is missing, or keys contradict each other.
         """
+        of_bucket = _AMAZON_BUCKET.fullmatch(urlsplit(self.endpoint_url or "").netloc)
+        require_server("s3", self.endpoint_url, of_bucket[1] if of_bucket else self.bucket_name, _SERVICES)
         pair = (self.aws_access_key_id, self.aws_secret_access_key)
         if any(pair) != all(pair):
             raise ConfigError(

@@ -334,3 +334,50 @@ def test_frozen_settings() -> None:
     assert describe(made) == "account='a', container='c', api_key='***', retries=5"
     with pytest.raises(AttributeError):
         made.account = "b"  # type: ignore[misc]
+
+
+OF_BUCKETS = [
+    ("s3", "https://models.s3.eu-west-1.amazonaws.com", "https://s3.eu-west-1.amazonaws.com"),
+    ("s3", "https://other.s3.amazonaws.com", "https://s3.amazonaws.com"),
+    ("s3", "https://s3.eu-west-1.amazonaws.com/models", "https://s3.eu-west-1.amazonaws.com"),
+    ("s3", "https://minio.example.com:9000/models/", "https://minio.example.com:9000"),
+    ("s3", "https://gateway.example.com/s3/models", "https://gateway.example.com/s3"),
+    ("s3", "https://models.fra1.digitaloceanspaces.com", "https://fra1.digitaloceanspaces.com"),
+    ("s3", "https://models.abc.r2.cloudflarestorage.com", "https://abc.r2.cloudflarestorage.com"),
+    ("s3", "https://models.storage.googleapis.com", "https://storage.googleapis.com"),
+    ("gcs", "https://models.storage.googleapis.com", "https://storage.googleapis.com"),
+    ("gcs", "https://storage.googleapis.com/models", "https://storage.googleapis.com"),
+    ("azure", "https://acc1.blob.core.windows.net/models", "https://acc1.blob.core.windows.net"),
+    ("azure", "http://127.0.0.1:10000/acc1/models", "http://127.0.0.1:10000/acc1"),
+]
+BASE: dict[str, dict[str, str]] = {
+    "s3": {"bucket_name": "models"},
+    "gcs": {"bucket_name": "models"},
+    "azure": {"container_name": "models", "account_name": "acc1"},
+}
+
+
+@pytest.mark.parametrize(("provider", "given", "right"), OF_BUCKETS)
+def test_endpoint_of_bucket(provider: str, given: str, right: str) -> None:
+    """The URL of a bucket as endpoint is refused, and the error names the endpoint of its server, which is accepted."""
+    with pytest.raises(ValueError, match="is the URL of the bucket") as caught:
+        get_storage_client(provider, {**BASE[provider], "endpoint_url": given})
+    assert f"set endpoint_url='{right}'" in str(caught.value)
+    get_storage_client(provider, {**BASE[provider], "endpoint_url": right})
+
+
+@pytest.mark.parametrize(
+    ("provider", "url"),
+    [
+        ("s3", "https://models.example.com"),
+        ("s3", "https://models"),
+        ("s3", "https://bucket.vpce-1a2b3c4d-5e6f.s3.us-east-1.vpce.amazonaws.com"),
+        ("s3", "https://s3.dualstack.eu-west-1.amazonaws.com"),
+        ("s3", "https://models.digitaloceanspaces.com"),
+        ("s3", "https://gateway.example.com/models/s3"),
+        ("azure", "http://127.0.0.1:10000/acc1"),
+    ],
+)
+def test_endpoint_of_server(provider: str, url: str) -> None:
+    """An endpoint that only resembles the bucket's is accepted."""
+    get_storage_client(provider, {**BASE[provider], "endpoint_url": url})
