@@ -121,6 +121,7 @@ class Remedy(Enum):
     """
 
     ALLOW_OVERWRITE = "Choose another name, delete the object first, or pass check_conflict=False to replace it"
+    OTHER_NAME = "Choose another name"
     NO_CONFLICT_CHECK = "Pass check_conflict=False, or use another store"
     ACCEPT_RACE = (
         "Pass check_conflict=False, use another store, or set conditional_writes='best-effort' to accept a check that can "

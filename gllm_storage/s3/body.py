@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import io
 import logging
 import threading
@@ -13,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.files.source import CHUNK, MemorySource
-from gllm_storage.s3.errors import DIGEST_CODES, code_of
+from gllm_storage.s3.errors import DIGEST_CODES, code_of, status_of
 from gllm_storage.store import checksums
 from gllm_storage.store.retry import RetryPolicy
 
@@ -27,29 +29,26 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_BAD_REQUEST = 400
 _CHECKSUM_REFUSALS = {"InvalidArgument", "InvalidRequest", "NotImplemented", "UnsupportedHeader", "XNotImplemented"}
 
 
-class FileSection(io.RawIOBase):
-    """A section of a local file as the body of a request. It is read while it is sent.
+class _Section(io.RawIOBase):
+    """A body that can be sent again.
 
     Args:
-        source: The file, or another source.
-        offset: Offset of the section in bytes.
-        length: Length of the section in bytes.
+        length: Its length in bytes.
         stop: Cancels the request.
-        crc: The CRC-64/NVME of the section, from an earlier pass over it; None if there was none.
+        progress: Receives the bytes as they are sent; a byte that is sent again is not counted again.
     """
 
-    def __init__(self, source: Source, offset: int, length: int, stop: Stop, crc: int | None = None) -> None:
-        self._source = source
-        self._expected = crc
-        self._crc = 0
-        self._crc_end = 0
-        self._offset = offset
+    def __init__(self, length: int, stop: Stop, progress: Callable[[int], None] | None = None) -> None:
         self._length = length
         self._stop = stop
         self._position = 0
+        self._progress = progress
+        self._is_sending = False
+        self._reported = 0
 
     def __len__(self) -> int:
         return self._length
@@ -72,6 +71,45 @@ class FileSection(io.RawIOBase):
         self._position = max(0, min(self._length, start + offset))
         return self._position
 
+    def begin_sending(self) -> None:
+        """Count the reads from here on as progress. Those before were for the signature."""
+        self._is_sending = True
+
+    def _count(self) -> None:
+        """Report the bytes of the reads before this one."""
+        if self._is_sending and self._progress is not None and self._position > self._reported:
+            self._progress(self._position - self._reported)
+            self._reported = self._position
+
+
+class FileSection(_Section):
+    """A section of a local file as the body of a request. It is read while it is sent.
+
+    Args:
+        source: The file, or another source.
+        offset: Offset of the section in bytes.
+        length: Length of the section in bytes.
+        stop: Cancels the request.
+        crc: The CRC-64/NVME of the section, from an earlier pass over it; None if there was none.
+        progress: Receives the bytes as they are sent.
+    """
+
+    def __init__(  # noqa: PLR0917 - the section, and its use
+        self,
+        source: Source,
+        offset: int,
+        length: int,
+        stop: Stop,
+        crc: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        super().__init__(length, stop, progress)
+        self._source = source
+        self._offset = offset
+        self._expected = crc
+        self._crc = 0
+        self._crc_end = 0
+
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer, as awscrt does, with which botocore signs if it is installed."""
         data = self.read(len(buffer))
@@ -87,6 +125,7 @@ class FileSection(io.RawIOBase):
             TransferStopped: If the transfer was cancelled.
         """
         self._stop.check()
+        self._count()
         left = self._length - self._position
         wanted = left if size is None or size < 0 else min(size, left)
         data = self._source.read_at(self._offset + self._position, wanted)
@@ -112,39 +151,18 @@ class FileSection(io.RawIOBase):
             raise self._source.changed()
 
 
-class ViewSection(io.RawIOBase):
+class ViewSection(_Section):
     """Bytes in memory as the body of a request. A read returns a view, without a copy.
 
     Args:
         view: The bytes.
         stop: Cancels the request.
+        progress: Receives the bytes as they are sent.
     """
 
-    def __init__(self, view: memoryview, stop: Stop) -> None:
+    def __init__(self, view: memoryview, stop: Stop, progress: Callable[[int], None] | None = None) -> None:
+        super().__init__(len(view), stop, progress)
         self._view = view
-        self._stop = stop
-        self._position = 0
-
-    def __len__(self) -> int:
-        return len(self._view)
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always: botocore goes back to the start when it tries again."""
-        return True
-
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self)}[whence]
-        self._position = max(0, min(len(self), start + offset))
-        return self._position
 
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer, as awscrt does, with which botocore signs if it is installed."""
@@ -159,6 +177,7 @@ class ViewSection(io.RawIOBase):
             TransferStopped: If the transfer was cancelled.
         """
         self._stop.check()
+        self._count()
         if size is None or size < 0:
             return bytes(self._next(len(self)))  # moto and other listeners read so, and expect bytes
         return self._next(size)
@@ -171,20 +190,25 @@ class ViewSection(io.RawIOBase):
 
 @dataclass
 class ChecksumHeaders:
-    """Remembers which operations of an endpoint accept ``x-amz-checksum-…`` headers. The first request of each finds out.
+    """Remembers which digests of a body an endpoint accepts or demands. The first request of each operation finds out.
+
+    Every body carries a digest: ``x-amz-checksum-…``, or Content-MD5 if the endpoint refuses that header. Servers of before
+    2022 demand Content-MD5 in buckets with Object Lock; they get both.
 
     Attributes:
         limit: The most attempts of a request, for the report of a refused one.
         accepted: Whether an operation accepts the headers, by the name of boto3's method; unknown ones are missing.
+        demand_md5: The operations of which the endpoint has demanded Content-MD5.
     """
 
     limit: int
     accepted: dict[str, bool] = field(default_factory=dict)
+    demand_md5: set[str] = field(default_factory=set)
 
     def call(
         self, operation: Callable[..., Any], checksum: Mapping[str, str], details: ErrorDetails, **parameters: Any
     ) -> Any:
-        """Call an operation with checksum parameters, or without them if the endpoint refuses them.
+        """Call an operation with checksum parameters, or with other ones if the endpoint refuses them.
 
         Args:
             operation: A method of a boto3 client.
@@ -199,25 +223,79 @@ class ChecksumHeaders:
             Exception: Any other exception of the operation.
         """
         name = operation.__name__
-        if self.accepted.get(name) is False:
-            return operation(**parameters)
+        body: Any = parameters.get("Body")
+        digests = self.digests(name, checksum, body)
         try:
-            answer = operation(**parameters, **checksum)
+            answer = operation(**parameters, **digests)
         except ClientError as error:
-            # If the operation has accepted the headers before, this refusal has another reason. If another part was refused
-            # meanwhile, False is recorded already; this part is sent again as well.
-            if not checksum or self.accepted.get(name) or code_of(error) not in _CHECKSUM_REFUSALS:
+            if not self._refused(name, digests, body, error):
                 raise
             RetryPolicy(self.limit).report(details, _attempts(error), error, wait=0.0)
-            body: Any = parameters.get("Body")
             if hasattr(body, "seek"):
                 body.seek(0)  # the refused request has read it; without this an empty or cut body would be stored
-            answer = operation(**parameters)
-            _logger.warning("the endpoint refuses checksums on %s (%s); requests go without them", name, code_of(error))
-            self.accepted[name] = False
-            return answer
-        self.accepted[name] = True
+            return operation(**parameters, **self.digests(name, checksum, body))
+        if digests.keys() & checksum.keys():
+            self.accepted[name] = True
         return answer
+
+    def digests(self, name: str, checksum: Mapping[str, str], body: Any) -> dict[str, str]:
+        """The digests that a request of an operation carries: parameters of boto3."""
+        refused = self.accepted.get(name) is False
+        found = {} if refused else dict(checksum)
+        if body is not None and (refused or name in self.demand_md5):
+            found["ContentMD5"] = md5_of(body)
+        return found
+
+    def _refused(self, name: str, digests: Mapping[str, str], body: Any, error: ClientError) -> bool:
+        """Whether the request was refused because of its digests; the next one then carries others.
+
+        If the operation has accepted a checksum before, a refusal has another reason.
+        """
+        code = code_of(error)
+        if body is not None and "ContentMD5" not in digests and _demands_md5(error):
+            _logger.info("the endpoint demands Content-MD5 of %s (%s)", name, code)
+            self.demand_md5.add(name)
+            return True
+        # If another part was refused meanwhile, False is recorded already; this part is sent again as well.
+        if not digests or set(digests) == {"ContentMD5"} or self.accepted.get(name) or code not in _CHECKSUM_REFUSALS:
+            return False
+        instead = "with Content-MD5 instead" if body is not None else "without them"
+        _logger.warning("the endpoint refuses checksums on %s (%s); requests go %s", name, code, instead)
+        self.accepted[name] = False
+        return True
+
+
+def _demands_md5(error: ClientError) -> bool:
+    message = str(error.response.get("Error", {}).get("Message") or "").lower()
+    return code_of(error) == "MissingContentMD5" or (
+        status_of(error) == _BAD_REQUEST and "content-md5" in message and code_of(error) not in DIGEST_CODES
+    )
+
+
+def md5_of(body: Any) -> str:
+    """MD5 of a body, as Content-MD5 has it. A file is read from its position, and moved back there."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for data in _pieces_of(body):
+        digest.update(data)
+    return base64.b64encode(digest.digest()).decode()
+
+
+def crc64nvme_of(body: Any) -> str:
+    """CRC-64/NVME of a body, encoded; as `md5_of`."""
+    crc = 0
+    for data in _pieces_of(body):
+        crc = checksums.update(data, crc, "crc64nvme")
+    return checksums.encode(crc)
+
+
+def _pieces_of(body: Any) -> Iterator[Any]:
+    if not hasattr(body, "read"):
+        yield bytes(body)
+        return
+    start = body.tell()
+    while data := body.read(CHUNK):
+        yield data
+    body.seek(start)
 
 
 Body: TypeAlias = bytes | ViewSection | FileSection
@@ -228,8 +306,22 @@ _SHARE = 4
 _buffers = threading.local()
 
 
+def begin_sending(body: object) -> None:
+    """Tell a body that the request is signed, and is sent now."""
+    if isinstance(body, _Section):
+        body.begin_sending()
+
+
 @contextlib.contextmanager
-def body_of(source: Source, offset: int, length: int, settings: TransferSettings, stop: Stop) -> Iterator[tuple[Body, int]]:
+def body_of(
+    source: Source,
+    offset: int,
+    length: int,
+    settings: TransferSettings,
+    stop: Stop,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Body, int]]:
     """A section of a source as the body of a request, and its CRC-64/NVME.
 
     If the section fits into memory, it is read once, so that the CRC is that of the sent bytes even if the file changes. A
@@ -241,6 +333,7 @@ def body_of(source: Source, offset: int, length: int, settings: TransferSettings
         length: Length of the section in bytes.
         settings: The memory limit.
         stop: Cancels the request, and the wait for memory.
+        progress: Receives the bytes of the section as they are sent.
 
     Yields:
         The body and the CRC. The memory of the body is reused after the block.
@@ -254,15 +347,15 @@ def body_of(source: Source, offset: int, length: int, settings: TransferSettings
         yield data, checksums.crc64nvme(data)
     elif isinstance(source, MemorySource):
         view = source.view_at(offset, length)
-        yield ViewSection(view, stop), checksums.crc64nvme(view)
+        yield ViewSection(view, stop, progress), checksums.crc64nvme(view)
     elif length <= settings.memory_limit // _SHARE:
         with in_flight(length, settings.memory_limit, stop):
             view = _buffer(length)
             source.read_into(offset, view)
-            yield ViewSection(view, stop), checksums.crc64nvme(view)
+            yield ViewSection(view, stop, progress), checksums.crc64nvme(view)
     else:
         checksum = checksums.crc_of(source.read_at, length, start=offset)
-        yield FileSection(source, offset, length, stop, checksum), checksum
+        yield FileSection(source, offset, length, stop, checksum, progress), checksum
 
 
 def _buffer(length: int) -> memoryview:

@@ -87,6 +87,9 @@ class S3StorageClient(FsspecStorageClient):
                 - conditional_writes: Whether the endpoint enforces preconditions, for ``check_conflict=True``: ``"auto"``
                   (a probe with a small object, once per bucket and process), ``"enforced"`` (no probe), or
                   ``"best-effort"`` (a check that can race, if the endpoint enforces nothing). Default ``"auto"``.
+                - exclusive_put_limit: The largest file that ``check_conflict=True`` sends in one PutObject to an endpoint
+                  that is not Amazon's, at most ``"5GiB"``. A larger one goes in parts; two writers at the same moment can
+                  then both succeed, if the endpoint's check is not atomic. Default 5 GiB minus 5 MiB.
 
         Raises:
             ValueError: If a required parameter is missing, or a parameter is unknown or wrong. The message names all

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
 from gllm_storage.s3.answers import guard
-from gllm_storage.s3.body import BotoBody, ChecksumHeaders
+from gllm_storage.s3.body import BotoBody, ChecksumHeaders, begin_sending
 from gllm_storage.s3.errors import (
     TRANSIENT_CODES,
     TRANSIENT_EXCEPTIONS,
@@ -20,7 +21,7 @@ from gllm_storage.s3.errors import (
     UnreadableAnswerError,
     translated,
 )
-from gllm_storage.s3.requests import add_content_md5
+from gllm_storage.s3.requests import add_digest
 from gllm_storage.s3.settings import BODY_SIGNING, ENGINES, S3TransferSettings, check_transfer_settings
 from gllm_storage.s3.store import S3Store
 from gllm_storage.settings import (
@@ -54,6 +55,10 @@ _CLIENT_DEFAULTS: dict[str, Any] = {
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
+_ANSWER_RATE = 16 * 2**20
+"""Bytes per second that a server needs at least from the end of a body to its answer."""
+_FIRST_STEP = 64 * 2**20
+_STEP = 2
 _AMAZON = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".api.amazonwebservices.com.cn")
 
 
@@ -106,6 +111,7 @@ class Endpoint:
         client = session.client("s3", config=Config(**options), **self.client_options)
         events = client.meta.events
         events.register("before-send.s3", check_stop)
+        events.register("before-send.s3", _begin_sending)
         # botocore would send a request again by itself, without a report, and sleep where no cancellation reaches it.
         events.unregister("needs-retry.s3", unique_id="retry-config-s3")
         retry: Any = _Retries(self.max_attempts).needs_retry
@@ -133,6 +139,12 @@ class Endpoint:
             guard(client, self.min_throughput, config.read_timeout)
         except AttributeError as error:
             _logger.warning("this release of botocore is unknown (%r): the limits of answers do not apply", error)
+
+    def patient(self, extra: float) -> Endpoint:
+        """The same endpoint for clients that send each request once, and wait `extra` seconds longer for an answer."""
+        read_timeout = {**_CLIENT_DEFAULTS, **self.config_options}["read_timeout"]
+        config = {**self.config_options, "read_timeout": None if read_timeout is None else read_timeout + extra}
+        return dataclasses.replace(self, max_attempts=1, config_options=config)
 
     def _direct_or(self, client: S3Client, session: Any) -> S3Client:
         """The direct client over a boto3 client; or the boto3 client, if botocore has moved parts that it needs."""
@@ -205,6 +217,7 @@ class S3Connection:
         self._parameters = dict(parameters)
         self._client: PerProcess[S3Client] = PerProcess(endpoint.make_client)
         self._presigner: PerProcess[S3Client] = PerProcess(endpoint.make_presigner)
+        self._patient_clients: PerProcess[dict[float, S3Client]] = PerProcess(dict)
         self._stores: dict[str, S3Store] = {}
 
     @property
@@ -220,6 +233,28 @@ class S3Connection:
             except ValueError as error:  # botocore's answer to an endpoint that the environment or a profile sets
                 raise UnreadableAnswerError(str(error)) from error
 
+    def patient_client(self, size: int) -> S3Client:
+        """A client for one large PutObject: it sends each request once, and waits longer for the answer.
+
+        A server answers when it has stored the complete body, and a proxy before it may begin to pass the body on only when
+        it has all of it.
+
+        Args:
+            size: Bytes in the body. The time grows with them, in steps, because each needs a client of its own.
+
+        Raises:
+            StorageError: If it cannot be made.
+        """
+        extra = _FIRST_STEP / _ANSWER_RATE
+        while extra * _ANSWER_RATE < size:
+            extra *= _STEP
+        clients = self._patient_clients.get()
+        client = clients.get(extra)
+        if client is None:
+            with translated(ErrorDetails("s3", "s3://", "connection")):
+                client = clients.setdefault(extra, self.endpoint.patient(extra).make_client())
+        return client
+
     @property
     def presigner(self) -> S3Client:
         """A boto3 client that makes presigned URLs."""
@@ -230,6 +265,8 @@ class S3Connection:
         client = self._client.peek()
         if client is not None:
             client.close()
+        for each in (self._patient_clients.peek() or {}).values():
+            each.close()
 
     @property
     def is_amazon(self) -> bool:
@@ -271,8 +308,8 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
         options: s3fs's ``anon``, ``key`` or ``username``, ``secret`` or ``password``, ``token``, ``profile``,
             ``endpoint_url``, ``use_ssl``, ``requester_pays``, ``client_kwargs``, ``config_kwargs``,
             ``s3_additional_kwargs`` and ``max_concurrency``; and ours: ``multipart_threshold``, ``part_size``,
-            ``memory_limit``, ``conditional_writes``, ``publish_on_error``, ``fsync``, ``sync_source``, ``min_throughput``,
-            ``total_timeout``, ``engine`` and ``sign_bodies``.
+            ``memory_limit``, ``conditional_writes``, ``exclusive_put_limit``, ``publish_on_error``, ``fsync``,
+            ``sync_source``, ``min_throughput``, ``total_timeout``, ``engine`` and ``sign_bodies``.
 
     Raises:
         ValueError: If a value is impossible.
@@ -289,6 +326,7 @@ def connection_of(options: Mapping[str, Any]) -> S3Connection:
         publish_on_error=read_option(options, "publish_on_error", flag, S3TransferSettings.publish_on_error),
         memory_limit=read_option(options, "memory_limit", size, S3TransferSettings.memory_limit),
         conditional_writes=options.get("conditional_writes") or S3TransferSettings.conditional_writes,
+        exclusive_put_limit=read_option(options, "exclusive_put_limit", size, S3TransferSettings.exclusive_put_limit),
         **disk_options(options),
         **limit_options(options),
     )
@@ -385,6 +423,10 @@ class _Retries:
         return None
 
 
+def _begin_sending(request: Any, **_: Any) -> None:
+    begin_sending(request.body)
+
+
 def _adapt_body(parsed: dict[str, Any], **_: Any) -> None:
     """Give the body of boto3's GetObject the interface of the direct client's."""
     if "Body" in parsed:
@@ -401,10 +443,9 @@ def _stay_at_endpoint(context: dict[str, Any], **_: Any) -> None:
 
 
 def send_digests(client: S3Client) -> None:
-    """Let a client, boto3's or s3fs's, send Content-MD5 where S3 requires a digest; may be called again."""
-    if not is_amazon(client):
-        digest: Any = add_content_md5
-        client.meta.events.register("before-call.s3", digest, unique_id="gllm-content-md5")
+    """Let a client, boto3's or s3fs's, send a digest with each request that needs one; may be called again."""
+    digest: Any = partial(add_digest, amazon=is_amazon(client))
+    client.meta.events.register("before-call.s3", digest, unique_id="gllm-digest")
 
 
 def is_amazon(client: S3Client) -> bool:

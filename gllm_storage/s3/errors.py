@@ -188,6 +188,12 @@ def code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def set_attempts(error: ClientError, attempts: int) -> None:
+    """Note on a refusal how often its request was sent."""
+    metadata: Any = error.response.setdefault("ResponseMetadata", {})  # type: ignore[typeddict-item]
+    metadata["RetryAttempts"] = attempts - 1
+
+
 def require_any(answer: Mapping[str, Any], *fields: str) -> None:
     """Check that an answer holds at least one of some fields, as every answer of S3 to that request does.
 

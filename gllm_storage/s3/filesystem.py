@@ -31,6 +31,7 @@ from gllm_storage.s3.s3fs.errors import translated_s3fs
 from gllm_storage.s3.s3fs.files import S3Appender, S3File, S3Writer
 from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, natural_options, require_known
 from gllm_storage.s3.settings import MAX_PUT, MIN_PART, S3TransferSettings, settings_of_call
+from gllm_storage.store import checksums
 from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         part_size: Bytes in a part and in a ranged read, at least 5 MiB. Default 8 MiB.
         memory_limit: Bytes of content that all transfers of the process hold in memory at a time. Default 128 MiB.
         conditional_writes: ``"auto"``, ``"enforced"`` or ``"best-effort"``; see `S3TransferSettings`.
+        exclusive_put_limit: Exclusive creates of at most this many bytes go in one PutObject, on endpoints that are not
+            Amazon's. Default 5 GiB minus 5 MiB.
         fsync: Whether downloaded files are on the disk when the call returns. Default True; see `TransferSettings`.
         sync_source: Whether files are written to the disk before their upload. Default False; see `TransferSettings`.
         engine: ``"auto"`` or ``"boto3"``; see `Endpoint`.
@@ -89,6 +92,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         part_size: int = S3TransferSettings.part_size,
         memory_limit: int = S3TransferSettings.memory_limit,
         conditional_writes: str = S3TransferSettings.conditional_writes,
+        exclusive_put_limit: int = S3TransferSettings.exclusive_put_limit,
         fsync: bool = S3TransferSettings.fsync,
         sync_source: bool = S3TransferSettings.sync_source,
         engine: str = "auto",
@@ -112,6 +116,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
                 "part_size": part_size,
                 "memory_limit": memory_limit,
                 "conditional_writes": conditional_writes,
+                "exclusive_put_limit": exclusive_put_limit,
                 "fsync": fsync,
                 "sync_source": sync_source,
                 "engine": engine,
@@ -371,9 +376,13 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         bucket, key = self._place(path)
         connection = self.connection
         parameters = {**connection.parameters("PutObject"), **options, "Bucket": bucket, "Key": key, "Body": data}
-        with translated(self._error_details(bucket, key, "touch")):
+        given = any(name.startswith(("Checksum", "ContentMD5")) for name in options)
+        checksum = {} if given else {"ChecksumCRC64NVME": checksums.encode(checksums.crc64nvme(data))}
+        details = self._error_details(bucket, key, "touch")
+        put = partial(connection.checksum_headers.call, connection.client.put_object, checksum, details, **parameters)
+        with translated(details):
             # In a thread: Ctrl-C, which interrupts the main thread, must not leave the request in progress.
-            (answer,) = run_all([lambda: connection.client.put_object(**parameters)], 1, stop)
+            (answer,) = run_all([put], 1, stop)
         self._forget_listings(path)
         return answer
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import time
 from functools import partial
@@ -16,6 +14,7 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, Remedy, StorageError
 from gllm_storage.info import ObjectInfo
+from gllm_storage.s3.body import crc64nvme_of, md5_of
 from gllm_storage.s3.errors import (
     SDK_ERRORS,
     UnreadableAnswerError,
@@ -50,6 +49,8 @@ _BATCH = 1000
 _BUSY = {"InternalError", "ServiceUnavailable", "SlowDown"}
 _STATUS = {"AccessDenied": 403}
 _GONE = {"NoSuchKey", "NoSuchVersion"}
+_BODIES = {"PutObject", "UploadPart"}
+_DIGESTS = ("content-md5", "x-amz-checksum-", "x-amz-trailer")
 _NO_BULK_DELETE = {400, 405, 411, 501}
 """The status of an endpoint that refuses DeleteObjects as such."""
 
@@ -253,16 +254,30 @@ def _delete_one(requests: S3Requests, key: str, transfer: Transfer) -> None:
         connection.client.delete_object(Bucket=requests.bucket, Key=key, **connection.parameters("DeleteObject"))
 
 
-def add_content_md5(model: OperationModel, params: dict[str, Any], **_: Any) -> None:
-    """Send Content-MD5 with the operations that require a digest, such as DeleteObjects: a handler of ``before-call``.
+def add_digest(model: OperationModel, params: dict[str, Any], *, amazon: bool, **_: Any) -> None:
+    """Add a digest to a request that needs one: a handler of botocore's event ``before-call``.
 
-    boto3 sends a CRC-32 there, which servers of before 2022 do not know: they answer 400 MissingContentMD5. Not for Amazon,
-    whose directory buckets refuse MD5.
+    - Where S3 requires a digest, as in DeleteObjects, boto3 sends a CRC-32. Servers of before 2022 answer
+      400 MissingContentMD5 to it; so they get Content-MD5 too. Amazon does not: its directory buckets refuse it.
+    - Buckets with Object Lock refuse objects and parts without a digest. Our own requests have one; s3fs's have none with
+      ``request_checksum_calculation="when_required"``.
     """
-    body = params.get("body") or b""
-    if model.http_checksum.get("requestChecksumRequired") and not model.has_streaming_input and isinstance(body, bytes):
-        digest = hashlib.md5(body, usedforsecurity=False).digest()
-        params["headers"].setdefault("Content-MD5", base64.b64encode(digest).decode())
+    body: Any = params.get("body") or b""
+    headers, required = params["headers"], model.http_checksum.get("requestChecksumRequired")
+    if required and not model.has_streaming_input:
+        if not amazon:
+            headers.setdefault("Content-MD5", md5_of(body))
+        return
+    # boto3 makes a file of bytes. A body that cannot be rewound is sent as it is.
+    readable = isinstance(body, (bytes, bytearray)) or hasattr(body, "seek")
+    if model.name in _BODIES and readable and not _has_digest(params):
+        name, digest = ("x-amz-checksum-crc64nvme", crc64nvme_of) if amazon else ("Content-MD5", md5_of)
+        headers[name] = digest(body)
+
+
+def _has_digest(params: dict[str, Any]) -> bool:
+    computed = params.get("context", {}).get("checksum", {}).get("request_algorithm")
+    return bool(computed) or any(name.lower().startswith(_DIGESTS) for name in params["headers"])
 
 
 def _error(bucket: str, failure: dict[str, Any], attempts: int, transfer: Transfer) -> Exception:

@@ -43,6 +43,9 @@ BODY_SIGNING = ("auto", "always", "never")
 MAX_PUT = 5 * 2**30
 """The largest PutObject and the largest part, in bytes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 MIN_PART = 5 * MIB
+EXCLUSIVE_PUT_LIMIT = MAX_PUT - 5 * MIB
+"""The default of `exclusive_put_limit`: Cloudflare R2 accepts a PutObject of at most 5 GiB minus 5 MiB,
+https://developers.cloudflare.com/r2/platform/limits/."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,12 @@ class S3TransferSettings(TransferSettings):
     Attributes:
         conditional_writes: ``"auto"`` probes the endpoint; ``"enforced"`` trusts it to enforce preconditions, without a
             probe; ``"best-effort"`` accepts a check that can race if the endpoint enforces nothing.
+        exclusive_put_limit: The largest exclusive create, in bytes, that goes in one PutObject on an endpoint that is not
+            Amazon's; see `plan_create`.
     """
 
     conditional_writes: str = "auto"
+    exclusive_put_limit: int = EXCLUSIVE_PUT_LIMIT
 
 
 _SERVICES = (
@@ -131,6 +137,7 @@ class S3Settings:
     min_throughput: int = setting(size_or_zero, default=TransferSettings.min_throughput)
     total_timeout: float | None = setting(duration, default=None)
     conditional_writes: str = setting(choice("auto", "enforced", "best-effort"), default="auto")
+    exclusive_put_limit: int = setting(_threshold, natural=int, default=EXCLUSIVE_PUT_LIMIT)
     engine: str = setting(choice(*ENGINES), default="auto")
     sign_bodies: str = setting(choice(*BODY_SIGNING), default="auto")
     publish_on_error: bool = setting(flag, default=False)
@@ -198,6 +205,7 @@ class S3Settings:
             **disk_options_of(self),
             **limit_options_of(self),
             "conditional_writes": self.conditional_writes,
+            "exclusive_put_limit": self.exclusive_put_limit,
             "engine": self.engine,
             "sign_bodies": self.sign_bodies,
             **({"publish_on_error": True} if self.publish_on_error else {}),
@@ -262,6 +270,8 @@ def check_transfer_settings(settings: S3TransferSettings) -> S3TransferSettings:
         )
     if settings.multipart_threshold > MAX_PUT:
         raise ValueError(f"multipart_threshold must be at most 5 GiB, not {settings.multipart_threshold} bytes")
+    if settings.exclusive_put_limit > MAX_PUT:
+        raise ValueError(f"exclusive_put_limit must be at most 5 GiB, not {settings.exclusive_put_limit} bytes")
     return settings
 
 

@@ -227,7 +227,7 @@ class _Common:
         self.most = min(settings.part_size, settings.multipart_threshold)
         self.put_parameters = connection.parameters("PutObject")
         self.get_parameters = connection.parameters("GetObject")
-        self.sends_checksum = connection.checksum_headers.accepted.get("put_object") is not False
+        self.checksum_headers = connection.checksum_headers
         self.keeps_checksum = connection.is_amazon
         self._memory_limit = settings.memory_limit
         self._policy = s3_requests(settings.max_attempts)
@@ -292,8 +292,7 @@ class _Put:
             "Metadata": metadata,
             "Body": data,
         }
-        if common.sends_checksum:
-            parameters["ChecksumCRC64NVME"] = crc
+        parameters.update(common.checksum_headers.digests("put_object", {"ChecksumCRC64NVME": crc}, data))
         self._sent.append((len(data), crc))
         return common.begin("put_object", parameters, "upload")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gllm_storage.concurrency.stop import stopped_by
@@ -21,6 +22,8 @@ from gllm_storage.s3.probe import (
     conditional_writes,
     plan_create,
     plan_overwrite,
+    put_limit,
+    warn_of_race,
 )
 from gllm_storage.s3.read import S3Reader
 from gllm_storage.s3.requests import S3Requests, delete_objects, info_from_head, objects_in
@@ -109,13 +112,21 @@ class S3Store(ObjectStore):
             StorageError: If the probe of the endpoint fails.
         """
         settings = settings_of_call(self.settings, request.options)
-        with stopped_by(request.transfer.stop):
-            in_parts = not request.exclusive or self._enforced(request.key).complete is Condition.ENFORCED
-        if not in_parts:
-            # Parts could only overwrite here. The complete content goes in one PutObject, if that is possible.
-            return SpooledWriter(self, request)
+        collect = None
+        if request.exclusive:
+            with stopped_by(request.transfer.stop):
+                enforced = self._enforced(request.key)
+            if enforced.complete is Condition.CHECKED and enforced.put is Condition.ENFORCED:
+                # One PutObject is atomic, and needs the complete content. Only larger content goes in parts.
+                collect = put_limit(settings, enforced)
+            elif enforced.complete is not Condition.ENFORCED:
+                # Parts could only overwrite here. The complete content goes in one PutObject, if that is possible.
+                return SpooledWriter(self, request)
         plan = UploadPlan(multipart=True, part_size=settings.part_size, conditional=request.exclusive)
-        return StreamedWriter(S3Upload(request, self.requests, plan, settings), self.upload)
+        upload = S3Upload(request, self.requests, plan, settings)
+        if collect is None:
+            return StreamedWriter(upload, self.upload)
+        return StreamedWriter(upload, self.upload, collect, partial(warn_of_race, settings, enforced, request.details))
 
     def open_reader(self, key: str, operation: str = "read") -> S3Reader:
         """A reader of an object."""

@@ -1,7 +1,8 @@
 """`StreamedWriter`: writes an S3 object of unknown size, and sends its parts while it is written.
 
 Content up to `multipart_threshold` (at least one part) is collected, and `commit` uploads it by one PutObject, like a local
-file. When more is written, a multipart upload begins, and each part is sent by a thread as soon as it is full.
+file. When more is written, a multipart upload begins, and each part is sent by a thread as soon as it is full. An exclusive
+create on an endpoint that is not Amazon's collects up to `exclusive_put_limit`, since only PutObject is atomic there.
 
 - *Memory.* The caller may take hours to fill a part, or never return. So a part that is being filled is in memory only if
   the budget of the process has room for it at once, and in a temporary file otherwise. Full parts are in flight.
@@ -63,13 +64,23 @@ class StreamedWriter:
     Args:
         upload: The upload; its source is not read.
         upload_complete: Uploads a request with its content, if that is too small for parts.
+        collect: The most bytes that are collected for `upload_complete`, in memory or in a temporary file; by default
+            `multipart_threshold`, at least one part.
+        on_parts: Called when more is written, before the first part is sent.
     """
 
-    def __init__(self, upload: S3Upload, upload_complete: Callable[[UploadRequest], Stored]) -> None:
+    def __init__(
+        self,
+        upload: S3Upload,
+        upload_complete: Callable[[UploadRequest], Stored],
+        collect: int = 0,
+        on_parts: Callable[[], None] | None = None,
+    ) -> None:
         self._upload = upload
         self._upload_complete = upload_complete
         self._details: ErrorDetails = upload.request.details
-        self._small = max(upload.settings.multipart_threshold, upload.plan.part_size)
+        self._small = max(upload.settings.multipart_threshold, upload.plan.part_size, collect)
+        self._on_parts = on_parts
         self._write_id = new_write_id()
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -166,6 +177,8 @@ class StreamedWriter:
             if self._collected.size + len(view) <= self._small:
                 self._collected.write(view)
                 return
+            if self._on_parts is not None:
+                self._on_parts()
             self._parts = self._new_parts()
             _unfinished.add(self)
             self._parts.begin(self._collected.source())

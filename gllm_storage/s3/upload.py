@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -12,17 +13,30 @@ from urllib.parse import quote, urlencode
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import StorageError, note_attempts
 from gllm_storage.info import Stored
 from gllm_storage.s3.body import Body, body_of, send_intact
-from gllm_storage.s3.errors import SDK_ERRORS, code_of, require_any, status_of
+from gllm_storage.s3.errors import (
+    DIGEST_CODES,
+    SDK_ERRORS,
+    TRANSIENT_EXCEPTIONS,
+    code_of,
+    is_transient,
+    require_any,
+    set_attempts,
+    status_of,
+)
 from gllm_storage.s3.multipart import MultipartUpload
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
 from gllm_storage.store.create import Answer
+from gllm_storage.store.retry import rescued, s3_requests
 from gllm_storage.store.transfer import part_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mypy_boto3_s3.client import S3Client
 
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
@@ -259,7 +273,8 @@ class PutUpload:
         upload = self._upload
         source, connection = upload.request.source, upload.requests.connection
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
-        with body_of(source, 0, source.size, upload.settings, self._stop) as (body, crc):
+        progress = upload.request.transfer.progress
+        with body_of(source, 0, source.size, upload.settings, self._stop, progress=progress) as (body, crc):
             upload.require_same(crc)
             parameters = {
                 **connection.parameters("PutObject"),
@@ -268,22 +283,70 @@ class PutUpload:
                 **condition,
                 "Metadata": dict(self._metadata),
             }
-            answer = self._send(body, crc, parameters)
-        require_any(answer, "ETag")
-        upload.request.transfer.progress(source.size)
-        return upload.stored(answer, crc)
+            if source.size > upload.settings.multipart_threshold:
+                stored = self._send_large(body, crc, parameters)
+            else:
+                answer = self._send(connection.client, body, crc, parameters, upload.settings.max_attempts)
+                stored = upload.stored(answer, crc)
+        progress(source.size)
+        return stored
 
-    def _send(self, body: Body, crc: int, parameters: Mapping[str, Any]) -> Any:
-        connection = self._upload.requests.connection
+    def _send_large(self, body: Body, crc: int, parameters: Mapping[str, Any]) -> Stored:
+        """Send a large object once, and again at most once.
+
+        A HEAD request precedes the second time: the answer may be the only thing that was lost.
+        """
+        upload = self._upload
+        details, stop = upload.request.details, self._stop
+        policy = dataclasses.replace(s3_requests(upload.settings.max_attempts), limit=min(2, upload.settings.max_attempts))
+        attempt = 0
+        while True:
+            attempt += 1
+            client = upload.requests.connection.patient_client(upload.request.source.size)
+            try:
+                return upload.stored(self._send(client, body, crc, parameters, 1), crc)
+            except (ClientError, *TRANSIENT_EXCEPTIONS) as error:
+                if isinstance(error, ClientError):
+                    set_attempts(error, attempt)
+                else:
+                    note_attempts(error, attempt)
+                if attempt == policy.limit or not _is_worth_resending(error):
+                    raise
+                found = self._find_ours()
+                if found is not None:
+                    rescued(details, attempt, policy.limit, error)
+                    return found
+                policy.again(details, attempt, error, stop=stop)
+            if not isinstance(body, bytes):
+                body.seek(0)
+
+    def _find_ours(self) -> Stored | None:
+        """The object, if this upload has stored it."""
+        requests, request = self._upload.requests, self._upload.request
+        with contextlib.suppress(StorageError):  # this request is only for speed
+            found = requests.find(request.key, request.details.operation)
+            if found is not None and (found.metadata or {}).get(WRITE_ID) == self._metadata[WRITE_ID]:
+                return Stored.of(found)
+        return None
+
+    def _send(self, client: S3Client, body: Body, crc: int, parameters: Mapping[str, Any], limit: int) -> Any:
+        details = self._upload.request.details
         send = partial(
-            connection.checksum_headers.call,
-            connection.client.put_object,
+            self._upload.requests.connection.checksum_headers.call,
+            client.put_object,
             {"ChecksumCRC64NVME": checksums.encode(crc)},
-            self._upload.request.details,
+            details,
             **parameters,
             Body=body,
         )
-        return send_intact(send, body, self._upload.settings.max_attempts, self._upload.request.details)
+        answer = send_intact(send, body, limit, details)
+        require_any(answer, "ETag")
+        return answer
+
+
+def _is_worth_resending(error: Exception) -> bool:
+    """Whether the same request may succeed the second time: no answer, a busy server, or bytes that changed on the way."""
+    return not isinstance(error, ClientError) or is_transient(error) or code_of(error) in DIGEST_CODES
 
 
 def judge_answer(error: ClientError, *, conditional: bool) -> Answer:

@@ -8,6 +8,10 @@ failed". That refusal is about the caller's own object. So each write carries a 
 metadata; a HEAD request that finds it there proves that the object is ours, and the write is a success. Without a
 precondition the same care is taken: an upload that the store completed is a success, whatever the repeated request was told.
 
+**412 without an object.** The object that the store saw may be deleted before the HEAD request, so the write is sent again.
+SeaweedFS answers 412 also to the name of a *folder*, and Azurite 409 to a name with uncommitted blocks; that is an error of
+its own, because no object exists.
+
 **409 is not "exists".** S3 answers 409 ConditionalRequestConflict when another writer changes the key at that moment. The
 write has to be sent again, a multipart upload with all its parts
 (https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html).
@@ -39,6 +43,11 @@ from gllm_storage.store.retry import CONFLICT, RetryPolicy, rescued
 if TYPE_CHECKING:
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.info import ObjectInfo
+
+
+_NOTHING_THERE = 2
+"""The most attempts at a write that is refused because an object exists, where none does. After the first one, another
+writer may have deleted it since."""
 
 
 class Answer(Enum):
@@ -113,6 +122,7 @@ def write_object(
         ObjectExistsError: If another writer's object exists. It was not changed.
         ConflictCheckUnsupportedError: If the store refuses conditional writes. Nothing was written.
         StorageUnavailableError: If other writers kept changing the key, or the owner of the object is unknown.
+        StorageError: If the store refuses the write because an object exists, and none does.
         Exception: The SDK's exception, if the write did not happen.
     """
     if exclusive and head_first:
@@ -133,15 +143,17 @@ def write_object(
             # Ctrl-C and cancellation: leave nothing behind, and let nothing complete later.
             write.discard()
             raise
-        if attempt < policy.limit:
+        taken = write.judge(failure) is Answer.EXISTS  # although no object exists
+        limit = min(policy.limit, _NOTHING_THERE) if taken else policy.limit
+        if attempt < limit:
             policy.again(write.details, attempt, failure, "conflict", stop)
         if exclusive and (head_first or policy.limit == 1):
             found = _decided(write, write_id)
             if found is not None:
                 rescued(write.details, attempt, policy.limit, failure)
                 return found
-        if attempt >= policy.limit:
-            raise _too_many_conflicts(write.details, attempt) from failure
+        if attempt >= limit:
+            raise (_refused_without_object if taken else _too_many_conflicts)(write.details, attempt) from failure
 
 
 def new_write_id() -> str:
@@ -160,6 +172,16 @@ def _too_many_conflicts(details: ErrorDetails, attempts: int) -> StorageUnavaila
     else:
         what = f"other writers kept changing the object during {attempts} attempts"
     return StorageUnavailableError(f"{details.url}: {what}", details, Remedy.REPEAT)
+
+
+def _refused_without_object(details: ErrorDetails, attempts: int) -> StorageError:
+    times = f", {attempts} times" if attempts > 1 else ""
+    return StorageError(
+        f"{details.url}: the store refused the exclusive create because the name is taken{times}, although a HEAD request "
+        "finds no object of that name. Some stores keep folders as objects, such as SeaweedFS: a folder may have that name",
+        details,
+        Remedy.OTHER_NAME,
+    )
 
 
 def _refuse_if_present(write: Write) -> None:
@@ -197,20 +219,20 @@ def _settle(write: Write, write_id: str, error: Exception) -> Stored | None:
         Exception: In every other case.
     """
     answer = write.judge(error)
-    ours: Stored | None = None
+    found: ObjectInfo | None = None
     known = False
     try:
         if answer in {Answer.EXISTS, Answer.UNKNOWN}:
-            known, ours = _head_for_ours(write, write_id, answer, error)
+            known, found = _head_after(write, answer, error)
     finally:
-        if ours is None:
+        if not _is_ours(found, write_id):
             write.discard()
-    if answer is Answer.UNKNOWN and known and ours is None:
+    if answer is Answer.UNKNOWN and known and not _is_ours(found, write_id):
         # The first HEAD request may have come before the store had finished. After the abort nothing is in progress.
-        _, ours = _head_for_ours(write, write_id, answer, error)
-    if ours is not None:
-        return ours
-    if answer is Answer.CONCURRENT:
+        _, found = _head_after(write, answer, error)
+    if found is not None and _is_ours(found, write_id):
+        return Stored.of(found)
+    if answer is Answer.CONCURRENT or (answer is Answer.EXISTS and known and found is None):
         return None
     if answer is Answer.EXISTS:
         raise exists_error(write.details) from error
@@ -223,10 +245,10 @@ def _settle(write: Write, write_id: str, error: Exception) -> Stored | None:
     raise error
 
 
-def _head_for_ours(write: Write, write_id: str, answer: Answer, error: Exception) -> tuple[bool, Stored | None]:
-    """Whether the store could be asked, and our object if it exists."""
+def _head_after(write: Write, answer: Answer, error: Exception) -> tuple[bool, ObjectInfo | None]:
+    """Whether the store could be asked, and the object that exists."""
     try:
-        found = write.head()
+        return True, write.head()
     except AccessDeniedError:
         return False, None
     except StorageError as failure:
@@ -238,9 +260,10 @@ def _head_for_ours(write: Write, write_id: str, answer: Answer, error: Exception
             write.details,
             Remedy.CHECK_FIRST,
         ) from error
-    if found is None or _write_id_of(found) != write_id:
-        return True, None
-    return True, Stored.of(found)
+
+
+def _is_ours(found: ObjectInfo | None, write_id: str) -> bool:
+    return found is not None and _write_id_of(found) == write_id
 
 
 def _write_id_of(info: ObjectInfo) -> str | None:

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from tests.conftest import Servers
 
 ATOMIC = "check_conflict=True is atomic here at any size"
+ONE = "check_conflict=True is atomic here up to 5115 MiB, in one request"
 LINES = {
     "file": ATOMIC,
-    "ministack": ATOMIC,
-    "ceph": "check_conflict=True is atomic here up to 5 GiB, in one request",
+    "ministack": ONE,
+    "ceph": ONE,
+    "seaweedfs": ONE,
+    "juicefs": "check_conflict=True will be refused here with ConflictCheckUnsupportedError",
     "rclone": "check_conflict=True will be refused here with ConflictCheckUnsupportedError",
     "reject": "check_conflict=True will be refused here with ConflictCheckUnsupportedError",
     "azurite": ATOMIC,
@@ -41,7 +44,7 @@ LINES = {
 }
 WORDS = {
     ATOMIC: "atomic",
-    LINES["ceph"]: "atomic-in-one-request",
+    ONE: "atomic-in-one-request",
     LINES["rclone"]: "refused",
     LINES["fake-gcs-server"]: "unsafe",
 }
@@ -52,6 +55,7 @@ ROWS = [
     "writing",
     "exclusive create, small",
     "exclusive create, large",
+    "exclusive create, in parts",
     "ranged reads",
     "pinned reads",
     "checksums",
@@ -72,7 +76,8 @@ def test_check_conflict(store: str, request: pytest.FixtureRequest) -> None:
     """The report names the effect of `check_conflict=True` on each server, and the store is empty afterwards."""
     rig = make_rig(store, request)
 
-    done = ok("check", "--json", "--large-size", "6MiB", url_of(rig), env=environment(rig))
+    races = ["--rounds", "2", "--writers", "4"]
+    done = ok("check", "--json", "--large-size", "6MiB", *races, url_of(rig), env=environment(rig))
 
     found: dict[str, Any] = json.loads(done.out)
     rows = {each["name"]: each for each in found["checks"]}
@@ -84,16 +89,43 @@ def test_check_conflict(store: str, request: pytest.FixtureRequest) -> None:
     for name in ("reachable", "credentials", "bucket", "writing", "ranged reads", "removed"):
         assert rows[name]["verdict"] == "ok", rows[name]
     assert rows["pinned reads"]["verdict"] in ({"ok", "bad"} if store == "file" else {"ok"})
-    if store not in {"rclone", "reject"}:
-        assert rows["exclusive create, small"]["values"]["winners"] == [1, 1, 1]
-    assert (rig.keys(), rig.open_uploads()) == ([], [])
+    if WORDS[LINES[store]] != "refused":
+        assert rows["exclusive create, small"]["values"]["winners"] == [1, 1]
+        assert len(rows["exclusive create, large"]["values"].get("winners", "12")) == 2  # none if it overwrites
+    if LINES[store] == ONE:
+        assert rows["exclusive create, in parts"]["verdict"] in {"ok", "no"}
+        assert "do not prove" in found["check_conflict"]
+    assert (rig.files(), rig.open_uploads()) == ([], [])
+
+
+def test_not_atomic(servers: Servers) -> None:
+    """A store whose completion is not atomic is found, although it refuses to overwrite an object that exists."""
+    rig = server_rig("seaweedfs", servers.s3("seaweedfs"))
+
+    done = ok("check", "--json", "--large-size", "6MiB", "--rounds", "6", url_of(rig), env=environment(rig))
+
+    found = json.loads(done.out)
+    parts = next(row for row in found["checks"] if row["name"] == "exclusive create, in parts")
+    assert parts["verdict"] == "no"
+    assert len(parts["values"]["winners"]) == 6
+    assert "several winners" in found["check_conflict"]
+
+
+def test_trusted_but_not_atomic(servers: Servers) -> None:
+    """With conditional_writes="enforced" the same store is unsafe."""
+    rig = server_rig("seaweedfs", servers.s3("seaweedfs"))
+    trusting = ["-c", "conditional_writes=enforced"]
+
+    done = ok("check", "--json", "--large-size", "6MiB", "--rounds", "6", *trusting, url_of(rig), env=environment(rig))
+
+    assert json.loads(done.out)["exclusive_create"] == "unsafe"
 
 
 def test_table(servers: Servers) -> None:
     """The table has all rows, and the conclusion is the last line."""
     rig = server_rig("rclone", servers.s3("rclone"))
 
-    lines = ok("check", "--large-size", "6MiB", url_of(rig), env=environment(rig)).lines
+    lines = ok("check", "--large-size", "6MiB", "--rounds", "1", url_of(rig), env=environment(rig)).lines
 
     assert lines[0] == url_of(rig)
     assert lines[-1].startswith(LINES["rclone"])

@@ -25,6 +25,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts
+from gllm_storage.s3.body import begin_sending
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, is_transient
 from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.guard import Listeners
@@ -282,6 +283,7 @@ class DirectClient:
         changes, bodiless = request.method in _CHANGES, request.method == "HEAD"
         head = _head(place, request)
         try:
+            begin_sending(request.body)
             answer = place.pool.request(head, request.body, changes=changes, bodiless=bodiless, fresh=fresh)
             return self.outcome(place, operation, request.headers, answer)
         except UnusableAnswerError as error:

@@ -17,7 +17,7 @@ from gllm_storage.s3.probe import (
     plan_create,
     plan_overwrite,
 )
-from gllm_storage.s3.settings import MAX_PUT, S3TransferSettings, check_transfer_settings
+from gllm_storage.s3.settings import EXCLUSIVE_PUT_LIMIT, MAX_PUT, S3TransferSettings, check_transfer_settings
 from gllm_storage.settings import MIB
 from gllm_storage.store.transfer import MAX_PARTS, part_size_for
 
@@ -25,11 +25,13 @@ DETAILS = ErrorDetails("s3", "s3://models/a", "upload")
 USUAL = S3TransferSettings()
 PUT_ONLY = ConditionalWrites(Condition.ENFORCED, Condition.IGNORED)
 COMPLETE_ONLY = ConditionalWrites(Condition.REFUSED, Condition.ENFORCED)
+CHECKED = ConditionalWrites(Condition.ENFORCED, Condition.CHECKED)
+COMPLETE_CHECKED = ConditionalWrites(Condition.REFUSED, Condition.CHECKED)
 NEITHER = [
     ConditionalWrites(put, complete)
     for put in (Condition.IGNORED, Condition.REFUSED)
     for complete in (Condition.IGNORED, Condition.REFUSED)
-]
+] + [COMPLETE_CHECKED]
 TB = 10**12
 
 
@@ -107,7 +109,51 @@ def test_no_enforcement(enforced: ConditionalWrites, size: int) -> None:
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("enforced", NEITHER, ids=str)
+@pytest.mark.parametrize("size", [0, 16 * MIB, 17 * MIB, EXCLUSIVE_PUT_LIMIT])
+def test_checked_up_to_limit(size: int) -> None:
+    """If CompleteMultipartUpload may not be atomic, files go in one PutObject, above the threshold as well."""
+    plan = plan_create(size, S3TransferSettings(multipart_threshold=5 * MIB), CHECKED, DETAILS)
+    assert (plan.multipart, plan.conditional) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        (S3TransferSettings(), EXCLUSIVE_PUT_LIMIT + 1),
+        (S3TransferSettings(exclusive_put_limit=20 * MIB), 20 * MIB + 1),
+        (S3TransferSettings(exclusive_put_limit=1), 16 * MIB + 1),
+    ],
+)
+def test_checked_above_limit(settings: S3TransferSettings, size: int) -> None:
+    """Above the limit the completion still carries the precondition, and a warning says that it can race."""
+    with pytest.warns(NonAtomicWriteWarning, match="s3://models/a.*MiB|bytes.*perhaps not atomically"):
+        plan = plan_create(size, settings, CHECKED, DETAILS)
+    assert (plan.multipart, plan.conditional) == (True, True)
+
+
+def test_small_limit() -> None:
+    """A limit below the multipart threshold does not send small files in parts."""
+    plan = plan_create(16 * MIB, S3TransferSettings(exclusive_put_limit=1), CHECKED, DETAILS)
+    assert (plan.multipart, plan.conditional) == (False, True)
+
+
+def test_put_only_with_limit() -> None:
+    """A limit that the caller has set holds where parts can only overwrite, too."""
+    settings = S3TransferSettings(exclusive_put_limit=20 * MIB)
+    assert not plan_create(20 * MIB, settings, PUT_ONLY, DETAILS).multipart
+    with pytest.warns(NonAtomicWriteWarning, match="larger than 20 MiB"):
+        plan = plan_create(20 * MIB + 1, settings, PUT_ONLY, DETAILS)
+    assert (plan.multipart, plan.conditional) == (True, False)
+
+
+def test_best_effort_if_checked() -> None:
+    """With best effort, a completion that may not be atomic carries the precondition, with a warning."""
+    with pytest.warns(NonAtomicWriteWarning, match="not atomically"):
+        plan = plan_create(1, S3TransferSettings(conditional_writes="best-effort"), COMPLETE_CHECKED, DETAILS)
+    assert (plan.multipart, plan.conditional) == (True, True)
+
+
+@pytest.mark.parametrize("enforced", NEITHER[:-1], ids=str)
 @pytest.mark.parametrize(("size", "multipart"), [(0, False), (17 * MIB, True)])
 def test_best_effort(enforced: ConditionalWrites, size: int, multipart: bool) -> None:
     """With best effort, an unenforced precondition is left out, with a warning."""
@@ -116,7 +162,7 @@ def test_best_effort(enforced: ConditionalWrites, size: int, multipart: bool) ->
     assert (plan.multipart, plan.conditional) == (multipart, False)
 
 
-@pytest.mark.parametrize("enforced", [ALL_ENFORCED, PUT_ONLY, COMPLETE_ONLY], ids=["all", "put", "complete"])
+@pytest.mark.parametrize("enforced", [ALL_ENFORCED, PUT_ONLY, COMPLETE_ONLY, CHECKED], ids=str)
 def test_best_effort_if_enforced(enforced: ConditionalWrites) -> None:
     """With best effort, an enforced precondition is used all the same, without a warning."""
     settings = S3TransferSettings(conditional_writes="best-effort")
@@ -126,7 +172,14 @@ def test_best_effort_if_enforced(enforced: ConditionalWrites) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"part_size": 5 * MIB - 1}, {"part_size": MAX_PUT + 1}, {"multipart_threshold": MAX_PUT + 1}], ids=str
+    "wrong",
+    [
+        {"part_size": 5 * MIB - 1},
+        {"part_size": MAX_PUT + 1},
+        {"multipart_threshold": MAX_PUT + 1},
+        {"exclusive_put_limit": MAX_PUT + 1},
+    ],
+    ids=str,
 )
 def test_sizes_beyond_limits(wrong: dict[str, Any]) -> None:
     """Sizes beyond the limits of S3 are refused."""

@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from gllm_storage.errors import StorageError
+from gllm_storage.s3.body import ChecksumHeaders
 from gllm_storage.s3.connection import Endpoint, is_amazon
 from gllm_storage.s3.probe import ALL_ENFORCED, Condition, ConditionalWrites, conditional_writes
 from tests.waiting import PATIENCE
@@ -108,6 +109,9 @@ ANSWERS: dict[str, tuple[ClientError | None, Condition]] = {
 }
 
 
+BOTH = ConditionalWrites(Condition.ENFORCED, Condition.CHECKED)
+
+
 @dataclass
 class Store:
     """A fake boto3 client with fixed answers, which records its requests, objects and open uploads."""
@@ -120,6 +124,9 @@ class Store:
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     objects: set[str] = field(default_factory=set)
     uploads: set[str] = field(default_factory=set)
+    versioned: bool = False
+    versions: set[str] = field(default_factory=set)
+    delete_version: Exception | None = None
 
     @property
     def meta(self) -> Any:
@@ -128,11 +135,12 @@ class Store:
     def put_object(self, **parameters: Any) -> Any:
         self._log("PutObject", parameters, self.put if "IfNoneMatch" in parameters else None)
         self.objects.add(parameters["Key"])
-        return {"ETag": '"e"'}
+        return {"ETag": '"e"', **self._new_version()}
 
     def delete_object(self, **parameters: Any) -> Any:
-        self._log("DeleteObject", parameters)
+        self._log("DeleteObject", parameters, self.delete_version if "VersionId" in parameters else None)
         self.objects.discard(parameters["Key"])
+        self.versions.discard(parameters.get("VersionId", ""))
 
     def create_multipart_upload(self, **parameters: Any) -> Any:
         self._log("CreateMultipartUpload", parameters, self.create)
@@ -146,6 +154,7 @@ class Store:
     def complete_multipart_upload(self, **parameters: Any) -> Any:
         self._log("CompleteMultipartUpload", parameters, self.complete)
         self.uploads.discard(parameters["UploadId"])
+        return self._new_version()
 
     def abort_multipart_upload(self, **parameters: Any) -> Any:
         self._log("AbortMultipartUpload", parameters)
@@ -155,8 +164,20 @@ class Store:
 
     def probe(self, bucket: str = "models", folder: str = "team/", **common: str) -> ConditionalWrites:
         client: Any = self
-        connection: Any = SimpleNamespace(client=client, is_amazon=is_amazon(client), parameters=lambda _: dict(common))
+        connection: Any = SimpleNamespace(
+            client=client,
+            is_amazon=is_amazon(client),
+            parameters=lambda _: dict(common),
+            checksum_headers=ChecksumHeaders(1),
+        )
         return conditional_writes(connection, bucket, folder)
+
+    def _new_version(self) -> dict[str, str]:
+        if not self.versioned:
+            return {}
+        version = uuid.uuid4().hex
+        self.versions.add(version)
+        return {"VersionId": version}
 
     def _log(self, name: str, parameters: dict[str, Any], failure: Exception | None = None) -> None:
         self.requests.append((name, parameters))
@@ -169,8 +190,37 @@ class Store:
 def test_probe_results(put: str, complete: str) -> None:
     """PutObject and CompleteMultipartUpload are probed separately, and the probe leaves no object or upload."""
     store = Store(put=ANSWERS[put][0], complete=ANSWERS[complete][0])
-    assert store.probe() == ConditionalWrites(ANSWERS[put][1], ANSWERS[complete][1])
+    # The probe has one writer: it does not see whether the check of a completion is atomic.
+    of_completion = {**{name: condition for name, (_, condition) in ANSWERS.items()}, "412": Condition.CHECKED}
+    assert store.probe() == ConditionalWrites(ANSWERS[put][1], of_completion[complete])
     assert (store.objects, store.uploads) == (set(), set())
+
+
+@pytest.mark.parametrize("put", ANSWERS)
+@pytest.mark.parametrize("complete", ANSWERS)
+def test_probe_with_versions(put: str, complete: str) -> None:
+    """In a bucket with versions the probe deletes each version that it has made, and leaves no delete marker."""
+    store = Store(put=ANSWERS[put][0], complete=ANSWERS[complete][0], versioned=True)
+    store.probe()
+    assert (store.objects, store.versions) == (set(), set())
+    deletes = [parameters for name, parameters in store.requests if name == "DeleteObject"]
+    assert all("VersionId" in parameters for parameters in deletes)
+
+
+def test_versions_that_stay() -> None:
+    """If the version may not be deleted, the object is."""
+    store = Store(put=failed(412), versioned=True, delete_version=failed(403, "AccessDenied"))
+    store.probe()
+    assert store.objects == set()
+
+
+def test_probe_digests() -> None:
+    """Every body of the probe carries a digest: buckets with Object Lock demand one."""
+    store = Store(put=failed(412))
+    store.probe()
+    bodies = [parameters for _, parameters in store.requests if "Body" in parameters]
+    assert len(bodies) == 3
+    assert all("ChecksumCRC64NVME" in parameters for parameters in bodies)
 
 
 def test_no_multipart_uploads() -> None:
@@ -199,7 +249,7 @@ def test_failed_probe(broken: Callable[[], Store]) -> None:
     assert isinstance(caught.value.__cause__ or caught.value, (ClientError, EndpointConnectionError, KeyboardInterrupt))
     assert (store.objects, store.uploads) == (set(), set())
     healed = Store(store.url, put=failed(412), complete=failed(412))
-    assert healed.probe() == ALL_ENFORCED
+    assert healed.probe() == BOTH
     assert healed.requests
 
 
@@ -231,7 +281,7 @@ def test_cached_result() -> None:
     assert {parameters["Bucket"] for _, parameters in store.requests} == {"one"}
     store.probe("two")
     assert len(store.requests) == 2 * sent
-    assert Store(store.url).probe("one") == ALL_ENFORCED, "another client of that endpoint"
+    assert Store(store.url).probe("one") == BOTH, "another client of that endpoint"
     assert Store().probe("one") == ConditionalWrites(Condition.IGNORED, Condition.IGNORED), "another endpoint"
 
 
@@ -252,5 +302,5 @@ def test_concurrent_probes() -> None:
         return Store(store.url, store.put, store.complete, requests=store.requests).probe()
 
     with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(probe, range(16))) == {ALL_ENFORCED}
+        assert set(pool.map(probe, range(16))) == {BOTH}
     assert [name for name, _ in store.requests].count("CreateMultipartUpload") == 1

@@ -12,7 +12,7 @@ import click
 
 from gllm_storage.cli.commands.check import access, races, reads, timing
 from gllm_storage.cli.commands.check.bench import prepared, removing_folders
-from gllm_storage.cli.commands.check.report import LARGE, SMALL, WRITING, Report, Row, Verdict, conclude
+from gllm_storage.cli.commands.check.report import IN_PARTS, LARGE, SMALL, WRITING, Report, Row, Verdict, conclude
 from gllm_storage.cli.exits import Exit, code_of, message_of
 from gllm_storage.cli.options import clients, json_option, store_options, url_argument
 from gllm_storage.cli.output import complain, printable, say, say_json, scrubbed, shows_progress, stream_errors
@@ -32,6 +32,7 @@ _SMALL_PARTS = {"multipart_threshold": str(_PARTS), "part_size": str(_PARTS)}
 _CHECKS: tuple[tuple[str, Callable[[Bench], Row]], ...] = (
     (SMALL, races.race_small),
     (LARGE, races.race_large),
+    (IN_PARTS, races.race_in_parts),
     (reads.RANGES, reads.read_ranges),
     (reads.PINNED, reads.read_pinned),
     (reads.CHECKSUMS, reads.verify_checksum),
@@ -54,13 +55,14 @@ _PIPE_WIDTH = 160
 @url_argument
 @json_option
 @click.option("--writers", default=8, show_default=True, type=click.IntRange(2, 64), help="Writers in a race.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100), help="Races with small objects.")
-@click.option("--large-size", default="12MiB", show_default=True, metavar="SIZE", help="Size of the large object.")
+@click.option("--rounds", default=12, show_default=True, type=click.IntRange(1, 1000), help="Races of each kind.")
+@click.option("--large-size", default="8MiB", show_default=True, metavar="SIZE", help="Size of the large object.")
 @store_options
 def check(url: str, as_json: bool, writers: int, rounds: int, large_size: str) -> None:
     """Measure the guarantees of a store.
 
-    Writes a few objects below URL, and removes them again.
+    Writes objects below URL, and removes them again. In each race, WRITERS create one object at the same moment; with the
+    defaults, up to 1.6 GB are sent.
     """
     where = address(url)
     store = Store(where.root)

@@ -27,9 +27,10 @@ class Bench:
         local: A temporary local folder.
         large_size: The size of a large object in bytes.
         writers: The number of writers in a race.
-        rounds: The number of races.
+        rounds: The number of races of each kind.
         used: The names that were used.
         warnings: The warnings of writes that were not atomic.
+        values: The values of finished races, by the name of the check.
     """
 
     folder: Folder
@@ -39,6 +40,7 @@ class Bench:
     rounds: int
     used: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
     _start: str = field(default_factory=lambda: f".gllm-check-{secrets.token_hex(8)}-")
 
     @property

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gllm_storage.cli.commands.check.report import LARGE, ONE_REQUEST, PARTS, SMALL, Row, Verdict
+from gllm_storage.cli.commands.check.report import IN_PARTS, LARGE, ONE_REQUEST, PARTS, SMALL, Row, Verdict
 from gllm_storage.errors import ConflictCheckUnsupportedError
+from gllm_storage.settings import MIB
 from gllm_storage.testing.checks import content, race
 
 if TYPE_CHECKING:
     from gllm_storage.cli.commands.check.bench import Bench
 
 _SMALL_SIZE = 1024
-_LARGE_WRITERS = 4
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,30 @@ def race_small(bench: Bench) -> Row:
 
 def race_large(bench: Bench) -> Row:
     """Race with objects that are large enough to go in parts."""
-    return _raced(bench, LARGE, bench.large_size, min(bench.writers, _LARGE_WRITERS), 1)
+    row = _raced(bench, LARGE, bench.large_size, bench.writers, bench.rounds)
+    if row.values.get("sent") == ONE_REQUEST:
+        row.values["limit"] = _text(bench.client.store.settings.exclusive_put_limit)
+    return row
+
+
+def race_in_parts(bench: Bench) -> Row:
+    """Race with objects in parts, where the store gets them in one request: larger ones can go in parts only."""
+    large = bench.values.get(LARGE, {})
+    if large.get("sent") != ONE_REQUEST:
+        return Row(IN_PARTS, Verdict.SKIPPED, f"see {LARGE!r}" if large else f"needs races of {LARGE!r}")
+    trusting = dataclasses.replace(bench, folder=dataclasses.replace(bench.folder, client=_trusting(bench.client)))
+    row = _raced(trusting, IN_PARTS, bench.large_size, bench.writers, bench.rounds)
+    # The library does not rely on it, unless conditional_writes="enforced" says so: no promise is broken.
+    return dataclasses.replace(row, verdict=Verdict.NO) if row.verdict is Verdict.BAD else row
+
+
+def _trusting(client: Any) -> Any:
+    """A client of the same bucket that creates large objects in parts."""
+    return type(client)({**client.config, "conditional_writes": "enforced"})
+
+
+def _text(size: int) -> str:
+    return f"{size // GIB} GiB" if size % GIB == 0 else f"{size / MIB:.0f} MiB"
 
 
 def _raced(bench: Bench, name: str, size: int, writers: int, rounds: int) -> Row:
@@ -51,7 +77,9 @@ def _raced(bench: Bench, name: str, size: int, writers: int, rounds: int) -> Row
     except ConflictCheckUnsupportedError as error:
         return Row(name, Verdict.NO, f"refused: {error.describe(None)}")
     sent = _way_of_sending(bench, f"{short}-first")
-    return _judged(name, found, writers, sent, warned=bool(bench.warnings))
+    row = _judged(name, found, writers, sent, warned=bool(bench.warnings))
+    bench.values[name] = row.values
+    return row
 
 
 def _refuses_second(bench: Bench, name: str, size: int) -> bool:
@@ -93,7 +121,8 @@ def _judged(name: str, rounds: list[Round], writers: int, sent: str, *, warned: 
     one = "one winner each" if len(rounds) > 1 else "one winner"
     how = f", sent {sent}" if sent else ""
     if any(count != 1 for count in counts):
-        return Row(name, Verdict.BAD, f"{races}: winners {', '.join(map(str, counts))}, where 1 was expected{how}", values)
+        found = ", ".join(f"{number} x {count}" for count, number in sorted(Counter(counts).items()))
+        return Row(name, Verdict.BAD, f"{races}: not one winner each (races x winners: {found}){how}", values)
     if not values["content_is_winners"]:
         return Row(name, Verdict.BAD, f"{races}: {one}, but the object is not the winner's{how}", values)
     if warned:

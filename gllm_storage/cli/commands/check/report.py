@@ -8,6 +8,7 @@ from typing import Any
 
 WRITING = "writing"
 SMALL, LARGE = "exclusive create, small", "exclusive create, large"
+IN_PARTS = "exclusive create, in parts"
 PARTS, ONE_REQUEST = "in parts", "in one request"
 _NAME = "check_conflict=True"
 
@@ -134,13 +135,7 @@ def _unknown(reason: str) -> Conclusion:
 
 def _of_finished_races(report: Report, small: Row, large: Row) -> Conclusion:
     if small.verdict is Verdict.OK and large.verdict is Verdict.OK:
-        if report.provider == "s3" and large.values["sent"] == ONE_REQUEST:
-            return Conclusion(
-                Exclusive.ATOMIC_IN_ONE_REQUEST,
-                f"{_NAME} is atomic here up to 5 GiB, in one request: each race had one winner. Above 5 GiB, a HEAD request "
-                "checks before the write, with a NonAtomicWriteWarning.",
-            )
-        return Conclusion(Exclusive.ATOMIC, f"{_NAME} is atomic here at any size: each race had one winner.")
+        return _of_won_races(report, small, large)
     refused = [row for row in (small, large) if row.detail.startswith("refused")]
     if len(refused) == 2:  # noqa: PLR2004 - both
         return Conclusion(
@@ -158,3 +153,29 @@ def _of_finished_races(report: Report, small: Row, large: Row) -> Conclusion:
         Exclusive.LOOKS_FIRST,
         f"{_NAME} sends a HEAD request and then writes here, with a NonAtomicWriteWarning: two writers may both succeed.",
     )
+
+
+_NO_PROOF = "Races can show that a store is not atomic; they do not prove that it is."
+
+
+def _of_won_races(report: Report, small: Row, large: Row) -> Conclusion:
+    shown = f"each race had one winner ({_races(small)} with small objects, {_races(large)} with large ones)"
+    if large.values.get("sent") != ONE_REQUEST:
+        return Conclusion(Exclusive.ATOMIC, f"{_NAME} is atomic here at any size: {shown}. {_NO_PROOF}")
+    limit = large.values["limit"]
+    parts = report.row(IN_PARTS)
+    if parts is not None and parts.verdict is Verdict.OK:
+        above = (
+            f"Larger objects go in parts, with a NonAtomicWriteWarning: {_races(parts)} in parts had one winner each, which "
+            "does not prove that the store is atomic there"
+        )
+    elif parts is not None and parts.verdict is Verdict.NO:
+        above = "Larger objects go in parts, with a NonAtomicWriteWarning, and races in parts had several winners"
+    else:
+        above = "Larger objects go in parts, with a NonAtomicWriteWarning; no race in parts was finished"
+    sentence = f"{_NAME} is atomic here up to {limit}, in one request: {shown}. {_NO_PROOF} {above}."
+    return Conclusion(Exclusive.ATOMIC_IN_ONE_REQUEST, sentence)
+
+
+def _races(row: Row) -> str:
+    return f"{len(row.values['winners'])} of {row.values['writers']} writers"
