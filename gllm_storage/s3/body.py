@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 
 from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.files.source import CHUNK, MemorySource
@@ -415,11 +416,17 @@ class BotoBody:
 
     def iter_chunks(self, chunk_size: int = 2**18, buffer: memoryview | None = None) -> Iterator[bytes]:  # noqa: ARG002
         """Pieces of the body; botocore uses memory of its own instead of `buffer`."""
-        yield from self._body.iter_chunks(chunk_size)
+        try:
+            yield from self._body.iter_chunks(chunk_size)
+        except ValueError as error:  # a checksum, or a length, in the headers that cannot be parsed
+            raise ResponseParserError(f"its answer cannot be parsed: {error}") from error
 
     def read(self, *args: Any) -> bytes:
         """The complete body."""
-        content: bytes = self._body.read(*args)
+        try:
+            content: bytes = self._body.read(*args)
+        except ValueError as error:
+            raise ResponseParserError(f"its answer cannot be parsed: {error}") from error
         return content
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class UnreadableAnswerError(Exception):
     """A successful answer without the headers or content of S3. A web server or a login page answers 200 to any request."""
 
 
-UNPARSABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+UNPARSABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """Exceptions of a parser for a header or a document with an impossible value."""
 
 

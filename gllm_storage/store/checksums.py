@@ -8,7 +8,6 @@ metadata along when it copies or appends; `kept_checksum` and `MD5_UNDERSCORED` 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import zlib
 from functools import cache
@@ -115,7 +114,7 @@ def is_well_formed(value: str, algorithm: str) -> bool:
     """Whether a text is base64 of as many bytes as a checksum of that algorithm has."""
     try:
         return len(base64.b64decode(value, validate=True)) == _WIDTH[algorithm]
-    except binascii.Error:
+    except ValueError:  # not base64, or not ASCII
         return False
 
 

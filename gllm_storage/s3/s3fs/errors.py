@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError, ParamValidationError
 
-from gllm_storage.errors import ObjectNotFoundError
+from gllm_storage.errors import OURS, ObjectNotFoundError
 from gllm_storage.s3.errors import SDK_ERRORS, UNPARSABLE, UnreadableAnswerError, code_of, status_of, translate
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def translated_s3fs(details: ErrorDetails) -> Iterator[None]:
     """
     try:
         yield
+    except OURS:
+        raise
     except ParamValidationError as error:  # as s3fs's own methods
         raise ValueError(f"s3 {details.operation} of {details.url}: {error}") from error
     except (*SDK_ERRORS, *UNPARSABLE) as error:
