@@ -1,26 +1,30 @@
-"""`AzureReader`: reads one blob, pinned to its ETag; and `BodyAdapter`, which makes its downloads end at once."""
+"""`AzureReader`: reads one blob, pinned to its ETag; and `BodyAdapter`, which leaves the bodies of downloads to it."""
 
 from __future__ import annotations
 
-from functools import partial
+import contextlib
+import io
+import threading
 from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
 from urllib3.exceptions import HTTPError
 
-from gllm_storage.azure.errors import status_of, translated
+from gllm_storage.azure.errors import UnreadableAnswerError, status_of, translated
 from gllm_storage.azure.requests import info_of
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.store.diagnosis import of_connection
+from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.http import StoppingAdapter
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader, ReadInterruptedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
     from contextlib import AbstractContextManager
 
     from requests import PreparedRequest, Response
+    from urllib3 import HTTPResponse
 
     from gllm_storage.azure.requests import AzureRequests
     from gllm_storage.errors import ErrorDetails
@@ -29,21 +33,6 @@ if TYPE_CHECKING:
 _CONTENT = frozenset({200, 206})
 _CHANGED = frozenset({412, 416})
 """HTTP statuses of a range of another version: the precondition failed, or the range begins behind the end."""
-
-
-class BrokenBodyError(Exception):
-    """The body of a download broke.
-
-    Args:
-        message: The failure of the connection.
-        received: The chunks that arrived before.
-        etag: The answer's ETag.
-    """
-
-    def __init__(self, message: str, received: list[bytes], etag: str) -> None:
-        super().__init__(message)
-        self.received = received
-        self.etag = etag
 
 
 class AzureReader(ObjectReader):
@@ -76,75 +65,93 @@ class AzureReader(ObjectReader):
         Raises:
             ObjectChangedError: If the object, or the answer, is of another version.
             ReadInterruptedError: If the body broke; the bytes that arrived were yielded.
+            UnreadableAnswerError: If the answer has no body.
             azure.core.exceptions.AzureError: If the store refuses, or does not answer.
         """
         client = self._requests.blob(self._key)
 
-        def download() -> tuple[Any, str]:
-            stream = client.download_blob(
-                start,
-                length,
-                etag=f'"{version.etag}"',
-                match_condition=MatchConditions.IfNotModified,
-                max_concurrency=1,
-                decompress=False,  # the stored bytes: size, ranges and checksum are of these
-                **self._requests.connection.key_options,
-            )
-            return stream.readall(), str(stream.properties.etag)
+        def begin() -> tuple[HTTPResponse, str]:
+            with kept_body() as kept:
+                answer = client.download_blob(
+                    start,
+                    length,
+                    etag=f'"{version.etag}"',
+                    match_condition=MatchConditions.IfNotModified,
+                    max_concurrency=1,
+                    decompress=False,  # the stored bytes: size, ranges and checksum are of these
+                    **self._requests.connection.key_options,
+                )
+            if kept.body is None:
+                raise UnreadableAnswerError("its answer has no body")
+            return kept.body, str(answer.properties.etag)
 
         try:
-            data, etag = self._requests.send(download, self._details)
+            body, etag = self._requests.send(begin, self._details)
         except HttpResponseError as error:
             if status_of(error) in _CHANGED:
                 raise ObjectChangedError from error
             raise
-        except BrokenBodyError as error:
-            _require_version(error.etag, version)
-            yield from error.received
-            raise ReadInterruptedError from ServiceResponseError(str(error) or "the body of the answer broke")
-        _require_version(etag, version)
-        yield data
+        with contextlib.closing(body):
+            if etag.strip('"') != version.etag:
+                raise ObjectChangedError
+            yield from _chunks(body)
 
     def translated(self) -> AbstractContextManager[None]:
         """Raise errors of this library in place of the SDK's."""
         return translated(self._details)
 
 
-def _require_version(etag: str, version: ObjectInfo) -> None:
-    if etag.strip('"') != version.etag:
-        raise ObjectChangedError
+def _chunks(body: HTTPResponse) -> Iterator[bytes]:
+    try:
+        for chunk in body.stream(READ_CHUNK, decode_content=False):
+            check_stop()
+            yield chunk
+    except (HTTPError, OSError) as error:
+        diagnosis = of_connection(error)
+        said = str(error.args[0] if isinstance(error, HTTPError) and error.args else error)
+        message = diagnosis.cause if diagnosis else said
+        raise ReadInterruptedError from ServiceResponseError(message or "the body of the answer broke")
+
+
+class _Kept(threading.local):
+    """The answer to a download of this thread, whose body is left to the caller; None outside `kept_body`."""
+
+    wanted = False
+    body: HTTPResponse | None = None
+
+    def begin(self) -> None:
+        self.wanted, self.body = True, None
+
+
+_kept = _Kept()
+
+
+@contextlib.contextmanager
+def kept_body() -> Iterator[_Kept]:
+    """Keep the body of the download that the block sends: `BodyAdapter` shows an empty one to the SDK.
+
+    The SDK reads the complete range into memory before `download_blob` returns, and joins its pieces to a second copy. It
+    also repeats a download whose body broke by itself, after an uncancellable `time.sleep`, from the start.
+    """
+    _kept.begin()
+    try:
+        yield _kept
+    except BaseException:
+        if _kept.body is not None:
+            _kept.body.close()
+        raise
+    finally:
+        _kept.wanted = False
 
 
 class BodyAdapter(StoppingAdapter):
-    """An adapter whose downloads end at once when they are cancelled, and report the received bytes when they break."""
+    """An adapter that keeps the bodies of downloads for `kept_body`."""
 
     def send(self, request: PreparedRequest, *args: Any, stream: bool = False, **kwargs: Any) -> Response:
         """Send a request."""
         response = super().send(request, *args, stream=stream, **kwargs)
-        if stream and response.status_code in _CONTENT:
-            response.raw.stream = partial(_body, response, response.raw.stream)  # type: ignore[method-assign]
+        if not (stream and _kept.wanted and response.status_code in _CONTENT):
+            return response
+        _kept.body = response.raw
+        response.raw = io.BytesIO()
         return response
-
-
-def _body(response: Response, stream: Callable[..., Iterator[bytes]], *args: Any, **kwargs: Any) -> Iterator[bytes]:
-    """The body of a download.
-
-    The SDK repeats a download whose body broke by itself, after an uncancellable `time.sleep`, from the start. It does so
-    after the exceptions of requests and azure-core; `BrokenBodyError` passes through it.
-    """
-    received: list[bytes] = []
-    try:
-        for chunk in stream(*args, **kwargs):
-            check_stop()
-            received.append(chunk)
-            yield chunk
-    except (HTTPError, OSError) as error:
-        response.close()
-        diagnosis = of_connection(error)
-        message = (
-            diagnosis.cause if diagnosis else str(error.args[0] if isinstance(error, HTTPError) and error.args else error)
-        )
-        raise BrokenBodyError(message, received, response.headers.get("ETag", "")) from error
-    except BaseException:
-        response.close()
-        raise

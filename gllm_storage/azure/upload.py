@@ -15,6 +15,7 @@ from azure.storage.blob import BlobBlock, ContentSettings, StandardBlobTier
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, code_of, is_transient, status_of
 from gllm_storage.azure.requests import lowered, url_of
+from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import StorageError
 from gllm_storage.files.source import CHUNK
@@ -22,6 +23,7 @@ from gllm_storage.info import Stored
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, WRITE_ID_UNDERSCORED
 from gllm_storage.store.create import Answer
+from gllm_storage.store.http import SameContent, StandIn, body_in_flight
 from gllm_storage.store.retry import BLOCK_CONFLICT
 from gllm_storage.store.transfer import part_ranges, part_size_for
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.info import ObjectInfo, ObjectProperties
+    from gllm_storage.store.http import SourceBody
     from gllm_storage.store.port import UploadRequest
 
 MAX_BLOCKS = 50_000
@@ -131,6 +134,23 @@ def content_of(given: Any) -> dict[str, str]:
     return {name: value for name, value in fields.items() if name in known and value is not None}
 
 
+class _Stream:
+    """The content of a Put Blob, which the SDK reads by one call, and passes to `StoppingAdapter`.
+
+    Bytes would be in memory until the answer. Measured: 100 uploads of 16 MiB at the same time grew the process by 1600 MiB,
+    and still by 440 MiB while only 128 MiB of them were allowed at a time.
+
+    Args:
+        body: The content.
+    """
+
+    def __init__(self, body: SourceBody) -> None:
+        self._body = body
+
+    def read(self, _: int) -> bytes:
+        return StandIn.of(self._body)
+
+
 class AzureWrite:
     """A write of one blob, as `gllm_storage.store.create` requires it.
 
@@ -215,20 +235,32 @@ class AzureWrite:
     def _put(self, write_id: str) -> Stored:
         """Put Blob. Azure checks the content's MD5, and keeps it."""
         source = self._request.source
-        data = source.read_at(0, source.size)
-        source.require_unchanged()
-        md5, crc = hashlib.md5(data, usedforsecurity=False).digest(), checksums.crc64nvme(data)
-        put = partial(
-            self._client.upload_blob,
-            data,
-            length=len(data),
-            overwrite=not self.conditional,
-            max_concurrency=1,
-            **self._properties(write_id, crc, md5),
-        )
-        stored = self._commit(put, crc)
+        md5, crc = self._digests(0, source.size)
+        check = SameContent(source, (0, source.size), crc, "crc64nvme")
+        with body_in_flight(source, (0, source.size), self._request.transfer, check) as body:
+            data: Any = _Stream(body) if source.size else b""
+            put = partial(
+                self._client.upload_blob,
+                data,
+                length=source.size,
+                overwrite=not self.conditional,
+                max_concurrency=1,
+                transactional_content_md5=bytearray(md5),
+                **self._properties(write_id, crc, md5),
+            )
+            stored = self._commit(put, crc)
         self._request.transfer.progress(source.size)
         return stored
+
+    def _digests(self, offset: int, length: int) -> tuple[bytes, int]:
+        """MD5 and CRC-64/NVME of a part of the source; Azure compares the MD5 with the bytes that arrive."""
+        source, md5, crc = self._request.source, hashlib.md5(usedforsecurity=False), 0
+        for start in range(offset, offset + length, CHUNK):
+            check_stop()
+            piece = source.read_at(start, min(CHUNK, offset + length - start))
+            md5.update(piece)
+            crc = checksums.update(piece, crc, "crc64nvme")
+        return md5.digest(), crc
 
     def _put_blocks(self, write_id: str) -> Stored:
         """Put Block for each part, several at a time, and then Put Block List, which alone makes the blob visible."""
@@ -275,6 +307,7 @@ class AzureWrite:
         put_list = partial(
             self._client.commit_block_list,
             [BlobBlock(block_id=each) for each in ids],
+            validate_content=True,
             **condition,
             **self._properties(write_id, crc, digest.digest()),
         )
@@ -296,13 +329,23 @@ class AzureWrite:
 
     def _put_block(self, block_id: str, part: tuple[int, int]) -> int:
         offset, length = part
-        data = self._request.source.read_at(offset, length)
         scope = self._request.options.get("encryption_scope")
         options = {**({"encryption_scope": scope} if scope else {}), **self._requests.connection.key_options}
-        stage = partial(self._client.stage_block, block_id, data, length=length, validate_content=True, **options)
-        self._requests.send(stage, self.details)
+        source = self._request.source
+        md5, crc = self._digests(offset, length)
+        check = SameContent(source, part, crc, "crc64nvme")
+        with body_in_flight(source, part, self._request.transfer, check) as body:
+            stage = partial(
+                self._client.stage_block,
+                block_id,
+                body,
+                length=length,
+                transactional_content_md5=bytearray(md5),
+                **options,
+            )
+            self._requests.send(stage, self.details)
         self._request.transfer.progress(length)
-        return checksums.crc64nvme(data)
+        return crc
 
     def _properties(self, write_id: str, crc: int, md5: bytes) -> dict[str, Any]:
         """The blob's properties, as arguments of both kinds of write."""
@@ -317,7 +360,6 @@ class AzureWrite:
         properties = {
             "metadata": {**options.get("metadata", {}), **ours},
             "content_settings": ContentSettings(**options.get("content", {}), content_md5=bytearray(md5)),
-            "validate_content": True,
             **given,
             **connection.key_options,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import tempfile
 import threading
@@ -25,6 +26,8 @@ _STEP = 2**16
 _PARTS_IN_MEMORY = 2
 """The most parts that a spool keeps in memory."""
 _NAME = "<temporary file>"
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+"""Not shared with a forked child, which may have a copy of an open file."""
 
 
 class Spool:
@@ -47,7 +50,9 @@ class Spool:
         self._most = most
         self._details = details
         self._held = held
-        self._memory: io.BytesIO | None = io.BytesIO()
+        # Not io.BytesIO: malloc keeps memory that a thread frees. Measured: 100 writers at the same time grew the process by
+        # 360 MiB where 120 MiB were held. Untouched pages of a mapping need no memory.
+        self._memory: mmap.mmap | None = mmap.mmap(-1, max(1, min(most, memory_limit)), flags=_PRIVATE)
         self._file: IO[bytes] | None = None
         self._position = 0
         self._lock = threading.Lock()
@@ -85,8 +90,7 @@ class Spool:
         if self._memory is not None and end > self._held and not self._hold(end):
             self._move_to_file(self._memory)
         if self._memory is not None:
-            self._memory.seek(start)
-            self._memory.write(view)
+            self._memory[start:end] = view
         else:
             self._write_to_file(view, start)
         self.size = max(self.size, end)
@@ -121,13 +125,13 @@ class Spool:
             StorageError: If the temporary file cannot be read.
         """
         if self._memory is not None:
-            return MemorySource(self._memory.getvalue(), self._details)
+            return MemorySource(memoryview(self._memory)[: self.size], self._details)
         return source_of(self._fd(), _NAME, self._details)
 
-    def send(self) -> bytes:
+    def send(self) -> memoryview:
         """Hand out the content, which must be in memory. Its bytes are in flight now: the caller releases them."""
-        content = b"" if self._memory is None else self._memory.getvalue()
-        self._memory = None
+        content = memoryview(b"") if self._memory is None else memoryview(self._memory)[: self.size]
+        self._memory = None  # it is unmapped when the last view of it is gone
         memory_budget().send_held(len(content))
         memory_budget().let_go(self._held - len(content))
         self._held = 0
@@ -153,10 +157,11 @@ class Spool:
         memory_budget().let_go(self._held)
         self._held = 0
 
-    def _move_to_file(self, memory: io.BytesIO) -> None:
-        content = memory.getbuffer()
-        for start in range(0, len(content), CHUNK):
-            self._write_to_file(content[start : start + CHUNK], start)
+    def _move_to_file(self, memory: mmap.mmap) -> None:
+        with memoryview(memory) as content:
+            for start in range(0, self.size, CHUNK):
+                with content[start : min(start + CHUNK, self.size)] as piece:
+                    self._write_to_file(piece, start)
         self._memory = None
         self._let_go()
 

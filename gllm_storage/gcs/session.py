@@ -12,7 +12,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import note_attempts
 from gllm_storage.gcs.errors import LOST_SESSION, SDK_ERRORS, RefusedError, UnreadableAnswerError, is_transient, lost_session
 from gllm_storage.gcs.requests import json_of, require_resource
-from gllm_storage.store import checksums
+from gllm_storage.store.http import SameContent, body_in_flight
 from gllm_storage.store.retry import RetryPolicy, rescued
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.files.source import Source
     from gllm_storage.gcs.requests import GCSRequests
+    from gllm_storage.store.http import SourceBody
     from gllm_storage.store.transfer import Transfer
 
 _CANCEL = RetryPolicy(limit=3)
@@ -38,6 +39,7 @@ class ResumableUpload:
         query: Query parameters of the request that begins the session.
         resource: The object resource to send.
         source: The content.
+        crc: Its CRC32C.
         transfer: The operation, the settings, the progress, and the stop.
         headers: The headers of every request of the session that sends content.
     """
@@ -50,6 +52,7 @@ class ResumableUpload:
         query: Mapping[str, str],
         resource: Mapping[str, Any],
         source: Source,
+        crc: int,
         transfer: Transfer,
         headers: Mapping[str, str],
     ) -> None:
@@ -62,7 +65,7 @@ class ResumableUpload:
         self._transfer = transfer
         self._url: str | None = None
         self._sent = 0
-        self._crc = 0
+        self._check = SameContent(source, (0, source.size), crc, "crc32c")
         self._counted = 0
         self._discarded = False
         self.committing = False
@@ -139,23 +142,14 @@ class ResumableUpload:
 
     def _send_chunk(self, offset: int) -> int | dict[str, Any]:
         length = min(self._transfer.settings.part_size, self._source.size - offset)
-        data = self._source.read_at(offset, length)
-        is_last = offset + length == self._source.size
-        # A chunk of which the store kept a part begins before the end of the bytes that were counted.
-        self._crc = checksums.update(memoryview(data)[self._sent - offset :], self._crc, "crc32c")
-        if is_last:
-            self._require_unchanged()
+        if offset + length == self._source.size:
+            self._source.require_unchanged()
             self.committing = True
         self._sent = max(self._sent, offset + length)
-        return self._put(data, f"bytes {offset}-{offset + length - 1}/{self._source.size}")
+        with body_in_flight(self._source, (offset, length), self._transfer, self._check) as body:
+            return self._put(body, f"bytes {offset}-{offset + length - 1}/{self._source.size}")
 
-    def _require_unchanged(self) -> None:
-        """Check that the content is that of the pass that computed the checksum of the object resource."""
-        self._source.require_unchanged()
-        if checksums.encode(self._crc, "crc32c") != self._resource.get("crc32c"):
-            raise self._source.changed()  # a write by mmap need not change the modification time
-
-    def _put(self, data: bytes, content_range: str) -> int | dict[str, Any]:
+    def _put(self, data: SourceBody | bytes, content_range: str) -> int | dict[str, Any]:
         """Send bytes, or ask how far the upload is.
 
         Returns:

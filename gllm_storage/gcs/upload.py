@@ -25,6 +25,7 @@ from gllm_storage.info import Stored
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import WRITE_ID_UNDERSCORED
 from gllm_storage.store.create import Answer
+from gllm_storage.store.http import SameContent, body_in_flight
 from gllm_storage.store.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -177,21 +178,23 @@ class GCSWrite:
     def _send_multipart(self, write_id: str) -> dict[str, Any]:
         """The object resource and the content, in the two parts of one request."""
         source = self._request.source
-        data = source.read_at(0, source.size)
-        source.require_unchanged()
-        crc = checksums.crc_of(lambda at, length: data[at : at + length], len(data), "crc32c")
+        crc = checksums.crc_of(source.read_at, source.size, "crc32c")
         boundary = f"gllm-{secrets.token_hex(16)}"
-        answer = self._store.requests.ask(
-            "POST",
-            self._path,
-            self.details,
-            params=self._query("multipart"),
-            headers={
-                "Content-Type": f'multipart/related; boundary="{boundary}"',
-                **self._store.connection.options.customer_key_headers(),
-            },
-            data=_multipart(boundary, self._described(write_id, crc), data),
-        )
+        around = _around(boundary, self._described(write_id, crc))
+        part = (0, source.size)
+        check = SameContent(source, part, crc, "crc32c")
+        with body_in_flight(source, part, self._request.transfer, check, around) as body:
+            answer = self._store.requests.ask(
+                "POST",
+                self._path,
+                self.details,
+                params=self._query("multipart"),
+                headers={
+                    "Content-Type": f'multipart/related; boundary="{boundary}"',
+                    **self._store.connection.options.customer_key_headers(),
+                },
+                data=body,
+            )
         require_resource(answer)
         self._request.transfer.progress(source.size)
         return answer
@@ -207,6 +210,7 @@ class GCSWrite:
             query=self._query("resumable"),
             resource=self._described(write_id, self._crc),
             source=source,
+            crc=self._crc,
             transfer=self._request.transfer.attempt(),
             headers=self._store.connection.options.customer_key_headers(),
         )
@@ -244,9 +248,10 @@ class GCSWrite:
         raise lost_session("it says that the object is complete, but the object is missing, or of another writer")
 
 
-def _multipart(boundary: str, description: Mapping[str, Any], data: bytes) -> bytes:
+def _around(boundary: str, description: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """The bytes before and behind the content in a body of two parts, of which the first is the object resource."""
     head = (
         f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(description)}\r\n"
         f"--{boundary}\r\nContent-Type: {description.get('contentType', 'application/octet-stream')}\r\n\r\n"
     )
-    return b"".join([head.encode(), data, f"\r\n--{boundary}--".encode()])
+    return head.encode(), f"\r\n--{boundary}--".encode()

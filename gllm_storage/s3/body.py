@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +14,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from gllm_storage.concurrency.budget import in_flight
+from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.files.source import CHUNK, MemorySource
 from gllm_storage.s3.errors import DIGEST_CODES, code_of, status_of
 from gllm_storage.store import checksums
@@ -304,7 +304,7 @@ Body: TypeAlias = bytes | ViewSection | FileSection
 
 _SHARE = 4
 """A part of at most 1/4 of the memory limit is in memory while it is sent; a larger one is read from the file meanwhile."""
-_buffers = threading.local()
+_buffers: PerProcess[list[bytearray]] = PerProcess(list)
 
 
 def begin_sending(body: object) -> None:
@@ -350,8 +350,8 @@ def body_of(
         view = source.view_at(offset, length)
         yield ViewSection(view, stop, progress), checksums.crc64nvme(view)
     elif length <= settings.memory_limit // _SHARE:
-        with in_flight(length, settings.memory_limit, stop):
-            view = _buffer(length)
+        limit = settings.memory_limit
+        with in_flight(length, limit, stop), _buffer(length, limit) as view:
             source.read_into(offset, view)
             yield ViewSection(view, stop, progress), checksums.crc64nvme(view)
     else:
@@ -359,11 +359,28 @@ def body_of(
         yield FileSection(source, offset, length, stop, checksum, progress), checksum
 
 
-def _buffer(length: int) -> memoryview:
-    """Memory of this thread, reused for its next part: fresh memory costs a page fault for every 4 KiB."""
-    if len(getattr(_buffers, "memory", b"")) < length:
-        _buffers.memory = bytearray(length)
-    return memoryview(_buffers.memory)[:length]
+@contextlib.contextmanager
+def _buffer(length: int, limit: int) -> Iterator[memoryview]:
+    """Memory that a later part reuses: fresh memory costs a page fault for every 4 KiB.
+
+    All threads share the buffers. A buffer of each thread would stay outside the memory budget: 100 uploads at the same time
+    left 100 of them.
+
+    Args:
+        length: Bytes of the part.
+        limit: The most bytes of buffers to keep.
+    """
+    buffers, memory = _buffers.get(), bytearray()
+    with contextlib.suppress(IndexError):
+        while len(memory) < length:  # smaller ones are dropped
+            memory = buffers.pop()
+    if len(memory) < length:
+        memory = bytearray(length)
+    try:
+        yield memoryview(memory)[:length]
+    finally:
+        if sum(map(len, buffers)) + len(memory) <= limit:
+            buffers.append(memory)
 
 
 def send_intact(send: Callable[[], Any], body: Body, limit: int, details: ErrorDetails) -> Any:

@@ -352,7 +352,7 @@ class PartStream:
     def _send_filled(self) -> None:
         filled, self._filling = self._filling, None
         if filled is not None:
-            self._send_beside(_Part(memoryview(filled.send()) if filled.in_memory else filled))
+            self._send_beside(_Part(filled.send() if filled.in_memory else filled))
 
     def _send_beside(self, part: _Part) -> None:
         self._begun += 1

@@ -2,21 +2,29 @@
 
 `requests` sends a body of type `bytes` by one call, which nothing can interrupt. On a slow line it would still be sent long
 after Ctrl-C, and the request would then take effect: an object would appear after the call had failed.
+
+A `SourceBody` is also read while it is sent, so that an upload needs memory for one piece, whatever the size of the request.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from requests.adapters import HTTPAdapter
 
+from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.store import checksums
 from gllm_storage.store.answers import guarded_pools, require_known_coding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import requests
+
+    from gllm_storage.files.source import Source
+    from gllm_storage.store.transfer import Transfer
 
 _PIECE = 2**18
 """Bytes that are sent between two checks."""
@@ -42,6 +50,120 @@ class StoppableBody:
         for start in range(0, len(self._data), _PIECE):
             check_stop()
             yield self._data[start : start + _PIECE]
+
+
+class SameContent:
+    """Checks that the sent bytes are those of the pass that computed the checksum: a file may change between both.
+
+    Args:
+        source: The source.
+        part: Offset and length of the checksummed part.
+        crc: The CRC.
+        algorithm: One of `checksums.FOLDABLE`.
+    """
+
+    def __init__(self, source: Source, part: tuple[int, int], crc: int, algorithm: str) -> None:
+        self._source = source
+        self._seen, self._end = part[0], sum(part)
+        self._expected = crc
+        self._algorithm = algorithm
+        self._crc = 0
+
+    def __call__(self, offset: int, piece: bytes) -> None:
+        """See a piece before it is sent. Bytes that are sent again do not count again.
+
+        Raises:
+            StorageError: If it is the last piece, and the content has changed; a write by mmap need not change the
+                modification time.
+        """
+        end = offset + len(piece)
+        if end > self._seen:
+            self._crc = checksums.update(memoryview(piece)[self._seen - offset :], self._crc, self._algorithm)
+            self._seen = end
+        if end == self._end:
+            self._source.require_unchanged()
+            if self._crc != self._expected:
+                raise self._source.changed()
+
+
+class SourceBody:
+    """A request body that is read from a source in pieces of 256 KiB. It can be sent again, from the start.
+
+    Args:
+        source: The source.
+        offset: Offset of the first byte.
+        length: Number of bytes; at least 1 without texts around it.
+        check: Sees each piece before it is sent.
+        around: Bytes before and behind the content.
+
+    Raises:
+        StorageError: From the iterator, if the source cannot be read, or has changed. The request stays incomplete then, and
+            the server stores nothing.
+        TransferStopped: From the iterator, if the transfer of this thread was cancelled.
+    """
+
+    def __init__(
+        self, source: Source, offset: int, length: int, check: SameContent, around: tuple[bytes, bytes] = (b"", b"")
+    ) -> None:
+        self._source = source
+        self._offset = offset
+        self._end = offset + length
+        self._check = check
+        self._head, self._tail = around
+
+    def __len__(self) -> int:
+        return len(self._head) + self._end - self._offset + len(self._tail)
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._head:
+            yield self._head
+        for start in range(self._offset, self._end, _PIECE):
+            check_stop()
+            length = min(_PIECE, self._end - start)
+            piece = self._source.read_at(start, length)
+            self._check(start, piece)
+            yield piece
+        if self._tail:
+            yield self._tail
+
+
+@contextlib.contextmanager
+def body_in_flight(
+    source: Source,
+    part: tuple[int, int],
+    transfer: Transfer,
+    check: SameContent,
+    around: tuple[bytes, bytes] = (b"", b""),
+) -> Iterator[SourceBody]:
+    """A `SourceBody` between two texts, counted in the memory budget of the process while the block sends it.
+
+    The body needs memory for a piece only, but the kernel buffers what is sent, and so do proxies; and a slow line that 100
+    requests share lets some of them run into their timeouts.
+
+    Raises:
+        TransferStopped: If the transfer was cancelled while it waited for room in the budget.
+    """
+    with in_flight(part[1], transfer.settings.memory_limit, transfer.stop):
+        yield SourceBody(source, *part, check, around)
+
+
+class StandIn(bytes):
+    """Empty bytes in place of a `SourceBody`, for an SDK that takes bytes only; `StoppingAdapter` sends the body itself."""
+
+    body: SourceBody
+
+    @classmethod
+    def of(cls, body: SourceBody) -> StandIn:
+        """A stand-in, with the length of the body."""
+        made = cls()
+        made.body = body
+        return made
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class StoppingAdapter(HTTPAdapter):
@@ -81,8 +203,10 @@ class StoppingAdapter(HTTPAdapter):
             MalformedHTTPError: If the transfer coding of the answer is unknown.
         """
         body: Any = request.body
-        if isinstance(body, bytes) and len(body) > _PIECE:
-            body = request.body = StoppableBody(body)  # type: ignore[assignment]  # requests takes any iterable
+        if isinstance(body, StandIn):
+            request.body = body.body  # type: ignore[assignment]  # requests takes any iterable
+        elif isinstance(body, bytes) and len(body) > _PIECE:
+            request.body = StoppableBody(body)  # type: ignore[assignment]  # requests takes any iterable
         answer = super().send(request, *args, **kwargs)
         require_known_coding(answer.headers)
         return answer

@@ -518,3 +518,31 @@ def test_bounded_memory(server: str, servers: Servers, tmp_path: Path) -> None:
     print(f"512 MiB, {server}: grew by {grown['upload']} MiB by the upload, by {grown['both']} MiB in all")  # noqa: T201 - shown by -rP
     assert (tmp_path / "target").stat().st_size == 511 * MIB
     assert 0 < grown["upload"] <= grown["both"] < 250
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("server", "mode"), [("rclone", "upload"), ("rclone", "write"), ("gcs-fake", "upload"), ("azurite", "upload")]
+)
+def test_memory_of_many(server: str, mode: str, servers: Servers, tmp_path: Path) -> None:
+    """Many transfers at the same time draw on one budget, on each provider."""
+    rig = server_rig(server, servers.get(server))
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(16 * MIB)
+    job = {"provider": rig.provider, "config": rig.settings(), "mode": mode, "source": str(source), "times": 24}
+
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.scripts.memory_many", json.dumps({**job, "folder": str(tmp_path)})],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    grown: int = json.loads(child.stdout)["grown"]
+    print(f"24 x 16 MiB, {mode}, {server}: grew by {grown} MiB")  # noqa: T201 - shown by -rP
+    stored = rig.keys()
+    assert len(stored) == 25
+    for key in stored:  # the servers keep objects in memory
+        rig.second.delete(rig.key(key))
+    assert 0 < grown < 250

@@ -15,12 +15,17 @@ _PROGRAM = SERVERS_VENV.parent / "node" / "node_modules" / "azurite" / "dist" / 
 
 
 @contextmanager
-def azurite(directory: Path) -> Iterator[AzureServer]:
-    """Run Azurite, in memory, with an account of its own."""
+def azurite(directory: Path, account: tuple[str, str] | None = None) -> Iterator[AzureServer]:
+    """Run Azurite, in memory.
+
+    Args:
+        directory: Folder of the log.
+        account: Name and key of the account; an account of its own if None.
+    """
     node = shutil.which("node")
     if node is None or not _PROGRAM.is_file():
         raise ServerUnavailableError(f"Azurite, or node, is missing; install it with: {INSTALL}")
-    name, key = f"test{secrets.token_hex(4)}", base64.b64encode(secrets.token_bytes(64)).decode()
+    name, key = account or (f"test{secrets.token_hex(4)}", base64.b64encode(secrets.token_bytes(64)).decode())
     environment = clean_environment(directory) | {"AZURITE_ACCOUNTS": f"{name}:{key}"}
     with reserved_ports() as (port,):
         command = [node, str(_PROGRAM), "--blobHost", LOOPBACK, "--blobPort", str(port), "--inMemoryPersistence"]
