@@ -105,9 +105,11 @@ def _strip(attributes: dict[str, Any]) -> None:
         attributes["kwargs"] = {
             name: redacted(value) if isinstance(value, str) else value for name, value in kwargs.items() if name != "request"
         }
-    for name in ("request", "request_info"):
-        if attributes.get(name) is not None:
-            attributes[name] = None
+    if attributes.get("request") is not None:
+        attributes["request"] = None
+    asked: Any = attributes.get("request_info")
+    if hasattr(asked, "_replace"):  # aiohttp's, a named tuple, whose URL the text of the error contains
+        attributes["request_info"] = asked._replace(headers={})
     response: Any = attributes.get("response")
     if getattr(response, "request", None) is not None:
         with contextlib.suppress(AttributeError):  # a property of some libraries

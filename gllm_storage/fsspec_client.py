@@ -19,13 +19,12 @@ from gllm_storage.errors import (
     Remedy,
     StorageError,
     StorageUnavailableError,
-    redacted,
     timed,
 )
 from gllm_storage.files.content import local_path as path_of
 from gllm_storage.files.content import open_content
 from gllm_storage.info import ObjectProperties
-from gllm_storage.paths import ExactKey, Location, split_url
+from gllm_storage.paths import ExactKey, Location, split_url, without_user
 from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ class FsspecStorageClient(CloudStorageClient):
         try:
             filesystem, _ = url_to_fs(self.config["url"], **self.storage_options, skip_instance_cache=True)
         except Exception as error:  # a missing package, a host that is down: each filesystem has its own exceptions
-            url = redacted(self.config["url"])
+            url = without_user(self.config["url"])
             raise StorageError(
                 f"fsspec cannot open {url}: {type(error).__name__}: {error}",
                 ErrorDetails("fsspec", url, "open"),
@@ -669,7 +668,7 @@ class FsspecStorageClient(CloudStorageClient):
 
     def _described(self) -> str:
         hidden = [f"{name}='***'" for name in sorted(self.config) if name != "url"]
-        return ", ".join([f"url={redacted(self.config['url'])!r}", *hidden])
+        return ", ".join([f"url={without_user(self.config['url'])!r}", *hidden])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.config,)

@@ -84,6 +84,11 @@ class ExactKey(str):
     __slots__ = ()
 
 
+def without_user(url: str) -> str:
+    """A URL for messages, without user name and password, and without values that grant access."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", redacted(url))
+
+
 def validate_key(key: str) -> str:
     """Check a key.
 

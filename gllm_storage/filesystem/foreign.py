@@ -26,11 +26,11 @@ from gllm_storage.errors import (
     Remedy,
     StorageError,
     StorageUnavailableError,
-    redacted,
     translation,
 )
 from gllm_storage.files.source import CHUNK, LocalSource
 from gllm_storage.info import Stored, in_order, info_from_fsspec
+from gllm_storage.paths import without_user
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.download import replaced_too_often
 from gllm_storage.store.port import ObjectStore, UploadRequest
@@ -87,7 +87,7 @@ class ForeignStore(ObjectStore):
     def details(self, key: str, operation: str) -> ErrorDetails:
         """The facts about an operation, for errors; without the password of the URL."""
         details = super().details(key, operation)
-        return replace(details, url=redacted(details.url))
+        return replace(details, url=without_user(details.url))
 
     def upload(self, request: UploadRequest) -> Stored:
         """Upload by the filesystem's ``put_file``, and compare the size of the stored object.
