@@ -162,7 +162,9 @@ class AzureStore(ObjectStore):
         except StorageError as error:
             if error.status != _PRECONDITION_FAILED:
                 raise
-            raise self.replaced(transfer.details) from error
+            with contextlib.suppress(ObjectNotFoundError):  # an earlier request, whose answer was lost, had deleted it
+                self.info(key, transfer.details.operation)
+                raise self.replaced(transfer.details) from error
 
     def delete(self, key: str) -> None:
         """Delete a blob and its snapshots.

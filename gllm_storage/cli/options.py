@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +11,7 @@ import click
 from gllm_storage.cli.completion import complete_setting, complete_url
 from gllm_storage.cli.places import Stored
 from gllm_storage.cli.settings import SOURCE, TARGET, Setting, Store, make_clients, parse_setting
+from gllm_storage.info import ObjectProperties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,7 +58,52 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Send requests without credentials.",
         )
     )
+    options.append(
+        click.option(
+            "--no-verify-tls",
+            is_flag=True,
+            expose_value=False,
+            callback=_named("--no-verify-tls", "verify_tls", "false"),
+            help="Accept any TLS certificate, with a warning.",
+        )
+    )
     return _with(command, [*options, debug_option])
+
+
+def property_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for the properties of stored objects; the command gets them as the argument `properties`."""
+
+    @functools.wraps(command)
+    def with_properties(**given: Any) -> Any:
+        named = {each.name: given.pop(each.name) for each in fields(ObjectProperties)}
+        texts = {name: value for name, value in named.items() if value}
+        return command(**given, properties=ObjectProperties(**texts))
+
+    options = [
+        click.option("--content-type", metavar="TYPE", help="Media type of the copies; by default guessed from the name."),
+        click.option("--content-encoding", metavar="CODING", help="Coding of the content, such as gzip."),
+        click.option("--content-disposition", metavar="TEXT", help="How a browser shows the copies."),
+        click.option("--content-language", metavar="LANGUAGE", help="Language of the content."),
+        click.option("--cache-control", metavar="TEXT", help="How long caches keep the copies, such as no-store."),
+        _pairs("--metadata", "metadata", "User metadata of the copies; repeatable."),
+        _pairs("--tag", "tags", "A tag of the copies, on S3 and Azure; repeatable."),
+        click.option("--storage-class", metavar="NAME", help="Storage class; on Azure the access tier."),
+        click.option("--acl", metavar="NAME", help="Predefined ACL, such as public-read, on S3 and GCS."),
+        click.option("--encryption", metavar="NAME", help="Server-side encryption on S3: AES256, aws:kms, aws:kms:dsse."),
+        click.option("--kms-key", metavar="KEY", help="KMS key; on Azure the encryption scope."),
+    ]
+    return _with(with_properties, options)
+
+
+def _pairs(option: str, name: str, text: str) -> Callable[..., Any]:
+    def parse(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+        pairs = [value.partition("=") for value in values]
+        wrong = next((value for value, (key, equals, _) in zip(values, pairs, strict=True) if not (key and equals)), None)
+        if wrong is not None:
+            raise click.BadParameter(f"{wrong!r} is not NAME=VALUE", context, parameter)
+        return {key: value for key, _, value in pairs}
+
+    return click.option(option, name, multiple=True, metavar="NAME=VALUE", callback=parse, help=text)
 
 
 def side_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,10 +157,10 @@ def _config(*names: str, side: str = "", help: str) -> Callable[..., Any]:  # no
     )
 
 
-def _named(option: str, key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+def _named(option: str, key: str, flag: str = "true") -> Callable[[click.Context, click.Parameter, Any], None]:
     def collect(context: click.Context, _: click.Parameter, value: Any) -> None:
         if value:
-            _collected(context).append(Setting(option, key, "true" if value is True else value))
+            _collected(context).append(Setting(option, key, flag if value is True else value))
 
     return collect
 

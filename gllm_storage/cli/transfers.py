@@ -28,16 +28,17 @@ if TYPE_CHECKING:
 
     from gllm_storage.cli.plan import Copy, Place
     from gllm_storage.cli.progress import Bars
-    from gllm_storage.info import ObjectInfo
+    from gllm_storage.info import ObjectInfo, ObjectProperties
 
 
-def copy_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str | None:
+def copy_file(copy: Copy, shown: Bars, *, no_clobber: bool, properties: ObjectProperties) -> str | None:
     """Copy a file.
 
     Args:
         copy: Source and target.
         shown: The progress bars.
         no_clobber: Whether to fail if the target exists; the check and the write are one step.
+        properties: The properties of the copy, if it is in a store.
 
     Returns:
         The URL or path of the copy; None for standard output.
@@ -60,7 +61,7 @@ def copy_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str | None:
         with shown.watching(f"↓ {copy.name}") as callback:
             return _download(source, target.path, callback, no_clobber=no_clobber)
     with _as_local_file(copy, shown) as path, shown.watching(f"↑ {copy.name}") as callback:
-        return _upload(path, target, callback, no_clobber=no_clobber)
+        return _upload(path, target, callback, properties, no_clobber=no_clobber)
 
 
 def move_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str:
@@ -197,9 +198,11 @@ def _download(source: Stored, path: str, callback: Callback, *, no_clobber: bool
     return path
 
 
-def _upload(path: str, target: LocalPath | Stored, callback: Callback, *, no_clobber: bool) -> str:
+def _upload(
+    path: str, target: LocalPath | Stored, callback: Callback, properties: ObjectProperties, *, no_clobber: bool
+) -> str:
     stored = _as_stored(target) if isinstance(target, LocalPath) else target
-    url = stored.client.upload_with_progress(path, stored.remote_path, callback, check_conflict=no_clobber)
+    url = stored.client.upload(path, stored.remote_path, check_conflict=no_clobber, callback=callback, properties=properties)
     return target.path if isinstance(target, LocalPath) else url
 
 

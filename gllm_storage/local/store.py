@@ -142,7 +142,8 @@ class LocalStore(ObjectStore):
     ) -> None:
         def to_target(source: LocalSource) -> None:
             self.require_version(key, version, transfer.details)
-            target.upload(target.request(target_key, source, transfer, exclusive, options))
+            receiving = target.receiving(target_key, transfer)
+            target.upload(target.request(target_key, source, receiving, exclusive, options))
 
         self._read_unchanged(key, transfer, to_target)
 

@@ -369,7 +369,8 @@ class S3Store(ObjectStore):
         """Copy an object on the server, with its properties; see `ObjectStore.copy_version`.
 
         An exclusive copy is a copy in parts, whose completion carries the precondition. Where the endpoint enforces it in
-        PutObject only, the content passes through this machine, as do empty objects, which have no parts.
+        PutObject only, the content passes through this machine, as do empty objects, which have no parts. So do objects that
+        the endpoint does not copy itself: Ceph answers 501 NotImplemented for encrypted ones.
 
         Raises:
             ObjectNotFoundError: If the source object does not exist.
@@ -389,13 +390,19 @@ class S3Store(ObjectStore):
         )
         with stopped_by(transfer.stop):
             if exclusive and not (self.info(key, "copy").size and self._enforced(target_key).complete is Condition.ENFORCED):
-                self._copy_exclusively_through(copy)
-            else:
+                self._copy_through(copy)
+                return
+            try:
                 copy_object(self.requests, copy)
+            except StorageError as error:
+                if error.status != _NOT_IMPLEMENTED:
+                    raise
+                self._copy_through(copy)
 
-    def _copy_exclusively_through(self, copy: Copy) -> None:
+    def _copy_through(self, copy: Copy) -> None:
         """Copy one version of an object through this machine, with its properties."""
-        self.require_create(copy.target.key, "copy")  # before the content is read
+        if copy.exclusive:
+            self.require_create(copy.target.key, "copy")  # before the content is read
         key, transfer = copy.source.key, copy.transfer
         with self.scratch(transfer.details) as scratch:
             for attempt in itertools.count(1):
@@ -407,7 +414,8 @@ class S3Store(ObjectStore):
                     raise replaced_too_often(transfer.details, attempt)
                 RESTART.again(transfer.details, attempt, "the source object was replaced", "restart", transfer.stop)
             with open_source(scratch.temporary, transfer.details) as source:
-                self.upload(UploadRequest(copy.target.key, source, transfer, exclusive=True, options=options))
+                receiving = self.receiving(copy.target.key, transfer)
+                self.upload(UploadRequest(copy.target.key, source, receiving, copy.exclusive, options))
 
     def _delete(self, key: str, **condition: Any) -> None:
         connection = self.connection

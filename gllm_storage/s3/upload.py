@@ -86,7 +86,8 @@ def parameters_of(properties: ObjectProperties, connection: Mapping[str, Any]) -
     if "SSECustomerKey" in connection and (properties.encryption or properties.kms_key):
         raise ValueError("encryption and kms_key contradict sse_customer_key of the client; leave one out")
     texts = {name: value for name, value in given.items() if isinstance(value, str)}
-    for name, value in {**given.get("metadata", {}), **texts}.items():
+    texts |= {f"metadata {name!r}": value for name, value in given.get("metadata", {}).items()}
+    for name, value in texts.items():
         if not value.isascii():
             raise ValueError(f"{name}={value!r}: S3 accepts ASCII only")
     for name in given.get("metadata", {}):

@@ -515,7 +515,11 @@ class ObjectStore(ABC):
             self.fetch(key, scratch, transfer)
             self.require_version(key, version, transfer.details)
             with open_source(scratch.temporary, transfer.details) as source:
-                target.upload(target.request(target_key, source, transfer, exclusive, options))
+                target.upload(target.request(target_key, source, target.receiving(target_key, transfer), exclusive, options))
+
+    def receiving(self, key: str, transfer: Transfer) -> Transfer:
+        """A transfer as that of the target of a copy, so that its errors name the target."""
+        return dataclasses.replace(transfer, details=self.details(key, transfer.details.operation))
 
     def copy_version(
         self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None

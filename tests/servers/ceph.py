@@ -84,7 +84,12 @@ rgw dynamic resharding = false
 rgw gc obj min wait = 2
 rgw gc processor period = 3
 rgw gc processor max time = 3
+rgw crypt require ssl = false
+rgw crypt s3 kms backend = testing
+rgw crypt s3 kms encryption keys = {kms_key}=MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=
 """
+KMS_KEY = "testkey-1"
+"""The id of a key in the gateway's key management."""
 
 
 @contextmanager
@@ -114,6 +119,7 @@ def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Serve
             CONFIGURATION.format(
                 directory=directory,
                 fsid=fsid,
+                kms_key=KMS_KEY,
                 frontend=_frontend(rgw_port, certificate),
                 loopback=LOOPBACK,
                 mon_port=mon_port,

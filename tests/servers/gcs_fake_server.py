@@ -120,7 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, moved)
         elif action:
             verb, _, target, _, key = (unquote(each) for each in action.split("/", 4))
-            made = store.copy((bucket, name), (target, key), request, conditions)
+            of_source = int(self.query["sourceGeneration"]) if "sourceGeneration" in self.query else None
+            made = store.copy((bucket, name), (target, key), request, conditions, of_source)
             size = {"objectSize": made["size"], "totalBytesRewritten": made["size"]}
             rewritten = {"kind": "storage#rewriteResponse", "done": True, **size, "resource": made}
             self._answer(200, rewritten if verb == "rewriteTo" else made)

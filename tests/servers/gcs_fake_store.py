@@ -18,6 +18,8 @@ from typing import Any
 import google_crc32c
 
 QUANTUM = 256 * 1024
+_COPIED = ("contentType", "metadata", "contentEncoding", "contentDisposition", "contentLanguage", "cacheControl")
+"""Properties that a copy keeps if the request does not name any."""
 Resource = dict[str, Any]
 
 
@@ -162,12 +164,17 @@ class Store:
                 bucket, {**request.get("destination", {}), "name": name}, data, conditions, parts=len(sources)
             )
 
-    def copy(self, source: tuple[str, str], target: tuple[str, str], request: Resource, conditions: Conditions) -> Resource:
+    def copy(
+        self,
+        source: tuple[str, str],
+        target: tuple[str, str],
+        request: Resource,
+        conditions: Conditions,
+        generation: int | None = None,
+    ) -> Resource:
         with self.lock:
-            resource, data = self.get(*source)
-            kept: Resource = {
-                key: resource[key] for key in ("contentType", "metadata", "contentEncoding") if key in resource
-            }
+            resource, data = self.get(*source, generation=generation)
+            kept: Resource = {key: resource[key] for key in _COPIED if key in resource}
             return self.insert(target[0], {**kept, **request, "name": target[1]}, data, conditions)
 
     def patch(self, bucket: str, name: str, request: Resource, conditions: Conditions) -> Resource:

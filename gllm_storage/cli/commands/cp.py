@@ -9,8 +9,8 @@ import click
 
 from gllm_storage.cli.completion import complete_url
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.options import clients, exact_option, side_options, store_options
-from gllm_storage.cli.places import Stream, parse_source, parse_target
+from gllm_storage.cli.options import clients, exact_option, property_options, side_options, store_options
+from gllm_storage.cli.places import LocalPath, Stream, parse_source, parse_target
 from gllm_storage.cli.plan import Copy, plan, stores_of
 from gllm_storage.cli.signals import announce
 from gllm_storage.files.durability import folders_synced_once
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gllm_storage.cli.places import Argument
+    from gllm_storage.info import ObjectProperties
 
 
 @click.command()
@@ -27,14 +28,25 @@ if TYPE_CHECKING:
 @click.option("-r", "--recursive", is_flag=True, help="Copy folders; SOURCE/ copies the content of the folder.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each copy.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@property_options
 @exact_option
 @side_options
 @store_options
-def cp(paths: Sequence[str], *, exact: bool, no_clobber: bool, recursive: bool, verbose: bool, quiet: bool) -> None:
+def cp(
+    paths: Sequence[str],
+    *,
+    exact: bool,
+    no_clobber: bool,
+    recursive: bool,
+    verbose: bool,
+    quiet: bool,
+    properties: ObjectProperties,
+) -> None:
     """Copy files: up, down, or from store to store.
 
     "-" is standard input or output. A TARGET that ends with "/", or is a local folder, gets the copies into it. After a
-    failure the target is unchanged.
+    failure the target is unchanged. Properties, such as --content-type, are those of the copies; a store refuses those
+    that it cannot keep.
     """
     from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
     from gllm_storage.cli.transfers import copy_file  # noqa: PLC0415 - it imports awscrt, which --help does not need
@@ -42,6 +54,8 @@ def cp(paths: Sequence[str], *, exact: bool, no_clobber: bool, recursive: bool, 
     if len(paths) == 1:
         raise click.UsageError("Missing argument 'TARGET'")
     parsed, parsed_target = [parse_source(each, exact=exact) for each in paths[:-1]], parse_target(paths[-1], exact=exact)
+    if properties.given() and isinstance(parsed_target, (Stream, LocalPath)):
+        raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
     made = clients(stores_of(parsed, parsed_target))
     failures = Failures()
     if not isinstance(parsed_target, Stream):
@@ -52,7 +66,7 @@ def cp(paths: Sequence[str], *, exact: bool, no_clobber: bool, recursive: bool, 
             with failures.tolerated():
                 if not isinstance(each, Copy):
                     raise each.error
-                copied = copy_file(each, shown, no_clobber=no_clobber)
+                copied = copy_file(each, shown, no_clobber=no_clobber, properties=properties)
                 if verbose and copied is not None:
                     shown.say(copied)
     failures.finish()

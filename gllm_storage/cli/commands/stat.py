@@ -49,6 +49,13 @@ def _show(info: ObjectInfo, *, blank_line: bool) -> None:
         "etag": info.etag,
         "checksum": info.checksum,
         "version": info.version,
+        "type": info.content_type,
+        "encoding": info.content_encoding,
+        "disposition": info.content_disposition,
+        "language": info.content_language,
+        "cache": info.cache_control,
+        "class": info.storage_class,
+        "kms key": info.kms_key,
         **{f"metadata {key}": value for key, value in sorted((info.metadata or {}).items())},
     }
     for name, value in facts.items():
