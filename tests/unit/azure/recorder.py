@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(202, headers=self._copying())
         elif request.method == "PUT":
             self._send(201, headers={"ETag": '"1"'})
-        elif self.recorder.copy_status == "pending":
+        elif self.recorder.copy_status != "success":
             self._send(200, headers=self._copying())
         else:
             self._send(404, headers={"x-ms-error-code": "BlobNotFound"})

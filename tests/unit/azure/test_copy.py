@@ -42,7 +42,7 @@ def test_cancelled_copy(recorder: Recorder) -> None:
 
     thread = threading.Thread(target=copy)
     thread.start()
-    eventually(lambda: sum(each.method == "HEAD" for each in recorder.requests) >= 2)  # the copy waits and polls
+    eventually(lambda: sum(each.method == "HEAD" for each in recorder.requests) >= 3)  # the copy waits and polls
     stop.set()
     thread.join()
     assert [type(each) for each in raised] == [TransferStopped]
