@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo, ObjectProperties
 
 
-def copy_file(copy: Copy, shown: Bars, *, no_clobber: bool, properties: ObjectProperties) -> str | None:
+def copy_file(copy: Copy, shown: Bars, *, no_clobber: bool, properties: ObjectProperties | None = None) -> str | None:
     """Copy a file.
 
     Args:
@@ -199,7 +199,7 @@ def _download(source: Stored, path: str, callback: Callback, *, no_clobber: bool
 
 
 def _upload(
-    path: str, target: LocalPath | Stored, callback: Callback, properties: ObjectProperties, *, no_clobber: bool
+    path: str, target: LocalPath | Stored, callback: Callback, properties: ObjectProperties | None, *, no_clobber: bool
 ) -> str:
     stored = _as_stored(target) if isinstance(target, LocalPath) else target
     url = stored.client.upload(path, stored.remote_path, check_conflict=no_clobber, callback=callback, properties=properties)
