@@ -150,6 +150,7 @@ class AzureConnection:
             "read_timeout": self.read_timeout,
             "raw_request_hook": check_stop,
             "raw_response_hook": check_answer,
+            "permit_redirects": False,  # Azure never redirects; the SDK would send the request to any host
         }
         if self.ca_bundle or not self.verify_tls:
             options["connection_verify"] = self.ca_bundle or False

@@ -93,7 +93,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield each
         kwargs = vars(each).get("kwargs")
         in_kwargs = list(kwargs.values()) if isinstance(kwargs, dict) else []  # botocore's
-        waiting += [each.__cause__, each.__context__, *each.args, *in_kwargs, vars(each).get("reason")]
+        named = [vars(each).get(name) for name in ("reason", "inner_exception")]  # urllib3's, azure-core's
+        waiting += [each.__cause__, each.__context__, *each.args, *in_kwargs, *named]
 
 
 def of_clock(date: str | None, *, surely: bool = False) -> Diagnosis | None:
