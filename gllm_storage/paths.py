@@ -89,6 +89,16 @@ def without_user(url: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "***@", redacted(url))
 
 
+def require_no_slash(path: str, problem: str = "names a folder; name an object") -> None:
+    """Refuse a path that ends with ``/``: fsspec would drop the slash, and use the object of another name.
+
+    Raises:
+        ValueError: If the path ends with ``/``.
+    """
+    if path.endswith("/"):
+        raise ValueError(f"{path!r} ends with '/', which {problem}")
+
+
 def validate_key(key: str) -> str:
     """Check a key.
 

@@ -23,6 +23,7 @@ from gllm_storage.errors import (
     Remedy,
     StorageError,
     StorageUnavailableError,
+    attempts_of,
     redacted,
     translation,
 )
@@ -50,8 +51,6 @@ _DENIED = frozenset({401, 403})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SUCCESS = range(200, 300)
 _NOT_FOUND = 404
-_SERVER_ERROR = 500
-_NOT_IMPLEMENTED = 501
 _REMEDIES = {
     "BlobArchived": Remedy.RESTORE_OBJECT,
     "RequestBodyTooLarge": Remedy.SMALLER_PARTS,
@@ -92,6 +91,23 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, (ServiceRequestError, ServiceResponseError)):
         return passes(error)
     return status_of(error) in TRANSIENT_STATUSES or is_flipped(error) or is_broken(error)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an answer proves that the store did not carry out a write.
+
+    Only a well-formed refusal of the only request does: an earlier request may have been carried out, and its answer lost. A
+    404, or an answer without a code of Azure (empty, cut, or the page of a proxy), says nothing about the write.
+    """
+    repeated = (attempts_of(error) or 1) > 1
+    if repeated or is_transient(error) or isinstance(error, UnreadableAnswerError):
+        return False
+    return not status_of(error) or (status_of(error) != _NOT_FOUND and code_of(error).isalpha())
+
+
+def is_missing_blob(error: BaseException) -> bool:
+    """Whether the answer is 404, and does not say that the container is missing."""
+    return status_of(error) == _NOT_FOUND and code_of(error) not in _NO_CONTAINER
 
 
 def is_broken(error: Exception) -> bool:
@@ -172,7 +188,7 @@ def _from_code(error: HttpResponseError, details: ErrorDetails, cause: str) -> E
         return AccessDeniedError(cause, details, Remedy.CHECK_CREDENTIALS)
     if is_flipped(error):
         return IntegrityError(f"{cause}; the bytes changed on the way", details, Remedy.REPEAT_NOW)
-    if status in TRANSIENT_STATUSES or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED):
+    if status in TRANSIENT_STATUSES:
         return StorageUnavailableError(f"{cause}; the store is busy or failing", details, Remedy.REPEAT)
     return StorageError(f"{cause}{_EXPLANATIONS.get(code, '')}", details, _REMEDIES.get(code))
 

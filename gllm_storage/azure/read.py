@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,13 @@ from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.http import StoppingAdapter
-from gllm_storage.store.reader import ObjectChangedError, ObjectReader, ReadInterruptedError
+from gllm_storage.store.reader import (
+    ObjectChangedError,
+    ObjectReader,
+    ReadInterruptedError,
+    lengths_differ,
+    measured,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -31,7 +38,9 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo
 
 _CONTENT = frozenset({200, 206})
-_CHANGED = frozenset({412, 416})
+_NOT_SATISFIABLE = 416
+_RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
+_CHANGED = frozenset({412, _NOT_SATISFIABLE})
 """HTTP statuses of a range of another version: the precondition failed, or the range begins behind the end."""
 
 
@@ -50,8 +59,8 @@ class AzureReader(ObjectReader):
         self._details = details
 
     def head(self) -> ObjectInfo:
-        """Get Blob Properties."""
-        return info_of(self._requests.properties(self._key, self._details))
+        """Get Blob Properties; a size of 0 is confirmed by Get Blob."""
+        return measured(lambda: info_of(self._requests.properties(self._key, self._details)), self, self._details)
 
     def read(
         self,
@@ -74,7 +83,7 @@ class AzureReader(ObjectReader):
             with kept_body() as kept:
                 answer = client.download_blob(
                     start,
-                    length,
+                    max(1, length),  # Azure has no range without bytes, and refuses a range of an empty blob
                     etag=f'"{version.etag}"',
                     match_condition=MatchConditions.IfNotModified,
                     max_concurrency=1,
@@ -88,13 +97,37 @@ class AzureReader(ObjectReader):
         try:
             body, etag = self._requests.send(begin, self._details)
         except HttpResponseError as error:
+            if status_of(error) == _NOT_SATISFIABLE and not length:
+                return
             if status_of(error) in _CHANGED:
                 raise ObjectChangedError from error
             raise
         with contextlib.closing(body):
-            if etag.strip('"') != version.etag:
-                raise ObjectChangedError
+            self._check(etag, body.headers.get("Content-Range", ""), version, start)
             yield from _chunks(body)
+
+    def _check(self, etag: str, content_range: str, version: ObjectInfo, start: int) -> None:
+        """Check that the answer is of the requested range and version; the SDK looks at neither.
+
+        Args:
+            etag: The answer's ETag.
+            content_range: Its Content-Range.
+            version: The version.
+            start: Offset of the first byte.
+
+        Raises:
+            ObjectChangedError: If it is not.
+            StorageError: If the object is longer or shorter than the version.
+        """
+        if etag.strip('"') != version.etag:
+            raise ObjectChangedError
+        found = _RANGE.fullmatch(content_range)
+        if found is None:
+            return  # the SDK has refused a wrong one
+        if int(found[2]) != version.size:
+            raise lengths_differ(self._details, version.size, int(found[2]))
+        if int(found[1]) != start:
+            raise ObjectChangedError
 
     def translated(self) -> AbstractContextManager[None]:
         """Raise errors of this library in place of the SDK's."""

@@ -6,7 +6,7 @@ import base64
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from azure.core.exceptions import ServiceRequestError
+from azure.core.exceptions import HttpResponseError, ServiceRequestError
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_transient, not_found, translated
 from gllm_storage.azure.listing import checked_listings
@@ -142,7 +142,18 @@ def _readable(request: Callable[[], T]) -> T:
     except OSError as error:  # such as a ca_bundle that was deleted
         raise ServiceRequestError(str(error)) from error
     except GARBLED as error:
+        # The SDK fails to read an error document that is not Azure's, such as the page of a gateway. The status is known.
+        answer = answer_behind(error)
+        if answer is not None:
+            raise answer from None
         raise UnreadableAnswerError(f"{type(error).__name__}: {error}") from error
+
+
+def answer_behind(error: BaseException | None) -> HttpResponseError | None:
+    """The error of the SDK during whose handling an exception was raised."""
+    while error is not None and not isinstance(error, HttpResponseError):
+        error = error.__context__
+    return error
 
 
 def is_folder(metadata: Mapping[str, str] | None) -> bool:

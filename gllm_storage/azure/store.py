@@ -10,14 +10,14 @@ from azure.core import MatchConditions
 from azure.storage.blob import BlobPrefix, BlobSasPermissions, generate_blob_sas
 
 from gllm_storage.azure.copy import BlobCopy
-from gllm_storage.azure.errors import code_of, translated
+from gllm_storage.azure.errors import is_missing_blob, translated
 from gllm_storage.azure.read import AzureReader
-from gllm_storage.azure.requests import info_of, is_folder, url_of
+from gllm_storage.azure.requests import answer_behind, info_of, is_folder, url_of
 from gllm_storage.azure.upload import AzureWrite, options_of, options_to_copy
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
 from gllm_storage.info import in_order
-from gllm_storage.store.create import exists_error, write_object
+from gllm_storage.store.create import exists_error, require_size, write_object
 from gllm_storage.store.port import ObjectStore, guess_content_type
 from gllm_storage.store.retry import BLOCK_CONFLICT, rescued
 
@@ -70,7 +70,8 @@ class AzureStore(ObjectStore):
         """
         write, stop = AzureWrite(self.requests, request), request.transfer.stop
         with translated(request.details), stopped_by(stop):
-            return write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=stop)
+            stored = write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=stop)
+        return require_size(stored, request.source.size, request.details)
 
     def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:
         """Translate properties into options of `upload`.
@@ -146,7 +147,7 @@ class AzureStore(ObjectStore):
             ObjectNotFoundError: If it does not exist; a folder of a hierarchical namespace is not an object.
             StorageError: If the request fails.
         """
-        return info_of(self.requests.properties(key, self.details(key, operation)))
+        return self.open_reader(key, operation).head()
 
     def delete_version(self, key: str, version: ObjectInfo, transfer: Transfer) -> None:
         """Delete a blob if it is still a certain version, in one step; see `ObjectStore.delete_version`.
@@ -183,7 +184,7 @@ class AzureStore(ObjectStore):
             try:
                 client.delete_blob(delete_snapshots="include", **condition)
             except Exception as error:
-                if not (lost and code_of(error) == "BlobNotFound"):
+                if not (lost and is_missing_blob(answer_behind(error) or error)):
                     lost.append(error)
                     raise
                 rescued(details, len(lost), self.settings.max_attempts, lost[-1])  # an earlier request had deleted the blob

@@ -13,7 +13,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.blob import BlobBlock, ContentSettings, StandardBlobTier
 
-from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, code_of, is_transient, status_of
+from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, code_of, is_refusal, status_of
 from gllm_storage.azure.requests import lowered, url_of
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.concurrency.workers import run_all
@@ -49,7 +49,6 @@ _ID_DIGITS = 6
 EXISTS_CODES = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
 """The second is the answer to a SAS token that permits to create and not to overwrite."""
 _PRECONDITION_FAILED = 412
-_SERVER_ERROR = 500
 
 
 def options_of(properties: ObjectProperties) -> dict[str, Any]:
@@ -214,8 +213,7 @@ class AzureWrite:
             return Answer.FAILED
         if code == "InvalidBlockList":
             return Answer.CONCURRENT  # another writer committed this blob, which discards the blocks of all others
-        is_open = isinstance(error, UnreadableAnswerError) or is_transient(error) or status >= _SERVER_ERROR
-        return Answer.UNKNOWN if is_open else Answer.FAILED
+        return Answer.FAILED if is_refusal(error) else Answer.UNKNOWN
 
     def _says_exists(self, status: int, code: str) -> bool:
         if code == "InvalidBlobType":

@@ -35,9 +35,10 @@ from gllm_storage.errors import (
     StorageError,
 )
 from gllm_storage.files.source import MemorySource, open_source
-from gllm_storage.filesystem.lists import Pair, Watched, plan_copy, plan_get, plan_put
+from gllm_storage.filesystem.lists import Pair, Watched, listed, plan_copy, plan_get, plan_put
 from gllm_storage.filesystem.reading import ObjectFile
 from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
+from gllm_storage.paths import require_no_slash
 from gllm_storage.store.port import ReadItem, UploadItem, nothing, unwatched, url_of_bucket
 from gllm_storage.store.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_ranges, read_slice
 
@@ -54,6 +55,7 @@ OF_READERS = ("cache_type", "cache_options", "fill_cache")
 OF_FILES = (*OF_READERS, "autocommit", "size", "acl")
 """Arguments of `open` that say nothing of the object's content."""
 _ASYNC_WORKERS = 10
+_NOT_TO_OPEN = "fsspec removes when it opens a file; use cat_file or pipe_file for a key with that end"
 _OF_OPEN = frozenset({"block_size", "compression", "encoding", "errors", "newline"})
 
 
@@ -174,6 +176,33 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             return True
         return self.upstream and bool(self.split_path(path)[2])
 
+    def _refuse_slashes(self, paths: Any) -> None:
+        """Refuse keys that end with several slashes, in lists: fsspec would remove them, and name another object."""
+        for each in listed(paths):
+            if self._without_protocol(each).endswith("//"):
+                raise ValueError(f"{each!r} ends with several '/'; the methods of one object take such a key, as cat_file")
+
+    async def _require_exact(self, paths: Any, *, recursive: bool) -> None:
+        """Refuse paths of lists that fsspec would take for an object of another name, because it removes slashes at the end.
+
+        Raises:
+            ValueError: If a path ends with several slashes; or with one, and there is no folder, but an object without it.
+        """
+        self._refuse_slashes(paths)
+        for each in listed(paths):
+            if each.endswith("/") and not has_magic(each):
+                await self._in_thread(partial(self._refuse_other, each, recursive))
+
+    def _refuse_other(self, path: str, recursive: bool, _: Stop) -> None:
+        bucket, key = self._split(path)
+        other = key.rstrip("/")
+        store = self.bucket_store(bucket) if other else None
+        if store is None or (recursive and store.is_prefix(key)):
+            return
+        with contextlib.suppress(ObjectNotFoundError, BucketNotFoundError):
+            store.info(other)
+            require_no_slash(path, f"is not the object {other!r}")
+
     def _forget_listings(self, path: str) -> None:
         self.invalidate_cache(path)
 
@@ -242,7 +271,9 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             FileNotFoundError: If the object is opened for reading and does not exist.
             FileExistsError: If the mode is exclusive and the object exists.
             StorageError: If the store refuses or cannot be reached.
+            ValueError: If the key ends with ``/``, which fsspec would remove: `cat_file` and `pipe_file` take such keys.
         """
+        require_no_slash(path if isinstance(path, str) and self._split(path)[1] else "", _NOT_TO_OPEN)
         return open_layers(super().open, path, mode, block_size, cache_options, compression, **kwargs)
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
@@ -518,6 +549,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         maxdepth: int | None = None,
         **kwargs: Any,
     ) -> None:
+        self._refuse_slashes(rpath)
         pairs = await plan_put(self, lpath, rpath, recursive=recursive, maxdepth=maxdepth)
         callback.set_size(len(pairs))
         exclusive = is_create(kwargs.pop("mode", "overwrite"))
@@ -550,6 +582,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             async with ending_its_tasks():
                 await super()._get(rpath, lpath, recursive=recursive, callback=callback, maxdepth=maxdepth, **kwargs)
             return
+        await self._require_exact(rpath, recursive=recursive)
         pairs = await plan_get(self, rpath, lpath, recursive=recursive, maxdepth=maxdepth)
         callback.set_size(len(pairs))
         watched = Watched(callback)
@@ -572,6 +605,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         batch_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
+        await self._require_exact(path, recursive=recursive)
         if kwargs or self._is_of_version(kwargs) or (isinstance(path, str) and not recursive):
             async with ending_its_tasks():
                 return await super()._cat(path, recursive=recursive, on_error=on_error, batch_size=batch_size, **kwargs)
@@ -699,7 +733,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             StorageError: If a copy fails; earlier copies stay.
         """
         kwargs.pop("batch_size", None)
-        pairs = sync(self.loop, plan_copy, self, path1, path2, recursive=recursive, maxdepth=maxdepth)
+        pairs = sync(self.loop, self._plan_copy, path1, path2, recursive=recursive, maxdepth=maxdepth)
         self._copy_pairs(pairs, Stop(running_stop()), kwargs, lenient=_is_lenient(on_error, recursive=recursive))
 
     async def _copy(  # noqa: PLR0917 - fsspec's signature
@@ -712,7 +746,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         batch_size: int | None = None,  # noqa: ARG002 - as in `_put`
         **kwargs: Any,
     ) -> None:
-        pairs = await plan_copy(self, path1, path2, recursive=recursive, maxdepth=maxdepth)
+        pairs = await self._plan_copy(path1, path2, recursive=recursive, maxdepth=maxdepth)
         lenient = _is_lenient(on_error, recursive=recursive)
         await self._in_thread(lambda stop: self._copy_pairs(pairs, stop, kwargs, lenient=lenient))
 
@@ -732,14 +766,19 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         """
         kwargs.pop("batch_size", None)
         if self._strip_protocol(path1) != self._strip_protocol(path2):
-            pairs = sync(self.loop, plan_copy, self, path1, path2, recursive=recursive, maxdepth=maxdepth)
+            pairs = sync(self.loop, self._plan_copy, path1, path2, recursive=recursive, maxdepth=maxdepth)
             self._move_pairs(path1, pairs, Stop(running_stop()), kwargs, lenient=recursive)
 
     async def _mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> None:
         kwargs.pop("batch_size", None)
         if self._strip_protocol(path1) != self._strip_protocol(path2):
-            pairs = await plan_copy(self, path1, path2, recursive=recursive, maxdepth=maxdepth)
+            pairs = await self._plan_copy(path1, path2, recursive=recursive, maxdepth=maxdepth)
             await self._in_thread(lambda stop: self._move_pairs(path1, pairs, stop, kwargs, lenient=recursive))
+
+    async def _plan_copy(self, path1: Any, path2: Any, *, recursive: bool, maxdepth: int | None) -> list[Pair]:
+        await self._require_exact(path1, recursive=recursive)
+        self._refuse_slashes(path2)
+        return await plan_copy(self, path1, path2, recursive=recursive, maxdepth=maxdepth)
 
     def _copy_pairs(self, pairs: list[Pair], stop: Stop, options: Mapping[str, Any], *, lenient: bool) -> list[Pair]:
         """Copy side by side; returns the pairs that were copied."""
@@ -809,6 +848,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         maxdepth: int | None = None,
         **kwargs: Any,
     ) -> Any:
+        await self._require_exact(path, recursive=recursive)
         if self.deletes_upstream:
             async with ending_its_tasks():
                 with self.translated_upstream(path, "delete"):
@@ -829,7 +869,10 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     ) -> list[tuple[str, str]]:
         places: dict[tuple[str, str], None] = {}  # a set that keeps the order
         for each in [path] if isinstance(path, str) else list(path):
-            places.update(dict.fromkeys(await self._places_at(self._strip_protocol(each), maxdepth, recursive=recursive)))
+            named = self._split(self._strip_protocol(each))
+            found = await self._places_at(self._strip_protocol(each), maxdepth, recursive=recursive)
+            is_folder = each.endswith("/") and bool(named[1])  # then the object of that name is not meant
+            places.update(dict.fromkeys(place for place in found if not (is_folder and place == named)))
         return list(places)
 
     async def _places_at(self, path: str, maxdepth: int | None, *, recursive: bool) -> list[tuple[str, str]]:
@@ -848,8 +891,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         if (bucket, key) not in found and await self._in_thread(lambda _: self._may_exist(path, unknown=not found)):
             found.append((bucket, key))
         if not found:
-            details = self._error_details(bucket, key, "delete")
-            raise ObjectNotFoundError(f"{details.url} does not exist ({self.provider} delete)", details)
+            raise not_there(self._error_details(bucket, key, "delete"))
         return found
 
     def _may_exist(self, path: str, *, unknown: bool) -> bool:
@@ -883,17 +925,23 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             StorageError: If the request fails.
         """
         bucket, key = self._split(path)
-        key = key.rstrip("/")
-        if not key:
+        if not key.rstrip("/"):
             if bucket:
                 self.bucket_store(bucket).require_bucket("info", recently=False)
             return self.directory(bucket)
+        if key.endswith("/"):
+            if self.bucket_store(bucket).is_prefix(key):
+                return self.directory(f"{bucket}/{key[:-1]}")
+            raise not_there(self._error_details(bucket, key, "info"))
         try:
-            return self.entry(bucket, key)
+            found = self.entry(bucket, key)
         except ObjectNotFoundError:
             if self.bucket_store(bucket).is_prefix(f"{key}/"):
                 return self.directory(f"{bucket}/{key}")
             raise
+        if not found["size"]:
+            self.bucket_store(bucket).info(key)  # some stores state 0 where there is content, which this refuses
+        return found
 
     async def _info(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if self._is_of_version(kwargs):
@@ -1026,6 +1074,11 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             StorageError: If it cannot be removed.
         """
         sync(self.loop, self._rmdir, path, *args, **kwargs)
+
+
+def not_there(details: ErrorDetails) -> ObjectNotFoundError:
+    """The error for a path at which there is neither an object nor a folder."""
+    return ObjectNotFoundError(f"{details.url} does not exist ({details.provider} {details.operation})", details)
 
 
 def _new_pool(workers: int) -> ThreadPoolExecutor:

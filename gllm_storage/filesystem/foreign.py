@@ -32,9 +32,8 @@ from gllm_storage.files.source import CHUNK, LocalSource
 from gllm_storage.info import Stored, in_order, info_from_fsspec
 from gllm_storage.paths import without_user
 from gllm_storage.settings import TransferSettings
-from gllm_storage.store.download import replaced_too_often
 from gllm_storage.store.port import ObjectStore, UploadRequest
-from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError
+from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, replaced_too_often
 from gllm_storage.store.retry import RESTART
 
 if TYPE_CHECKING:

@@ -24,6 +24,11 @@ Pair = tuple[str, str]
 """A source path and a target path."""
 
 
+def listed(paths: Any) -> list[str]:
+    """The texts among a path or several, as fsspec takes them."""
+    return [each for each in (paths if isinstance(paths, (list, tuple, set)) else [paths]) if isinstance(each, str)]
+
+
 class _Planner:
     """Stands in for a filesystem while fsspec plans: it answers like it, but only records the pairs."""
 

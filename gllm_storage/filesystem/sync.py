@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -12,7 +13,9 @@ from fsspec.utils import isfilelike, read_block
 
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
+from gllm_storage.filesystem.lists import listed
 from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
+from gllm_storage.paths import require_no_slash
 from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
         Args:
             path: A path or URL.
         """
+        require_no_slash(path)
         if self._root_store is None:
             self._root_store = self.root_store()
         url = self._root_store.url(self._strip_protocol(path).lstrip("/"))
@@ -86,7 +90,9 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
             FileNotFoundError: If the file is opened for reading and does not exist.
             FileExistsError: If the mode is exclusive and the file exists.
             StorageError: If the file cannot be opened.
+            ValueError: If the path ends with ``/``.
         """
+        require_no_slash(os.fspath(path))
         return open_layers(super().open, path, mode, block_size, cache_options, compression, **kwargs)
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
@@ -111,10 +117,15 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
         with folders_synced_once():
             super().put(*args, **kwargs)
 
-    def get(self, *args: Any, **kwargs: Any) -> None:
-        """As fsspec's ``get``; each folder is synchronized once."""
+    def get(self, rpath: Any, *args: Any, **kwargs: Any) -> None:
+        """As fsspec's ``get``; each folder is synchronized once.
+
+        Raises:
+            ValueError: If the path of a file ends with ``/``.
+        """
+        self._refuse_files(rpath)
         with folders_synced_once():
-            super().get(*args, **kwargs)
+            super().get(rpath, *args, **kwargs)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         """Read a file, or a slice of it, with the meaning of a Python slice.
@@ -129,6 +140,7 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
             FileNotFoundError: If the file does not exist.
             StorageError: If it cannot be read.
         """
+        require_no_slash(path)
         with self.open(path, "rb", **kwargs) as file:
             if start is None and end is None:
                 content: bytes = file.read()
@@ -222,6 +234,76 @@ class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec p
         """
         with self.open(path, "xb" if is_create(mode) else "wb", **kwargs) as file:
             file.write(value)
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """A file or a folder as fsspec's class describes it; a path that ends with ``/`` names a folder only.
+
+        Raises:
+            FileNotFoundError: If there is nothing.
+        """
+        found: dict[str, Any] = super().info(path, **kwargs)
+        if isinstance(path, str) and path.endswith("/") and found["type"] == "file":
+            raise FileNotFoundError(errno.ENOTDIR, "a file, not a folder", path)
+        return found
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """Whether there is a file or a folder; only a folder for a path that ends with ``/``."""
+        exists = bool(super().exists(path, **kwargs))
+        return exists and not (isinstance(path, str) and path.endswith("/") and not self.isdir(path))
+
+    def isfile(self, path: str) -> bool:
+        """Whether there is a file; False for a path that ends with ``/``."""
+        return not (isinstance(path, str) and path.endswith("/")) and bool(super().isfile(path))
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Delete files, and with `recursive` folders.
+
+        Raises:
+            ValueError: If a path of a file ends with ``/``.
+            FileNotFoundError: If there is nothing.
+        """
+        self._refuse_files(path)
+        super().rm(path, recursive=recursive, maxdepth=maxdepth)
+
+    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """Copy a file.
+
+        Raises:
+            ValueError: If the path of the file ends with ``/``.
+            FileNotFoundError: If there is nothing.
+        """
+        self._refuse_files([path1, path2])
+        super().cp_file(path1, path2, **kwargs)
+
+    def copy(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> None:
+        """Copy files, as fsspec's class; a path of a file that ends with ``/`` is a ValueError."""
+        self._refuse_files(path1)
+        super().copy(path1, path2, *args, **kwargs)
+
+    def mv(self, path1: Any, path2: Any, **kwargs: Any) -> None:
+        """Move files, as fsspec's class; a path of a file that ends with ``/`` is a ValueError."""
+        self._refuse_files(path1)
+        super().mv(path1, path2, **kwargs)
+
+    def pipe(self, path: Any, value: bytes | None = None, **kwargs: Any) -> None:
+        """Store bytes, as fsspec's class.
+
+        Raises:
+            ValueError: If a path ends with ``/``.
+        """
+        for each in [path] if isinstance(path, str) else path:
+            require_no_slash(each)
+        super().pipe(path, value, **kwargs)
+
+    def cat(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The content of files, as fsspec's class; a path of a file that ends with ``/`` is a ValueError."""
+        self._refuse_files(path)
+        return super().cat(path, *args, **kwargs)
+
+    def _refuse_files(self, paths: Any) -> None:
+        for each in listed(paths):
+            if each.endswith("/") and super().isfile(each):
+                require_no_slash(each)
 
     def rm_file(self, path: str) -> None:
         """Delete a file.

@@ -97,8 +97,6 @@ _DENIED = frozenset({401, 403})
 _NOT_FOUND = 404
 _GONE = 410
 _PRECONDITION_FAILED = 412
-_SERVER_ERROR = 500
-_NOT_IMPLEMENTED = 501
 
 
 def is_flipped(error: BaseException) -> bool:
@@ -113,6 +111,24 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, RefusedError):
         return error.status in TRANSIENT_STATUSES or error.reason in _RATE_LIMITS
     return isinstance(error, _BROKEN) and passes(error)
+
+
+def is_refusal(error: Exception, *, repeated: bool) -> bool:
+    """Whether a failure proves that the store did not carry out a write.
+
+    Only a well-formed refusal of the only request does, or a request that could not be sent: an earlier request may have
+    been carried out, and its answer lost. A 404 or 410, or an answer without Google's JSON (empty, cut, or the page of a
+    proxy), says nothing about the write.
+
+    Args:
+        error: The exception of the last request.
+        repeated: Whether it was sent before.
+    """
+    if repeated or isinstance(error, UnreadableAnswerError) or is_transient(error):
+        return False
+    if not isinstance(error, RefusedError):
+        return True
+    return error.status not in {_NOT_FOUND, _GONE} and error.reason != str(error.status)
 
 
 def is_missing_bucket(error: BaseException) -> bool:
@@ -201,7 +217,7 @@ def _from_answer(error: RefusedError, details: ErrorDetails, message: str) -> Ex
         return not_found(details)
     if is_flipped(error):
         return IntegrityError(f"{message}: the bytes changed on the way to the store", details, Remedy.REPEAT_NOW)
-    if is_transient(error) or error.status == _GONE or _SERVER_ERROR <= error.status != _NOT_IMPLEMENTED:
+    if is_transient(error) or error.status == _GONE:
         return StorageUnavailableError(message, details, Remedy.REPEAT)
     if error.status in _DENIED:
         return AccessDeniedError(message, details, Remedy.CHECK_CREDENTIALS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,14 @@ from gllm_storage.gcs.errors import RefusedError, is_transient, translated
 from gllm_storage.gcs.requests import info_of, path_of
 from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.download import READ_CHUNK
-from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.store.reader import (
+    ObjectChangedError,
+    ObjectReader,
+    RangesIgnoredError,
+    ReadInterruptedError,
+    lengths_differ,
+    measured,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
     from gllm_storage.gcs.store import GCSStore
     from gllm_storage.info import ObjectInfo
 
-_OK = 200
+_RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)")
 _NO_SUCH_RANGE = frozenset({404, 412, 416})
 """Answers to the read of a generation that does not exist any more, or is shorter."""
 
@@ -44,8 +52,10 @@ class GCSReader(ObjectReader):
     details: ErrorDetails
 
     def head(self) -> ObjectInfo:
-        """Objects: get."""
-        return info_of(self.store.resource(self.key, self.details), self.store.url(self.key))
+        """Objects: get; a size of 0 is confirmed by a download."""
+        return measured(
+            lambda: info_of(self.store.resource(self.key, self.details), self.store.url(self.key)), self, self.details
+        )
 
     def read(
         self,
@@ -65,12 +75,35 @@ class GCSReader(ObjectReader):
         """
         is_complete = start == 0 and length == version.size
         with contextlib.closing(self._get(version, None if is_complete else (start, length))) as answer:
-            _check_answer(answer, version, start, length, is_complete=is_complete)
+            self._check(answer, version, start, length, is_complete=is_complete)
             yield from _chunks(answer, self.details)
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
         """Raise errors of this library in place of those of requests and google-auth."""
         return translated(self.details)
+
+    def _check(self, answer: Response, version: ObjectInfo, start: int, length: int, *, is_complete: bool) -> None:
+        """Check that the answer is of the generation and the range that were requested.
+
+        Raises:
+            ObjectChangedError: If it is of another generation, or another range.
+            RangesIgnoredError: If it is not a range, and one was requested.
+            StorageError: If the object is longer or shorter than the version.
+        """
+        generation = answer.headers.get("X-Goog-Generation")
+        if generation and version.version and generation != version.version:
+            raise ObjectChangedError
+        expected, content_range = f"bytes {start}-{start + length - 1}/", answer.headers.get("Content-Range")
+        if content_range is None and not is_complete:
+            raise RangesIgnoredError
+        size = _size_in(answer)
+        if size not in {None, version.size}:
+            raise lengths_differ(self.details, version.size, size or 0) if generation else ObjectChangedError
+        # Google's testbench sends the range with status 200 if it is told to break answers off.
+        if content_range is not None and not content_range.startswith(expected):
+            raise ObjectChangedError
+        if answer.headers.get("Content-Length", str(length)) != str(length):
+            raise ObjectChangedError
 
     def _get(self, version: ObjectInfo, span: tuple[int, int] | None) -> Response:
         requests = self.store.requests
@@ -91,19 +124,13 @@ class GCSReader(ObjectReader):
             raise
 
 
-def _check_answer(answer: Response, version: ObjectInfo, start: int, length: int, *, is_complete: bool) -> None:
-    """Check that the answer is of the generation and the range that were requested."""
-    generation = answer.headers.get("X-Goog-Generation")
-    if generation and version.version and generation != version.version:
-        raise ObjectChangedError
-    expected, content_range = f"bytes {start}-{start + length - 1}/", answer.headers.get("Content-Range")
-    # Google's testbench sends the range with status 200 if it is told to break answers off.
-    if answer.status_code == _OK and not is_complete and not str(content_range).startswith(expected):
-        raise RangesIgnoredError
-    if content_range is not None and not content_range.startswith(expected):
-        raise ObjectChangedError
-    if answer.headers.get("Content-Length", str(length)) != str(length):
-        raise ObjectChangedError
+def _size_in(answer: Response) -> int | None:
+    """Size in bytes of the object of which an answer holds all or a range; None if it does not tell."""
+    content_range, length = answer.headers.get("Content-Range"), answer.headers.get("Content-Length", "")
+    if content_range is None:
+        return int(length) if length.isdecimal() else None
+    found = _RANGE.fullmatch(content_range)
+    return int(found[1]) if found else None
 
 
 def _chunks(answer: Response, details: ErrorDetails) -> Iterator[bytes]:

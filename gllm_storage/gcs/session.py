@@ -130,9 +130,9 @@ class ResumableUpload:
             except Exception as error:
                 self._failures += 1
                 note_attempts(error, self._failures)
-                self.doubtful = self.doubtful or self.committing
                 if not is_transient(error) or self._failures >= policy.limit:
                     raise
+                self.doubtful = self.doubtful or self.committing
                 policy.again(details, self._failures, error, stop=stop)
                 # The store may have kept all of the chunk, some of it, or nothing.
                 progress = policy.call(partial(self._put, b"", f"bytes */{self._source.size}"), is_transient, details)

@@ -33,11 +33,10 @@ from gllm_storage.gcs.read import GCSReader
 from gllm_storage.gcs.requests import BATCH, SUCCESS, GCSRequests, checked_page, info_of, path_of, require_resource
 from gllm_storage.gcs.upload import GCSWrite, options_of
 from gllm_storage.info import in_order
-from gllm_storage.store.create import write_object
-from gllm_storage.store.download import replaced_too_often
+from gllm_storage.store.create import require_size, write_object
 from gllm_storage.store.pages import PageCheck
 from gllm_storage.store.port import ObjectStore, guess_content_type
-from gllm_storage.store.reader import ObjectChangedError
+from gllm_storage.store.reader import ObjectChangedError, replaced_too_often
 from gllm_storage.store.retry import RESTART, TRANSIENT_STATUSES, rescued
 
 if TYPE_CHECKING:
@@ -100,7 +99,9 @@ class GCSStore(ObjectStore):
         with translated(request.details), stopped_by(stop):
             if request.exclusive:
                 self._require_conditions(request.details)
-            return write_object(GCSWrite(self, request), exclusive=request.exclusive, stop=stop)
+            stored = write_object(GCSWrite(self, request), exclusive=request.exclusive, stop=stop)
+        delete = partial(self.delete, request.key, stored.version) if request.exclusive and stored.version else None
+        return require_size(stored, request.source.size, request.details, delete)
 
     def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:
         """Translate properties into options of `upload`.
@@ -173,7 +174,7 @@ class GCSStore(ObjectStore):
             ObjectNotFoundError: If the object does not exist.
             StorageError: If the request fails.
         """
-        return info_of(self.resource(key, self.details(key, operation)), self.url(key))
+        return self.open_reader(key, operation).head()
 
     def resource(self, key: str, details: ErrorDetails) -> dict[str, Any]:
         """The object resource, as Google answers it.

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundError, StorageError
+from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundError, StorageError, attempts_of
 from gllm_storage.gcs.errors import (
     SDK_ERRORS,
     RefusedError,
-    UnreadableAnswerError,
     is_flipped,
     is_lost_session,
-    is_transient,
+    is_refusal,
     lost_session,
 )
 from gllm_storage.gcs.requests import NAMES, info_of, require_resource
@@ -50,9 +49,7 @@ _ACLS = {
 _ACLS |= {name: name for name in _ACLS.values()}
 """The names of S3, and Google's own: https://cloud.google.com/storage/docs/json_api/v1/objects/insert"""
 _CONFLICT = 409
-_GONE = 410
 _PRECONDITION_FAILED = 412
-_SERVER_ERROR = 500
 
 
 def options_of(properties: ObjectProperties) -> dict[str, Any]:
@@ -148,12 +145,13 @@ class GCSWrite:
         if not isinstance(error, SDK_ERRORS) or is_flipped(error):
             return Answer.FAILED
         status = error.status if isinstance(error, RefusedError) else 0
+        session = self._session
         if self.conditional and status in {_PRECONDITION_FAILED, _CONFLICT}:
             return Answer.EXISTS if status == _PRECONDITION_FAILED else Answer.CONCURRENT
-        begun = self._session is None or self._session.committing
-        # Gone: the session; an earlier request, whose answer was lost, may have completed the object.
-        open_ended = isinstance(error, UnreadableAnswerError) or is_transient(error) or status >= _SERVER_ERROR
-        return Answer.UNKNOWN if begun and (open_ended or status == _GONE) else Answer.FAILED
+        if session is not None and not session.committing:
+            return Answer.FAILED
+        repeated = (attempts_of(error) or 1) > 1 if session is None else session.doubtful
+        return Answer.FAILED if is_refusal(error, repeated=repeated) else Answer.UNKNOWN
 
     def _query(self, upload_type: str) -> dict[str, str]:
         """Query parameters of the request that begins the upload."""

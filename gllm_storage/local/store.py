@@ -21,9 +21,8 @@ from gllm_storage.files.target import LocalTarget, TargetExistsError, atomic_tar
 from gllm_storage.info import ObjectInfo, Stored
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.create import exists_error
-from gllm_storage.store.download import replaced_too_often
 from gllm_storage.store.port import ObjectStore, ObjectWriter, UploadRequest
-from gllm_storage.store.reader import ObjectChangedError, ObjectReader
+from gllm_storage.store.reader import ObjectChangedError, ObjectReader, replaced_too_often
 from gllm_storage.store.retry import RESTART
 
 if TYPE_CHECKING:

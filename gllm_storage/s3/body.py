@@ -16,7 +16,7 @@ from botocore.parsers import ResponseParserError
 from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.files.source import CHUNK, MemorySource
-from gllm_storage.s3.errors import DIGEST_CODES, code_of, status_of
+from gllm_storage.s3.errors import DIGEST_CODES, attempts_of_answer, code_of, is_repeated, set_attempts, status_of
 from gllm_storage.store import checksums
 from gllm_storage.store.retry import RetryPolicy
 
@@ -231,10 +231,15 @@ class ChecksumHeaders:
         except ClientError as error:
             if not self._refused(name, digests, body, error):
                 raise
-            RetryPolicy(self.limit).report(details, _attempts(error), error, wait=0.0)
+            RetryPolicy(self.limit).report(details, attempts_of_answer(error), error, wait=0.0)
             if hasattr(body, "seek"):
                 body.seek(0)  # the refused request has read it; without this an empty or cut body would be stored
-            return operation(**parameters, **self.digests(name, checksum, body))
+            try:
+                return operation(**parameters, **self.digests(name, checksum, body))
+            except ClientError as second:
+                if is_repeated(error):  # then an earlier request may have been carried out, and that counts: `is_refusal`
+                    set_attempts(second, attempts_of_answer(error) + attempts_of_answer(second))
+                raise
         if digests.keys() & checksum.keys():
             self.accepted[name] = True
         return answer
@@ -406,19 +411,13 @@ def send_intact(send: Callable[[], Any], body: Body, limit: int, details: ErrorD
             return send()
         except ClientError as error:
             metadata: Any = error.response["ResponseMetadata"]
-            requests += _attempts(error)
+            requests += attempts_of_answer(error)
             metadata["RetryAttempts"] = requests - 1
             if code_of(error) not in DIGEST_CODES or attempt >= limit:
                 raise
             RetryPolicy(limit).report(details, attempt, error, "corruption", wait=0.0)
         if not isinstance(body, bytes):
             body.seek(0)
-
-
-def _attempts(error: ClientError) -> int:
-    """How often a refused request was sent."""
-    metadata: Any = error.response["ResponseMetadata"]
-    return int(metadata.get("RetryAttempts", 0)) + 1
 
 
 class BotoBody:

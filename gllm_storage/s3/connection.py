@@ -9,15 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+import urllib3
+from botocore.exceptions import ConnectionClosedError
+
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
 from gllm_storage.s3.answers import guard
-from gllm_storage.s3.body import BotoBody, ChecksumHeaders, begin_sending
+from gllm_storage.s3.body import BotoBody, ChecksumHeaders, FileSection, ViewSection, begin_sending
 from gllm_storage.s3.errors import (
     TRANSIENT_CODES,
     TRANSIENT_EXCEPTIONS,
-    TRANSIENT_STATUSES,
     UnreadableAnswerError,
     translated,
 )
@@ -34,7 +36,7 @@ from gllm_storage.settings import (
     warn_if_insecure,
 )
 from gllm_storage.store.diagnosis import passes
-from gllm_storage.store.retry import s3_requests
+from gllm_storage.store.retry import TRANSIENT_STATUSES, s3_requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from gllm_storage.s3.small import Pipeline
 
 _logger = logging.getLogger(__name__)
+
+_SUCCESS = range(200, 300)
 
 _CLIENT_DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
@@ -401,12 +405,16 @@ class _Retries:
         caught_exception: Exception | None = None,
         **_: Any,
     ) -> float | None:
-        cause = self._transient(response, caught_exception)
-        if cause is None or attempts >= self._policy.limit:
-            if caught_exception is not None:
-                note_attempts(caught_exception, attempts)
-            return None
         url = str(request_dict.get("url", "")).partition("?")[0]
+        unsent = _is_unsent(request_dict.get("body"), response)
+        cause = ConnectionClosedError(endpoint_url=url) if unsent else self._transient(response, caught_exception)
+        if cause is None or attempts >= self._policy.limit:
+            failure = cause if unsent else caught_exception
+            if isinstance(failure, Exception):
+                note_attempts(failure, attempts)
+            if unsent and isinstance(failure, Exception):
+                raise failure
+            return None
         self._policy.again(ErrorDetails("s3", url, operation.name), attempts, cause)
         return 0.0
 
@@ -425,6 +433,19 @@ class _Retries:
 
 def _begin_sending(request: Any, **_: Any) -> None:
     begin_sending(request.body)
+
+
+def _is_unsent(body: Any, response: Any) -> bool:
+    """Whether a success was answered before the complete body was sent.
+
+    urllib3 ignores that the server closed the connection while a body was sent, and reads the answer. The store then has a
+    part of the body only, whatever it says. Stubs that answer in place of a server need not read a body.
+    """
+    if response is None or not isinstance(body, (FileSection, ViewSection)):
+        return False
+    answer, _ = response
+    is_real = isinstance(getattr(answer, "raw", None), urllib3.HTTPResponse)
+    return is_real and answer.status_code in _SUCCESS and body.tell() < len(body)
 
 
 def _adapt_body(parsed: dict[str, Any], **_: Any) -> None:

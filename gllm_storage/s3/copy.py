@@ -28,12 +28,13 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import Remedy, StorageError, StorageUnavailableError
 from gllm_storage.info import Stored
 from gllm_storage.s3.errors import SDK_ERRORS, is_not_found, not_found, require_any, status_of, translated
+from gllm_storage.s3.requests import Completed, size_in
 from gllm_storage.s3.settings import MAX_PUT
 from gllm_storage.s3.upload import judge_answer
 from gllm_storage.settings import MIB
 from gllm_storage.store.checksums import WRITE_ID
-from gllm_storage.store.create import Answer, write_object
-from gllm_storage.store.reader import ObjectChangedError
+from gllm_storage.store.create import Answer, require_size, write_object
+from gllm_storage.store.reader import ObjectChangedError, lengths_differ
 from gllm_storage.store.retry import RESTART
 from gllm_storage.store.transfer import part_ranges, part_size_for
 
@@ -184,9 +185,12 @@ def _version_to_copy(requests: S3Requests, copy: Copy) -> Mapping[str, Any]:
 def _copy_version(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
     size = version["ContentLength"]
     parts_of_source = version["ETag"].strip('"').partition("-")[2]
+    if copy.exclusive or (copy.keep_etag and parts_of_source) or size > min(copy.threshold, MAX_PUT):
+        _confirm_size(requests, copy, version)
     if copy.exclusive:
         ranges = part_ranges(size, part_size_for(size, PART_SIZE))
-        write_object(_CopyInParts(requests, copy, version, ranges), exclusive=True, stop=copy.transfer.stop)
+        created = write_object(_CopyInParts(requests, copy, version, ranges), exclusive=True, stop=copy.transfer.stop)
+        require_size(created, size, _details(copy), partial(requests.delete_version, copy.target.key, created))
         return
     if copy.keep_etag and parts_of_source:
         ranges = _ranges_of_source(requests, copy, version, int(parts_of_source))
@@ -195,7 +199,26 @@ def _copy_version(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) 
         return
     else:
         ranges = part_ranges(size, part_size_for(size, PART_SIZE))
-    write_object(_CopyInParts(requests, copy, version, ranges), exclusive=False)
+    copied = write_object(_CopyInParts(requests, copy, version, ranges), exclusive=False)
+    require_size(copied, size, _details(copy))
+
+
+def _confirm_size(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
+    """Check the size of the source object by a GetObject of one byte: some stores state a wrong one in answers to HEAD.
+
+    Raises:
+        ObjectChangedError: If the source object was replaced.
+        StorageError: If the size is wrong.
+    """
+    parameters = {**requests.connection.parameters("GetObject"), **copy.source.parameters()}
+    try:
+        answer = requests.connection.client.get_object(**_any(parameters), Range="bytes=0-0", IfMatch=version["ETag"])
+    except ClientError as error:
+        raise (ObjectChangedError if _is_changed(error) else error) from error
+    answer["Body"].close()
+    size = size_in(answer)
+    if answer.get("ETag") == version["ETag"] and size not in {None, version["ContentLength"]}:
+        raise lengths_differ(_details(copy), version["ContentLength"], size or 0)
 
 
 def _copy_by_one_request(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
@@ -278,6 +301,7 @@ class _CopyInParts:
         self.conditional = copy.exclusive
         self._place = _any(copy.target.parameters())
         self._upload_id: str | None = None
+        self._write_id = ""
         self._discarded = False
         self._committing = False
 
@@ -298,7 +322,7 @@ class _CopyInParts:
             ObjectChangedError: If the source object was replaced meanwhile.
             Exception: Any exception of the SDK.
         """
-        transfer = self._copy.transfer
+        transfer, self._write_id = self._copy.transfer, write_id
         # Each request runs in a thread. Ctrl-C interrupts the main thread only, so it can neither lose the answer with the
         # upload id, without which the upload cannot be aborted, nor leave a completion in progress.
         run_all([partial(self._create, write_id)], 1, transfer.stop)
@@ -373,6 +397,10 @@ class _CopyInParts:
             **_any({"IfNoneMatch": "*"} if self.conditional else {}),
         )
         require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
+        whole = Completed(int(self._version["ContentLength"]), [part["ETag"] for part in parts], self._write_id)
+        found = self._requests.incomplete(self._copy.target.key, "copy", answer, whole)
+        if found is not None:
+            require_size(Stored.of(found), whole.size, self.details)
 
     def _abort(self) -> None:
         place = {**self._requests.connection.parameters("AbortMultipartUpload"), **self._place}

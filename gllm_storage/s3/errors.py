@@ -24,6 +24,7 @@ from gllm_storage.errors import (
 )
 from gllm_storage.store.answers import MalformedHTTPError
 from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect
+from gllm_storage.store.retry import TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
     import contextlib
@@ -91,8 +92,6 @@ SDK_ERRORS = (
 RAISED = (*SDK_ERRORS, OSError)
 """The same, and what making credentials may raise: a token file that is missing, a process that cannot be started."""
 
-TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
-"""Statuses after which the same request may succeed."""
 TRANSIENT_CODES = frozenset(
     {
         "BandwidthLimitExceeded",
@@ -113,6 +112,7 @@ TRANSIENT_CODES = frozenset(
 TRANSIENT_EXCEPTIONS = (boto.ConnectionError, boto.HTTPClientError)
 """Exceptions that it retries."""
 
+HTTP_NOT_FOUND = 404
 _NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
 _ABOUT_AN_OBJECT = {"copy", "delete", "download", "exists", "info", "move", "open", "read"}
 """Operations that fail with `FileNotFoundError` when the object is missing; from an upload it means a local file."""
@@ -173,9 +173,6 @@ _NO_CREDENTIALS = (
     boto.ConfigParseError,
 )
 _UNREACHABLE = (boto.ConnectionError, boto.HTTPClientError, boto.ReadTimeoutError, boto.IncompleteReadError)
-_HTTP_TOO_MANY = 429
-_HTTP_SERVER_ERROR = 500
-_HTTP_NOT_IMPLEMENTED = 501
 
 
 def status_of(error: ClientError) -> int:
@@ -212,6 +209,28 @@ def is_not_found(error: ClientError) -> bool:
 def is_transient(error: ClientError) -> bool:
     """Whether the same request may succeed later, judged by the answer."""
     return status_of(error) in TRANSIENT_STATUSES or code_of(error) in TRANSIENT_CODES
+
+
+def is_refusal(error: ClientError) -> bool:
+    """Whether an answer proves that the store did not carry out a write.
+
+    Only a well-formed refusal of the only request does. If the request was repeated, the first one may have been carried
+    out, and its answer lost: the repeated one is then refused for any reason, such as credentials that have expired since. A
+    404, or an error without a code of S3 (empty, cut, or an HTML page of a proxy), says nothing about the write either.
+    """
+    code = code_of(error)
+    is_clear = code.isalnum() and not code.isdecimal()
+    return is_clear and not (is_repeated(error) or is_transient(error) or status_of(error) == HTTP_NOT_FOUND)
+
+
+def is_repeated(error: ClientError) -> bool:
+    """Whether the request was sent more than once."""
+    return attempts_of_answer(error) > 1
+
+
+def attempts_of_answer(error: ClientError) -> int:
+    """How often the request was sent."""
+    return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) + 1
 
 
 def translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
@@ -263,7 +282,7 @@ def _answered(details: ErrorDetails, error: BaseException) -> ErrorDetails:
         status=status_of(error),
         code=code_of(error),
         request_id=metadata.get("RequestId"),
-        attempts=int(metadata.get("RetryAttempts", 0)) + 1,
+        attempts=attempts_of_answer(error),
     )
 
 
@@ -287,11 +306,7 @@ def _from_answer(error: ClientError, details: ErrorDetails, cause: str) -> Excep
         return AccessDeniedError(cause, details, Remedy.CHECK_CREDENTIALS)
     if code in DIGEST_CODES:
         return IntegrityError(f"{cause}: the bytes changed on the way", details, Remedy.REPEAT_NOW)
-    if (
-        code in _UNAVAILABLE_CODES
-        or status == _HTTP_TOO_MANY
-        or (status >= _HTTP_SERVER_ERROR and status != _HTTP_NOT_IMPLEMENTED)
-    ):
+    if code in _UNAVAILABLE_CODES or status in TRANSIENT_STATUSES:
         return StorageUnavailableError(f"{cause}: the store is busy or failing", details, Remedy.REPEAT)
     return StorageError(cause, details, _REMEDIES.get(code))
 

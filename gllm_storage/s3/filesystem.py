@@ -456,11 +456,10 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
 
     def _split(self, path: str) -> tuple[str, str]:
         path = self._without_protocol(path)
-        if path.endswith("/"):  # which s3fs would remove
-            bucket, key, _ = self.split_path(path.rstrip("/"))
-            return (bucket, f"{key}/") if key else (bucket, "")
-        bucket, key, _ = self.split_path(path)
-        return bucket, key
+        stripped = path.rstrip("/")
+        bucket, key, _ = self.split_path(stripped)  # which would remove the slashes
+        slashes = path[len(stripped) :]
+        return bucket, f"{key}{slashes}" if key else slashes[1:]
 
 
 S3FileSystem._cache = _S3FileSystem._cache  # noqa: SLF001 - so that clear_instance_cache of s3fs's class clears ours

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
+from gllm_storage.info import Stored
 from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import SDK_ERRORS, require_any
+from gllm_storage.s3.requests import Completed
 from gllm_storage.store import checksums
+from gllm_storage.store.checksums import WRITE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gllm_storage.concurrency.stop import Stop
-    from gllm_storage.info import Stored
     from gllm_storage.s3.upload import S3Upload
 
 
@@ -56,7 +58,7 @@ class MultipartUpload:
         tasks = [partial(self._send_range, number, *each) for number, each in enumerate(ranges, start=1)]
         sent = run_all(tasks, upload.settings.max_concurrency, self._stop, upload.plan.part_size)
         crc = checksums.fold_crc64nvme((crc, length) for (_, crc), (_, length) in zip(sent, ranges, strict=True))
-        return self.complete([part for part, _ in sent], crc)
+        return self.complete([part for part, _ in sent], crc, upload.request.source.size)
 
     def create(self) -> None:
         """Begin the upload; from here on there is one to abort.
@@ -67,19 +69,21 @@ class MultipartUpload:
         """
         run_all([self._create], 1, self._stop)
 
-    def complete(self, parts: list[dict[str, Any]], crc: int) -> Stored:
+    def complete(self, parts: list[dict[str, Any]], crc: int, size: int) -> Stored:
         """Make an object of the parts.
 
         Args:
             parts: The results of `send_part`, in the order of the parts.
             crc: CRC-64/NVME of the complete content.
+            size: Size of the complete content in bytes.
 
         Raises:
             botocore.exceptions.ClientError: If the store refuses.
             botocore.exceptions.BotoCoreError: If no answer arrives.
+            IntegrityError: If the store has lost some of the content.
             StorageError: If the file changed.
         """
-        (stored,) = run_all([partial(self._complete, parts, crc)], 1, self._stop)
+        (stored,) = run_all([partial(self._complete, parts, crc, size)], 1, self._stop)
         return stored
 
     def _create(self) -> None:
@@ -99,7 +103,7 @@ class MultipartUpload:
         # ministack and older servers know only composite checksums, and then refuse a right full-object one.
         self._full_object = answer.get("ChecksumType") == "FULL_OBJECT"
 
-    def _complete(self, parts: list[dict[str, Any]], crc: int) -> Stored:
+    def _complete(self, parts: list[dict[str, Any]], crc: int, size: int) -> Stored:
         upload, connection = self._upload, self._connection
         upload.require_same(crc)
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
@@ -116,7 +120,11 @@ class MultipartUpload:
             **condition,
         )
         require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
-        return upload.stored(answer, crc)
+        whole = Completed(size, [part["ETag"] for part in parts], self._metadata[WRITE_ID], checksums.encode(crc))
+        found = upload.requests.incomplete(upload.request.key, upload.request.details.operation, answer, whole)
+        if found is not None:
+            upload.require_size(Stored.of(found), size)
+        return upload.stored(answer, crc, size)
 
     def _send_range(self, number: int, offset: int, length: int) -> tuple[dict[str, Any], int]:
         upload = self._upload

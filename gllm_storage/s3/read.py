@@ -17,20 +17,26 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
 from gllm_storage.info import ObjectInfo
-from gllm_storage.s3.errors import SDK_ERRORS, code_of, status_of, translated
-from gllm_storage.s3.requests import info_from_head
+from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_transient, status_of, translated
+from gllm_storage.s3.requests import info_from_head, size_in
 from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.download import READ_CHUNK
-from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.store.reader import (
+    ObjectChangedError,
+    ObjectReader,
+    RangesIgnoredError,
+    ReadInterruptedError,
+    lengths_differ,
+    measured,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from gllm_storage.s3.requests import S3Requests
 
+_OK = 200
 _NOT_SATISFIABLE = 416
-_TOO_MANY = 429
-_SERVER_ERROR = 500
 _CHANGED = {412, _NOT_SATISFIABLE}
 _MISSING = {"NoSuchKey", "NoSuchBucket"}
 """Error codes that leave no question for a HeadObject. A 404 without one of them may come from a proxy."""
@@ -79,14 +85,13 @@ class S3Reader(ObjectReader):
     details: ErrorDetails
 
     def head(self) -> ObjectInfo:
-        """HeadObject, with the stored checksum.
+        """HeadObject, with the stored checksum; a size of 0 is confirmed by a GetObject.
 
         Raises:
             ObjectNotFoundError: If the object does not exist.
             StorageError: If the request fails.
         """
-        answer = self.requests.head(self.key, self.details.operation, checksums=True)
-        return info_from_head(answer, self.details.url)
+        return measured(self._head, self, self.details)
 
     def begin(self) -> S3Answer | None:
         """GetObject of the complete object. Its headers hold the same facts as a HeadObject, so that request is saved.
@@ -106,21 +111,24 @@ class S3Reader(ObjectReader):
         try:
             answer = self.requests.connection.client.get_object(**self._place(), ChecksumMode="ENABLED")
         except ClientError as error:
-            if status_of(error) == _TOO_MANY or status_of(error) >= _SERVER_ERROR or code_of(error) in _MISSING:
+            if is_transient(error) or code_of(error) in _MISSING:
                 raise
             return None
-        # A server that compresses the answer does not know its length in advance.
-        if answer.get("ContentLength") is None or not answer.get("ETag") or answer.get("ContentRange"):
+        if not is_complete(answer):
             answer["Body"].close()
             return None
         return self._confirmed(S3Answer(info_from_head(answer, self.details.url), answer["Body"], self.details))
+
+    def _head(self) -> ObjectInfo:
+        answer = self.requests.head(self.key, self.details.operation, checksums=True)
+        return info_from_head(answer, self.details.url)
 
     def _confirmed(self, answer: S3Answer) -> S3Answer | None:
         """The answer, if it has a checksum, or if a HeadObject returns the same size and ETag; None otherwise."""
         if answer.version.checksum is not None:
             return answer
         try:
-            confirmed = self.head()
+            confirmed = self._head()
         except BaseException:
             answer.close()
             raise
@@ -144,7 +152,7 @@ class S3Reader(ObjectReader):
         complete = start == 0 and length == version.size
         answer = self._get_object(version, start, length, complete=complete)
         with contextlib.closing(answer["Body"]) as body:
-            _check_answer(answer, version, start, length, complete=complete)
+            self._check(answer, version, start, length, complete=complete)
             yield from _chunks(body, self.details, buffer)
 
     def read_at_once(self, start: int, end: int | None) -> tuple[ObjectInfo, bytes] | None:
@@ -181,6 +189,28 @@ class S3Reader(ObjectReader):
     def _place(self) -> dict[str, Any]:
         return {"Bucket": self.requests.bucket, "Key": self.key, **self.requests.connection.parameters("GetObject")}
 
+    def _check(self, answer: Mapping[str, Any], version: ObjectInfo, start: int, length: int, *, complete: bool) -> None:
+        """Check that an answer is the requested range of the requested version: some servers ignore both headers.
+
+        Raises:
+            ObjectChangedError: If it is of another version, or another range.
+            RangesIgnoredError: If it is the complete object, and a range was requested.
+            StorageError: If the object is longer or shorter than the version.
+        """
+        etag = str(answer.get("ETag", "")).strip('"')
+        if etag and version.etag and etag != version.etag:
+            raise ObjectChangedError
+        content_range = answer.get("ContentRange")
+        size = None if content_range is None and not complete else size_in(answer)
+        if size not in {None, version.size}:
+            raise lengths_differ(self.details, version.size, size or 0) if etag else ObjectChangedError
+        if content_range is None and not complete:
+            raise RangesIgnoredError
+        if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
+            raise ObjectChangedError
+        if answer.get("ContentLength") not in {None, length}:
+            raise ObjectChangedError
+
     def _get_object(self, version: ObjectInfo, start: int, length: int, *, complete: bool) -> Mapping[str, Any]:
         parameters = self._place()
         if version.etag:
@@ -195,6 +225,16 @@ class S3Reader(ObjectReader):
             raise
 
 
+def is_complete(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer to GetObject without a range can be the complete object, judged by its headers.
+
+    A server that compresses the answer does not know its length in advance. A proxy or a cache may answer a part.
+    """
+    status = answer["ResponseMetadata"]["HTTPStatusCode"]
+    is_part = status != _OK or answer.get("ContentRange") is not None
+    return not is_part and bool(answer.get("ETag")) and answer.get("ContentLength") is not None
+
+
 def _version_of(answer: Mapping[str, Any], start: int, end: int | None, url: str) -> ObjectInfo | None:
     """The version of an answer to a ranged read; None if the answer is not that range, cut where the object ends."""
     found = _CONTENT_RANGE.fullmatch(str(answer.get("ContentRange")))
@@ -204,26 +244,6 @@ def _version_of(answer: Mapping[str, Any], start: int, end: int | None, url: str
     if (first, last + 1) != slice(start, end).indices(size)[:2] or answer.get("ContentLength") != last + 1 - first:
         return None
     return ObjectInfo(url, size, etag=str(answer.get("ETag", "")).strip('"') or None)
-
-
-def _check_answer(answer: Mapping[str, Any], version: ObjectInfo, start: int, length: int, *, complete: bool) -> None:
-    """Check that an answer is the requested range of the requested version: some servers ignore both headers.
-
-    Raises:
-        ObjectChangedError: If it is of another version, or another range.
-        RangesIgnoredError: If it is the complete object, and a range was requested.
-    """
-    etag = str(answer.get("ETag", "")).strip('"')
-    if etag and version.etag and etag != version.etag:
-        raise ObjectChangedError
-    content_range = answer.get("ContentRange")
-    if content_range is None and not complete:
-        raise RangesIgnoredError
-    if content_range is not None and not str(content_range).startswith(f"bytes {start}-{start + length - 1}/"):
-        raise ObjectChangedError
-    # An answer in chunks has no length. Its bytes are counted.
-    if answer.get("ContentLength", length) != length:
-        raise ObjectChangedError
 
 
 def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) -> Generator[bytes | memoryview, None, None]:

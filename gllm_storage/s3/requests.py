@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ from gllm_storage.s3.errors import (
     translated,
 )
 from gllm_storage.s3.listing import pages_of
-from gllm_storage.store.checksums import ALGORITHMS, CHECKSUM, is_well_formed, kept_checksum
+from gllm_storage.store.checksums import ALGORITHMS, CHECKSUM, WRITE_ID, etag_of_parts, is_well_formed, kept_checksum
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from botocore.model import OperationModel
 
+    from gllm_storage.info import Stored
     from gllm_storage.s3.connection import S3Connection
     from gllm_storage.store.transfer import Transfer
 
@@ -42,6 +45,7 @@ _logger = logging.getLogger(__name__)
 
 _NEEDS_DIAGNOSIS = {400, 403}
 _NOT_FOUND = 404
+_RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)")
 _RECENTLY = 30.0
 _EXISTS = {301, 403}
 _BATCH = 1000
@@ -53,6 +57,23 @@ _BODIES = {"PutObject", "UploadPart"}
 _DIGESTS = ("content-md5", "x-amz-checksum-", "x-amz-trailer")
 _NO_BULK_DELETE = {400, 405, 411, 501}
 """The status of an endpoint that refuses DeleteObjects as such."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The facts about a completed multipart upload that the store has to confirm.
+
+    Attributes:
+        size: Size in bytes.
+        etags: The ETags of the parts, in order.
+        write_id: The write-id in the user metadata.
+        checksum: CRC-64/NVME of the complete content, in base64; None if it is unknown.
+    """
+
+    size: int
+    etags: Sequence[str]
+    write_id: str
+    checksum: str | None = None
 
 
 class S3Requests:
@@ -112,6 +133,46 @@ class S3Requests:
             return info_from_head(self.head(key, operation), f"s3://{self.bucket}/{key}")
         except ObjectNotFoundError:
             return None
+
+    def incomplete(self, key: str, operation: str, answer: Mapping[str, Any], whole: Completed) -> ObjectInfo | None:
+        """The object of a completed multipart upload, if the store has lost some of it.
+
+        The ETag of most stores is computed from the parts that the object has, which is enough. If it tells nothing, as on
+        Ceph 16 or with encryption by KMS, a HEAD request says the size.
+
+        Args:
+            key: The key.
+            operation: The operation, for errors.
+            answer: The answer to CompleteMultipartUpload.
+            whole: The complete object.
+
+        Returns:
+            None if the object is complete, is another writer's, or if that is unknown.
+        """
+        etag = str(answer.get("ETag") or "").strip('"')
+        if etag and etag == etag_of_parts(whole.etags):
+            return None
+        if whole.checksum and whole.checksum == answer.get("ChecksumCRC64NVME") and _is_of_object(answer, "crc64nvme"):
+            return None
+        try:
+            found = self.find(key, operation)
+        except StorageError:
+            return None  # such as credentials without read permission
+        if found is None or found.size == whole.size:
+            return None
+        is_ours = (found.metadata or {}).get(WRITE_ID) == whole.write_id or found.etag == etag
+        return found if is_ours else None
+
+    def delete_version(self, key: str, stored: Stored) -> None:
+        """Delete an object if it is still that version, as far as the store can tell.
+
+        Raises:
+            StorageError: If it cannot be deleted.
+        """
+        version: dict[str, Any] = {"VersionId": stored.version} if stored.version else {"IfMatch": f'"{stored.etag}"'}
+        place: dict[str, Any] = {"Bucket": self.bucket, "Key": key, **self.connection.parameters("DeleteObject")}
+        with translated(self.details(key, "delete")):
+            self.connection.client.delete_object(**place, **version)
 
     def pages(self, prefix: str, **only: Any) -> Iterator[Any]:
         """The pages of a listing.
@@ -308,6 +369,16 @@ def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
     )
 
 
+def size_in(answer: Mapping[str, Any]) -> int | None:
+    """Size in bytes of the object of which an answer to GetObject holds all or a range; None if it does not tell."""
+    content_range = answer.get("ContentRange")
+    if content_range is None:
+        length: int | None = answer.get("ContentLength")
+        return length
+    found = _RANGE.fullmatch(str(content_range))
+    return int(found[1]) if found else None
+
+
 def objects_in(page: Mapping[str, Any], bucket: str) -> Iterator[ObjectInfo]:
     """The objects of a page of a listing, without folder markers (empty objects whose key ends with ``/``)."""
     for entry in page.get("Contents", []):
@@ -334,16 +405,26 @@ def metadata_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
 def _checksum(answer: Mapping[str, Any]) -> str | None:
     """The full-object checksum: ours from the metadata, which was computed from the file, or else the store's own.
 
-    A composite checksum (``…-5``, or so marked) is one of the parts' checksums, which says nothing of bytes read in ranges.
     Servers that do not know an algorithm have been seen to answer with another one's value under its name.
     """
     ours = kept_checksum(metadata_of(answer).get(CHECKSUM, ""), answer["ContentLength"])
     if ours:
         return ours
-    if answer.get("ChecksumType") == "COMPOSITE":
-        return None
     for algorithm in ALGORITHMS:
         value = answer.get(f"Checksum{algorithm.upper()}")
-        if value and is_well_formed(value, algorithm):
+        if value and is_well_formed(value, algorithm) and _is_of_object(answer, algorithm):
             return f"{algorithm}:{value}"
     return None
+
+
+def _is_of_object(answer: Mapping[str, Any], algorithm: str) -> bool:
+    """Whether the checksum in an answer is known to be of the complete object.
+
+    A composite checksum is one of the parts' checksums, which says nothing of bytes read in ranges. Amazon marks it by
+    ``ChecksumType`` and by ``-5`` at its end. moto marks it by neither: there the ETag tells that the object has parts. A
+    CRC-64/NVME is always of the complete object:
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html.
+    """
+    kind = answer.get("ChecksumType")
+    has_parts = "-" in str(answer.get("ETag", ""))
+    return bool(kind == "FULL_OBJECT" or (not kind and (algorithm == "crc64nvme" or not has_parts)))

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from botocore.exceptions import ClientError
 
@@ -25,6 +25,7 @@ from gllm_storage.files.durability import folders_synced_once, start_write_back
 from gllm_storage.files.target import Draft
 from gllm_storage.info import Stored
 from gllm_storage.s3.errors import is_transient
+from gllm_storage.s3.read import is_complete
 from gllm_storage.s3.requests import info_from_head
 from gllm_storage.s3.upload import write_parameters
 from gllm_storage.store import checksums
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 IN_PROGRESS = 64
 """Requests in progress: a store that answers after 20 ms gives 3200 answers per second to 64 of them."""
+MORE = -1
+"""The result of a job that has another request to send."""
 _AT_FIRST = 4
 """The same until the first answer, which shows whether the objects are heavy."""
 _HEAVY = 2**17
@@ -84,6 +87,10 @@ class Pipeline(Protocol):
         """
 
 
+_InProgress: TypeAlias = deque[tuple[int, StartedRequest]]
+"""Numbers of jobs, and their requests."""
+
+
 class _Job(Protocol):
     """One small object to move."""
 
@@ -91,7 +98,11 @@ class _Job(Protocol):
         """Send the request; None if the object has to go the normal way."""
 
     def end(self, answer: dict[str, Any]) -> int | None:
-        """Take the answer; returns the number of moved bytes, None if the object has to go the normal way."""
+        """Take the answer.
+
+        Returns:
+            The number of moved bytes; None if the object has to go the normal way; `MORE` if `begin` has to be called again.
+        """
 
     def failed(self, error: Exception) -> None:
         """Report a failure after which the normal way sends the request again."""
@@ -227,6 +238,7 @@ class _Common:
         self.most = min(settings.part_size, settings.multipart_threshold)
         self.put_parameters = connection.parameters("PutObject")
         self.get_parameters = connection.parameters("GetObject")
+        self.head_parameters = connection.parameters("HeadObject")
         self.checksum_headers = connection.checksum_headers
         self.keeps_checksum = connection.is_amazon
         self._memory_limit = settings.memory_limit
@@ -323,9 +335,13 @@ class _Get:
     done: dict[int, bytes | None]
     files: _Files
 
+    _unconfirmed: list[tuple[ObjectInfo, bytes]] = field(default_factory=list)
+
     def begin(self) -> StartedRequest | None:
         common = self.common
         place = {"Bucket": common.store.bucket, "Key": self.item.key, "ChecksumMode": "ENABLED"}
+        if self._unconfirmed:
+            return common.begin("head_object", {**common.head_parameters, **place}, self._operation)
         return common.begin("get_object", {**common.get_parameters, **place}, self._operation)
 
     def failed(self, error: Exception) -> None:
@@ -336,7 +352,11 @@ class _Get:
         return "read" if self.item.path is None else "download"
 
     def end(self, answer: Mapping[str, Any]) -> int | None:
+        if self._unconfirmed:
+            return self._confirm(answer)
         with contextlib.closing(answer["Body"]) as body:
+            if not is_complete(answer):
+                return None
             info = info_from_head(answer, self.common.store.url(self.item.key))
             if info.size > self.common.most:
                 return None
@@ -346,7 +366,23 @@ class _Get:
                     cause = "the content does not match its size or checksum"
                     self.common.report(self.item.key, self._operation, cause, "corruption")
                     return None
+                if info.checksum is None:
+                    return self._begin_to_confirm(info, content)
                 self._keep(content)
+        return info.size
+
+    def _begin_to_confirm(self, info: ObjectInfo, content: bytes) -> int | None:
+        """Without a checksum, the answer may be a page of a proxy, or cut: a HeadObject has to state the same facts."""
+        if info.size > _UNCOUNTED:
+            return None
+        self._unconfirmed.append((info, content))
+        return MORE
+
+    def _confirm(self, answer: Mapping[str, Any]) -> int | None:
+        found, (info, content) = info_from_head(answer, self.common.store.url(self.item.key)), self._unconfirmed.pop()
+        if (found.size, found.etag, found.checksum) != (info.size, info.etag, None):
+            return None
+        self._keep(content)
         return info.size
 
     def _keep(self, content: bytes) -> None:
@@ -409,7 +445,7 @@ class _Team:
         self._work(stop)
 
     def _work(self, stop: Stop) -> None:
-        in_progress: deque[tuple[int, StartedRequest]] = deque()
+        in_progress: _InProgress = deque()
         try:
             more = True
             while more or in_progress:
@@ -417,18 +453,22 @@ class _Team:
                 if more and len(in_progress) < self._most:
                     more = self._begin_next(in_progress)
                 else:
-                    self._finish(*in_progress.popleft())
+                    self._finish(*in_progress.popleft(), in_progress)
         finally:
             # Each sent request is answered before this ends: no write may take effect later.
             while in_progress:
                 with contextlib.suppress(Exception, TransferStopped):
-                    self._finish(*in_progress.popleft())
+                    self._finish(*in_progress.popleft(), in_progress)
 
-    def _begin_next(self, in_progress: deque[tuple[int, StartedRequest]]) -> bool:
+    def _begin_next(self, in_progress: _InProgress) -> bool:
         with self._lock:
             number = next(self._numbers, None)
         if number is None:
             return False
+        self._begin(number, in_progress)
+        return True
+
+    def _begin(self, number: int, in_progress: _InProgress) -> None:
         started = None
         # The normal way meets the same failure, and explains it. The job has reported a failed attempt to send.
         with contextlib.suppress(Exception):
@@ -437,9 +477,8 @@ class _Team:
             self.left.append(number)
         else:
             in_progress.append((number, started))
-        return True
 
-    def _finish(self, number: int, started: StartedRequest) -> None:
+    def _finish(self, number: int, started: StartedRequest, in_progress: _InProgress) -> None:
         moved = None
         try:
             moved = self._jobs[number].end(started.finish())
@@ -447,6 +486,8 @@ class _Team:
             self._jobs[number].failed(error)
         if moved is None:
             self.left.append(number)
+        elif moved == MORE:
+            self._begin(number, in_progress)
         elif moved >= _HEAVY:
             self._help.set()
         self._most = IN_PROGRESS // 2 if self._help.is_set() else IN_PROGRESS

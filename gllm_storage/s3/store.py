@@ -7,13 +7,15 @@ import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from botocore.exceptions import ClientError
+
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
 from gllm_storage.info import in_order
 from gllm_storage.s3.copy import Copy, Place, copy_object, properties_to_copy
-from gllm_storage.s3.errors import translated
+from gllm_storage.s3.errors import attempts_of_answer, is_refusal, translated
 from gllm_storage.s3.probe import (
     ALL_ENFORCED,
     Condition,
@@ -26,15 +28,15 @@ from gllm_storage.s3.probe import (
     warn_of_race,
 )
 from gllm_storage.s3.read import S3Reader
-from gllm_storage.s3.requests import S3Requests, delete_objects, info_from_head, objects_in
+from gllm_storage.s3.requests import S3Requests, delete_objects, objects_in
 from gllm_storage.s3.settings import settings_of_call
 from gllm_storage.s3.small import read_small, upload_small
 from gllm_storage.s3.stream import StreamedWriter
 from gllm_storage.s3.upload import S3Upload, S3Write, parameters_of
 from gllm_storage.store.create import exists_error, write_object
-from gllm_storage.store.download import replaced_too_often
 from gllm_storage.store.port import ObjectStore, SpooledWriter, UploadRequest, guess_content_type
-from gllm_storage.store.retry import RESTART
+from gllm_storage.store.reader import replaced_too_often
+from gllm_storage.store.retry import RESTART, rescued
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -102,7 +104,8 @@ class S3Store(ObjectStore):
         with translated(request.details), stopped_by(stop):
             plan = self._plan(request.key, request.source.size, settings, operation, exclusive=request.exclusive)
             upload = S3Upload(request, self.requests, plan, settings)
-            return write_object(S3Write(upload), exclusive=request.exclusive, stop=stop)
+            stored = write_object(S3Write(upload), exclusive=request.exclusive, stop=stop)
+            return upload.require_size(stored, request.source.size)
 
     def open_writer(self, request: UploadRequest) -> ObjectWriter:
         """Send the parts of an object while it is written, if possible; see `ObjectStore.open_writer`.
@@ -139,7 +142,7 @@ class S3Store(ObjectStore):
             ObjectNotFoundError: If the object does not exist.
             StorageError: If the request fails.
         """
-        return info_from_head(self.requests.head(key, operation, checksums=True), self.url(key))
+        return self.open_reader(key, operation).head()
 
     def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:  # noqa: ARG002 - S3 has all
         """Translate properties into parameters of PutObject.
@@ -419,10 +422,23 @@ class S3Store(ObjectStore):
 
     def _delete(self, key: str, **condition: Any) -> None:
         connection = self.connection
-        with translated(self.details(key, "delete")):
-            connection.client.delete_object(
-                Bucket=self.bucket, Key=key, **connection.parameters("DeleteObject"), **condition
-            )
+        details = self.details(key, "delete")
+        with translated(details):
+            try:
+                connection.client.delete_object(
+                    Bucket=self.bucket, Key=key, **connection.parameters("DeleteObject"), **condition
+                )
+            except ClientError as error:
+                # An earlier request, whose answer was lost, may have deleted the object. Some stores then answer 404.
+                if is_refusal(error) or not self._is_gone(key):
+                    raise
+                rescued(details, attempts_of_answer(error), self.settings.max_attempts, error)
+
+    def _is_gone(self, key: str) -> bool:
+        try:
+            return self.requests.find(key, "delete") is None
+        except StorageError:
+            return False
 
     def _plan(self, key: str, size: int, settings: S3TransferSettings, operation: str, *, exclusive: bool) -> UploadPlan:
         if not exclusive:

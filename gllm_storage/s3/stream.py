@@ -201,7 +201,7 @@ class StreamedWriter:
             policy=_ONCE,
             write_id=self._write_id,
         )
-        return dataclasses.replace(stored, size=self._written)
+        return self._upload.require_size(stored, self._written)
 
     def _free(self) -> None:
         self._collected.close()
@@ -287,7 +287,8 @@ class PartStream:
         self._team.finish()
         sent = [self._sent[number] for number in range(1, self._begun + 1)]
         crc = checksums.fold_crc64nvme((each.checksum, each.size) for each in sent)
-        return _Completion(self._multipart, [each.part for each in sent], crc, self._abort)
+        size = sum(each.size for each in sent)
+        return _Completion(self._multipart, [each.part for each in sent], crc, size, self._abort)
 
     def discard(self) -> None:
         """Stop the requests in progress, and abort the upload. May be called by any thread, and again."""
@@ -389,12 +390,14 @@ class _Completion:
         multipart: The upload.
         parts: The results of `MultipartUpload.send_part`, in the order of the parts.
         crc: CRC-64/NVME of the complete content.
+        size: Size of the complete content in bytes.
         discard: Aborts the upload.
     """
 
     multipart: MultipartUpload
     parts: list[dict[str, Any]]
     crc: int
+    size: int
     discard: Callable[[], None]
 
     @property
@@ -408,7 +411,7 @@ class _Completion:
         Raises:
             Exception: Any exception of the SDK.
         """
-        return self.multipart.complete(self.parts, self.crc)
+        return self.multipart.complete(self.parts, self.crc, self.size)
 
 
 @dataclass(frozen=True)

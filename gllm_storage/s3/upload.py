@@ -21,6 +21,8 @@ from gllm_storage.s3.errors import (
     SDK_ERRORS,
     TRANSIENT_EXCEPTIONS,
     code_of,
+    is_refusal,
+    is_repeated,
     is_transient,
     require_any,
     set_attempts,
@@ -29,7 +31,7 @@ from gllm_storage.s3.errors import (
 from gllm_storage.s3.multipart import MultipartUpload
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
-from gllm_storage.store.create import Answer
+from gllm_storage.store.create import Answer, require_size
 from gllm_storage.store.retry import rescued, s3_requests
 from gllm_storage.store.transfer import part_ranges
 
@@ -68,7 +70,6 @@ _CRC_SECTION = 64 * 2**20
 _CRC_PIECE = 2**18
 _CRC_WORKERS = 4
 _PRECONDITION_FAILED = 412
-_SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
 
 
@@ -159,12 +160,21 @@ class S3Upload:
         if self.crc not in {None, crc}:
             raise self.request.source.changed()
 
-    def stored(self, answer: Mapping[str, Any], crc: int) -> Stored:
-        """The stored object, from the answer to the request that made it."""
+    def stored(self, answer: Mapping[str, Any], crc: int, size: int) -> Stored:
+        """The stored object of that size, from the answer to the request that made it."""
         etag = str(answer.get("ETag") or "").strip('"') or None
         url = f"s3://{self.requests.bucket}/{self.request.key}"
         checksum = f"crc64nvme:{checksums.encode(crc)}"
-        return Stored(url, self.request.source.size, etag, answer.get("VersionId"), checksum)
+        return Stored(url, size, etag, answer.get("VersionId"), checksum)
+
+    def require_size(self, stored: Stored, size: int) -> Stored:
+        """Check the size of the stored object; see `store.create.require_size`.
+
+        Raises:
+            IntegrityError: If the store holds less or more than the content.
+        """
+        delete = partial(self.requests.delete_version, self.request.key, stored) if self.request.exclusive else None
+        return require_size(stored, size, self.request.details, delete)
 
 
 class Attempt(Protocol):
@@ -288,7 +298,7 @@ class PutUpload:
                 stored = self._send_large(body, crc, parameters)
             else:
                 answer = self._send(connection.client, body, crc, parameters, upload.settings.max_attempts)
-                stored = upload.stored(answer, crc)
+                stored = upload.stored(answer, crc, source.size)
         progress(source.size)
         return stored
 
@@ -305,7 +315,7 @@ class PutUpload:
             attempt += 1
             client = upload.requests.connection.patient_client(upload.request.source.size)
             try:
-                return upload.stored(self._send(client, body, crc, parameters, 1), crc)
+                return upload.stored(self._send(client, body, crc, parameters, 1), crc, upload.request.source.size)
             except (ClientError, *TRANSIENT_EXCEPTIONS) as error:
                 if isinstance(error, ClientError):
                     set_attempts(error, attempt)
@@ -326,7 +336,8 @@ class PutUpload:
         requests, request = self._upload.requests, self._upload.request
         with contextlib.suppress(StorageError):  # this request is only for speed
             found = requests.find(request.key, request.details.operation)
-            if found is not None and (found.metadata or {}).get(WRITE_ID) == self._metadata[WRITE_ID]:
+            is_ours = found is not None and (found.metadata or {}).get(WRITE_ID) == self._metadata[WRITE_ID]
+            if found is not None and is_ours and found.size == request.source.size:
                 return Stored.of(found)
         return None
 
@@ -357,12 +368,9 @@ def judge_answer(error: ClientError, *, conditional: bool) -> Answer:
         return Answer.EXISTS
     if conditional and code in _CONCURRENT_CODES:
         return Answer.CONCURRENT
-    if conditional and (status == _NOT_IMPLEMENTED or code == "NotImplemented"):
+    if conditional and not is_repeated(error) and (status == _NOT_IMPLEMENTED or code == "NotImplemented"):
         return Answer.REFUSED
-    # NoSuchUpload after a completion: an earlier request has completed the upload, and its answer was lost.
-    if status >= _SERVER_ERROR or code in {"NoSuchUpload", "RequestTimeout"}:
-        return Answer.UNKNOWN
-    return Answer.FAILED
+    return Answer.FAILED if is_refusal(error) else Answer.UNKNOWN
 
 
 def _crc_of(source: Source, stop: Stop) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+_HEX_DIGITS = frozenset("0123456789abcdef")
 _WIDTH = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20, "md5": 16}
 
 
@@ -147,6 +148,22 @@ def crc_of(read_at: Callable[[int, int], bytes], size: int, algorithm: str = "cr
 def fold_crc64nvme(parts: Iterable[tuple[int, int]]) -> int:
     """CRC-64/NVME of the complete content from those of its parts; as `fold`."""
     return fold(parts, "crc64nvme")
+
+
+def etag_of_parts(etags: Iterable[str]) -> str | None:
+    """The ETag that S3 gives to an object of several parts: the MD5 of their MD5s, and their number.
+
+    Args:
+        etags: The ETags of the parts, in order.
+
+    Returns:
+        The ETag without quotes; None if the ETags of the parts are not MD5s, as with encryption by KMS.
+    """
+    md5s = [each.strip('"') for each in etags]
+    if not all(len(each) == 2 * _WIDTH["md5"] and set(each) <= _HEX_DIGITS for each in md5s):
+        return None
+    digest = hashlib.md5(b"".join(bytes.fromhex(each) for each in md5s), usedforsecurity=False)
+    return f"{digest.hexdigest()}-{len(md5s)}"
 
 
 def kept_checksum(kept: str, size: int) -> str | None:

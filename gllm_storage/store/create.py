@@ -23,6 +23,7 @@ the abort: by then nothing is in progress any more.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -31,7 +32,9 @@ from gllm_storage.errors import (
     AccessDeniedError,
     ConflictCheckUnsupportedError,
     ErrorDetails,
+    IntegrityError,
     ObjectExistsError,
+    ObjectNotFoundError,
     Remedy,
     StorageError,
     StorageUnavailableError,
@@ -41,6 +44,8 @@ from gllm_storage.store.checksums import WRITE_ID, WRITE_ID_UNDERSCORED
 from gllm_storage.store.retry import CONFLICT, RetryPolicy, rescued
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.info import ObjectInfo
 
@@ -164,6 +169,40 @@ def new_write_id() -> str:
 def exists_error(details: ErrorDetails) -> ObjectExistsError:
     """The error for an object that exists already."""
     return ObjectExistsError(f"{details.url} exists and was not changed", details, Remedy.ALLOW_OVERWRITE)
+
+
+def require_size(stored: Stored, size: int, details: ErrorDetails, delete: Callable[[], object] | None = None) -> Stored:
+    """Check that the store has the complete content: it may lose some, and report success.
+
+    The incomplete object of an exclusive create is deleted: it would be taken for the complete one, and the name would stay
+    occupied. After an overwrite it stays: the object that it replaced is gone in any case, and a delete might hit a newer
+    one.
+
+    Args:
+        stored: The object of this write, as the store describes it.
+        size: Size of the content in bytes.
+        details: The operation.
+        delete: Deletes this version of the object; None leaves it.
+
+    Returns:
+        The stored object.
+
+    Raises:
+        IntegrityError: If the sizes differ.
+    """
+    if stored.size == size:
+        return stored
+    deleted = False
+    with contextlib.suppress(StorageError, ObjectNotFoundError):
+        if delete is not None:
+            delete()
+            deleted = True
+    raise IntegrityError(
+        f"{details.operation} of {details.url}: the store reported success, and holds {stored.size} of {size} bytes; the "
+        f"incomplete object {'was deleted' if deleted else 'is still there'}",
+        details,
+        Remedy.REPEAT_NOW,
+    )
 
 
 def _too_many_conflicts(details: ErrorDetails, attempts: int) -> StorageUnavailableError:

@@ -25,14 +25,19 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import IntegrityError, Remedy, StorageError, StorageUnavailableError, note_attempts, timed
 from gllm_storage.files.target import MemoryTarget
 from gllm_storage.store import checksums
-from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIgnoredError, ReadInterruptedError
+from gllm_storage.store.reader import (
+    ObjectChangedError,
+    ObjectReader,
+    RangesIgnoredError,
+    ReadInterruptedError,
+    replaced_too_often,
+)
 from gllm_storage.store.retry import RESTART, RetryPolicy
 from gllm_storage.store.transfer import part_ranges, part_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.target import Sink, Target
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.reader import FullAnswer
@@ -289,15 +294,6 @@ def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:
     memory = MemoryTarget()
     fetch_object(reader, memory, transfer)
     return memory.getvalue()
-
-
-def replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavailableError:
-    """The error for an object that was replaced during each attempt to read it."""
-    return StorageUnavailableError(
-        f"{details.operation} of {details.url}: the object was replaced during each of {attempts} attempts to read it",
-        details,
-        Remedy.REPEAT,
-    )
 
 
 def _verify(download: Download, target: Target, crc: int) -> None:

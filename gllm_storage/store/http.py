@@ -4,6 +4,9 @@
 after Ctrl-C, and the request would then take effect: an object would appear after the call had failed.
 
 A `SourceBody` is also read while it is sent, so that an upload needs memory for one piece, whatever the size of the request.
+
+Nor does `requests` notice that a server answered before it had received the complete body: urllib3 ignores the closed
+connection and reads the answer. If that is a success, the store has a part of the content only.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import requests
 from requests.adapters import HTTPAdapter
 
 from gllm_storage.concurrency.budget import in_flight
@@ -21,11 +25,10 @@ from gllm_storage.store.answers import guarded_pools, require_known_coding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import requests
-
     from gllm_storage.files.source import Source
     from gllm_storage.store.transfer import Transfer
 
+_SUCCESS = range(200, 300)
 _PIECE = 2**18
 """Bytes that are sent between two checks."""
 
@@ -42,14 +45,19 @@ class StoppableBody:
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
+        self.sent = 0
+        """Bytes of the last request that were sent."""
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __iter__(self) -> Iterator[memoryview]:
+        self.sent = 0
         for start in range(0, len(self._data), _PIECE):
             check_stop()
-            yield self._data[start : start + _PIECE]
+            piece = self._data[start : start + _PIECE]
+            yield piece
+            self.sent += len(piece)  # reached only if the piece was sent
 
 
 class SameContent:
@@ -110,11 +118,19 @@ class SourceBody:
         self._end = offset + length
         self._check = check
         self._head, self._tail = around
+        self.sent = 0
+        """Bytes of the last request that were sent."""
 
     def __len__(self) -> int:
         return len(self._head) + self._end - self._offset + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:
+        self.sent = 0
+        for piece in self._pieces():
+            yield piece
+            self.sent += len(piece)  # reached only if the piece was sent
+
+    def _pieces(self) -> Iterator[bytes]:
         if self._head:
             yield self._head
         for start in range(self._offset, self._end, _PIECE):
@@ -201,12 +217,19 @@ class StoppingAdapter(HTTPAdapter):
         Raises:
             TransferStopped: If the transfer of this thread was cancelled while the body was sent.
             MalformedHTTPError: If the transfer coding of the answer is unknown.
+            requests.ConnectionError: If the server answered success before it had received the complete body.
         """
         body: Any = request.body
         if isinstance(body, StandIn):
-            request.body = body.body  # type: ignore[assignment]  # requests takes any iterable
+            body = request.body = body.body  # type: ignore[assignment]  # requests takes any iterable
         elif isinstance(body, bytes) and len(body) > _PIECE:
-            request.body = StoppableBody(body)  # type: ignore[assignment]  # requests takes any iterable
-        answer = super().send(request, *args, **kwargs)
-        require_known_coding(answer.headers)
-        return answer
+            body = request.body = StoppableBody(body)  # type: ignore[assignment]  # requests takes any iterable
+        response = super().send(request, *args, **kwargs)
+        require_known_coding(response.headers)
+        is_counted = isinstance(body, (SourceBody, StoppableBody)) and response.status_code in _SUCCESS
+        if is_counted and body.sent < len(body):
+            response.close()
+            raise requests.ConnectionError(
+                f"the server answered HTTP {response.status_code} after {body.sent} of {len(body)} bytes of the request"
+            )
+        return response

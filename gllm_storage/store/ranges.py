@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gllm_storage.concurrency.stop import Stop, stopped_by
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.store.download import Download, replaced_too_often
-from gllm_storage.store.reader import ObjectChangedError
+from gllm_storage.store.download import Download
+from gllm_storage.store.reader import ObjectChangedError, replaced_too_often
 from gllm_storage.store.retry import RESTART
 from gllm_storage.store.transfer import Transfer, part_ranges
 
@@ -159,7 +159,10 @@ class ObjectSlices:
                 return []
         version = self.reader.head()
         tasks: list[Callable[[], None]] = []
-        for span in self._spans(version.size):
+        spans = self._spans(version.size)
+        if not spans and version.size and any(start is not None and start >= version.size for start, _ in self.slices):
+            return [partial(self._read_span, version, Span(0, 1, ()))]  # confirms the size: the store may state a wrong one
+        for span in spans:
             if span.end - span.start <= self._part_size:
                 tasks.append(partial(self._read_span, version, span))
             else:

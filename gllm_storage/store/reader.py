@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Generator
+from gllm_storage.errors import Remedy, StorageError, StorageUnavailableError
+from gllm_storage.store.retry import RESTART
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from gllm_storage.errors import ErrorDetails
     from gllm_storage.info import ObjectInfo
 
 
@@ -22,6 +26,27 @@ class ReadInterruptedError(Exception):
 
 class RangesIgnoredError(Exception):
     """The server answered a ranged read with the complete object."""
+
+
+def lengths_differ(details: ErrorDetails, stated: int, found: int) -> StorageError:
+    """The error for an object whose size, in a HEAD answer or the like, is not the length of its content.
+
+    Args:
+        details: The operation.
+        stated: The stated size in bytes.
+        found: The length in bytes in the answer to a GET request for the same version.
+    """
+    what = f"the store states {stated} bytes, and sends {found} bytes of the same version"
+    return StorageError(f"{details.operation} of {details.url}: {what}", details, Remedy.CHECK_ENDPOINT)
+
+
+def replaced_too_often(details: ErrorDetails, attempts: int) -> StorageUnavailableError:
+    """The error for an object that was replaced during each attempt to read it."""
+    return StorageUnavailableError(
+        f"{details.operation} of {details.url}: the object was replaced during each of {attempts} attempts to read it",
+        details,
+        Remedy.REPEAT,
+    )
 
 
 class FullAnswer(Protocol):
@@ -104,3 +129,41 @@ class ObjectReader(ABC):
             Exception: The SDK's exception after all retries.
         """
         return None
+
+
+def measured(head: Callable[[], ObjectInfo], reader: ObjectReader, details: ErrorDetails) -> ObjectInfo:
+    """A HEAD request whose size counts: some stores state 0 where a GET request returns content.
+
+    Args:
+        head: Sends the HEAD request.
+        reader: Confirms a size of 0 by a GET request for that version.
+        details: The operation.
+
+    Raises:
+        StorageUnavailableError: If the object was replaced between the two requests again and again.
+        StorageError: If a request fails, or if the object is not empty.
+    """
+    attempt = 0
+    while True:
+        attempt += 1
+        version = head()
+        try:
+            if version.size or _is_empty(reader, version):
+                return version
+        except ObjectChangedError as error:
+            if attempt == RESTART.limit:
+                raise replaced_too_often(details, attempt) from error
+        RESTART.again(details, attempt, "the object was replaced", "restart")
+
+
+def _is_empty(reader: ObjectReader, version: ObjectInfo) -> bool:
+    try:
+        with reader.translated(), contextlib.closing(reader.read(version, 0, 0)) as content:
+            return not any(content)
+    except ReadInterruptedError:
+        return False
+    except StorageError as error:
+        # Refused, as for an archived object: its facts can be read, and its content cannot.
+        if error.status is None or error.retryable:
+            raise
+        return True

@@ -31,9 +31,12 @@ T = TypeVar("T")
 
 logger = logging.getLogger("gllm_storage.retry")
 
-TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-"""HTTP statuses after which the same request may succeed: https://cloud.google.com/storage/docs/retry-strategy and
-https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes."""
+TRANSIENT_STATUSES = frozenset({408, 429, *range(500, 600)}) - {501, 505}
+"""HTTP statuses after which the same request may succeed, on all clouds. Beside those that the stores document, proxies and
+gateways in front of a store answer with their own: 507 and 509 of web servers, 520 to 530 of Cloudflare. 501 (not
+implemented) and 505 (HTTP version) are the same the next time. https://cloud.google.com/storage/docs/retry-strategy,
+https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes,
+https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/."""
 
 Kind = Literal["retry", "restart", "conflict", "corruption", "rescue"]
 """The kinds of repetition:

@@ -351,7 +351,7 @@ def behind_proxy(cloud: Cloud | str, servers: Servers) -> Iterator[Faulty]:
     with FaultProxy(f"{parts.scheme}://{parts.netloc}") as proxy:
         yield Faulty(cloud, proxied(rig, proxy), proxy)
         assert proxy.unfired == []
-        assert proxy.errors == []
+        assert proxy.errors == [], proxy.errors
 
 
 # ---- transfers with faults

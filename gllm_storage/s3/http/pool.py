@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gllm_storage.s3.http.connecting import Server
 
 _NO_BODY = {204, 304}
+_SUCCESS = range(200, 300)
 _PIECE = 2**16
 _KEPT = 64
 _DIGITS = 19
@@ -256,6 +257,9 @@ class Exchange:
             if broken is not None:
                 raise broken from None
             raise
+        if self._changes and status in _SUCCESS and (broken is not None or connection.has_unsent()):
+            # The store did not receive the complete body, whatever it says: 4 of 8 MB were once stored so.
+            raise broken or BrokenPipeError("the server reported success before it had received the complete request")
         return status, {**headers, "connection": "close"} if broken else headers
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import select
 import socket
@@ -14,6 +15,15 @@ from typing import TYPE_CHECKING, Any
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.s3.http.connecting import connected
 from gllm_storage.store.answers import MAX_INTERIM, MAX_LINES, Throughput
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    _SEND_QUEUE = None
+else:
+    _SEND_QUEUE = getattr(termios, "TIOCOUTQ", None)
+    """ioctl(2) of the bytes in the send queue of a TCP socket that the peer has not acknowledged; see tcp(7)."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,9 +144,9 @@ class Connection:
     def send(self, head: bytes, body: Any, before_last: Callable[[], None]) -> None:
         """Send a request.
 
-        A large body goes in pieces of 256 KiB. Before each piece, a cancelled transfer ends; and over plain http, an answer
-        that is there already ends the send: a server may refuse a request before it has read the body, and then stop
-        reading. To go on sending would fill the buffers of the network and end in a timeout, and the reason would be lost.
+        A large body goes in pieces of 256 KiB. Before each piece, a cancelled transfer ends; and an answer that is there
+        already ends the send: a server may refuse a request before it has read the body, and then stop reading. To go on
+        sending would fill the buffers of the network and end in a timeout, and the reason would be lost.
 
         Args:
             head: Request line and headers.
@@ -179,17 +189,49 @@ class Connection:
             raise BrokenPipeError("the server answered before the request was complete")
 
     def has_answered(self) -> bool:
-        """Whether the server has sent its answer or closed the connection. 100 Continue does not count.
-
-        Always False over TLS, where readable bytes may belong to TLS itself, such as a session ticket.
-        """
-        if not self._plain:
-            return False
+        """Whether the server has sent its answer or closed the connection. 100 Continue does not count."""
         try:
-            begun = self._socket.recv(len(_INTERIM), socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            begun = self._peek()
         except OSError:
             return False
-        return not begun or (len(begun) == len(_INTERIM) and not begun.startswith(_INTERIM))
+        return not begun or (len(begun) >= len(_INTERIM) and not begun.startswith(_INTERIM))
+
+    def has_unsent(self) -> bool:
+        """Whether bytes of the request wait in this machine's send buffer: the server has not received them.
+
+        A server that has read the complete request has acknowledged all of it, at the latest with its answer. Always False
+        where the system does not tell.
+        """
+        if _SEND_QUEUE is None:
+            return False
+        waiting = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._socket.fileno(), _SEND_QUEUE, waiting)
+        except OSError:
+            return False
+        return bool(waiting[0])
+
+    def _peek(self) -> bytes:
+        """The first bytes of the answer, which stay there to be read; empty if the connection is closed.
+
+        Raises:
+            OSError: If there are none yet.
+        """
+        if self._plain:
+            return self._socket.recv(len(_INTERIM), socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        timeout = self._socket.gettimeout()
+        self._socket.settimeout(0)
+        try:
+            # TLS cannot peek. Readable bytes may belong to TLS itself, such as a session ticket; then this raises.
+            more = self._socket.recv(_MAX_HEAD)
+        except OSError:
+            if not self._left:
+                raise
+            return self._left
+        finally:
+            self._socket.settimeout(timeout)
+        self._left += more
+        return self._left if more else b""
 
     def read_head(self) -> tuple[int, dict[str, str]]:
         """Read status and headers of the answer.
