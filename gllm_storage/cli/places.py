@@ -171,7 +171,7 @@ def parse(text: str, *, exact: bool = False) -> Argument:
 
     Example:
         >>> parse("s3://bucket/v3/model.bin")
-        Address(root='s3://bucket', key='v3/model.bin')
+        Address(root='s3://bucket', key='v3/model.bin', exact=False)
     """
     if text == "-":
         return Stream()
