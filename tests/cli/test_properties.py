@@ -85,7 +85,7 @@ def test_no_verify_tls(store: Rig, path: Path, tmp_path: Path) -> None:
     (tmp_path / "tls").mkdir()
     with tls_before(store.config["endpoint_url"], tmp_path / "tls") as (url, _):
         env = {**environment(store), "GLLM_STORAGE_S3_ENDPOINT_URL": url, "GLLM_STORAGE_S3_MAX_ATTEMPTS": "1"}
-        assert run("cp", path, url_of(store, "a"), env=env).code == 9
+        assert run("cp", path, url_of(store, "a"), env=env).code == 10
         done = run("cp", path, url_of(store, "a"), "--no-verify-tls", env=env)
         assert done.code == 0, done.err
         assert "not verified" in done.err
