@@ -16,7 +16,7 @@ from fsspec.utils import stringify_path
 from gllm_storage.azure.connection import AzureConnection, connection_of
 from gllm_storage.azure.errors import UnreadableAnswerError, translated
 from gllm_storage.azure.listing import checked_listings
-from gllm_storage.azure.requests import GARBLED
+from gllm_storage.azure.requests import GARBLED, info_of
 from gllm_storage.azure.upload import content_of, metadata_of
 from gllm_storage.errors import OURS, ErrorDetails
 from gllm_storage.filesystem.base import StoreFileSystem
@@ -130,6 +130,7 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         """
         store = self.bucket_store(bucket)
         found = store.requests.properties(key, store.details(key, "info"))
+        self._remember_look(bucket, key, info_of(found))
         return {
             "name": f"{bucket}/{key}",
             "type": "file",
@@ -244,6 +245,7 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         return await self._details([each async for each in found])
 
     def _forget_listings(self, path: str) -> None:
+        super()._forget_listings(path)
         path = self._strip_protocol(path)
         while path:
             self.invalidate_cache(path)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -57,6 +59,15 @@ OF_FILES = (*OF_READERS, "autocommit", "size", "acl")
 _ASYNC_WORKERS = 10
 _NOT_TO_OPEN = "fsspec removes when it opens a file; use cat_file or pipe_file for a key with that end"
 _OF_OPEN = frozenset({"block_size", "compression", "encoding", "errors", "newline"})
+
+
+_LOOK_SECONDS = 1.0
+
+
+class _Looks(threading.local):
+    """The last look of each thread at an object: bucket and key, the facts, and when it was."""
+
+    last: tuple[tuple[str, str], ObjectInfo, float] | None = None
 
 
 class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishes no types
@@ -104,6 +115,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             StorageError: If the request fails.
         """
         info = self.bucket_store(bucket).info(key)
+        self._remember_look(bucket, key, info)
         return {
             "name": f"{bucket}/{key}",
             "type": "file",
@@ -204,7 +216,22 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             require_no_slash(path, f"is not the object {other!r}")
 
     def _forget_listings(self, path: str) -> None:
+        self.__dict__.pop("_looks", None)
         self.invalidate_cache(path)
+
+    def _remember_look(self, bucket: str, key: str, info: ObjectInfo) -> None:
+        """Keep the facts about an object for an `open` right after this look, in the same thread."""
+        looks: _Looks = self.__dict__.setdefault("_looks", _Looks())
+        looks.last = (bucket, key), info, time.monotonic()
+
+    def _take_look(self, bucket: str, key: str) -> ObjectInfo | None:
+        looks: _Looks | None = self.__dict__.get("_looks")
+        last = None if looks is None else looks.last
+        if looks is None or last is None:
+            return None
+        looks.last = None
+        place, info, when = last
+        return info if place == (bucket, key) and info.etag and time.monotonic() - when < _LOOK_SECONDS else None
 
     def _error_details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
         url = f"{self.scheme}://{bucket}/{key}"
@@ -291,7 +318,12 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             return self._open_writer(path, mode, kwargs, autocommit=given.get("autocommit", True))
         of_reader = {name: given[name] for name in OF_READERS if name in given}
         bucket, key = self._place(path)
-        return self.open_version(path, self.bucket_store(bucket).info(key, "open"), block_size, **of_reader)
+        # pyarrow looks at a file before it opens it: pandas sent 13 HEAD requests for a folder of four. The version is
+        # pinned, so the first read notices if the object was replaced since the look, and then looks again.
+        look = self._take_look(bucket, key)
+        file = self.open_version(path, look or self.bucket_store(bucket).info(key, "open"), block_size, **of_reader)
+        file.may_be_outdated = look is not None
+        return file
 
     def _open_writer(self, path: str, mode: str, kwargs: dict[str, Any], *, autocommit: bool) -> AtomicWriter:
         bucket, key = self._place(path)

@@ -133,6 +133,8 @@ class VersionFile:
         self._ahead: PerProcess[ReadAhead] | None = None
         self._of_cache = PerProcess(threading.RLock)  # fsspec's caches are not made for threads
         self._claim: _Claim | None = None
+        self.may_be_outdated = False
+        """Whether the version comes from an earlier look at the object, and nothing of it was used yet."""
         reads_ahead = not _CACHE_OPTIONS & options.keys()
         shown: Any = block_size or getattr(fs, "default_block_size", None)
         below: Any = super()
@@ -143,9 +145,15 @@ class VersionFile:
             settings = store.settings
             most = min(block_size or settings.part_size, settings.part_size)
             # Not a method of this file: the threads that fetch would keep the file alive.
-            fetch = partial(_fetch_version, store, key, version)
-            self.cache = ParallelCache(Source(fetch, version.size, settings, most))
-            self._ahead = self.cache.of_process
+            fetch = partial(_fetch_version, store, key)
+            self._source = partial(Source, settings=settings, block_size=most)
+            self._fetch_of = fetch
+            self._pin(version)
+
+    def _pin(self, version: ObjectInfo) -> None:
+        self.version, self.size = version, version.size
+        self.cache = ParallelCache(self._source(partial(self._fetch_of, version), version.size))
+        self._ahead = self.cache.of_process
 
     def read(self, length: int | None = -1) -> bytes:
         """Read bytes from the position on.
@@ -169,8 +177,12 @@ class VersionFile:
             return b""
         try:
             return self._read_range(start, end)
-        except BaseException:
+        except BaseException as error:
             self._put_back(start, end)
+            if isinstance(error, ObjectChangedError):
+                if self._looked_again():
+                    return self.read(length)
+                raise self._replaced() from error
             raise
 
     def readinto(self, b: Any) -> int:
@@ -200,8 +212,11 @@ class VersionFile:
         except BaseException as error:
             self._put_back(start, end)
             if isinstance(error, ObjectChangedError):
+                if self._looked_again():
+                    return self.readinto(b)
                 raise self._replaced() from error
             raise
+        self.may_be_outdated = False
         return end - start
 
     def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
@@ -263,6 +278,8 @@ class VersionFile:
             raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
         if whence == io.SEEK_CUR:
             self._settle()
+        if whence == io.SEEK_END:
+            self.may_be_outdated = False  # the caller counts on the size
         position = int(loc) + (0, self.loc, self.size)[whence]
         if position < 0:
             raise ValueError("Seek before start of file")
@@ -312,11 +329,23 @@ class VersionFile:
                 read: bytes = self.cache._fetch(start, end)  # noqa: SLF001 - the method that fsspec's files call
                 return read
         ahead = self._ahead.get()
-        try:
-            with ahead.lock:
-                return ahead.read(start, end)
-        except ObjectChangedError as error:
-            raise self._replaced() from error
+        with ahead.lock:
+            found = ahead.read(start, end)
+        self.may_be_outdated = False
+        return found
+
+    def _looked_again(self) -> bool:
+        """Pin the current version, if nothing of an outdated one was used.
+
+        Raises:
+            ObjectNotFoundError: If the object was deleted.
+            StorageError: If the request fails.
+        """
+        if not self.may_be_outdated:
+            return False
+        self.may_be_outdated = False
+        self._pin(self._store.info(self._key, "open"))
+        return True
 
     def _read_until(self, separator: bytes, step: int | None, most: int | None) -> bytes:
         self._require_open()
@@ -324,7 +353,12 @@ class VersionFile:
         claim = self._claim = _Claim()
         position = start = self.loc
         try:
-            found = self._find(start, separator, step, most)
+            try:
+                found = self._find(start, separator, step, most)
+            except ObjectChangedError as error:
+                if not self._looked_again():
+                    raise self._replaced() from error
+                found = self._find(start, separator, step, most)
             position = start + len(found)
         finally:
             if self._claim is claim:

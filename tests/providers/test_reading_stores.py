@@ -313,6 +313,42 @@ def test_deleted_object(faulty: Faulty) -> None:
             file.read()
 
 
+@pytest.mark.parametrize("look", ["info", "exists", "isfile"])
+def test_open_after_look(faulty: Faulty, look: str) -> None:
+    """`open` right after a look at the object sends no request; the content is the current one, whatever happened since."""
+    faulty.put(CONTENT)
+    client = client_of(faulty)
+    filesystem, url = client.filesystem, client.url(NAME)
+    filesystem.exists(url)  # connects
+    faulty.proxy.clear()
+    assert getattr(filesystem, look)(url)
+    with filesystem.open(url, "rb") as file:
+        assert file.read(10) == CONTENT[:10]
+    assert len(faulty.proxy.requests) == 2
+    with filesystem.open(url, "rb") as file:
+        assert file.read(10) == CONTENT[:10]
+    assert len(faulty.proxy.requests) == 4, "a look serves one open"
+    for new in (CONTENT[::-1], b"short\nlines\n", CONTENT):
+        for read in ("read", "readline"):
+            assert getattr(filesystem, look)(url)
+            faulty.put(new)
+            with filesystem.open(url, "rb") as file:
+                assert getattr(file, read)() == (new if read == "read" else new.split(b"\n")[0] + b"\n")
+    assert getattr(filesystem, look)(url)
+    filesystem.pipe_file(url, b"ours")
+    with filesystem.open(url, "rb") as file:
+        assert (file.size, file.read()) == (4, b"ours")
+    assert getattr(filesystem, look)(url)
+    filesystem.rm_file(url)
+    with pytest.raises(FileNotFoundError):
+        filesystem.open(url, "rb")
+    faulty.put(CONTENT)
+    assert getattr(filesystem, look)(url)
+    faulty.delete()
+    with pytest.raises(FileNotFoundError), filesystem.open(url, "rb") as file:
+        file.read()
+
+
 @pytest.mark.parametrize("verb", ["cat_file", "slice", "download", "open"])
 def test_missing_object(faulty: Faulty, verb: str, tmp_path: Path) -> None:
     """A missing object costs one request, whose answer says so; with both engines."""
