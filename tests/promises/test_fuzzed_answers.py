@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.fsspec_client import FsspecStorageClient
 
-ANSWERS = 700
+ANSWERS = 250
 """Mutated answers for each cloud."""
 DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 VALUES = [
