@@ -320,8 +320,16 @@ class AccessDeniedError(StorageError, PermissionError):
         PermissionError.__init__(self, errno.EACCES, self.message, self.details.url)
 
 
-class BucketNotFoundError(StorageError):
-    """The bucket or container does not exist. Not a `FileNotFoundError`: the error says nothing about the object."""
+class BucketNotFoundError(StorageError, FileNotFoundError):
+    """The bucket or container does not exist. `filename` is the URL, `errno` is ENOENT.
+
+    It is both a `StorageError` and, as fsspec's users expect, a `FileNotFoundError`. Catch it first in code that goes on if
+    an object is missing.
+    """
+
+    def __init__(self, message: str, details: ErrorDetails | None = None, remedy: Remedy | None = None) -> None:
+        self._describe(message, details, remedy)
+        FileNotFoundError.__init__(self, errno.ENOENT, self.message, self.details.url)
 
 
 class IntegrityError(StorageError):

@@ -16,9 +16,9 @@ from fsspec.utils import stringify_path
 from gllm_storage.azure.connection import AzureConnection, connection_of
 from gllm_storage.azure.errors import UnreadableAnswerError, translated
 from gllm_storage.azure.listing import checked_listings
-from gllm_storage.azure.requests import GARBLED, info_of
+from gllm_storage.azure.requests import GARBLED, info_of, is_folder
 from gllm_storage.azure.upload import content_of, metadata_of
-from gllm_storage.errors import OURS, ErrorDetails
+from gllm_storage.errors import OURS, ErrorDetails, ObjectNotFoundError
 from gllm_storage.filesystem.base import StoreFileSystem
 
 if TYPE_CHECKING:
@@ -122,14 +122,16 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         return self.connection.settings.max_concurrency
 
     def entry(self, bucket: str, key: str) -> dict[str, Any]:
-        """A blob, with the fields that adlfs returns.
+        """A blob, with the fields that adlfs returns; or a folder of a hierarchical namespace.
 
         Raises:
             ObjectNotFoundError: If it does not exist.
             StorageError: If the request fails.
         """
         store = self.bucket_store(bucket)
-        found = store.requests.properties(key, store.details(key, "info"))
+        found = store.requests.head(key, store.details(key, "info"))
+        if is_folder(found.metadata):
+            return self.directory(f"{bucket}/{key}")
         self._remember_look(bucket, key, info_of(found))
         return {
             "name": f"{bucket}/{key}",
@@ -142,6 +144,15 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
             "metadata": dict(found.metadata or {}),
             "version_id": getattr(found, "version_id", None),
         }
+
+    def _is_folder(self, bucket: str, key: str) -> bool:
+        if super()._is_folder(bucket, key):
+            return True
+        store = self.bucket_store(bucket)  # an empty folder is a blob with this name and a mark in its metadata
+        try:
+            return is_folder(store.requests.head(key, store.details(key, "info")).metadata)
+        except ObjectNotFoundError:
+            return False
 
     def write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """Read adlfs's arguments of a write.
@@ -243,6 +254,26 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         # adlfs's own reads its cache, which is empty here.
         found = self.service_client.list_containers(include_metadata=True)
         return await self._details([each async for each in found])
+
+    async def _ls_blobs(self, target_path: str, container: str, path: str, delimiter: str = "/", **options: Any) -> Any:
+        # adlfs's own shows an empty blob ``folder/``, which marks a folder, as a file, and hides the content of the folder.
+        if delimiter != "/" or self.version_aware or options.get("versions") or options.get("version_id"):
+            return await super()._ls_blobs(target_path, container, path, delimiter=delimiter, **options)
+        found = await self._in_thread(lambda _: self._blobs_in(container, path.strip("/")))
+        entries = await self._details(found, return_glob=options.get("return_glob", False))
+        # A folder of a hierarchical namespace is a blob and a prefix.
+        return list({(each["name"], each["type"]): each for each in entries}.values())
+
+    def _blobs_in(self, container: str, key: str) -> list[Any]:
+        """The SDK's blobs and prefixes directly in a folder, without its marker; or the blob of that name."""
+        store, prefix = self.bucket_store(container), f"{key}/" if key else ""
+        listing = store.requests.container.walk_blobs(name_starts_with=prefix or None, include=["metadata"])
+        found = [each for page in store.requests.pages(listing, store.details(prefix, "list")) for each in page]
+        below = [each for each in found if each.name != prefix]
+        if found or not key:
+            return below
+        blob = store.requests.head(key, store.details(key, "info"))
+        return [] if is_folder(blob.metadata) else [blob]
 
     def _forget_listings(self, path: str) -> None:
         super()._forget_listings(path)

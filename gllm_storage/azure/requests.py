@@ -74,7 +74,7 @@ class AzureRequests:
             BucketNotFoundError: If the container does not exist.
             StorageError: If the request fails.
         """
-        properties = self._head(key, details)
+        properties = self.head(key, details)
         if is_folder(properties.metadata):
             raise not_found(details)
         return properties
@@ -98,7 +98,7 @@ class AzureRequests:
             StorageError: If the request fails.
         """
         try:
-            return info_of(self._head(key, details))
+            return info_of(self.head(key, details))
         except (ObjectNotFoundError, StorageError) as error:
             if error.code in _NO_BLOB:
                 return None
@@ -123,7 +123,8 @@ class AzureRequests:
             yield [each for each in entries if each.name not in before]  # a server may repeat the last one
             before = frozenset(each.name for each in entries)
 
-    def _head(self, key: str, details: ErrorDetails) -> BlobProperties:
+    def head(self, key: str, details: ErrorDetails) -> BlobProperties:
+        """Get Blob Properties of an object, or of a folder of a hierarchical namespace; raises as `properties`."""
         with translated(details):
             ask = partial(self.blob(key).get_blob_properties, **self.connection.key_options)
             properties = self.send(ask, details)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.errors import Remedy, StorageError
+from gllm_storage.errors import OURS, AccessDeniedError, Remedy, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,14 +83,22 @@ def local_errors(action: str, path: str, details: ErrorDetails) -> Iterator[None
         details: The operation, for errors.
 
     Raises:
-        StorageError: If the block raises `OSError` or `ValueError`.
+        AccessDeniedError: If the block raises `PermissionError`.
+        StorageError: If the block raises another `OSError`, or `ValueError`.
     """
     try:
         yield
+    except OURS:  # some are OSErrors, too
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise StorageError(
+        raise _kind(error)(
             f"{details.operation} of {details.url}: cannot {action} local file {path!r}: {_cause(error)}", details
         ) from error
+
+
+def _kind(error: Exception) -> type[StorageError]:
+    """The class of the error: `AccessDeniedError`, which is also a `PermissionError`, for a forbidden file."""
+    return AccessDeniedError if isinstance(error, PermissionError) else StorageError
 
 
 def _cause(error: OSError | ValueError) -> object:
@@ -208,7 +216,7 @@ def open_source(path: str, details: ErrorDetails, *, sync: bool = False) -> Iter
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, "No such file to upload", path) from error
     except (OSError, ValueError) as error:
-        raise StorageError(f"cannot upload local file {path!r}: {_cause(error)}", details) from error
+        raise _kind(error)(f"cannot upload local file {path!r}: {_cause(error)}", details) from error
     try:
         with complete_source(fd, path, details, sync=sync) as source:
             yield source

@@ -29,6 +29,7 @@ from gllm_storage.concurrency.interrupt import ending_its_tasks, run_interruptib
 from gllm_storage.concurrency.stop import Stop, running_stop, stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import (
+    OURS,
     AccessDeniedError,
     BucketNotFoundError,
     ErrorDetails,
@@ -818,8 +819,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         def copy(source: str, target: str) -> bool:
             try:
                 self._copy_object(source, target, options)
-            except FileNotFoundError:  # a folder, which buckets do not have
-                if not lenient:
+            except FileNotFoundError as error:  # a folder, which buckets do not have
+                if not lenient or isinstance(error, BucketNotFoundError):
                     raise
                 return False
             return True
@@ -962,16 +963,16 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
                 self.bucket_store(bucket).require_bucket("info", recently=False)
             return self.directory(bucket)
         if key.endswith("/"):
-            if self.bucket_store(bucket).is_prefix(key):
+            if self._is_folder(bucket, key[:-1]):
                 return self.directory(f"{bucket}/{key[:-1]}")
             raise not_there(self._error_details(bucket, key, "info"))
         try:
             found = self.entry(bucket, key)
         except ObjectNotFoundError:
-            if self.bucket_store(bucket).is_prefix(f"{key}/"):
+            if self._is_folder(bucket, key):
                 return self.directory(f"{bucket}/{key}")
             raise
-        if not found["size"]:
+        if found["type"] == "file" and not found["size"]:
             self.bucket_store(bucket).info(key)  # some stores state 0 where there is content, which this refuses
         return found
 
@@ -1005,15 +1006,26 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         return await self._type_of(path) == "file"
 
     def isdir(self, path: str) -> bool:
-        """Whether a prefix or a bucket exists now.
+        """Whether a prefix or a bucket exists now; a name may be an object and a prefix at the same time.
 
         Raises:
             StorageError: If the request fails.
         """
-        return self._type(path) == "directory"
+        bucket, key = self._split(path)
+        if not key.rstrip("/"):
+            return self._type(path) == "directory"
+        try:
+            return self._is_folder(bucket, key.removesuffix("/"))
+        except BucketNotFoundError:
+            return False
 
     async def _isdir(self, path: str) -> bool:
-        return await self._type_of(path) == "directory"
+        found: bool = await self._in_thread(lambda _: self.isdir(path))
+        return found
+
+    def _is_folder(self, bucket: str, key: str) -> bool:
+        """Whether there are objects below a key, or the marker of a folder."""
+        return self.bucket_store(bucket).is_prefix(f"{key}/")
 
     def _type(self, path: str) -> str | None:
         try:
@@ -1029,11 +1041,36 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
 
     async def _ls(self, path: str, *args: Any, **kwargs: Any) -> Any:
         if self.upstream:
-            with self.translated_upstream(path, "list"):
-                return await super()._ls(path, *args, **kwargs)
+            return await self._ls_of_upstream(path, *args, **kwargs)
         detail = args[0] if args else kwargs.get("detail", True)
         found = await self._in_thread(lambda _: self._entries(path))
         return found if detail else [each["name"] for each in found]
+
+    async def _ls_of_upstream(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """The listing of the class below, without the marker of the folder itself, which would be its own child.
+
+        Raises:
+            BucketNotFoundError: If the bucket does not exist.
+            ObjectNotFoundError: If there is nothing at the path.
+        """
+        try:
+            with self.translated_upstream(path, "list"):
+                found = await super()._ls(path, *args, **kwargs)
+        except FileNotFoundError as error:
+            if isinstance(error, OURS):
+                raise
+            bucket, key = self._split(path)
+            if bucket:
+                await self._in_thread(lambda _: self.bucket_store(bucket).require_bucket("list", recently=False))
+            raise not_there(self._error_details(bucket, key.rstrip("/"), "list")) from error
+        own = self._strip_protocol(path).rstrip("/")
+        if not own or not isinstance(found, list):
+            return found
+        if not any(own == each.rstrip("/") for each in found if isinstance(each, str)):  # no names, or none of itself
+            return [each for each in found if isinstance(each, str) or not _is_marker_of(own, each)]
+        if own in found and await self._isfile(own) and not await self._isdir(own):
+            return found
+        return [each for each in found if each.rstrip("/") != own]
 
     def _entries(self, path: str) -> list[dict[str, Any]]:
         """The objects and folders directly in a folder; or the object of that path."""
@@ -1054,7 +1091,11 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     async def _find(self, path: str, *args: Any, **kwargs: Any) -> Any:
         if self.upstream:
             with self.translated_upstream(path, "list"):
-                return await super()._find(path, *args, **kwargs)
+                names = await super()._find(path, *args, **kwargs)
+            bucket = self._split(path)[0]
+            if not names and bucket and not has_magic(bucket):
+                await self._in_thread(lambda _: self.bucket_store(bucket).require_bucket("list", recently=False))
+            return names
         if args or kwargs.keys() - {"detail"}:
             return await super()._find(path, *args, **kwargs)
         found = await self._in_thread(lambda _: self._objects_below(path))
@@ -1067,7 +1108,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         root = store.url("")
         below = [_listed(f"{bucket}/{each.url.removeprefix(root)}", each) for each in store.list(f"{key}/" if key else "")]
         if key and not below:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(ObjectNotFoundError):
                 return [self.entry(bucket, key)]
         return below
 
@@ -1111,6 +1152,12 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
 def not_there(details: ErrorDetails) -> ObjectNotFoundError:
     """The error for a path at which there is neither an object nor a folder."""
     return ObjectNotFoundError(f"{details.url} does not exist ({details.provider} {details.operation})", details)
+
+
+def _is_marker_of(path: str, entry: Mapping[str, Any]) -> bool:
+    """Whether a listed entry is the folder that was listed."""
+    name = str(entry["name"])
+    return name.rstrip("/") == path and (name != path or entry["type"] == "directory")
 
 
 def _new_pool(workers: int) -> ThreadPoolExecutor:

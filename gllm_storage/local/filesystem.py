@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec.implementations.local import LocalFileSystem
 
 from gllm_storage.filesystem.sync import SyncStoreFileSystem
-from gllm_storage.local.store import LocalStore
+from gllm_storage.local.store import LocalStore, translated
 from gllm_storage.settings import TransferSettings, disk_options
 
 if TYPE_CHECKING:
@@ -28,4 +28,6 @@ class LocalStoreFileSystem(SyncStoreFileSystem, LocalFileSystem):  # type: ignor
         if mode == "rb":
             store, key = self.place(path)
             store.info(key, "open")  # fsspec would wait at a named pipe
+            with translated(store.details(key, "open")):
+                return super()._open(path, mode, block_size, **kwargs)
         return super()._open(path, mode, block_size, **kwargs)

@@ -199,11 +199,11 @@ class LocalStore(ObjectStore):
             ObjectChangedError: If the file is another version.
             StorageError: If it cannot be opened.
         """
-        with _translated(details):
+        with translated(details):
             # O_NONBLOCK: to open a named pipe would otherwise wait for a writer.
             fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            with _translated(details):
+            with translated(details):
                 status = os.fstat(fd)
             _require_file(status, details)
             if etag not in {None, _etag(status)}:
@@ -219,7 +219,7 @@ class LocalStore(ObjectStore):
     def info(self, key: str, operation: str = "info") -> ObjectInfo:
         """The facts that the file system has about a file."""
         details = self.details(key, operation)
-        with _translated(details):
+        with translated(details):
             status = os.stat(self._path(key))
         _require_file(status, details)
         return ObjectInfo(
@@ -233,7 +233,7 @@ class LocalStore(ObjectStore):
     def delete(self, key: str) -> None:
         """Remove the file; its folders stay."""
         self.info(key, "delete")  # a folder is not an object
-        with _translated(self.details(key, "delete")):
+        with translated(self.details(key, "delete")):
             os.unlink(self._path(key))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -246,7 +246,7 @@ class LocalStore(ObjectStore):
     def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
         """The files and folders directly behind a prefix, empty folders included."""
         folder, details = prefix[: prefix.rfind("/") + 1], self.details(prefix, "list")
-        with _translated(details):
+        with translated(details):
             try:
                 with os.scandir(self._path(folder)) as entries:
                     found = [f"{folder}{each.name}{'/' if _is_folder(each) else ''}" for each in entries]
@@ -268,7 +268,7 @@ class LocalStore(ObjectStore):
             if error.errno not in _ABSENT:
                 raise error
 
-        with _translated(details):
+        with translated(details):
             for parent, _, names in os.walk(self._path(folder), onerror=fail):
                 for name in names:
                     if not is_temporary(name):
@@ -317,7 +317,7 @@ class _LocalReader(ObjectReader):
                 yield piece
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
-        return _translated(self._details)
+        return translated(self._details)
 
 
 class _LocalWriter:
@@ -429,7 +429,7 @@ def _moves(transfer: Transfer) -> Callable[[int], None]:
     return moved
 
 
-def _translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
+def translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
     """Raise errors of this library in place of an `OSError`."""
     return translation(details, (OSError,), _translate)
 

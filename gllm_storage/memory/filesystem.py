@@ -29,10 +29,54 @@ class MemoryFileSystem(SyncStoreFileSystem, _MemoryFileSystem):  # type: ignore[
         if mode == "rb":
             store, key = MemoryStore(self), self._strip_protocol(path).lstrip("/")
             # fsspec returns the stored object itself, whose position all readers would share.
-            return io.BytesIO(store.content(key, store.details(key, "open")).getvalue())
+            return _Reader(store.content(key, store.details(key, "open")).getvalue(), self, path)
         if kwargs.get("data") is not None:  # the complete content, as fsspec's own `pipe_file` gives it
             return super(SyncStoreFileSystem, self)._open(path, mode, block_size, **kwargs)
         return super()._open(path, mode, block_size, **kwargs)
 
     def _rm(self, path: str) -> None:
         self.rm_file(path)
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """An object or a folder. A name that is both is an object here, as on the clouds; `isdir` is True, too.
+
+        Raises:
+            FileNotFoundError: If there is neither.
+        """
+        name = self._strip_protocol(path)
+        if name in self.store:
+            entry: dict[str, Any] = self._listed(name)
+            return entry
+        found: dict[str, Any] = super().info(path, **kwargs)
+        return found
+
+    def isdir(self, path: str) -> bool:
+        """Whether there is a folder of this name, beside an object or not."""
+        name = self._strip_protocol(path)
+        return not name or name in self.pseudo_dirs or any(each.startswith(f"{name}/") for each in tuple(self.store))
+
+    def _listed(self, name: str) -> dict[str, Any]:
+        content = self.store[name]
+        created = content.created.timestamp()
+        return {"name": name, "size": len(content.getvalue()), "type": "file", "created": created}
+
+
+class _Reader(io.BytesIO):
+    """The content of an object, with the attributes that fsspec's methods expect of a file, such as `read_block`."""
+
+    mode = "rb"
+
+    def __init__(self, content: bytes, fs: MemoryFileSystem, path: str) -> None:
+        super().__init__(content)
+        self.size = len(content)
+        self.fs = fs
+        self.path = self.name = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.getvalue(), self.fs, self.path, self.tell())
+
+
+def _reopened(content: bytes, fs: MemoryFileSystem, path: str, position: int) -> _Reader:
+    file = _Reader(content, fs, path)
+    file.seek(position)
+    return file

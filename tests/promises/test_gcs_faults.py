@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 UPLOADS = of(GCS, LARGES)
 CREATES = [case for case in UPLOADS if case.create]
 OVERWRITES = [case for case in UPLOADS if not case.create]
+SMALL_CONTENT = b"content"
 COMPLETE = Answer(200, body=json.dumps({"kind": "storage#object", "name": NAME, "generation": "1"}).encode())
 SPOILED = [
     *(pytest.param(Answer(status, "gone"), id=str(status)) for status in (404, 410, 499)),
@@ -214,3 +215,16 @@ def test_zonal_unknown(faulty: Faulty, tmp_path: Path) -> None:
     assert not client.file_exists("new")
     client.upload_file(tmp_path / "source", "new", check_conflict=True)
     assert len(faulty.sent("GetStorageLayout")) == 3
+
+
+@on_gcs
+@pytest.mark.parametrize("lost", ["ObjectsRewrite", "ObjectsDelete"])
+@pytest.mark.parametrize("method", ["mv", "mv_file", "rename"])
+def test_move_with_lost_answer(faulty: Faulty, lost: str, method: str) -> None:
+    """A move whose answer is lost succeeds."""
+    faulty.put(SMALL_CONTENT)
+    filesystem, source = faulty.client().filesystem, faulty.client().url(NAME)
+    faulty.inject(lost, DropResponse())
+    getattr(filesystem, method)(source, f"{source}.moved")
+    assert filesystem.cat_file(f"{source}.moved") == SMALL_CONTENT
+    assert not filesystem.exists(source)

@@ -24,8 +24,8 @@ from gllm_storage import (
     StorageUnavailableError,
 )
 from gllm_storage.concurrency.stop import Stop, TransferStopped
-from gllm_storage.errors import Remedy
-from gllm_storage.files.source import CHUNK, LocalSource, MemorySource, open_source
+from gllm_storage.errors import ErrorDetails, Remedy
+from gllm_storage.files.source import CHUNK, LocalSource, MemorySource, local_errors, open_source
 from gllm_storage.files.target import is_temporary
 from gllm_storage.info import Stored
 from gllm_storage.local.store import LocalStore
@@ -545,3 +545,16 @@ def test_source_changes(local: LocalStore, tmp_path: Path) -> None:
             local.upload(UploadRequest("a", source, transfer))
     assert caught.value.remedy is Remedy.FINISH_WRITING
     assert not (tmp_path / "store").exists()
+
+
+def test_permission_errors(tmp_path: Path) -> None:
+    """A forbidden file or folder raises one class, which is a PermissionError and a StorageError."""
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    details = ErrorDetails("file", "file:///x", "upload")
+    for action in ("read", "write"):
+        with pytest.raises(AccessDeniedError) as raised, local_errors(action, str(source), details):
+            raise PermissionError(13, "Permission denied", str(source))
+        assert isinstance(raised.value, PermissionError)
+        assert isinstance(raised.value, StorageError)
+        assert "Permission denied" in str(raised.value)

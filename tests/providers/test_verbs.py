@@ -318,11 +318,12 @@ def test_local_folder(rig: Rig, folder: Path) -> None:
 
 @pytest.mark.parametrize("rig", WITH_BUCKETS, indirect=True)
 def test_missing_bucket(rig: Rig, folder: Path) -> None:
-    """A missing bucket raises BucketNotFoundError, which is not a FileNotFoundError."""
+    """A missing bucket raises BucketNotFoundError, which is a StorageError and a FileNotFoundError."""
     new_file(folder)
     raised = failures(VERBS, rig.client_of("no-such-bucket"), "model.bin", folder)
     assert kinds(raised) == dict.fromkeys(VERBS, BucketNotFoundError)
-    assert not issubclass(BucketNotFoundError, FileNotFoundError)
+    assert issubclass(BucketNotFoundError, StorageError)
+    assert issubclass(BucketNotFoundError, FileNotFoundError)
     assert all("no-such-bucket" in str(error) for error in raised.values())
     assert os.listdir(folder) == ["source.bin"]
 

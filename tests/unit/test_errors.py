@@ -28,7 +28,7 @@ PARENTS: dict[type[Exception], set[type[Exception]]] = {
     ObjectExistsError: {FileExistsError},
     StorageError: {RuntimeError},
     AccessDeniedError: {StorageError, PermissionError},
-    BucketNotFoundError: {StorageError},
+    BucketNotFoundError: {StorageError, FileNotFoundError},
     IntegrityError: {StorageError},
     ConflictCheckUnsupportedError: {StorageError},
     UnsupportedOperationError: {StorageError},
@@ -47,7 +47,7 @@ def test_parents(kind: type[Exception]) -> None:
 def test_runtime_errors(kind: type[Exception]) -> None:
     """Every error is a RuntimeError, except ObjectNotFoundError and ObjectExistsError."""
     assert issubclass(kind, RuntimeError) == (kind not in {ObjectNotFoundError, ObjectExistsError})
-    assert issubclass(kind, FileNotFoundError) == (kind is ObjectNotFoundError)
+    assert issubclass(kind, FileNotFoundError) == (kind in {ObjectNotFoundError, BucketNotFoundError})
 
 
 @all_errors

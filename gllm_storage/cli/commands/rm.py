@@ -15,7 +15,7 @@ from gllm_storage.cli.output import say
 from gllm_storage.cli.places import address_to_delete, nothing_there, require_object
 from gllm_storage.cli.signals import announce
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import StorageError
+from gllm_storage.errors import BucketNotFoundError, StorageError
 from gllm_storage.paths import ExactKey, validate_key
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ def _remove(stored: Stored, *, force: bool, verbose: bool) -> bool:
     """Delete an object; returns False if it is missing and `force` is set."""
     try:
         stored.client.delete_file(stored.remote_path)
-    except FileNotFoundError:
-        if not force:
+    except FileNotFoundError as error:
+        if not force or isinstance(error, BucketNotFoundError):
             raise
         return False
     if verbose:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError, ParamValidationError
 
-from gllm_storage.errors import OURS, ObjectNotFoundError
+from gllm_storage.errors import OURS, BucketNotFoundError, ObjectNotFoundError, Remedy
 from gllm_storage.s3.errors import SDK_ERRORS, UNPARSABLE, UnreadableAnswerError, code_of, status_of, translate
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ _KEPT = {"BucketNotEmpty", "PreconditionFailed"}
 
 @contextlib.contextmanager
 def translated_s3fs(details: ErrorDetails) -> Iterator[None]:
-    """Raise errors of this library in place of botocore's, and of those that s3fs makes of them.
-
-    A bucket that does not exist is a `FileNotFoundError` here, as fsspec's users expect of a folder.
-    """
+    """Raise errors of this library in place of botocore's, and of those that s3fs makes of them."""
     try:
         yield
     except OURS:
@@ -49,10 +46,13 @@ def _unreadable(error: Exception) -> UnreadableAnswerError:
     return UnreadableAnswerError(f"its answer cannot be parsed: {type(error).__name__}: {error}")
 
 
-def _not_found(error: FileNotFoundError, details: ErrorDetails) -> ObjectNotFoundError:
+def _not_found(error: FileNotFoundError, details: ErrorDetails) -> ObjectNotFoundError | BucketNotFoundError:
     cause = error.__cause__
     if not isinstance(cause, ClientError):
         return ObjectNotFoundError(f"{details.url} does not exist (s3 {details.operation})", details)
     known = dataclasses.replace(details, status=status_of(cause), code=code_of(cause))
-    why = ": there is no such bucket" if known.code == "NoSuchBucket" else ""
-    return ObjectNotFoundError(f"{details.url} does not exist{why} (s3 {details.operation})", known)
+    if known.code == "NoSuchBucket":
+        return BucketNotFoundError(
+            f"{details.url} does not exist: there is no such bucket (s3 {details.operation})", known, Remedy.CREATE_BUCKET
+        )
+    return ObjectNotFoundError(f"{details.url} does not exist (s3 {details.operation})", known)

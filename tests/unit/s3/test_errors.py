@@ -167,10 +167,10 @@ def test_error_answer(code: str, status: int, expected: type[Exception]) -> None
 
 @pytest.mark.parametrize("status", [200, 301, 400, 403, 404, 409, 500, 503])
 def test_missing_bucket(status: int) -> None:
-    """A missing bucket is not a missing file, whatever the status is."""
+    """A missing bucket is a BucketNotFoundError, which is not an ObjectNotFoundError, whatever the status is."""
     error = translate(answer("NoSuchBucket", status), DETAILS)
     assert isinstance(error, BucketNotFoundError)
-    assert not isinstance(error, FileNotFoundError)
+    assert not isinstance(error, ObjectNotFoundError)
     assert "models" in str(error)
 
 
