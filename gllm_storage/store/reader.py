@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo
 
 
+_WITHOUT_SIZE = frozenset({"delete", "exists"})
+"""Operations that ask whether there is an object, and not for its size."""
+
+
 class ObjectChangedError(Exception):
     """The object was replaced while it was read."""
 
@@ -148,7 +152,7 @@ def measured(head: Callable[[], ObjectInfo], reader: ObjectReader, details: Erro
         attempt += 1
         version = head()
         try:
-            if version.size or _is_empty(reader, version):
+            if version.size or details.operation in _WITHOUT_SIZE or _is_empty(reader, version):
                 return version
         except ObjectChangedError as error:
             if attempt == RESTART.limit:
