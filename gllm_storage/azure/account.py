@@ -79,6 +79,8 @@ class AzureAccount:
         if not account_name and not (account_key or sas_token or principal or anonymous):
             of_environment = os.environ.get(_CONNECTION_STRING)
             if of_environment:
+                if not _names_account(of_environment):
+                    raise ValueError(f"{_CONNECTION_STRING} has neither AccountName nor BlobEndpoint")
                 return cls(_name_in(of_environment), connection_string=of_environment)
         name = account_name or os.environ.get(_NAME)
         if not name:
@@ -136,6 +138,11 @@ class AzureAccount:
             "anon": False,
         }
         return {name: value for name, value in options.items() if value is not None}
+
+
+def _names_account(connection_string: str) -> bool:
+    names = {part.partition("=")[0].strip().lower() for part in connection_string.split(";")}
+    return bool(names & {"accountname", "blobendpoint", "usedevelopmentstorage"})
 
 
 def _name_in(connection_string: str) -> str | None:

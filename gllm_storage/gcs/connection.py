@@ -72,12 +72,20 @@ OPTIONS = frozenset(
 """The options of `connection_of` that gcsfs does not have."""
 
 _TOKEN_CACHE = ".gcs_tokens"  # noqa: S105 - a file name
+_KEY_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OSError)
+"""Exceptions of google-auth for a key file that is not one, beside its own."""
+_USER_FIELDS = ("refresh_token", "client_secret", "client_id")
 _TOKEN_INFO = "https://oauth2.googleapis.com/tokeninfo"  # noqa: S105 - a URL
 _TOKEN_INFO_SECONDS = 10
 _SHORTEST_LIFE = 300
 """Seconds for which an access token must be valid."""
 _BAD_REQUEST = 400
 _MTLS_HOST = "storage.mtls.googleapis.com"
+
+
+class ProjectMismatchError(ValueError):
+    """The default credentials are of another project than the options name."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +267,9 @@ class GCSConnection:
     def _log_in(self) -> Account:
         try:
             return _account_of(self.options.token, self)
-        except (GoogleAuthError, ValueError, KeyError, TypeError, OSError) as error:
+        except CredentialsError:
+            raise
+        except (GoogleAuthError, *_MALFORMED) as error:
             make: Any = CredentialsError  # google-auth publishes no types for its base class
             raise make(f"{type(error).__name__}: {error}") from error
 
@@ -334,14 +344,22 @@ def _account_of(token: Any, connection: GCSConnection) -> Account:
 
 
 def _first_account(connection: GCSConnection) -> Account:
-    """The account of the first source that has one; anonymous if none has."""
+    """The account of the first source that has one; anonymous if none has.
+
+    Raises:
+        CredentialsError: If ``GOOGLE_APPLICATION_CREDENTIALS`` names a file without credentials. gcsfs goes on without them,
+            so that a mistyped path means anonymous requests.
+    """
+    named = os.environ.get(_KEY_FILE)
     for name in ("google_default", "cache", "cloud"):
         if name == "cloud" and os.environ.get("NO_GCE_CHECK") == "true":
             continue
         try:
             return _METHODS[name](connection)
-        except (GoogleAuthError, ValueError):
-            continue
+        except (GoogleAuthError, *_MALFORMED) as error:
+            if named and name == "google_default" and not isinstance(error, ProjectMismatchError):
+                make: Any = CredentialsError
+                raise make(f"{_KEY_FILE}={named!r} does not name a file with credentials: {error}") from error
     return _anonymous(connection)
 
 
@@ -352,7 +370,7 @@ def _google_default(connection: GCSConnection) -> Account:
         credentials, project = find(scopes=_scopes(connection), request=_request(session))
     given = connection.options.project
     if given and given != project:
-        raise ValueError(f"the project is {given!r}, but the default credentials are of project {project!r}")
+        raise ProjectMismatchError(f"the project is {given!r}, but the default credentials are of project {project!r}")
     return Account(credentials, project)
 
 
@@ -404,7 +422,7 @@ def _credentials_of(token: Any, scopes: list[str]) -> Credentials:
     """Credentials of a key file, of its content, of an access token, or google-auth's own object."""
     if isinstance(token, str):
         require_printable("token", token)
-        token = _of_file(token) if os.path.exists(token) else _of_access_token(token)
+        token = _of_file(token, scopes) if os.path.exists(token) else _of_access_token(token)
     if isinstance(token, dict):
         token = _of_mapping(token, scopes)
     if not isinstance(token, Credentials):
@@ -412,17 +430,27 @@ def _credentials_of(token: Any, scopes: list[str]) -> Credentials:
     return token
 
 
-def _of_file(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+def _of_file(path: str, scopes: list[str]) -> Credentials:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _of_mapping(json.load(file), scopes)
+    except ValueError as error:
+        raise ValueError(f"the key file {path!r} has no credentials: {error}") from error
 
 
-def _of_mapping(info: dict[str, Any], scopes: list[str]) -> Credentials:
+def _of_mapping(info: Any, scopes: list[str]) -> Credentials:
     """Credentials of a service account; or of a user, as gcloud saves them."""
+    if not isinstance(info, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - as for other wrong content
     make: Any = service_account.Credentials.from_service_account_info
     try:
         of_service: Credentials = make(info, scopes=scopes)
-    except (GoogleAuthError, ValueError, KeyError, TypeError):
+    except (GoogleAuthError, ValueError, KeyError, TypeError) as error:
+        missing = [name for name in _USER_FIELDS if not info.get(name)]
+        if missing:
+            raise ValueError(
+                f"neither those of a service account ({error}) nor those of a user (missing {', '.join(missing)})"
+            ) from error
         make = UserCredentials
         of_user: Credentials = make(
             None,
