@@ -270,7 +270,8 @@ def register_filesystems(*protocols: str) -> list[str]:
     """Let ``fsspec.open``, pandas, torch, dask, … open URLs by the filesystems of this library, in this process.
 
     Other processes are not affected, except for processes forked afterwards: call it in each worker that is started in
-    another way. Filesystems made earlier stay as they are.
+    another way, or install ``gllm-storage-fsspec`` (docs/workers.md). Filesystems made earlier stay as they are. The SDKs
+    are imported when the first URL is opened.
 
     Args:
         *protocols: ``"s3"``, ``"s3a"``, ``"gs"``, ``"gcs"``, ``"az"``, ``"abfs"``, ``"abfss"``. Default: all whose extra is
@@ -300,9 +301,15 @@ def register_filesystems(*protocols: str) -> list[str]:
 
 
 def _register_filesystem(protocol: str) -> None:
-    from fsspec import register_implementation  # noqa: PLC0415 - fsspec takes 50 ms to import
+    from fsspec.registry import register_implementation, registry  # noqa: PLC0415 - fsspec takes 50 ms to import
 
-    register_implementation(protocol, _imported(_OF_PROTOCOL[protocol].filesystem), clobber=True)
+    provider = _OF_PROTOCOL[protocol]
+    if protocol in registry:  # a class that was used already comes before a name
+        register_implementation(protocol, _imported(provider.filesystem), clobber=True)
+        return
+    # By name: the SDKs of all clouds take a second to import, and a worker needs one of them, or none.
+    name = provider.filesystem.replace(":", ".")
+    register_implementation(protocol, name, clobber=True, errtxt=f"{name} cannot be imported for {protocol}://")
 
 
 def _is_installed(provider: Provider) -> bool:

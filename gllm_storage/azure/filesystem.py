@@ -18,6 +18,7 @@ from gllm_storage.azure.errors import UnreadableAnswerError, translated
 from gllm_storage.azure.listing import checked_listings
 from gllm_storage.azure.requests import GARBLED, info_of, is_folder
 from gllm_storage.azure.upload import content_of, metadata_of
+from gllm_storage.concurrency.loops import OfLoop, takes_work
 from gllm_storage.errors import OURS, ErrorDetails, ObjectNotFoundError
 from gllm_storage.filesystem.base import StoreFileSystem
 
@@ -83,6 +84,9 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
     scheme: ClassVar[str] = "az"
     upstream: ClassVar[bool] = True
     deletes_upstream: ClassVar[bool] = True
+    service_client = OfLoop(
+        make=lambda filesystem: filesystem.connection.make_async_client(), close=lambda client: client.close()
+    )
     _strip_tokenize_options = ("connection",)  # fsspec keeps it out of storage_options, and so out of pickles
 
     def __init__(
@@ -306,7 +310,7 @@ def _is_of_caller(error: BaseException) -> bool:
 
 def _close(pid: int, loop: Any, client: Any) -> None:
     """Close adlfs's client, within a moment. It cannot be closed if its loop does not run any more, as in a forked child."""
-    if pid != os.getpid() or loop is None or not loop.is_running():
+    if pid != os.getpid() or not takes_work(loop):
         return
     with contextlib.suppress(Exception):  # at the interpreter's end there is no remedy
         closing = asyncio.run_coroutine_threadsafe(client.close(), loop)

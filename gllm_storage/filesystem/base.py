@@ -16,16 +16,17 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import fsspec.asyn
 from fsspec.asyn import AsyncFileSystem, get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.core import has_magic
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.interrupt import ending_its_tasks, run_interruptible, task_of_call
+from gllm_storage.concurrency.loops import DaemonPool, loop_of_caller, loop_to_hand_to
 from gllm_storage.concurrency.stop import Stop, running_stop, stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import (
@@ -102,6 +103,12 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     _pid: int  # fsspec's: the process that made the instance
     _loop: Any
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        own = None if options.get("asynchronous") else loop_of_caller(fsspec.asyn.loop[0])
+        if own is not None and options.get("loop") is None:
+            options["loop"] = own
+        super().__init__(*args, **options)
+
     # ------------------------------------------------------------------ for providers to implement or adapt
 
     def bucket_store(self, bucket: str) -> ObjectStore:
@@ -166,7 +173,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             self._pid = os.getpid()
             self._loop = get_loop()
             self.after_fork()
-        return super().loop
+        return loop_to_hand_to(super().loop)
 
     @property
     def async_workers(self) -> int:
@@ -174,9 +181,9 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         return _ASYNC_WORKERS
 
     @property
-    def _threads(self) -> ThreadPoolExecutor:
-        made: PerProcess[ThreadPoolExecutor] = PerProcess(partial(_new_pool, self.async_workers))
-        pools: PerProcess[ThreadPoolExecutor] = self.__dict__.setdefault("_pools", made)
+    def _threads(self) -> DaemonPool:
+        made: PerProcess[DaemonPool] = PerProcess(partial(DaemonPool, self.async_workers, "gllm-storage-async"))
+        pools: PerProcess[DaemonPool] = self.__dict__.setdefault("_pools", made)
         return pools.get()
 
     def _is_of_version(self, kwargs: Mapping[str, Any]) -> bool:
@@ -265,7 +272,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
                 return work(stop)
 
         with task_of_call():
-            future = asyncio.get_running_loop().run_in_executor(self._threads, run)
+            future = asyncio.wrap_future(self._threads.submit(run))
             try:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
@@ -1158,10 +1165,6 @@ def _is_marker_of(path: str, entry: Mapping[str, Any]) -> bool:
     """Whether a listed entry is the folder that was listed."""
     name = str(entry["name"])
     return name.rstrip("/") == path and (name != path or entry["type"] == "directory")
-
-
-def _new_pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="gllm-storage-async")
 
 
 def _is_lenient(on_error: str | None, *, recursive: bool) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import gllm_storage.concurrency as _concurrency  # noqa: F401 - before the SDKs; see `concurrency.exiting`
+
 if TYPE_CHECKING:
     from gllm_storage.gcs.filesystem import GCSFileSystem
 

@@ -17,6 +17,7 @@ from gcsfs.core import GCSFileSystem as _GCSFileSystem
 from gcsfs.retry import HttpError
 
 from gllm_storage.concurrency.interrupt import decided, task_of_call
+from gllm_storage.concurrency.loops import OfLoop, takes_work
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import OURS, ErrorDetails
@@ -91,6 +92,8 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
     provider: ClassVar[str] = "gcs"
     scheme: ClassVar[str] = "gs"
     upstream: ClassVar[bool] = True
+    _session = OfLoop(close=lambda session: session.close())
+    _ssl_context_task = OfLoop()
     # fsspec: options that neither the cache of instances nor a pickle holds.
     _strip_tokenize_options: ClassVar[tuple[str, ...]] = ("connection",)
 
@@ -127,7 +130,7 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
             return
         if asynchronous:
             _GCSFileSystem.close_session(loop, session, asynchronous)
-        elif loop.is_running():
+        elif takes_work(loop):
             asyncio.run_coroutine_threadsafe(session.close(), loop)
 
     def after_fork(self) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import urllib3
 from botocore.exceptions import ConnectionClosedError
 
+from gllm_storage.concurrency.exiting import is_green
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
@@ -127,7 +128,8 @@ class Endpoint:
         if not is_amazon(client):
             stay: Any = _stay_at_endpoint
             events.register("before-call.s3", stay)
-        return client if self.engine == "boto3" else self._direct_or(client, session)
+        # The direct client waits by the kernel's calls, which greenlets must not do, and eventlet has no select.poll.
+        return client if self.engine == "boto3" or is_green() else self._direct_or(client, session)
 
     def make_presigner(self) -> S3Client:
         """A new boto3 client whose presigned URLs have a signature of version 4.

@@ -19,6 +19,7 @@ from s3fs.core import S3FileSystem as _S3FileSystem
 from s3fs.errors import translate_boto_error
 
 from gllm_storage.concurrency.interrupt import task_of_call
+from gllm_storage.concurrency.loops import OfLoop, takes_work
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ObjectExistsError
@@ -85,6 +86,9 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
     upstream: ClassVar[bool] = True
     connection: S3Connection
     """The endpoint; the verbs of a client share it."""
+    _s3 = OfLoop()
+    _s3creator = OfLoop(close=lambda creator: creator.__aexit__(None, None, None))
+    _set_session_lock = OfLoop(lambda _: asyncio.Lock())
 
     def __init__(
         self,
@@ -145,6 +149,19 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
             "requester_pays": bool(self.req_kw),
             "max_concurrency": self.max_concurrency,
         }
+
+    @staticmethod
+    def close_session(loop: Any, s3: Any) -> None:
+        """Close s3fs's session, also on a loop that the caller runs.
+
+        Args:
+            loop: The loop that the session belongs to.
+            s3: s3fs's maker of clients.
+        """
+        if takes_work(loop) and not loop.is_running():
+            asyncio.run_coroutine_threadsafe(s3.__aexit__(None, None, None), loop)
+        else:
+            _S3FileSystem.close_session(loop, s3)
 
     def bucket_store(self, bucket: str) -> S3Store:
         """The store of a bucket."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -97,6 +100,81 @@ assert before == (dict(registry), dict(known_implementations))
 print(fsspec.get_filesystem_class("s3").__module__)
 """
     assert output_of(program) == "s3fs.core"
+
+
+SDKS = ("boto3", "s3fs", "gcsfs", "adlfs", "aiohttp", "requests", "azure.core", "google.auth")
+
+
+def test_imports() -> None:
+    """Registration imports no SDK; the first use imports those of its provider, and gives our class."""
+    program = f"""
+import sys
+import fsspec, gllm_storage
+gllm_storage.register_filesystems()
+print([name for name in {SDKS} if name in sys.modules])
+print(fsspec.get_filesystem_class("s3").__module__)
+print([name for name in ("gcsfs", "adlfs") if name in sys.modules])
+"""
+    assert output_of(program).splitlines() == ["[]", "gllm_storage.s3.filesystem", "[]"]
+
+
+def test_used_before() -> None:
+    """Registration replaces a class that fsspec has used already, and the class stays after another import of the SDK."""
+    program = """
+import fsspec
+before = fsspec.get_filesystem_class("gs").__module__
+import gllm_storage
+gllm_storage.register_filesystems()
+import s3fs, gcsfs, adlfs
+print(before, *(fsspec.get_filesystem_class(each).__module__ for each in ("gs", "gcs", "s3", "az")))
+"""
+    ours = ["gllm_storage.gcs.filesystem"] * 2 + ["gllm_storage.s3.filesystem", "gllm_storage.azure.filesystem"]
+    assert output_of(program).split() == ["gcsfs.core", *ours]
+
+
+@pytest.fixture(scope="module")
+def companion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which ``packages/gllm-storage-fsspec`` is installed."""
+    folder = tmp_path_factory.mktemp("companion")
+    source = shutil.copytree(Path(__file__).parents[2] / "packages" / "gllm-storage-fsspec", folder / "source")
+    command = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", str(folder / "site"), str(source)]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True, timeout=CHILD_SECONDS)
+    return folder / "site"
+
+
+def test_companion(companion: Path) -> None:
+    """With the companion distribution, each process opens URLs by our classes, and `import fsspec` imports none of them."""
+    program = """
+import sys
+import fsspec
+assert not [name for name in sys.modules if name.split(".")[0] in ("gllm_storage", "s3fs", "gcsfs", "adlfs")]
+print(*(fsspec.get_filesystem_class(each).__module__ for each in ("s3", "s3a", "gs", "gcs", "az", "abfs")))
+"""
+    ours = ["gllm_storage.s3.filesystem"] * 2 + ["gllm_storage.gcs.filesystem"] * 2 + ["gllm_storage.azure.filesystem"] * 2
+    assert output_of(program, PYTHONPATH=str(companion)).split() == ours
+
+
+def test_spawned_workers(companion: Path, tmp_path: Path) -> None:
+    """A spawned worker has s3fs's class after `register_filesystems` of its parent, and ours with the companion."""
+    program = tmp_path / "program.py"
+    program.write_text("""
+import multiprocessing, fsspec
+
+def found(protocol):
+    return fsspec.get_filesystem_class(protocol).__module__
+
+if __name__ == "__main__":
+    import gllm_storage
+    gllm_storage.register_filesystems()
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(found("s3"), *pool.map(found, ["s3"]))
+""")
+    run = partial(
+        subprocess.run, [sys.executable, str(program)], check=True, capture_output=True, text=True, timeout=CHILD_SECONDS
+    )
+    assert run().stdout.split() == ["gllm_storage.s3.filesystem", "s3fs.core"]
+    with_companion = run(env={**os.environ, "PYTHONPATH": str(companion)})
+    assert with_companion.stdout.split() == ["gllm_storage.s3.filesystem"] * 2
 
 
 def test_missing_packages() -> None:

@@ -1,0 +1,74 @@
+"""Work while the interpreter ends: in `atexit` functions, and in threads that outlive the main thread.
+
+CPython ends `concurrent.futures` before it calls `atexit` functions and before it waits for other threads. From then on
+
+- a `ThreadPoolExecutor` refuses work, and so does an event loop that resolves a host name or opens a file by one;
+- ``concurrent.futures.thread`` cannot be imported any more if it was not before, and so boto3, fsspec and aiohttp cannot
+  either: "can't register atexit after shutdown";
+- since CPython 3.12, no thread can be started.
+
+A checkpoint that is saved at that time must not be lost. So this module imports executors in any case, and
+`concurrency.loops` has a pool and an event loop that work in the caller's thread where no thread can be started.
+
+The package imports this module first, so that boto3, fsspec and the other SDKs can be imported after it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from typing import Any
+
+
+def _import_executors() -> None:
+    """Import ``concurrent.futures.thread``; during the shutdown as a module that is shut down already."""
+    try:
+        importlib.import_module("concurrent.futures.thread")
+    except RuntimeError:
+        threads: Any = threading
+        register = threads._register_atexit  # noqa: SLF001 - the only way, and only at the shutdown
+        threads._register_atexit = lambda *_, **__: None  # noqa: SLF001 - as above
+        try:
+            module: Any = importlib.import_module("concurrent.futures.thread")
+        finally:
+            threads._register_atexit = register  # noqa: SLF001 - as above
+        # What CPython would have called. Otherwise the threads of new pools would never end, and nor would the process.
+        module._python_exit()  # noqa: SLF001 - as above
+
+
+_import_executors()
+
+
+def is_exiting() -> bool:
+    """Whether the interpreter ends: the main thread has ended, and `atexit` functions or other threads still run."""
+    return not threading.main_thread().is_alive()
+
+
+def is_green() -> bool:
+    """Whether gevent or eventlet has replaced threads by greenlets, which share one thread, and sockets by their own."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and any(map(gevent.is_module_patched, ("socket", "threading"))):
+        return True
+    return eventlet is not None and any(map(eventlet.is_monkey_patched, ("socket", "thread")))
+
+
+def start(thread: threading.Thread) -> bool:
+    """Start a thread.
+
+    Returns:
+        False if the interpreter is shutting down, when it refuses new threads. Uploads may still begin then, in atexit
+        functions: the caller runs the task in its own thread.
+
+    Raises:
+        BaseException: The exception that interrupted this thread meanwhile, such as `KeyboardInterrupt`.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        # `start` waits in `Condition.wait`. If a signal interrupts that at its very end, CPython 3.11 releases a lock that
+        # it does not hold, and this RuntimeError hides the KeyboardInterrupt.
+        if str(error) == "release unlocked lock" and error.__context__ is not None:
+            raise error.__context__ from None
+        return False
+    return True
