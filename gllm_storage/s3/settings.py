@@ -205,11 +205,15 @@ class S3Settings:
             **disk_options_of(self),
             **limit_options_of(self),
             "conditional_writes": self.conditional_writes,
-            "exclusive_put_limit": self.exclusive_put_limit,
             "engine": self.engine,
             "sign_bodies": self.sign_bodies,
-            **({"publish_on_error": True} if self.publish_on_error else {}),
+            **self._newer_options(),
         }
+
+    def _newer_options(self) -> dict[str, Any]:
+        """Options that version 0.1.0 did not have, if they differ from their defaults: its pickles hold the others."""
+        limit = {} if self.exclusive_put_limit == EXCLUSIVE_PUT_LIMIT else {"exclusive_put_limit": self.exclusive_put_limit}
+        return {**limit, **({"publish_on_error": True} if self.publish_on_error else {})}
 
     def _client_options(self) -> dict[str, Any]:
         return _given({"region_name": self.region_name, "verify": self.ca_bundle if self.verify_tls else False})
