@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from gllm_storage.errors import require_printable
 
 _NAME = "AZURE_STORAGE_ACCOUNT_NAME"
+ACCOUNT_HOSTS = (".dfs.core.windows.net", ".blob.core.windows.net")
+"""The ends of the hosts of Azure's accounts, in URLs."""
 _CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 _KEY = "AZURE_STORAGE_ACCOUNT_KEY"
 _SAS = "AZURE_STORAGE_SAS_TOKEN"
@@ -31,6 +33,7 @@ class AzureAccount:
         sas_token: A shared access signature.
         principal: Tenant, client id and secret of a service principal.
         anonymous: Whether requests carry no credentials.
+        credential: A credential object for the SDK, such as one of azure-identity, or an `AzureSasCredential`.
     """
 
     name: str | None = None
@@ -40,6 +43,7 @@ class AzureAccount:
     sas_token: str | None = field(default=None, repr=False)
     principal: tuple[str, str, str] | None = field(default=None, repr=False)
     anonymous: bool = False
+    credential: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the secrets, which become parts of URLs and headers.
@@ -68,6 +72,7 @@ class AzureAccount:
         principal: tuple[str, str, str] | None = None,
         anonymous: bool = False,
         endpoint_url: str | None = None,
+        credential: Any = None,
     ) -> AzureAccount:
         """The given account; the environment adds the missing settings.
 
@@ -76,16 +81,24 @@ class AzureAccount:
         """
         if connection_string:
             return cls(_name_in(connection_string), connection_string=connection_string)
-        if not account_name and not (account_key or sas_token or principal or anonymous):
+        if not account_name and not (account_key or sas_token or principal or anonymous or credential):
             of_environment = os.environ.get(_CONNECTION_STRING)
             if of_environment:
                 if not _names_account(of_environment):
                     raise ValueError(f"{_CONNECTION_STRING} has neither AccountName nor BlobEndpoint")
                 return cls(_name_in(of_environment), connection_string=of_environment)
+        named_key = getattr(credential, "named_key", None)  # of an AzureNamedKeyCredential
+        if named_key is not None:
+            account_name, account_key, credential = account_name or named_key.name, named_key.key, None
+        elif isinstance(credential, str):
+            account_key, sas_token = (account_key, credential) if "sig=" in credential else (credential, sas_token)
+            credential = None
         name = account_name or os.environ.get(_NAME)
         if not name:
             raise ValueError(f"no Azure account is named: give account_name or connection_string, or set {_NAME}")
         url = endpoint_url or f"https://{name}.blob.core.windows.net"
+        if credential is not None and not (account_key or sas_token or principal or anonymous):
+            return cls(name, url, credential=credential)
         if not (account_key or sas_token or principal or anonymous):
             account_key = os.environ.get(_KEY) or None
             sas_token = None if account_key else os.environ.get(_SAS) or None
@@ -93,7 +106,7 @@ class AzureAccount:
 
     @property
     def uses_identity(self) -> bool:
-        """Whether credentials come from azure-identity: a service principal, or the default chain."""
+        """Whether the SDK gets a credential object: the caller's, or one of azure-identity."""
         return not (self.connection_string or self.account_key or self.sas_token or self.anonymous)
 
     @property
@@ -135,6 +148,7 @@ class AzureAccount:
             "tenant_id": tenant,
             "client_id": client,
             "client_secret": secret,
+            "credential": self.credential,
             "anon": False,
         }
         return {name: value for name, value in options.items() if value is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
 
+from gllm_storage.azure.account import ACCOUNT_HOSTS
 from gllm_storage.azure.settings import AzureSettings
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.fsspec_client import FsspecStorageClient
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 _PROTOCOLS = ("abfs", "az", "abfss")
 """Those of adlfs's class, in its order: fsspec configures it under these names."""
 _ALIASES = ("abfs", "abfss", "azure")
-_ACCOUNT_HOSTS = (".dfs.core.windows.net", ".blob.core.windows.net")
 
 
 class AzureStorageClient(FsspecStorageClient):
@@ -89,9 +89,11 @@ class AzureStorageClient(FsspecStorageClient):
         """
         place, _, prefix = split_url(url)[1].partition("/")
         container, _, host = place.partition("@")
+        if place.endswith(ACCOUNT_HOSTS) and not host:  # abfs://account.dfs.core.windows.net/container/prefix
+            host, (container, _, prefix) = place, prefix.partition("/")
         config = {"container_name": container}
         if host:
-            account = next((host.removesuffix(each) for each in _ACCOUNT_HOSTS if host.endswith(each)), "")
+            account = next((host.removesuffix(each) for each in ACCOUNT_HOSTS if host.endswith(each)), "")
             if not account:
                 raise ValueError(
                     f"{url!r}: {host!r} is not an account; write ACCOUNT.dfs.core.windows.net, or use az://container"
@@ -113,7 +115,9 @@ class AzureStorageClient(FsspecStorageClient):
         self.settings = parse_config(AzureSettings, self.provider, config)
         place = f"{self.settings.container_name}/"
         account = self.settings.account().name
-        others = tuple(f"{self.settings.container_name}@{account}{host}/" for host in _ACCOUNT_HOSTS) if account else ()
+        name = self.settings.container_name
+        forms = ("{name}@{account}{host}/", "{account}{host}/{name}/") if account else ()
+        others = tuple(form.format(name=name, account=account, host=host) for host in ACCOUNT_HOSTS for form in forms)
         # Azurite turns "\\" into "/". The behaviour of Azure is not documented.
         return Location(
             "az",

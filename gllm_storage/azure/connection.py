@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+import inspect
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import requests
 from azure.core.pipeline.transport import RequestsTransport
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 POOL_SIZE = 100
 """Connections that stay open. A connection above that number is closed after use, and urllib3 logs a warning."""
 _ONE_REQUEST = 2**62
-"""Bytes of a range that the SDK reads by one request: all of them, since the caller cuts an object into ranges."""
+"""Bytes of a range that the SDK reads, or of a blob that it sends, by one request: all, since the caller cuts objects."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class AzureConnection:
         )
         # The SDK waits 15 s after a first failure. It sends a request once, and AzureRequests.send repeats it.
         once = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
-        sizes = {"max_single_get_size": _ONE_REQUEST, "max_single_put_size": self.settings.multipart_threshold}
+        sizes = {"max_single_get_size": _ONE_REQUEST, "max_single_put_size": _ONE_REQUEST}
         try:
             client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport, **once, **sizes)
         except ValueError as error:
@@ -159,9 +161,11 @@ class AzureConnection:
         return client_class.from_connection_string(self.account.as_connection_string(), **options)
 
     def _identity(self, *, asynchronous: bool = False) -> Any:
-        """Credentials of azure-identity; None if the account has credentials of its own."""
+        """The credential object for the SDK's client; None if the account has credentials of its own."""
         if not self.account.uses_identity:
             return None
+        if self.account.credential is not None:
+            return token_credential(self.account.credential, asynchronous=asynchronous)
         if asynchronous:
             from azure.identity import aio as identity  # noqa: PLC0415 - imports aiohttp
         else:
@@ -169,6 +173,50 @@ class AzureConnection:
         if self.account.principal:
             return identity.ClientSecretCredential(*self.account.principal)
         return identity.DefaultAzureCredential()
+
+
+def token_credential(credential: Any, *, asynchronous: bool) -> Any:
+    """A credential object in the form that a client of the SDK takes. adlfs's users pass asynchronous ones.
+
+    Args:
+        credential: A credential of azure-identity or of the caller, synchronous or asynchronous; others are returned.
+        asynchronous: Whether the client is asynchronous.
+    """
+    get_token = getattr(credential, "get_token", None)
+    if get_token is None or inspect.iscoroutinefunction(get_token) == asynchronous:
+        return credential
+    return _Awaitable(credential) if asynchronous else _Blocking(credential)
+
+
+class _Awaitable:
+    """A synchronous token credential for the SDK's asynchronous client."""
+
+    def __init__(self, credential: Any) -> None:
+        self._credential = credential
+
+    async def get_token(self, *scopes: str, **options: Any) -> Any:
+        return await asyncio.to_thread(self._credential.get_token, *scopes, **options)
+
+    async def close(self) -> None:
+        """The caller closes the credential."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class _Blocking:
+    """An asynchronous token credential for the SDK's synchronous client; its connections are of fsspec's event loop."""
+
+    def __init__(self, credential: Any) -> None:
+        self._credential = credential
+
+    def get_token(self, *scopes: str, **options: Any) -> Any:
+        from fsspec.asyn import get_loop, sync  # noqa: PLC0415 - the verbs need no fsspec otherwise
+
+        return sync(get_loop(), self._credential.get_token, *scopes, **options)
 
 
 def connection_of(options: Mapping[str, Any]) -> AzureConnection:
@@ -183,11 +231,6 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
         ValueError: If no account is named, or a value is impossible.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if "credential" in given:
-        raise ValueError(
-            "credential objects are not supported: pass account_key, sas_token, connection_string or tenant_id, "
-            "client_id and client_secret, or nothing, for azure-identity's DefaultAzureCredential"
-        )
     host = given.get("account_host")
     tenant, client, secret = (given.get(name) for name in ("tenant_id", "client_id", "client_secret"))
     account = AzureAccount.resolve(
@@ -198,6 +241,7 @@ def connection_of(options: Mapping[str, Any]) -> AzureConnection:
         principal=(tenant, client, secret) if tenant and client and secret else None,
         anonymous=read_option(given, "anon", flag, False),
         endpoint_url=given.get("endpoint_url") or (f"https://{host}" if host else None),
+        credential=given.get("credential"),
     )
     verify_tls = read_option(given, "verify_tls", flag, True)
     warn_if_insecure("azure", verify_tls=verify_tls)

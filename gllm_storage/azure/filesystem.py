@@ -13,6 +13,7 @@ from azure.core.exceptions import AzureError
 from fsspec.asyn import sync
 from fsspec.utils import stringify_path
 
+from gllm_storage.azure.account import ACCOUNT_HOSTS
 from gllm_storage.azure.connection import AzureConnection, connection_of
 from gllm_storage.azure.errors import UnreadableAnswerError, translated
 from gllm_storage.azure.listing import checked_listings
@@ -213,14 +214,11 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
 
     def _without_protocol(self, path: str) -> str:
         path = super()._without_protocol(path)
-        container, at, rest = path.partition("@")
-        if not at or "/" in container:
-            return path
-        host, _, key = rest.partition("/")  # abfs://container@account.dfs.core.windows.net/key
+        host, rest = _host_of(path)
         account = self.connection.account.name
-        if account and host.partition(".")[0] != account:
+        if host and account and host.partition(".")[0] != account:
             raise ValueError(f"{path!r} is not in the account {account!r} of this filesystem")
-        return f"{container}/{key}"
+        return rest
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -230,10 +228,7 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         path = str(path)
         start = next((f"{name}://" for name in cls.protocol if path.startswith(f"{name}://")), "")
         path = path.removeprefix(start)
-        container, at, rest = path.partition("@")
-        if start and at and "/" not in container:  # abfs://container@account.dfs.core.windows.net/key
-            path = "/".join([container, *rest.split("/")[1:]])
-        return path.strip("/")
+        return (_host_of(path)[1] if start else path).strip("/")
 
     async def _rm_files(self, container_name: str, file_paths: Any, **_: Any) -> None:
         # adlfs's own sends all requests at once, and does not wait for their answers when it is cancelled.
@@ -297,6 +292,19 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
             if known and known[0] is self and known[1] is sync:
                 finalizer.detach()
         weakref.finalize(self, _close, os.getpid(), self._loop, self.service_client)
+
+
+def _host_of(path: str) -> tuple[str, str]:
+    """The account's host in a path, or an empty string; and the path without it.
+
+    The path is one of ``container/key``, ``container@ACCOUNT.dfs.core.windows.net/key`` and
+    ``ACCOUNT.dfs.core.windows.net/container/key``.
+    """
+    first, _, rest = path.partition("/")
+    container, at, host = first.partition("@")
+    if at:
+        return host, f"{container}/{rest}"
+    return (first, rest) if first.endswith(ACCOUNT_HOSTS) else ("", path)
 
 
 def _is_of_caller(error: BaseException) -> bool:

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import re
 import secrets
+import string
 from functools import partial
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
@@ -45,7 +47,12 @@ _CONTENT = ("content_type", "content_encoding", "content_disposition", "content_
 _TIERS = ("hot", "cool", "cold", "archive")
 _BLOCK_NAME = re.compile(rb"<Name>([^<]*)</Name>")
 _ID_LENGTH = 32
-_ID_DIGITS = 6
+_ALPHABET = string.ascii_letters + string.digits + "-_"
+_SHORTEST_TOKEN = 4
+"""Random characters that distinguish the blocks of two writers: 16 million tokens."""
+_OTHER_LENGTH = frozenset({"InvalidBlobOrBlock", "InvalidBlockId"})
+_MAX_PUT = 5000 * 2**20
+"""The largest Put Blob, in bytes: https://learn.microsoft.com/rest/api/storageservices/put-blob"""
 EXISTS_CODES = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
 """The second is the answer to a SAS token that permits to create and not to overwrite."""
 _PRECONDITION_FAILED = 412
@@ -131,6 +138,11 @@ def content_of(given: Any) -> dict[str, str]:
         if name in known and value is not None and not (isinstance(value, str) and value.isascii() and value.isprintable()):
             raise ValueError(f"content_settings {name}={value!r}: must be printable ASCII")
     return {name: value for name, value in fields.items() if name in known and value is not None}
+
+
+def _digits_for(blocks: int) -> int:
+    """Characters that number so many blocks."""
+    return next(digits for digits in range(1, 8) if len(_ALPHABET) ** digits >= blocks)
 
 
 class _Stream:
@@ -265,13 +277,21 @@ class AzureWrite:
         try:
             return self._put_blocks_with_ids(write_id, _ID_LENGTH)
         except HttpResponseError as error:
+            refused = error
             # Another client sent blocks for a blob of this name and did not commit them, perhaps a week ago, and Azure
             # accepts ids of one length only: https://learn.microsoft.com/rest/api/storageservices/put-block#uri-parameters
-            length = self._id_length_of_others() if code_of(error) == "InvalidBlobOrBlock" else _ID_LENGTH
-            if length == _ID_LENGTH or length < _ID_DIGITS + 6:
+            length = self._id_length_of_others() if code_of(error) in _OTHER_LENGTH else _ID_LENGTH
+            if length == _ID_LENGTH:
                 raise
             BLOCK_CONFLICT.again(self.details, 1, error, "conflict", self._request.transfer.stop)
+        source, settings = self._request.source, self._request.transfer.settings
+        count = len(part_ranges(source.size, part_size_for(source.size, settings.part_size, MAX_BLOCKS)))
+        if length - _digits_for(count) >= _SHORTEST_TOKEN:
             return self._put_blocks_with_ids(write_id, length)
+        # Ids of this length would not distinguish the blocks of two writers. Put Blob needs no ids, and discards the blocks.
+        if source.size > _MAX_PUT:
+            raise refused
+        return self._in_thread(partial(self._put, write_id), self._request.transfer.attempt().stop)
 
     def _id_length_of_others(self) -> int:
         names: list[bytes] = []
@@ -289,8 +309,9 @@ class AzureWrite:
         step = part_size_for(source.size, transfer.settings.part_size, MAX_BLOCKS)
         ranges = part_ranges(source.size, step)
         # Ids of this write alone: two writers with the same ids would mix their blocks.
-        token = secrets.token_urlsafe(length)[: length - _ID_DIGITS]
-        ids = [f"{token}{number:0{_ID_DIGITS}d}" for number in range(len(ranges))]
+        digits = _digits_for(len(ranges))
+        token = "".join(secrets.choice(_ALPHABET) for _ in range(length - digits))
+        ids = [f"{token}{''.join(each)}" for each in islice(product(_ALPHABET, repeat=digits), len(ranges))]
         digest = hashlib.md5(usedforsecurity=False)
         tasks = [
             partial(self._digest, digest, transfer.stop),

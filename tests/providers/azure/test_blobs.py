@@ -95,13 +95,22 @@ def test_damaged_blob(faulty: Faulty, tmp_path: Path) -> None:
         client.download_file(NAME, tmp_path / "b")
 
 
-@pytest.mark.parametrize("length", [12, 20, 48, 64])
+@pytest.mark.parametrize("length", [5, 8, 12, 20, 48, 64])
 def test_binary_block_ids(length: int, faulty: Faulty, tmp_path: Path) -> None:
     """Uncommitted blocks of another tool, with binary ids, do not prevent the creation of a blob."""
     block_id = b"\x80" + random.Random(length).randbytes(length - 1)
     blob_of(faulty)._client.block_blob.stage_block(base64.b64encode(block_id).decode(), 1, body=b"q")
     (tmp_path / "a").write_bytes(content_of(LARGE))
     faulty.client().upload_file(tmp_path / "a", NAME, check_conflict=True)
+    faulty.assert_holds(content_of(LARGE))
+
+
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_short_block_ids(length: int, faulty: Faulty, tmp_path: Path) -> None:
+    """Uncommitted blocks with ids that are too short to be told apart do not prevent a large upload."""
+    blob_of(faulty)._client.block_blob.stage_block(base64.b64encode(b"x" * length).decode(), 1, body=b"q")
+    (tmp_path / "a").write_bytes(content_of(LARGE))
+    faulty.client().upload_file(tmp_path / "a", NAME)
     faulty.assert_holds(content_of(LARGE))
 
 

@@ -104,11 +104,3 @@ def test_unreadable_string() -> None:
     client: Any = get_storage_client("az", {"container_name": "models", "connection_string": "AccountName=x;y"})
     with pytest.raises(StorageError, match="Check the account"):
         client.file_exists("a")
-
-
-def test_credential_object() -> None:
-    """A credential object of adlfs is refused, and not ignored."""
-    from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - it imports the SDK
-
-    with pytest.raises(ValueError, match="credential objects"):
-        AzureBlobFileSystem(account_name="acc1", credential=object(), skip_instance_cache=True)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec.config
 import pytest
+from azure.core.credentials import AzureSasCredential
 
-from gllm_storage import StorageError, get_storage_client
+from gllm_storage import get_storage_client
 from gllm_storage.azure.connection import connection_of
 from tests.unit.azure.recorder import Recorder, recording
 from tests.waiting import PATIENCE
@@ -255,12 +256,14 @@ def test_options_of_files() -> None:
 
 
 def test_credential_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A credential object in fsspec's configuration is refused, for verbs and filesystem."""
-    monkeypatch.setitem(fsspec.config.conf, "abfs", {"credential": object()})
-    client: Any = get_storage_client("azure", {"container_name": "models", **ACCOUNT_ANYWHERE, "anonymous": "true"})
-    for name in ("store", "filesystem"):
-        with pytest.raises(StorageError, match="credential objects"):
-            getattr(client, name)
+    """A credential object in fsspec's configuration reaches verbs and filesystem; the keys of the config come first."""
+    credential = AzureSasCredential("sig=abc")
+    monkeypatch.setitem(fsspec.config.conf, "abfs", {"credential": credential})
+    client: Any = get_storage_client("azure", {"container_name": "models", **ACCOUNT_ANYWHERE})
+    assert client.store.requests.connection.account.credential is credential
+    assert client.filesystem.connection.account.credential is credential
+    client = get_storage_client("azure", {"container_name": "models", **ACCOUNT_ANYWHERE, "anonymous": "true"})
+    assert client.store.requests.connection.account.credential is None
 
 
 VERBS = """
