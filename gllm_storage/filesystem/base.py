@@ -736,7 +736,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         bucket, key = self._place_of_copy(path1)
         target_bucket, target_key = self._place_of_copy(path2)
         if is_create(options.get("mode", "overwrite")):
-            raise ValueError("mode='create': a copy cannot be exclusive; check first, or download and upload")
+            raise ValueError("mode='create': cp_file replaces its target; use copy_file(…, check_conflict=True) of a client")
         source, target = self.bucket_store(bucket), self.bucket_store(target_bucket)
         transfer = source.transfer(key, "copy")
         source.copy(key, target, target_key, transfer, {name: each for name, each in options.items() if name != "mode"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import gllm_storage
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -53,3 +54,9 @@ def test_link_parser() -> None:
     assert links_of(DOCS / "index.md")
     assert "exclusive-create" not in anchors_of(DOCS / "index.md")
     assert "remains" in anchors_of(DOCS / "guarantees.md")
+
+
+def test_api_names() -> None:
+    """The API page has every public name."""
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert [name for name in gllm_storage.__all__ if not re.search(rf"^::: gllm_storage\.{name}$", page, re.MULTILINE)] == []
