@@ -114,7 +114,7 @@ _ADVICE = {
     Remedy.DOWNLOAD_INSTEAD: "Copy the object to a file instead",
     Remedy.NO_PRESERVE_ETAG: "Download the object, then upload it under its new name",
     Remedy.OPEN_AGAIN: "Repeat the command",
-    Remedy.NO_WILDCARDS: "Paths have no wildcards: name each object, or the folder with --recursive",
+    Remedy.NO_WILDCARDS: "Paths have no wildcards: name each object, or the folder that has them",
 }
 """Sentences for users of the command line; the other remedies read the same for them as for callers of the library."""
 

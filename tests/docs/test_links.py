@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import gllm_storage
 import pytest
+
+import gllm_storage
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
