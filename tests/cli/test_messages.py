@@ -55,7 +55,7 @@ def test_advised_options() -> None:
     shown = CliRunner().invoke(cli, ["cp", "--help"], prog_name="gllm-storage").output
 
     advised = set(re.findall(r"--[a-z-]+", " ".join(advice(each) for each in Remedy)))
-    assert advised == {"--config", "--endpoint-url", "--no-clobber", "--region"}
+    assert advised == {"--config", "--endpoint-url", "--no-clobber", "--profile", "--region"}
     assert all(re.search(rf"{option}\b", shown) for option in advised)
 
 
