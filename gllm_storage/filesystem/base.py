@@ -13,8 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,6 +38,7 @@ from gllm_storage.errors import (
 )
 from gllm_storage.files.source import MemorySource, open_source
 from gllm_storage.filesystem.lists import Pair, Watched, listed, plan_copy, plan_get, plan_put
+from gllm_storage.filesystem.looks import Looks
 from gllm_storage.filesystem.reading import ObjectFile
 from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
 from gllm_storage.paths import require_no_slash
@@ -61,15 +60,6 @@ OF_FILES = (*OF_READERS, "autocommit", "size", "acl")
 _ASYNC_WORKERS = 10
 _NOT_TO_OPEN = "fsspec removes when it opens a file; use cat_file or pipe_file for a key with that end"
 _OF_OPEN = frozenset({"block_size", "compression", "encoding", "errors", "newline"})
-
-
-_LOOK_SECONDS = 1.0
-
-
-class _Looks(threading.local):
-    """The last look of each thread at an object: bucket and key, the facts, and when it was."""
-
-    last: tuple[tuple[str, str], ObjectInfo, float] | None = None
 
 
 class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishes no types
@@ -224,22 +214,17 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             require_no_slash(path, f"is not the object {other!r}")
 
     def _forget_listings(self, path: str) -> None:
-        self.__dict__.pop("_looks", None)
+        Looks.end()
         self.invalidate_cache(path)
+
+    @property
+    def _looks(self) -> Looks:
+        looks: Looks = self.__dict__.setdefault("_last_looks", Looks())
+        return looks
 
     def _remember_look(self, bucket: str, key: str, info: ObjectInfo) -> None:
         """Keep the facts about an object for an `open` right after this look, in the same thread."""
-        looks: _Looks = self.__dict__.setdefault("_looks", _Looks())
-        looks.last = (bucket, key), info, time.monotonic()
-
-    def _take_look(self, bucket: str, key: str) -> ObjectInfo | None:
-        looks: _Looks | None = self.__dict__.get("_looks")
-        last = None if looks is None else looks.last
-        if looks is None or last is None:
-            return None
-        looks.last = None
-        place, info, when = last
-        return info if place == (bucket, key) and info.etag and time.monotonic() - when < _LOOK_SECONDS else None
+        self._looks.remember(bucket, key, info)
 
     def _error_details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
         url = f"{self.scheme}://{bucket}/{key}"
@@ -327,11 +312,13 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         of_reader = {name: given[name] for name in OF_READERS if name in given}
         bucket, key = self._place(path)
         # pyarrow looks at a file before it opens it: pandas sent 13 HEAD requests for a folder of four. The version is
-        # pinned, so the first read notices if the object was replaced since the look, and then looks again.
-        look = self._take_look(bucket, key)
-        file = self.open_version(path, look or self.bucket_store(bucket).info(key, "open"), block_size, **of_reader)
-        file.may_be_outdated = look is not None
-        return file
+        # pinned, so the first use notices if the object was replaced since the look, and then looks again.
+        look = self._looks.take(bucket, key)
+        file = None if look is None else self.open_version(path, look, block_size, **of_reader)
+        if file is not None and file.reads_ahead:
+            file.may_be_outdated = True
+            return file
+        return self.open_version(path, self.bucket_store(bucket).info(key, "open"), block_size, **of_reader)
 
     def _open_writer(self, path: str, mode: str, kwargs: dict[str, Any], *, autocommit: bool) -> AtomicWriter:
         bucket, key = self._place(path)

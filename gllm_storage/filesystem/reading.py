@@ -16,7 +16,7 @@ import io
 import os
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.caching import BaseCache
 from fsspec.spec import AbstractBufferedFile
@@ -28,9 +28,13 @@ from gllm_storage.store.ranges import read_into
 from gllm_storage.store.reader import ObjectChangedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.port import ObjectStore
+
+T = TypeVar("T")
 
 _CACHE_OPTIONS = {"cache_type", "cache_options"}
 _LINE = 8 * 2**10
@@ -110,7 +114,6 @@ class VersionFile:
     fs: Any
     path: str
     loc: int
-    size: int
     closed: bool
 
     def __init__(
@@ -133,9 +136,11 @@ class VersionFile:
         self._ahead: PerProcess[ReadAhead] | None = None
         self._of_cache = PerProcess(threading.RLock)  # fsspec's caches are not made for threads
         self._claim: _Claim | None = None
+        self._looking = PerProcess(threading.RLock)
+        self._size = version.size
         self.may_be_outdated = False
         """Whether the version comes from an earlier look at the object, and nothing of it was used yet."""
-        reads_ahead = not _CACHE_OPTIONS & options.keys()
+        self.reads_ahead = reads_ahead = not _CACHE_OPTIONS & options.keys()
         shown: Any = block_size or getattr(fs, "default_block_size", None)
         below: Any = super()
         below.__init__(
@@ -151,9 +156,23 @@ class VersionFile:
             self._pin(version)
 
     def _pin(self, version: ObjectInfo) -> None:
-        self.version, self.size = version, version.size
+        self.version, self._size = version, version.size
         self.cache = ParallelCache(self._source(partial(self._fetch_of, version), version.size))
         self._ahead = self.cache.of_process
+
+    @property
+    def size(self) -> int:
+        """Size of the version in bytes. After an earlier look, a request confirms it, which fetches the end of the object.
+
+        Raises:
+            Exception: As `read`.
+        """
+        self._confirm()
+        return self._size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        self._size = size
 
     def read(self, length: int | None = -1) -> bytes:
         """Read bytes from the position on.
@@ -172,18 +191,7 @@ class VersionFile:
             StorageError: If the object cannot be read for another reason.
         """
         self._require_open()
-        start, end = self._take(-1 if length is None else int(length))
-        if start >= end:
-            return b""
-        try:
-            return self._read_range(start, end)
-        except BaseException as error:
-            self._put_back(start, end)
-            if isinstance(error, ObjectChangedError):
-                if self._looked_again():
-                    return self.read(length)
-                raise self._replaced() from error
-            raise
+        return self._read_next(-1 if length is None else int(length), self._read_range) or b""
 
     def readinto(self, b: Any) -> int:
         """Read bytes into a buffer.
@@ -199,25 +207,7 @@ class VersionFile:
         """
         self._require_open()
         target = memoryview(b).cast("B")
-        start, end = self._take(len(target))
-        if start >= end:
-            return 0
-        try:
-            if self._ahead is None:
-                target[: end - start] = self._read_range(start, end)
-            else:
-                ahead = self._ahead.get()
-                with ahead.lock:
-                    ahead.read_into(start, target[: end - start])
-        except BaseException as error:
-            self._put_back(start, end)
-            if isinstance(error, ObjectChangedError):
-                if self._looked_again():
-                    return self.readinto(b)
-                raise self._replaced() from error
-            raise
-        self.may_be_outdated = False
-        return end - start
+        return self._read_next(len(target), partial(self._read_range_into, target)) or 0
 
     def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
         """Read up to and including a separator; all remaining bytes if there is none.
@@ -278,9 +268,7 @@ class VersionFile:
             raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
         if whence == io.SEEK_CUR:
             self._settle()
-        if whence == io.SEEK_END:
-            self.may_be_outdated = False  # the caller counts on the size
-        position = int(loc) + (0, self.loc, self.size)[whence]
+        position = int(loc) + (self.size if whence == io.SEEK_END else self.loc if whence == io.SEEK_CUR else 0)
         if position < 0:
             raise ValueError("Seek before start of file")
         self._claim = None
@@ -313,10 +301,37 @@ class VersionFile:
     def _take(self, length: int) -> tuple[int, int]:
         """The range of a read at the position, which moves behind it; to the end of the object if the length is negative."""
         self._settle()
+        if self.may_be_outdated and length and self.loc >= self._size:
+            self._confirm()  # nothing would be read, so nothing else would notice a change
         start = self.loc
-        end = self.size if length < 0 else min(self.size, start + length)
+        end = self._end(start, length)
         self.loc = max(start, end)
         return start, end
+
+    def _read_next(self, length: int, read: Callable[[int, int], T]) -> T | None:
+        """Read the range at the position; None if it is empty. Another look does not change the range, only its version."""
+        version = self.version
+        start, end = self._take(length)
+        if start >= end:
+            return None
+        try:
+            try:
+                return read(start, end)
+            except ObjectChangedError:
+                if not self._looked_again(version):
+                    raise
+                before, end = end, self._end(start, length)
+                if self.loc == before:  # no other thread has moved it since
+                    self.loc = max(start, end)
+                return read(start, end) if start < end else None
+        except BaseException as error:
+            self._put_back(start, end)
+            if isinstance(error, ObjectChangedError):
+                raise self._replaced() from error
+            raise
+
+    def _end(self, start: int, length: int) -> int:
+        return self._size if length < 0 else min(self._size, start + length)
 
     def _put_back(self, start: int, end: int) -> None:
         """Move the position back after a failed read, unless another thread has moved it since."""
@@ -334,29 +349,69 @@ class VersionFile:
         self.may_be_outdated = False
         return found
 
-    def _looked_again(self) -> bool:
+    def _read_range_into(self, target: memoryview, start: int, end: int) -> int:
+        if self._ahead is None:
+            target[: end - start] = self._read_range(start, end)
+            return end - start
+        ahead = self._ahead.get()
+        with ahead.lock:
+            ahead.read_into(start, target[: end - start])
+        self.may_be_outdated = False
+        return end - start
+
+    def _looked_again(self, version: ObjectInfo) -> bool:
         """Pin the current version, if nothing of an outdated one was used.
+
+        Args:
+            version: The version that turned out to be outdated.
+
+        Returns:
+            Whether another version is pinned now; another thread may have pinned it.
 
         Raises:
             ObjectNotFoundError: If the object was deleted.
             StorageError: If the request fails.
         """
+        with self._looking.get():
+            if self.version is not version:
+                return True
+            if not self.may_be_outdated:
+                return False
+            self._pin(self._store.info(self._key, "open"))
+            self.may_be_outdated = False
+            return True
+
+    def _confirm(self) -> None:
+        """Let a request confirm that the version of an earlier look is the current one, before its size is used."""
         if not self.may_be_outdated:
-            return False
+            return
+        version = self.version
+        try:
+            self._fetch_end()
+        except ObjectChangedError:
+            self._looked_again(version)
         self.may_be_outdated = False
-        self._pin(self._store.info(self._key, "open"))
-        return True
+
+    def _fetch_end(self) -> None:
+        if not self._size or self._ahead is None:
+            raise ObjectChangedError  # an empty object has no range to ask for: look again
+        ahead = self._ahead.get()
+        with ahead.lock:
+            ahead.fetch_end()
 
     def _read_until(self, separator: bytes, step: int | None, most: int | None) -> bytes:
         self._require_open()
         self._settle()
+        if self.loc >= self._size:
+            self._confirm()
+        version = self.version
         claim = self._claim = _Claim()
         position = start = self.loc
         try:
             try:
                 found = self._find(start, separator, step, most)
             except ObjectChangedError as error:
-                if not self._looked_again():
+                if not self._looked_again(version):
                     raise self._replaced() from error
                 found = self._find(start, separator, step, most)
             position = start + len(found)
@@ -369,7 +424,7 @@ class VersionFile:
 
     def _find(self, start: int, separator: bytes, step: int | None, most: int | None) -> bytes:
         """The bytes from an offset up to and including the separator, or to the end; at most `most` bytes."""
-        end = self.size if most is None else min(self.size, start + most)
+        end = self._size if most is None else min(self._size, start + most)
         found = bytearray()
         wanted = step or min(_LINE, getattr(self, "blocksize", _LINE))
         while (first := start + len(found)) < end:
