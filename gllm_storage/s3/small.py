@@ -282,7 +282,7 @@ class _Put:
     def begin(self) -> StartedRequest | None:
         common = self.common
         with self.item.open_source(common.store.details(self.item.key, "upload")) as source:
-            if source.size > common.most:
+            if source.size > common.most or self.item.key.endswith("/"):  # the normal way looks whether such a key is kept
                 return None
             options = common.store.with_content_type(self.item.key, source, self.item.options)
             with common.in_memory(source.size):

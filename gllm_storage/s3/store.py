@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,7 +34,7 @@ from gllm_storage.s3.settings import settings_of_call
 from gllm_storage.s3.small import read_small, upload_small
 from gllm_storage.s3.stream import StreamedWriter
 from gllm_storage.s3.upload import S3Upload, S3Write, parameters_of
-from gllm_storage.store.create import exists_error, write_object
+from gllm_storage.store.create import exists_error, require_size, write_object
 from gllm_storage.store.port import ObjectStore, SpooledWriter, UploadRequest, guess_content_type
 from gllm_storage.store.reader import replaced_too_often
 from gllm_storage.store.retry import RESTART, rescued
@@ -105,7 +106,21 @@ class S3Store(ObjectStore):
             plan = self._plan(request.key, request.source.size, settings, operation, exclusive=request.exclusive)
             upload = S3Upload(request, self.requests, plan, settings)
             stored = write_object(S3Write(upload), exclusive=request.exclusive, stop=stop)
-            return upload.require_size(stored, request.source.size)
+            stored = upload.require_size(stored, request.source.size)
+            if request.key.endswith("/") and stored.size:
+                self._require_kept(request, stored)
+            return stored
+
+    def _require_kept(self, request: UploadRequest, stored: Stored) -> None:
+        """Check that content behind a key that ends with ``/`` was stored: SeaweedFS makes an empty folder, and says 200.
+
+        Raises:
+            IntegrityError: If it was not.
+        """
+        with contextlib.suppress(AccessDeniedError, ObjectNotFoundError):  # no read permission; deleted since
+            found = self.info(request.key, request.details.operation)
+            if found.etag == stored.etag:
+                require_size(replace(stored, size=found.size), stored.size, request.details)
 
     def open_writer(self, request: UploadRequest) -> ObjectWriter:
         """Send the parts of an object while it is written, if possible; see `ObjectStore.open_writer`.
