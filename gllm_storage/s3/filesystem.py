@@ -22,12 +22,12 @@ from gllm_storage.concurrency.interrupt import task_of_call
 from gllm_storage.concurrency.loops import OfLoop, takes_work
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ObjectExistsError
+from gllm_storage.errors import ErrorDetails, ObjectExistsError
 from gllm_storage.files.target import atomic_target
 from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.s3.connection import S3Connection, connection_of, send_digests
 from gllm_storage.s3.errors import translated
-from gllm_storage.s3.listing import pages_of
+from gllm_storage.s3.listing import buckets_of, pages_of
 from gllm_storage.s3.requests import info_from_head
 from gllm_storage.s3.s3fs.errors import translated_s3fs
 from gllm_storage.s3.s3fs.files import S3Appender, S3File, S3Writer
@@ -431,6 +431,25 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
             return await super()._call_s3(method, *akwarglist, **kwargs)
 
     call_s3 = sync_wrapper(_call_s3)
+
+    async def _lsbuckets(self, refresh: bool = False) -> list[dict[str, Any]]:
+        """As s3fs's own, with the checks of `buckets_of`."""
+        cached: list[dict[str, Any]] | None = None if refresh else self.dircache.get("")
+        if cached is not None:
+            return cached
+        if self.anon:
+            return []  # S3 does not list buckets to anonymous callers
+        with translated_s3fs(ErrorDetails(self.provider, "s3://", "list")):
+            try:
+                found = await self._in_thread(lambda _: buckets_of(self.connection.client))
+            except ClientError as error:
+                raise translate_boto_error(error) from error
+        of_fsspec = {"Size": 0, "StorageClass": "BUCKET", "size": 0, "type": "directory"}
+        files = [{**each, **of_fsspec, "Key": each["Name"], "name": each["Name"]} for each in found]
+        for each in files:
+            del each["Name"]
+        self.dircache[""] = files
+        return files
 
     async def _list_pages(self, method: str, **kwargs: Any) -> AsyncGenerator[dict[str, Any], None]:
         """The pages of the listings of s3fs's own methods, with the checks of `pages_of`."""

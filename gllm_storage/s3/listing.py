@@ -47,6 +47,43 @@ def pages_of(client: S3Client, parameters: Mapping[str, Any], method: str = "lis
         raise UnreadableAnswerError(str(error)) from error
 
 
+def buckets_of(client: S3Client) -> list[dict[str, Any]]:
+    """The buckets of the account.
+
+    Args:
+        client: The client.
+
+    Returns:
+        The entries of ListBuckets.
+
+    Raises:
+        UnreadableAnswerError: If an answer is not a listing of buckets, or repeats an earlier one.
+        botocore.exceptions.ClientError: If the server refuses.
+        botocore.exceptions.BotoCoreError: If no answer arrives.
+    """
+    found: list[dict[str, Any]] = []
+    check = PageCheck()
+    position: dict[str, Any] = {}
+    while True:
+        page: Mapping[str, Any] = client.list_buckets(**position)
+        # The answer for an account without buckets has an empty list of them; that of a web server has none.
+        if "Buckets" not in page:
+            raise UnreadableAnswerError("its answer is not a listing of buckets")
+        if not all(each.get("Name") for each in page["Buckets"]):
+            raise UnreadableAnswerError("an entry of its listing has no name")
+        token = page.get("ContinuationToken")
+        try:
+            repeated = check.repeated([each["Name"] for each in page["Buckets"]], more=bool(token))
+            if token:
+                check.require_new(token)
+        except RepeatedPageError as error:
+            raise UnreadableAnswerError(str(error)) from error
+        found += [each for each in page["Buckets"] if each["Name"] not in repeated]
+        if not token:
+            return found
+        position = {"ContinuationToken": token}
+
+
 class _Versions:
     """The pages of ListObjectVersions."""
 

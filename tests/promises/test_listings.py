@@ -311,13 +311,15 @@ def json_list(_: str) -> Callable[[Asked], Reply]:
     return lambda _: Reply(body=b"[1, 2]", headers={"Content-Type": "application/json"})
 
 
-HOSTILE = (same_token, two_tokens, same_page, pages_in_turn, other_names, html, xhtml, empty, empty_json, json_list)
+NOT_LISTINGS = (html, xhtml, empty, empty_json, json_list)
+HOSTILE = (same_token, two_tokens, same_page, pages_in_turn, other_names, *NOT_LISTINGS)
 
 LISTINGS: dict[str, Callable[[FsspecStorageClient], object]] = {
     "list_files": lambda client: list(client.list_files("p/")),
     "list_folder": lambda client: list(client.list_folder("p")),
     "ls": lambda client: client.filesystem.ls(f"{BUCKET}/p"),
     "ls-bucket": lambda client: client.filesystem.ls(f"{BUCKET}"),
+    "ls-root": lambda client: client.filesystem.ls(""),
     "find": lambda client: client.filesystem.find(f"{BUCKET}/p"),
     "walk": lambda client: list(client.filesystem.walk(f"{BUCKET}/p", on_error="raise")),
     "glob": lambda client: client.filesystem.glob(f"{BUCKET}/p/*"),
@@ -327,12 +329,114 @@ LISTINGS: dict[str, Callable[[FsspecStorageClient], object]] = {
 }
 
 
+BUCKETS = {
+    "s3": (
+        "<ListAllMyBucketsResult><Owner><ID>1</ID></Owner><Buckets>{}</Buckets></ListAllMyBucketsResult>",
+        "<Bucket><Name>{}</Name></Bucket>",
+    ),
+    "gcs": ('{{"kind": "storage#buckets", "items": [{}]}}', '{{"kind": "storage#bucket", "name": "{}"}}'),
+    "azure": (
+        "<EnumerationResults><Containers>{}</Containers><NextMarker /></EnumerationResults>",
+        "<Container><Name>{}</Name><Properties><Etag>e</Etag></Properties></Container>",
+    ),
+}
+"""The listing of buckets, and an entry of it."""
+
+
+def _buckets(cloud: str, entries: str) -> Reply:
+    page, _ = BUCKETS.get(cloud, BUCKETS["s3"])
+    kind = "application/json" if cloud == "gcs" else "application/xml"
+    return Reply(body=page.format(entries).encode(), headers={"Content-Type": kind})
+
+
+@pytest.mark.parametrize("names", [[], ["one"], ["one", "two"]], ids=len)
+def test_buckets(desk: Desk, names: list[str]) -> None:
+    """The buckets of an account, also of an account without any."""
+    _, entry = BUCKETS.get(desk.cloud, BUCKETS["s3"])
+    glue = ", " if desk.cloud == "gcs" else ""
+    desk.serve(lambda _: _buckets(desk.cloud, glue.join(entry.format(name) for name in names)))
+    assert [each.strip("/") for each in desk.fs.ls("", detail=False)] == names
+    assert {each["type"] for each in desk.fs.ls("", detail=True)} <= {"directory"}
+
+
+@pytest.mark.parametrize("name", ["", None], ids=["empty", "none"])
+def test_nameless_bucket(desk: Desk, name: str | None) -> None:
+    """An entry without a name is an error."""
+    _, entry = BUCKETS.get(desk.cloud, BUCKETS["s3"])
+    nameless = (
+        entry.format("") if name == "" else entry.replace("<Name>{}</Name>", "").replace(', "name": "{}"', "").format()
+    )
+    desk.serve(lambda _: _buckets(desk.cloud, nameless))
+    with pytest.raises(StorageError):
+        desk.fs.ls("")
+
+
+def test_buckets_in_pages(s3: Desk) -> None:
+    """S3 lists many buckets in pages; a page that comes again is an error."""
+    page = "<ListAllMyBucketsResult><Buckets><Bucket><Name>{}</Name></Bucket></Buckets>{}</ListAllMyBucketsResult>"
+    more = "<ContinuationToken>t</ContinuationToken>"
+
+    def answer(asked: Asked) -> Reply:
+        body = page.format("b", "") if "continuation-token" in asked.query else page.format("a", more)
+        return Reply(body=body.encode())
+
+    s3.serve(answer)
+    assert s3.fs.ls("", detail=False) == ["a", "b"]
+    s3.serve(lambda _: Reply(body=page.format("a", more).encode()))
+    with pytest.raises(StorageError, match="repeats"):
+        s3.fs.ls("")
+
+
+@pytest.mark.parametrize("page", [xhtml, empty], ids=["html", "empty"])
+def test_ls_buckets_command(page: Callable[[str], Callable[[Asked], Reply]]) -> None:
+    """``ls s3://`` of a web server is an error."""
+    env = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    with Hostile(page("direct")) as server:
+        done = run("ls", "s3://", "--endpoint-url", server.url, env=env)
+    assert (done.code != 0, done.out) == (True, "")
+    assert "does not speak S3" in done.err
+
+
+TRUTHS = ["True", "TRUE", " true ", "1"]
+
+
+@pytest.mark.parametrize("flag", [*TRUTHS, "yes", "", "x"])
+def test_other_truths(s3: Desk, flag: str) -> None:
+    """A listing is complete or an error, however its flag is written."""
+
+    def listing(asked: Asked) -> Reply:
+        reply = _s3_page(["b"], None) if _token_of(asked) else _s3_page(["a"], "t")
+        reply.body = reply.body.replace(b">true<", f">{flag}<".encode())
+        return reply
+
+    s3.serve(_on_listings(listing))
+    listings: list[Callable[[], list[str]]] = [
+        lambda: [each.url.rpartition("/")[2] for each in s3.client.list_files()],
+        lambda: [each.rpartition("/")[2] for each in s3.fs.find(BUCKET)],
+    ]
+    for listed in listings:
+        if flag in TRUTHS:
+            assert listed() == ["a", "b"]
+        else:
+            with pytest.raises(StorageError, match="IsTruncated"):
+                listed()
+
+
+@pytest.mark.parametrize("flag", ["False", "FALSE", "0"])
+def test_other_untruths(s3: Desk, flag: str) -> None:
+    """A complete listing ends, however its flag is written."""
+    reply = _s3_page(["a"], None)
+    reply.body = reply.body.replace(b">false<", f">{flag}<".encode())
+    s3.serve(_on_listings(lambda _: reply))
+    assert len(list(s3.client.list_files())) == 1
+
+
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda each: str(each.__name__))
 def test_hostile(desk: Desk, hostile: Callable[[str], Callable[[Asked], Reply]]) -> None:
     """A listing that repeats itself, or that is not a listing, is an error of every method, after few requests."""
     quiet = {}
     for name, listing in LISTINGS.items():
-        if hostile is other_names and name == "ls-bucket":
+        if (hostile is other_names and name == "ls-bucket") or (hostile not in NOT_LISTINGS and name == "ls-root"):
             continue
         desk.serve(hostile(desk.cloud))
         with contextlib.suppress(StorageError):

@@ -306,7 +306,8 @@ class DirectClient:
             The result; or the exception, which the caller raises or retries.
 
         Raises:
-            NotDirectError: If the answer cannot be read, or shows that only boto3 can send the request.
+            UnreadableAnswerError: If a header has an impossible value.
+            NotDirectError: If the body is not HTTP, or the answer shows that only boto3 can send the request.
             OSError: If the connection breaks in the body.
         """
         if answer.status not in _OK:
@@ -320,7 +321,12 @@ class DirectClient:
             body = answer.beginning(_MAX_BODY)
         except UnusableAnswerError as error:
             raise UnreadableAnswerError(str(error)) from error
-        except (*UNPARSABLE, MalformedAnswerError) as error:
+        except UNPARSABLE as error:
+            # boto3 reads headers by the same rules: it could not read this answer either.
+            raise UnreadableAnswerError(
+                f"its answer cannot be parsed: {type(error).__name__}: {str(error)[:200]}"
+            ) from error
+        except MalformedAnswerError as error:
             raise NotDirectError(f"an answer cannot be read: {error}") from error
         finally:
             if "Body" not in found:

@@ -174,7 +174,7 @@ def _length(headers: dict[str, str]) -> int | None:
     if text is None:
         return None
     if not (text.isdecimal() and len(text) <= _DIGITS):
-        raise MalformedAnswerError(f"the Content-Length is {text[:80]!r}")
+        raise UnusableAnswerError(f"the Content-Length is {text[:80]!r}")
     return int(text)
 
 

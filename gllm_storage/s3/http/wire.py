@@ -257,7 +257,7 @@ class Connection:
         self._throughput.restart()
         while (end := data.find(b"\r\n\r\n")) < 0:
             if len(data) > _MAX_HEAD:
-                raise MalformedAnswerError(f"the headers have more than {_MAX_HEAD} bytes")
+                raise UnusableAnswerError(f"the headers have more than {_MAX_HEAD} bytes")
             more = self._receive() if data else self._socket.recv(_MAX_HEAD)
             if not more:
                 if data and _BEGINNING.startswith(data[: len(_BEGINNING)]):

@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.errors import AccessDeniedError
 from gllm_storage.s3.body import ViewSection
+from gllm_storage.s3.errors import UnreadableAnswerError
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.http.client import DirectClient
 from gllm_storage.s3.http.wire import Connection
@@ -311,6 +312,38 @@ def test_server_for_boto3_only(threads: int, caplog: pytest.LogCaptureFixture) -
         client.put_object(**PLACE, Body=b"content")
         assert [by_boto3(head) for head, _ in server.requests[count:]] == [True]
         assert {body for head, body in server.requests if by_boto3(head)} == {b"content"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Last-Modified: Thu, 99 Foo 2026 99:99:99 GMT",
+        "Last-Modified: Thu, 32 Jan 2026 00:00:00 GMT",
+        "x-amz-missing-meta: many",
+        "x-amz-object-lock-retain-until-date: soon",
+        "Content-Length: 5e3",
+        "Content-Length: 7, 8",
+        f"x-long: {'x' * 300_000}",
+    ],
+    ids=lambda line: line[:30],
+)
+@pytest.mark.parametrize("method", ["head_object", "get_object"])
+def test_impossible_header(method: str, line: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer with an impossible header is an error, and the direct client stays in use."""
+    length = "" if line.startswith("Content-Length") else "Content-Length: 0\r\n"
+    bad = f'HTTP/1.1 200 OK\r\n{length}ETag: "e"\r\n{line}\r\n\r\n'.encode()
+
+    def answer_once(peer: Peer) -> None:
+        peer.send(EMPTY if by_boto3(peer.head) or b"/good" in peer.head.split(b"\r\n")[0] else bad)
+
+    with ScriptedServer(answer_once) as server, caplog.at_level(logging.WARNING, LOGGER):
+        client = server.client()
+        with pytest.raises(UnreadableAnswerError):
+            getattr(client, method)(**PLACE)
+        assert client.refusal is None
+        client.head_object(**{**PLACE, "Key": "good"})
+        assert not any(by_boto3(head) for head, _ in server.requests)
+        assert caplog.records == []
 
 
 def test_server_for_no_client(caplog: pytest.LogCaptureFixture) -> None:
