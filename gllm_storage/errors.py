@@ -147,6 +147,7 @@ class Remedy(Enum):
     REPORT_DAMAGE = "If the error repeats, the stored object is damaged: upload it again"
     FINISH_WRITING = "Finish writing to the source, then upload it again"
     NAME_FILE = "Name one regular file"
+    GET_ALONE = "Download it alone, with get_file, or rename it"
     SET_REGION = "Set region_name to the region of the bucket"
     LARGER_PARTS = "Set a larger part_size"
     SMALLER_PARTS = "Set a smaller part_size"

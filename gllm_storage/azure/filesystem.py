@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import re
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adlfs import AzureBlobFileSystem as _AzureBlobFileSystem
 from azure.core.exceptions import AzureError
-from fsspec.asyn import sync
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.utils import stringify_path
 
 from gllm_storage.azure.account import ACCOUNT_HOSTS
@@ -24,7 +27,7 @@ from gllm_storage.errors import OURS, ErrorDetails, ObjectNotFoundError
 from gllm_storage.filesystem.base import StoreFileSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from gllm_storage.azure.store import AzureStore
     from gllm_storage.concurrency.stop import Stop
@@ -84,7 +87,6 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
     provider: ClassVar[str] = "azure"
     scheme: ClassVar[str] = "az"
     upstream: ClassVar[bool] = True
-    deletes_upstream: ClassVar[bool] = True
     service_client = OfLoop(
         make=lambda filesystem: filesystem.connection.make_async_client(), close=lambda client: client.close()
     )
@@ -153,7 +155,11 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
     def _is_folder(self, bucket: str, key: str) -> bool:
         if super()._is_folder(bucket, key):
             return True
-        store = self.bucket_store(bucket)  # an empty folder is a blob with this name and a mark in its metadata
+        return self._is_folder_blob(bucket, key)
+
+    def _is_folder_blob(self, bucket: str, key: str) -> bool:
+        """Whether a key is a folder of a hierarchical namespace: a blob with a mark in its metadata."""
+        store = self.bucket_store(bucket)
         try:
             return is_folder(store.requests.head(key, store.details(key, "info")).metadata)
         except ObjectNotFoundError:
@@ -230,24 +236,90 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         path = path.removeprefix(start)
         return (_host_of(path)[1] if start else path).strip("/")
 
-    async def _rm_files(self, container_name: str, file_paths: Any, **_: Any) -> None:
-        # adlfs's own sends all requests at once, and does not wait for their answers when it is cancelled.
-        files, markers = await self._separate_directory_markers_for_non_empty_directories(file_paths)
-        await self._in_thread(lambda stop: self._delete_blobs(container_name, files, markers, stop))
+    def _delete_objects(self, places: list[tuple[str, str]], stop: Stop) -> list[str]:
+        # The store does not delete a folder of a hierarchical namespace before its content.
+        above = {(bucket, key[: each.start()]) for bucket, key in places for each in re.finditer("/", key)}
+        levels: dict[int, list[tuple[str, str]]] = {}
+        for place in places:
+            levels.setdefault(place[1].count("/") if place in above else sys.maxsize, []).append(place)
+        deleted = []
+        for level in sorted(levels, reverse=True):
+            deleted += super()._delete_objects(levels[level], stop)
+        return deleted
 
-    def _delete_blobs(self, container: str, files: list[str], markers: list[str], stop: Stop) -> None:
-        """Delete blobs; the markers of folders at the end, and the deepest first."""
+    async def _places_below(self, path: str, maxdepth: int | None) -> list[tuple[str, str]]:
+        found = await self._find(path, maxdepth=maxdepth, withdirs=True, detail=True)
+        # The folders of a hierarchical namespace are blobs; the others are only parts of names.
+        return [self._split(name) for name, each in found.items() if each["type"] == "file" or "metadata" in each]
+
+    def _may_exist(self, path: str, *, unknown: bool) -> bool:
+        return super()._may_exist(path, unknown=unknown) or self._is_folder_blob(*self._split(path))
+
+    async def _rmdir(self, path: str, *args: Any, **kwargs: Any) -> None:
+        bucket, key = self._split(path)
+        if bucket and not key and await self._in_thread(lambda _: self.bucket_store(bucket).is_prefix("")):
+            raise OSError(
+                errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), f"az://{bucket}"
+            )  # adlfs deletes it with its content
+        await super()._rmdir(path, *args, **kwargs)
+
+    async def _expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> Any:
+        # adlfs's own ignores maxdepth.
+        if self.version_aware:
+            return await super()._expand_path(path, recursive=recursive, maxdepth=maxdepth, **options)
+        literal = bool(options.get("assume_literal"))
+        return await AsyncFileSystem._expand_path(self, path, recursive, maxdepth, assume_literal=literal)  # noqa: SLF001 - fsspec's rules
+
+    async def _find(
+        self,
+        path: str,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        detail: bool = False,
+        prefix: str = "",
+        **kwargs: Any,
+    ) -> Any:
+        # adlfs's own drops a '/' at the end of a name, and so loses the blob; and it ignores maxdepth.
+        if self._is_of_version(kwargs) or kwargs.get("versions"):
+            return await super()._find(path, withdirs=withdirs, prefix=prefix, detail=detail, **kwargs)
+        if maxdepth is not None and maxdepth < 1:
+            raise ValueError("maxdepth must be at least 1")
+        root = self._strip_protocol(path)
+        with self.translated_upstream(path, "list"):
+            blobs = await self._in_thread(lambda _: self._blobs_below(root, prefix))
+            entries = await self._details(blobs)
+        found = {}
+        for blob, entry in zip(blobs, entries, strict=True):
+            if entry["type"] == "file":
+                entry["name"] = f"{blob.container}/{blob.name}"
+            found[entry["name"]] = entry
+        if withdirs:
+            found = self._folders_of(root, found) | found
+        else:
+            found = {name: each for name, each in found.items() if each["type"] == "file"}
+        deepest = sys.maxsize if maxdepth is None else root.count("/") + maxdepth
+        found = {name: found[name] for name in sorted(found) if name.count("/") <= deepest}
+        return found if detail else list(found)
+
+    def _blobs_below(self, root: str, prefix: str) -> list[Any]:
+        """The SDK's blobs below a folder; or the blob of that name."""
+        container, key = self._split(root)
         store = self.bucket_store(container)
-        transfer = store.transfer("", "delete", stop=stop)
-        store.delete_many(files, transfer)
-        for each in reversed(markers):
-            store.delete_many([each], transfer)
-        for each in [*files, *markers]:
-            self._forget_listings(f"{container}/{each}")
+        start = (f"{key}/" if key else "") + prefix
+        listing = store.requests.container.list_blobs(name_starts_with=start or None, include=["metadata"])
+        found = [each for page in store.requests.pages(listing, store.details(start, "list")) for each in page]
+        if found or prefix or not key:
+            return found
+        try:
+            blob = store.requests.head(key, store.details(key, "info"))
+        except ObjectNotFoundError:
+            return []
+        return [] if is_folder(blob.metadata) else [blob]
 
-    async def _paths_to_read(self, path: Any, *, recursive: bool) -> list[str]:
-        paths: list[str] = await self._expand_path(path, recursive=recursive, skip_noexist=False)
-        return paths
+    def _folders_of(self, root: str, names: Iterable[str]) -> dict[str, Any]:
+        """The folders between a folder and the names below it."""
+        parts = {name[: each.start()] for name in names for each in re.finditer("/", name)}
+        return {name: self.directory(name) for name in parts if name.startswith(f"{root}/")}
 
     async def _ls_containers(self, return_glob: bool = False) -> Any:  # noqa: ARG002 - adlfs's signature
         # adlfs's own reads its cache, which is empty here.

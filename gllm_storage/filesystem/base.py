@@ -85,8 +85,6 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     """Whether ``open(path, "ab")`` of the class below appends to an object."""
     upstream: ClassVar[bool] = False
     """Whether a class below lists, makes and removes folders by itself, as s3fs, gcsfs and adlfs do."""
-    deletes_upstream: ClassVar[bool] = False
-    """Whether `rm` of several objects is left to the class below."""
     version_aware: bool = False
     transaction_type = AtomicTransaction
     protocol: Any
@@ -611,6 +609,9 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             return
         await self._require_exact(rpath, recursive=recursive)
         pairs = await plan_get(self, rpath, lpath, recursive=recursive, maxdepth=maxdepth)
+        folders = [source for source, target in pairs if source.endswith("/") and os.path.isdir(target)]  # noqa: ASYNC240 - local
+        await self._in_thread(lambda stop: self._require_markers(folders, stop))
+        pairs = [pair for pair in pairs if not os.path.isdir(pair[1])]  # noqa: ASYNC240 - local
         callback.set_size(len(pairs))
         watched = Watched(callback)
         places = [self._place(source) for source, _ in pairs]
@@ -619,6 +620,27 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             for (source, target), (_, key) in zip(pairs, places, strict=True)
         ]
         await self._in_thread(lambda stop: self._read_many(places, items, stop))
+
+    def _require_markers(self, paths: list[str], stop: Stop) -> None:
+        """Refuse objects with content in place of a folder's marker: their content would be lost.
+
+        Raises:
+            StorageError: If the key of an object with content ends with ``/``.
+        """
+
+        def require(path: str) -> None:
+            bucket, key = self._place(path)
+            store = self.bucket_store(bucket)
+            with contextlib.suppress(ObjectNotFoundError):
+                size = store.info(key, "download").size
+                if size:
+                    details = store.details(key, "download")
+                    message = f"{details.url} ends with '/' and has {size} bytes: it cannot become a file below a folder"
+                    raise StorageError(message, details, Remedy.GET_ALONE)
+
+        if paths:
+            workers = self.bucket_store(self._split(paths[0])[0]).settings.max_concurrency
+            run_all([partial(require, path) for path in paths], workers, stop)
 
     def cat(self, *args: Any, **kwargs: Any) -> Any:
         """As fsspec's ``cat``; Ctrl-C ends it."""
@@ -858,7 +880,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             **kwargs: Options of the class below.
 
         Returns:
-            The paths of the deleted objects; None where the class below deletes.
+            The paths of the deleted objects.
 
         Raises:
             ObjectNotFoundError: If there is nothing at one of the paths; nothing was deleted then.
@@ -873,13 +895,9 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         recursive: bool = False,
         batch_size: int | None = None,  # noqa: ARG002 - as in `_put`
         maxdepth: int | None = None,
-        **kwargs: Any,
+        **_: Any,
     ) -> Any:
         await self._require_exact(path, recursive=recursive)
-        if self.deletes_upstream:
-            async with ending_its_tasks():
-                with self.translated_upstream(path, "delete"):
-                    return await super()._rm(path, recursive=recursive, maxdepth=maxdepth, **kwargs)
         places = await self._places_to_delete(path, maxdepth, recursive=recursive)
         deleted: list[str] = await self._in_thread(
             lambda stop: self._delete_objects([place for place in places if place[1]], stop)
@@ -896,7 +914,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     ) -> list[tuple[str, str]]:
         places: dict[tuple[str, str], None] = {}  # a set that keeps the order
         for each in [path] if isinstance(path, str) else list(path):
-            named = self._split(self._strip_protocol(each))
+            named = self._split(self._strip_protocol(each).rstrip("/"))  # gcsfs keeps the slash
             found = await self._places_at(self._strip_protocol(each), maxdepth, recursive=recursive)
             is_folder = each.endswith("/") and bool(named[1])  # then the object of that name is not meant
             places.update(dict.fromkeys(place for place in found if not (is_folder and place == named)))
@@ -912,7 +930,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             below = [await self._places_at(each, deeper, recursive=True) for each in matches]
             return [place for places in below for place in places]
         bucket, key = self._split(path)
-        found = [self._split(each) for each in await self._find(path, maxdepth=maxdepth)] if recursive else []
+        found = await self._places_below(path, maxdepth) if recursive else []
         if not key:
             return [*found, (bucket, "")]
         if (bucket, key) not in found and await self._in_thread(lambda _: self._may_exist(path, unknown=not found)):
@@ -920,6 +938,9 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         if not found:
             raise not_there(self._error_details(bucket, key, "delete"))
         return found
+
+    async def _places_below(self, path: str, maxdepth: int | None) -> list[tuple[str, str]]:
+        return [self._split(each) for each in await self._find(path, maxdepth=maxdepth)]
 
     def _may_exist(self, path: str, *, unknown: bool) -> bool:
         bucket, key = self._place(path)

@@ -7,7 +7,6 @@ for each pair. Here these coroutines run on a `_Planner`, which looks like the f
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -53,10 +52,10 @@ async def plan_put(filesystem: Any, lpath: Any, rpath: Any, *, recursive: bool, 
 
 
 async def plan_get(filesystem: Any, rpath: Any, lpath: Any, *, recursive: bool, maxdepth: int | None) -> list[Pair]:
-    """The pairs of fsspec's `get`: objects, and the local files to write. fsspec names folders too; they are left out."""
+    """The pairs of fsspec's `get`: objects, and the local files to write; and folders, which fsspec makes."""
     planner: Any = _Planner(filesystem)
     await AsyncFileSystem._get(planner, rpath, lpath, recursive=recursive, maxdepth=maxdepth)  # noqa: SLF001 - fsspec's rules
-    return [(source, target) for source, target in planner.pairs if not os.path.isdir(target)]  # noqa: ASYNC240 - local
+    return list(planner.pairs)
 
 
 async def plan_copy(filesystem: Any, path1: Any, path2: Any, *, recursive: bool, maxdepth: int | None) -> list[Pair]:

@@ -52,8 +52,6 @@ class OnGCS(Fixtures):
 
 
 class OnAzure(Fixtures):
-    """Azure, without the suites of copy and get: they fail because `find` of adlfs ignores `maxdepth`."""
-
     store = "azurite"
 
 
@@ -94,6 +92,14 @@ class TestPipeOnGCS(abstract.AbstractPipeTests, OnGCS):  # type: ignore[misc]  #
 
 
 class TestOpenOnGCS(abstract.AbstractOpenTests, OnGCS):  # type: ignore[misc]  # fsspec publishes no types
+    pass
+
+
+class TestCopyOnAzure(abstract.AbstractCopyTests, OnAzure):  # type: ignore[misc]  # fsspec publishes no types
+    pass
+
+
+class TestGetOnAzure(abstract.AbstractGetTests, OnAzure):  # type: ignore[misc]  # fsspec publishes no types
     pass
 
 
