@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adlfs import AzureBlobFileSystem as _AzureBlobFileSystem
 from azure.core.exceptions import AzureError
 from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.utils import stringify_path
 
 from gllm_storage.azure.account import ACCOUNT_HOSTS
@@ -22,9 +23,11 @@ from gllm_storage.azure.errors import UnreadableAnswerError, translated
 from gllm_storage.azure.listing import checked_listings
 from gllm_storage.azure.requests import GARBLED, info_of, is_folder
 from gllm_storage.azure.upload import content_of, metadata_of
+from gllm_storage.concurrency.interrupt import task_of_call
 from gllm_storage.concurrency.loops import OfLoop, takes_work
 from gllm_storage.errors import OURS, ErrorDetails, ObjectNotFoundError
-from gllm_storage.filesystem.base import StoreFileSystem
+from gllm_storage.files.target import atomic_target
+from gllm_storage.filesystem.base import StoreFileSystem, not_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -209,6 +212,60 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         """Make adlfs's client, for the same account and with the same credentials as the stores."""
         self.service_client = self.connection.make_async_client()
         self.account_url = self.service_client.url
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """A blob, a prefix or a container; or a version of a blob, which the path or ``version_id`` names.
+
+        Raises:
+            ObjectNotFoundError: If neither a blob nor a prefix exists, or the version does not exist.
+            StorageError: If the request fails.
+        """
+        if not self._names_version(path, kwargs):
+            return super().info(path)
+        of_version: dict[str, Any] = sync(self.loop, self._info, path, **kwargs)
+        return of_version
+
+    async def _info(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if not self._names_version(path, kwargs):
+            return await super()._info(path, *args, **kwargs)
+        container, blob, _ = self.split_path(path)
+        try:
+            with self.translated_upstream(path, "info"):
+                of_version: dict[str, Any] = await super()._info(path, *args, **kwargs)
+                return of_version
+        except FileNotFoundError as error:
+            if isinstance(error, OURS):
+                raise
+            raise not_there(self._error_details(container, blob, "info")) from error
+
+    def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+        """Download a blob; see `StoreFileSystem.get_file`. The path may name a version of it.
+
+        Raises:
+            ObjectNotFoundError: If the blob, or that version of it, does not exist.
+            IntegrityError: If its content does not match its checksum.
+            StorageError: If the download fails; the local file is unchanged then.
+        """
+        if self._names_version(rpath, {}):
+            sync(self.loop, self._get_file, rpath, lpath, callback=callback, **kwargs)
+        else:
+            super().get_file(rpath, lpath, callback, **kwargs)
+
+    async def _get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+        if not self._names_version(rpath, {}):
+            await super()._get_file(rpath, lpath, callback, **kwargs)
+            return
+        details = self._error_details(*self._place(rpath), "download")
+        durable = self.connection.settings.fsync
+        with (
+            task_of_call(),
+            self.translated_upstream(rpath, "download"),
+            atomic_target(os.fspath(lpath), details, durable=durable) as target,
+        ):
+            try:
+                await _AzureBlobFileSystem._get_file(self, rpath, target.temporary, callback=callback or DEFAULT_CALLBACK)  # noqa: SLF001 - adlfs's own download
+            except FileNotFoundError as error:  # adlfs's, for a missing version as well
+                raise not_there(details) from error
 
     def open(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """Open a blob, as `StoreFileSystem` does.

@@ -15,6 +15,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import fsspec.asyn
@@ -149,8 +150,22 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
 
     def open_version(self, path: str, version: ObjectInfo, block_size: int | None, **options: Any) -> Any:
         """Open one version of an object for reading. Sends no request."""
+        store, key = self.store_to_read(path)
+        return ObjectFile(self, path, version, store, key, block_size=block_size, **options)
+
+    def store_to_read(self, path: str, options: Mapping[str, Any] = MappingProxyType({})) -> tuple[ObjectStore, str]:
+        """The store that reads an object, and the key there. A provider whose stores read named versions replaces this.
+
+        Args:
+            path: The object.
+            options: The further arguments of the read, which may name a version.
+
+        Raises:
+            ValueError: If `path` is not the path of an object.
+        """
+        del options
         bucket, key = self._place(path)
-        return ObjectFile(self, path, version, self.bucket_store(bucket), key, block_size=block_size, **options)
+        return self.bucket_store(bucket), key
 
     # ------------------------------------------------------------------ paths, threads
 
@@ -298,7 +313,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         if "a" in mode and not self.appends:
             details = self._error_details(*self._place(path), "open")
             raise StorageError(f"{details.url}: this provider cannot append to an object", details, Remedy.WRITE_NEW_OBJECT)
-        if mode not in {"rb", "wb", "xb"} or (mode == "rb" and self._is_of_version(kwargs)):
+        if mode not in {"rb", "wb", "xb"} or (mode == "rb" and self._is_left_to_upstream(kwargs)):
             return super()._open(path, mode, block_size, **kwargs)
         if mode != "rb" and self._names_version(path, kwargs):
             raise ValueError(f"{path!r} names a version, which cannot be written")
@@ -308,15 +323,15 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             kwargs |= {"acl": given["acl"]} if "acl" in given else {}
             return self._open_writer(path, mode, kwargs, autocommit=given.get("autocommit", True))
         of_reader = {name: given[name] for name in OF_READERS if name in given}
-        bucket, key = self._place(path)
+        store, key = self.store_to_read(path, kwargs)
         # pyarrow looks at a file before it opens it: pandas sent 13 HEAD requests for a folder of four. The version is
         # pinned, so the first use notices if the object was replaced since the look, and then looks again.
-        look = self._looks.take(bucket, key)
+        look = None if self._names_version(path, kwargs) else self._looks.take(*self._place(path))
         file = None if look is None else self.open_version(path, look, block_size, **of_reader)
         if file is not None and file.reads_ahead:
             file.may_be_outdated = True
             return file
-        return self.open_version(path, self.bucket_store(bucket).info(key, "open"), block_size, **of_reader)
+        return self.open_version(path, store.info(key, "open"), block_size, **of_reader)
 
     def _open_writer(self, path: str, mode: str, kwargs: dict[str, Any], *, autocommit: bool) -> AtomicWriter:
         bucket, key = self._place(path)
@@ -435,9 +450,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         told = callback or DEFAULT_CALLBACK
         await self._in_thread(lambda stop: self._download(rpath, lpath, told, stop, kwargs))
 
-    def _download(self, rpath: str, lpath: str, callback: Callback, stop: Stop, kwargs: Mapping[str, Any]) -> None:  # noqa: ARG002
-        bucket, key = self._place(rpath)
-        store = self.bucket_store(bucket)
+    def _download(self, rpath: str, lpath: str, callback: Callback, stop: Stop, kwargs: Mapping[str, Any]) -> None:
+        store, key = self.store_to_read(rpath, kwargs)
         store.download(key, os.fspath(lpath), store.transfer(key, "download", callback, stop))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
@@ -447,33 +461,32 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             path: The object.
             start: First byte; counted from the end if negative.
             end: Byte before which the slice ends; counted from the end if negative.
-            **kwargs: A version other than the current one, which the class below reads.
+            **kwargs: A version other than the current one.
 
         Raises:
             ObjectNotFoundError: If the object does not exist.
             IntegrityError: If the content does not match its checksum.
             StorageError: If it cannot be read.
         """
-        if self._is_left_to_upstream(start, end, kwargs):
+        if self._is_left_to_upstream(kwargs):
             found: bytes = sync(self.loop, self._cat_file, path, start=start, end=end, **kwargs)
             return found
-        return self._read(path, start, end, Stop(running_stop()))
+        return self._read(path, start, end, Stop(running_stop()), kwargs)
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        if self._is_left_to_upstream(start, end, kwargs):
+        if self._is_left_to_upstream(kwargs):
             with self.translated_upstream(path, "read"):
                 read: bytes = await super()._cat_file(path, start=start, end=end, **kwargs)
                 return read
-        found: bytes = await self._in_thread(lambda stop: self._read(path, start, end, stop))
+        found: bytes = await self._in_thread(lambda stop: self._read(path, start, end, stop, kwargs))
         return found
 
-    def _is_left_to_upstream(self, start: int | None, end: int | None, kwargs: Mapping[str, Any]) -> bool:  # noqa: ARG002
+    def _is_left_to_upstream(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether the class below reads, because a version other than the current one may be meant."""
         return self.upstream and self._is_of_version(kwargs)
 
-    def _read(self, path: str, start: int | None, end: int | None, stop: Stop) -> bytes:
-        bucket, key = self._place(path)
-        store = self.bucket_store(bucket)
+    def _read(self, path: str, start: int | None, end: int | None, stop: Stop, kwargs: Mapping[str, Any]) -> bytes:
+        store, key = self.store_to_read(path, kwargs)
         transfer = store.transfer(key, "read", stop=stop)
         if start is None and end is None:
             return store.read(key, transfer)
@@ -554,8 +567,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         return found
 
     def _slices_of(self, max_gap: int, stop: Stop, path: str, slices: list[Slice]) -> ObjectSlices:
-        bucket, key = self._place(path)
-        store = self.bucket_store(bucket)
+        store, key = self.store_to_read(path)
         return ObjectSlices(store.open_reader(key), store.transfer(key, "read", stop=stop), slices, max_gap)
 
     # ------------------------------------------------------------------ lists of objects: a plan, and its execution
@@ -604,6 +616,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     ) -> None:
         kwargs.pop("batch_size", None)  # fsspec's; the store decides how many go at a time
         if self._is_of_version(kwargs):
+            if isinstance(rpath, str) and self._names_version(rpath, {}):
+                rpath, lpath = [rpath], [_target_of(rpath, lpath)]  # fsspec takes the ``?`` of a path for a pattern
             async with ending_its_tasks():
                 await super()._get(rpath, lpath, recursive=recursive, callback=callback, maxdepth=maxdepth, **kwargs)
             return
@@ -675,6 +689,23 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         """The paths that `cat` reads, by fsspec's rules; a path of a list is among them whether the object exists or not."""
         paths: list[str] = await self._expand_path(path, recursive=recursive)
         return paths
+
+    async def _expand_path(self, path: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """As the class below; a path that names a version is that version, and its ``?`` is not a pattern.
+
+        Raises:
+            FileNotFoundError: If there is nothing at the paths, or not the version at the only path.
+        """
+        paths = listed(path)
+        versions = {self._strip_protocol(each) for each in paths if self.version_aware and self._names_version(each, {})}
+        if not versions:
+            expanded: list[str] = await super()._expand_path(path, *args, **kwargs)
+            return expanded
+        if isinstance(path, str) and not await self._exists(path):
+            raise not_there(self._error_details(*self._split(path), "read"))
+        others = [each for each in paths if self._strip_protocol(each) not in versions]
+        found = await super()._expand_path(others, *args, **kwargs) if others else []
+        return sorted({*versions, *found})
 
     def pipe(self, *args: Any, **kwargs: Any) -> None:
         """As fsspec's ``pipe``; Ctrl-C ends it."""
@@ -992,10 +1023,10 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         return found
 
     async def _info(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if self._is_of_version(kwargs):
+        if self._is_left_to_upstream(kwargs):
             of_version: dict[str, Any] = await super()._info(path, *args, **kwargs)
             return of_version
-        found: dict[str, Any] = await self._in_thread(lambda _: self.info(path))
+        found: dict[str, Any] = await self._in_thread(lambda _: self.info(path, **kwargs))
         return found
 
     def exists(self, path: str, **_: Any) -> bool:
@@ -1185,6 +1216,13 @@ def _by_bucket(places: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
     for number, (bucket, _) in enumerate(places):
         found.setdefault(bucket, []).append(number)
     return found
+
+
+def _target_of(path: str, target: Any) -> str:
+    """The local file of a download of one object; by fsspec's rules, in a folder it has the name of the object."""
+    local = os.fspath(target)
+    is_folder = local.endswith(("/", os.sep)) or os.path.isdir(local)
+    return os.path.join(local, path.rpartition("/")[2]) if is_folder else local
 
 
 def _opened(source: Source, _: ErrorDetails) -> contextlib.AbstractContextManager[Source]:

@@ -9,6 +9,7 @@ import json
 import ssl
 import sys
 import threading
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiohttp
@@ -25,6 +26,7 @@ from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.gcs.connection import OPTIONS, connection_of
 from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, translated
 from gllm_storage.gcs.requests import checked_page, info_of
+from gllm_storage.gcs.store import GCSStore
 from gllm_storage.info import aware
 from gllm_storage.store.pages import PageCheck
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
     from gllm_storage.gcs.connection import GCSConnection
-    from gllm_storage.gcs.store import GCSStore
 
 _IGNORED = frozenset({"batch_size", "chunksize", "consistency", "max_concurrency", "timeout"})
 """gcsfs's arguments of writes that only concern speed, or request checks that are always made here."""
@@ -158,9 +159,7 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         store = self.bucket_store(bucket)
         found = store.resource(key, store.details(key, "info"))
         self._remember_look(bucket, key, info_of(found, store.url(key)))
-        of_fsspec = {"name": f"{bucket}/{key}", "type": "file", "size": int(found.get("size", 0))}
-        times = {"mtime": aware(found.get("updated")), "ctime": aware(found.get("timeCreated"))}
-        return {**found, **of_fsspec, **times}
+        return _entry_of(f"{bucket}/{key}", found)
 
     def directory(self, name: str) -> dict[str, Any]:
         """A prefix or bucket as gcsfs's `info` returns it."""
@@ -262,6 +261,47 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
             if token is None:
                 return
 
+    # ------------------------------------------------------------------ reads of versions that paths or arguments name
+
+    def store_to_read(self, path: str, options: Mapping[str, Any] = MappingProxyType({})) -> tuple[GCSStore, str]:
+        """The store that reads an object, or the version of it that the path or ``generation`` names.
+
+        Raises:
+            ValueError: If `path` is not the path of an object; or if both name a version, and not the same.
+        """
+        bucket, key = self._place(path)
+        given = options.get("generation")
+        if not self._names_version(path, options):
+            return self.bucket_store(bucket), key
+        bucket, key, named = self.split_path(path)
+        if given and named and str(given) != named:
+            raise ValueError(f"generation={given!r} contradicts the path {path!r}")
+        return GCSStore(self.connection, bucket, named or str(given)), key
+
+    def _is_left_to_upstream(self, kwargs: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def info(self, path: str, generation: str | int | None = None, **kwargs: Any) -> dict[str, Any]:
+        """An object, a prefix or a bucket as gcsfs describes it; or a version of an object.
+
+        Args:
+            path: The path; of a version-aware filesystem it may name a version: ``bucket/key#generation``.
+            generation: The version.
+            **kwargs: As for gcsfs.
+
+        Raises:
+            ObjectNotFoundError: If neither an object nor a prefix exists, or the version does not exist.
+            StorageError: If the request fails.
+        """
+        version = {"generation": generation}
+        if not self._names_version(path, version):
+            return super().info(path, **kwargs)
+        store, key = self.store_to_read(path, version)
+        found = _entry_of(f"{store.bucket}/{key}", store.resource(key, store.details(key, "info")))
+        if not found["size"]:
+            store.info(key)  # some stores state 0 where there is content, which this refuses
+        return found
+
     # ------------------------------------------------------------------ moves of one object; versions that paths name
 
     def mv_file(self, path1: str, path2: str, **kwargs: Any) -> None:
@@ -304,3 +344,9 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
             self.rm_file(path)
         super()._delete_objects([place for place, path in zip(places, paths, strict=True) if path not in versions], stop)
         return paths
+
+
+def _entry_of(name: str, resource: Mapping[str, Any]) -> dict[str, Any]:
+    of_fsspec = {"name": name, "type": "file", "size": int(resource.get("size", 0))}
+    times = {"mtime": aware(resource.get("updated")), "ctime": aware(resource.get("timeCreated"))}
+    return {**resource, **of_fsspec, **times}

@@ -265,14 +265,20 @@ def size_of(resource: Mapping[str, Any]) -> int:
     return int(text)
 
 
-def require_resource(answer: dict[str, Any]) -> dict[str, Any]:
+def require_resource(answer: dict[str, Any], generation: str | None = None) -> dict[str, Any]:
     """Check that an answer describes an object.
 
+    Args:
+        answer: The answer.
+        generation: The version that was requested; any if None.
+
     Raises:
-        UnreadableAnswerError: If it does not.
+        UnreadableAnswerError: If it does not, or if it describes another version.
     """
     if "name" not in answer or not _DIGITS.fullmatch(str(answer.get("generation"))):
         raise UnreadableAnswerError("its answer does not describe an object")
+    if generation is not None and int(answer["generation"]) != int(generation):
+        raise UnreadableAnswerError(f"its answer describes generation {answer['generation']}, not {generation}")
     size_of(answer)
     if not isinstance(answer.get("metadata") or {}, dict):
         raise UnreadableAnswerError("the metadata of an object in its answer are not a JSON object")

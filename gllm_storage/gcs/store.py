@@ -63,14 +63,16 @@ class GCSStore(ObjectStore):
     Args:
         connection: The server, the credentials and the session.
         bucket: Name of the bucket.
+        generation: The version that reads return; the current one if None.
     """
 
     provider: ClassVar[str] = "gcs"
     creates_exclusively: ClassVar[bool] = True
 
-    def __init__(self, connection: GCSConnection, bucket: str) -> None:
+    def __init__(self, connection: GCSConnection, bucket: str, generation: str | None = None) -> None:
         self.connection = connection
         self.bucket = bucket
+        self.generation = generation
         self.requests = GCSRequests(connection)
         self._path = f"/storage/v1/b/{quote(bucket, safe='')}"
         self._seen = -_RECENTLY
@@ -82,8 +84,8 @@ class GCSStore(ObjectStore):
         return self.connection.options.transfer
 
     def url(self, key: str) -> str:
-        """The URL of a key, whether the object exists or not."""
-        return f"gs://{self.bucket}/{key}"
+        """The URL of a key, whether the object exists or not; with the generation of the reads, as gcsfs writes it."""
+        return f"gs://{self.bucket}/{key}" + (f"#{self.generation}" if key and self.generation else "")
 
     # ------------------------------------------------------------------ content
 
@@ -186,12 +188,14 @@ class GCSStore(ObjectStore):
         Raises:
             ObjectNotFoundError: If the object does not exist.
             BucketNotFoundError: If the bucket does not exist.
-            StorageError: If the request fails.
+            StorageError: If the request fails, or the store ignores the generation.
         """
+        params = {"generation": self.generation} if self.generation else {}
         with translated(details):
             try:
                 headers = self.connection.options.customer_key_headers()
-                return require_resource(self.requests.ask("GET", path_of(self.bucket, key), details, headers=headers))
+                answer = self.requests.ask("GET", path_of(self.bucket, key), details, params=params, headers=headers)
+                return require_resource(answer, self.generation)
             except RefusedError as error:
                 if is_missing_object(error):
                     self._require_bucket_of(error, details)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.oauth2.credentials import Credentials
 
-from gllm_storage import ConflictCheckUnsupportedError, GCSStorageClient
+from gllm_storage import ConflictCheckUnsupportedError, GCSStorageClient, ObjectNotFoundError
 from gllm_storage.errors import Remedy
 from gllm_storage.gcs import GCSFileSystem
 from gllm_storage.testing.faults import DropResponse
@@ -159,3 +159,43 @@ def test_version_aware_writes(servers: Servers) -> None:
         with pytest.raises(ValueError, match="names a version"):
             filesystem.open(f"{url}#17", "wb")
         assert filesystem.cat_file(url) == b"first"
+
+
+def test_generations(servers: Servers, tmp_path: Path) -> None:
+    """A generation of an object in a versioned bucket is read by its path, also after the object was deleted."""
+    server = servers.get("fake-gcs-server")
+    assert isinstance(server, GCSServer)
+    google = GoogleClient(server).client
+    bucket = google.bucket(f"versions-{uuid.uuid4().hex[:8]}")
+    bucket.versioning_enabled = True
+    google.create_bucket(bucket)
+    blob = bucket.blob("a")
+    blob.upload_from_string(b"old")
+    old = f"{bucket.name}/a#{blob.generation}"
+    bucket.blob("a").upload_from_string(b"newer")
+    options: dict[str, Any] = {"token": "anon", "endpoint_url": server.endpoint_url, "skip_instance_cache": True}
+    filesystem = GCSFileSystem(**options, version_aware=True)
+    assert (filesystem.cat_file(f"{bucket.name}/a"), filesystem.size(f"{bucket.name}/a")) == (b"newer", 5)
+    for is_deleted in (False, True):
+        if is_deleted:
+            bucket.blob("a").delete()
+            assert not filesystem.exists(f"{bucket.name}/a")
+        assert filesystem.exists(old)
+        assert filesystem.isfile(old)
+        assert filesystem.info(old)["size"] == 3
+        assert filesystem.modified(old) == filesystem.info(old)["mtime"]
+        assert filesystem.cat([old]) == {old: b"old"}
+        assert filesystem.cat_ranges([old, old], [0, 1], [1, 3]) == [b"o", b"ld"]
+        assert (filesystem.read_block(old, 1, 2), filesystem.head(old, 2), filesystem.tail(old, 1)) == (b"ld", b"ol", b"d")
+        for name, get in [("1", filesystem.get_file), ("2", filesystem.get)]:
+            get(old, str(tmp_path / name))
+            assert (tmp_path / name).read_bytes() == b"old"
+    missing = f"{bucket.name}/a#1"
+    assert not filesystem.exists(missing)
+    for call in (filesystem.info, filesystem.open, filesystem.cat_file, filesystem.cat, filesystem.size):
+        with pytest.raises(ObjectNotFoundError, match="#1"):
+            call(missing)
+    with pytest.raises(ObjectNotFoundError):
+        filesystem.get_file(missing, str(tmp_path / "1"))
+    assert (tmp_path / "1").read_bytes() == b"old"
+    assert not GCSFileSystem(**options).exists(old)

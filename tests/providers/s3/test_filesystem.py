@@ -209,6 +209,11 @@ def test_object_version(versioned: tuple[Any, Any, str], tmp_path: Path) -> None
     assert (tmp_path / "3").read_bytes() == b"newer"
     with filesystem.open(of_old) as file:
         assert file.read() == b"old"
+    filesystem.get(of_old, str(tmp_path / "4"))
+    assert (tmp_path / "4").read_bytes() == b"old"
+    assert (filesystem.cat(of_old), filesystem.cat([of_old, path])) == (b"old", {of_old: b"old", path: b"newer"})
+    assert (filesystem.size(of_old), filesystem.head(of_old), filesystem.read_text(of_old)) == (3, b"old", "old")
+    assert filesystem.checksum(of_old) != filesystem.checksum(path)
     filesystem.cp_file(of_old, path)
     assert second.get_object(Bucket=bucket, Key="a")["Body"].read() == b"old"
     with pytest.raises(ValueError, match="names a version"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import ssl
 import threading
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EMPTY_LISTING = b'<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs/><NextMarker/></EnumerationResults>'
+VERSION = "2026-11-28T12:00:00.0000000Z"
+"""The only version of each blob; reads of it return `CONTENT`."""
+CONTENT = b"content"
 _CONTENT_HEADERS = ["content-encoding", "content-language", "content-length", "content-md5", "content-type", "date"]
 _SIGNED = [*_CONTENT_HEADERS, "if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range"]
 
@@ -108,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)), headers)
         self.recorder.requests.append(request)
-        if request.method == "GET":
+        if "versionid" in request.query:
+            self._send_version(request)
+        elif request.method == "GET":
             self._send(200, EMPTY_LISTING)
         elif request.query.get("comp") == "copy":
             self._send(204)
@@ -124,6 +130,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, headers={"x-ms-error-code": "BlobNotFound"})
 
     do_GET = do_HEAD = do_PUT = do_DELETE = _handle  # noqa: N815 - http.server's names
+
+    def _send_version(self, request: Request) -> None:
+        if request.query["versionid"] != VERSION:
+            self._send(404, headers={"x-ms-error-code": "BlobNotFound"})
+            return
+        of_blob = {"ETag": '"1"', "x-ms-version-id": VERSION, "Last-Modified": "Sat, 28 Nov 2026 12:00:00 GMT"}
+        of_blob |= {"x-ms-blob-type": "BlockBlob", "x-ms-creation-time": "Sat, 28 Nov 2026 12:00:00 GMT"}
+        asked = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", request.headers.get("x-ms-range", ""))
+        if asked is None:
+            self._send(200, CONTENT, of_blob)
+            return
+        found = CONTENT[int(asked[1]) : int(asked[2] or len(CONTENT)) + 1]
+        last = int(asked[1]) + len(found) - 1
+        self._send(206, found, {**of_blob, "Content-Range": f"bytes {asked[1]}-{last}/{len(CONTENT)}"})
 
     def _copying(self) -> dict[str, str]:
         return {"ETag": '"1"', "x-ms-copy-id": "copy-1", "x-ms-copy-status": self.recorder.copy_status}

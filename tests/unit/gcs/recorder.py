@@ -111,7 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"error": {"code": 404, "message": f"No such object: {key}"}}
         if request.method == "DELETE":
             return self._delete(key)
-        return 200, {**OBJECT, "name": key} if key else {"kind": "storage#objects", "items": []}
+        named = {"generation": request.query["generation"]} if "generation" in request.query else {}
+        return 200, {**OBJECT, **named, "name": key} if key else {"kind": "storage#objects", "items": []}
 
     def _delete(self, key: str) -> tuple[int, dict[str, Any]]:
         if key in self.recorder.busy:

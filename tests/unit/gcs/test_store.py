@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,11 +21,13 @@ from gllm_storage.errors import (
 )
 from gllm_storage.gcs import GCSFileSystem
 from gllm_storage.gcs.connection import connection_of
+from gllm_storage.gcs.requests import GCSRequests
 from gllm_storage.store.retry import RetryEvent, no_waits, subscribe
 from tests.unit.gcs.recorder import CONTENT, OBJECT, recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from gllm_storage.gcs.store import GCSStore
     from tests.unit.gcs.recorder import Recorder
@@ -243,6 +247,93 @@ def test_version_of_path(recorder: Recorder, call: str) -> None:
     expected = {"cp_file": [copied], "copy": [copied], "rm_file": [deleted], "rm": [deleted]}
     assert [each.query for each in changes] == expected.get(call, [copied, deleted])
     assert {each.path.removeprefix("/storage/v1/b/models/o/").partition("/")[0] for each in changes} == {"a"}
+
+
+def downloaded(get: Callable[[str], object], folder: Path) -> bytes:
+    get(str(folder / "of-version"))
+    return (folder / "of-version").read_bytes()
+
+
+def opened(filesystem: Any, path: str, **options: Any) -> bytes:
+    with filesystem.open(path, **options) as file, pickle.loads(pickle.dumps(file)) as again:  # noqa: S301 - a pickle of this test
+        assert again.read() == file.read()
+        file.seek(0)
+        found: bytes = file.read()
+        return found
+
+
+READS: dict[str, tuple[Callable[[Any, str, Path], object], object]] = {
+    "info": (lambda filesystem, path, _: filesystem.info(path)["generation"], "17"),
+    "info_name": (lambda filesystem, path, _: filesystem.info(path)["name"], "models/a"),
+    "exists": (lambda filesystem, path, _: filesystem.exists(path), True),
+    "isfile": (lambda filesystem, path, _: filesystem.isfile(path), True),
+    "isdir": (lambda filesystem, path, _: filesystem.isdir(path), False),
+    "size": (lambda filesystem, path, _: filesystem.size(path), 7),
+    "sizes": (lambda filesystem, path, _: filesystem.sizes([path]), [7]),
+    "checksum": (lambda filesystem, path, _: filesystem.checksum(path) != filesystem.checksum("models/a"), True),
+    "open": (lambda filesystem, path, _: opened(filesystem, path), CONTENT),
+    "open_blocks": (lambda filesystem, path, _: opened(filesystem, path, cache_type="readahead"), CONTENT),
+    "read_text": (lambda filesystem, path, _: filesystem.read_text(path), CONTENT.decode()),
+    "read_block": (lambda filesystem, path, _: filesystem.read_block(path, 0, 7), CONTENT),
+    "head": (lambda filesystem, path, _: filesystem.head(path, 7), CONTENT),
+    "tail": (lambda filesystem, path, _: filesystem.tail(path, 7), CONTENT),
+    "cat_file": (lambda filesystem, path, _: filesystem.cat_file(path), CONTENT),
+    "cat": (lambda filesystem, path, _: filesystem.cat(path), CONTENT),
+    "cat_list": (lambda filesystem, path, _: list(filesystem.cat([path]).values()), [CONTENT]),
+    "get_file": (lambda filesystem, path, folder: downloaded(partial(filesystem.get_file, path), folder), CONTENT),
+    "get": (lambda filesystem, path, folder: downloaded(partial(filesystem.get, path), folder), CONTENT),
+    "get_list": (lambda filesystem, path, folder: downloaded(lambda to: filesystem.get([path], [to]), folder), CONTENT),
+}
+
+
+@pytest.mark.parametrize("path", ["models/a#17", "gs://models/a?generation=17"])
+@pytest.mark.parametrize("call", READS)
+def test_read_of_version(recorder: Recorder, tmp_path: Path, call: str, path: str) -> None:
+    """Each method that reads reads the version that the path of a version-aware filesystem names, and no other."""
+    read, expected = READS[call]
+    assert read(aware(recorder), path, tmp_path) == expected
+    objects = [each.query.get("generation") for each in recorder.requests if "/o/" in each.path]
+    assert set(objects) <= ({"17", None, "1"} if call == "checksum" else {"17"})
+    assert objects or call == "isdir"
+
+
+def test_version_argument(recorder: Recorder, tmp_path: Path) -> None:
+    """The argument `generation` names a version, without a version-aware filesystem as well."""
+    filesystem = GCSFileSystem(token="anon", endpoint_url=recorder.url, skip_instance_cache=True)
+    filesystem.info("models/a", generation=17)
+    filesystem.cat_file("models/a", generation=17)
+    filesystem.get_file("models/a", str(tmp_path / "a"), generation=17)
+    with filesystem.open("models/a", generation=17) as file:
+        assert file.read() == CONTENT
+    assert {each.query.get("generation") for each in recorder.requests} == {"17"}
+    with pytest.raises(ValueError, match="contradicts"):
+        aware(recorder).info("models/a#17", generation=18)
+
+
+def test_hash_in_key(recorder: Recorder) -> None:
+    """Without a version-aware filesystem, ``#`` is part of the key."""
+    filesystem = GCSFileSystem(token="anon", endpoint_url=recorder.url, skip_instance_cache=True)
+    filesystem.info("models/a#17")
+    with filesystem.open("models/a#17") as file:
+        assert file.read() == CONTENT
+    assert {each.path.rpartition("/")[2] for each in recorder.requests} == {"a#17"}
+
+
+def test_look_at_version(recorder: Recorder) -> None:
+    """The facts about a version are not used to open the current one, and vice versa."""
+    filesystem = aware(recorder)
+    for look, read in [("models/a#17", "models/a"), ("models/a", "models/a#17")]:
+        filesystem.info(look)
+        with filesystem.open(read) as file:
+            assert file.version.version == ("17" if "#" in read else "1")
+
+
+def test_ignored_generation(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers with another version than the requested one is an error, and not its content."""
+    monkeypatch.setattr(GCSRequests, "ask", lambda *_, **__: {**OBJECT, "name": "a"})
+    for name in ("info", "cat_file"):
+        with pytest.raises(StorageError, match="generation 1, not 17"):
+            getattr(aware(recorder), name)("models/a#17")
 
 
 def test_version_as_target(recorder: Recorder) -> None:
