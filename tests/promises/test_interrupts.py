@@ -45,6 +45,10 @@ MIDDLE_SECONDS = 60.0  # time limit, on a busy machine, until a transfer is in i
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 
 
+PARTS = {**SMALL_PARTS, "conditional_writes": "enforced"}
+"""Configuration with which exclusive creates on MiniStack are multipart uploads. By default only those on Amazon are."""
+
+
 @dataclass(frozen=True)
 class Middle:
     """A transfer, and the fault that holds it in its middle.
@@ -81,26 +85,30 @@ UPLOADS = {
     # Larger than the kernel's socket buffers, so the request is not complete when the signal is sent.
     "one put": Middle("create", 32 * MIB, "PutObject", Throttle(MIB), config={"multipart_threshold": "64MiB"}, begun=MIB),
     "one put from memory": Middle("create", 15 * MIB, "PutObject", Throttle(MIB // 2), begun=MIB // 2),
+    # Without trust in the completion, an exclusive create is one PutObject above the threshold, too.
+    "one put above the threshold": Middle("create", 32 * MIB, "PutObject", Throttle(MIB), config=SMALL_PARTS, begun=MIB),
+    "stalled put above the threshold": Middle(
+        "create", 11 * MIB, "PutObject", Delay(600), config=SMALL_PARTS, may_be_there=True
+    ),
+    "one put of a stream": Middle("stream", 32 * MIB, "PutObject", Throttle(MIB), config=SMALL_PARTS, begun=MIB),
     "small put": Middle("create", 100_000, "PutObject", Delay(600), may_be_there=True),
     "overwriting put": Middle("upload", 100_000, "PutObject", Delay(600), may_be_there=True),
     # Before the answer, the upload id is unknown, so the upload cannot be aborted.
-    "creation of the parts": Middle("create", 11 * MIB, "CreateMultipartUpload", Delay(3), config=SMALL_PARTS),
-    "parts": Middle("create", 26 * MIB, "UploadPart", Throttle(2 * MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4),
-    "stalled parts": Middle("create", 26 * MIB, "UploadPart", Delay(600), skip=2, config=SMALL_PARTS),
-    "completion": Middle("create", 11 * MIB, "CompleteMultipartUpload", Delay(600), config=SMALL_PARTS, may_be_there=True),
+    "creation of the parts": Middle("create", 11 * MIB, "CreateMultipartUpload", Delay(3), config=PARTS),
+    "parts": Middle("create", 26 * MIB, "UploadPart", Throttle(2 * MIB), skip=2, config=PARTS, begun=MIB // 4),
+    "stalled parts": Middle("create", 26 * MIB, "UploadPart", Delay(600), skip=2, config=PARTS),
+    "completion": Middle("create", 11 * MIB, "CompleteMultipartUpload", Delay(600), config=PARTS, may_be_there=True),
     "answer to the completion": Middle(
-        "create", 11 * MIB, "CompleteMultipartUpload", StallBody(20, 600), config=SMALL_PARTS, begun=20, may_be_there=True
+        "create", 11 * MIB, "CompleteMultipartUpload", StallBody(20, 600), config=PARTS, begun=20, may_be_there=True
     ),
-    "creation of a stream": Middle("stream", 11 * MIB, "CreateMultipartUpload", Delay(3), config=SMALL_PARTS),
-    "parts of a stream": Middle(
-        "stream", 26 * MIB, "UploadPart", Throttle(2 * MIB), skip=2, config=SMALL_PARTS, begun=MIB // 4
-    ),
+    "creation of a stream": Middle("stream", 11 * MIB, "CreateMultipartUpload", Delay(3), config=PARTS),
+    "parts of a stream": Middle("stream", 26 * MIB, "UploadPart", Throttle(2 * MIB), skip=2, config=PARTS, begun=MIB // 4),
     # The signal is sent while a write waits for one of two parts.
     "stalled parts of a stream": Middle(
-        "stream", 26 * MIB, "UploadPart", Delay(600), skip=2, config={**SMALL_PARTS, "max_concurrency": "2"}
+        "stream", 26 * MIB, "UploadPart", Delay(600), skip=2, config={**PARTS, "max_concurrency": "2"}
     ),
     "completion of a stream": Middle(
-        "stream", 11 * MIB, "CompleteMultipartUpload", Delay(600), config=SMALL_PARTS, may_be_there=True
+        "stream", 11 * MIB, "CompleteMultipartUpload", Delay(600), config=PARTS, may_be_there=True
     ),
 }
 UPLOADS |= {
@@ -378,7 +386,7 @@ def test_completion_after_ctrl_c(servers: Servers, tmp_path: Path) -> None:
     """A CompleteMultipartUpload that reaches the store after Ctrl-C creates no object."""
     with holding(servers, tmp_path, 11 * MIB) as held:
         arrive = threading.Event()
-        middle = Middle("create", 11 * MIB, "CompleteMultipartUpload", Call(arrive.wait), config=SMALL_PARTS)
+        middle = Middle("create", 11 * MIB, "CompleteMultipartUpload", Call(arrive.wait), config=PARTS)
         held.prepare(middle)
         with transfer(held.rig, middle.action, held.local, middle.config, stop_seconds=STOP_SECONDS) as child:
             held.wait_until_held(middle, child)
@@ -430,7 +438,9 @@ def test_download_from_local_ended(by: signal.Signals, request: pytest.FixtureRe
 
 
 @pytest.mark.usefixtures("short_stops")
-@pytest.mark.parametrize("case", ["one put", "creation of the parts", "parts", "gcs, chunk", "azure, blocks"])
+@pytest.mark.parametrize(
+    "case", ["one put", "one put above the threshold", "creation of the parts", "parts", "gcs, chunk", "azure, blocks"]
+)
 def test_cancelled_upload(case: str, servers: Servers, tmp_path: Path) -> None:
     """A cancelled upload task leaves nothing behind."""
     middle = UPLOADS[case]
