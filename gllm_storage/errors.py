@@ -42,10 +42,12 @@ _PARAMETERS = re.compile(
     r"|client_secret|accountkey|sharedaccesskey)=)[^&\s)'\";,]+",
     re.IGNORECASE,
 )
-# A password, up to the last @ before a slash, as for urllib; or a user name alone, which may be a token. In Azure's URLs the
-# name is the container.
+# A password, up to the last @ before a slash, as for urllib; or a long user name alone, which may be a token. In Azure's
+# URLs the name is the container.
 _PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/\s]+(?=@)")
-_USER = re.compile(r"(?<![a-z])((?!(?:abfss?|wasbs?|az)://)[a-z][a-z0-9+.\-]*://)[^/@:\s]+:?(?=@)", re.IGNORECASE)
+_USER = re.compile(
+    r"(?<![a-z])((?!(?:abfss?|wasbs?|az)://)[a-z][a-z0-9+.\-]*://)(?:[^/@:\s]{16,}:?|[^/@:\s]+:)(?=@)", re.IGNORECASE
+)
 # A password with a slash, which ends the host for a parser. Not a port, an IPv6 address, or the ARN of an access point.
 _SLASHED = re.compile(r"(://(?!arn:|\[)[^/@:\s]*:)(?!\d*(?:[/?#\s'\"),;\]]|$))\S+(?=@)", re.IGNORECASE)
 # Of http.client and of requests. The header may be the one with the token.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -331,7 +332,7 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.info("v4/config.json").content_type
             'application/json'
         """
-        wanted = dataclasses.replace(properties or ObjectProperties(), **named)
+        wanted = _properties(properties, named)
         key = self._location.key(remote_path)
         store = self.store
         transfer = store.transfer(key, "upload", callback)
@@ -683,6 +684,24 @@ def _seconds(expires: float | timedelta) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1 <= seconds <= _LONGEST:
         raise ValueError(f"expires must be a number of seconds of at least 1, or a timedelta, not {expires!r}")
     return int(seconds)
+
+
+def _properties(given: ObjectProperties | None, named: dict[str, Any]) -> ObjectProperties:
+    """The properties of an upload.
+
+    Raises:
+        TypeError: If `given` is of another type, or a name is unknown.
+        ValueError: If a value is not valid.
+    """
+    if given is not None and not isinstance(given, ObjectProperties):
+        raise TypeError(f"properties is an ObjectProperties, not {type(given).__name__}; or pass the properties by name")
+    known = [each.name for each in dataclasses.fields(ObjectProperties)]
+    for name in named:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {', '.join(known)}"
+            raise TypeError(f"upload has no property {name!r}{hint}")
+    return dataclasses.replace(given or ObjectProperties(), **named)
 
 
 def _with_slash(path: str) -> str:

@@ -181,7 +181,10 @@ def parse(text: str, *, exact: bool = False) -> Argument:
         return _parse_url(text, exact=exact)
     almost = _ALMOST_URL.match(text) or _WITHOUT_COLON.match(text)
     if almost and (text[almost.end() :].startswith("/") or almost[1].lower() in _known_schemes()):
-        raise ValueError(f"{text!r} is not a URL, which begins as in '{almost[1]}://…'; write a local path as './…'")
+        raise ValueError(
+            f"{text!r} is not a URL: the scheme needs a colon and two slashes, as in '{almost[1]}://…'; "
+            "write a local path as './…'"
+        )
     return LocalPath(text)
 
 
@@ -209,10 +212,12 @@ def address_to_delete(text: str, *, exact: bool = False) -> Address:
         exact: As in `Address`.
 
     Raises:
-        ValueError: As in `address`; or if it is a relative path such as ``models/v1``.
+        ValueError: As in `address`; or if it is a relative path such as ``models/v1``, or ends with ``.`` or ``..``.
     """
     where = address(text, exact=exact)
-    if "://" not in text and not text.startswith(_MARKED) and text not in {".", ".."}:
+    if "://" not in text and text.rstrip("/").rpartition("/")[2] in {".", ".."}:
+        raise ValueError(f"{text!r} is the current folder or a parent; name the folder to delete by its own name")
+    if "://" not in text and not text.startswith(_MARKED):
         raise ValueError(
             f"{text!r} may be a local path, or a URL without its scheme, so nothing was deleted; "
             f"write './{text}' to delete the local file or folder, or the complete URL, as in 's3://{text}'"

@@ -50,4 +50,5 @@ class Looks(threading.local):
             return None
         place, info, when, changed = last
         is_recent = changed == Looks._changed and time.monotonic() - when < _SECONDS
-        return info if is_recent and place == (bucket, key) and info.etag else None
+        # A size of 0 counts only after a GET request, which `open` sends.
+        return info if is_recent and place == (bucket, key) and info.etag and info.size else None

@@ -44,7 +44,7 @@ class MemoryFileSystem(SyncStoreFileSystem, _MemoryFileSystem):  # type: ignore[
             FileNotFoundError: If there is neither.
         """
         name = self._strip_protocol(path)
-        if name in self.store:
+        if name in self.store and not path.endswith("/"):
             entry: dict[str, Any] = self._listed(name)
             return entry
         found: dict[str, Any] = super().info(path, **kwargs)

@@ -248,7 +248,7 @@ def test_denied(answer: str, servers: Servers) -> None:
         match = Match() if answer == "everything" else Match(operation=answer)
         proxy.inject(Fault(match, Answer(403, "AccessDenied"), times=None))
 
-        done = run("check", url_of(rig), env=environment(rig))
+        done = run("check", *QUICK, url_of(rig), env=environment(rig))
 
         assert done.code == (5 if answer == "everything" else 0)
         assert "nothing was written" in done.out
@@ -283,7 +283,7 @@ def test_failed_write(servers: Servers) -> None:
         proxy.inject(Fault(Match(method="DELETE"), Answer(400, "BadRequest"), times=None))
         proxy.inject(Fault(Match(method="HEAD"), Answer(400, body=b""), times=None, skip=2))
 
-        done = run("check", "--json", url_of(rig), env=environment(rig))
+        done = run("check", "--json", *QUICK, url_of(rig), env=environment(rig))
         rows = {each["name"]: each for each in json.loads(done.out)["checks"]}
         assert rows["writing"]["verdict"] == "failed"
         assert "could not be removed, or not be checked" in done.err
@@ -341,9 +341,9 @@ def test_false_delete(servers: Servers) -> None:
 def test_best_effort(servers: Servers) -> None:
     """A check by HEAD request is not reported as atomic."""
     rig = server_rig("rclone", servers.s3("rclone"))
-    best_effort = ["-c", "conditional_writes=best-effort"]
+    best_effort = ["-c", "conditional_writes=best-effort", "--large-size", "6MiB", "--rounds", "2"]
 
-    done = run("check", "--json", *best_effort, "--large-size", "6MiB", url_of(rig), env=environment(rig))
+    done = run("check", "--json", *best_effort, url_of(rig), env=environment(rig))
 
     found = json.loads(done.out)
     assert done.code == 0

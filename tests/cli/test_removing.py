@@ -213,6 +213,18 @@ def test_bare_path(recursive: list[str], tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "models") == []
 
 
+@pytest.mark.parametrize("name", [".", "..", "./", "../", "./x/..", "./x/."])
+def test_current_folder(name: str, tmp_path: Path) -> None:
+    """The current folder and its parents are refused, as by rm."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a").write_bytes(CONTENT)
+
+    done = run("rm", "-r", name, cwd=tmp_path)
+
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert (tmp_path / "x" / "a").exists()
+
+
 @pytest.mark.parametrize("form", ["/{}", "file:///{}", "../{}"])
 def test_marked_path(form: str, tmp_path: Path) -> None:
     """A path that can only be local is deleted."""

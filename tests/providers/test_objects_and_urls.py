@@ -525,5 +525,7 @@ def test_fsspec_calls(rig: Rig, tmp_path: Path) -> None:
 
     filesystem.rm(f"{top}/put", recursive=True)
     assert rig.files() == []
+    if rig.name == "juicefs":  # it keeps the emptied folders
+        return
     assert not filesystem.exists(f"{top}/put")
     assert filesystem.find(top) == []

@@ -246,3 +246,13 @@ def test_broken_source(client: FsspecStorageClient, second: Any) -> None:
     with pytest.raises(StorageError):
         client.upload(Broken(second), "a")
     assert not client.file_exists("a")
+
+
+def test_wrong_properties() -> None:
+    """Properties of another type, and unknown ones, are a TypeError that says what is meant."""
+    client: Any = get_storage_client("memory", {"bucket_name": "models"})
+    with pytest.raises(TypeError, match="ObjectProperties, not dict"):
+        client.upload(b"x", "a", properties={"content_type": "text/plain"})
+    with pytest.raises(TypeError, match="'content_typ'; did you mean 'content_type'"):
+        client.upload(b"x", "a", content_typ="text/plain")
+    assert not client.file_exists("a")

@@ -74,7 +74,8 @@ def test_foreign_filesystem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SHOWN = [
     ("https://user:SECRET@host/b", "https://user:***@host/b"),
-    ("https://SECRET@host/b", "https://***@host/b"),
+    ("https://github_pat_SECRET@host/b", "https://***@host/b"),
+    ("https://SECRET:@host/b", "https://***@host/b"),
     ("https://u:a/SECRET@host", "https://u:***@host"),
     ("https://u:p@SECRET@host/x", "https://u:***@host/x"),
     ("https://u:SEC/RET@SECRET@host/x", "https://u:***@host/x"),
@@ -109,6 +110,7 @@ def test_redacted(text: str, shown: str | None) -> None:
         "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/name/a@b",
         "abfs://container@account.dfs.core.windows.net/a",
         "file:///home/a@b:c@d",
+        "sftp://me@host/a",
         "http://127.0.0.1:9000/b/x:y@z",
         "http://[::1]:9000/b/x@z",
         "signature of the object, for token and key",

@@ -475,7 +475,7 @@ def test_errors_of_s3fs_methods(rig: Rig, filesystem: S3FileSystem) -> None:
     denied = S3FileSystem(**{**rig.client().storage_options, "secret": "wrong", "key": "wrong"}, skip_instance_cache=True)
     with pytest.raises(FileNotFoundError, match="no such bucket") as missing:
         filesystem.ls("no-such-bucket")
-    assert isinstance(missing.value, ObjectNotFoundError)
+    assert isinstance(missing.value, BucketNotFoundError)
     with pytest.raises(StorageError, match="InvalidBucketName"):
         filesystem.mkdir("no")
     if rig.name == "ceph":  # MiniStack accepts any credentials

@@ -162,7 +162,7 @@ def _of_won_races(report: Report, small: Row, large: Row) -> Conclusion:
     shown = f"each race had one winner ({_races(small)} with small objects, {_races(large)} with large ones)"
     if large.values.get("sent") != ONE_REQUEST:
         return Conclusion(Exclusive.ATOMIC, f"{_NAME} is atomic here at any size: {shown}. {_NO_PROOF}")
-    limit = large.values["limit"]
+    limit = large.values.get("limit", "5 GiB")
     parts = report.row(IN_PARTS)
     if parts is not None and parts.verdict is Verdict.OK:
         above = (
@@ -178,4 +178,4 @@ def _of_won_races(report: Report, small: Row, large: Row) -> Conclusion:
 
 
 def _races(row: Row) -> str:
-    return f"{len(row.values['winners'])} of {row.values['writers']} writers"
+    return f"{len(row.values.get('winners', ()))} of {row.values.get('writers', 0)} writers"
