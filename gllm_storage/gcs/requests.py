@@ -41,7 +41,7 @@ NAMES = {
 _STATUS = re.compile(r"\s*HTTP/\S+ ([0-9]{3})")
 _LISTS = ("storage#objects", "storage#buckets")
 _DIGITS = re.compile(r"[0-9]{1,19}")
-_NUMBER = re.compile(r"\+([0-9]+)>?\s*$")
+_NUMBER = re.compile(r"\+([0-9]{1,9})>?\s*$")
 
 
 class GCSRequests:
