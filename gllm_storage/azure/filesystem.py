@@ -289,7 +289,8 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         if isinstance(path, list):
             return [cls._strip_protocol(each) for each in path]
         path = str(path)
-        start = next((f"{name}://" for name in cls.protocol if path.startswith(f"{name}://")), "")
+        protocols = (cls.protocol,) if isinstance(cls.protocol, str) else cls.protocol
+        start = next((f"{name}://" for name in protocols if path.startswith(f"{name}://")), "")
         path = path.removeprefix(start)
         return (_host_of(path)[1] if start else path).strip("/")
 

@@ -47,7 +47,7 @@ from gllm_storage.store.port import ReadItem, UploadItem, nothing, unwatched, ur
 from gllm_storage.store.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_ranges, read_slice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo
@@ -944,9 +944,17 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         self, path: str | list[str], maxdepth: int | None, *, recursive: bool
     ) -> list[tuple[str, str]]:
         places: dict[tuple[str, str], None] = {}  # a set that keeps the order
-        for each in [path] if isinstance(path, str) else list(path):
+        paths = [path] if isinstance(path, str) else list(path)
+        # A list that `find(withdirs=True)` gave names folders as well, which vanish with the last object below them.
+        folders = {name for each in paths for name in _folders_of(self._strip_protocol(each))} if len(paths) > 1 else set()
+        for each in paths:
             named = self._split(self._strip_protocol(each).rstrip("/"))  # gcsfs keeps the slash
-            found = await self._places_at(self._strip_protocol(each), maxdepth, recursive=recursive)
+            try:
+                found = await self._places_at(self._strip_protocol(each), maxdepth, recursive=recursive)
+            except ObjectNotFoundError:
+                if self._strip_protocol(each).rstrip("/") not in folders:
+                    raise
+                continue
             is_folder = each.endswith("/") and bool(named[1])  # then the object of that name is not meant
             places.update(dict.fromkeys(place for place in found if not (is_folder and place == named)))
         return list(places)
@@ -1198,6 +1206,13 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
 def not_there(details: ErrorDetails) -> ObjectNotFoundError:
     """The error for a path at which there is neither an object nor a folder."""
     return ObjectNotFoundError(f"{details.url} does not exist ({details.provider} {details.operation})", details)
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    """The folders above a path."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def _is_marker_of(path: str, entry: Mapping[str, Any]) -> bool:

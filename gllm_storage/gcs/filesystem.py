@@ -161,6 +161,18 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         self._remember_look(bucket, key, info_of(found, store.url(key)))
         return _entry_of(f"{bucket}/{key}", found)
 
+    def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
+        """Make an empty object. A path that ends with ``/`` names the marker of a folder.
+
+        Raises:
+            NotImplementedError: If it exists, and `truncate` is False.
+            StorageError: If it cannot be stored.
+        """
+        if not path.endswith("/"):
+            super().touch(path, truncate, **kwargs)
+        elif truncate or not self.exists(path):
+            self.pipe_file(path, b"", **kwargs)
+
     def directory(self, name: str) -> dict[str, Any]:
         """A prefix or bucket as gcsfs's `info` returns it."""
         return {**super().directory(name), "storageClass": "DIRECTORY"}

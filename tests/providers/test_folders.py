@@ -115,3 +115,40 @@ def test_missing_bucket(store: str, servers: Servers) -> None:
         assert raised.value.filename.startswith(f"{rig.scheme}://no-such-bucket")
     assert not filesystem.exists("no-such-bucket/a")
     assert not filesystem.isdir("no-such-bucket/a")
+
+
+@ON_CLOUDS
+def test_remove_list_with_folders(store: str, servers: Servers) -> None:
+    """`rm` takes what `find(withdirs=True)` gives: a folder vanishes with the last object below it."""
+    rig = server_rig(store, servers.get(store))
+    for key in ("a", "b/c", "b/d/e"):
+        rig.second.put(rig.key(key), b"content")
+    filesystem, root = rig.client().filesystem, f"{BUCKET}/{rig.prefix}"
+    filesystem.rm([*filesystem.find(root), f"{root}/b", f"{root}/b/d"])
+    assert rig.keys() == []
+    with pytest.raises(FileNotFoundError):
+        filesystem.rm([f"{root}/b", f"{root}/x"])
+
+
+def test_generation(servers: Servers) -> None:
+    """`info` and `exists` of a generation, by the path of a version-aware filesystem."""
+    from gllm_storage.gcs.filesystem import GCSFileSystem  # noqa: PLC0415 - it imports gcsfs
+
+    rig = server_rig("gcs-fake", servers.get("gcs-fake"))
+    filesystem: Any = GCSFileSystem(
+        token="anon",
+        endpoint_url=rig.config["endpoint_url"],
+        version_aware=True,
+        skip_instance_cache=True,
+    )
+    rig.second.put(rig.key("a"), b"content")
+    path = f"{BUCKET}/{rig.key('a')}"
+    generation = filesystem.info(path)["generation"]
+    assert filesystem.info(f"{path}#{generation}")["size"] == 7
+    assert filesystem.info(path, generation=generation)["generation"] == generation
+    assert filesystem.exists(f"{path}#{generation}")
+    assert filesystem.isfile(f"{path}#{generation}")
+    assert not filesystem.exists(f"{path}#1")
+    assert filesystem.cat_file(f"{path}#{generation}") == b"content"
+    with filesystem.open(f"{path}#{generation}") as file:
+        assert file.read() == b"content"

@@ -67,7 +67,7 @@ def run_part(part: int, parts: int, suite: Path, directory: Path) -> Report:
         _copy(suite, directory / "upstream_tests", dict(zip(_PORTS, map(str, ports), strict=True)))
         (directory / "pytest.ini").write_text(_INI)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.providers.s3fs_suite.plugin", "-p", "no:xdist"]
-        command += ["-p", "no:cacheprovider", "--timeout", "120"]
+        command += ["-p", "tests.providers.s3fs_suite.outcomes", "-p", "no:cacheprovider", "--timeout", "120"]
         command += [f"upstream_tests/{file}" for file in _FILES]
         with (directory / "output").open("w") as output:
             subprocess.run(
@@ -108,7 +108,7 @@ def _environment(directory: Path, job: str) -> dict[str, str]:
         "HOME": str(directory),
         "TMPDIR": str(directory),
         "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}",
-        "S3FS_SUITE_JOB": job,
+        "UPSTREAM_SUITE_JOB": job,
         "AWS_ACCESS_KEY_ID": "foo",
         "AWS_SECRET_ACCESS_KEY": "foo",
         "AWS_EC2_METADATA_DISABLED": "true",
