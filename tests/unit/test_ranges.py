@@ -84,7 +84,7 @@ bounds = st.one_of(st.none(), st.integers(-PART, PART), st.integers(-4 * PART, 4
 slices = st.tuples(st.integers(0, len(SIZES) - 1), bounds, bounds)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(slices, max_size=20), st.sampled_from([None, 0, 10, PART]), st.sampled_from([None, 1, 3, -1]))
 def test_any_ranges(todo: list[Any], max_gap: int | None, batch_size: int | None) -> None:
     """Ranges return the same bytes as slices of bytes."""

@@ -98,7 +98,7 @@ def outcome(file: Any, name: str, *arguments: int) -> object:
         return ValueError
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(operations, max_size=25),
     st.sampled_from([None, 1000, 40_000, PART]),
