@@ -293,10 +293,11 @@ class AzureStore(ObjectStore):
         version: ObjectInfo | None = None,
     ) -> None:
         source, details = self.requests, transfer.details
-        properties = source.properties(key, details)
-        if version is not None and info_of(properties).etag != version.etag:
-            raise self.replaced(details)
-        tags = source.tags(key, properties, details)
+        with stopped_by(transfer.stop):
+            properties = source.properties(key, details)
+            if version is not None and info_of(properties).etag != version.etag:
+                raise self.replaced(details)
+            tags = source.tags(key, properties, details)
         if source.connection.sse_customer_key:  # the server does not copy blobs with such a key
             kept, version = options_to_copy(properties, tags), info_of(properties)
             self.copy_through(key, target, target_key, transfer, kept, exclusive=exclusive, version=version)

@@ -51,24 +51,3 @@ def is_green() -> bool:
     if gevent is not None and any(map(gevent.is_module_patched, ("socket", "threading"))):
         return True
     return eventlet is not None and any(map(eventlet.is_monkey_patched, ("socket", "thread")))
-
-
-def start(thread: threading.Thread) -> bool:
-    """Start a thread.
-
-    Returns:
-        False if the interpreter is shutting down, when it refuses new threads. Uploads may still begin then, in atexit
-        functions: the caller runs the task in its own thread.
-
-    Raises:
-        BaseException: The exception that interrupted this thread meanwhile, such as `KeyboardInterrupt`.
-    """
-    try:
-        thread.start()
-    except RuntimeError as error:
-        # `start` waits in `Condition.wait`. If a signal interrupts that at its very end, CPython 3.11 releases a lock that
-        # it does not hold, and this RuntimeError hides the KeyboardInterrupt.
-        if str(error) == "release unlocked lock" and error.__context__ is not None:
-            raise error.__context__ from None
-        return False
-    return True

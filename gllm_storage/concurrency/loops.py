@@ -11,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gllm_storage.concurrency.exiting import is_exiting, is_green, start
+from gllm_storage.concurrency.exiting import is_exiting, is_green
+from gllm_storage.concurrency.workers import start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -13,7 +13,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from gllm_storage.concurrency.exiting import start
 from gllm_storage.concurrency.pace import Pace
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 
@@ -63,6 +62,27 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_siz
                 thread.join(max(0.0, deadline - time.monotonic()))
         raise
     return queue.results()
+
+
+def start(thread: threading.Thread) -> bool:
+    """Start a thread.
+
+    Returns:
+        False if the interpreter is shutting down, when it refuses new threads. Uploads may still begin then, in atexit
+        functions: the caller runs the task in its own thread.
+
+    Raises:
+        BaseException: The exception that interrupted this thread meanwhile, such as `KeyboardInterrupt`.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        # `start` waits in `Condition.wait`. If a signal interrupts that at its very end, CPython 3.11 releases a lock that
+        # it does not hold, and this RuntimeError hides the KeyboardInterrupt.
+        if str(error) == "release unlocked lock" and error.__context__ is not None:
+            raise error.__context__ from None
+        return False
+    return True
 
 
 def _start(threads: Sequence[threading.Thread]) -> bool:
