@@ -155,14 +155,13 @@ def test_among_files(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_between_stores(servers: Servers, tmp_path: Path) -> None:
-    """Ctrl-C during a copy between stores removes the temporary file."""
+    """Ctrl-C during a copy between stores leaves no temporary file, which has no name where the disk permits that."""
     with slow(servers, "UploadPart") as (rig, proxy):
         rig.second.put(rig.key("source"), bytes(26 * MIB))
         keep_from_ending(proxy, rig.key("target"))
         env = {**environment(rig), "TMPDIR": str(tmp_path)}
         with started("cp", *PARTS, url_of(rig, "source"), url_of(rig, "target"), env=env) as child:
             wait_for(lambda: is_moving(proxy, "UploadPart", side_by_side=6), child)
-            assert list(tmp_path.iterdir()) != []
             child.send_signal(signal.SIGINT)
             _, errors = child.communicate(timeout=END_SECONDS)
         assert child.returncode == 130, errors
