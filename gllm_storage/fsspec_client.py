@@ -24,7 +24,6 @@ from gllm_storage.errors import (
 )
 from gllm_storage.files.content import local_path as path_of
 from gllm_storage.files.content import open_content
-from gllm_storage.filesystem.looks import Looks
 from gllm_storage.info import ObjectProperties
 from gllm_storage.paths import ExactKey, Location, split_url, without_user
 from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from gllm_storage.store.port import ObjectStore
 
 
-_WRITES = {"upload", "copy", "move", "delete"}
 _LONGEST = 10**9
 """Seconds, 30 years: no store permits longer."""
 
@@ -562,9 +560,7 @@ class FsspecStorageClient(CloudStorageClient):
             StorageUnavailableError: If the verb takes longer.
         """
         seconds = self.store.settings.total_timeout
-        with timed(), contextlib.ExitStack() as scope:
-            if operation in _WRITES:
-                scope.callback(Looks.end)
+        with timed():
             if seconds is None:
                 yield
                 return

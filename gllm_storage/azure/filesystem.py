@@ -21,7 +21,7 @@ from gllm_storage.azure.account import ACCOUNT_HOSTS
 from gllm_storage.azure.connection import AzureConnection, connection_of
 from gllm_storage.azure.errors import UnreadableAnswerError, translated
 from gllm_storage.azure.listing import checked_listings
-from gllm_storage.azure.requests import GARBLED, info_of, is_folder
+from gllm_storage.azure.requests import GARBLED, is_folder
 from gllm_storage.azure.upload import content_of, metadata_of
 from gllm_storage.concurrency.interrupt import task_of_call
 from gllm_storage.concurrency.loops import OfLoop, takes_work
@@ -142,7 +142,6 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
         found = store.requests.head(key, store.details(key, "info"))
         if is_folder(found.metadata):
             return self.directory(f"{bucket}/{key}")
-        self._remember_look(bucket, key, info_of(found))
         return {
             "name": f"{bucket}/{key}",
             "type": "file",

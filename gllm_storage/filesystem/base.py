@@ -39,7 +39,6 @@ from gllm_storage.errors import (
 )
 from gllm_storage.files.source import MemorySource, open_source
 from gllm_storage.filesystem.lists import Pair, Watched, listed, plan_copy, plan_get, plan_put
-from gllm_storage.filesystem.looks import Looks
 from gllm_storage.filesystem.reading import ObjectFile
 from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
 from gllm_storage.paths import require_no_slash
@@ -112,7 +111,6 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             StorageError: If the request fails.
         """
         info = self.bucket_store(bucket).info(key)
-        self._remember_look(bucket, key, info)
         return {
             "name": f"{bucket}/{key}",
             "type": "file",
@@ -227,17 +225,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             require_no_slash(path, f"is not the object {other!r}")
 
     def _forget_listings(self, path: str) -> None:
-        Looks.end()
         self.invalidate_cache(path)
-
-    @property
-    def _looks(self) -> Looks:
-        looks: Looks = self.__dict__.setdefault("_last_looks", Looks())
-        return looks
-
-    def _remember_look(self, bucket: str, key: str, info: ObjectInfo) -> None:
-        """Keep the facts about an object for an `open` right after this look, in the same thread."""
-        self._looks.remember(bucket, key, info)
 
     def _error_details(self, bucket: str, key: str, operation: str) -> ErrorDetails:
         url = f"{self.scheme}://{bucket}/{key}"
@@ -324,13 +312,6 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
             return self._open_writer(path, mode, kwargs, autocommit=given.get("autocommit", True))
         of_reader = {name: given[name] for name in OF_READERS if name in given}
         store, key = self.store_to_read(path, kwargs)
-        # pyarrow looks at a file before it opens it: pandas sent 13 HEAD requests for a folder of four. The version is
-        # pinned, so the first use notices if the object was replaced since the look, and then looks again.
-        look = None if self._names_version(path, kwargs) else self._looks.take(*self._place(path))
-        file = None if look is None else self.open_version(path, look, block_size, **of_reader)
-        if file is not None and file.reads_ahead:
-            file.may_be_outdated = True
-            return file
         return self.open_version(path, store.info(key, "open"), block_size, **of_reader)
 
     def _open_writer(self, path: str, mode: str, kwargs: dict[str, Any], *, autocommit: bool) -> AtomicWriter:

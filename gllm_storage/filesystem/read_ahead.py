@@ -317,22 +317,6 @@ class ReadAhead:
             self._copy(start, target, direct)
             self._trim()
 
-    def fetch_end(self) -> None:
-        """Fetch the end of an object that is not empty: many readers that ask for its size read a footer there.
-
-        Raises:
-            Exception: As `read`.
-        """
-        size = self._source.size
-        length = min(size, _SMALL_BLOCK, max(1, self._source.block_size))
-        with self._reset_on_error():
-            block = self._add(size - length, length, "small")
-            if block is None:
-                raise AssertionError("a small block needs no budget")
-            block.stop = Stop(running_stop())
-            block.fill(self._source.fetch)
-            block.wait()
-
     @contextlib.contextmanager
     def _reset_on_error(self) -> Iterator[None]:
         """After an exception, Ctrl-C included, cancel all fetches and discard all blocks, so that the next read works."""

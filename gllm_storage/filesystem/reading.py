@@ -136,11 +136,8 @@ class VersionFile:
         self._ahead: PerProcess[ReadAhead] | None = None
         self._of_cache = PerProcess(threading.RLock)  # fsspec's caches are not made for threads
         self._claim: _Claim | None = None
-        self._looking = PerProcess(threading.RLock)
         self._size = version.size
-        self.may_be_outdated = False
-        """Whether the version comes from an earlier look at the object, and nothing of it was used yet."""
-        self.reads_ahead = reads_ahead = not _CACHE_OPTIONS & options.keys()
+        reads_ahead = not _CACHE_OPTIONS & options.keys()
         shown: Any = block_size or getattr(fs, "default_block_size", None)
         below: Any = super()
         below.__init__(
@@ -162,12 +159,7 @@ class VersionFile:
 
     @property
     def size(self) -> int:
-        """Size of the version in bytes. After an earlier look, a request confirms it, which fetches the end of the object.
-
-        Raises:
-            Exception: As `read`.
-        """
-        self._confirm()
+        """Size of the version in bytes."""
         return self._size
 
     @size.setter
@@ -301,29 +293,18 @@ class VersionFile:
     def _take(self, length: int) -> tuple[int, int]:
         """The range of a read at the position, which moves behind it; to the end of the object if the length is negative."""
         self._settle()
-        if self.may_be_outdated and length and self.loc >= self._size:
-            self._confirm()  # nothing would be read, so nothing else would notice a change
         start = self.loc
         end = self._end(start, length)
         self.loc = max(start, end)
         return start, end
 
     def _read_next(self, length: int, read: Callable[[int, int], T]) -> T | None:
-        """Read the range at the position; None if it is empty. Another look does not change the range, only its version."""
-        version = self.version
+        """Read the range at the position; None if it is empty."""
         start, end = self._take(length)
         if start >= end:
             return None
         try:
-            try:
-                return read(start, end)
-            except ObjectChangedError:
-                if not self._looked_again(version):
-                    raise
-                before, end = end, self._end(start, length)
-                if self.loc == before:  # no other thread has moved it since
-                    self.loc = max(start, end)
-                return read(start, end) if start < end else None
+            return read(start, end)
         except BaseException as error:
             self._put_back(start, end)
             if isinstance(error, ObjectChangedError):
@@ -345,9 +326,7 @@ class VersionFile:
                 return read
         ahead = self._ahead.get()
         with ahead.lock:
-            found = ahead.read(start, end)
-        self.may_be_outdated = False
-        return found
+            return ahead.read(start, end)
 
     def _read_range_into(self, target: memoryview, start: int, end: int) -> int:
         if self._ahead is None:
@@ -356,64 +335,18 @@ class VersionFile:
         ahead = self._ahead.get()
         with ahead.lock:
             ahead.read_into(start, target[: end - start])
-        self.may_be_outdated = False
         return end - start
-
-    def _looked_again(self, version: ObjectInfo) -> bool:
-        """Pin the current version, if nothing of an outdated one was used.
-
-        Args:
-            version: The version that turned out to be outdated.
-
-        Returns:
-            Whether another version is pinned now; another thread may have pinned it.
-
-        Raises:
-            ObjectNotFoundError: If the object was deleted.
-            StorageError: If the request fails.
-        """
-        with self._looking.get():
-            if self.version is not version:
-                return True
-            if not self.may_be_outdated:
-                return False
-            self._pin(self._store.info(self._key, "open"))
-            self.may_be_outdated = False
-            return True
-
-    def _confirm(self) -> None:
-        """Let a request confirm that the version of an earlier look is the current one, before its size is used."""
-        if not self.may_be_outdated:
-            return
-        version = self.version
-        try:
-            self._fetch_end()
-        except ObjectChangedError:
-            self._looked_again(version)
-        self.may_be_outdated = False
-
-    def _fetch_end(self) -> None:
-        if not self._size or self._ahead is None:
-            raise ObjectChangedError  # an empty object has no range to ask for: look again
-        ahead = self._ahead.get()
-        with ahead.lock:
-            ahead.fetch_end()
 
     def _read_until(self, separator: bytes, step: int | None, most: int | None) -> bytes:
         self._require_open()
         self._settle()
-        if self.loc >= self._size:
-            self._confirm()
-        version = self.version
         claim = self._claim = _Claim()
         position = start = self.loc
         try:
             try:
                 found = self._find(start, separator, step, most)
             except ObjectChangedError as error:
-                if not self._looked_again(version):
-                    raise self._replaced() from error
-                found = self._find(start, separator, step, most)
+                raise self._replaced() from error
             position = start + len(found)
         finally:
             if self._claim is claim:

@@ -25,7 +25,7 @@ from gllm_storage.errors import OURS, ErrorDetails
 from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.gcs.connection import OPTIONS, connection_of
 from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, translated
-from gllm_storage.gcs.requests import checked_page, info_of
+from gllm_storage.gcs.requests import checked_page
 from gllm_storage.gcs.store import GCSStore
 from gllm_storage.info import aware
 from gllm_storage.store.pages import PageCheck
@@ -158,7 +158,6 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         """
         store = self.bucket_store(bucket)
         found = store.resource(key, store.details(key, "info"))
-        self._remember_look(bucket, key, info_of(found, store.url(key)))
         return _entry_of(f"{bucket}/{key}", found)
 
     def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:

@@ -28,7 +28,6 @@ from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.s3.connection import S3Connection, connection_of, send_digests
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.listing import buckets_of, pages_of
-from gllm_storage.s3.requests import info_from_head
 from gllm_storage.s3.s3fs.errors import translated_s3fs
 from gllm_storage.s3.s3fs.files import S3Appender, S3File, S3Writer
 from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, natural_options, require_known
@@ -181,7 +180,6 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         """
         store = self.bucket_store(bucket)
         answer = store.requests.head(key, "info", checksums=True)
-        self._remember_look(bucket, key, info_from_head(answer, store.url(key)))
         name = f"{bucket}/{key}"
         return {
             "Key": name,  # s3fs answers with these two names if it has listed the object before

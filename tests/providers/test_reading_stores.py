@@ -8,7 +8,6 @@ import json
 import pickle
 import random
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import fsspec.caching
@@ -30,7 +29,7 @@ from tests.threads import in_threads, read_in
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
@@ -312,99 +311,6 @@ def test_deleted_object(faulty: Faulty) -> None:
         assert client.delete_file(NAME)
         with pytest.raises(FileNotFoundError):
             file.read()
-
-
-@pytest.mark.parametrize("look", ["info", "exists", "isfile"])
-def test_open_after_look(faulty: Faulty, look: str) -> None:
-    """`open` right after a look at the object sends no request; the content is the current one, whatever happened since."""
-    faulty.put(CONTENT)
-    client = client_of(faulty)
-    filesystem, url = client.filesystem, client.url(NAME)
-    filesystem.exists(url)  # connects
-    faulty.proxy.clear()
-    assert getattr(filesystem, look)(url)
-    with filesystem.open(url, "rb") as file:
-        assert file.read(10) == CONTENT[:10]
-    assert len(faulty.proxy.requests) == 2
-    with filesystem.open(url, "rb") as file:
-        assert file.read(10) == CONTENT[:10]
-    assert len(faulty.proxy.requests) == 4, "a look serves one open"
-    for new in (CONTENT[::-1], b"short\nlines\n", CONTENT):
-        for read in ("read", "readline"):
-            assert getattr(filesystem, look)(url)
-            faulty.put(new)
-            with filesystem.open(url, "rb") as file:
-                assert getattr(file, read)() == (new if read == "read" else new.split(b"\n")[0] + b"\n")
-    assert getattr(filesystem, look)(url)
-    filesystem.pipe_file(url, b"ours")
-    with filesystem.open(url, "rb") as file:
-        assert (file.size, file.read()) == (4, b"ours")
-    assert getattr(filesystem, look)(url)
-    filesystem.rm_file(url)
-    with pytest.raises(FileNotFoundError):
-        filesystem.open(url, "rb")
-    faulty.put(CONTENT)
-    assert getattr(filesystem, look)(url)
-    faulty.delete()
-    with pytest.raises(FileNotFoundError), filesystem.open(url, "rb") as file:
-        file.read()
-
-
-def test_size_after_look(faulty: Faulty) -> None:
-    """A look never gives a stale size or end: the first use of either confirms it, by the request that a footer needs."""
-    client = client_of(faulty)
-    filesystem, url = client.filesystem, client.url(NAME)
-
-    def after(old: bytes, new: bytes, use: Callable[[Any], object], **options: str) -> object:
-        faulty.put(old)
-        assert filesystem.isfile(url)
-        faulty.put(new)
-        with filesystem.open(url, "rb", **options) as file:
-            return use(file)
-
-    assert after(b"", b"new", lambda file: file.read()) == b"new"
-    assert after(b"", b"new", lambda file: file.readinto(bytearray(3))) == 3
-    assert after(b"", b"n\ne\n", lambda file: file.readlines(1)) == [b"n\n"]
-    assert after(b"", b"new", lambda file: file.read(), cache_type="readahead") == b"new"
-    assert after(b"old", b"new content", lambda file: file.read(), cache_type="readahead") == b"new content"
-    assert after(b"old", b"new content", lambda file: file.size) == 11
-    assert after(b"old", b"", lambda file: file.seek(0, 2)) == 0
-    assert after(b"old", b"new content", lambda file: (file.seek(4), file.read())) == (4, b"content")
-    assert after(b"old", b"new content", lambda file: (file.seek(-7, 2), file.read(), file.tell())) == (4, b"content", 11)
-    assert after(b"long content", b"new", lambda file: (file.read(5), file.tell(), file.read())) == (b"new", 3, b"")
-    faulty.proxy.clear()
-    assert filesystem.isfile(url)
-    with filesystem.open(url, "rb") as file:
-        assert (file.seek(-2, 2), file.read()) == (1, b"ew")
-    assert len(faulty.proxy.requests) == 2
-
-
-def test_threads_after_look(faulty: Faulty) -> None:
-    """Threads that share a file opened after a look all read the current version."""
-    faulty.put(b"old content")
-    client = client_of(faulty)
-    filesystem, url = client.filesystem, client.url(NAME)
-    assert filesystem.isfile(url)
-    faulty.put(CONTENT)
-    with filesystem.open(url, "rb") as file, ThreadPoolExecutor(8) as pool:
-        found = [each.result() for each in [pool.submit(file.read, 4) for _ in range(8)]]
-    assert sorted(found) == sorted(CONTENT[at : at + 4] for at in range(0, 32, 4))
-
-
-def test_client_ends_looks(faulty: Faulty) -> None:
-    """A verb of any client in this process ends the looks: `open` says that the object is gone."""
-    client, other = client_of(faulty), client_of(faulty)
-    filesystem, url = client.filesystem, client.url(NAME)
-    faulty.put(CONTENT)
-    assert filesystem.exists(url)
-    other.move_file(NAME, "moved")
-    with pytest.raises(FileNotFoundError):
-        filesystem.open(url, "rb")
-    other.move_file("moved", NAME)
-    assert filesystem.exists(url)
-    other.delete_file(NAME)
-    with pytest.raises(FileNotFoundError):
-        filesystem.open(url, "rb")
 
 
 @pytest.mark.parametrize("verb", ["cat_file", "slice", "download", "open"])

@@ -319,15 +319,6 @@ def test_hash_in_key(recorder: Recorder) -> None:
     assert {each.path.rpartition("/")[2] for each in recorder.requests} == {"a#17"}
 
 
-def test_look_at_version(recorder: Recorder) -> None:
-    """The facts about a version are not used to open the current one, and vice versa."""
-    filesystem = aware(recorder)
-    for look, read in [("models/a#17", "models/a"), ("models/a", "models/a#17")]:
-        filesystem.info(look)
-        with filesystem.open(read) as file:
-            assert file.version.version == ("17" if "#" in read else "1")
-
-
 def test_ignored_generation(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that answers with another version than the requested one is an error, and not its content."""
     monkeypatch.setattr(GCSRequests, "ask", lambda *_, **__: {**OBJECT, "name": "a"})
