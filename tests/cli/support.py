@@ -67,13 +67,13 @@ class Child:
         self._report = report
         self._out = out
         self._err = err
-        self._pid = int(report.readline())
+        self.pid = int(report.readline())
         self.stdin = stdin
         self.returncode: int | None = None
 
     def send_signal(self, signum: signal.Signals) -> None:
         """Send a signal."""
-        os.kill(self._pid, signum)
+        os.kill(self.pid, signum)
 
     def poll(self) -> int | None:
         """The exit code; None while the process runs."""
