@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
@@ -23,7 +24,6 @@ from tests.rig import MIB, Rig, server_rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from tests.conftest import Servers
 
@@ -67,13 +67,13 @@ class Child:
         self._report = report
         self._out = out
         self._err = err
-        self.pid = int(report.readline())
+        self._pid = int(report.readline())
         self.stdin = stdin
         self.returncode: int | None = None
 
     def send_signal(self, signum: signal.Signals) -> None:
         """Send a signal."""
-        os.kill(self.pid, signum)
+        os.kill(self._pid, signum)
 
     def poll(self) -> int | None:
         """The exit code; None while the process runs."""
@@ -257,6 +257,18 @@ def environment(rig: Rig) -> dict[str, str]:
     """Environment variables with the settings of a rig."""
     own = f"GLLM_STORAGE_{rig.provider.upper()}_"
     return {own + key.upper(): value for key, value in rig.config.items() if key not in {"bucket_name", "root"}}
+
+
+def holds_file(folder: Path) -> bool:
+    """Whether any process has a file of a folder open; the file may have no name."""
+    return any(_target(each).startswith(f"{folder}/") for each in Path("/proc").glob("[0-9]*/fd/*"))
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # the process has ended, or has closed the file
+        return ""
 
 
 def url_of(rig: Rig, name: str = "") -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.testing.faults import Call, Delay, Fault, FaultProxy, Match, Throttle
-from tests.cli.support import PROGRAM, environment, on_terminal, run_anew, run_python, slow, started, url_of
+from tests.cli.support import PROGRAM, environment, holds_file, on_terminal, run_anew, run_python, slow, started, url_of
 from tests.rig import MIB, SMALL_PARTS, server_rig
 
 if TYPE_CHECKING:
@@ -169,21 +169,13 @@ def test_between_stores(servers: Servers, tmp_path: Path) -> None:
         assert (rig.keys(), rig.open_uploads()) == (["source"], [])
 
 
-def has_open(pid: int, folder: Path) -> bool:
-    """Whether a process has a file of a folder open, which may have no name."""
-    try:
-        return any(os.readlink(each).startswith(f"{folder}/") for each in Path(f"/proc/{pid}/fd").iterdir())
-    except FileNotFoundError:  # a descriptor that was closed meanwhile
-        return False
-
-
 def test_during_stdin(tmp_path: Path) -> None:
     """Ctrl-C while standard input is read stores nothing."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     with started("cp", "-", tmp_path / "new", env={"TMPDIR": str(temporary)}) as child:
         child.stdin.write(b"a beginning")
-        wait_for(lambda: has_open(child.pid, temporary), child)
+        wait_for(lambda: holds_file(temporary), child)
         child.send_signal(signal.SIGINT)
         assert child.wait(END_SECONDS) == 130
     assert list(tmp_path.iterdir()) == [temporary]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.support import PROGRAM, SECONDS, Finished, environment, ok, on_terminal, run, url_of
+from tests.cli.support import PROGRAM, SECONDS, Finished, environment, holds_file, ok, on_terminal, run, url_of
 from tests.conftest import make_rig
 
 if TYPE_CHECKING:
@@ -127,9 +127,7 @@ def test_typed_input(store: Rig, tmp_path: Path) -> None:
     """No progress bar is drawn over typed input."""
     env = {**environment(store), "TMPDIR": str(tmp_path)}
 
-    done = on_terminal(
-        "cp", "-", url_of(store, "new"), env=env, when=lambda: any(tmp_path.rglob("object")), key=b"typed\n\x04"
-    )
+    done = on_terminal("cp", "-", url_of(store, "new"), env=env, when=lambda: holds_file(tmp_path), key=b"typed\n\x04")
 
     assert (done.code, done.out) == (0, "typed\r\n")
     assert store.second.get(store.key("new")) == b"typed\n"
