@@ -13,11 +13,11 @@ from typing import Any
 from gllm_storage import get_storage_client
 
 
-def peak() -> int:
+def peak() -> float:
     """The peak memory of the process, in MiB."""
     # Not getrusage: its ru_maxrss begins with the memory of the parent process.
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) // 1024
+    return int(line.split()[1]) / 1024
 
 
 def main(job: dict[str, Any]) -> None:

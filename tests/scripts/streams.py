@@ -74,10 +74,10 @@ def forget(client: Any, job: dict[str, Any]) -> dict[str, str]:
     return {}
 
 
-def memory(client: Any, job: dict[str, Any]) -> dict[str, int]:
+def memory(client: Any, job: dict[str, Any]) -> dict[str, float]:
     """Write a small object and a large one in pieces; returns the growth in MiB."""
     data = os.urandom(MIB)
-    before = 0
+    before = 0.0
     for size in (1, job["size"]):
         before = peak()
         with client.open(job["name"], job["mode"]) as file:
