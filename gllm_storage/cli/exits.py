@@ -114,7 +114,7 @@ _ADVICE = {
     Remedy.DOWNLOAD_INSTEAD: "Copy the object to a file instead",
     Remedy.NO_PRESERVE_ETAG: "Download the object, then upload it under its new name",
     Remedy.OPEN_AGAIN: "Repeat the command",
-    Remedy.GET_ALONE: "Copy it alone, with --exact, or rename it",
+    Remedy.GET_ALONE: "Copy it alone, or rename it",
     Remedy.NO_WILDCARDS: "Paths have no wildcards: name each object, or the folder that has them",
 }
 """Sentences for users of the command line; the other remedies read the same for them as for callers of the library."""

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gllm_storage.cli.completion import complete_setting, complete_url
-from gllm_storage.cli.places import Stored
+from gllm_storage.cli.places import Stored, parse_source, parse_target
 from gllm_storage.cli.settings import SOURCE, TARGET, Setting, Store, make_clients, parse_setting
 from gllm_storage.info import ObjectProperties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from gllm_storage.cli.places import Address
+    from gllm_storage.cli.places import Address, Argument
     from gllm_storage.fsspec_client import FsspecStorageClient
 
 _META = "gllm_storage.settings"
@@ -115,6 +115,38 @@ def side_options(command: Callable[..., Any]) -> Callable[..., Any]:
             _config("--target-config", side=TARGET, help="As --config, for the target only."),
         ],
     )
+
+
+def transfer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the arguments and options that ``cp`` and ``mv`` share; `sources_and_target` parses the arguments."""
+    return _with(
+        command,
+        [
+            click.argument("paths", metavar="SOURCE... TARGET", nargs=-1, required=True, shell_complete=complete_url),
+            click.option(
+                "-n", "--no-clobber", is_flag=True, help="Fail if the target exists, atomically: never overwrite an object."
+            ),
+            click.option("-r", "--recursive", is_flag=True, help="Also folders; SOURCE/ names the content of the folder."),
+            click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each target."),
+            click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal."),
+        ],
+    )
+
+
+def sources_and_target(paths: Sequence[str], *, exact: bool) -> tuple[list[Argument], Argument]:
+    """Parse the arguments of ``cp`` and ``mv``.
+
+    Args:
+        paths: The sources, and the target at the end.
+        exact: As in `Address`.
+
+    Raises:
+        click.UsageError: If there is only one path.
+        ValueError: If a path is not valid.
+    """
+    if len(paths) == 1:
+        raise click.UsageError("Missing argument 'TARGET'")
+    return [parse_source(each, exact=exact) for each in paths[:-1]], parse_target(paths[-1], exact=exact)
 
 
 def clients(stores: Iterable[Store], defaults: Mapping[str, str] | None = None) -> dict[Store, FsspecStorageClient]:

@@ -114,6 +114,7 @@ class VersionFile:
     fs: Any
     path: str
     loc: int
+    size: int
     closed: bool
 
     def __init__(
@@ -136,7 +137,6 @@ class VersionFile:
         self._ahead: PerProcess[ReadAhead] | None = None
         self._of_cache = PerProcess(threading.RLock)  # fsspec's caches are not made for threads
         self._claim: _Claim | None = None
-        self._size = version.size
         reads_ahead = not _CACHE_OPTIONS & options.keys()
         shown: Any = block_size or getattr(fs, "default_block_size", None)
         below: Any = super()
@@ -147,24 +147,9 @@ class VersionFile:
             settings = store.settings
             most = min(block_size or settings.part_size, settings.part_size)
             # Not a method of this file: the threads that fetch would keep the file alive.
-            fetch = partial(_fetch_version, store, key)
-            self._source = partial(Source, settings=settings, block_size=most)
-            self._fetch_of = fetch
-            self._pin(version)
-
-    def _pin(self, version: ObjectInfo) -> None:
-        self.version, self._size = version, version.size
-        self.cache = ParallelCache(self._source(partial(self._fetch_of, version), version.size))
-        self._ahead = self.cache.of_process
-
-    @property
-    def size(self) -> int:
-        """Size of the version in bytes."""
-        return self._size
-
-    @size.setter
-    def size(self, size: int) -> None:
-        self._size = size
+            fetch = partial(_fetch_version, store, key, version)
+            self.cache = ParallelCache(Source(fetch, version.size, settings, most))
+            self._ahead = self.cache.of_process
 
     def read(self, length: int | None = -1) -> bytes:
         """Read bytes from the position on.
@@ -312,7 +297,7 @@ class VersionFile:
             raise
 
     def _end(self, start: int, length: int) -> int:
-        return self._size if length < 0 else min(self._size, start + length)
+        return self.size if length < 0 else min(self.size, start + length)
 
     def _put_back(self, start: int, end: int) -> None:
         """Move the position back after a failed read, unless another thread has moved it since."""
@@ -357,7 +342,7 @@ class VersionFile:
 
     def _find(self, start: int, separator: bytes, step: int | None, most: int | None) -> bytes:
         """The bytes from an offset up to and including the separator, or to the end; at most `most` bytes."""
-        end = self._size if most is None else min(self._size, start + most)
+        end = self.size if most is None else min(self.size, start + most)
         found = bytearray()
         wanted = step or min(_LINE, getattr(self, "blocksize", _LINE))
         while (first := start + len(found)) < end:

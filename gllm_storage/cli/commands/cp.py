@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gllm_storage.cli.completion import complete_url
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.options import clients, exact_option, property_options, side_options, store_options
-from gllm_storage.cli.places import LocalPath, Stream, parse_source, parse_target
+from gllm_storage.cli.options import (
+    clients,
+    exact_option,
+    property_options,
+    side_options,
+    sources_and_target,
+    store_options,
+    transfer_options,
+)
+from gllm_storage.cli.places import LocalPath, Stream
 from gllm_storage.cli.plan import Copy, plan, stores_of
 from gllm_storage.cli.signals import announce
 from gllm_storage.files.durability import folders_synced_once
@@ -23,11 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("paths", metavar="SOURCE... TARGET", nargs=-1, required=True, shell_complete=complete_url)
-@click.option("-n", "--no-clobber", is_flag=True, help="Fail if the target exists, atomically: never overwrite an object.")
-@click.option("-r", "--recursive", is_flag=True, help="Copy folders; SOURCE/ copies the content of the folder.")
-@click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each copy.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@transfer_options
 @property_options
 @exact_option
 @side_options
@@ -51,9 +54,7 @@ def cp(
     from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
     from gllm_storage.cli.transfers import copy_file  # noqa: PLC0415 - it imports awscrt, which --help does not need
 
-    if len(paths) == 1:
-        raise click.UsageError("Missing argument 'TARGET'")
-    parsed, parsed_target = [parse_source(each, exact=exact) for each in paths[:-1]], parse_target(paths[-1], exact=exact)
+    parsed, parsed_target = sources_and_target(paths, exact=exact)
     if properties.given() and isinstance(parsed_target, (Stream, LocalPath)):
         raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
     made = clients(stores_of(parsed, parsed_target))

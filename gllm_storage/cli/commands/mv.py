@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gllm_storage.cli.completion import complete_url
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.options import clients, exact_option, side_options, store_options
-from gllm_storage.cli.places import Address, LocalPath, Stream, parse_source, parse_target
+from gllm_storage.cli.options import (
+    clients,
+    exact_option,
+    side_options,
+    sources_and_target,
+    store_options,
+    transfer_options,
+)
+from gllm_storage.cli.places import Address, LocalPath, Stream
 from gllm_storage.cli.plan import Copy, plan, stores_of
 from gllm_storage.cli.settings import SOURCE, Store
 from gllm_storage.cli.signals import announce
@@ -25,11 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("paths", metavar="SOURCE... TARGET", nargs=-1, required=True, shell_complete=complete_url)
-@click.option("-n", "--no-clobber", is_flag=True, help="Fail if the target exists, atomically: never overwrite an object.")
-@click.option("-r", "--recursive", is_flag=True, help="Move folders; SOURCE/ moves the content of the folder.")
-@click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each moved file.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@transfer_options
 @exact_option
 @side_options
 @store_options
@@ -42,9 +44,7 @@ def mv(paths: Sequence[str], *, exact: bool, no_clobber: bool, recursive: bool, 
     from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
     from gllm_storage.cli.transfers import move_file  # noqa: PLC0415 - it imports awscrt, which --help does not need
 
-    if len(paths) == 1:
-        raise click.UsageError("Missing argument 'TARGET'")
-    sources, target = [parse_source(each, exact=exact) for each in paths[:-1]], parse_target(paths[-1], exact=exact)
+    sources, target = sources_and_target(paths, exact=exact)
     if any(isinstance(each, Stream) for each in (*sources, target)):
         raise ValueError("mv moves files, not standard input or output; use cp")
     made = clients(stores_of(sources, target))

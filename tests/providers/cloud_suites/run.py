@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.providers.cloud_suites import adlfs_deviations, gcsfs_deviations
-from tests.providers.s3fs_suite.run import ROOT, Report
+from tests.providers.s3fs_suite.run import Report, run_upstream
 from tests.providers.s3fs_suite.source import fetch_suite
 from tests.servers import azurite, fake_gcs_server
 
@@ -24,7 +19,6 @@ if TYPE_CHECKING:
     from tests.servers.base import AzureServer, GCSServer
 
 _INI = "[pytest]\nasyncio_default_fixture_loop_scope = function\nasyncio_mode = auto\n"
-_SECONDS = 840
 _ACCOUNT = (
     "devstoreaccount1",
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
@@ -136,28 +130,13 @@ def run_part(suite: Suite, part: int, directory: Path) -> Report:
         SuiteUnavailableError: If the tests cannot be downloaded.
         RuntimeError: If the run ends without a report; the message contains its output.
     """
-    report, tests = directory / "report.json", directory / "upstream_tests"
+    tests = directory / "upstream_tests"
     _copy(suite, tests)
-    (directory / "pytest.ini").write_text(_INI)
     (directory / "server").mkdir()
-    job = {"part": part, "parts": suite.parts, "report": str(report), "left_out": sorted(suite.left_out)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", f"tests.providers.cloud_suites.{suite.package}_plugin"]
-    command += ["-p", "tests.providers.s3fs_suite.outcomes", "-p", "no:xdist", "-p", "no:cacheprovider", "--timeout", "120"]
-    began = time.monotonic()
-    with suite.server(directory / "server") as server, (directory / "output").open("w") as output:
-        subprocess.run(
-            [*command, *(f"upstream_tests/{file}" for file in suite.files)],
-            cwd=directory,
-            env={**_environment(directory, json.dumps(job)), **suite.prepare(tests, server)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=_SECONDS,
-            check=False,
-        )
-    if not report.exists():
-        raise RuntimeError(f"{suite}'s suite did not run:\n{(directory / 'output').read_text()[-3000:]}")
-    return Report(**json.loads(report.read_text()), seconds=time.monotonic() - began)
+    job = {"part": part, "parts": suite.parts, "left_out": sorted(suite.left_out)}
+    plugin = f"tests.providers.cloud_suites.{suite.package}_plugin"
+    with suite.server(directory / "server") as server:
+        return run_upstream(plugin, suite.files, _INI, directory, job=job, environment=suite.prepare(tests, server))
 
 
 def _copy(suite: Suite, to: Path) -> None:
@@ -168,15 +147,3 @@ def _copy(suite: Suite, to: Path) -> None:
     for file in to.rglob("*.py"):
         source = file.read_text(encoding="utf-8")
         file.write_text(source.replace(f"{suite.package}.tests", "upstream_tests"), encoding="utf-8")
-
-
-def _environment(directory: Path, job: str) -> dict[str, str]:
-    """The environment of the run, without the current process's pytest options and settings of clouds."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LANG": "C.UTF-8",
-        "HOME": str(directory),
-        "TMPDIR": str(directory),
-        "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}",
-        "UPSTREAM_SUITE_JOB": job,
-    }

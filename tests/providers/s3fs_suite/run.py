@@ -11,9 +11,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tests.providers.s3fs_suite.deviations import LEFT_OUT
 from tests.servers.process import reserved_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).parents[3]
 _PORTS = ("5555", "5556")
@@ -21,6 +25,13 @@ _PORTS = ("5555", "5556")
 _FILES = ("test_s3fs.py", "test_mapping.py", "test_utils.py", "test_custom_error_handler.py", "derived/s3fs_test.py")
 _INI = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
 _SECONDS = 840
+_AWS = {
+    "AWS_ACCESS_KEY_ID": "foo",
+    "AWS_SECRET_ACCESS_KEY": "foo",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
 
 
 @dataclass(frozen=True)
@@ -60,30 +71,63 @@ def run_part(part: int, parts: int, suite: Path, directory: Path) -> Report:
     Raises:
         RuntimeError: If the run ends without a report; the message contains its output.
     """
-    report = directory / "report.json"
-    job = {"part": part, "parts": parts, "report": str(report), "left_out": sorted(LEFT_OUT)}
-    began = time.monotonic()
     with reserved_ports(len(_PORTS)) as ports:
         _copy(suite, directory / "upstream_tests", dict(zip(_PORTS, map(str, ports), strict=True)))
-        (directory / "pytest.ini").write_text(_INI)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.providers.s3fs_suite.plugin", "-p", "no:xdist"]
-        command += ["-p", "tests.providers.s3fs_suite.outcomes", "-p", "no:cacheprovider", "--timeout", "120"]
-        command += [f"upstream_tests/{file}" for file in _FILES]
-        with (directory / "output").open("w") as output:
-            subprocess.run(
-                command,
-                cwd=directory,
-                env=_environment(directory, json.dumps(job)),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=_SECONDS,
-                check=False,
-            )
+        job = {"part": part, "parts": parts, "left_out": sorted(LEFT_OUT)}
+        return run_upstream("tests.providers.s3fs_suite.plugin", _FILES, _INI, directory, job=job, environment=_AWS)
+
+
+def run_upstream(
+    plugin: str, files: Sequence[str], ini: str, directory: Path, *, job: Mapping[str, Any], environment: Mapping[str, str]
+) -> Report:
+    """Run tests of an upstream package in a separate process.
+
+    Args:
+        plugin: The pytest plugin that substitutes the classes of this library.
+        files: The files of tests, in the folder ``upstream_tests``.
+        ini: The content of ``pytest.ini``.
+        directory: The working directory, which contains ``upstream_tests``.
+        job: The part to run, for `tests.providers.s3fs_suite.outcomes`.
+        environment: Environment variables. The current process's pytest options and settings of clouds are left out.
+
+    Raises:
+        RuntimeError: If the run ends without a report; the message contains its output.
+    """
+    report = directory / "report.json"
+    (directory / "pytest.ini").write_text(ini)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "tests.providers.s3fs_suite.outcomes"]
+    command += [
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+        "--timeout",
+        "120",
+        *(f"upstream_tests/{file}" for file in files),
+    ]
+    began = time.monotonic()
+    with (directory / "output").open("w") as output:
+        subprocess.run(
+            command,
+            cwd=directory,
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "LANG": "C.UTF-8",
+                "HOME": str(directory),
+                "TMPDIR": str(directory),
+                "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}",
+                "UPSTREAM_SUITE_JOB": json.dumps({**job, "report": str(report)}),
+                **environment,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=_SECONDS,
+            check=False,
+        )
     if not report.exists():
-        raise RuntimeError(f"s3fs's suite did not run:\n{(directory / 'output').read_text()[-3000:]}")
-    found = json.loads(report.read_text())
-    return Report(**found, seconds=time.monotonic() - began)
+        raise RuntimeError(f"the upstream suite did not run:\n{(directory / 'output').read_text()[-3000:]}")
+    return Report(**json.loads(report.read_text()), seconds=time.monotonic() - began)
 
 
 def _copy(suite: Path, to: Path, ports: dict[str, str]) -> None:
@@ -98,20 +142,3 @@ def _copy(suite: Path, to: Path, ports: dict[str, str]) -> None:
         file.write_text(source, encoding="utf-8")
     if replaced != set(ports):
         raise RuntimeError(f"s3fs's fixtures no longer take the ports {_PORTS}; look how they start moto")
-
-
-def _environment(directory: Path, job: str) -> dict[str, str]:
-    """The environment of the run, without the current process's pytest options and AWS settings."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LANG": "C.UTF-8",
-        "HOME": str(directory),
-        "TMPDIR": str(directory),
-        "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}",
-        "UPSTREAM_SUITE_JOB": job,
-        "AWS_ACCESS_KEY_ID": "foo",
-        "AWS_SECRET_ACCESS_KEY": "foo",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
