@@ -4,6 +4,7 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -49,6 +51,7 @@ from gllm_storage.testing.faults import (
 )
 from gllm_storage.testing.faults.http1 import operation_of
 from tests.servers import S3Server, ministack, require
+from tests.servers.process import make_certificate
 from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -61,7 +64,9 @@ BODY = bytes(range(256)) * 4096  # 1 MiB: boto3 sends it after "100 Continue"
 ANY = Match()
 
 
-def s3_client(server: S3Server, endpoint_url: str, *, attempts: int = 1, **settings: Any) -> "S3Client":
+def s3_client(
+    server: S3Server, endpoint_url: str, *, attempts: int = 1, verify: str | None = None, **settings: Any
+) -> "S3Client":
     config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": attempts}, **settings)
     return boto3.client(
         "s3",
@@ -69,6 +74,7 @@ def s3_client(server: S3Server, endpoint_url: str, *, attempts: int = 1, **setti
         aws_access_key_id=server.access_key,
         aws_secret_access_key=server.secret_key,
         region_name="us-east-1",
+        verify=verify,
         config=config,
     )
 
@@ -179,6 +185,25 @@ def test_no_fault(proxy: FaultProxy, client: "S3Client") -> None:
     assert {entry.fault for entry in log} == {None}
     proxy.clear()
     assert proxy.requests == []
+
+
+def test_https(server: S3Server, store: "S3Client", tmp_path: Path) -> None:
+    """With TLS settings, the proxy is an https endpoint, with the same faults."""
+    certificate = make_certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate.both)
+    with FaultProxy(server.endpoint_url, tls) as proxy:
+        assert proxy.url.startswith("https://127.0.0.1:")
+        with closing(s3_client(server, proxy.url, verify=certificate.authority)) as client:
+            put(client)
+            assert read(client) == BODY
+            assert read(store) == BODY
+            for reset in (False, True):
+                proxy.inject(Fault(Match(method="GET"), TruncateBody(1000, reset=reset)))
+                with pytest.raises((IncompleteReadError, ResponseStreamingError)):
+                    read(client)
+            assert (proxy.unfired, proxy.errors) == ([], [])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fault-proxy")]
 
 
 def test_kept_connection(server: S3Server, proxy: FaultProxy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -65,6 +66,10 @@ class Wire:
 
     def close(self, *, reset: bool) -> None:
         """Close the connection, by RST or by FIN."""
+        if isinstance(self.sock, ssl.SSLSocket) and not reset:
+            with suppress(OSError, ValueError):  # it raises because it does not wait for the client's close_notify
+                self.sock.settimeout(0)
+                self.sock.unwrap()
         with suppress(OSError):
             if reset:  # lingering for 0 seconds turns the close into an RST
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

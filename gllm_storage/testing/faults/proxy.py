@@ -2,6 +2,8 @@
 
 Headers pass unchanged, Host too: the client signed the proxy's address, so the server must receive that. The one exception
 is `Expect: 100-continue`, which no S3 client signs: the proxy answers "100 Continue" itself.
+
+With TLS settings the proxy is an https endpoint: it ends the TLS of the client, and speaks http to the server behind it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from .actions import (
 from .http1 import PIECE, Body, Head, Wire, made_answer, operation_of, response_framing, status_of
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
@@ -51,12 +54,13 @@ class FaultProxy:
 
     Args:
         upstream: The server: ``"http://host:port"``. Paths pass unchanged, so append the path of an endpoint to `url`.
+        tls: TLS settings of a server, with a certificate for 127.0.0.1: clients then connect by https. Default: None, http.
 
     Raises:
         ValueError: If `upstream` is not such a URL.
 
     Attributes:
-        url: ``"http://127.0.0.1:PORT"``; empty before the proxy is entered.
+        url: ``"http://127.0.0.1:PORT"``, or the same with ``https``; empty before the proxy is entered.
 
     Example:
         >>> from gllm_storage.testing.faults import DropResponse, Fault, FaultProxy, Match
@@ -64,11 +68,12 @@ class FaultProxy:
         ...     proxy.inject(Fault(Match(method="PUT"), DropResponse()))
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(upstream)
         if parts.scheme != "http" or parts.hostname is None:
             raise ValueError(f"the upstream must be a http:// URL with a host, not {upstream!r}")
         self.upstream = (parts.hostname, parts.port or 80)
+        self.tls = tls
         self.url = ""
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -81,7 +86,7 @@ class FaultProxy:
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._listener.settimeout(0.2)  # where shutdown() does not wake accept()
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
         self._acceptor = threading.Thread(target=self._accept, name="fault-proxy", daemon=True)
         self._acceptor.start()
         return self
@@ -179,6 +184,8 @@ class FaultProxy:
     def _serve(self, sock: socket.socket) -> None:
         connection: _Connection | None = None
         try:
+            if self.tls is not None:  # the handshake comes with the first read, when the proxy can end it
+                sock = self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             connection = _Connection(self, self.adopt(sock))
             while connection.exchange():
                 pass
