@@ -119,12 +119,21 @@ class _PacedIO(io.RawIOBase):
 
 
 class _LimitedReader(io.BufferedReader):
-    """A reader of an answer that bounds the lines of its framing."""
+    """A reader of an answer that bounds the lines of its framing.
+
+    Attributes:
+        lines: Bytes of lines since the last content.
+        in_head: Whether the lines are the head of an answer.
+    """
 
     lines = 0
+    in_head = False
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
+        if self.in_head and self.lines + len(line) and not line.endswith(b"\n") and len(line) != size:
+            # http.client takes the end of the connection for the end of the headers: an answer without some of them.
+            raise ConnectionResetError("the connection was closed in the middle of the headers")
         self.lines += len(line)
         if self.lines > MAX_LINES:
             raise MalformedHTTPError(f"the answer has more than {MAX_LINES} bytes of headers or trailers")
@@ -158,7 +167,10 @@ def _guarded_response(response_class: Any, least: float, seconds: float | None) 
             self.fp = _LimitedReader(self._paced, _BUFFER)
 
         def begin(self) -> None:
+            reader = self.fp
+            reader.in_head = True
             super().begin()
+            reader.in_head = False
             if self.status >= _FIRST_REDIRECT and self.status != _NOT_MODIFIED and self.fp is not None:
                 self._keep_beginning()
             elif not self._reads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from gllm_storage.errors import IntegrityError, StorageError, StorageUnavailableError
+from gllm_storage.errors import BucketNotFoundError, IntegrityError, StorageError, StorageUnavailableError
 from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Call, DropResponse, Match
 from tests.promises.faulty import (
     AZURE,
@@ -27,6 +28,8 @@ from tests.promises.faulty import (
     one_each,
 )
 from tests.rig import BUCKET, MIB
+from tests.servers.hostile import CLOUDS as HOSTILE_CLOUDS
+from tests.servers.hostile import Hostile, Reply, client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -412,3 +415,20 @@ def test_status_lasts(faulty: Faulty, status: int, kind: type[StorageError]) -> 
         faulty.client(max_attempts="3").info(NAME)
     assert type(caught.value) is kind
     assert len(faulty.sent(faulty.cloud.head)) == (3 if kind is StorageUnavailableError else 1)
+
+
+# ---- the connection ends in the middle of the headers
+
+
+@pytest.mark.parametrize("end", [10, 26, 40, -2], ids=["status", "line", "name", "blank-line"])
+@pytest.mark.parametrize("cloud", HOSTILE_CLOUDS)
+def test_cut_head(cloud: str, end: int, no_waits: None) -> None:  # noqa: ARG001
+    """An answer that ends before its headers do says nothing: the request is sent again."""
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    replies = [Reply(raw=[answer[:end]])]
+    with Hostile(lambda _: replies.pop() if replies else Reply(404)) as server:
+        client = client_of(cloud, server.url)
+        with contextlib.suppress(BucketNotFoundError):
+            assert not client.file_exists("x")
+        assert server.asked[0].path == server.asked[1].path
+        assert server.asked[0].path.endswith("/x")
