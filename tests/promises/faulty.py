@@ -9,21 +9,25 @@ every fault against a new provider. Faults that are specific to one provider are
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import random
+import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from gllm_storage.store import checksums, retry
 from gllm_storage.store.checksums import CHECKSUM
 from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
 from tests.rig import BUCKET, MIB, TRAITS, Boto3Client, Rig, new_prefix, server_rig
+from tests.servers.process import Certificate, make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     import pytest
     from mypy_boto3_s3.client import S3Client
@@ -95,6 +99,7 @@ class Cloud:
         own_checksums: Whether the store computes a checksum for an object that another client uploaded without one.
         accepts_delete: Statuses that mean "deleted" with any response body.
         secrets: Configuration values that no error message may contain.
+        tls: Whether the library's client sends by https: the proxy ends the TLS.
     """
 
     server: str
@@ -121,9 +126,10 @@ class Cloud:
     heads_before_delete: bool = False
     own_checksums: bool = True
     secrets: Mapping[str, str] = field(default_factory=dict)
+    tls: bool = False
 
     def __str__(self) -> str:
-        return self.server
+        return f"{self.server}-https" if self.tls else self.server
 
     @property
     def ranges(self) -> int:
@@ -247,6 +253,8 @@ AZURE = Cloud(
 )
 CLOUDS = [CEPH, MINISTACK, GCS, AZURE]
 CLOUD_OF = {cloud.server: cloud for cloud in [*CLOUDS, RCLONE]}
+MINISTACK_HTTPS = dataclasses.replace(MINISTACK, tls=True)
+"""The direct engine over https."""
 
 
 # ---- the library's client behind a proxy
@@ -338,17 +346,40 @@ _RIGS: dict[str, Rig] = {}
 def proxied(rig: Rig, proxy: FaultProxy) -> Rig:
     """Copy a rig: same store, a new prefix, and library clients that send through the proxy."""
     url = f"{proxy.url}{urlsplit(rig.config['endpoint_url']).path}"
-    return dataclasses.replace(rig, config={**rig.config, "endpoint_url": url}, prefix=new_prefix())
+    trust = {"ca_bundle": certificate().authority} if proxy.tls else {}
+    return dataclasses.replace(rig, config={**rig.config, "endpoint_url": url, **trust}, prefix=new_prefix())
+
+
+@functools.cache
+def certificate() -> Certificate:
+    """The certificate of all proxies of this process that speak https."""
+    return make_certificate(Path(_FOLDER.name))
+
+
+_FOLDER = TemporaryDirectory()
+
+
+@functools.cache
+def _server_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate().both)
+    return context
 
 
 @contextmanager
-def behind_proxy(cloud: Cloud | str, servers: Servers) -> Iterator[Faulty]:
-    """Put a proxy before a server. At the end, assert that every fault has occurred and the proxy itself had no error."""
+def behind_proxy(cloud: Cloud | str, servers: Servers, tls: Any = None) -> Iterator[Faulty]:
+    """Put a proxy before a server. At the end, assert that every fault has occurred and the proxy itself had no error.
+
+    Args:
+        cloud: The cloud, or the name of its server.
+        servers: The running servers.
+        tls: TLS settings of the proxy, such as a `RecordLayer`, for a cloud over https.
+    """
     cloud = CLOUD_OF[cloud] if isinstance(cloud, str) else cloud
     server = servers.get(cloud.server)
     rig = _RIGS.setdefault(cloud.server, server_rig(cloud.server, server))
     parts = urlsplit(server.endpoint_url)
-    with FaultProxy(f"{parts.scheme}://{parts.netloc}") as proxy:
+    with FaultProxy(f"{parts.scheme}://{parts.netloc}", (tls or _server_tls()) if cloud.tls else None) as proxy:
         yield Faulty(cloud, proxied(rig, proxy), proxy)
         assert proxy.unfired == []
         assert proxy.errors == [], proxy.errors
