@@ -29,14 +29,16 @@ class Stop:
         parent: Ends all attempts of the transfer, for example when an asyncio task is cancelled.
     """
 
+    __slots__ = ("_callbacks", "_is_set", "_parent")
+
     def __init__(self, parent: Stop | None = None) -> None:
         self._parent = parent
-        self._set = threading.Event()
+        self._is_set = False  # no Event, which costs as much as the rest of a small request's bookkeeping
         self._callbacks: list[Callable[[], None]] = []
 
     def set(self) -> None:
         """End this attempt."""
-        self._set.set()
+        self._is_set = True
         for callback in list(self._callbacks):
             callback()
 
@@ -54,14 +56,14 @@ class Stop:
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Unregister a callback."""
-        with contextlib.suppress(ValueError):
+        if callback in self._callbacks:
             self._callbacks.remove(callback)
         if self._parent is not None:
             self._parent.forget(callback)
 
     def is_set(self) -> bool:
         """Whether the attempt ends."""
-        return self._set.is_set() or (self._parent is not None and self._parent.is_set())
+        return self._is_set or (self._parent is not None and self._parent.is_set())
 
     def check(self) -> None:
         """End here if the stop is set.
@@ -69,7 +71,7 @@ class Stop:
         Raises:
             TransferStopped: If the stop is set.
         """
-        if self.is_set():
+        if self._is_set or (self._parent is not None and self._parent.is_set()):
             raise TransferStopped
 
     def wait(self, seconds: float) -> None:
@@ -118,21 +120,26 @@ def check_stop(*_: Any, **__: Any) -> None:
     Raises:
         TransferStopped: If it was cancelled.
     """
-    stop = running_stop()
+    stop: Stop | None = getattr(_running, "stop", None)
     if stop is not None:
         stop.check()
 
 
-@contextlib.contextmanager
-def stopped_by(stop: Stop | None) -> Iterator[None]:
-    """Let a stop end the requests of this thread.
+class stopped_by:  # noqa: N801 - a context manager, used as a function
+    """Let a stop end the requests of this thread while the block runs.
 
     Args:
         stop: The stop; None lets nothing end them, as for the abort of a multipart upload.
     """
-    before = getattr(_running, "stop", None)
-    _running.stop = stop
-    try:
-        yield
-    finally:
-        _running.stop = before
+
+    __slots__ = ("_before", "_stop")
+
+    def __init__(self, stop: Stop | None) -> None:
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        self._before: Stop | None = getattr(_running, "stop", None)
+        _running.stop = self._stop
+
+    def __exit__(self, *_: object) -> None:
+        _running.stop = self._before

@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gllm_storage.s3.http.connecting import Server
+    from gllm_storage.s3.http.wire import Buffer
 
 _NO_BODY = {204, 304}
 _SUCCESS = range(200, 300)
-_PIECE = 2**16
+_PIECE = 2**18
+_AT_ONCE = 2**20
+"""A body of at most this many bytes is read into one buffer. A server may state any length."""
 _KEPT = 64
 _DIGITS = 19
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
@@ -57,7 +60,7 @@ class Answer:
         self._chunked = "transfer-encoding" in headers and _is_chunked(headers)
         # With both headers, the server may end the body elsewhere than we do: no second answer over this connection.
         ambiguous = self._chunked and "content-length" in headers
-        self._keeps = not (ambiguous or _closes(headers.get("connection")))
+        self._keeps = not (ambiguous or ("connection" in headers and _closes(headers["connection"])))
         self.length: int | None = None
         if bodiless or status in _NO_BODY:
             self.length, self._chunked = 0, False
@@ -127,10 +130,27 @@ class Answer:
 
     def read(self) -> bytes:
         """Read the complete body; as `pieces`."""
-        return b"".join(self.pieces(_PIECE))
+        return bytes(self.content())
+
+    def content(self) -> Buffer:
+        """Read the complete body; as `pieces`."""
+        exchange, left = self._exchange, self._left
+        if exchange is None:
+            return b""
+        if left is None or self._chunked or left > _AT_ONCE:
+            return b"".join(self.pieces(_PIECE))
+        found = exchange.connection.read_exactly(left)
+        self._left = left - len(found)
+        if self._left:
+            self.close()
+            raise CutAnswerError(f"the connection was closed {self._left} bytes before the end of the body")
+        self._finish()
+        return found
 
     def beginning(self, most: int) -> bytes:
         """Read the body up to a number of bytes, and close the connection if there is a rest; as `pieces`."""
+        if self._exchange is None:
+            return b""
         found = bytearray()
         with contextlib.closing(self):
             for piece in self.pieces(min(most, _PIECE)):
@@ -151,8 +171,8 @@ class Answer:
             exchange.end(keep=False)
 
 
-def _closes(options: str | None) -> bool:
-    return options is not None and "close" in {option.strip() for option in options.lower().split(",")}
+def _closes(options: str) -> bool:
+    return "close" in {option.strip() for option in options.lower().split(",")}
 
 
 def _is_chunked(headers: dict[str, str]) -> bool:
@@ -229,22 +249,25 @@ class Exchange:
         If the server closes or stops reading before the request is complete, its answer may be there nevertheless, and says
         why. So the failure of the send is kept, and raised by `answer` only if there is nothing to read.
         """
-        with self._closing():
-            try:
-                self.connection.send(head, body, self.before_last)
-            except _CLOSED_BY_SERVER as error:
-                self._broken = error
-            except BlockingIOError as error:
-                if not self.connection.has_answered():
-                    raise
-                self._broken = error
+        try:
+            self.connection.send(head, body, self.before_last)
+        except _CLOSED_BY_SERVER as error:
+            self._broken = error
+        except BaseException as error:
+            if not isinstance(error, BlockingIOError) or not self.connection.has_answered():
+                self._fail(error)
+                raise
+            self._broken = error
 
     def answer(self, *, bodiless: bool) -> Answer:
         """Read the head of the answer; as `Pool.request`."""
-        with self._closing():
+        try:
             status, headers = self._read_head()
             self.connection.used = True
             return Answer(self, status, headers, bodiless=bodiless)
+        except BaseException as error:
+            self._fail(error)
+            raise
 
     def _read_head(self) -> tuple[int, dict[str, str]]:
         connection, broken = self.connection, self._broken
@@ -262,16 +285,15 @@ class Exchange:
             raise broken or BrokenPipeError("the server reported success before it had received the complete request")
         return status, {**headers, "connection": "close"} if broken else headers
 
-    @contextlib.contextmanager
-    def _closing(self) -> Iterator[None]:
-        """Close the connection after a failure. A failure that `_cancel` caused becomes a `TransferStopped`."""
-        try:
-            yield
-        except BaseException as error:
-            self.end(keep=False)
-            if isinstance(error, (OSError, ClosedEarlyError)):
-                check_stop()
-            raise
+    def _fail(self, error: BaseException) -> None:
+        """Close the connection after a failure.
+
+        Raises:
+            TransferStopped: If a cancellation caused the failure.
+        """
+        self.end(keep=False)
+        if isinstance(error, (OSError, ClosedEarlyError)):
+            check_stop()
 
     def end(self, *, keep: bool) -> None:
         """Return the connection to the pool, or close it."""
@@ -335,12 +357,14 @@ class Pool:
 
     def _get(self) -> Connection:
         free = self._free.get()
-        with contextlib.suppress(IndexError):
-            while True:
+        while free:
+            try:
                 connection = free.pop()
-                if connection.is_quiet():
-                    return connection
-                connection.close()
+            except IndexError:  # another thread took it
+                break
+            if connection.is_quiet():
+                return connection
+            connection.close()
         return Connection(self.server)
 
     def put(self, connection: Connection) -> None:

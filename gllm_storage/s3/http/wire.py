@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import select
 import socket
@@ -42,6 +41,8 @@ _KERNEL_TIMEOUTS = sys.platform == "linux"
 _BEGINNING = b"HTTP/1."
 _DIGITS_OF_STATUS = 3
 _INTERIM = b"HTTP/1.1 1"
+_NO_BYTES = bytes(4)
+"""The number 0 as a C int."""
 
 
 class MalformedAnswerError(Exception):
@@ -204,12 +205,10 @@ class Connection:
         """
         if _SEND_QUEUE is None:
             return False
-        waiting = array.array("i", [0])
         try:
-            fcntl.ioctl(self._socket.fileno(), _SEND_QUEUE, waiting)
+            return fcntl.ioctl(self._socket.fileno(), _SEND_QUEUE, _NO_BYTES) != _NO_BYTES
         except OSError:
             return False
-        return bool(waiting[0])
 
     def _peek(self) -> bytes:
         """The first bytes of the answer, which stay there to be read; empty if the connection is closed.
@@ -282,7 +281,12 @@ class Connection:
         Raises:
             OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
-        return self.fill(memoryview(bytearray(length)))
+        left = self._left
+        if len(left) < length:
+            return self.fill(memoryview(bytearray(length)))
+        self._lines = 0
+        self._left = left[length:]
+        return memoryview(left)[:length]
 
     def fill(self, view: memoryview) -> memoryview:
         """Fill a buffer with bytes of a body.
@@ -361,6 +365,25 @@ def _parse_head(data: bytes) -> tuple[int, dict[str, str]]:
     if data.count(b"\n") != len(lines) - 1:
         raise MalformedAnswerError("a line of the headers ends without a carriage return")
     headers: dict[str, str] = {}
+    for line in lines[1:]:
+        before, colon, value = line.partition(":")
+        name = before.lower()
+        if not colon or not name or name in headers or before.strip() != before:
+            headers = _unusual_headers(lines)
+            break
+        headers[name] = value.strip()
+    if version == "HTTP/1.0":
+        headers.setdefault("connection", "close")
+    return int(code), headers
+
+
+def _unusual_headers(lines: list[str]) -> dict[str, str]:
+    """Headers with lines that continue others, with names that occur twice, or with malformed lines.
+
+    Raises:
+        MalformedAnswerError: If a line is malformed.
+    """
+    headers: dict[str, str] = {}
     name = ""
     for line in lines[1:]:
         if line.startswith((" ", "\t")) and name:  # obsolete but allowed: the line continues the one before
@@ -371,9 +394,7 @@ def _parse_head(data: bytes) -> tuple[int, dict[str, str]]:
         if not colon or not name:
             raise MalformedAnswerError(f"a header line is {line[:80]!r}")
         _add(headers, name, value.strip())
-    if version == "HTTP/1.0":
-        headers.setdefault("connection", "close")
-    return int(code), headers
+    return headers
 
 
 def _add(headers: dict[str, str], name: str, value: str) -> None:
