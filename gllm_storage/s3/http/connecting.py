@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -9,9 +10,15 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.s3.http.transport import Encrypted, Plain
 
+if TYPE_CHECKING:
+    from gllm_storage.s3.http.transport import Transport
+
+_SOME = 2**16
 _POLL_SECONDS = 0.1
 """How often a connection in progress checks whether its transfer was cancelled."""
 
@@ -40,8 +47,12 @@ class Server:
     min_throughput: float = 0.0
 
 
-def connected(server: Server) -> socket.socket:
+def connected(server: Server, session: ssl.SSLSession | None = None) -> Transport:
     """Connect to a server; with the TLS handshake if it has TLS settings.
+
+    Args:
+        server: The server.
+        session: The TLS session of an earlier connection, to be resumed if the server agrees.
 
     Raises:
         ssl.SSLError: If the handshake fails, as for a certificate that is not trusted.
@@ -53,7 +64,9 @@ def connected(server: Server) -> socket.socket:
         # Linux delays its ACK by 40 ms otherwise, and each small upload would wait for it.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return plain if server.tls is None else _encrypted(plain, server.tls, server)
+        if server.tls is None:
+            return Plain(plain, server.read_timeout, server.min_throughput)
+        return _encrypted(plain, server.tls, server, session)
     except BaseException:
         plain.close()
         raise
@@ -84,22 +97,34 @@ def _connect(plain: socket.socket, address: object, seconds: float | None) -> No
     _check(plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
-def _encrypted(plain: socket.socket, tls: ssl.SSLContext, server: Server) -> ssl.SSLSocket:
-    encrypted = tls.wrap_socket(plain, server_hostname=server.host, do_handshake_on_connect=False)
+def _encrypted(plain: socket.socket, context: ssl.SSLContext, server: Server, session: ssl.SSLSession | None) -> Encrypted:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=server.host, session=session)
     deadline = _deadline(server.connect_timeout)
-    try:
-        while True:
-            try:
-                encrypted.do_handshake()
-            except ssl.SSLWantReadError:
-                _wait_for(encrypted, select.POLLIN, deadline)
-            except ssl.SSLWantWriteError:
-                _wait_for(encrypted, select.POLLOUT, deadline)
-            else:
-                return encrypted
-    except BaseException:
-        encrypted.close()
-        raise
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            _send(plain, outgoing.read(), deadline)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                plain.send(outgoing.read())  # the alert says why, in the log of the server
+            raise
+        else:
+            break
+        _wait_for(plain, select.POLLIN, deadline)
+        if data := plain.recv(_SOME):
+            incoming.write(data)
+        else:
+            incoming.write_eof()
+    _send(plain, outgoing.read(), deadline)
+    return Encrypted(plain, tls, incoming, outgoing, server.read_timeout, server.min_throughput)
+
+
+def _send(plain: socket.socket, data: bytes, deadline: float | None) -> None:
+    while data:
+        _wait_for(plain, select.POLLOUT, deadline)
+        data = data[plain.send(data) :]
 
 
 def _check(code: int, allowed: int = 0) -> None:

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import select
-import socket
 import ssl
-import struct
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.s3.http.connecting import connected
-from gllm_storage.store.answers import MAX_INTERIM, MAX_LINES, Throughput
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    _SEND_QUEUE = None
-else:
-    _SEND_QUEUE = getattr(termios, "TIOCOUTQ", None)
-    """ioctl(2) of the bytes in the send queue of a TCP socket that the peer has not acknowledged; see tcp(7)."""
+from gllm_storage.s3.http.transport import Encrypted
+from gllm_storage.store.answers import MAX_INTERIM, MAX_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gllm_storage.s3.http.connecting import Server
-
-Buffer = bytes | bytearray | memoryview
+    from gllm_storage.s3.http.transport import Buffer
 
 _MAX_HEAD = 2**16
 """The most bytes of headers, and of one line of a chunked body."""
@@ -37,12 +23,9 @@ _SENT_WITH_HEAD = 2**16
 """A body of at most this many bytes is sent together with the headers."""
 _PIECE = 2**18
 _FIRST_FINAL = 200
-_KERNEL_TIMEOUTS = sys.platform == "linux"
 _BEGINNING = b"HTTP/1."
 _DIGITS_OF_STATUS = 3
 _INTERIM = b"HTTP/1.1 1"
-_NO_BYTES = bytes(4)
-"""The number 0 as a C int."""
 
 
 class MalformedAnswerError(Exception):
@@ -86,36 +69,30 @@ class Connection:
         TransferStopped: If this thread's transfer was cancelled.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, session: ssl.SSLSession | None = None) -> None:
         try:
-            self._socket = connected(server)
+            self._transport = connected(server, session)
         except ssl.SSLError:
             raise
         except OSError as error:
             raise CannotConnectError(*error.args) from error
-        self._plain = server.tls is None and _KERNEL_TIMEOUTS
-        self._set_timeout(server.read_timeout)
-        self._throughput = Throughput(server.min_throughput, server.read_timeout)
         self.used = False
         self._left = b""
         self._lines = 0
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # the constructor may have failed before there was a socket
-            self._socket.close()
+            self._transport.close()
 
-    def _set_timeout(self, seconds: float | None) -> None:
-        if not self._plain:
-            self._socket.settimeout(seconds)
-            return
-        # With a timeout of Python's, the socket does not block: each receive costs a poll() before, and MSG_WAITALL returns
-        # as soon as any bytes are there. So the socket blocks, and the kernel keeps the time; when it is over, the send or
-        # receive raises BlockingIOError.
-        self._socket.settimeout(None)
-        whole, part = divmod(seconds or 0.0, 1.0)
-        value = struct.pack("ll", int(whole), int(part * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The state of TLS; None without TLS."""
+        return self._transport.tls if isinstance(self._transport, Encrypted) else None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether TLS tells that the answer may be incomplete, although the connection was closed, not broken."""
+        return self._transport.is_cut
 
     def is_quiet(self) -> bool:
         """Whether an idle connection may be reused.
@@ -123,24 +100,15 @@ class Connection:
         If there is something to read, the server has closed the connection, or has sent bytes after its last answer, which
         would be read as the beginning of the next one.
         """
-        if self._left or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
-            return False
-        poll = select.poll()
-        try:
-            poll.register(self._socket, select.POLLIN)
-            return not poll.poll(0)
-        except (OSError, ValueError):
-            return False
+        return not self._left and self._transport.is_quiet()
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        self._transport.close()
 
     def abort(self) -> None:
         """Shut the connection down from another thread: the send or receive in progress fails at once."""
-        with contextlib.suppress(OSError):
-            # Not SSLSocket.shutdown, which drops the TLS state: the other thread would read the remaining bytes undecrypted.
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        self._transport.abort()
 
     def send(self, head: bytes, body: Any, before_last: Callable[[], None]) -> None:
         """Send a request.
@@ -164,21 +132,18 @@ class Connection:
         left = len(body) if view is None else len(view)
         if not left or (view is not None and left <= _SENT_WITH_HEAD):
             before_last()
-            self._socket.sendall(b"".join((head, view)) if view else head)
+            self._transport.send(b"".join((head, view)) if view else head)
             return
-        self._socket.sendall(head, *self._more())
+        self._transport.send(head, more=True)
         for data in _pieces_of(body) if view is None else _slices_of(view):
             check_stop()
             self._require_silence()
             left -= len(data)
             if left <= 0:
                 before_last()
-            self._socket.sendall(data)
+            self._transport.send(data)
         if left > 0:
             raise ValueError(f"the body of the request ended {left} bytes before its length")
-
-    def _more(self) -> tuple[int, ...]:
-        return (socket.MSG_MORE,) if self._plain else ()
 
     def _require_silence(self) -> None:
         """Check that the server has not answered yet.
@@ -192,10 +157,12 @@ class Connection:
     def has_answered(self) -> bool:
         """Whether the server has sent its answer or closed the connection. 100 Continue does not count."""
         try:
-            begun = self._peek()
+            more = self._transport.receive_now()
         except OSError:
             return False
-        return not begun or (len(begun) >= len(_INTERIM) and not begun.startswith(_INTERIM))
+        self._left += more or b""
+        begun = self._left
+        return more == b"" or (len(begun) >= len(_INTERIM) and not begun.startswith(_INTERIM))
 
     def has_unsent(self) -> bool:
         """Whether bytes of the request wait in this machine's send buffer: the server has not received them.
@@ -203,34 +170,7 @@ class Connection:
         A server that has read the complete request has acknowledged all of it, at the latest with its answer. Always False
         where the system does not tell.
         """
-        if _SEND_QUEUE is None:
-            return False
-        try:
-            return fcntl.ioctl(self._socket.fileno(), _SEND_QUEUE, _NO_BYTES) != _NO_BYTES
-        except OSError:
-            return False
-
-    def _peek(self) -> bytes:
-        """The first bytes of the answer, which stay there to be read; empty if the connection is closed.
-
-        Raises:
-            OSError: If there are none yet.
-        """
-        if self._plain:
-            return self._socket.recv(len(_INTERIM), socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        timeout = self._socket.gettimeout()
-        self._socket.settimeout(0)
-        try:
-            # TLS cannot peek. Readable bytes may belong to TLS itself, such as a session ticket; then this raises.
-            more = self._socket.recv(_MAX_HEAD)
-        except OSError:
-            if not self._left:
-                raise
-            return self._left
-        finally:
-            self._socket.settimeout(timeout)
-        self._left += more
-        return self._left if more else b""
+        return self._transport.has_unsent()
 
     def read_head(self) -> tuple[int, dict[str, str]]:
         """Read status and headers of the answer.
@@ -253,11 +193,11 @@ class Connection:
 
     def _read_one_head(self) -> tuple[int, dict[str, str]]:
         data = self._left
-        self._throughput.restart()
+        self._transport.throughput.restart()
         while (end := data.find(b"\r\n\r\n")) < 0:
             if len(data) > _MAX_HEAD:
                 raise UnusableAnswerError(f"the headers have more than {_MAX_HEAD} bytes")
-            more = self._receive() if data else self._socket.recv(_MAX_HEAD)
+            more = self._transport.receive_more() if data else self._transport.receive()
             if not more:
                 if data and _BEGINNING.startswith(data[: len(_BEGINNING)]):
                     raise CutAnswerError("the connection was closed in the middle of the headers")
@@ -267,13 +207,6 @@ class Connection:
             data = data + more if data else more
         self._left = data[end + 4 :]
         return _parse_head(data[:end])
-
-    def _receive(self) -> bytes:
-        """Some bytes of an answer that has begun."""
-        began = time.monotonic()
-        data = self._socket.recv(_MAX_HEAD)
-        self._throughput.add(time.monotonic() - began, len(data))
-        return data
 
     def read_exactly(self, length: int) -> memoryview:
         """Read that many bytes of a body, or fewer if the connection is closed before.
@@ -298,7 +231,7 @@ class Connection:
             OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
         done = 0
-        while done < len(view) and (more := self.receive_into(view[done:])):  # TLS gives one record, 16 KiB, at a time
+        while done < len(view) and (more := self.receive_into(view[done:])):
             done += more
         return view[:done]
 
@@ -317,11 +250,7 @@ class Connection:
             view[:count] = self._left[:count]
             self._left = self._left[count:]
             return count
-        began = time.monotonic()
-        flags = (len(view), socket.MSG_WAITALL) if self._plain else ()
-        count = self._socket.recv_into(view, *flags)
-        self._throughput.add(time.monotonic() - began, count)
-        return count
+        return self._transport.receive_into(view)
 
     def read_line(self) -> bytes:
         """Read a line of a chunked body: the size of a chunk, or a trailer.
@@ -334,7 +263,7 @@ class Connection:
         while (end := self._left.find(b"\r\n")) < 0:
             if len(self._left) > _MAX_HEAD:
                 raise MalformedAnswerError(f"a line of the chunked body has more than {_MAX_HEAD} bytes")
-            more = self._receive()
+            more = self._transport.receive_more()
             if not more:
                 raise CutAnswerError("the connection was closed in the middle of a chunked body")
             self._left += more

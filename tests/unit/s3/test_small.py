@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from gllm_storage.s3.http.transport import Transport
     from gllm_storage.store.retry import RetryEvent
 
 ATTEMPTS = 3
@@ -28,9 +29,9 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The attempts of the direct client to connect to a server."""
     attempted: list[object] = []
 
-    def count(server: Server) -> socket.socket:
+    def count(server: Server, session: Any = None) -> Transport:
         attempted.append(server)
-        return connected(server)
+        return connected(server, session)
 
     monkeypatch.setattr("gllm_storage.s3.http.wire.connected", count)
     return attempted

@@ -6,9 +6,12 @@ import contextlib
 import gc
 import os
 import socket
+import ssl
 import struct
 import threading
 from typing import TYPE_CHECKING, Any, Self
+
+import trustme
 
 from gllm_storage.s3.connection import Endpoint
 from gllm_storage.s3.http import template
@@ -17,7 +20,6 @@ from gllm_storage.s3.http.pool import Pool
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
     from types import TracebackType
 
@@ -70,6 +72,27 @@ class Peer:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
+
+
+class Certificates:
+    """TLS contexts of a server on 127.0.0.1, and of a client that trusts it.
+
+    Args:
+        options: Arguments of `trustme.CA.issue_cert`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        authority = trustme.CA()
+        self._leaf = authority.issue_cert("127.0.0.1", **options)
+        self.server = self.new_server()
+        self.client = ssl.create_default_context()
+        authority.configure_trust(self.client)
+
+    def new_server(self) -> ssl.SSLContext:
+        """A server with the same certificate, which does not know the sessions of another one."""
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._leaf.configure_cert(server)
+        return server
 
 
 def header(head: bytes, name: str) -> str | None:

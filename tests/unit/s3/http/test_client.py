@@ -87,7 +87,7 @@ def shorten_timeouts(server: ScriptedServer, times: int, monkeypatch: pytest.Mon
         number = next(numbers)
         eventually(lambda: len(server.requests) >= number)
         if number <= times:
-            self._set_timeout(0.2)
+            self._transport.set_timeout(0.2)
         return read_head(self)
 
     monkeypatch.setattr(Connection, "read_head", read)

@@ -11,13 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
 
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.s3.body import ViewSection
 from gllm_storage.s3.http.pool import Exchange, Pool
 from gllm_storage.s3.http.wire import ClosedEarlyError, Connection
-from tests.unit.s3.http.scripted import OK, Peer, ScriptedServer, hang_up, open_sockets, wait
+from tests.unit.s3.http.scripted import OK, Certificates, Peer, ScriptedServer, hang_up, open_sockets, wait
 from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -30,17 +29,6 @@ MIB = 2**20
 
 def put_head(length: int) -> bytes:
     return f"PUT /b/k HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n".encode()
-
-
-class Certificates:
-    """TLS contexts of a server on 127.0.0.1, and of a client that trusts it."""
-
-    def __init__(self) -> None:
-        authority = trustme.CA()
-        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(self.server)
-        self.client = ssl.create_default_context()
-        authority.configure_trust(self.client)
 
 
 @pytest.fixture(scope="module")
