@@ -33,7 +33,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 # Parameters that grant access: signatures of SAS and presigned URLs, tokens, the id of an upload session on GCS; and the
 # keys of connection strings.
@@ -376,13 +376,7 @@ def attempts_of(error: BaseException | None) -> int | None:
     return None
 
 
-@contextlib.contextmanager
-def translation(
-    details: ErrorDetails,
-    sdk_errors: tuple[type[BaseException], ...],
-    translate: Callable[[Any, ErrorDetails], Exception],
-    answered: Callable[[ErrorDetails, BaseException], ErrorDetails] = lambda details, _: details,
-) -> Iterator[None]:
+class translation:  # noqa: N801 - a context manager, used as a function; a generator costs five times as much
     """Raise an error of this module in place of an SDK's, with the attempts and the time.
 
     Nested blocks add to the details of an error that passes through; the outermost block measures the longest time.
@@ -396,23 +390,40 @@ def translation(
     Raises:
         StorageError: Or another error of `OURS`; other exceptions pass unchanged.
     """
-    began = time.monotonic()
-    try:
-        yield
-    except OURS as error:
-        cause = error.__cause__
-        if cause is not None and error.status is None:
-            error.details = answered(error.details, cause)
-        redact(cause)
-        complete(error, began)
-        raise
-    except sdk_errors as error:
-        redact(error)
-        translated = translate(error, details)
-        if isinstance(translated, OURS):
-            translated.__cause__ = error
-            complete(translated, began)
-        raise translated from error
+
+    __slots__ = ("_answered", "_began", "_details", "_sdk_errors", "_translate")
+
+    def __init__(
+        self,
+        details: ErrorDetails,
+        sdk_errors: tuple[type[BaseException], ...],
+        translate: Callable[[Any, ErrorDetails], Exception],
+        answered: Callable[[ErrorDetails, BaseException], ErrorDetails] | None = None,
+    ) -> None:
+        self._details = details
+        self._sdk_errors = sdk_errors
+        self._translate = translate
+        self._answered = answered
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, OURS):
+            cause = error.__cause__
+            if cause is not None and error.status is None and self._answered is not None:
+                error.details = self._answered(error.details, cause)
+            redact(cause)
+            complete(error, self._began)
+        elif isinstance(error, self._sdk_errors):
+            redact(error)
+            translated = self._translate(error, self._details)
+            if isinstance(translated, OURS):
+                translated.__cause__ = error
+                complete(translated, self._began)
+            raise translated from error
 
 
 def complete(error: StorageError | ObjectNotFoundError | ObjectExistsError, began: float) -> None:
@@ -428,12 +439,14 @@ def complete(error: StorageError | ObjectNotFoundError | ObjectExistsError, bega
     error.details = dataclasses.replace(details, attempts=attempts, elapsed=elapsed)
 
 
-@contextlib.contextmanager
-def timed() -> Iterator[None]:
+class timed:  # noqa: N801 - as `translation`
     """Put the time since the start of the block into errors of this module that leave it."""
-    began = time.monotonic()
-    try:
-        yield
-    except OURS as error:
-        complete(error, began)
-        raise
+
+    __slots__ = ("_began",)
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OURS):
+            complete(error, self._began)

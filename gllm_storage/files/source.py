@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
 
+_TO_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Without O_NONBLOCK, opening a named pipe would wait for a writer. `source_of` refuses the pipe."""
 CHUNK = 2**20
 """Bytes that are read, written or hashed at a time."""
 
@@ -73,8 +75,7 @@ class Source(Protocol):
         """The error for content that changed while it was read."""
 
 
-@contextlib.contextmanager
-def local_errors(action: str, path: str, details: ErrorDetails) -> Iterator[None]:
+class local_errors:  # noqa: N801 - a context manager, used as a function; a generator costs five times as much
     """Translate an `OSError` about a local file into a `StorageError` that names the file and the cause.
 
     Args:
@@ -86,14 +87,28 @@ def local_errors(action: str, path: str, details: ErrorDetails) -> Iterator[None
         AccessDeniedError: If the block raises `PermissionError`.
         StorageError: If the block raises another `OSError`, or `ValueError`.
     """
-    try:
-        yield
-    except OURS:  # some are OSErrors, too
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise _kind(error)(
-            f"{details.operation} of {details.url}: cannot {action} local file {path!r}: {_cause(error)}", details
-        ) from error
+
+    __slots__ = ("_action", "_details", "_path")
+
+    def __init__(self, action: str, path: str, details: ErrorDetails) -> None:
+        self._action = action
+        self._path = path
+        self._details = details
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        # Some errors of this library are OSErrors, too. ValueError: a null character in the path.
+        if isinstance(error, (OSError, ValueError)) and not isinstance(error, OURS):
+            raise local_error(self._action, self._path, error, self._details) from error
+
+
+def local_error(action: str, path: str, error: OSError | ValueError, details: ErrorDetails) -> StorageError:
+    """The error for an `OSError` about a local file; arguments as in `local_errors`."""
+    return _kind(error)(
+        f"{details.operation} of {details.url}: cannot {action} local file {path!r}: {_cause(error)}", details
+    )
 
 
 def _kind(error: Exception) -> type[StorageError]:
@@ -211,8 +226,7 @@ def open_source(path: str, details: ErrorDetails, *, sync: bool = False) -> Iter
         StorageError: If the path names a directory or another kind of file, or the file cannot be opened.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer. `source_of` refuses the pipe.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, _TO_READ)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, "No such file to upload", path) from error
     except (OSError, ValueError) as error:
@@ -222,6 +236,34 @@ def open_source(path: str, details: ErrorDetails, *, sync: bool = False) -> Iter
             yield source
     finally:
         os.close(fd)
+
+
+def content_of(path: str, most: int) -> bytes | None:
+    """The content of a small local file that did not change while it was read.
+
+    Args:
+        path: The file.
+        most: The most bytes.
+
+    Returns:
+        The content; None in every other case, which `open_source` handles or explains.
+    """
+    try:
+        fd = os.open(path, _TO_READ)
+    except (OSError, ValueError):
+        return None
+    try:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode) or before.st_size > most:
+            return None
+        data = os.read(fd, before.st_size + 1)
+        after = os.fstat(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    is_same = len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns
+    return data if is_same else None
 
 
 @contextlib.contextmanager

@@ -31,17 +31,20 @@ import secrets
 import stat
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from gllm_storage.errors import ConflictCheckUnsupportedError, Remedy, StorageError
-from gllm_storage.files.durability import WriteBack, libc, sync_file, sync_folders
-from gllm_storage.files.source import CHUNK, local_errors, not_a_file, require_regular
+from gllm_storage.errors import OURS, ConflictCheckUnsupportedError, Remedy
+from gllm_storage.files.durability import WriteBack, libc, start_write_back, sync_file, sync_folders
+from gllm_storage.files.source import CHUNK, local_error, local_errors, not_a_file, require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
+
+    Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class TargetExistsError(FileExistsError):
@@ -283,8 +286,7 @@ def rename(source: str, path: str, details: ErrorDetails, *, exclusive: bool, du
         sync_folders(changed, details)
 
 
-@contextlib.contextmanager
-def _naming_errors(path: str, details: ErrorDetails, *, exclusive: bool) -> Iterator[None]:
+class _naming_errors:  # noqa: N801 - as `local_errors`
     """Translate the errors of a file that gets its name.
 
     Raises:
@@ -292,23 +294,30 @@ def _naming_errors(path: str, details: ErrorDetails, *, exclusive: bool) -> Iter
         ConflictCheckUnsupportedError: If it is an exclusive name, and the folder's filesystem has no such names.
         StorageError: After any other failure.
     """
-    try:
-        with local_errors("write", path, details):
-            yield
-    except StorageError as error:
-        cause = error.__cause__
-        if not exclusive or not isinstance(cause, OSError):
-            raise
-        if isinstance(cause, FileExistsError):
-            raise TargetExistsError(*cause.args) from cause
-        if cause.errno in _NO_HARD_LINKS:
+
+    __slots__ = ("_details", "_exclusive", "_path")
+
+    def __init__(self, path: str, details: ErrorDetails, *, exclusive: bool) -> None:
+        self._path = path
+        self._details = details
+        self._exclusive = exclusive
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, (OSError, ValueError)) or isinstance(error, OURS):
+            return
+        if self._exclusive and isinstance(error, FileExistsError):
+            raise TargetExistsError(*error.args) from error
+        if self._exclusive and isinstance(error, OSError) and error.errno in _NO_HARD_LINKS:
             raise ConflictCheckUnsupportedError(
-                f"{details.operation} of {details.url}: the folder's filesystem has neither hard links nor renameat2 "
-                f"({cause.strerror}), so it cannot create exclusively",
-                details,
+                f"{self._details.operation} of {self._details.url}: the folder's filesystem has neither hard links nor "
+                f"renameat2 ({error.strerror}), so it cannot create exclusively",
+                self._details,
                 Remedy.USE_OTHER_FOLDER,
-            ) from cause
-        raise
+            ) from error
+        raise local_error("write", self._path, error, self._details) from error
 
 
 def _remove_folders(created: list[str]) -> None:
@@ -334,6 +343,61 @@ def scratch_target(details: ErrorDetails) -> Iterator[LocalTarget]:
         yield LocalTarget(SCRATCH, _path_of(fd), fd, details, None)
 
 
+class Folders:
+    """The folders into which one call writes many files. The links on the way to each of them are followed once."""
+
+    def __init__(self) -> None:
+        self._real: dict[str, str] = {}
+
+    def place(self, path: str) -> tuple[str, int | None] | None:
+        """The destination that a path names, and its mode; as `_place_of`.
+
+        Returns:
+            None if the path is unusual, such as a link.
+        """
+        folder, _, name = path.rpartition("/")
+        real = self._real.get(folder)
+        if real is None:
+            real = self._real[folder] = _plain_folder(folder)
+        if not real or name in {"", ".", ".."}:
+            return None
+        destination = f"{real}/{name}"
+        try:
+            mode = os.lstat(destination).st_mode
+        except FileNotFoundError:
+            return destination, None
+        except (OSError, ValueError):
+            return None
+        return None if stat.S_ISLNK(mode) else (destination, mode)
+
+
+def _plain_folder(folder: str) -> str:
+    """The path of an existing folder without links; empty if it is the root, or has devices."""
+    if os.sep != "/" or not folder.startswith("/") or _has_devices(f"{folder}/"):
+        return ""
+    try:
+        real = os.path.realpath(folder)
+    except (OSError, ValueError):
+        return ""
+    return real if os.path.isdir(real) and real != "/" and not _has_devices(f"{real}/") else ""
+
+
+def _place_of(path: str, details: ErrorDetails, *, exclusive: bool) -> tuple[str, int | None]:
+    """The destination that a path names, and its mode; None if it does not exist, or if the file is created exclusively.
+
+    Raises:
+        StorageError: If the path names a folder or a device, or cannot be followed.
+    """
+    if _is_device(path):
+        raise not_a_file(path, "not a regular file", details)
+    with local_errors("write", path, details):
+        destination = os.path.abspath(path) if exclusive else _resolved(path)
+        mode = None if exclusive else _mode_of(destination)
+    if path.endswith(os.sep):
+        raise not_a_file(path, "a folder, because it ends with a separator", details)
+    return destination, mode
+
+
 class Draft:
     """A local file that is written and has not got its name yet.
 
@@ -347,6 +411,7 @@ class Draft:
         exclusive: Whether to fail if the destination exists, atomically. A symbolic link counts as existing.
         durable: Whether content and name are on the disk when `publish` returns.
         named: Whether the file needs a name from the start, because other code renames another file to it.
+        folders: The folders of the other files of this call.
 
     Raises:
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
@@ -354,15 +419,17 @@ class Draft:
     """
 
     def __init__(
-        self, path: str, details: ErrorDetails, *, exclusive: bool = False, durable: bool = True, named: bool = False
+        self,
+        path: str,
+        details: ErrorDetails,
+        *,
+        exclusive: bool = False,
+        durable: bool = True,
+        named: bool = False,
+        folders: Folders | None = None,
     ) -> None:
-        if _is_device(path):
-            raise not_a_file(path, "not a regular file", details)
-        with local_errors("write", path, details):
-            self._destination = os.path.abspath(path) if exclusive else _resolved(path)
-            mode = None if exclusive else _mode_of(self._destination)
-        if path.endswith(os.sep):
-            raise not_a_file(path, "a folder, because it ends with a separator", details)
+        place = None if folders is None or exclusive else folders.place(path)
+        self._destination, mode = place or _place_of(path, details, exclusive=exclusive)
         if mode is not None:
             require_regular(path, mode, details)
         self._path = path
@@ -383,9 +450,26 @@ class Draft:
         except BaseException:
             self.discard()
             raise
-        shown = _path_of(self._fd) if self._temporary is None else self._temporary
-        self.target = LocalTarget(self._destination, shown, self._fd, details, WriteBack(self._fd) if durable else None)
+
+    @cached_property
+    def target(self) -> LocalTarget:
         """The open file."""
+        shown = _path_of(self._fd) if self._temporary is None else self._temporary
+        write_back = WriteBack(self._fd) if self._durable else None
+        return LocalTarget(self._destination, shown, self._fd, self._details, write_back)
+
+    def fill(self, content: Buffer) -> None:
+        """Write the complete content at once, in place of `target`.
+
+        Raises:
+            StorageError: If the disk is full or fails.
+        """
+        with self._errors():
+            view = memoryview(content)
+            while view:
+                view = view[os.write(self._fd, view) :]
+        if self._durable:
+            start_write_back(self._fd)
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return local_errors("write", self._path, self._details)
@@ -448,11 +532,11 @@ class Draft:
                 _link(self._temporary, self._destination)
             else:
                 os.replace(self._temporary, self._destination)
-        changed = {os.path.dirname(each) for each in (self._destination, *self._created)}
+        created = list(self._created)
         self._created.clear()
         self.discard()
         if self._durable:
-            sync_folders(changed, self._details)
+            sync_folders({os.path.dirname(each) for each in (self._destination, *created)}, self._details)
 
     def _flush(self) -> None:
         """Close the file: a network filesystem may report a full quota only here. Without a name it has to stay open."""
@@ -463,15 +547,14 @@ class Draft:
             os.close(closing)
 
     def _name_unnamed(self) -> None:
-        for attempt in range(_CREATE_ATTEMPTS):
-            _make_folders(os.path.dirname(self._destination), self._created)
-            try:
+        for _ in range(_CREATE_ATTEMPTS):
+            # The name first, since its folder mostly exists. Several attempts, since another download into the same new
+            # folder may fail and remove the folder between the two steps.
+            with contextlib.suppress(FileNotFoundError):
                 self._link_unnamed()
-            except FileNotFoundError:  # another download into the same new folder has failed, and removed the folder
-                if attempt == _CREATE_ATTEMPTS - 1:
-                    raise
-            else:
                 return
+            _make_folders(os.path.dirname(self._destination), self._created)
+        self._link_unnamed()
 
     def _link_unnamed(self) -> None:
         if self._exclusive or self._mode is None:
@@ -514,10 +597,14 @@ def _is_device(path: str) -> bool:
     with contextlib.suppress(OSError, ValueError):
         for _ in range(_MAX_LINKS):
             path = f"/{os.path.abspath(path).lstrip('/')}"
-            if path.startswith(_DEVICE_FOLDERS) and not path.startswith(_SHARED_MEMORY):
+            if _has_devices(path):
                 return True
             path = os.path.join(os.path.dirname(path), os.readlink(path))
     return False
+
+
+def _has_devices(path: str) -> bool:
+    return path.startswith(_DEVICE_FOLDERS) and not path.startswith(_SHARED_MEMORY)
 
 
 def _mode_of(path: str) -> int | None:

@@ -577,8 +577,10 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         for (source, target), (bucket, key) in zip(pairs, places, strict=True):
             path = os.fspath(source)
             of_item, options = self.write_options(exclusive, kwargs)
-            opened = partial(open_source, path, sync=self.bucket_store(bucket).settings.sync_source)
-            items.append(UploadItem(key, opened, partial(watched.one, source, target), of_item, options))
+            sync = self.bucket_store(bucket).settings.sync_source
+            opened = partial(open_source, path, sync=sync)
+            watch = watched.of(source, target)
+            items.append(UploadItem(key, opened, watch, of_item, options, None if sync else path))
         await self._in_thread(lambda stop: self._upload_many(places, items, stop))
         self._forget_all(target for _, target in pairs)
 
@@ -611,7 +613,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         watched = Watched(callback)
         places = [self._place(source) for source, _ in pairs]
         items = [
-            ReadItem(key, partial(watched.one, source, target), os.fspath(target))
+            ReadItem(key, watched.of(source, target), os.fspath(target))
             for (source, target), (_, key) in zip(pairs, places, strict=True)
         ]
         await self._in_thread(lambda stop: self._read_many(places, items, stop))

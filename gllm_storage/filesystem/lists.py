@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.callbacks import Callback, NoOpCallback
 
+from gllm_storage.store.port import unwatched
 from gllm_storage.store.transfer import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Pair = tuple[str, str]
 """A source path and a target path."""
@@ -76,17 +78,17 @@ class Watched:
     callback: Callback
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @contextlib.contextmanager
-    def one(self, source: str, target: str) -> Iterator[Progress]:
-        """Watch one object, from any thread.
+    def of(self, source: str, target: str) -> Callable[[], contextlib.AbstractContextManager[Progress]]:
+        """The `watch` of an item: see `UploadItem`.
 
         Args:
             source: Its source path.
             target: Its target path.
         """
-        if isinstance(self.callback, NoOpCallback):
-            yield Progress()
-            return
+        return unwatched if isinstance(self.callback, NoOpCallback) else partial(self._one, source, target)
+
+    @contextlib.contextmanager
+    def _one(self, source: str, target: str) -> Iterator[Progress]:
         with self.callback.branched(source, target) as child:
             yield Progress(child)
         with self._lock:

@@ -125,14 +125,15 @@ class S3Reader(ObjectReader):
 
     def _confirmed(self, answer: S3Answer) -> S3Answer | None:
         """The answer, if it has a checksum, or if a HeadObject returns the same size and ETag; None otherwise."""
-        if answer.version.checksum is not None:
+        version = answer.version
+        if version.checksum is not None or self.requests.is_confirmed(self.key, version.size, version.etag or ""):
             return answer
         try:
             confirmed = self._head()
         except BaseException:
             answer.close()
             raise
-        if (confirmed.size, confirmed.etag) == (answer.version.size, answer.version.etag):
+        if (confirmed.size, confirmed.etag) == (version.size, version.etag):
             return dataclasses.replace(answer, version=confirmed)
         answer.close()
         return None

@@ -55,6 +55,10 @@ _STATUS = {"AccessDenied": 403}
 _GONE = {"NoSuchKey", "NoSuchVersion"}
 _BODIES = {"PutObject", "UploadPart"}
 _DIGESTS = ("content-md5", "x-amz-checksum-", "x-amz-trailer")
+_KEPT = f"x-amz-meta-{CHECKSUM}"
+_CHECKSUM_HEADERS = {f"x-amz-checksum-{algorithm}": algorithm for algorithm in ALGORITHMS}
+_CONFIRMED = 4096
+"""Keys whose size is remembered."""
 _NO_BULK_DELETE = {400, 405, 411, 501}
 """The status of an endpoint that refuses DeleteObjects as such."""
 
@@ -88,6 +92,7 @@ class S3Requests:
         self.connection = connection
         self.bucket = bucket
         self._seen = -_RECENTLY
+        self._confirmed: dict[str, tuple[int, str]] = {}
         self.deletes_in_bulk = True
         """Whether the endpoint has not refused DeleteObjects yet."""
 
@@ -121,7 +126,28 @@ class S3Requests:
             self.require_bucket(details)
             raise
         self._seen = time.monotonic()
+        self.confirm(key, answer["ContentLength"], answer["ETag"].strip('"'))
         return answer
+
+    def confirm(self, key: str, size: int, etag: str) -> None:
+        """Remember the size of a version of an object that a HEAD request has stated.
+
+        Args:
+            key: The key.
+            size: Size in bytes.
+            etag: The ETag without quotes.
+        """
+        if len(self._confirmed) >= _CONFIRMED:
+            self._confirmed.clear()
+        self._confirmed[key] = size, etag
+
+    def is_confirmed(self, key: str, size: int, etag: str) -> bool:
+        """Whether a HEAD request has stated that a version of an object has this size.
+
+        An answer to GetObject without a checksum may be a page of a proxy, or cut; its size and its ETag are compared with
+        those of a HEAD request. An ETag names a version, so that an earlier HEAD request is as good as a new one.
+        """
+        return self._confirmed.get(key) == (size, etag)
 
     def find(self, key: str, operation: str) -> ObjectInfo | None:
         """HeadObject, without the checksum; None if the object does not exist.
@@ -152,7 +178,8 @@ class S3Requests:
         etag = str(answer.get("ETag") or "").strip('"')
         if etag and etag == etag_of_parts(whole.etags):
             return None
-        if whole.checksum and whole.checksum == answer.get("ChecksumCRC64NVME") and _is_of_object(answer, "crc64nvme"):
+        is_same = whole.checksum and whole.checksum == answer.get("ChecksumCRC64NVME")
+        if is_same and _is_of_object(answer.get("ChecksumType"), etag, "crc64nvme"):
             return None
         try:
             found = self.find(key, operation)
@@ -403,21 +430,44 @@ def metadata_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _checksum(answer: Mapping[str, Any]) -> str | None:
-    """The full-object checksum: ours from the metadata, which was computed from the file, or else the store's own.
+    """The full-object checksum: ours from the metadata, which was computed from the file, or else the store's own."""
+    stored = {algorithm: answer.get(f"Checksum{algorithm.upper()}") for algorithm in ALGORITHMS}
+    kind, etag = answer.get("ChecksumType"), str(answer.get("ETag", ""))
+    return _chosen(metadata_of(answer).get(CHECKSUM, ""), answer["ContentLength"], stored, kind, etag)
+
+
+def checksum_in(headers: Mapping[str, str], size: int) -> str | None:
+    """The full-object checksum in the headers of an answer, with names in lower case; as `_checksum`."""
+    stored = {algorithm: headers[name] for name, algorithm in _CHECKSUM_HEADERS.items() if name in headers}
+    kept = headers.get(_KEPT, "")
+    if not (kept or stored):
+        return None
+    return _chosen(kept, size, stored, headers.get("x-amz-checksum-type"), headers.get("etag", ""))
+
+
+def _chosen(kept: str, size: int, stored: Mapping[str, str | None], kind: str | None, etag: str) -> str | None:
+    """Choose among the checksums of an answer.
 
     Servers that do not know an algorithm have been seen to answer with another one's value under its name.
+
+    Args:
+        kept: Our checksum in the metadata.
+        size: Size of the object.
+        stored: The store's checksums, by algorithm.
+        kind: Their type.
+        etag: The ETag.
     """
-    ours = kept_checksum(metadata_of(answer).get(CHECKSUM, ""), answer["ContentLength"])
+    ours = kept_checksum(kept, size)
     if ours:
         return ours
     for algorithm in ALGORITHMS:
-        value = answer.get(f"Checksum{algorithm.upper()}")
-        if value and is_well_formed(value, algorithm) and _is_of_object(answer, algorithm):
+        value = stored.get(algorithm)
+        if value and is_well_formed(value, algorithm) and _is_of_object(kind, etag, algorithm):
             return f"{algorithm}:{value}"
     return None
 
 
-def _is_of_object(answer: Mapping[str, Any], algorithm: str) -> bool:
+def _is_of_object(kind: str | None, etag: str, algorithm: str) -> bool:
     """Whether the checksum in an answer is known to be of the complete object.
 
     A composite checksum is one of the parts' checksums, which says nothing of bytes read in ranges. Amazon marks it by
@@ -425,6 +475,4 @@ def _is_of_object(answer: Mapping[str, Any], algorithm: str) -> bool:
     CRC-64/NVME is always of the complete object:
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html.
     """
-    kind = answer.get("ChecksumType")
-    has_parts = "-" in str(answer.get("ETag", ""))
-    return bool(kind == "FULL_OBJECT" or (not kind and (algorithm == "crc64nvme" or not has_parts)))
+    return bool(kind == "FULL_OBJECT" or (not kind and (algorithm == "crc64nvme" or "-" not in etag)))

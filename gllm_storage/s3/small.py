@@ -8,10 +8,12 @@ once, the object is left to the normal way, which tries again, decides and expla
 from __future__ import annotations
 
 import contextlib
+import mimetypes
 import secrets
 import threading
+import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -21,15 +23,16 @@ from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import OURS, StorageError, attempts_of
-from gllm_storage.files.durability import folders_synced_once, start_write_back
-from gllm_storage.files.target import Draft
+from gllm_storage.files.durability import folders_synced_once
+from gllm_storage.files.source import content_of
+from gllm_storage.files.target import Draft, Folders
 from gllm_storage.info import Stored
 from gllm_storage.s3.errors import is_transient
-from gllm_storage.s3.read import is_complete
-from gllm_storage.s3.requests import info_from_head
+from gllm_storage.s3.requests import checksum_in
 from gllm_storage.s3.upload import write_parameters
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
+from gllm_storage.store.port import unwatched
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -37,53 +40,98 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.durability import FolderSyncs
-    from gllm_storage.info import ObjectInfo
     from gllm_storage.s3.store import S3Store
     from gllm_storage.store.port import ReadItem, UploadItem
     from gllm_storage.store.retry import Kind
+    from gllm_storage.store.transfer import Progress
+
+    Content: TypeAlias = bytes | bytearray | memoryview
 
 IN_PROGRESS = 64
 """Requests in progress: a store that answers after 20 ms gives 3200 answers per second to 64 of them."""
 MORE = -1
 """The result of a job that has another request to send."""
 _AT_FIRST = 4
-"""The same until the first answer, which shows whether the objects are heavy."""
+"""The same at first: a near store keeps up with them, and each request in progress needs a connection of its own."""
+_SHORT_WAIT = 0.0005
+"""Seconds of a wait for an answer in which another request could have been sent and another answer read."""
 _HEAVY = 2**17
 """Bytes of an object from which on two threads are faster than one. Measured on 2 cores, wall and CPU seconds with one
 thread and with two: 2000 × 16 KiB up 0.38 and 0.37, 0.58 and 0.67; 200 × 1 MiB up 0.23 and 0.22, 0.16 and 0.21. With small
 objects, two threads mostly hand Python's lock to each other."""
-_UNCOUNTED = 2**18
+_UNCOUNTED = 2**20
 """Bytes of an object that the memory budget does not count: each thread holds one at a time."""
+_HELD = 2**18
+"""Bytes of an object that is held until a HeadObject confirms it; up to `IN_PROGRESS` of them are."""
 _WAITING = 128
 """Files that get their names together; each holds a descriptor until then."""
 _WAITING_BYTES = 2**26
 """Bytes of such files: the disk should begin early."""
+_OPTIONS = 16
+"""Different options among the uploads of a call that are prepared once each."""
+_ENDINGS = 256
+"""Endings of names whose content type a call remembers."""
+_OK = 200
+_WRITE_ID, _CHECKSUM, _CRC = f"x-amz-meta-{WRITE_ID}", f"x-amz-meta-{CHECKSUM}", "x-amz-checksum-crc64nvme"
+_DIGESTS = {"ChecksumCRC64NVME": _CRC, "ContentMD5": "content-md5"}
+_NO_HEADERS: dict[str, str] = {}
+_NOTHING = contextlib.nullcontext()
 _DISK_WORKERS = 8
 """Files that are written to the disk at a time."""
+
+
+class Answer(Protocol):
+    """An answer of the store that is not an error."""
+
+    status: int
+    headers: Mapping[str, str]
+    length: int | None
+
+    def content(self) -> bytes | bytearray | memoryview:
+        """Read the complete body."""
+
+    def close(self) -> None:
+        """Close the connection, unless the complete body was read."""
 
 
 class StartedRequest(Protocol):
     """A request that was sent; its answer was not read yet."""
 
-    def finish(self) -> dict[str, Any]:
-        """Wait for the answer and read it; raises if it is an error, or if there is none."""
+    def answer(self) -> Answer:
+        """Wait for the answer; raises if it is an error, or if there is none. The caller reads the body of a GetObject."""
 
 
-class Pipeline(Protocol):
-    """Sends requests, and reads their answers later."""
+class PreparedRequest(Protocol):
+    """The common part of many requests."""
 
-    def begin(self, method: str, parameters: dict[str, Any]) -> StartedRequest | None:
+    def begin(self, key: str, headers: Mapping[str, str], body: bytes = b"") -> StartedRequest | None:
         """Send a request.
 
         Args:
-            method: boto3's name of the method.
-            parameters: Its arguments.
+            key: The key.
+            headers: Further headers, whose values are known to be printable ASCII.
+            body: The body.
 
         Returns:
             None if this request has to go through boto3.
 
         Raises:
             Exception: If the request cannot be sent; `attempts_of` the exception is 1 if the sending had begun.
+        """
+
+
+class Pipeline(Protocol):
+    """Sends requests, and reads their answers later."""
+
+    def prepare(self, method: str, parameters: Mapping[str, Any]) -> PreparedRequest | None:
+        """Prepare many requests that differ by their keys.
+
+        Args:
+            method: boto3's name of the method.
+            parameters: The arguments that all requests have, with the bucket.
+
+        Returns:
+            None if these requests have to go through boto3.
         """
 
 
@@ -97,7 +145,7 @@ class _Job(Protocol):
     def begin(self) -> StartedRequest | None:
         """Send the request; None if the object has to go the normal way."""
 
-    def end(self, answer: dict[str, Any]) -> int | None:
+    def end(self, answer: Answer) -> int | None:
         """Take the answer.
 
         Returns:
@@ -138,9 +186,13 @@ def read_small(
 ) -> tuple[dict[int, bytes | None], list[int]]:
     """Read the small objects among some; as `upload_small`."""
     common = _Common(store, pipeline)
+    requests = _Reads(
+        common.prepare("get_object", "GetObject", ChecksumMode="ENABLED"),
+        common.prepare("head_object", "HeadObject", ChecksumMode="ENABLED"),
+    )
     done: dict[int, bytes | None] = {}
-    with folders_synced_once() as folders, contextlib.closing(_Files(folders, stop, durable=store.settings.fsync)) as files:
-        left = _run([_Get(common, item, number, done, files) for number, item in enumerate(items)], stop)
+    with folders_synced_once() as syncs, contextlib.closing(_Files(syncs, stop, durable=store.settings.fsync)) as files:
+        left = _run([_Get(common, requests, item, number, done, files) for number, item in enumerate(items)], stop)
         files.publish()
     return done, sorted([*left, *files.failed])
 
@@ -151,37 +203,48 @@ class _Files:
     One by one, 2000 files of 16 KiB take the disk 0.9 s more. Some at a time: a filesystem commits them together.
 
     Args:
-        folders: Synchronizes the folders.
+        syncs: Synchronizes the folders.
         stop: Ends the transfer.
         durable: Whether the files go to the disk before they get their names; if not, none waits.
     """
 
-    def __init__(self, folders: FolderSyncs, stop: Stop, *, durable: bool) -> None:
-        self._folders = folders
+    def __init__(self, syncs: FolderSyncs, stop: Stop, *, durable: bool) -> None:
+        self._syncs = syncs
         self._stop = stop
         self._durable = durable
+        self._folders = Folders()
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
         self._bytes = 0
         self.failed: list[int] = []
         """The numbers of the objects whose files could not get their names; they have to go the normal way."""
 
-    def add(self, job: _Get, path: str, details: ErrorDetails, content: bytes) -> None:
-        """Write a file; its job is told when the file has its name."""
-        draft = Draft(path, details, durable=self._durable)
+    def add(self, job: _Get, path: str, details: ErrorDetails, content: Content) -> bool:
+        """Write a file.
+
+        Returns:
+            Whether it has its name; if not, its job is told when it has.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        draft = Draft(path, details, durable=self._durable, folders=self._folders)
         try:
-            draft.target.write_at(0, content)
+            draft.fill(content)
+            if not self._durable:
+                draft.settle()
+                draft.publish()
+                return True
         except BaseException:
             draft.discard()
             raise
-        if self._durable:
-            start_write_back(draft.target.fd)
         with self._lock:
             self._waiting.append(_Waiter(job, draft, len(content)))
             self._bytes += len(content)
-            is_full = not self._durable or len(self._waiting) >= _WAITING or self._bytes >= _WAITING_BYTES
+            is_full = len(self._waiting) >= _WAITING or self._bytes >= _WAITING_BYTES
         if is_full:
             self.publish()
+        return False
 
     def publish(self) -> None:
         """Give the waiting files their names.
@@ -191,10 +254,11 @@ class _Files:
         """
         with self._lock:
             waiting, self._waiting, self._bytes = self._waiting, [], 0
+        if not waiting:
+            return
         try:
-            tasks = [partial(_is_done, waiter.draft.settle) for waiter in waiting]
-            settled = run_all(tasks, _DISK_WORKERS, self._stop) if self._durable and tasks else [task() for task in tasks]
-            with self._folders.joined():
+            settled = run_all([partial(_is_done, waiter.draft.settle) for waiter in waiting], _DISK_WORKERS, self._stop)
+            with self._syncs.joined():
                 for waiter, is_settled in zip(waiting, settled, strict=True):
                     if is_settled and _is_done(waiter.draft.publish):
                         waiter.job.finish(waiter.size, None)
@@ -234,27 +298,46 @@ class _Common:
     def __init__(self, store: S3Store, pipeline: Pipeline) -> None:
         connection, settings = store.connection, store.settings
         self.store = store
-        self.pipeline = pipeline
+        self.requests = store.requests
         self.most = min(settings.part_size, settings.multipart_threshold)
-        self.put_parameters = connection.parameters("PutObject")
-        self.get_parameters = connection.parameters("GetObject")
-        self.head_parameters = connection.parameters("HeadObject")
-        self.checksum_headers = connection.checksum_headers
         self.keeps_checksum = connection.is_amazon
+        self.checksum_headers = connection.checksum_headers
+        self._pipeline = pipeline
         self._memory_limit = settings.memory_limit
         self._policy = s3_requests(settings.max_attempts)
+        self._puts: list[tuple[Mapping[str, Any], PreparedRequest | None, bool]] = []
+        self._types: dict[str, str | None] = {}
 
-    def begin(self, method: str, parameters: dict[str, Any], operation: str) -> StartedRequest | None:
-        """Send a request, as `Pipeline.begin`, and report if the attempt fails: the normal way sends the request again.
+    def prepare(self, method: str, operation: str, **parameters: Any) -> PreparedRequest | None:
+        """Prepare the requests of an operation."""
+        common = {"Bucket": self.store.bucket, **self.store.connection.parameters(operation), **parameters}
+        return self._pipeline.prepare(method, common)
 
-        A request that cannot be built or signed was not attempted, and has no report.
-        """
-        try:
-            return self.pipeline.begin(method, parameters)
-        except Exception as error:
-            if attempts_of(error) is not None:
-                self.report(parameters["Key"], operation, error)
-            raise
+    def put(self, options: Mapping[str, Any]) -> tuple[PreparedRequest | None, bool]:
+        """The prepared PutObject with these options, and whether it needs a guessed content type."""
+        for known, prepared, guesses in self._puts:
+            if known is options or known == options:
+                return prepared, guesses
+        given = {"Metadata": options.get("Metadata") or {}, **write_parameters(options)}
+        guesses = "ContentType" not in given and "ContentType" not in self.store.connection.parameters("PutObject")
+        prepared = self.prepare("put_object", "PutObject", **given)
+        if len(self._puts) < _OPTIONS:
+            self._puts.append((options, prepared, guesses))
+        return prepared, guesses
+
+    def content_type(self, key: str, path: str) -> str | None:
+        """The content type that the key suggests, or else the name of the local file; as `guess_content_type`."""
+        return self._type_of(key) or self._type_of(path)
+
+    def _type_of(self, name: str) -> str | None:
+        # The type follows from the name behind the first dot of the last segment, unless the name is a URL to `mimetypes`.
+        last = name.rpartition("/")[2].lstrip(".")
+        ending = name if ":" in name else last[last.find(".") :] if "." in last else ""
+        if ending not in self._types:
+            if len(self._types) >= _ENDINGS:
+                self._types.clear()
+            self._types[ending] = mimetypes.guess_type(name)[0]
+        return self._types[ending]
 
     def report(self, key: str, operation: str, error: Exception | str, kind: Kind = "retry") -> None:
         """Report that a request failed and is sent again. Other failures are the same the second time: no report."""
@@ -265,131 +348,157 @@ class _Common:
     def in_memory(self, size: int) -> contextlib.AbstractContextManager[None]:
         """Count an object in the memory budget while this thread holds it."""
         if size <= _UNCOUNTED:
-            return contextlib.nullcontext()
+            return _NOTHING
         return in_flight(size, self._memory_limit, running_stop() or Stop())
 
 
-@dataclass(frozen=True)
 class _Put:
     """PutObject of a small object; an existing object is replaced."""
 
-    common: _Common
-    item: UploadItem
-    number: int
-    done: dict[int, Stored]
-    _sent: list[tuple[int, str]] = field(default_factory=list)
+    __slots__ = ("_common", "_crc", "_done", "_item", "_number", "_size")
+
+    def __init__(self, common: _Common, item: UploadItem, number: int, done: dict[int, Stored]) -> None:
+        self._common = common
+        self._item = item
+        self._number = number
+        self._done = done
 
     def begin(self) -> StartedRequest | None:
-        common = self.common
-        with self.item.open_source(common.store.details(self.item.key, "upload")) as source:
-            if source.size > common.most or self.item.key.endswith("/"):  # the normal way looks whether such a key is kept
+        item, common = self._item, self._common
+        if item.key.endswith("/"):  # the normal way looks whether the store keeps such a key
+            return None
+        if item.path is not None:
+            data = content_of(item.path, min(common.most, _UNCOUNTED))
+            if data is not None:
+                return self._begin(data, item.path)
+        with item.open_source(common.store.details(item.key, "upload")) as source:
+            if source.size > common.most:
                 return None
-            options = common.store.with_content_type(self.item.key, source, self.item.options)
             with common.in_memory(source.size):
                 data = source.read_at(0, source.size)
                 source.require_unchanged()
-                return self._begin(data, options)
+                return self._begin(data, getattr(source, "path", ""))
 
-    def _begin(self, data: bytes, options: Mapping[str, Any]) -> StartedRequest | None:
-        common = self.common
+    def _begin(self, data: bytes, path: str) -> StartedRequest | None:
+        common, key = self._common, self._item.key
+        prepared, guesses = common.put(self._item.options)
+        if prepared is None:
+            return None
+        digests = common.checksum_headers
         crc = checksums.encode(checksums.crc64nvme(data))
-        metadata = {**(options.get("Metadata") or {}), WRITE_ID: secrets.token_hex(16)}
+        headers = {_WRITE_ID: secrets.token_hex(16)}
         if not common.keeps_checksum:
-            metadata[CHECKSUM] = f"{crc}-{len(data)}"
-        parameters = {
-            **common.put_parameters,
-            **write_parameters(options),
-            "Bucket": common.store.bucket,
-            "Key": self.item.key,
-            "Metadata": metadata,
-            "Body": data,
-        }
-        parameters.update(common.checksum_headers.digests("put_object", {"ChecksumCRC64NVME": crc}, data))
-        self._sent.append((len(data), crc))
-        return common.begin("put_object", parameters, "upload")
+            headers[_CHECKSUM] = f"{crc}-{len(data)}"
+        if digests.accepted.get("put_object") is not False and "put_object" not in digests.demand_md5:
+            headers[_CRC] = crc
+        else:
+            for name, value in digests.digests("put_object", {"ChecksumCRC64NVME": crc}, data).items():
+                headers[_DIGESTS[name]] = value
+        guessed = common.content_type(key, path) if guesses else None
+        if guessed:
+            headers["content-type"] = guessed
+        self._size, self._crc = len(data), crc
+        try:
+            return prepared.begin(key, headers, data)
+        except Exception as error:
+            if attempts_of(error) is not None:  # a request that cannot be built or signed was not attempted
+                self.failed(error)
+            raise
 
     def failed(self, error: Exception) -> None:
-        self.common.report(self.item.key, "upload", error)
+        self._common.report(self._item.key, "upload", error)
 
-    def end(self, answer: Mapping[str, Any]) -> int | None:
-        etag = str(answer.get("ETag") or "").strip('"')
+    def end(self, answer: Answer) -> int | None:
+        headers, item = answer.headers, self._item
+        etag = headers.get("etag", "").strip('"')
         if not etag:
-            self.common.report(self.item.key, "upload", "the answer holds no ETag")
+            self._common.report(item.key, "upload", "the answer holds no ETag")
             return None
-        size, crc = self._sent[-1]
-        url = self.common.store.url(self.item.key)
-        self.done[self.number] = Stored(url, size, etag, answer.get("VersionId"), f"crc64nvme:{crc}")
-        with self.item.watch() as progress:
-            progress.expect(size)
-            progress.finish()
+        size, url = self._size, self._common.store.url(item.key)
+        self._done[self._number] = Stored(url, size, etag, headers.get("x-amz-version-id"), f"crc64nvme:{self._crc}")
+        if item.watch is not unwatched:
+            _report_end(item.watch, size)
         return size
 
 
-@dataclass(frozen=True)
 class _Get:
     """GetObject of a small object: one answer, and so one version."""
 
-    common: _Common
-    item: ReadItem
-    number: int
-    done: dict[int, bytes | None]
-    files: _Files
+    __slots__ = ("_common", "_done", "_files", "_item", "_requests", "_unconfirmed", "number")
 
-    _unconfirmed: list[tuple[ObjectInfo, bytes]] = field(default_factory=list)
+    def __init__(  # noqa: PLR0917 - the job, and what it shares with the others
+        self, common: _Common, requests: _Reads, item: ReadItem, number: int, done: dict[int, bytes | None], files: _Files
+    ) -> None:
+        self._common = common
+        self._requests = requests
+        self._item = item
+        self.number = number
+        self._done = done
+        self._files = files
+        self._unconfirmed: tuple[int, str, Content] | None = None
 
     def begin(self) -> StartedRequest | None:
-        common = self.common
-        place = {"Bucket": common.store.bucket, "Key": self.item.key, "ChecksumMode": "ENABLED"}
-        if self._unconfirmed:
-            return common.begin("head_object", {**common.head_parameters, **place}, self._operation)
-        return common.begin("get_object", {**common.get_parameters, **place}, self._operation)
+        prepared = self._requests.get if self._unconfirmed is None else self._requests.head
+        if prepared is None:
+            return None
+        try:
+            return prepared.begin(self._item.key, _NO_HEADERS)
+        except Exception as error:
+            if attempts_of(error) is not None:  # as in `_Put`
+                self.failed(error)
+            raise
 
     def failed(self, error: Exception) -> None:
-        self.common.report(self.item.key, self._operation, error)
+        self._common.report(self._item.key, self._operation, error)
 
     @property
     def _operation(self) -> str:
-        return "read" if self.item.path is None else "download"
+        return "read" if self._item.path is None else "download"
 
-    def end(self, answer: Mapping[str, Any]) -> int | None:
-        if self._unconfirmed:
-            return self._confirm(answer)
-        with contextlib.closing(answer["Body"]) as body:
-            if not is_complete(answer):
+    def end(self, answer: Answer) -> int | None:
+        if self._unconfirmed is not None:
+            return self._confirm(answer.headers, *self._unconfirmed)
+        try:
+            headers, size = answer.headers, answer.length
+            etag = headers.get("etag", "").strip('"')
+            is_complete = answer.status == _OK and "content-range" not in headers and etag
+            if not is_complete or size is None or size > self._common.most:
                 return None
-            info = info_from_head(answer, self.common.store.url(self.item.key))
-            if info.size > self.common.most:
+            with self._common.in_memory(size):
+                content = answer.content()
+                return self._take(content, size, etag, checksum_in(headers, size))
+        finally:
+            answer.close()
+
+    def _take(self, content: Content, size: int, etag: str, checksum: str | None) -> int | None:
+        if len(content) != size or (checksum is not None and not _matches(content, checksum)):
+            cause = "the content does not match its size or checksum"
+            self._common.report(self._item.key, self._operation, cause, "corruption")
+            return None
+        if checksum is None and not self._common.requests.is_confirmed(self._item.key, size, etag):
+            # The answer may be a page of a proxy, or cut: a HeadObject has to state the same facts.
+            if size > _HELD:
                 return None
-            with self.common.in_memory(info.size):
-                content = body.read()
-                if not _is_complete(content, info):
-                    cause = "the content does not match its size or checksum"
-                    self.common.report(self.item.key, self._operation, cause, "corruption")
-                    return None
-                if info.checksum is None:
-                    return self._begin_to_confirm(info, content)
-                self._keep(content)
-        return info.size
-
-    def _begin_to_confirm(self, info: ObjectInfo, content: bytes) -> int | None:
-        """Without a checksum, the answer may be a page of a proxy, or cut: a HeadObject has to state the same facts."""
-        if info.size > _UNCOUNTED:
-            return None
-        self._unconfirmed.append((info, content))
-        return MORE
-
-    def _confirm(self, answer: Mapping[str, Any]) -> int | None:
-        found, (info, content) = info_from_head(answer, self.common.store.url(self.item.key)), self._unconfirmed.pop()
-        if (found.size, found.etag, found.checksum) != (info.size, info.etag, None):
-            return None
+            self._unconfirmed = size, etag, content
+            return MORE
         self._keep(content)
-        return info.size
+        return size
 
-    def _keep(self, content: bytes) -> None:
-        if self.item.path is None:
-            self.finish(len(content), content)
-        else:
-            self.files.add(self, self.item.path, self.common.store.details(self.item.key, "download"), content)
+    def _confirm(self, headers: Mapping[str, str], size: int, etag: str, content: Content) -> int | None:
+        self._unconfirmed = None
+        found = headers.get("etag", "").strip('"'), headers.get("content-length")
+        if found != (etag, str(size)) or checksum_in(headers, size) is not None:
+            return None
+        self._common.requests.confirm(self._item.key, size, etag)
+        self._keep(content)
+        return size
+
+    def _keep(self, content: Content) -> None:
+        path = self._item.path
+        if path is None:
+            self.finish(len(content), bytes(content))
+        elif self._files.add(self, path, self._common.store.details(self._item.key, "download"), content):
+            self.finish(len(content), None)
 
     def finish(self, size: int, content: bytes | None) -> None:
         """Report the end of the object.
@@ -398,19 +507,30 @@ class _Get:
             size: Its size in bytes.
             content: Its content; None if that is in a file.
         """
-        with self.item.watch() as progress:
-            progress.expect(size)
-            progress.finish()
-        self.done[self.number] = content
+        if self._item.watch is not unwatched:
+            _report_end(self._item.watch, size)
+        self._done[self.number] = content
 
 
-def _is_complete(content: bytes, info: ObjectInfo) -> bool:
-    if len(content) != info.size:
-        return False
-    if info.checksum is None:
-        return True
-    algorithm, expected = info.checksum.split(":", 1)
-    found = checksums.checksum_of(lambda offset, length: content[offset : offset + length], len(content), algorithm)
+@dataclass(frozen=True)
+class _Reads:
+    """The prepared requests that read objects."""
+
+    get: PreparedRequest | None
+    head: PreparedRequest | None
+
+
+def _report_end(watch: Callable[[], contextlib.AbstractContextManager[Progress]], size: int) -> None:
+    with watch() as progress:
+        progress.expect(size)
+        progress.finish()
+
+
+def _matches(content: Content, checksum: str) -> bool:
+    algorithm, expected = checksum.split(":", 1)
+    if algorithm == "crc64nvme":
+        return checksums.encode(checksums.crc64nvme(content)) == expected
+    found = checksums.checksum_of(lambda offset, length: bytes(content[offset : offset + length]), len(content), algorithm)
     return found == expected
 
 
@@ -430,6 +550,7 @@ class _Team:
         self._numbers = iter(range(len(jobs)))
         self._help = threading.Event()
         self._most = _AT_FIRST
+        self._is_heavy = False
         self.left: list[int] = []
 
     def lead(self, stop: Stop) -> None:
@@ -450,7 +571,7 @@ class _Team:
             more = True
             while more or in_progress:
                 stop.check()
-                if more and len(in_progress) < self._most:
+                if more and len(in_progress) < (self._most // 2 if self._is_heavy else self._most):
                     more = self._begin_next(in_progress)
                 else:
                     self._finish(*in_progress.popleft(), in_progress)
@@ -469,25 +590,29 @@ class _Team:
         return True
 
     def _begin(self, number: int, in_progress: _InProgress) -> None:
-        started = None
-        # The normal way meets the same failure, and explains it. The job has reported a failed attempt to send.
-        with contextlib.suppress(Exception):
+        try:
             started = self._jobs[number].begin()
+        except Exception:  # noqa: BLE001 - the normal way meets the same failure; the job has reported a failed attempt to send
+            started = None
         if started is None:
             self.left.append(number)
         else:
             in_progress.append((number, started))
 
     def _finish(self, number: int, started: StartedRequest, in_progress: _InProgress) -> None:
-        moved = None
+        moved, began = None, time.monotonic()
         try:
-            moved = self._jobs[number].end(started.finish())
+            answer = started.answer()
+            # A distant store: more requests in progress fill the wait. A near one: each more costs a connection.
+            if (waited := time.monotonic() - began) > _SHORT_WAIT and self._most < IN_PROGRESS:
+                self._most = min(IN_PROGRESS, self._most + int(waited / _SHORT_WAIT))
+            moved = self._jobs[number].end(answer)
         except Exception as error:  # noqa: BLE001 - the normal way meets the same failure, and explains it
             self._jobs[number].failed(error)
         if moved is None:
             self.left.append(number)
         elif moved == MORE:
             self._begin(number, in_progress)
-        elif moved >= _HEAVY:
+        elif moved >= _HEAVY and not self._is_heavy:
+            self._is_heavy = True
             self._help.set()
-        self._most = IN_PROGRESS // 2 if self._help.is_set() else IN_PROGRESS

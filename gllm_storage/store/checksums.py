@@ -60,7 +60,7 @@ MD5_UNDERSCORED = "gllm_md5"
 or none, a client wrote the blob again and carried this metadata along: the checksum is not of this content."""
 
 
-def crc64nvme(data: bytes | memoryview) -> int:
+def crc64nvme(data: bytes | bytearray | memoryview) -> int:
     """CRC-64/NVME of a buffer."""
     return int(_crt().crc64nvme(data))
 

@@ -128,6 +128,7 @@ class UploadItem:
         watch: A context around the upload that gives its progress; leaving it reports the end of this object.
         exclusive: As in `UploadRequest`.
         options: As in `UploadRequest`.
+        path: The local file that `open_source` opens, if a store may read it in another way; None if it may not.
     """
 
     key: str
@@ -135,6 +136,7 @@ class UploadItem:
     watch: Callable[[], AbstractContextManager[Progress]]
     exclusive: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    path: str | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from gllm_storage.s3.body import begin_sending
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, is_transient
 from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.guard import Listeners
-from gllm_storage.s3.http.operations import Operation, Request, operations_of
+from gllm_storage.s3.http.operations import Operation, Request, operations_of, path_of
 from gllm_storage.s3.http.pool import Answer, Exchange, Pool
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
 from gllm_storage.s3.http.template import NotDirectError, Template, template_of
@@ -156,7 +156,7 @@ class DirectClient:
         The request is sent once. The caller repeats a failed one by the method, which retries.
 
         Args:
-            method: The name of one of the five methods above.
+            method: The name of one of the methods above.
             parameters: The arguments of the method.
 
         Returns:
@@ -167,18 +167,38 @@ class DirectClient:
             Exception: If the request cannot be built or signed. Nothing was attempted.
         """
         prepared = self._prepared(method, parameters)
-        if prepared is None:
-            return None
-        place, operation, request = prepared
-        changes = request.method in _CHANGES
+        return None if prepared is None else self.start(*prepared)
+
+    def start(self, place: _Place, operation: Operation, request: Request) -> Started:
+        """Send a request as `begin`."""
         head = _head(place, request)
         try:
-            exchange = place.pool.begin(head, request.body, changes=changes)
+            exchange = place.pool.begin(head, request.body, changes=request.method in _CHANGES)
         except OSError as error:
             note_attempts(error, 1)
             raise
         # It does not hold the request: with many in progress, all their bodies would stay in memory.
         return Started(self, place, operation, request.headers, exchange)
+
+    def prepare(self, method: str, parameters: Mapping[str, Any]) -> Prepared | None:
+        """Prepare requests that differ by their keys, and send them later, many at a time.
+
+        Args:
+            method: The name of one of the methods above.
+            parameters: The arguments of the method that all requests have, with the bucket and without the key.
+
+        Returns:
+            The common part; None if these requests have to go through boto3.
+        """
+        prepared = self._prepared(method, {**parameters, "Key": "k"})
+        if prepared is None:
+            return None
+        place, operation, request = prepared
+        return Prepared(self, place, operation, str(parameters["Bucket"]), request.query, request.headers)
+
+    def may_send(self, bucket: str, place: _Place) -> bool:
+        """Whether a prepared request to a bucket may still be sent directly."""
+        return self._refusal is None and self._places.get(bucket) is place and not self._listeners.any()
 
     def _prepared(self, method: str, parameters: dict[str, Any]) -> tuple[_Place, Operation, Request] | None:
         bucket = parameters.get("Bucket")
@@ -310,15 +330,14 @@ class DirectClient:
             NotDirectError: If the body is not HTTP, or the answer shows that only boto3 can send the request.
             OSError: If the connection breaks in the body.
         """
-        if answer.status not in _OK:
-            return self._failure(place, operation, answer, answer.status, _error_body(answer))
         found: dict[str, Any] = {}
         try:
+            failure = self.failure(place, operation, sent, answer)
+            if failure is not None:
+                return failure
             found = operation.answer(answer.status, answer.headers)
             if operation.name == "GetObject":
                 found["Body"] = Body(answer, self.meta.endpoint_url)
-                return found
-            body = answer.beginning(_MAX_BODY)
         except UnusableAnswerError as error:
             raise UnreadableAnswerError(str(error)) from error
         except UNPARSABLE as error:
@@ -331,10 +350,27 @@ class DirectClient:
         finally:
             if "Body" not in found:
                 answer.close()
+        return found
+
+    def failure(self, place: _Place, operation: Operation, sent: Mapping[str, str], answer: Answer) -> ClientError | None:
+        """The exception of boto3 for an answer that is an error; arguments as in `outcome`.
+
+        The body of the answer is read, except that of a successful GetObject.
+
+        Raises:
+            NotDirectError: If the answer shows that only boto3 can send the request.
+            MalformedAnswerError: If the body is not HTTP.
+            OSError: If the connection breaks in the body.
+        """
+        if answer.status not in _OK:
+            return self._failure(place, operation, answer, answer.status, _error_body(answer))
+        if operation.name == "GetObject":
+            return None
+        body = answer.beginning(_MAX_BODY)
         if b"<Error>" in body[:_ERROR_BEGINS_WITHIN]:
             return self._failure(place, operation, answer, _STATUS_OF_LATE_ERROR, body)
         place.bodies.learn(sent, answer.headers)
-        return found
+        return None
 
     def _failure(self, place: _Place, operation: Operation, answer: Answer, status: int, body: bytes) -> ClientError:
         parsed: Any = operation.error(status, answer.headers, body)
@@ -348,6 +384,36 @@ class DirectClient:
         if code in _SIGNING_CODES and not corrupted:
             raise NotDirectError(f"the endpoint refuses our signatures ({code})") from failure
         return failure
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The common part of many requests of one operation in one bucket."""
+
+    _client: DirectClient
+    _place: _Place
+    _operation: Operation
+    _bucket: str
+    _query: str
+    _headers: Mapping[str, str]
+
+    def begin(self, key: str, headers: Mapping[str, str], body: bytes = b"") -> Started | None:
+        """Send a request, and read its answer later; as `DirectClient.begin`.
+
+        Args:
+            key: The key.
+            headers: Further headers, with names in lower case; their values are printable ASCII.
+            body: The body.
+
+        Returns:
+            The request in progress; None if it has to go through boto3.
+        """
+        place = self._place
+        if not key or not self._client.may_send(self._bucket, place):
+            return None
+        path = path_of(place.template.path, key)
+        request = Request(self._operation.method, path, self._query, {**self._headers, **headers}, body, len(body))
+        return self._client.start(place, self._operation, request)
 
 
 @dataclass(frozen=True)
@@ -370,11 +436,28 @@ class Started:
             botocore.exceptions.ClientError: If the answer is an error.
             Exception: If no answer arrives, or if boto3 should send the request. The method itself handles both.
         """
-        answer = self._exchange.answer(bodiless=self._operation.method == "HEAD")
-        outcome = self._client.outcome(self._place, self._operation, self._sent, answer)
+        outcome = self._client.outcome(self._place, self._operation, self._sent, self._head())
         if isinstance(outcome, ClientError):
             raise outcome
         return outcome
+
+    def answer(self) -> Answer:
+        """Read the answer without its translation into the result of boto3.
+
+        Returns:
+            The answer, which is not an error. Its body was read, except that of a GetObject.
+
+        Raises:
+            Exception: As `finish`.
+        """
+        answer = self._head()
+        failure = self._client.failure(self._place, self._operation, self._sent, answer)
+        if failure is not None:
+            raise failure
+        return answer
+
+    def _head(self) -> Answer:
+        return self._exchange.answer(bodiless=self._operation.method == "HEAD")
 
 
 class Body:

@@ -111,7 +111,7 @@ class Operation:
                 return None
         if not (_are_plain(headers) and _are_plain(query)):
             return None
-        path = f"{base}{quote(key, safe='/~')}"
+        path = path_of(base, key)
         return Request(self.method, path, canonical_query(query) if query else "", headers, body, length)
 
     def answer(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -144,6 +144,16 @@ class Operation:
         parsed.setdefault("Error", {})
         parsed.setdefault("ResponseMetadata", {})["HTTPStatusCode"] = status
         return parsed
+
+
+def path_of(base: str, key: str) -> str:
+    """The path of a key, percent-encoded.
+
+    Args:
+        base: The path up to the key, from `Template.path`.
+        key: The key.
+    """
+    return f"{base}{quote(key, safe='/~')}"
 
 
 def _place_of(name: str, shape: Any) -> tuple[str, str]:
