@@ -271,7 +271,7 @@ class Exchange:
         except _CLOSED_BY_SERVER as error:
             self._broken = error
         except BaseException as error:
-            if not isinstance(error, BlockingIOError) or not self.connection.has_answered():
+            if not isinstance(error, (BlockingIOError, TimeoutError)) or not self.connection.has_answered():
                 self._fail(error)
                 raise
             self._broken = error

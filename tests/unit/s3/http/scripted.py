@@ -65,12 +65,23 @@ class Peer:
         self.socket.sendall(data)
 
     def close(self, *, reset: bool = False) -> None:
-        """Close or reset the connection."""
+        """Close or reset the connection; for the step that serves it."""
         if reset:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        else:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
+            return
+        if isinstance(self.socket, ssl.SSLSocket):
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # it raises because it does not wait for the client's close_notify
+                self.socket.settimeout(0)
+                self.socket.unwrap()
+        self.end()
+
+    def end(self) -> None:
+        """Close the connection; from any thread."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
 
@@ -95,6 +106,12 @@ class Certificates:
         return server
 
 
+class Default:
+    """The certificates of servers and pools that are given none; None for HTTP."""
+
+    tls: Certificates | None = None
+
+
 def header(head: bytes, name: str) -> str | None:
     """A header of a request."""
     for line in head.split(b"\r\n")[1:]:
@@ -107,6 +124,11 @@ def header(head: bytes, name: str) -> str | None:
 def hang_up(peer: Peer) -> None:
     """Close the connection without an answer."""
     peer.close()
+
+
+def vanish(peer: Peer) -> None:
+    """Close the connection without an answer, and without the close_notify of TLS."""
+    peer.end()
 
 
 def reset(peer: Peer) -> None:
@@ -135,13 +157,13 @@ class ScriptedServer:
 
     Args:
         steps: Bytes to answer with, or a function that answers.
-        tls: The context of an HTTPS server; None for HTTP.
+        tls: The context of an HTTPS server; `Default` if None.
         reads_bodies: Whether bodies are read before the answer.
     """
 
     def __init__(self, *steps: Step, tls: ssl.SSLContext | None = None, reads_bodies: bool = True) -> None:
         self._steps = list(steps)
-        self._tls = tls
+        self._tls = tls or (Default.tls.server if Default.tls else None)
         self._reads_bodies = reads_bodies
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -149,7 +171,7 @@ class ScriptedServer:
         self._peers: list[Peer] = []
         self._threads: list[threading.Thread] = []
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
         self.connections = 0
         self.requests: list[tuple[bytes, bytes]] = []
 
@@ -163,7 +185,7 @@ class ScriptedServer:
         self._listener.close()
         self._closed = True
         for peer in self._peers:
-            peer.close()
+            peer.end()
         for thread in self._threads:
             thread.join(10)
 
@@ -199,7 +221,7 @@ class ScriptedServer:
 
     def pool(self, *, read_timeout: float = PATIENCE, keep: int = 8, tls: ssl.SSLContext | None = None) -> Pool:
         """A connection pool of the direct client for this server."""
-        scheme = "https" if self._tls else "http"
+        scheme, tls = "https" if self._tls else "http", tls or (Default.tls.client if Default.tls else None)
         return Pool(Server(scheme, "127.0.0.1", self.port, PATIENCE, read_timeout, tls), keep)
 
     def client(self, **options: Any) -> DirectClient:

@@ -15,8 +15,8 @@ import pytest
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.s3.body import ViewSection
 from gllm_storage.s3.http.pool import Exchange, Pool
-from gllm_storage.s3.http.wire import ClosedEarlyError, Connection
-from tests.unit.s3.http.scripted import OK, Certificates, Peer, ScriptedServer, hang_up, open_sockets, wait
+from gllm_storage.s3.http.wire import Connection
+from tests.unit.s3.http.scripted import OK, Certificates, Peer, ScriptedServer, open_sockets, wait
 from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -26,20 +26,11 @@ HEAD = b"GET /b/k HTTP/1.1\r\nhost: h\r\n\r\n"
 LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1000)
 MIB = 2**20
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 def put_head(length: int) -> bytes:
     return f"PUT /b/k HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n".encode()
-
-
-@pytest.fixture(scope="module")
-def certificates() -> Certificates:
-    return Certificates()
-
-
-@pytest.fixture(params=["http", "https"])
-def contexts(request: pytest.FixtureRequest, certificates: Certificates) -> tuple[Any, Any]:
-    """The TLS contexts of the server and of the client; None for HTTP."""
-    return (certificates.server, certificates.client) if request.param == "https" else (None, None)
 
 
 def seconds_to_stop(
@@ -78,18 +69,18 @@ AT_ONCE = PATIENCE / 2
 
 
 @pytest.mark.parametrize("step", [wait, b"HTTP/1.1 200 OK\r\nContent-"], ids=["nothing", "half a head"])
-def test_stop_during_head(step: Any, contexts: tuple[Any, Any]) -> None:
+def test_stop_during_head(step: Any) -> None:
     """A request that waits for the head of its answer ends at once when it is cancelled."""
     stop = Stop()
-    with ScriptedServer(step, tls=contexts[0]) as server:
-        pool = server.pool(tls=contexts[1])
+    with ScriptedServer(step) as server:
+        pool = server.pool()
         assert seconds_to_stop(stop, lambda: pool.request(HEAD), when=lambda: server.requests) < AT_ONCE
     assert stop._callbacks == []
     assert list(pool._free.get()) == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_stop_during_body(chunked: bool, contexts: tuple[Any, Any]) -> None:
+def test_stop_during_body(chunked: bool) -> None:
     """A stalled body ends at once when it is cancelled, and its content has no bytes of another origin."""
     stop, found = Stop(), bytearray()
     begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n" + bytes(1000) if chunked else LONG
@@ -99,14 +90,14 @@ def test_stop_during_body(chunked: bool, contexts: tuple[Any, Any]) -> None:
             found.extend(piece)
             stop.check()
 
-    with ScriptedServer(begun, tls=contexts[0]) as server:
-        pool = server.pool(tls=contexts[1])
+    with ScriptedServer(begun) as server:
+        pool = server.pool()
         ended_by = (TransferStopped, OSError)
         assert seconds_to_stop(stop, lambda: run(pool), when=lambda: server.requests, by=ended_by) < AT_ONCE
     assert not any(found)  # TLS records do not consist of zeros
 
 
-def test_stop_during_write(contexts: tuple[Any, Any]) -> None:
+def test_stop_during_write() -> None:
     """A write that is partly sent ends at once when it is cancelled."""
     stop, received = Stop(), []
 
@@ -115,8 +106,8 @@ def test_stop_during_write(contexts: tuple[Any, Any]) -> None:
             received.append(len(data))
             eventually(lambda: len(received) < 10 or stop.is_set())
 
-    with ScriptedServer(slow, tls=contexts[0], reads_bodies=False) as server:
-        pool = server.pool(tls=contexts[1])
+    with ScriptedServer(slow, reads_bodies=False) as server:
+        pool = server.pool()
         size = 64 * MIB
         send = partial(pool.request, put_head(size), bytes(size), changes=True)
         assert seconds_to_stop(stop, send, when=lambda: len(received) >= 10) < AT_ONCE
@@ -124,7 +115,7 @@ def test_stop_during_write(contexts: tuple[Any, Any]) -> None:
     assert stop._callbacks == []
 
 
-def test_stop_after_write(contexts: tuple[Any, Any]) -> None:
+def test_stop_after_write() -> None:
     """A cancelled write that is completely sent still waits for its answer."""
     stop = Stop()
 
@@ -134,8 +125,8 @@ def test_stop_after_write(contexts: tuple[Any, Any]) -> None:
         time.sleep(0.2)
         peer.send(OK)
 
-    with ScriptedServer(late, OK, tls=contexts[0]) as server:
-        pool = server.pool(tls=contexts[1])
+    with ScriptedServer(late, OK) as server:
+        pool = server.pool()
         with stopped_by(stop):
             answer = pool.request(put_head(7), b"content", changes=True)
             assert answer.status == 200
@@ -259,36 +250,25 @@ def test_order_of_answers() -> None:
             assert each.answer(bodiless=False).read() == b"ok"
 
 
-def test_large_bodies_over_tls(certificates: Certificates) -> None:
-    """TLS carries large bodies in both directions."""
+def test_large_bodies() -> None:
+    """A connection carries large bodies in both directions."""
     content = os.urandom(5 * MIB)
 
     def echo(peer: Peer) -> None:
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + server.requests[-1][1])
 
-    with ScriptedServer(echo, tls=certificates.server) as server:
-        pool = server.pool(tls=certificates.client)
+    with ScriptedServer(echo) as server:
+        pool = server.pool()
         for body in (content, ViewSection(memoryview(content), Stop())):
             assert pool.request(put_head(len(content)), body, changes=True).read() == content
         assert server.connections == 1
 
 
-def test_closed_tls_connection(certificates: Certificates) -> None:
-    """A kept TLS connection that the server closed is replaced."""
-    with ScriptedServer(OK, hang_up, OK, tls=certificates.server) as server:
-        pool = server.pool(tls=certificates.client)
-        pool.request(HEAD).read()
-        with pytest.raises(ClosedEarlyError) as caught:
-            pool.request(HEAD)
-        assert caught.value.unused
-        assert pool.request(HEAD, fresh=True).read() == b"ok"
-
-
-def test_surplus_bytes_over_tls(certificates: Certificates) -> None:
-    """Surplus bytes of a TLS server are not read as the next answer."""
+def test_surplus_bytes() -> None:
+    """Surplus bytes behind an answer are not read as the next answer."""
     much = OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
-    with ScriptedServer(much, OK, tls=certificates.server) as server:
-        pool = server.pool(tls=certificates.client)
+    with ScriptedServer(much, OK) as server:
+        pool = server.pool()
         assert [pool.request(HEAD).read() for _ in range(2)] == [b"ok", b"ok"]
 
 

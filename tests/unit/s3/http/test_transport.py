@@ -20,7 +20,7 @@ from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.pool import Pool
 from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, CutAnswerError
 from gllm_storage.store.answers import SlowAnswerError
-from tests.unit.s3.http.scripted import OK, Certificates, Peer, ScriptedServer, hang_up, reset, then_hang_up
+from tests.unit.s3.http.scripted import OK, Certificates, Peer, ScriptedServer, hang_up, reset, then_hang_up, vanish
 from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -49,15 +49,6 @@ def wait_for(event: threading.Event) -> None:
 
 def answer(content: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content
-
-
-def unwrapped(peer: Peer) -> None:
-    """Announce the end of the connection, as TLS demands, and close it."""
-    encrypted: Any = peer.socket
-    encrypted.settimeout(0.1)  # it waits for the same message of the client
-    with contextlib.suppress(OSError):
-        encrypted.unwrap()
-    peer.close()
 
 
 @contextlib.contextmanager
@@ -136,9 +127,7 @@ def test_cut_within_record(most: int, resets: bool, certificates: Certificates) 
         assert not pool._free.get()
 
 
-@pytest.mark.parametrize(
-    ("closes", "complete"), [(unwrapped, True), (hang_up, False)], ids=["close_notify", "no close_notify"]
-)
+@pytest.mark.parametrize(("closes", "complete"), [(hang_up, True), (vanish, False)], ids=["close_notify", "no close_notify"])
 def test_end_without_length(closes: Callable[[Peer], None], complete: bool, certificates: Certificates) -> None:
     """A body without a length is complete only if TLS announces the end of the connection."""
 
@@ -155,7 +144,7 @@ def test_end_without_length(closes: Callable[[Peer], None], complete: bool, cert
                 found.read()
 
 
-@pytest.mark.parametrize("closes", [unwrapped, hang_up, reset])
+@pytest.mark.parametrize("closes", [hang_up, vanish, reset])
 def test_end_after_answer(closes: Callable[[Peer], None], certificates: Certificates) -> None:
     """With a length, a body is complete however the server closes; the connection is not used again."""
 
