@@ -9,6 +9,7 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import signal
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import botocore.loaders
 import botocore.session
 import pytest
 from botocore.exceptions import ClientError
+from fsspec.implementations.memory import MemoryFileSystem
 from moto import mock_aws
 
 from gllm_storage.store import retry
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
 _SLOW = {Path(__file__).parent / each for each in ("cli", "docs", "providers/s3fs_suite")}
 """Folders with tests that each run several programs, or download one."""
 _NEED_ROOT = pytest.StashKey[int]()
+_SERVERS = pytest.StashKey["Servers"]()
+_LARGE_SERVER = 600 * 2**20
+"""Bytes of memory of a server's processes above which it is started anew. A new Ceph has 0.2 GiB."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _LOADER = botocore.loaders.create_loader()
 _FACTORIES: dict[str, ServerFactory[Server]] = {
     "ministack": ministack,
@@ -138,10 +144,9 @@ def as_root() -> None:
 class Servers:
     """Servers of this test process; each server starts at its first use."""
 
-    def __init__(self, directory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
+    def __init__(self, directory: pytest.TempPathFactory) -> None:
         self._directory = directory
-        self._request = request
-        self._running: dict[str, Server] = {}
+        self._running: dict[str, tuple[Server, ExitStack]] = {}
 
     def s3(self, name: str) -> S3Server:
         """A running S3 server; see `get`."""
@@ -156,23 +161,60 @@ class Servers:
             name: One of the rig's servers.
         """
         if name not in self._running:
-            context = require(_FACTORIES[name], self._directory.mktemp(name))
-            server = context.__enter__()
-            self._request.addfinalizer(lambda: context.__exit__(None, None, None))
-            make_bucket(server)
-            self._running[name] = server
-        return self._running[name]
+            with ExitStack() as stack:
+                server = stack.enter_context(require(_FACTORIES[name], self._directory.mktemp(name)))
+                make_bucket(server)
+                self._running[name] = server, stack.pop_all()
+        return self._running[name][0]
+
+    def stop_large(self) -> None:
+        """Stop the servers that use much memory; the next use starts them again.
+
+        Most servers keep the objects of all tests in memory. Four workers with all servers once needed 17 GiB.
+        """
+        for name, (server, stack) in list(self._running.items()):
+            if sum(map(_resident, server.pids)) > _LARGE_SERVER:
+                del self._running[name]
+                stack.close()
+
+    def stop(self) -> None:
+        """Stop all servers."""
+        with ExitStack() as stacks:
+            for _, stack in self._running.values():
+                stacks.push(stack)
+        self._running.clear()
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process in memory."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * _PAGE
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Servers:
+def servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Servers]:
     """The servers of the test session."""
-    return Servers(tmp_path_factory, request)
+    running = request.config.stash[_SERVERS] = Servers(tmp_path_factory)
+    yield running
+    running.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Stop large servers between two modules: fixtures of a module may hold a server."""
+    yield
+    running = item.config.stash.get(_SERVERS, None)
+    if running is not None and nextitem is not None and nextitem.path != item.path:
+        running.stop_large()
 
 
 def make_rig(name: str, request: pytest.FixtureRequest) -> Rig:
     """Build the rig of a store for the requesting test."""
     if name == "memory":
+        request.addfinalizer(MemoryFileSystem.store.clear)  # else the objects of all tests stay in this process
         return Rig(
             name, "memory", {"bucket_name": BUCKET}, TRAITS[name], MemoryClient(BUCKET), new_prefix(), "memory", f"{BUCKET}/"
         )
