@@ -24,7 +24,7 @@ from gllm_storage.errors import (
 )
 from gllm_storage.files.content import local_path as path_of
 from gllm_storage.files.content import open_content
-from gllm_storage.info import ObjectProperties
+from gllm_storage.info import NO_PROPERTIES, ObjectProperties
 from gllm_storage.paths import ExactKey, Location, split_url, without_user
 from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
 
@@ -547,8 +547,7 @@ class FsspecStorageClient(CloudStorageClient):
         with self._verb("info", remote_path):
             return self.store.info(self._location.key(remote_path))
 
-    @contextlib.contextmanager
-    def _verb(self, operation: str, path: str, stop: Stop | None = None) -> Iterator[None]:
+    def _verb(self, operation: str, path: str, stop: Stop | None = None) -> contextlib.AbstractContextManager[None]:
         """One verb, which ends after the setting ``total_timeout``.
 
         Args:
@@ -560,11 +559,12 @@ class FsspecStorageClient(CloudStorageClient):
             StorageUnavailableError: If the verb takes longer.
         """
         seconds = self.store.settings.total_timeout
+        return timed() if seconds is None else self._limited(seconds, operation, path, stop)
+
+    @contextlib.contextmanager
+    def _limited(self, seconds: float, operation: str, path: str, stop: Stop | None) -> Iterator[None]:
+        stop, before = stop or Stop(running_stop()), running_stop()
         with timed():
-            if seconds is None:
-                yield
-                return
-            stop, before = stop or Stop(running_stop()), running_stop()
             try:
                 with set_after(seconds, stop):
                     yield
@@ -691,6 +691,8 @@ def _properties(given: ObjectProperties | None, named: dict[str, Any]) -> Object
     """
     if given is not None and not isinstance(given, ObjectProperties):
         raise TypeError(f"properties is an ObjectProperties, not {type(given).__name__}; or pass the properties by name")
+    if not named:
+        return given or NO_PROPERTIES
     known = [each.name for each in dataclasses.fields(ObjectProperties)]
     for name in named:
         if name not in known:

@@ -132,6 +132,10 @@ def _require_text(what: str, value: object, *, may_be_empty: bool) -> None:
         raise ValueError(f"{what} contains a control character")
 
 
+NO_PROPERTIES = ObjectProperties()
+"""The properties of an upload that gives none."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """The result of an upload. A field that the store did not report is None.

@@ -99,6 +99,10 @@ def require_no_slash(path: str, problem: str = "names a folder; name an object")
         raise ValueError(f"{path!r} ends with '/', which {problem}")
 
 
+_CHANGED = frozenset({"", ".", ".."})
+"""Segments of a key that some stores change."""
+
+
 def validate_key(key: str) -> str:
     """Check a key.
 
@@ -120,11 +124,13 @@ def _problem(key: str) -> str | None:  # noqa: PLR0911 - a list of rules reads b
         return "is empty; name an object, as in 'v3/model.safetensors'"
     if key.endswith("/"):
         return "ends with '/', which names a folder; name an object"
-    if any(segment in {"", ".", ".."} for segment in key.split("/")):
+    if not _CHANGED.isdisjoint(key.split("/")):
         return "has an empty, '.' or '..' segment, which some stores change"
     for forbidden in ("::", "://", "?versionId="):
         if forbidden in key:
             return f"contains {forbidden!r}, which has a special meaning in fsspec URLs"
+    if key.isascii() and key.isprintable():  # most keys
+        return None if len(key) <= MAX_KEY_BYTES else _too_long(len(key))
     if any(unicodedata.category(character) == "Cc" for character in key):
         return "contains a control character"
     if "\ufffe" in key or "\uffff" in key:
@@ -133,9 +139,11 @@ def _problem(key: str) -> str | None:  # noqa: PLR0911 - a list of rules reads b
         length = len(key.encode())
     except UnicodeEncodeError:
         return "contains a lone surrogate, which UTF-8 cannot represent"
-    if length > MAX_KEY_BYTES:
-        return f"is {length} bytes long in UTF-8; the limit is {MAX_KEY_BYTES}"
-    return None
+    return None if length <= MAX_KEY_BYTES else _too_long(length)
+
+
+def _too_long(length: int) -> str:
+    return f"is {length} bytes long in UTF-8; the limit is {MAX_KEY_BYTES}"
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,7 @@ class Location:
             return validate_key(remote_path[1:])
         # First without the prefix, with which "" would become a valid key.
         validate_key(remote_path)
-        return validate_key(self._below_prefix(remote_path))
+        return validate_key(f"{self.prefix}/{remote_path}") if self.prefix else remote_path
 
     def _exact_key(self, key: ExactKey) -> str:
         if not self.exact:

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import threading
 import time
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from gllm_storage.concurrency.exiting import is_green
+from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.pace import Pace
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 
@@ -25,6 +28,8 @@ _STOP_SECONDS = 10.0
 """How long a failed transfer waits for the ends of its other tasks. Only a server that stalls takes longer."""
 _POLL_SECONDS = 0.5
 _BACKGROUND_POLL_SECONDS = 0.2
+_IDLE_SECONDS = 5.0
+"""How long a thread waits for another task of `run_all`."""
 
 
 def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_size: int = 0) -> list[T]:
@@ -44,6 +49,8 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_siz
         BaseException: The exception of the first task that failed, or the one that interrupted this thread. No task runs
             any more, except one that a stalled server holds for more than 10 s.
     """
+    if len(tasks) == 1:
+        return [_run_one(tasks[0], stop)]
     queue = _TaskQueue(tasks, stop, Pace(workers, part_size) if part_size else None)
     numbers = range(min(workers, len(tasks)))
     threads = [threading.Thread(target=queue.work, args=[each], name="gllm-storage", daemon=True) for each in numbers]
@@ -62,6 +69,113 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_siz
                 thread.join(max(0.0, deadline - time.monotonic()))
         raise
     return queue.results()
+
+
+def _run_one(task: Callable[[], T], stop: Stop) -> T:
+    """Run one task in a thread; as `run_all`.
+
+    Programs send many small requests, one after another. The thread of one serves the next: a new thread takes as long as
+    the request itself.
+    """
+    found: list[T] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            stop.check()
+            with stopped_by(stop):
+                found.append(task())
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            failures.append(error)
+            stop.set()
+
+    ended = _Ended()
+    try:
+        if is_green() or not _hand_over(work, ended):
+            _work_in_new_thread(work, ended)
+        # A signal that arrives just before the wait does not interrupt it, so the wait is short and repeated.
+        while not ended.wait(_POLL_SECONDS):
+            pass
+    except BaseException:
+        stop.set()
+        ended.wait(_STOP_SECONDS)
+        raise
+    if failures:
+        raise failures.pop()  # the list would keep the traceback alive, and the traceback the list
+    return found[0]
+
+
+class _Ended:
+    """The end of one task, for which one thread waits. An `Event` costs four times as much."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """The task has ended."""
+        self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end; whether it came. Not to be called again then."""
+        return self._lock.acquire(timeout=seconds)
+
+
+def _work_in_new_thread(work: Callable[[], None], ended: _Ended) -> None:
+    def run() -> None:
+        try:
+            work()
+        finally:
+            ended.set()
+
+    if not start(threading.Thread(target=run, name="gllm-storage", daemon=True)):
+        run()
+
+
+class _Waiting:
+    """A thread that has ended its task, and waits for the next one for some seconds."""
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[tuple[Callable[[], None], _Ended]] = SimpleQueue()
+
+    def give(self, work: Callable[[], None], ended: _Ended) -> None:
+        """Give it a task. `ended` is set when the task has ended."""
+        self._tasks.put((work, ended))
+
+    def run(self) -> None:
+        """Run tasks until none comes for some seconds."""
+        idle = _idle.get()
+        while True:
+            try:
+                work, ended = self._tasks.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                try:
+                    idle.remove(self)
+                except ValueError:
+                    continue  # another thread has just taken it from the list, and gives it a task
+                return
+            try:
+                work()
+            finally:
+                idle.append(self)  # before the caller goes on, so that its next task finds this thread
+                ended.set()
+                del work, ended  # they hold the task, and so the content that it moved
+
+
+_idle: PerProcess[list[_Waiting]] = PerProcess(list)
+
+
+def _hand_over(work: Callable[[], None], ended: _Ended) -> bool:
+    """Let a waiting thread, or a new one, run a task. Returns False if the interpreter refuses new threads."""
+    idle = _idle.get()
+    try:
+        waiting = idle.pop()
+    except IndexError:
+        waiting = _Waiting()
+        if not start(threading.Thread(target=waiting.run, name="gllm-storage-waiting", daemon=True)):
+            return False
+    waiting.give(work, ended)
+    return True
 
 
 def start(thread: threading.Thread) -> bool:

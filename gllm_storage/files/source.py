@@ -211,8 +211,7 @@ class LocalSource:
         )
 
 
-@contextlib.contextmanager
-def open_source(path: str, details: ErrorDetails, *, sync: bool = False) -> Iterator[LocalSource]:
+class open_source:  # noqa: N801 - a context manager, used as a function; a generator costs five times as much
     """Open a local file for upload.
 
     Args:
@@ -225,17 +224,45 @@ def open_source(path: str, details: ErrorDetails, *, sync: bool = False) -> Iter
         FileNotFoundError: If the file does not exist.
         StorageError: If the path names a directory or another kind of file, or the file cannot be opened.
     """
-    try:
-        fd = os.open(path, _TO_READ)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(errno.ENOENT, "No such file to upload", path) from error
-    except (OSError, ValueError) as error:
-        raise _kind(error)(f"cannot upload local file {path!r}: {_cause(error)}", details) from error
-    try:
-        with complete_source(fd, path, details, sync=sync) as source:
-            yield source
-    finally:
-        os.close(fd)
+
+    __slots__ = ("_details", "_fds", "_path", "_sync")
+
+    def __init__(self, path: str, details: ErrorDetails, *, sync: bool = False) -> None:
+        self._path = path
+        self._details = details
+        self._sync = sync
+        self._fds: list[int] = []
+
+    def __enter__(self) -> LocalSource:
+        path, details = self._path, self._details
+        try:
+            fd = os.open(path, _TO_READ)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(errno.ENOENT, "No such file to upload", path) from error
+        except (OSError, ValueError) as error:
+            raise _kind(error)(f"cannot upload local file {path!r}: {_cause(error)}", details) from error
+        self._fds.append(fd)
+        try:
+            return self._source(fd)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _source(self, fd: int) -> LocalSource:
+        # The state of the file before its pages become clean: a write that makes one of them dirty again is later.
+        source = source_of(fd, self._path, self._details)
+        if self._sync:
+            with local_errors("read", self._path, self._details):
+                _write_back(fd)
+        if not source.has_more():
+            return source
+        copy = _copy_of(fd, self._path, self._details)
+        self._fds.append(copy)
+        return source_of(copy, self._path, self._details)
+
+    def __exit__(self, *_: object) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 def content_of(path: str, most: int) -> bytes | None:
@@ -279,14 +306,26 @@ def complete_source(fd: int, path: str, details: ErrorDetails, *, sync: bool = F
     Raises:
         StorageError: If the file is a directory, or not a regular file, or cannot be read.
     """
-    # The state of the file before its pages become clean: a write that makes one of them dirty again is later.
     source = source_of(fd, path, details)
-    if sync:
+    if sync:  # see `open_source`
         with local_errors("read", path, details):
             _write_back(fd)
     if not source.has_more():
         yield source
         return
+    copy = _copy_of(fd, path, details)
+    try:
+        yield source_of(copy, path, details)
+    finally:
+        os.close(copy)
+
+
+def _copy_of(fd: int, path: str, details: ErrorDetails) -> int:
+    """The descriptor of a temporary file with the content of an open file, read to its end.
+
+    Raises:
+        StorageError: If it cannot be read.
+    """
     with tempfile.TemporaryFile(buffering=0) as file:
         with local_errors("read", path, details):
             position = 0
@@ -294,7 +333,7 @@ def complete_source(fd: int, path: str, details: ErrorDetails, *, sync: bool = F
                 check_stop()
                 position += len(data)
                 file.write(data)
-        yield source_of(file.fileno(), path, details)
+        return os.dup(file.fileno())
 
 
 def _write_back(fd: int) -> None:

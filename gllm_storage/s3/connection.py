@@ -233,6 +233,9 @@ class S3Connection:
         Raises:
             StorageError: If it cannot be made, as from a broken profile.
         """
+        client = self._client.peek()
+        if client is not None:
+            return client
         with translated(ErrorDetails("s3", "s3://", "connection")):
             try:
                 return self._client.get()
@@ -297,6 +300,8 @@ class S3Connection:
         Args:
             operation: Such as ``"PutObject"``.
         """
+        if not self._parameters:
+            return {}
         members = self.members(operation)
         return {name: value for name, value in self._parameters.items() if name in members}
 

@@ -14,7 +14,7 @@ from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
-from gllm_storage.info import in_order
+from gllm_storage.info import NO_PROPERTIES, in_order
 from gllm_storage.s3.copy import Copy, Place, copy_object, properties_to_copy
 from gllm_storage.s3.errors import attempts_of_answer, is_refusal, translated
 from gllm_storage.s3.probe import (
@@ -165,7 +165,7 @@ class S3Store(ObjectStore):
         Raises:
             ValueError: If S3 does not accept a value.
         """
-        return parameters_of(properties, self.connection.parameters("PutObject"))
+        return {} if properties is NO_PROPERTIES else parameters_of(properties, self.connection.parameters("PutObject"))
 
     def with_content_type(self, key: str, source: Source, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add the guessed content type to parameters of PutObject, unless the caller or the connection gives one."""

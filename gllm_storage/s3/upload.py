@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import StorageError, note_attempts
+from gllm_storage.files.source import CHUNK
 from gllm_storage.info import Stored
 from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import (
@@ -118,6 +119,7 @@ class S3Upload:
         plan: The form.
         settings: Part size and concurrency of this upload.
         crc: CRC-64/NVME of the content, if it was computed before anything is sent.
+        content: The content, if it is small and was read then.
     """
 
     request: UploadRequest
@@ -125,6 +127,7 @@ class S3Upload:
     plan: UploadPlan
     settings: S3TransferSettings
     crc: int | None = None
+    content: bytes | None = None
 
     @cached_property
     def place(self) -> dict[str, Any]:
@@ -148,7 +151,10 @@ class S3Upload:
         """
         if self.crc is not None or self.requests.connection.is_amazon:
             return self
-        return dataclasses.replace(self, crc=_crc_of(self.request.source, self.request.transfer.stop))
+        source = self.request.source
+        content = source.read_at(0, source.size) if source.size <= CHUNK and not self.plan.multipart else None
+        crc = _crc_of(source, self.request.transfer.stop) if content is None else checksums.crc64nvme(content)
+        return S3Upload(self.request, self.requests, self.plan, self.settings, crc, content)
 
     def require_same(self, crc: int) -> None:
         """Check that the sent content is the content at the beginning of the upload.
@@ -285,7 +291,7 @@ class PutUpload:
         source, connection = upload.request.source, upload.requests.connection
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
         progress = upload.request.transfer.progress
-        with body_of(source, 0, source.size, upload.settings, self._stop, progress=progress) as (body, crc):
+        with self._body() as (body, crc):
             upload.require_same(crc)
             parameters = {
                 **connection.parameters("PutObject"),
@@ -301,6 +307,12 @@ class PutUpload:
                 stored = upload.stored(answer, crc, source.size)
         progress(source.size)
         return stored
+
+    def _body(self) -> contextlib.AbstractContextManager[tuple[Body, int]]:
+        upload, source = self._upload, self._upload.request.source
+        if upload.content is not None and upload.crc is not None:
+            return contextlib.nullcontext((upload.content, upload.crc))
+        return body_of(source, 0, source.size, upload.settings, self._stop, progress=upload.request.transfer.progress)
 
     def _send_large(self, body: Body, crc: int, parameters: Mapping[str, Any]) -> Stored:
         """Send a large object once, and again at most once.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import threading
 from dataclasses import dataclass, field
@@ -99,4 +98,4 @@ class Transfer:
 
     def attempt(self) -> Transfer:
         """A copy for one attempt. Its stop ends this attempt only; the stop of the transfer ends both."""
-        return dataclasses.replace(self, stop=Stop(self.stop))
+        return Transfer(self.details, self.settings, self.progress, Stop(self.stop))
