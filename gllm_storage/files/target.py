@@ -59,6 +59,8 @@ _AT_FDCWD = -100
 _MAX_LINKS = 40
 _SHARED = stat.S_ISVTX | stat.S_IWOTH
 """The mode bits of a folder such as ``/tmp``: all users may write, and remove only their own files."""
+_AT_ONCE = 2**18
+"""A file of at most this many bytes is written at once, and needs no reservation: a full disk shows as soon."""
 SCRATCH = "<temporary file>"
 """The name of a file without a name in messages."""
 _linkable: set[int] = set()
@@ -155,7 +157,7 @@ class LocalTarget:
         """
         with self.errors():
             os.ftruncate(self.fd, 0)
-            if size:
+            if size > _AT_ONCE:
                 _allocate(self.fd, size)
 
     def buffer_at(self, offset: int, length: int) -> None:
@@ -428,7 +430,7 @@ class Draft:
         named: bool = False,
         folders: Folders | None = None,
     ) -> None:
-        place = None if folders is None or exclusive else folders.place(path)
+        place = None if exclusive else (folders or Folders()).place(path)
         self._destination, mode = place or _place_of(path, details, exclusive=exclusive)
         if mode is not None:
             require_regular(path, mode, details)

@@ -56,6 +56,7 @@ _GONE = {"NoSuchKey", "NoSuchVersion"}
 _BODIES = {"PutObject", "UploadPart"}
 _DIGESTS = ("content-md5", "x-amz-checksum-", "x-amz-trailer")
 _KEPT = f"x-amz-meta-{CHECKSUM}"
+_CHECKSUM_FIELDS = {f"Checksum{algorithm.upper()}": algorithm for algorithm in ALGORITHMS}
 _CHECKSUM_HEADERS = {f"x-amz-checksum-{algorithm}": algorithm for algorithm in ALGORITHMS}
 _CONFIRMED = 4096
 """Keys whose size is remembered."""
@@ -117,8 +118,13 @@ class S3Requests:
         place: dict[str, Any] = {"Bucket": self.bucket, "Key": key, **connection.parameters("HeadObject")}
         mode: dict[str, Any] = {"ChecksumMode": "ENABLED"} if checksums else {}
         try:
-            with self._diagnosed(key, details):
-                answer = connection.client.head_object(**place, **mode)
+            with translated(details):
+                try:
+                    answer = connection.client.head_object(**place, **mode)
+                except ClientError as error:
+                    if not (is_not_found(error) or status_of(error) in _NEEDS_DIAGNOSIS):
+                        raise
+                    raise self._diagnosed(key, details, error) from error
                 require_any(answer, "ETag")
                 if not isinstance(answer.get("ContentLength"), int) or answer["ContentLength"] < 0:
                     raise UnreadableAnswerError("its answer to a HEAD request has no Content-Length")
@@ -249,19 +255,11 @@ class S3Requests:
             Remedy.CREATE_BUCKET,
         )
 
-    @contextlib.contextmanager
-    def _diagnosed(self, key: str, details: ErrorDetails) -> Iterator[None]:
-        """Translate errors of a HEAD request, whose answer has no body to say more than "400" or "403"."""
-        with translated(details):
-            try:
-                yield
-            except ClientError as error:
-                if is_not_found(error):
-                    known = dataclasses.replace(details, status=status_of(error), code=code_of(error))
-                    raise not_found(known) from error
-                if status_of(error) not in _NEEDS_DIAGNOSIS:
-                    raise
-                raise translate(self._explained(key, error), details) from error
+    def _diagnosed(self, key: str, details: ErrorDetails, error: ClientError) -> Exception:
+        """The error for a refused HEAD request, whose answer has no body to say more than "400" or "403"."""
+        if is_not_found(error):
+            return not_found(dataclasses.replace(details, status=status_of(error), code=code_of(error)))
+        return translate(self._explained(key, error), details)
 
     def _explained(self, key: str, error: ClientError) -> ClientError:
         """The same refusal with its reason, such as ExpiredToken, from a GET of one byte."""
@@ -431,9 +429,11 @@ def metadata_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
 
 def _checksum(answer: Mapping[str, Any]) -> str | None:
     """The full-object checksum: ours from the metadata, which was computed from the file, or else the store's own."""
-    stored = {algorithm: answer.get(f"Checksum{algorithm.upper()}") for algorithm in ALGORITHMS}
-    kind, etag = answer.get("ChecksumType"), str(answer.get("ETag", ""))
-    return _chosen(metadata_of(answer).get(CHECKSUM, ""), answer["ContentLength"], stored, kind, etag)
+    stored = {algorithm: answer[name] for name, algorithm in _CHECKSUM_FIELDS.items() if name in answer}
+    kept = metadata_of(answer).get(CHECKSUM, "")
+    if not (kept or stored):
+        return None
+    return _chosen(kept, answer["ContentLength"], stored, answer.get("ChecksumType"), str(answer.get("ETag", "")))
 
 
 def checksum_in(headers: Mapping[str, str], size: int) -> str | None:
