@@ -416,7 +416,7 @@ class Prepared:
         return self._client.start(place, self._operation, request)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Started:
     """A request that was sent; its answer was not read yet."""
 

@@ -36,7 +36,7 @@ _ERRORS = StrictParser(create_parser("rest-xml"))
 _TEXT_BODIES = (bytes, bytearray, memoryview)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """One request before it is signed.
 

@@ -296,14 +296,30 @@ def _parse_head(data: bytes) -> tuple[int, dict[str, str]]:
     headers: dict[str, str] = {}
     for line in lines[1:]:
         before, colon, value = line.partition(":")
-        name = before.lower()
-        if not colon or not name or name in headers or before.strip() != before:
+        name = _names.get(before) or _name_of(before)
+        if not (colon and name) or name in headers:
             headers = _unusual_headers(lines)
             break
         headers[name] = value.strip()
     if version == "HTTP/1.0":
         headers.setdefault("connection", "close")
     return int(code), headers
+
+
+_names: dict[str, str] = {}
+"""Names of headers as servers write them, and in lower case: those of a server are the same in each answer."""
+_NAMES = 512
+"""The most of them."""
+
+
+def _name_of(text: str) -> str:
+    """The name of a header in lower case; empty if it is not a usual name."""
+    if text.strip() != text:
+        return ""
+    name = text.lower()
+    if len(_names) < _NAMES:
+        _names[text] = name
+    return name
 
 
 def _unusual_headers(lines: list[str]) -> dict[str, str]:
