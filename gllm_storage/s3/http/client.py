@@ -266,7 +266,6 @@ class DirectClient:
         return self._pools.setdefault(key, Pool(server, self._pool_size))
 
     def _exchange(self, place: _Place, operation: Operation, request: Request) -> dict[str, Any]:
-        details = ErrorDetails("s3", f"{place.template.endpoint_url}{request.path}", operation.name)
         unused = False
         attempt = 0
         while True:
@@ -275,7 +274,8 @@ class DirectClient:
             try:
                 outcome = self._attempt(place, operation, request, fresh=unused)
             except NotDirectError as reason:
-                self._policy.report(details, attempt, reason, wait=0.0)  # boto3 sends the request again
+                # boto3 sends the request again
+                self._policy.report(_details(place, operation, request), attempt, reason, wait=0.0)
                 raise
             except (OSError, ClosedEarlyError) as error:
                 if attempt == self._policy.limit or isinstance(error, ssl.SSLCertVerificationError):
@@ -290,6 +290,7 @@ class DirectClient:
                     raise outcome
                 unused = False
                 failure = outcome
+            details = _details(place, operation, request)
             if unused:  # the server had closed an idle connection and is not busy: try a new connection at once
                 self._policy.report(details, attempt, failure, wait=0.0)
             else:
@@ -499,6 +500,10 @@ class Body:
     def close(self) -> None:
         """Close the connection, unless the complete body was read."""
         self._answer.close()
+
+
+def _details(place: _Place, operation: Operation, request: Request) -> ErrorDetails:
+    return ErrorDetails("s3", f"{place.template.endpoint_url}{request.path}", operation.name)
 
 
 def _error_body(answer: Answer) -> bytes:

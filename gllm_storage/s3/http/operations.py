@@ -191,12 +191,24 @@ def _prefixed(prefix: str, values: Any) -> dict[str, Any]:
     return texts if len(texts) == len(values) else {"": None}
 
 
+_plain_names: set[str] = set()
+"""Names that are plain. Those of most requests are the same."""
+_PLAIN_NAMES = 512
+"""The most of them: callers choose the names of metadata."""
+
+
 def _are_plain(texts: Mapping[str, str | None]) -> bool:
     """Whether all names and values can be sent as they are. boto3 encodes or refuses others."""
-    return all(
-        isinstance(text, str) and text.isascii() and text.isprintable() and _HEADER_NAME.fullmatch(name)
-        for name, text in texts.items()
-    )
+    if not _plain_names.issuperset(texts):
+        if not all(map(_HEADER_NAME.fullmatch, texts)):
+            return False
+        if len(_plain_names) < _PLAIN_NAMES:
+            _plain_names.update(texts)
+    try:
+        values = "".join(texts.values())  # type: ignore[arg-type]  # raises if one is None
+    except TypeError:
+        return False
+    return values.isascii() and values.isprintable()
 
 
 def _metadata(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
