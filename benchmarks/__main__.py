@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -12,14 +11,12 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from benchmarks import goals, report, run, servers, venv
-from benchmarks.figures import summarise
+from benchmarks import report, results, run, servers, venv
 from benchmarks.jobs import choose_jobs
-from benchmarks.layout import KIB, MIB, Endpoint, Layout
-from benchmarks.peers import PEERS
-from benchmarks.picture import to_svg
+from benchmarks.layout import ENDPOINTS, KIB, MIB, S3, Endpoint, Layout
+from benchmarks.peers import BEFORE, PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.jobs import Job
 
 _UNITS = {"GiB": MIB * KIB, "MiB": MIB, "KiB": KIB}
+_BEFORE = ("gllm-storage", "gllm-storage, synced", "gllm-storage on GCS", "gllm-storage on Azure")
 
 
 def _bytes(text: str) -> int:
@@ -39,110 +37,113 @@ def _bytes(text: str) -> int:
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure this library beside its peers, on one endpoint, in one run. Without an endpoint: on nulls3.",
+        description="Measure this library beside its peers. By default on nulls3, over https and then over http.",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--nulls3", type=Path, metavar="FILE", help="source of the server that costs next to nothing")
+    where.add_argument(
+        "--endpoints",
+        nargs="+",
+        default=list(S3),
+        choices=ENDPOINTS,
+        help="servers that cost next to nothing, one after another; gcs and azure are over https",
+    )
     where.add_argument("--server", choices=servers.RIG_SERVERS, help="a server of the tests; needs the extra `test`")
     where.add_argument("--endpoint-url", help="any other; keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    parser.add_argument("--nulls3", type=Path, metavar="FILE", default=servers.NULLS3, help="source of the server for S3")
+    parser.add_argument("--floor", type=Path, metavar="FILE", default=servers.FLOOR, help="program of the floor")
+    parser.add_argument("--before", metavar="PYTHON", help="measure the version of this library in another Python, too")
     parser.add_argument("--bucket", help="with --endpoint-url: a bucket that is there; all this run stores is deleted")
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--jobs", nargs="+", default=[], metavar="JOB", help="names, their first words, or patterns")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="PEER")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try the command out")
+    parser.add_argument("--repeats", type=int, help="runs of each job by each peer; 5, or 1 with --quick")
+    parser.add_argument("--keep-all", action="store_true", help="also peers that are far behind in the first round have all runs")
+    parser.add_argument("--quick", action="store_true", help="small sizes over https, to try the command out")
     parser.add_argument("--delay-ms", type=int, default=0, help="every answer comes so much later")
     parser.add_argument("--bandwidth", type=_bytes, default=0, metavar="50MiB", help="per second, connection and direction")
     parser.add_argument("--venv", default=str(venv.VENV), help="where the peers are; `none`: the Python that runs this")
     parser.add_argument("--work", metavar="FOLDER", help="where to make the files; on the disk that is to be measured")
     parser.add_argument("--list", action="store_true", help="only say which jobs there are, and how each peer does them")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all runs; `python -m benchmarks.docs` makes the documentation from it")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables; they are printed anyway")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all samples")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="the picture")
     options = parser.parse_args(given)
     if options.endpoint_url and not options.bucket:
         parser.error("--endpoint-url needs --bucket")
+    options.repeats = options.repeats if options.repeats is not None else 1 if options.quick else 5
     if options.repeats < 1:
         parser.error(f"--repeats must be at least 1, not {options.repeats}")
+    if options.quick and options.endpoints == list(S3):
+        options.endpoints = ["https"]
+    if options.endpoint_url or options.server:
+        options.endpoints = ["https" if (options.endpoint_url or "").startswith("https:") else "http"]
     return options
 
 
 @contextlib.contextmanager
-def _endpoint(options: argparse.Namespace, folder: str) -> Iterator[tuple[str, Endpoint, str | None]]:
-    """The name of the endpoint, the endpoint, and the folder that it serves as a bucket; None if it serves none."""
+def _endpoint(options: argparse.Namespace, name: str, folder: str) -> Iterator[tuple[Endpoint, servers.Counter | None]]:
+    """The endpoint, and the counter of its connections; None if they cannot be counted."""
     if options.endpoint_url:
         keys = os.environ.get("AWS_ACCESS_KEY_ID", ""), os.environ.get("AWS_SECRET_ACCESS_KEY", "")
         if not all(keys):
             raise SystemExit("--endpoint-url needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment")
-        yield "an endpoint", Endpoint(options.endpoint_url, options.bucket, *keys, options.region), None
+        yield Endpoint(options.endpoint_url, options.bucket, *keys, options.region), None
     elif options.server:
         with servers.rig_server(options.server, folder) as endpoint:
-            yield options.server, endpoint, None
+            yield endpoint, None
+    elif name in S3:
+        if not options.nulls3.is_file():
+            raise SystemExit(f"{options.nulls3.name} is not there; name it by --nulls3, or take --server or --endpoint-url")
+        with servers.nulls3(options.nulls3, folder, tls=name == "https") as found:
+            yield found
     else:
-        source = options.nulls3 or servers.NULLS3
-        if not source.is_file():
-            raise SystemExit(f"{source.name} is not there; name it by --nulls3, or take --server or --endpoint-url")
-        with servers.nulls3(source, folder) as (endpoint, served):
-            yield "nulls3", endpoint, served
+        with servers.nullclouds(name, folder) as found:
+            yield found
 
 
-def _measure(options: argparse.Namespace, jobs: list[Job], python: str, folder: str, stack: contextlib.ExitStack) -> None:
-    name, direct, served = stack.enter_context(_endpoint(options, folder))
-    seen = direct
-    program = servers.compile_c(servers.SLOWPROXY, folder) if direct.url.startswith("http:") else None
-    about = {
-        "endpoint": name,
-        "delay_ms": options.delay_ms,
-        "bandwidth": options.bandwidth,
-        "repeats": options.repeats,
-        "quick": options.quick,
-    }
-    if options.delay_ms or options.bandwidth:
-        if program is None:
-            raise SystemExit("--delay-ms and --bandwidth need an http endpoint")
-        seen = direct.at(stack.enter_context(servers.proxy(program, direct, options.delay_ms, options.bandwidth)).url)
-    layout = Layout(folder, f"bench-{uuid.uuid4().hex[:12]}")
-    bench = run.Bench(python, seen, direct, layout, served, program, settle=not options.quick)
-    peers = run.describe_peers(python, options.peers)
-    outcome = run.Outcome()
-    stack.callback(run.clean_up, bench)
-    run.prepare(bench, jobs)
-    try:
-        for job in jobs:
-            able = [peer for peer, each in peers.items() if job.verb in each.get("how", {})]
-            if job.name.startswith("memory-"):
-                able = [peer for peer in able if PEERS[peer].ours]
-            run.run_job(bench, job, able, options.repeats, outcome)
-    finally:
-        # Also after Ctrl-C: the results may be those of an hour.
-        if outcome.samples or outcome.failures:
-            _report(options, jobs, outcome, peers, about)
-
-
-def _report(
-    options: argparse.Namespace,
-    jobs: list[Job],
-    outcome: run.Outcome,
-    peers: dict[str, dict[str, Any]],
-    about: dict[str, Any],
-) -> None:
-    rivals = [name for name, entry in PEERS.items() if not entry.ours and not entry.reference]
-    summaries = summarise(outcome.samples, rivals, {job.name: job.yardstick for job in jobs})
-    reached = [] if options.quick else goals.judge(jobs, summaries, outcome.counts)
-    tables = report.to_markdown(jobs, summaries, outcome, peers)
-    if reached:
-        tables += "\n" + goals.to_markdown(reached)
-    print(tables)
-    if options.markdown:
-        options.markdown.write_text(tables)
-    if options.json:
-        options.json.write_text(json.dumps(report.to_json(jobs, summaries, outcome, peers, about), indent=1) + "\n")
-    if options.svg:
-        caption = f"Medians of {options.repeats} runs on {about['endpoint']}"
+def _measure(options: argparse.Namespace, name: str, folder: str, pythons: run.Pythons, found: results.Results) -> None:
+    jobs = choose_jobs(options.jobs, name, quick=options.quick)
+    if not jobs:
+        return
+    os.makedirs(folder)
+    with contextlib.ExitStack() as stack:
+        direct, counter = stack.enter_context(_endpoint(options, name, folder))
+        proxy = servers.compile_c(servers.SLOWPROXY, folder)
+        seen = direct
         if options.delay_ms or options.bandwidth:
-            caption += f", {options.delay_ms} ms away, {options.bandwidth // MIB} MiB/s for each connection"
-        ours = [name for name, entry in PEERS.items() if entry.ours]
-        options.svg.write_text(to_svg(jobs, summaries, ours, caption))
+            seen = direct.at(stack.enter_context(servers.proxy(proxy, direct, options.delay_ms, options.bandwidth)).url)
+        layout = Layout(folder, f"bench-{uuid.uuid4().hex[:12]}")
+        bench = run.Bench(
+            pythons, seen, direct, layout, proxy, counter, settle=not options.quick, keep_all=options.keep_all
+        )
+        peers = run.describe_peers(pythons, _peers(options, name))
+        stack.callback(run.clean_up, bench)
+        run.prepare(bench, jobs)
+        done: dict[str, run.Found] = {}
+        for job in jobs:
+            able = run.able(job, name, peers, done.get(job.rivals_of))
+            done[job.name] = run.run_job(bench, job, able, options.repeats)
+            results.add(found, name, peers, job, done[job.name])
+            if options.json:  # after each job: the results may be those of an hour
+                results.save(found, options.json)
+
+
+def _peers(options: argparse.Namespace, endpoint: str) -> list[str]:
+    names = [name for name in options.peers if endpoint in PEERS[name].endpoints]
+    return names + [f"{name}{BEFORE}" for name in names if options.before and name in _BEFORE]
+
+
+def _pythons(options: argparse.Namespace, folder: str) -> run.Pythons:
+    code = os.path.join(folder, "code")
+    os.makedirs(code)
+    os.symlink(Path(__file__).resolve().parent, os.path.join(code, "benchmarks"))
+    before = os.path.abspath(options.before) if options.before else None
+    return run.Pythons(venv.peers_python(options.venv), before, str(options.floor), code)
+
+
+def _list(options: argparse.Namespace, pythons: run.Pythons) -> None:
+    for name in options.endpoints:
+        jobs = choose_jobs(options.jobs, name)
+        print(f"## {report.NAMES[name]}\n\n{report.to_list(jobs, run.describe_peers(pythons, _peers(options, name)))}")
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -156,21 +157,27 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     options = _arguments(sys.argv[1:] if given is None else given)
     try:
-        jobs = choose_jobs(options.jobs, quick=options.quick)
+        choose_jobs(options.jobs)
     except ValueError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
-    python = venv.peers_python(options.venv)
-    if options.list:
-        print(report.to_list(jobs, run.describe_peers(python, options.peers)))
-        return 0
     folder = tempfile.mkdtemp(prefix="gllm-storage-bench-", dir=options.work)
+    found = results.begin({name: getattr(options, name) for name in ("repeats", "quick", "delay_ms", "bandwidth", "server")})
     try:
-        with contextlib.ExitStack() as stack:
-            _measure(options, jobs, python, folder, stack)
+        pythons = _pythons(options, folder)
+        if options.list:
+            _list(options, pythons)
+            return 0
+        for name in options.endpoints:
+            _measure(options, name, os.path.join(folder, name), pythons, found)
     except KeyboardInterrupt:
         return 130
     finally:
+        if found["endpoints"]:
+            tables = report.to_markdown(found)
+            print(tables)
+            if options.markdown:
+                options.markdown.write_text(tables)
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 

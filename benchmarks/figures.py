@@ -1,34 +1,39 @@
-"""Samples to medians and ratios."""
+"""Runs to medians and ratios."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from benchmarks.peers import BEFORE, entry_of
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-FIGURES = ("wall", "cpu", "process_wall", "process_cpu", "peak_rss", "per_call_us")
-"""The figures that are summarised, in seconds, seconds, seconds, seconds, bytes and microseconds."""
+FIGURES = (
+    "process_wall",
+    "process_cpu",
+    "peak_rss",
+    "wall",
+    "cpu",
+    "warm_wall",
+    "warm_cpu",
+    "per_call_us",
+    "connections",
+    "handshakes",
+    "resumed",
+)
+"""The figures of a job by a peer, in seconds, bytes, microseconds and numbers.
 
+``process_wall`` and ``process_cpu`` are those of a complete process that is not warm, ``wall`` and ``cpu`` those of the job in it, with
+the client's start and the modules that it imports; ``warm_wall`` and ``warm_cpu`` those of the job in another process, which has done a small
+job before.
+"""
+_FAR_BEHIND = 1.5
 
-@dataclass(frozen=True)
-class Sample:
-    """One run of one job by one peer.
-
-    Attributes:
-        job: Name of the job.
-        peer: Name of the peer.
-        repeat: Number of the round, from 0.
-        figures: The measured figures, by the names in `FIGURES`, and further ones of the worker.
-    """
-
-    job: str
-    peer: str
-    repeat: int
-    figures: dict[str, float]
+Runs = dict[str, list[float]]
+"""The values of each figure, a value for each run."""
 
 
 @dataclass(frozen=True)
@@ -40,64 +45,70 @@ class Summary:
         medians: Medians, by the names in `FIGURES`.
         least: Minima, by the same names.
         most: Maxima, by the same names.
-        to_best: Each median divided by the lowest median of all rivals.
-        to_yardstick: Each median divided by the median of the job's yardstick, which is s3fs for most jobs.
     """
 
     runs: int
     medians: dict[str, float]
     least: dict[str, float]
     most: dict[str, float]
-    to_best: dict[str, float]
-    to_yardstick: dict[str, float]
 
 
-def summarise(
-    samples: Iterable[Sample], rivals: Collection[str], yardsticks: Mapping[str, str]
-) -> dict[str, dict[str, Summary]]:
-    """Summarise samples by job and peer.
-
-    Args:
-        samples: All samples.
-        rivals: The peers among which `Summary.to_best` finds the best.
-        yardsticks: The peer of `Summary.to_yardstick`, by job.
-    """
-    grouped: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
-    for each in samples:
-        grouped[each.job][each.peer].append(each.figures)
-    return {job: _summarise_job(runs, rivals, yardsticks[job]) for job, runs in grouped.items()}
-
-
-def _summarise_job(runs: dict[str, list[dict[str, float]]], rivals: Collection[str], yardstick: str) -> dict[str, Summary]:
-    medians = {peer: _reduce(figures, median) for peer, figures in runs.items()}
-    of_rivals = [medians[peer] for peer in medians if peer in rivals]
-    best = {
-        name: min(each[name] for each in of_rivals if name in each)
-        for name in FIGURES
-        if any(name in each for each in of_rivals)
-    }
+def summarise(by_peer: Mapping[str, Runs]) -> dict[str, Summary]:
+    """Summarise the runs of one job by peer."""
     return {
         peer: Summary(
-            runs=len(figures),
-            medians=medians[peer],
-            least=_reduce(figures, min),
-            most=_reduce(figures, max),
-            to_best=_ratios(medians[peer], best),
-            to_yardstick=_ratios(medians[peer], medians.get(yardstick, {})),
+            runs=max(map(len, runs.values()), default=0),
+            medians=_reduce(runs, median),
+            least=_reduce(runs, min),
+            most=_reduce(runs, max),
         )
-        for peer, figures in runs.items()
+        for peer, runs in by_peer.items()
     }
 
 
-def _reduce(runs: list[dict[str, float]], reduce: Callable[[list[float]], float]) -> dict[str, float]:
-    return {name: reduce([each[name] for each in runs]) for name in FIGURES if all(name in each for each in runs)}
+def _reduce(runs: Runs, reduce: Callable[[list[float]], float]) -> dict[str, float]:
+    return {name: reduce(values) for name, values in runs.items() if values}
 
 
-def _ratios(figures: dict[str, float], base: dict[str, float]) -> dict[str, float]:
-    return {name: figures[name] / base[name] for name in figures if base.get(name)}
+def rivals_in(names: Iterable[str]) -> list[str]:
+    """The peers among which the best is searched: neither this library nor a reference."""
+    return [name for name in names if not (entry_of(name).ours or entry_of(name).reference)]
 
 
-def order(peers: list[str], turn: int) -> list[str]:
+def best(summaries: Mapping[str, Summary], figure: str) -> float | None:
+    """The lowest median of all rivals; None if there is none."""
+    found = [summaries[name].medians.get(figure) for name in rivals_in(summaries)]
+    return min((each for each in found if each), default=None)
+
+
+def floor_of(summaries: Mapping[str, Summary], *, synced: bool = False, warm: bool = True) -> Summary | None:
+    """The fastest floor of a job; None if it was not measured."""
+    wall = "warm_wall" if warm else "wall"
+    names = ("floor, synced",) if synced else ("floor", "floor, MemoryBIO")
+    found = [summaries[name] for name in names if name in summaries and wall in summaries[name].medians]
+    return min(found, key=lambda each: each.medians[wall], default=None)
+
+
+def far_behind(by_peer: Mapping[str, Runs], names: Collection[str]) -> list[str]:
+    """The rivals that are far behind the best one in all figures, so that further runs of them cannot change a ratio."""
+    summaries = {name: each for name, each in summarise(by_peer).items() if name in names}
+    compared = ("process_wall", "process_cpu", "warm_wall", "warm_cpu", "per_call_us")
+    lowest = {figure: best(summaries, figure) for figure in compared}
+    behind = []
+    for name in rivals_in(summaries):
+        medians = summaries[name].medians
+        ratios = [medians[figure] / low for figure, low in lowest.items() if low and figure in medians]
+        if ratios and min(ratios) > _FAR_BEHIND:
+            behind.append(name)
+    return behind
+
+
+def order(peers: Sequence[str], turn: int) -> list[str]:
     """The order of the peers in a round. Each round begins with another peer, so that no peer is always the first."""
     start = turn % len(peers) if peers else 0
-    return peers[start:] + peers[:start]
+    return [*peers[start:], *peers[:start]]
+
+
+def is_ours(name: str) -> bool:
+    """Whether a peer is this library, in this version."""
+    return entry_of(name).ours and not name.endswith(BEFORE)

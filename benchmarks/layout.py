@@ -6,14 +6,26 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+S3 = ("https", "http")
+CLOUDS = ("gcs", "azure")
+ENDPOINTS = (*S3, *CLOUDS)
+"""The endpoints of a run: nulls3 over https and http, and a server for each cloud, over https."""
+
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30
 
+FLOOR_PROGRAM = "GLLM_STORAGE_BENCH_FLOOR"
+"""The variable that names the program of the floor to its workers."""
+TRIAL = 32 * MIB
+"""Bytes of the object that a warm process moves before the measured job."""
+TRIALS = 32
+"""Objects or calls of the same."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An S3 endpoint and a bucket.
+    """An endpoint and a bucket.
 
     Attributes:
         url: URL of the endpoint.
@@ -22,6 +34,8 @@ class Endpoint:
         secret_key: Secret of the access key.
         region: Region of the signatures.
         stores: Whether the endpoint keeps uploaded objects. ``nulls3`` does not, so clients cannot probe its preconditions.
+        ca: File with the certificate that signed the endpoint's certificate, over https; None for the system's own.
+        served: The folder that the endpoint serves as a bucket; None if it serves none.
     """
 
     url: str
@@ -30,6 +44,8 @@ class Endpoint:
     secret_key: str
     region: str = "us-east-1"
     stores: bool = True
+    ca: str | None = None
+    served: str | None = None
 
     def at(self, url: str) -> Endpoint:
         """The same endpoint behind the URL of a proxy."""
@@ -60,6 +76,20 @@ class Layout:
         """Path of a downloaded file."""
         return os.path.join(self.folder, "downloads", _name(size, index))
 
+    def tried(self, size: int, index: int | None = None) -> str:
+        """Path of a file that this process downloads before it is measured."""
+        return os.path.join(self.folder, f"trial-{os.getpid()}", _name(size, index))
+
+    @property
+    def home(self) -> str:
+        """The home folder of the processes. It is empty."""
+        return os.path.join(self.folder, "home")
+
+    @property
+    def home_with_keys(self) -> str:
+        """A home folder with the configuration and the credentials file of AWS."""
+        return os.path.join(self.folder, "home-with-keys")
+
     @property
     def uploads(self) -> str:
         """Key prefix of all uploads."""
@@ -76,7 +106,11 @@ def _name(size: int, index: int | None) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """The task of a worker, which it reads from standard input; see `Job`."""
+    """The task of a worker, which it reads from standard input; see `Job`.
+
+    Attributes:
+        warm: Whether the worker does a small job of the same kind first, which is not measured.
+    """
 
     endpoint: Endpoint
     layout: Layout
@@ -84,6 +118,7 @@ class Task:
     size: int
     count: int
     step: int
+    warm: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The task as values of JSON."""

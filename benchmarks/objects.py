@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.layout import MIB, Endpoint, Layout
+from benchmarks.layout import KIB, MIB, TRIAL, Endpoint, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,8 +27,14 @@ def names_of(job: Job) -> Iterator[tuple[int, int | None]]:
     """Size and index of the files or objects of a job."""
     if job.many:
         yield from ((job.size, index) for index in range(job.count))
-    elif job.verb != "write":
+        return
+    if job.verb != "write":
         yield job.size, None
+    if job.verb == "serial":
+        yield KIB, None  # to upload
+        yield job.size, 0  # for the floor
+    if job.warm and job.size > TRIAL:
+        yield TRIAL, None
 
 
 def make_files(layout: Layout, jobs: Iterable[Job]) -> None:
@@ -78,6 +84,7 @@ def _client(endpoint: Endpoint) -> Any:
         region_name=endpoint.region,
         aws_access_key_id=endpoint.access_key,
         aws_secret_access_key=endpoint.secret_key,
+        verify=endpoint.ca,
         config=Config(
             s3={"addressing_style": "path"},
             request_checksum_calculation="when_required",

@@ -1,15 +1,15 @@
-"""The picture: one panel for each job, with two bars for each peer, as ratios to the best peer. Plain SVG."""
+"""The charts: a panel for each job, with two bars for each peer, as ratios. Plain SVG."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+from benchmarks.figures import Summary, best, floor_of, is_ours, summarise
 
-    from benchmarks.figures import Summary
-    from benchmarks.jobs import Job
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 _WIDTH = 980
 _COLUMNS = 2
@@ -20,8 +20,6 @@ _BAR = 8
 _ROW = 24
 _TITLE = 34
 _CEILING = 4.0  # the longest bar; the number beside it is exact
-
-_HEAD = "Time of the job (upper bar) and its CPU (lower bar), as ratios to the best peer (1.0)"
 
 _STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f; }
@@ -41,50 +39,84 @@ _STYLE = """
 """
 
 
-def to_svg(jobs: Sequence[Job], summaries: Mapping[str, Mapping[str, Summary]], ours: Collection[str], caption: str) -> str:
+@dataclass(frozen=True)
+class Panel:
+    """The part of a picture for one job.
+
+    Attributes:
+        title: Title of the job.
+        rows: For each peer its name, the ratios of time and CPU, and whether it is this library.
+    """
+
+    title: str
+    rows: list[tuple[str, float, float, bool]]
+
+
+def of_processes(jobs: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
+    """The complete processes, to the best peer."""
+    return _panels(jobs, "process_", lambda summaries, name: best(summaries, name))
+
+
+def of_warm_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
+    """The jobs in warm processes, to the floor."""
+
+    def base(summaries: Mapping[str, Summary], name: str) -> float | None:
+        floor = floor_of(summaries)
+        return floor.medians[name] if floor else None
+
+    return _panels(jobs, "warm_", base)
+
+
+def _panels(
+    jobs: Mapping[str, Mapping[str, Any]], kind: str, base: Callable[[Mapping[str, Summary], str], float | None]
+) -> list[Panel]:
+    panels = []
+    for measured in jobs.values():
+        summaries = summarise(measured["runs"])
+        wall, cpu = (base(summaries, kind + figure) for figure in ("wall", "cpu"))
+        shown = {name: each.medians for name, each in summaries.items() if f"{kind}wall" in each.medians}
+        if not (wall and cpu and any(map(is_ours, shown))):
+            continue
+        rows = [(name, each[f"{kind}wall"] / wall, each[f"{kind}cpu"] / cpu, is_ours(name)) for name, each in shown.items()]
+        panels.append(Panel(measured["job"]["title"], sorted(rows, key=lambda row: row[1])))
+    return panels
+
+
+def to_svg(panels: Sequence[Panel], head: str, caption: str) -> str:
     """Draw the picture.
 
     Args:
-        jobs: The jobs, in the order of their panels; a job without figures has none.
-        summaries: The summaries, by job and peer.
-        ours: The peers that are this library.
+        panels: The panels.
+        head: The title.
         caption: The conditions of the run.
     """
-    shown = [job for job in jobs if any(each.to_best for each in summaries.get(job.name, {}).values())]
     width = (_WIDTH - _GAP * (_COLUMNS + 1)) / _COLUMNS
     body, y = [], float(_TOP)
-    for first in range(0, len(shown), _COLUMNS):
-        row = shown[first : first + _COLUMNS]
-        for column, job in enumerate(row):
-            left = _GAP + column * (width + _GAP)
-            body.append(_panel(job.title, summaries[job.name], ours, left=left, top=y, width=width))
-        y += max(_TITLE + _ROW * len(summaries[job.name]) for job in row) + _GAP
+    for first in range(0, len(panels), _COLUMNS):
+        row = panels[first : first + _COLUMNS]
+        for column, panel in enumerate(row):
+            body.append(_draw(panel, left=_GAP + column * (width + _GAP), top=y, width=width))
+        y += max(_TITLE + _ROW * len(panel.rows) for panel in row) + _GAP
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {y:.0f}" role="img">\n'
-        f"<title>{escape(caption)}</title>\n<style>{_STYLE}</style>\n"
-        f'<text class="head" x="{_GAP}" y="26">{_HEAD}</text>\n'
+        f"<title>{escape(head)}</title>\n<style>{_STYLE}</style>\n"
+        f'<text class="head" x="{_GAP}" y="26">{escape(head)}</text>\n'
         f'<text class="number" x="{_GAP}" y="44">{escape(caption)}. Shorter is better.</text>\n'
         + "\n".join(body)
         + "\n</svg>\n"
     )
 
 
-def _panel(
-    title: str, summaries: Mapping[str, Summary], ours: Collection[str], *, left: float, top: float, width: float
-) -> str:
+def _draw(panel: Panel, *, left: float, top: float, width: float) -> str:
     start = left + _NAMES
     unit = (width - _NAMES - 34) / _CEILING
-    lines = [f'<text class="title" x="{left:.0f}" y="{top + 14:.0f}">{escape(title)}</text>']
+    lines = [f'<text class="title" x="{left:.0f}" y="{top + 14:.0f}">{escape(panel.title)}</text>']
     y = top + _TITLE - 8
-    ranked = sorted(summaries.items(), key=lambda item: item[1].medians["wall"])
-    for peer, summary in ranked:
-        mine = peer in ours
+    for peer, wall, cpu, mine in panel.rows:
         kind = "ours" if mine else "peer"
         place = f'x="{start - 8:.0f}" y="{y + 13:.0f}" text-anchor="end"'
         lines.append(f'<text class="{kind}" {place}>{escape(peer)}</text>')
-        for name, at in (("wall", y), ("cpu", y + _BAR + 1)):
-            if name in summary.to_best:
-                lines.append(_bar(name, summary.to_best[name], start, at, unit, mine=mine))
+        lines += [_bar(name, ratio, start, at, unit, mine=mine) for name, ratio, at in (("wall", wall, y), ("cpu", cpu, y + _BAR + 1))]
         y += _ROW
     one = start + unit
     lines.append(f'<line class="best" x1="{one:.1f}" y1="{top + _TITLE - 12:.0f}" x2="{one:.1f}" y2="{y - 4:.0f}"/>')

@@ -1,112 +1,148 @@
-"""The tables and the JSON of a run."""
+"""The tables of a result file."""
 
 from __future__ import annotations
 
-import os
-import platform
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.layout import GIB, MIB
+from benchmarks import goals
+from benchmarks.figures import Summary, best, floor_of, summarise
+from benchmarks.layout import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from benchmarks.figures import Summary
     from benchmarks.jobs import Job
-    from benchmarks.run import Outcome
+    from benchmarks.results import Results
 
-_HEAD = (
-    "| | wall s | least–most | CPU s | wall, to the best peer | CPU, to the best peer | wall, to {0} | CPU, to {0} "
-    "| peak RSS MiB | process: wall s | CPU s |"
-)
-_RULE = "|---|---|---|---|---|---|---|---|---|---|---|"
+    Cell = Callable[[Summary], str]
 
-
-def describe_machine() -> dict[str, Any]:
-    """The machine of the run, without names of hosts or people."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "load_at_start": round(os.getloadavg()[0], 2),
-    }
+NAMES = {
+    "https": "S3 over https",
+    "http": "S3 over http",
+    "gcs": "Google Cloud Storage over https",
+    "azure": "Azure Blob Storage over https",
+}
+"""The endpoints in headings."""
+_NONE = "–"
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def to_markdown(results: Results, picture: Callable[[str], str] | None = None) -> str:
+    """The goals, and a table for each job.
 
-
-def to_markdown(
-    jobs: Sequence[Job],
-    summaries: Mapping[str, Mapping[str, Summary]],
-    outcome: Outcome,
-    peers: Mapping[str, Mapping[str, Any]],
-) -> str:
-    """The tables, one for each job."""
-    run = [job for job in jobs if job.name in summaries or job.name in outcome.failures]
-    blocks = [_job_table(job, summaries.get(job.name, {}), outcome, peers) for job in run]
-    missing = [f"- {name}: {each['missing']}" for name, each in peers.items() if "missing" in each]
-    if missing:
-        blocks.append("Could not be had:\n\n" + "\n".join(missing))
+    Args:
+        results: The results.
+        picture: Gives what stands above the tables of an endpoint. Default: nothing.
+    """
+    blocks = []
+    reached = [] if results["about"].get("quick") else goals.judge(results["endpoints"])
+    if reached:
+        blocks += ["## Goals", goals.to_markdown(reached).rstrip()]
+    for name, measured in results["endpoints"].items():
+        blocks.append(f"## {NAMES.get(name, name)}")
+        if picture:
+            blocks.append(picture(name))
+        blocks += [job_table(each, measured["peers"]) for each in measured["jobs"].values()]
+        slope = slope_table(measured["jobs"])
+        missing = [f"- {peer}: {_one_line(each['missing'])}" for peer, each in measured["peers"].items() if "missing" in each]
+        blocks += [slope] if slope else []
+        blocks += ["Could not be had:\n\n" + "\n".join(missing)] if missing else []
     return "\n\n".join(blocks) + "\n"
 
 
-def _job_table(job: Job, summaries: Mapping[str, Summary], outcome: Outcome, peers: Mapping[str, Mapping[str, Any]]) -> str:
-    small = any("per_call_us" in each.medians for each in summaries.values())
-    counts = outcome.counts.get(job.name, {})
-    head, rule = _HEAD.format(job.yardstick), _RULE
-    if small:
-        head, rule = f"{head} one call µs | to the best peer |", f"{rule}---|---|"
+def job_table(measured: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of a job. It has no column without figures."""
+    summaries = summarise(measured["runs"])
+    ranked = sorted(summaries.items(), key=lambda item: item[1].medians["process_wall"])
+    columns = [(head, [cell(each) for _, each in ranked]) for head, cell in _columns(summaries)]
+    shown = [(head, cells) for head, cells in columns if any(each != _NONE for each in cells)]
+    counts = measured["counts"]
     if counts:
-        head, rule = f"{head} requests | MiB up | MiB down |", f"{rule}---|---|---|"
-    lines = [f"### {job.title}", "", head, rule]
-    for peer, summary in sorted(summaries.items(), key=lambda item: item[1].medians["wall"]):
-        lines.append(_row(peer, summary, small=small, counted=counts.get(peer) if counts else None))
-    cannot = {name: each["cannot"][job.verb] for name, each in peers.items() if job.verb in each.get("cannot", {})}
-    reasons = {**cannot, **outcome.failures.get(job.name, {})}
+        shown += _counted([name for name, _ in ranked], counts)
+    lines = [f"### {measured['job']['title']}", "", "| | " + " | ".join(head for head, _ in shown) + " |"]
+    lines.append("|---" * (len(shown) + 1) + "|")
+    for row, (peer, _) in enumerate(ranked):
+        lines.append(f"| {peer} | " + " | ".join(cells[row] for _, cells in shown) + " |")
+    return "\n".join([*lines, *_notes(measured, peers)])
+
+
+def _columns(summaries: Mapping[str, Summary]) -> list[tuple[str, Cell]]:
+    floor = floor_of(summaries)
+    of_floor = floor.medians if floor else {}
+    return [
+        ("runs", lambda each: str(each.runs)),
+        ("process: wall s", _number("process_wall", 2)),
+        ("least–most", _span("process_wall")),
+        ("CPU s", _number("process_cpu", 2)),
+        ("to the best peer: wall", _ratio("process_wall", best(summaries, "process_wall"))),
+        ("CPU", _ratio("process_cpu", best(summaries, "process_cpu"))),
+        ("warm: wall s", _number("warm_wall", 3)),
+        ("CPU s", _number("warm_cpu", 3)),
+        ("to the best peer: wall", _ratio("warm_wall", best(summaries, "warm_wall"))),
+        ("CPU", _ratio("warm_cpu", best(summaries, "warm_cpu"))),
+        ("to the floor: wall", _ratio("warm_wall", of_floor.get("warm_wall"))),
+        ("CPU", _ratio("warm_cpu", of_floor.get("warm_cpu"))),
+        ("one call µs", _number("per_call_us", 0)),
+        ("peak RSS MiB", _number("peak_rss", 0, MIB)),
+        ("handshakes (resumed)", _handshakes),
+    ]
+
+
+def _number(name: str, digits: int, unit: int = 1) -> Cell:
+    return lambda each: f"{each.medians[name] / unit:.{digits}f}" if name in each.medians else _NONE
+
+
+def _span(name: str) -> Cell:
+    return lambda each: f"{each.least[name]:.2f}–{each.most[name]:.2f}" if name in each.medians else _NONE
+
+
+def _ratio(name: str, base: float | None) -> Cell:
+    return lambda each: f"{each.medians[name] / base:.2f}" if base and name in each.medians else _NONE
+
+
+def _handshakes(each: Summary) -> str:
+    if not each.medians.get("handshakes"):
+        return _NONE
+    return f"{each.medians['handshakes']:.0f} ({each.medians['resumed']:.0f})"
+
+
+def _counted(names: Sequence[str], counts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    def column(cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+        return [cell(counts[name]) if name in counts else _NONE for name in names]
+
+    return [
+        ("requests", column(lambda each: str(sum(each["requests"].values())))),
+        ("MiB up", column(lambda each: f"{each['bytes_up'] / MIB:.1f}")),
+        ("MiB down", column(lambda each: f"{each['bytes_down'] / MIB:.1f}")),
+    ]
+
+
+def _notes(measured: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    verb, lines = measured["job"]["verb"], []
+    cannot = {name: each["cannot"][verb] for name, each in peers.items() if verb in each.get("cannot", {})}
+    reasons = {**cannot, **measured["failures"]}
     for said, shown in (("Not in the table", False), ("Failed once, and not asked again", True)):
-        notes = [f"{name}: {_one_line(reason)}" for name, reason in reasons.items() if (name in summaries) is shown]
+        notes = [f"{name}: {_one_line(why)}" for name, why in reasons.items() if (name in measured["runs"]) is shown]
         if notes:
             lines += ["", f"{said}: {'; '.join(notes)}."]
-    return "\n".join(lines)
+    return lines
 
 
-def _row(peer: str, summary: Summary, *, small: bool, counted: Mapping[str, Any] | None) -> str:
-    middle, least, most = summary.medians, summary.least, summary.most
-    cells = [
-        peer,
-        f"{middle['wall']:.2f}",
-        f"{least['wall']:.2f}–{most['wall']:.2f}",
-        f"{middle['cpu']:.2f}",
-        _ratio(summary.to_best, "wall"),
-        _ratio(summary.to_best, "cpu"),
-        _ratio(summary.to_yardstick, "wall"),
-        _ratio(summary.to_yardstick, "cpu"),
-        f"{middle['peak_rss'] / MIB:.0f}",
-        f"{middle['process_wall']:.2f}",
-        f"{middle['process_cpu']:.2f}",
-    ]
-    if small:
-        cells += [f"{middle['per_call_us']:.0f}", _ratio(summary.to_best, "per_call_us")]
-    if counted is not None:
-        cells += [
-            str(sum(counted["requests"].values())),
-            f"{counted['bytes_up'] / MIB:.1f}",
-            f"{counted['bytes_down'] / MIB:.1f}",
-        ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def _ratio(ratios: Mapping[str, float], name: str) -> str:
-    return f"{ratios[name]:.2f}" if name in ratios else "–"
+def slope_table(jobs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The jobs on one processor beside the same jobs on all; empty if they were not measured."""
+    lines = []
+    for name, measured in jobs.items():
+        other = jobs.get(f"{measured['job']['verb']}-1g") if name.startswith("one-core-") else None
+        if other is None:
+            continue
+        one, more = summarise(measured["runs"]), summarise(other["runs"])
+        for peer in one.keys() & more.keys():
+            of_one, of_more = one[peer].medians, more[peer].medians
+            speed = of_one["process_wall"] / of_more["process_wall"]
+            lines.append(
+                f"| {other['job']['title']} | {peer} | {of_one['process_wall']:.2f} | {of_more['process_wall']:.2f} | {speed:.2f} |"
+            )
+    head = ["### From one processor to all", "", "| | | one: wall s | all: wall s | faster by |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *sorted(lines)]) if lines else ""
 
 
 def _one_line(text: str) -> str:
@@ -115,9 +151,9 @@ def _one_line(text: str) -> str:
 
 def to_list(jobs: Sequence[Job], peers: Mapping[str, Mapping[str, Any]]) -> str:
     """A table of the jobs, with the call by which each peer does them."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, dict[str, None]] = {}
     for job in jobs:
-        names.setdefault(job.verb, []).append(job.name)
+        names.setdefault(job.verb, {})[job.name] = None
     lines = ["| jobs | peer | by |", "|---|---|---|"]
     for verb, of_verb in names.items():
         first = ", ".join(of_verb)
@@ -131,23 +167,3 @@ def to_list(jobs: Sequence[Job], peers: Mapping[str, Mapping[str, Any]]) -> str:
                 first = ""
     lines += [f"| | {name} | could not be had: {each['missing']} |" for name, each in peers.items() if "missing" in each]
     return "\n".join(lines) + "\n"
-
-
-def to_json(
-    jobs: Sequence[Job],
-    summaries: Mapping[str, Mapping[str, Summary]],
-    outcome: Outcome,
-    peers: Mapping[str, Mapping[str, Any]],
-    about: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The complete run: its options, the samples, and the summaries."""
-    return {
-        "about": dict(about),
-        "machine": describe_machine(),
-        "peers": {name: dict(each) for name, each in peers.items()},
-        "jobs": [{**asdict(job), "title": job.title} for job in jobs],
-        "samples": [asdict(each) for each in outcome.samples],
-        "failures": outcome.failures,
-        "counts": outcome.counts,
-        "summaries": {job: {peer: asdict(each) for peer, each in by_peer.items()} for job, by_peer in summaries.items()},
-    }

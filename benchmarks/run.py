@@ -10,23 +10,26 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import objects, servers, warm
-from benchmarks.figures import Sample, order
-from benchmarks.layout import GIB, MIB, Endpoint, Layout, Task
+from benchmarks import first, objects, servers, warm
+from benchmarks.figures import far_behind, order, rivals_in
+from benchmarks.layout import FLOOR_PROGRAM, GIB, MIB, Endpoint, Layout, Task
+from benchmarks.peers import BEFORE, entry_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from benchmarks.figures import Runs
     from benchmarks.jobs import Job
 
 _TIMEOUT_SECONDS = 900.0
 _SPARE_DISK = 5 * GIB
 _PROCESS_MEMORY = 512 * MIB  # for a worker, and the kernel's buffers of its connections
 _TAIL_CHARACTERS = 600
+_MAIN = "from benchmarks.worker import main; main()"
 
 
 class WorkerError(RuntimeError):
@@ -34,53 +37,90 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Pythons:
+    """The interpreters of the peers.
+
+    Attributes:
+        peers: The Python in which the peers are installed.
+        before: The Python in which another version of this library is installed; None if it is not measured.
+        floor: The program of the floor.
+        code: A folder with the package `benchmarks` and no other: the working directory of the workers, from which they must
+            not import this library.
+    """
+
+    peers: str
+    before: str | None
+    floor: str
+    code: str
+
+    def of(self, peer: str) -> str:
+        """The Python of a peer."""
+        return (self.before or self.peers) if peer.endswith(BEFORE) else self.peers
+
+
+@dataclass(frozen=True)
 class Bench:
     """A place to run jobs.
 
     Attributes:
-        python: The Python in which the peers are installed.
+        pythons: The interpreters of the peers.
         endpoint: The endpoint of the workers.
         direct: The same endpoint without a proxy, to fill and clean.
         layout: Names of the files and objects.
-        served: The folder that the server serves; None if it serves none.
-        counter: The compiled proxy, which counts requests; None to count none.
+        proxy: The compiled proxy.
+        counter: Counts the connections of the endpoint; None if that is not possible.
         settle: Whether to bring disk and memory into the same state before each run.
+        keep_all: Whether also peers that are far behind have all runs.
     """
 
-    python: str
+    pythons: Pythons
     endpoint: Endpoint
     direct: Endpoint
     layout: Layout
-    served: str | None = None
-    counter: str | None = None
+    proxy: str
+    counter: servers.Counter | None = None
     settle: bool = True
+    keep_all: bool = False
 
 
 @dataclass
-class Outcome:
-    """The results of the runs.
+class Found:
+    """What the runs of one job found.
 
     Attributes:
-        samples: All samples.
-        failures: The reasons for missing figures, by job and peer.
-        counts: The counted requests and bytes, by job and peer.
+        runs: The figures, by peer.
+        failures: The reasons for missing figures, by peer.
+        behind: The peers that had one run only, because they were far behind.
+        counts: The counted requests and bytes, by peer.
     """
 
-    samples: list[Sample] = field(default_factory=list)
-    failures: dict[str, dict[str, str]] = field(default_factory=dict)
-    counts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    runs: dict[str, Runs] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    behind: list[str] = field(default_factory=list)
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def fail(self, job: Job, peer: str, reason: str) -> None:
-        """Note the reason why a peer has no figure for a job."""
-        self.failures.setdefault(job.name, {})[peer] = reason
+    def add(self, peer: str, figures: Mapping[str, float]) -> None:
+        """Add the figures of a run."""
+        for name, value in figures.items():
+            self.runs.setdefault(peer, {}).setdefault(name, []).append(round(value, 5))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The findings as values of JSON."""
+        return asdict(self)
 
 
-def describe_peers(python: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def describe_peers(pythons: Pythons, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The abilities of each peer. The call also brings each peer's modules into the disk cache."""
     described = {}
     for name in names:
-        command = [python, "-m", "benchmarks.worker", name, "--describe"]
-        done = subprocess.run(command, cwd=servers.ROOT, env=_environment(None), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [pythons.of(name), "-c", _MAIN, name, "--describe"],
+            cwd=pythons.code,
+            env={**_environment(), FLOOR_PROGRAM: pythons.floor, "HOME": pythons.code},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         described[name] = json.loads(done.stdout) if done.returncode == 0 else {"missing": _tail(done.stderr)}
     return described
 
@@ -89,47 +129,99 @@ def prepare(bench: Bench, jobs: Sequence[Job]) -> None:
     """Make the files and objects that the jobs need."""
     objects.make_files(bench.layout, jobs)
     objects.make_download_folders(bench.layout, jobs)
+    _make_homes(bench)
     reading = [job for job in jobs if job.reads]
-    if bench.served is not None:
-        objects.link_objects(bench.layout, reading, bench.served)
+    if bench.direct.served is not None:
+        objects.link_objects(bench.layout, reading, bench.direct.served)
         return
     names = dict.fromkeys(name for job in reading for name in objects.names_of(job))
     uploads = [(bench.layout.file(size, index), bench.layout.key(size, index)) for size, index in names]
     _ask_objects(bench, "fill", {"uploads": uploads})
 
 
-def run_job(bench: Bench, job: Job, peers: Sequence[str], repeats: int, outcome: Outcome) -> None:
-    """Run a job several times with each peer, in turn. A peer that fails once is left out of the other rounds."""
-    left = list(peers)
+def _make_homes(bench: Bench) -> None:
+    os.makedirs(bench.layout.home, exist_ok=True)
+    folder = Path(bench.layout.home_with_keys) / ".aws"
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = f"aws_access_key_id = {bench.direct.access_key}\naws_secret_access_key = {bench.direct.secret_key}\n"
+    (folder / "credentials").write_text(f"[default]\n{keys}")
+    (folder / "config").write_text(f"[default]\nregion = {bench.direct.region}\n")
+
+
+def run_job(bench: Bench, job: Job, peers: Mapping[str, Mapping[str, Any]], repeats: int) -> Found:
+    """Run a job several times with each peer, in turn.
+
+    A peer that fails once is left out of the other rounds, and so is a rival that is far behind in the first.
+
+    Args:
+        bench: The place.
+        job: The job.
+        peers: The abilities of the peers that run it.
+        repeats: Number of runs.
+    """
+    found, left = Found(), list(peers)
     if _too_large(bench, job):
-        for peer in left:
-            outcome.fail(job, peer, "the disk has no room for the file")
+        found.failures = dict.fromkeys(left, "the disk has no room for the file")
+        return found
+    with _slowed(bench, job) as place:
+        for repeat in range(repeats * job.times):
+            for peer in order([each for each in peers if each in left], repeat):
+                try:
+                    figures = _run_peer(place, job, peer, warms=peers[peer].get("warms", True), first_round=repeat == 0)
+                except WorkerError as error:
+                    found.failures[peer] = str(error)
+                    left.remove(peer)
+                    continue
+                found.add(peer, figures)
+                _say(job, repeat, peer, figures)
+            if repeat == 0 and not bench.keep_all:
+                found.behind = far_behind(found.runs, left)
+                left = [each for each in left if each not in found.behind]
+        if job.counted and bench.direct.url.startswith("http:"):
+            _count_all(place, job, left, found)
+    return found
+
+
+def _say(job: Job, repeat: int, peer: str, figures: Mapping[str, float]) -> None:
+    said = f"  {job.name} #{repeat + 1} {peer}: process {figures['process_wall']:.2f} s, {figures['process_cpu']:.2f} s CPU"
+    if "warm_wall" in figures:
+        said += f"; warm {figures['warm_wall']:.2f} s, {figures['warm_cpu']:.2f} s CPU"
+    print(said, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _slowed(bench: Bench, job: Job) -> Any:
+    """The place of a job: behind a slow proxy, if the job asks for one."""
+    if not (job.delay_ms or job.bandwidth):
+        yield bench
         return
-    for repeat in range(repeats):
-        for peer in order([each for each in peers if each in left], repeat):
-            try:
-                figures = _run_once(bench, job, peer, first=repeat == 0)
-            except WorkerError as error:
-                outcome.fail(job, peer, str(error))
-                left.remove(peer)
-                continue
-            outcome.samples.append(Sample(job.name, peer, repeat, figures))
-            print(f"  {job.name} #{repeat + 1} {peer}: {figures['wall']:.2f} s, {figures['cpu']:.2f} s CPU", file=sys.stderr)
-    if job.counted and bench.counter is not None:
-        for peer in left:
-            try:
-                outcome.counts.setdefault(job.name, {})[peer] = _count(bench, job, peer, bench.counter)
-            except WorkerError as error:
-                outcome.fail(job, peer, f"not counted: {error}")
+    with servers.proxy(bench.proxy, bench.direct, job.delay_ms, job.bandwidth) as slow:
+        yield replace(bench, endpoint=bench.direct.at(slow.url))
 
 
-def _run_once(bench: Bench, job: Job, peer: str, *, first: bool) -> dict[str, float]:
-    if bench.settle:
+def _run_peer(bench: Bench, job: Job, peer: str, *, warms: bool, first_round: bool) -> dict[str, float]:
+    """A complete process that is not warm, and after it a process that is, if the job asks for it."""
+    figures = _run_once(bench, job, peer, compare=first_round)
+    if job.warm and warms:
+        again = _run_once(bench, job, peer, warm_process=True)
+        figures |= {"warm_wall": again["wall"], "warm_cpu": again["cpu"]}
+        figures |= {"per_call_us": again["per_call_us"]} if "per_call_us" in again else {}
+    return figures
+
+
+def _run_once(bench: Bench, job: Job, peer: str, *, warm_process: bool = False, compare: bool = False) -> dict[str, float]:
+    if bench.settle and not job.is_first:
         _settle(bench.layout, job)
+    before = bench.counter.read() if bench.counter else {}
     try:
-        figures = _measure(bench, job, peer, bench.endpoint)
-        if first and job.downloads:
-            _compare(bench.layout, job)
+        figures = _measure(bench, job, peer, warm_process=warm_process)
+        if bench.counter:
+            figures |= {name: number - before[name] for name, number in bench.counter.read().items()}
+        # The floor writes no file in the job "serial".
+        if job.downloads and not (job.verb == "serial" and peer.startswith("floor")):
+            _check_sizes(bench.layout, job)
+            if compare:
+                _compare(bench.layout, job)
     finally:
         stored = _forget(bench, job)
     if stored and stored["bytes"] != job.size * job.count:
@@ -144,25 +236,55 @@ def _settle(layout: Layout, job: Job) -> None:
     warm.take_memory(layout.folder, _PROCESS_MEMORY + (job.size * job.count if job.downloads else 0))
 
 
-def _count(bench: Bench, job: Job, peer: str, program: str) -> dict[str, Any]:
-    with servers.proxy(program, bench.direct) as counter:
+def _count_all(bench: Bench, job: Job, peers: Sequence[str], found: Found) -> None:
+    for peer in peers:
         try:
-            _measure(bench, job, peer, bench.direct.at(counter.url))
-        finally:
-            _forget(bench, job)
-    return counter.seen
+            with servers.proxy(bench.proxy, bench.direct) as counting:
+                try:
+                    _measure(replace(bench, endpoint=bench.direct.at(counting.url)), job, peer)
+                finally:
+                    _forget(bench, job)
+        except WorkerError as error:
+            found.failures[peer] = f"not counted: {error}"
+        else:
+            found.counts[peer] = counting.seen
 
 
-def _measure(bench: Bench, job: Job, peer: str, endpoint: Endpoint) -> dict[str, float]:
-    task = Task(endpoint, bench.layout, job.verb, job.size, job.count, job.step)
+def _measure(bench: Bench, job: Job, peer: str, *, warm_process: bool = False) -> dict[str, float]:
+    endpoint, python = bench.endpoint, bench.pythons.of(peer)
+    if job.is_first:
+        chain = job.verb == "first_chain"
+        key = bench.layout.key(job.size)
+        command, task = first.command(peer, python, endpoint, key, chain=chain), b""
+    else:
+        chain = False
+        command = [python, "-c", _MAIN, peer]
+        given = Task(endpoint, bench.layout, job.verb, job.size, job.count, job.step, warm_process)
+        task = json.dumps(given.to_dict()).encode()
+    environment = _environment(endpoint) | {
+        "HOME": bench.layout.home_with_keys if chain else bench.layout.home,
+        FLOOR_PROGRAM: bench.pythons.floor,
+    }
+    if not chain and (entry_of(peer).by_environment or peer == "gllm-storage, command"):
+        environment |= _keys(endpoint)
+    if job.cores:
+        command = ["taskset", "--cpu-list", ",".join(map(str, sorted(os.sched_getaffinity(0))[: job.cores])), *command]
+    output, figures = _run_process(command, task, environment, bench.pythons.code)
+    return figures | ({} if job.is_first else json.loads(output))
+
+
+def _run_process(command: list[str], task: bytes, environment: dict[str, str], folder: str) -> tuple[bytes, dict[str, float]]:
+    """Run a process to its end.
+
+    Returns:
+        The last line of its output, and the figures of the complete process.
+
+    Raises:
+        WorkerError: If it fails.
+    """
     start = time.perf_counter()
     with subprocess.Popen(
-        [bench.python, "-m", "benchmarks.worker", peer],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=servers.ROOT,
-        env=_environment(endpoint),
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=environment
     ) as child:
         if child.stdin is None or child.stdout is None or child.stderr is None:
             raise RuntimeError("Popen made no pipes")
@@ -174,7 +296,7 @@ def _measure(bench: Bench, job: Job, peer: str, endpoint: Endpoint) -> dict[str,
         listener.start()
         try:
             with contextlib.suppress(BrokenPipeError):  # the worker has ended; its exit code gives the reason
-                child.stdin.write(json.dumps(task.to_dict()).encode())
+                child.stdin.write(task)
                 child.stdin.close()
             output = child.stdout.read()
             # Not `child.wait()`: only wait4 reports the resources of this child and its own children.
@@ -192,29 +314,20 @@ def _measure(bench: Bench, job: Job, peer: str, endpoint: Endpoint) -> dict[str,
     crashed = child.returncode < 0 and answer.endswith(b"}")
     if child.returncode and not crashed:
         raise WorkerError(_tail(said[0].decode(errors="replace")) or f"ended with {child.returncode}")
-    figures: dict[str, float] = json.loads(answer)
-    if crashed:
-        figures["crashed"] = -child.returncode
-    figures.update(process_wall=wall, process_cpu=usage.ru_utime + usage.ru_stime, ru_maxrss=usage.ru_maxrss * 1024)
-    return figures
+    return answer, {"process_wall": wall, "process_cpu": usage.ru_utime + usage.ru_stime}
 
 
-def _environment(endpoint: Endpoint | None) -> dict[str, str]:
-    """An environment without the machine's settings of AWS, proxies and Python."""
-    keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    ours = {
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    if endpoint is not None:
-        ours |= {
-            "AWS_ACCESS_KEY_ID": endpoint.access_key,
-            "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
-            "AWS_REGION": endpoint.region,
-            "AWS_DEFAULT_REGION": endpoint.region,
-        }
-    return keep | ours
+def _environment(endpoint: Endpoint | None = None) -> dict[str, str]:
+    """An environment without the machine's settings of AWS, proxies and Python, which trusts the endpoint's certificate."""
+    keep = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    if endpoint is None or endpoint.ca is None:
+        return keep
+    return keep | {"SSL_CERT_FILE": endpoint.ca, "REQUESTS_CA_BUNDLE": endpoint.ca}
+
+
+def _keys(endpoint: Endpoint) -> dict[str, str]:
+    keys = {"AWS_ACCESS_KEY_ID": endpoint.access_key, "AWS_SECRET_ACCESS_KEY": endpoint.secret_key}
+    return keys | {"AWS_REGION": endpoint.region, "AWS_DEFAULT_REGION": endpoint.region}
 
 
 def _tail(text: str) -> str:
@@ -229,7 +342,7 @@ def _ask_objects(bench: Bench, command: str, given: dict[str, Any]) -> dict[str,
         capture_output=True,
         text=True,
         cwd=servers.ROOT,
-        env=_environment(bench.direct),
+        env=_environment(bench.direct) | _keys(bench.direct) | {"HOME": bench.layout.home},
         check=False,
     )
     if done.returncode:
@@ -238,10 +351,22 @@ def _ask_objects(bench: Bench, command: str, given: dict[str, Any]) -> dict[str,
     return answer
 
 
+def _downloaded(layout: Layout, job: Job) -> list[tuple[str, str]]:
+    """The files of a job that downloads, each with the file of the same content."""
+    indices = range(job.count) if job.many else [None]
+    return [(layout.downloaded(job.size, index), layout.file(job.size, index)) for index in indices]
+
+
+def _check_sizes(layout: Layout, job: Job) -> None:
+    for path, _ in _downloaded(layout, job):
+        got = os.path.getsize(path) if os.path.exists(path) else 0
+        if got != job.size:
+            raise WorkerError(f"downloaded {got} bytes instead of {job.size}")
+
+
 def _compare(layout: Layout, job: Job) -> None:
     """Compare the downloaded files with the files of the same name."""
-    for size, index in objects.names_of(job):
-        wanted, got = layout.file(size, index), layout.downloaded(size, index)
+    for got, wanted in _downloaded(layout, job):
         if subprocess.run(["cmp", "--silent", wanted, got], check=False).returncode:
             raise WorkerError("the downloaded content differs from the stored content")
 
@@ -268,7 +393,7 @@ def _set_aside(layout: Layout, job: Job) -> None:
     another (`recently_deleted` in fs/ext4/ialloc.c), so that creating a file takes ten times as long: measured, 0.3 ms
     instead of 0.03 ms. The next run would measure that.
     """
-    paths = [Path(layout.downloaded(size, index)) for size, index in objects.names_of(job)]
+    paths = [Path(path) for path, _ in _downloaded(layout, job)]
     for path in paths:
         if path.exists():
             os.truncate(path, 0)
@@ -287,3 +412,22 @@ def clean_up(bench: Bench) -> None:
     """Delete all objects of this run."""
     if bench.direct.stores:
         _ask_objects(bench, "clean", {"prefix": f"{bench.layout.prefix}/"})
+
+
+def able(job: Job, endpoint: str, peers: Mapping[str, Mapping[str, Any]], before: Found | None) -> dict[str, Mapping[str, Any]]:
+    """The peers that run a job.
+
+    Args:
+        job: The job.
+        endpoint: Name of the endpoint.
+        peers: The abilities of the peers.
+        before: What was found in the job of `Job.rivals_of`.
+    """
+    names = [name for name, each in peers.items() if job.verb in each.get("how", {}) and endpoint in entry_of(name).endpoints]
+    if job.only:
+        names = [name for name in names if name in job.only]
+    if not job.synced:
+        names = [name for name in names if not name.endswith(", synced")]
+    if before is not None:
+        names = [name for name in names if name not in rivals_in([*before.behind, *before.failures])]
+    return {name: peers[name] for name in names}

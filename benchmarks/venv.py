@@ -7,17 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv-bench"
 _HERE = Path(__file__).parent
 _READY = VENV / "ready"
+_DESCRIPTION = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 _SOURCES = (_HERE / "requirements.txt", _HERE / "overrides.txt", ROOT / "setup.cfg")
 
 
 def peers_python(venv: str) -> str:
-    """The Python in which the peers are installed. The default environment is made if it is missing or outdated.
+    """The Python in which the peers and this library are installed.
+
+    The default environment is made if it is missing or outdated; this library is installed anew if its source is newer.
 
     Args:
         venv: Folder of a virtual environment; ``none`` for the Python of this process.
@@ -28,23 +32,46 @@ def peers_python(venv: str) -> str:
         return os.path.join(venv, "bin", "python")
     if not _READY.exists() or any(each.stat().st_mtime > _READY.stat().st_mtime for each in _SOURCES):
         _make()
+    install(_python())
+    return _python()
+
+
+def install(python: str) -> None:
+    """Install this library into an environment of its users: not editable, compiled, and without the files beside it.
+
+    An editable installation would add an import hook to each start. From a copy, because a build in the work tree leaves
+    modules there that were deleted since.
+
+    Args:
+        python: The Python of the environment.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("gllm_storage", *_DESCRIPTION):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, os.path.join(folder, name))
+        command = [_uv(), "pip", "install", "--quiet", "--python", python, "--no-deps", "--reinstall-package", "gllm-storage"]
+        subprocess.run([*command, folder], check=True)
+    show = "import gllm_storage, os; print(os.path.dirname(gllm_storage.__file__))"
+    installed = subprocess.run([python, "-c", show], cwd="/", check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run([python, "-m", "compileall", "-q", installed], check=True)
+
+
+def _python() -> str:
     return str(VENV / "bin" / "python")
 
 
 def _make() -> None:
     print(f"benchmarks: installing the peers into {VENV.name}", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    options = ["--quiet", "--python", str(VENV / "bin" / "python"), "--override", str(_HERE / "overrides.txt")]
-    install = [_uv(), "pip", "install", *options]
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+    command = [_uv(), "pip", "install", "--quiet", "--python", _python(), "--override", str(_HERE / "overrides.txt")]
     # Bytecode is compiled now, so that no run of a job spends time on it.
-    every = subprocess.run(
-        [*install, "--compile-bytecode", "--requirement", str(_HERE / "requirements.txt")], cwd=ROOT, check=False
-    )
-    if every.returncode:
+    command.append("--compile-bytecode")
+    done = subprocess.run([*command, "--requirement", str(_HERE / "requirements.txt")], cwd=ROOT, check=False)
+    if done.returncode:
         # One peer that cannot be installed must not prevent the others. Its worker will report the missing package.
-        subprocess.run([*install, "--editable", str(ROOT)], cwd=ROOT, check=True)
+        subprocess.run([*command, ".[azure,cli,gcs]"], cwd=ROOT, check=True)
         for requirement in _peers():
-            subprocess.run([*install, "--compile-bytecode", requirement], cwd=ROOT, check=False)
+            subprocess.run([*command, requirement], cwd=ROOT, check=False)
     _READY.touch()
 
 
@@ -62,4 +89,4 @@ def _peers() -> list[str]:
     metadata = configparser.ConfigParser()
     metadata.read(ROOT / "setup.cfg")
     lines = metadata["options.extras_require"]["bench"].splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("%")]

@@ -1,21 +1,21 @@
-"""A process that runs one job with one peer: ``python -m benchmarks.worker PEER``, with a `Task` on standard input.
+"""A process that runs one job with one peer: ``benchmarks.worker.main``, with a `Task` on standard input.
 
-It prints one line of JSON: the figures, or with ``--describe`` instead of a task the abilities of the peer.
+It prints one line of JSON: the figures, or with ``--describe`` instead of a task the abilities of the peer. It imports
+little: the cost of its own modules is in the figures of the complete process.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import sys
 import time
-from importlib.metadata import version
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.layout import Task
-from benchmarks.peers import PEERS, load_peer
+from benchmarks.layout import KIB, TRIAL, TRIALS, Layout, Task
+from benchmarks.peers import entry_of, load_peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,15 +27,18 @@ _SEED = 20261125
 
 def describe(name: str) -> dict[str, Any]:
     """The abilities of a peer; or the reason, if it cannot be imported."""
+    from importlib.metadata import version  # noqa: PLC0415 - a measured process does not need it
+
     try:
         peer = load_peer(name)
     except ImportError as error:
-        return {"name": name, "missing": f"cannot be imported: {error}"}
+        return {"missing": f"cannot be imported: {error}"}
+    distribution = entry_of(name).distribution
     return {
-        "name": name,
-        "version": version(PEERS[name].distribution),
+        "version": version(distribution) if distribution else "",
         "how": dict(peer.how),
         "cannot": dict(peer.cannot),
+        "warms": peer.warms,
     }
 
 
@@ -46,15 +49,33 @@ def work(peer_class: type[Peer], task: Task) -> dict[str, Any]:
         The figures.
 
     Raises:
-        RuntimeError: If the peer moved another number of bytes than requested.
+        RuntimeError: If the peer read another number of bytes than requested.
     """
     do = _JOBS[task.verb]
-    peer_class.load(task.verb)
+    peer = peer_class(task.endpoint)
+    if task.warm and peer.tries:
+        do(peer, _small(task))
     cpu, start = _cpu_seconds(), time.perf_counter()
-    figures = do(peer_class(task.endpoint), task) or {}
+    figures = do(peer, task) or {}
     figures.update(wall=time.perf_counter() - start, cpu=_cpu_seconds() - cpu, peak_rss=_peak_rss())
-    _check(task)
     return figures
+
+
+def _small(task: Task) -> Task:
+    """A small task of the same kind, with files of its own."""
+    layout = _TrialLayout(task.layout.folder, task.layout.prefix)
+    small = replace(task, layout=layout, count=min(task.count, TRIALS) if task.count > 1 else 1)
+    many = task.verb in {"upload_many", "download_many"}
+    small = small if many or task.size <= TRIAL or task.verb == "read_at" else replace(small, size=TRIAL)
+    os.makedirs(os.path.dirname(layout.downloaded(small.size, 0 if many else None)), exist_ok=True)
+    return small
+
+
+class _TrialLayout(Layout):
+    """A layout with other downloads, so that the measured files are new."""
+
+    def downloaded(self, size: int, index: int | None = None) -> str:
+        return self.tried(size, index)
 
 
 def _cpu_seconds() -> float:
@@ -74,16 +95,6 @@ def _peak_rss() -> int:
     except (OSError, StopIteration):
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return max(own, children)
-
-
-def _check(task: Task) -> None:
-    if task.verb not in {"download", "download_many", "download_small"}:
-        return
-    indices = range(task.count) if task.verb == "download_many" else [None]
-    for index in indices:
-        got = os.path.getsize(task.layout.downloaded(task.size, index))
-        if got != task.size:
-            raise RuntimeError(f"downloaded {got} bytes instead of {task.size}")
 
 
 def _expect(got: int, wanted: int) -> None:
@@ -114,6 +125,8 @@ def _read(peer: Peer, task: Task) -> None:
 
 
 def _read_at(peer: Peer, task: Task) -> dict[str, Any]:
+    import random  # noqa: PLC0415 - other jobs do not need it
+
     source = random.Random(_SEED)  # noqa: S311 - the same offsets for all peers
     offsets = [source.randrange(task.size - task.step) for _ in range(task.count)]
     _expect(peer.read_at(task.layout.key(task.size), offsets, task.step), task.count * task.step)
@@ -136,7 +149,7 @@ def _each(task: Task, call: Callable[[int], object]) -> dict[str, Any]:
         call(index)
         took.append(time.perf_counter() - start)
     took.sort()
-    return {"per_call_us": took[len(took) // 2] * 1e6, "per_call_p90_us": took[len(took) * 9 // 10] * 1e6}
+    return {"per_call_us": took[len(took) // 2] * 1e6}
 
 
 def _upload_small(peer: Peer, task: Task) -> dict[str, Any]:
@@ -149,19 +162,31 @@ def _upload_small_exclusive(peer: Peer, task: Task) -> dict[str, Any]:
     return _each(task, lambda index: peer.upload_small_exclusive(path, task.layout.uploaded(task.size, index)))
 
 
+def _require(peer: Peer, key: str) -> None:
+    if not peer.exists(key):
+        raise RuntimeError("reports an existing object as missing")
+
+
 def _exists(peer: Peer, task: Task) -> dict[str, Any]:
     key = task.layout.key(task.size)
-
-    def ask(_: int) -> None:
-        if not peer.exists(key):
-            raise RuntimeError("reports an existing object as missing")
-
-    return _each(task, ask)
+    return _each(task, lambda _: _require(peer, key))
 
 
 def _download_small(peer: Peer, task: Task) -> dict[str, Any]:
     key, path = task.layout.key(task.size), task.layout.downloaded(task.size)
     return _each(task, lambda _: peer.download_small(key, path))
+
+
+def _serial(peer: Peer, task: Task) -> None:
+    """Three calls each time: a small object up, exists, and an object of the task's size down."""
+    if peer.serial is not None:
+        peer.serial(task.layout.file(task.size, 0))
+        return
+    file, key, path = task.layout.file(KIB), task.layout.key(task.size), task.layout.downloaded(task.size)
+    for index in range(task.count):
+        peer.upload_small(file, task.layout.uploaded(KIB, index))
+        _require(peer, key)
+        peer.download_small(key, path)
 
 
 _JOBS: dict[str, Callable[[Peer, Task], dict[str, Any] | None]] = {
@@ -172,6 +197,7 @@ _JOBS: dict[str, Callable[[Peer, Task], dict[str, Any] | None]] = {
     "upload_small": _upload_small,
     "exists": _exists,
     "download_small": _download_small,
+    "serial": _serial,
     "read": _read,
     "read_at": _read_at,
     "write": _write,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from benchmarks.layout import Endpoint
 
@@ -22,14 +22,16 @@ class Peer:
     Attributes:
         how: The API call for each verb. The peer does not run jobs with a verb that is neither here nor in `cannot`.
         cannot: The reason for each verb that the package lacks.
+        warms: Whether a second job in the same process can be faster than the first.
+        tries: Whether a warm process does a small job first.
+        serial: Does the job ``serial`` by itself, if it is not None. The argument is a file with the content of an object.
     """
 
     how: ClassVar[Mapping[str, str]] = {}
     cannot: ClassVar[Mapping[str, str]] = {}
-
-    @classmethod
-    def load(cls, verb: str) -> None:
-        """Import modules that only some verbs need, before the clock starts."""
+    warms: ClassVar[bool] = True
+    tries: ClassVar[bool] = True
+    serial: Callable[[str], None] | None = None
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint

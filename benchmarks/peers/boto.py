@@ -37,6 +37,9 @@ class Boto3(Peer):
         "download_small": "`client.get_object`",
         "read": '`client.get_object()["Body"].read(step)`',
         "read_at": "`client.get_object(Range=…)`",
+        "serial": "`client.put_object`, `head_object`, `get_object`",
+        "first": "`client.head_object`",
+        "first_chain": "`client.head_object`",
     }
     cannot = {"write": "no file to write to"}
 
@@ -48,6 +51,7 @@ class Boto3(Peer):
             region_name=endpoint.region,
             aws_access_key_id=endpoint.access_key,
             aws_secret_access_key=endpoint.secret_key,
+            verify=endpoint.ca,
             config=Config(
                 s3={"addressing_style": "path"},
                 max_pool_connections=_THREADS,

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import awscrt.s3
 from awscrt.auth import AwsCredentialsProvider
 from awscrt.http import HttpHeaders, HttpRequest
-from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup
+from awscrt.io import ClientBootstrap, ClientTlsContext, DefaultHostResolver, EventLoopGroup, TlsContextOptions
 
 from benchmarks.layout import MIB
 from benchmarks.peers.base import Peer
@@ -37,6 +37,7 @@ class BareCrt(Peer):
         "upload_small": "`make_request(PUT_OBJECT, send_filepath=…)`",
         "exists": '`make_request(DEFAULT, "HeadObject")`',
         "download_small": "`make_request(GET_OBJECT, recv_filepath=…)`",
+        "serial": "`make_request` of PUT_OBJECT, HeadObject, GET_OBJECT",
     }
     cannot = {
         "read": "no file to read from",
@@ -49,11 +50,18 @@ class BareCrt(Peer):
         url = urlsplit(endpoint.url)
         self.host = url.netloc
         group = EventLoopGroup()
-        tls = awscrt.s3.S3RequestTlsMode.ENABLED if url.scheme == "https" else awscrt.s3.S3RequestTlsMode.DISABLED
+        tls, connections = awscrt.s3.S3RequestTlsMode.DISABLED, None
+        if url.scheme == "https":
+            tls, context = awscrt.s3.S3RequestTlsMode.ENABLED, TlsContextOptions()
+            if endpoint.ca:
+                context.override_default_trust_store_from_path(None, endpoint.ca)
+            connections = ClientTlsContext(context).new_connection_options()
+            connections.set_server_name(str(url.hostname))
         self.client: Any = awscrt.s3.S3Client(
             bootstrap=ClientBootstrap(group, DefaultHostResolver(group)),
             region=endpoint.region,
             tls_mode=tls,
+            tls_connection_options=connections,
             credential_provider=AwsCredentialsProvider.new_static(endpoint.access_key, endpoint.secret_key),
             part_size=_PART,
             throughput_target_gbps=10.0,

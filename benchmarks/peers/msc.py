@@ -44,6 +44,7 @@ class MultiStorageClient(Peer):
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
             "rust_client": {"allow_http": True},
+            **({"verify": endpoint.ca} if endpoint.ca else {}),
         }
         profile = {
             "storage_provider": {"type": "s3", "options": options},

@@ -6,16 +6,16 @@ import asyncio
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import obstore
-from obstore.store import S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from benchmarks.layout import MIB
 from benchmarks.peers.base import Peer, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from benchmarks.layout import Endpoint
     from benchmarks.peers.base import Transfer
@@ -28,7 +28,7 @@ _RANGES_AT_ONCE = 10
 class Obstore(Peer):
     """Files are passed as `Path`, which obstore reads by itself; many files go by its async calls, 64 at a time."""
 
-    how = {
+    how: ClassVar[Mapping[str, str]] = {
         "upload": "`obstore.put(store, key, Path)`",
         "download": "`obstore.get(store, key).stream()`, written by Python",
         "upload_many": f"`obstore.put_async(store, key, Path)`, {_AT_ONCE} at a time",
@@ -39,18 +39,29 @@ class Obstore(Peer):
         "read": "`obstore.open_reader(store, key, buffer_size=8 MiB)`",
         "read_at": "`obstore.open_reader(store, key, buffer_size=step)`",
         "write": "`obstore.open_writer(store, key)`",
+        "serial": "`obstore.put`, `obstore.head`, `obstore.get(…).bytes()`",
+        "first": "`obstore.head`",
     }
+    cannot: ClassVar[Mapping[str, str]] = {"first_chain": "reads no credentials file"}
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
-        self.store = S3Store(
+        self.client_options: Any = {"allow_http": True}
+        if endpoint.ca:
+            self.client_options["root_certificate"] = Path(endpoint.ca).read_text()
+        self.store: Any = self.open_store()
+
+    def open_store(self) -> Any:
+        """The store of the endpoint."""
+        endpoint = self.endpoint
+        return S3Store(
             endpoint.bucket,
             endpoint=endpoint.url,
             region=endpoint.region,
             access_key_id=endpoint.access_key,
             secret_access_key=endpoint.secret_key,
             virtual_hosted_style_request=False,
-            client_options={"allow_http": True},
+            client_options=self.client_options,
         )
 
     def upload(self, path: str, key: str) -> None:
@@ -123,6 +134,7 @@ class ObstoreRanges(Obstore):
     how = {
         "download": f"`obstore.get_range_async` of {_RANGE // MIB} MiB, {_RANGES_AT_ONCE} at a time, `os.pwrite`",
     }
+    cannot = {}
 
     def download(self, key: str, path: str) -> None:
         size = obstore.head(self.store, key)["size"]
@@ -141,3 +153,39 @@ class ObstoreRanges(Obstore):
             asyncio.run(fetch_all())
         finally:
             os.close(descriptor)
+
+
+_ON_CLOUDS = {
+    **{verb: Obstore.how[verb] for verb in ("upload", "upload_many", "download_many")},
+    "download": ObstoreRanges.how["download"],
+}
+
+
+class ObstoreOnGCS(ObstoreRanges):
+    """The store of GCS, without credentials."""
+
+    how = _ON_CLOUDS
+
+    def open_store(self) -> Any:
+        endpoint = self.endpoint
+        return GCSStore(
+            endpoint.bucket,
+            config={"base_url": endpoint.url, "skip_signature": True},
+            client_options=self.client_options,
+        )
+
+
+class ObstoreOnAzure(ObstoreRanges):
+    """The store of Azure, with an account key."""
+
+    how = _ON_CLOUDS
+
+    def open_store(self) -> Any:
+        endpoint = self.endpoint
+        return AzureStore(
+            endpoint.bucket,
+            endpoint=endpoint.url,
+            account_name=endpoint.access_key,
+            account_key=endpoint.secret_key,
+            client_options=self.client_options,
+        )

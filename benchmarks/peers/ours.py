@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-# The client imports these modules on first use. The import is not a part of the jobs.
-import boto3  # noqa: F401
-
-import gllm_storage.s3.client
-import gllm_storage.s3.connection
-import gllm_storage.s3.http.client
 from benchmarks.peers.base import Peer
+from gllm_storage import get_storage_client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,49 +13,53 @@ if TYPE_CHECKING:
     from benchmarks.layout import Endpoint
     from benchmarks.peers.base import Transfer
 
-_THREADS = 16
-_BY_FILESYSTEM = {"upload_many", "download_many", "read", "read_at", "write"}
+
+def config_of(endpoint: Endpoint) -> dict[str, str]:
+    """The config of a client of an S3 endpoint."""
+    config = {
+        "bucket_name": endpoint.bucket,
+        "endpoint_url": endpoint.url,
+        "region_name": endpoint.region,
+        "aws_access_key_id": endpoint.access_key,
+        "aws_secret_access_key": endpoint.secret_key,
+    }
+    if endpoint.ca:
+        config["ca_bundle"] = endpoint.ca
+    return config
 
 
 class Ours(Peer):
-    """The verbs of the client; its filesystem for `open` and for many files."""
+    """The verbs of the client; its filesystem for many files. Downloads are not synced, as those of no peer are."""
 
     how = {
         "upload": "`client.upload_file`",
-        "download": "`client.download_file`",
+        "download": '`client.download_file`, `fsync="false"`',
         "upload_many": "`S3FileSystem.put(list, list)`",
-        "download_many": "`S3FileSystem.get(list, list)`",
+        "download_many": '`S3FileSystem.get(list, list)`, `fsync="false"`',
         "upload_small": "`client.upload_file`",
         "exists": "`client.file_exists`",
-        "download_small": "`client.download_file`",
+        "download_small": '`client.download_file`, `fsync="false"`',
+        "serial": '`client.upload_file`, `file_exists`, `download_file`, `fsync="false"`',
         "read": '`client.open(key, "rb")`, no options',
         "read_at": '`client.open(key, "rb")`, no options',
         "write": '`client.open(key, "wb")`',
         "upload_exclusive": "`client.upload_file(…, check_conflict=True)`",
         "upload_small_exclusive": "`client.upload_file(…, check_conflict=True)`",
+        "first": "`get_storage_client(…).file_exists`",
+        "first_chain": "`get_storage_client(…).file_exists`",
     }
 
-    options: ClassVar[dict[str, str]] = {}
-
-    @classmethod
-    def load(cls, verb: str) -> None:
-        if verb in _BY_FILESYSTEM:
-            import_module("gllm_storage.s3.filesystem")
+    provider: ClassVar[str] = "s3"
+    options: ClassVar[dict[str, str]] = {"fsync": "false"}
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
-        config = {
-            **self.options,
-            "bucket_name": endpoint.bucket,
-            "endpoint_url": endpoint.url,
-            "region_name": endpoint.region,
-            "aws_access_key_id": endpoint.access_key,
-            "aws_secret_access_key": endpoint.secret_key,
-        }
-        if not endpoint.stores:
-            # The server does not enforce preconditions, so after a probe the client would refuse exclusive creates.
-            config["conditional_writes"] = "enforced"
-        self.client: Any = gllm_storage.s3.client.S3StorageClient(config)
+        self.client: Any = get_storage_client(self.provider, {**self.config(), **self.options})
+
+    def config(self) -> dict[str, str]:
+        """The config without `options`."""
+        # nulls3 does not enforce preconditions, so after a probe the client would refuse exclusive creates.
+        return config_of(self.endpoint) | ({} if self.endpoint.stores else {"conditional_writes": "enforced"})
 
     def upload(self, path: str, key: str) -> None:
         self.client.upload_file(path, key)
@@ -116,21 +113,14 @@ class Ours(Peer):
         return f"{self.endpoint.bucket}/{key}"
 
 
-class OursInThreads(Ours):
-    """The verbs of the client in threads, as in code that does not use the bulk calls."""
+class OursSynced(Ours):
+    """The defaults: a download is on the disk when the call returns."""
 
+    options: ClassVar[dict[str, str]] = {}
     how = {
-        "upload_many": f"`client.upload_file` in {_THREADS} threads",
-        "download_many": f"`client.download_file` in {_THREADS} threads",
+        "download": "`client.download_file`",
+        "download_many": "`S3FileSystem.get(list, list)`",
     }
-
-    def upload_many(self, transfers: Sequence[Transfer]) -> None:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(lambda each: self.upload_small(*each), transfers))
-
-    def download_many(self, transfers: Sequence[Transfer]) -> None:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(lambda each: self.download_small(each[1], each[0]), transfers))
 
 
 class OursUnsigned(Ours):
@@ -157,3 +147,44 @@ class OursUnchecked(Ours):
 
     def upload_small_exclusive(self, path: str, key: str) -> None:
         self.client.upload_file(path, key)
+
+
+class Command(Peer):
+    """The command line."""
+
+    how = {"first": "`gllm-storage exists URL`", "first_chain": "`gllm-storage exists URL`"}
+
+
+_ON_CLOUDS = {
+    "upload": "`client.upload_file`",
+    "download": '`client.download_file`, `fsync="false"`',
+    "upload_many": "`filesystem.put(list, list)`",
+    "download_many": '`filesystem.get(list, list)`, `fsync="false"`',
+}
+
+
+class OursOnGCS(Ours):
+    """The client of GCS, without credentials."""
+
+    provider: ClassVar[str] = "gcs"
+    how = _ON_CLOUDS
+
+    def config(self) -> dict[str, str]:
+        given = {"bucket_name": self.endpoint.bucket, "endpoint_url": self.endpoint.url, "anonymous": "true"}
+        return given | ({"ca_bundle": self.endpoint.ca} if self.endpoint.ca else {})
+
+
+class OursOnAzure(Ours):
+    """The client of Azure, with an account key."""
+
+    provider: ClassVar[str] = "azure"
+    how = _ON_CLOUDS
+
+    def config(self) -> dict[str, str]:
+        given = {
+            "container_name": self.endpoint.bucket,
+            "endpoint_url": self.endpoint.url,
+            "account_name": self.endpoint.access_key,
+            "account_key": self.endpoint.secret_key,
+        }
+        return given | ({"ca_bundle": self.endpoint.ca} if self.endpoint.ca else {})

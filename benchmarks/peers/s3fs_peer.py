@@ -29,6 +29,9 @@ class S3fs(Peer):
         "read": '`fs.open(path, "rb")`',
         "read_at": '`fs.open(path, "rb", cache_type="none")`',
         "write": '`fs.open(path, "wb")`',
+        "serial": "`fs.put_file`, `fs.exists`, `fs.get_file`",
+        "first": "`fs.exists`",
+        "first_chain": "`fs.exists`",
     }
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -37,7 +40,7 @@ class S3fs(Peer):
             key=endpoint.access_key,
             secret=endpoint.secret_key,
             endpoint_url=endpoint.url,
-            client_kwargs={"region_name": endpoint.region},
+            client_kwargs={"region_name": endpoint.region, "verify": endpoint.ca},
             config_kwargs={
                 "s3": {"addressing_style": "path"},
                 "request_checksum_calculation": "when_required",

@@ -23,7 +23,7 @@ def _program() -> str:
 
 
 class S5cmd(Peer):
-    """One command for each job, with wildcards for many files."""
+    """One command for each job, with wildcards for many files. It trusts the certificates that SSL_CERT_FILE names."""
 
     how = {
         "upload": "`s5cmd cp FILE URL`",
@@ -31,10 +31,12 @@ class S5cmd(Peer):
         "upload_many": "`s5cmd cp 'FOLDER/*' URL/`",
         "download_many": "`s5cmd cp 'URL/*' FOLDER/`",
     }
+    warms = False  # a process for each call
     cannot = {
         "upload_small": "a process for each call",
         "exists": "a process for each call",
         "download_small": "a process for each call",
+        "serial": "a process for each call",
         "read": "no file to read from",
         "read_at": "no file to read from",
         "write": "no file to write to",

@@ -1,0 +1,55 @@
+"""The tables and charts of the documentation, from a result file: ``python -m benchmarks.docs FILE… FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import picture, report, results
+
+if TYPE_CHECKING:
+    from benchmarks.results import Results
+
+_PAGE = "benchmarks-tables.md"
+_HEAD = """# Benchmark results
+
+[Benchmarks](benchmarks.md) describes the method, and the call of each library. {about}
+
+"process" is a complete process from its start to its end, which does the job once: with the start of the interpreter, the
+imports, and the client. "warm" is the job alone, in a process that has done a small job of the same kind before. "The floor"
+is a program that does the job in plain Python and nothing else. The floor, the bare CRT and this library are never "the best
+peer". A library with one run was more than 1.5 times behind the best in all figures of that run.
+"""
+_CHARTS = (
+    ("process", picture.of_processes, "Complete processes: time (upper bar) and CPU (lower bar), as ratios to the best peer (1.0)"),
+    ("warm", picture.of_warm_jobs, "Warm jobs: time (upper bar) and CPU (lower bar), as ratios to the floor (1.0)"),
+)
+
+
+def write(found: Results, folder: Path) -> None:
+    """Write the page with the tables, and the charts that it shows."""
+    machine, about = found["machine"], found["about"]
+    conditions = f"Medians of {about['repeats']} interleaved runs on {machine['cores']} processors ({machine['processor']})"
+    shown: dict[str, list[str]] = {}
+    for endpoint, measured in found["endpoints"].items():
+        for name, panels_of, head in _CHARTS:
+            panels = panels_of(measured["jobs"])
+            if panels:
+                file = f"benchmarks-{endpoint}-{name}.svg"
+                title = f"{report.NAMES[endpoint]}. {head}"
+                (folder / file).write_text(picture.to_svg(panels, title, conditions))
+                shown.setdefault(endpoint, []).append(f"![{title}]({file})")
+    said = f"{conditions}, {machine['system']}, Python {machine['python']}."
+    tables = report.to_markdown(found, lambda endpoint: "\n\n".join(shown.get(endpoint, [])))
+    (folder / _PAGE).write_text(f"{_HEAD.format(about=said)}\n{tables}")
+
+
+def main() -> None:
+    """Run the command line."""
+    *files, folder = map(Path, sys.argv[1:])
+    write(results.merge(map(results.load, files)), folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Clients of Azure Blob Storage, with an account key."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers.base import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.layout import Endpoint
+    from benchmarks.peers.base import Transfer
+
+_THREADS = 16
+_AT_ONCE = 8
+
+
+def connection_string(endpoint: Endpoint) -> str:
+    """The connection string of an endpoint."""
+    scheme = endpoint.url.partition(":")[0]
+    return (
+        f"DefaultEndpointsProtocol={scheme};AccountName={endpoint.access_key};AccountKey={endpoint.secret_key};"
+        f"BlobEndpoint={endpoint.url};"
+    )
+
+
+class Adlfs(Peer):
+    """The defaults of adlfs."""
+
+    how = {
+        "upload": "`fs.put_file`",
+        "download": "`fs.get_file`",
+        "upload_many": "`fs.put(list, list)`",
+        "download_many": "`fs.get(list, list)`",
+    }
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        import adlfs  # noqa: PLC0415 - the other peer does not need it
+
+        super().__init__(endpoint)
+        self.filesystem: Any = adlfs.AzureBlobFileSystem(connection_string=connection_string(endpoint))
+
+    def upload(self, path: str, key: str) -> None:
+        self.filesystem.put_file(path, self._path(key), overwrite=True)
+
+    def download(self, key: str, path: str) -> None:
+        self.filesystem.get_file(self._path(key), path)
+
+    def upload_many(self, transfers: Sequence[Transfer]) -> None:
+        paths, keys = [path for path, _ in transfers], [self._path(key) for _, key in transfers]
+        self.filesystem.put(paths, keys, overwrite=True)
+
+    def download_many(self, transfers: Sequence[Transfer]) -> None:
+        self.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
+
+    def _path(self, key: str) -> str:
+        return f"{self.endpoint.bucket}/{key}"
+
+
+class AzureSdk(Peer):
+    """Microsoft's own client."""
+
+    how = {
+        "upload": f"`blob.upload_blob(file, max_concurrency={_AT_ONCE})`",
+        "download": f"`blob.download_blob(max_concurrency={_AT_ONCE}).readinto(file)`",
+        "upload_many": f"`blob.upload_blob` in {_THREADS} threads",
+        "download_many": f"`blob.download_blob().readinto(file)` in {_THREADS} threads",
+    }
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        from azure.storage.blob import BlobServiceClient  # noqa: PLC0415 - the other peer does not need it
+
+        super().__init__(endpoint)
+        service: Any = BlobServiceClient.from_connection_string(connection_string(endpoint))
+        self.container = service.get_container_client(endpoint.bucket)
+
+    def upload(self, path: str, key: str, at_once: int = _AT_ONCE) -> None:
+        with open(path, "rb") as file:
+            self.container.get_blob_client(key).upload_blob(file, overwrite=True, max_concurrency=at_once)
+
+    def download(self, key: str, path: str, at_once: int = _AT_ONCE) -> None:
+        with open(path, "wb") as file:
+            self.container.get_blob_client(key).download_blob(max_concurrency=at_once).readinto(file)
+
+    def upload_many(self, transfers: Sequence[Transfer]) -> None:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(lambda each: self.upload(*each, 1), transfers))
+
+    def download_many(self, transfers: Sequence[Transfer]) -> None:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(lambda each: self.download(each[1], each[0], 1), transfers))

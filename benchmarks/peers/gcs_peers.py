@@ -1,0 +1,91 @@
+"""Clients of Google Cloud Storage, without credentials."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.layout import MIB
+from benchmarks.peers.base import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.layout import Endpoint
+    from benchmarks.peers.base import Transfer
+
+_THREADS = 16
+_CHUNK = 32 * MIB
+_PROJECT = "bench"
+
+
+class Gcsfs(Peer):
+    """The defaults of gcsfs."""
+
+    how = {
+        "upload": "`fs.put_file`",
+        "download": "`fs.get_file`",
+        "upload_many": "`fs.put(list, list)`",
+        "download_many": "`fs.get(list, list)`",
+    }
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        import gcsfs  # noqa: PLC0415 - the other peer does not need it
+
+        super().__init__(endpoint)
+        self.filesystem: Any = gcsfs.GCSFileSystem(token="anon", project=_PROJECT, endpoint_url=endpoint.url)
+
+    def upload(self, path: str, key: str) -> None:
+        self.filesystem.put_file(path, self._path(key))
+
+    def download(self, key: str, path: str) -> None:
+        self.filesystem.get_file(self._path(key), path)
+
+    def upload_many(self, transfers: Sequence[Transfer]) -> None:
+        self.filesystem.put([path for path, _ in transfers], [self._path(key) for _, key in transfers])
+
+    def download_many(self, transfers: Sequence[Transfer]) -> None:
+        self.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
+
+    def _path(self, key: str) -> str:
+        return f"{self.endpoint.bucket}/{key}"
+
+
+class GoogleSdk(Peer):
+    """Google's own client, without optional checksums."""
+
+    how = {
+        "upload": "`blob.upload_from_filename`",
+        "download": "`transfer_manager.download_chunks_concurrently`, threads",
+        "upload_many": f"`blob.upload_from_filename` in {_THREADS} threads",
+        "download_many": f"`blob.download_to_filename` in {_THREADS} threads",
+    }
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415 - the other peer does not need it
+        from google.cloud import storage  # noqa: PLC0415
+
+        super().__init__(endpoint)
+        client: Any = storage.Client(
+            project=_PROJECT, credentials=AnonymousCredentials(), client_options={"api_endpoint": endpoint.url}
+        )
+        self.bucket = client.bucket(endpoint.bucket)
+
+    def upload(self, path: str, key: str) -> None:
+        self.bucket.blob(key).upload_from_filename(path, checksum=None)
+
+    def download(self, key: str, path: str) -> None:
+        from google.cloud.storage import transfer_manager  # noqa: PLC0415
+
+        blob = self.bucket.blob(key)
+        transfer_manager.download_chunks_concurrently(
+            blob, path, chunk_size=_CHUNK, worker_type=transfer_manager.THREAD, crc32c_checksum=False
+        )
+
+    def upload_many(self, transfers: Sequence[Transfer]) -> None:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(lambda each: self.upload(*each), transfers))
+
+    def download_many(self, transfers: Sequence[Transfer]) -> None:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(lambda each: self.bucket.blob(each[1]).download_to_filename(each[0], checksum=None), transfers))
