@@ -21,7 +21,6 @@ from benchmarks.peers import BEFORE, PEERS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from benchmarks.jobs import Job
 
 _UNITS = {"GiB": MIB * KIB, "MiB": MIB, "KiB": KIB}
 _BEFORE = ("gllm-storage", "gllm-storage, synced", "gllm-storage on GCS", "gllm-storage on Azure")
@@ -57,14 +56,18 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", nargs="+", default=[], metavar="JOB", help="names, their first words, or patterns")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="PEER")
     parser.add_argument("--repeats", type=int, help="runs of each job by each peer; 5, or 1 with --quick")
-    parser.add_argument("--keep-all", action="store_true", help="also peers that are far behind in the first round have all runs")
+    parser.add_argument(
+        "--keep-all", action="store_true", help="also peers that are far behind in the first round have all runs"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes over https, to try the command out")
     parser.add_argument("--delay-ms", type=int, default=0, help="every answer comes so much later")
     parser.add_argument("--bandwidth", type=_bytes, default=0, metavar="50MiB", help="per second, connection and direction")
     parser.add_argument("--venv", default=str(venv.VENV), help="where the peers are; `none`: the Python that runs this")
     parser.add_argument("--work", metavar="FOLDER", help="where to make the files; on the disk that is to be measured")
     parser.add_argument("--list", action="store_true", help="only say which jobs there are, and how each peer does them")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all runs; `python -m benchmarks.docs` makes the documentation from it")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="all runs; `python -m benchmarks.docs` makes the documentation from it"
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables; they are printed anyway")
     options = parser.parse_args(given)
     if options.endpoint_url and not options.bucket:
@@ -112,9 +115,7 @@ def _measure(options: argparse.Namespace, name: str, folder: str, pythons: run.P
         if options.delay_ms or options.bandwidth:
             seen = direct.at(stack.enter_context(servers.proxy(proxy, direct, options.delay_ms, options.bandwidth)).url)
         layout = Layout(folder, f"bench-{uuid.uuid4().hex[:12]}")
-        bench = run.Bench(
-            pythons, seen, direct, layout, proxy, counter, settle=not options.quick, keep_all=options.keep_all
-        )
+        bench = run.Bench(pythons, seen, direct, layout, proxy, counter, settle=not options.quick, keep_all=options.keep_all)
         peers = run.describe_peers(pythons, _peers(options, name))
         stack.callback(run.clean_up, bench)
         run.prepare(bench, jobs)

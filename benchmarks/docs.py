@@ -22,7 +22,11 @@ is a program that does the job in plain Python and nothing else. The floor, the 
 peer". A library with one run was more than 1.5 times behind the best in all figures of that run.
 """
 _CHARTS = (
-    ("process", picture.of_processes, "Complete processes: time (upper bar) and CPU (lower bar), as ratios to the best peer (1.0)"),
+    (
+        "process",
+        picture.of_processes,
+        "Complete processes: time (upper bar) and CPU (lower bar), as ratios to the best peer (1.0)",
+    ),
     ("warm", picture.of_warm_jobs, "Warm jobs: time (upper bar) and CPU (lower bar), as ratios to the floor (1.0)"),
 )
 

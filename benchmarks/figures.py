@@ -26,9 +26,9 @@ FIGURES = (
 )
 """The figures of a job by a peer, in seconds, bytes, microseconds and numbers.
 
-``process_wall`` and ``process_cpu`` are those of a complete process that is not warm, ``wall`` and ``cpu`` those of the job in it, with
-the client's start and the modules that it imports; ``warm_wall`` and ``warm_cpu`` those of the job in another process, which has done a small
-job before.
+``process_wall`` and ``process_cpu`` are those of a complete process that is not warm; ``wall`` and ``cpu`` those of the job
+in it, with the start of the client and its later imports; ``warm_wall`` and ``warm_cpu`` those of the job in a process which
+has done a small job before.
 """
 _FAR_BEHIND = 1.5
 

@@ -11,6 +11,7 @@ from benchmarks.layout import CLOUDS, GIB, KIB, MIB, S3
 _QUICK_LARGE = 64
 _QUICK_COUNT = 40
 
+
 @dataclass(frozen=True)
 class Job:
     """A job.

@@ -54,7 +54,7 @@ class Panel:
 
 def of_processes(jobs: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
     """The complete processes, to the best peer."""
-    return _panels(jobs, "process_", lambda summaries, name: best(summaries, name))
+    return _panels(jobs, "process_", best)
 
 
 def of_warm_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
@@ -116,7 +116,10 @@ def _draw(panel: Panel, *, left: float, top: float, width: float) -> str:
         kind = "ours" if mine else "peer"
         place = f'x="{start - 8:.0f}" y="{y + 13:.0f}" text-anchor="end"'
         lines.append(f'<text class="{kind}" {place}>{escape(peer)}</text>')
-        lines += [_bar(name, ratio, start, at, unit, mine=mine) for name, ratio, at in (("wall", wall, y), ("cpu", cpu, y + _BAR + 1))]
+        lines += [
+            _bar(name, ratio, start, at, unit, mine=mine)
+            for name, ratio, at in (("wall", wall, y), ("cpu", cpu, y + _BAR + 1))
+        ]
         y += _ROW
     one = start + unit
     lines.append(f'<line class="best" x1="{one:.1f}" y1="{top + _TITLE - 12:.0f}" x2="{one:.1f}" y2="{y - 4:.0f}"/>')

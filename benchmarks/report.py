@@ -43,7 +43,9 @@ def to_markdown(results: Results, picture: Callable[[str], str] | None = None) -
             blocks.append(picture(name))
         blocks += [job_table(each, measured["peers"]) for each in measured["jobs"].values()]
         slope = slope_table(measured["jobs"])
-        missing = [f"- {peer}: {_one_line(each['missing'])}" for peer, each in measured["peers"].items() if "missing" in each]
+        missing = [
+            f"- {peer}: {_one_line(each['missing'])}" for peer, each in measured["peers"].items() if "missing" in each
+        ]
         blocks += [slope] if slope else []
         blocks += ["Could not be had:\n\n" + "\n".join(missing)] if missing else []
     return "\n\n".join(blocks) + "\n"
@@ -137,10 +139,9 @@ def slope_table(jobs: Mapping[str, Mapping[str, Any]]) -> str:
         one, more = summarise(measured["runs"]), summarise(other["runs"])
         for peer in one.keys() & more.keys():
             of_one, of_more = one[peer].medians, more[peer].medians
-            speed = of_one["process_wall"] / of_more["process_wall"]
-            lines.append(
-                f"| {other['job']['title']} | {peer} | {of_one['process_wall']:.2f} | {of_more['process_wall']:.2f} | {speed:.2f} |"
-            )
+            one_wall, all_wall = of_one["process_wall"], of_more["process_wall"]
+            title, speed = other["job"]["title"], one_wall / all_wall
+            lines.append(f"| {title} | {peer} | {one_wall:.2f} | {all_wall:.2f} | {speed:.2f} |")
     head = ["### From one processor to all", "", "| | | one: wall s | all: wall s | faster by |", "|---|---|---|---|---|"]
     return "\n".join([*head, *sorted(lines)]) if lines else ""
 

@@ -4,7 +4,9 @@ The values of JSON are::
 
     {"about": {…}, "machine": {…}, "endpoints": {"https": {
         "peers": {"boto3": {"version": …, "how": …, "cannot": …}, …},
-        "jobs": {"upload-1g": {"job": …, "runs": {"boto3": {"process_wall": [3.2, …], …}}, "behind": …, "failures": …, "counts": …}},
+        "jobs": {"upload-1g": {
+            "job": …, "runs": {"boto3": {"process_wall": [3.2, …], …}}, "behind": …, "failures": …, "counts": …,
+        }},
     }}}
 """
 
@@ -86,7 +88,9 @@ def save(results: Results, path: Path) -> None:
 def _spell(value: Any, depth: int, indent: int = 0) -> str:
     if not (depth and isinstance(value, dict) and value):
         return json.dumps(value, ensure_ascii=False)
-    inner = ",\n".join(f"{' ' * (indent + 1)}{json.dumps(name)}: {_spell(each, depth - 1, indent + 1)}" for name, each in value.items())
+    inner = ",\n".join(
+        f"{' ' * (indent + 1)}{json.dumps(name)}: {_spell(each, depth - 1, indent + 1)}" for name, each in value.items()
+    )
     return f"{{\n{inner}\n{' ' * indent}}}"
 
 

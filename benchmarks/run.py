@@ -273,7 +273,9 @@ def _measure(bench: Bench, job: Job, peer: str, *, warm_process: bool = False) -
     return figures | ({} if job.is_first else json.loads(output))
 
 
-def _run_process(command: list[str], task: bytes, environment: dict[str, str], folder: str) -> tuple[bytes, dict[str, float]]:
+def _run_process(
+    command: list[str], task: bytes, environment: dict[str, str], folder: str
+) -> tuple[bytes, dict[str, float]]:
     """Run a process to its end.
 
     Returns:
@@ -414,7 +416,9 @@ def clean_up(bench: Bench) -> None:
         _ask_objects(bench, "clean", {"prefix": f"{bench.layout.prefix}/"})
 
 
-def able(job: Job, endpoint: str, peers: Mapping[str, Mapping[str, Any]], before: Found | None) -> dict[str, Mapping[str, Any]]:
+def able(
+    job: Job, endpoint: str, peers: Mapping[str, Mapping[str, Any]], before: Found | None
+) -> dict[str, Mapping[str, Any]]:
     """The peers that run a job.
 
     Args:
@@ -423,7 +427,9 @@ def able(job: Job, endpoint: str, peers: Mapping[str, Mapping[str, Any]], before
         peers: The abilities of the peers.
         before: What was found in the job of `Job.rivals_of`.
     """
-    names = [name for name, each in peers.items() if job.verb in each.get("how", {}) and endpoint in entry_of(name).endpoints]
+    names = [
+        name for name, each in peers.items() if job.verb in each.get("how", {}) and endpoint in entry_of(name).endpoints
+    ]
     if job.only:
         names = [name for name in names if name in job.only]
     if not job.synced:

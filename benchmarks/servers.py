@@ -233,7 +233,9 @@ def _running(
     command: list[str], stdout: int | None = None, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     # In a session of its own, so that Ctrl-C does not reach it: the workers end first, then the servers with their blocks.
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, env=environment, start_new_session=True) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=stdout, env=environment, start_new_session=True
+    ) as child:
         try:
             yield child
         finally:

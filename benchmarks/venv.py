@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv-bench"
 _HERE = Path(__file__).parent
 _READY = VENV / "ready"
+_INSTALLED = VENV / "installed"
 _DESCRIPTION = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 _SOURCES = (_HERE / "requirements.txt", _HERE / "overrides.txt", ROOT / "setup.cfg")
 
@@ -32,8 +34,19 @@ def peers_python(venv: str) -> str:
         return os.path.join(venv, "bin", "python")
     if not _READY.exists() or any(each.stat().st_mtime > _READY.stat().st_mtime for each in _SOURCES):
         _make()
-    install(_python())
+    source = _digest()
+    if not _INSTALLED.exists() or _INSTALLED.read_text() != source:
+        install(_python())
+        _INSTALLED.write_text(source)
     return _python()
+
+
+def _digest() -> str:
+    """A digest of this library's source."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "gllm_storage").rglob("*.py")):
+        digest.update(str(path).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def install(python: str) -> None:
@@ -49,7 +62,17 @@ def install(python: str) -> None:
         for name in ("gllm_storage", *_DESCRIPTION):
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, os.path.join(folder, name))
-        command = [_uv(), "pip", "install", "--quiet", "--python", python, "--no-deps", "--reinstall-package", "gllm-storage"]
+        command = [
+            _uv(),
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            python,
+            "--no-deps",
+            "--reinstall-package",
+            "gllm-storage",
+        ]
         subprocess.run([*command, folder], check=True)
     show = "import gllm_storage, os; print(os.path.dirname(gllm_storage.__file__))"
     installed = subprocess.run([python, "-c", show], cwd="/", check=True, capture_output=True, text=True).stdout.strip()

@@ -76,18 +76,24 @@ class AzureSdk(Peer):
         service: Any = BlobServiceClient.from_connection_string(connection_string(endpoint))
         self.container = service.get_container_client(endpoint.bucket)
 
-    def upload(self, path: str, key: str, at_once: int = _AT_ONCE) -> None:
-        with open(path, "rb") as file:
-            self.container.get_blob_client(key).upload_blob(file, overwrite=True, max_concurrency=at_once)
+    def upload(self, path: str, key: str) -> None:
+        self._upload(path, key, _AT_ONCE)
 
-    def download(self, key: str, path: str, at_once: int = _AT_ONCE) -> None:
-        with open(path, "wb") as file:
-            self.container.get_blob_client(key).download_blob(max_concurrency=at_once).readinto(file)
+    def download(self, key: str, path: str) -> None:
+        self._download(key, path, _AT_ONCE)
 
     def upload_many(self, transfers: Sequence[Transfer]) -> None:
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(lambda each: self.upload(*each, 1), transfers))
+            list(pool.map(lambda each: self._upload(each[0], each[1], 1), transfers))
 
     def download_many(self, transfers: Sequence[Transfer]) -> None:
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(lambda each: self.download(each[1], each[0], 1), transfers))
+            list(pool.map(lambda each: self._download(each[1], each[0], 1), transfers))
+
+    def _upload(self, path: str, key: str, at_once: int) -> None:
+        with open(path, "rb") as file:
+            self.container.get_blob_client(key).upload_blob(file, overwrite=True, max_concurrency=at_once)
+
+    def _download(self, key: str, path: str, at_once: int) -> None:
+        with open(path, "wb") as file:
+            self.container.get_blob_client(key).download_blob(max_concurrency=at_once).readinto(file)

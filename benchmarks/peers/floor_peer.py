@@ -58,7 +58,7 @@ class Floor(Peer):
 
     def download(self, key: str, path: str) -> None:
         self._show("big.bin", os.path.join(self.served, key))
-        # The floor deletes its file. With a second name, the content is there to be compared, and no run pays for the deletion.
+        # The floor deletes its file. With a second name, the content stays to be compared, and no run pays for the deletion.
         out = f"{path}-floor"
         os.makedirs(out, exist_ok=True)
         target = os.path.join(out, "big.bin")

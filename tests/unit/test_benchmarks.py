@@ -1,80 +1,108 @@
-"""The benchmark: its arithmetic, its tables and picture, its proxy, and the complete command at its smallest size."""
+"""The benchmark: its arithmetic, its tables and charts, its servers, and the complete command at its smallest size."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from moto.server import ThreadedMotoServer
 
-from benchmarks import goals, report, servers
-from benchmarks.figures import Sample, order, summarise
-from benchmarks.jobs import JOBS, choose_jobs
-from benchmarks.layout import GIB, MIB, Endpoint, Layout, Task
-from benchmarks.peers import PEERS
-from benchmarks.picture import to_svg
-from benchmarks.run import Outcome
+from benchmarks import docs, first, goals, report, results, run, servers
+from benchmarks.figures import best, far_behind, floor_of, order, summarise
+from benchmarks.jobs import choose_jobs
+from benchmarks.layout import CLOUDS, ENDPOINTS, GIB, MIB, Endpoint, Layout, Task
+from benchmarks.peers import BEFORE, PEERS
+from gllm_storage import get_storage_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.figures import Summary
+    from benchmarks.figures import Runs, Summary
+    from benchmarks.results import Results
 
 ROOT = Path(__file__).parents[2]
 DELAY_MS = 60
-YARDSTICKS = {job.name: job.yardstick for job in JOBS}
 
 
-def sample(peer: str, wall: float, cpu: float, repeat: int = 0, job: str = "upload-1g") -> Sample:
-    figures = {"wall": wall, "cpu": cpu, "process_wall": wall + 1, "process_cpu": cpu + 1, "peak_rss": 100.0 * MIB}
-    return Sample(job, peer, repeat, figures)
+def runs_of(wall: float, *more: float, cpu: float = 1.0, warm: float = 0.0) -> Runs:
+    """The runs of a peer, of which the first have the walls."""
+    walls = [wall, *more]
+    found = {"process_wall": walls, "process_cpu": [cpu], "peak_rss": [100.0 * MIB], "wall": walls, "cpu": [cpu]}
+    return found | ({"warm_wall": [warm], "warm_cpu": [warm]} if warm else {})
+
+
+RUNS = {
+    "gllm-storage": runs_of(9.0, 1.0, 2.0, warm=3.0),
+    "obstore": runs_of(4.0, cpu=2.0, warm=4.0),
+    "s3fs": runs_of(8.0, cpu=1.6),
+    "awscrt": runs_of(0.5, cpu=0.5),
+    "floor": runs_of(1.0, warm=2.0),
+    "floor, MemoryBIO": runs_of(1.0, warm=1.5),
+}
 
 
 @pytest.fixture
-def summaries() -> dict[str, dict[str, Summary]]:
-    samples = [
-        *(sample("gllm-storage", wall, 1.0, repeat) for repeat, wall in enumerate((9.0, 1.0, 2.0))),
-        sample("obstore", 4.0, 2.0),
-        sample("s3fs", 8.0, 1.6),
-        sample("awscrt", 0.5, 0.5),
-    ]
-    return summarise(samples, {"obstore", "s3fs"}, YARDSTICKS)
+def summaries() -> dict[str, Summary]:
+    return summarise(RUNS)
 
 
-def test_median(summaries: dict[str, dict[str, Summary]]) -> None:
+@pytest.fixture
+def measured() -> Results:
+    """The results of one job over https."""
+    found = results.begin({"repeats": 3})
+    peers: dict[str, Any] = {"s5cmd": {"cannot": {"upload": "a reason"}}, "fast-s3": {"missing": "cannot be imported"}}
+    of_job = run.Found(RUNS, failures={"boto3": "Traceback\nRuntimeError: no more"})
+    results.add(found, "https", peers, choose_jobs(["upload-1g"])[0], of_job)
+    return found
+
+
+def test_median(summaries: dict[str, Summary]) -> None:
     """The median is the middle run, not the mean."""
-    ours = summaries["upload-1g"]["gllm-storage"]
-    assert (ours.medians["wall"], ours.least["wall"], ours.most["wall"], ours.runs) == (2.0, 1.0, 9.0, 3)
+    ours = summaries["gllm-storage"]
+    assert (ours.medians["process_wall"], ours.least["process_wall"], ours.most["process_wall"], ours.runs) == (
+        2.0,
+        1.0,
+        9.0,
+        3,
+    )
 
 
-def test_best_peer(
-    summaries: dict[str, dict[str, Summary]],
-) -> None:
+def test_best_peer(summaries: dict[str, Summary]) -> None:
     """The best peer of each figure is neither this library nor a reference."""
-    ours = summaries["upload-1g"]["gllm-storage"]
-    assert (ours.to_best["wall"], ours.to_best["cpu"]) == (0.5, 0.625)
-    assert summaries["upload-1g"]["awscrt"].to_best["wall"] == 0.125
+    assert (best(summaries, "process_wall"), best(summaries, "process_cpu")) == (4.0, 1.6)
+    assert best({"gllm-storage": summaries["gllm-storage"]}, "process_wall") is None
 
 
-def test_ratio_to_s3fs(summaries: dict[str, dict[str, Summary]]) -> None:
-    """The ratio to s3fs is the ratio of the two medians."""
-    assert summaries["upload-1g"]["gllm-storage"].to_yardstick["wall"] == 0.25
+def test_fastest_floor(summaries: dict[str, Summary]) -> None:
+    """The floor is the faster of its two ways to download."""
+    found = floor_of(summaries)
+    assert found is not None
+    assert found.medians["warm_wall"] == 1.5
+    assert floor_of(summaries, synced=True) is None
 
 
-def test_ratio_without_peers() -> None:
-    """Without another peer there are no ratios."""
-    alone = summarise([sample("gllm-storage", 1.0, 1.0)], {"s3fs"}, YARDSTICKS)["upload-1g"]["gllm-storage"]
-    assert (alone.to_best, alone.to_yardstick) == ({}, {})
+def test_peers_far_behind() -> None:
+    """A rival is left out after the first round only if it is far behind in each figure."""
+    runs = {
+        "obstore": runs_of(1.0),
+        "s3fs": runs_of(2.0, cpu=2.0),
+        "boto3": runs_of(9.0, cpu=1.1),
+        "floor": runs_of(9.0, cpu=9.0),
+    }
+    assert far_behind(runs, list(runs)) == ["s3fs"]
 
 
 def test_order_of_peers() -> None:
@@ -88,17 +116,29 @@ def test_order_of_peers() -> None:
 
 
 def test_choice_of_jobs() -> None:
-    """Jobs are chosen by name, by the first words of a name, or by a pattern."""
+    """Jobs are chosen by name, by the first words of a name, or by a pattern, for one endpoint."""
     assert [job.name for job in choose_jobs(["latency"])] == ["latency-upload", "latency-exists", "latency-download"]
-    assert [job.name for job in choose_jobs(["*-4g"])] == [
+    assert [job.name for job in choose_jobs(["*load-4g"])] == [
         "upload-4g",
         "download-4g",
         "memory-upload-4g",
         "memory-download-4g",
     ]
     assert not any(job.name.startswith("memory") for job in choose_jobs([]))
+    assert {job.count for job in choose_jobs(["upload-16k"], "azure")} == {1000}
+    assert {job.name for job in choose_jobs([], "https")} > {job.name for job in choose_jobs([], "http")}
     with pytest.raises(ValueError, match="no job is called 'uplaod'"):
         choose_jobs(["uplaod"])
+
+
+def test_jobs_without_figures() -> None:
+    """Each default job of each endpoint has a peer that is this library and another, and the rivals of an earlier job."""
+    for endpoint in ENDPOINTS:
+        names = [name for name, entry in PEERS.items() if endpoint in entry.endpoints]
+        assert any(PEERS[name].ours for name in names)
+        assert any(not PEERS[name].ours for name in names)
+        jobs = [job.name for job in choose_jobs([], endpoint)]
+        assert all(not job.rivals_of or job.rivals_of in jobs[: jobs.index(job.name)] for job in choose_jobs([], endpoint))
 
 
 def test_quick_jobs() -> None:
@@ -107,61 +147,93 @@ def test_quick_jobs() -> None:
     assert all(job.size * job.count < GIB for job in choose_jobs([], quick=True))
 
 
+def test_peers_of_a_job() -> None:
+    """A job has the peers of its endpoint that know its verb; synced downloads and far rivals only where they belong."""
+    peers = {name: {"how": {"download": "…"}} for name in (*PEERS, f"gllm-storage{BEFORE}")}
+    (download,), (large,) = choose_jobs(["download-1g"]), choose_jobs(["download-4g"])
+    assert {"gllm-storage, synced", "floor, synced", "s3fs", f"gllm-storage{BEFORE}"} <= run.able(
+        download, "https", peers, None
+    ).keys()
+    found = run.able(large, "https", peers, run.Found(behind=["s3fs"], failures={"boto3": "…", "floor": "…"})).keys()
+    assert {"obstore", "floor"} <= found
+    assert not {"gllm-storage, synced", "s3fs", "boto3", "gcsfs"} & found
+
+
 def test_task_in_json() -> None:
     """A task survives a round trip through JSON."""
-    task = Task(Endpoint("http://127.0.0.1:1", "b", "k", "s"), Layout("folder", "prefix"), "upload", 5, 1, MIB)
+    task = Task(Endpoint("http://127.0.0.1:1", "b", "k", "s"), Layout("folder", "prefix"), "upload", 5, 1, MIB, warm=True)
     assert Task.from_dict(json.loads(json.dumps(task.to_dict()))) == task
 
 
-def test_table(summaries: dict[str, dict[str, Summary]]) -> None:
-    """The table is sorted by time, and gives a reason for each missing peer."""
-    outcome = Outcome()
-    jobs = choose_jobs(["upload-1g"])
-    outcome.fail(jobs[0], "boto3", "Traceback\nRuntimeError: no more")
-    peers: dict[str, dict[str, Any]] = {
-        "s5cmd": {"cannot": {"upload": "a reason"}},
-        "obstore": {"missing": "cannot be imported"},
-    }
-    table = report.to_markdown(jobs, summaries, outcome, peers)
-    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
-    assert rows == ["", "awscrt", "gllm-storage", "obstore", "s3fs"]
-    assert "| gllm-storage | 2.00 | 1.00–9.00 | 1.00 | 0.50 | 0.62 | 0.25 | 0.62 | 100 | 3.00 | 2.00 |" in table
+def test_table(measured: Results) -> None:
+    """The table is sorted by time, has equal rows and no empty column, and gives a reason for each missing peer."""
+    table = report.to_markdown(measured)
+    lines = [line for line in table.partition("### ")[2].splitlines() if line.startswith("|")]
+    rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert rows == ["", "awscrt", "floor", "floor, MemoryBIO", "gllm-storage", "obstore", "s3fs"]
+    assert len({line.count("|") for line in lines}) == 1
+    assert (
+        "| gllm-storage | 3 | 2.00 | 1.00–9.00 | 1.00 | 0.50 | 0.62 | 3.000 | 3.000 | 0.75 | 0.75 | 2.00 | 2.00 | 100 |"
+        in lines
+    )
+    assert "handshakes" not in lines[0]
     assert "Not in the table: s5cmd: a reason; boto3: RuntimeError: no more." in table
-    assert "- obstore: cannot be imported" in table
+    assert "- fast-s3: cannot be imported" in table
 
 
-def test_cells_of_the_table(summaries: dict[str, dict[str, Summary]]) -> None:
-    """Every row of a table has as many cells as its header."""
-    lines = report.to_markdown(choose_jobs(["upload-1g"]), summaries, Outcome(), {}).splitlines()
-    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+def test_goals(measured: Results) -> None:
+    """Goals compare complete processes with the best peer, and warm jobs with the floor."""
+    found = {each.figure: each for each in goals.judge(measured["endpoints"])}
+    assert {figure: (each.reached, each.met) for figure, each in found.items()} == {
+        "process: wall, to the best peer": (0.5, True),
+        "process: CPU, to the best peer": (0.625, True),
+        "job: wall, to the floor": (2.0, False),
+        "job: CPU, to the floor": (2.0, False),
+        "peak RSS, MiB": (100.0, True),
+    }
+    assert "3 of 5 are met." in report.to_markdown(measured)
 
 
-def test_json_report(summaries: dict[str, dict[str, Summary]]) -> None:
-    """The JSON report holds the samples and describes the machine, without the user's home folder."""
-    outcome = Outcome([sample("s3fs", 8.0, 1.6)])
-    found = report.to_json(choose_jobs(["upload-1g"]), summaries, outcome, {}, {"endpoint": "nulls3"})
-    assert json.loads(json.dumps(found))["samples"] == [asdict(outcome.samples[0])]
+def test_goal_of_bandwidth() -> None:
+    """On the slow network the goal is a least share of ten connections' bandwidth."""
+    (job,) = choose_jobs(["slow-download"])
+    found = results.begin({})
+    results.add(found, "https", {}, job, run.Found({"gllm-storage": runs_of(2.048 / 0.89)}))
+    (goal,) = goals.judge(found["endpoints"])
+    assert (round(goal.reached, 3), goal.met) == (0.89, False)
+
+
+def test_result_files(measured: Results, tmp_path: Path) -> None:
+    """Result files can be merged, and describe the machine without the user's home folder."""
+    other = results.begin({"repeats": 3})
+    results.add(other, "https", {}, choose_jobs(["upload-16k"])[0], run.Found(RUNS))
+    results.add(other, "http", {}, choose_jobs(["upload-16k"], "http")[0], run.Found(RUNS))
+    for name, each in (("a", measured), ("b", other)):
+        results.save(each, tmp_path / name)
+    found = results.merge(results.load(tmp_path / name) for name in ("a", "b"))
+    assert {name: list(each["jobs"]) for name, each in found["endpoints"].items()} == {
+        "https": ["upload-1g", "upload-16k"],
+        "http": ["upload-16k"],
+    }
+    assert found["endpoints"]["https"]["jobs"]["upload-1g"]["runs"] == RUNS
     assert set(found["machine"]) == {"processor", "cores", "memory_gib", "system", "python", "load_at_start"}
     assert str(Path.home()) not in json.dumps(found)
 
 
-def test_picture(summaries: dict[str, dict[str, Summary]]) -> None:
-    """The picture is well-formed SVG, with two bars for each peer of a job."""
-    root = ET.fromstring(to_svg(choose_jobs(["upload"]), summaries, {"gllm-storage"}, "1 < 2 & so on"))  # noqa: S314
-    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"awscrt", "gllm-storage", "obstore", "s3fs", "1 GiB up", "0.50"} <= set(texts)
-    bars = [each.get("class") for each in root.iter("{http://www.w3.org/2000/svg}rect")]
-    assert sorted(str(each) for each in bars) == ["cpu"] * 3 + ["cpu mine"] + ["wall"] * 3 + ["wall mine"]
-
-
-def test_goal_of_the_process(summaries: dict[str, dict[str, Summary]]) -> None:
-    """A goal is met only if the figures of the complete process meet it too."""
-    found = {each.figure: each for each in goals.judge(choose_jobs(["upload-1g"]), summaries, {})}
-    assert found["wall, to the best peer"].met
-    assert found["CPU, to the best peer"].reached == 0.625
-    assert found["CPU, to the best peer"].process == pytest.approx(2 / 2.6)
-    assert not found["CPU, to the best peer"].met
-    assert found["peak RSS, MiB"].met
+def test_documentation(measured: Results, tmp_path: Path) -> None:
+    """The page has tables and shows the charts, which are well-formed SVG, with two bars for each peer of a job."""
+    docs.write(measured, tmp_path)
+    page = (tmp_path / "benchmarks-tables.md").read_text()
+    bars = {}
+    for kind in ("process", "warm"):
+        file = f"benchmarks-https-{kind}.svg"
+        assert f"]({file})" in page
+        root = ET.fromstring((tmp_path / file).read_text())  # noqa: S314
+        texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"floor", "gllm-storage", "obstore", "1 GiB up"} <= set(texts)
+        bars[kind] = [each.get("class") for each in root.iter("{http://www.w3.org/2000/svg}rect")]
+    assert bars["process"].count("wall") == bars["process"].count("cpu") == 5
+    assert sorted(each for each in bars["warm"] if each and "mine" in each) == ["cpu mine", "wall mine"]
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -177,19 +249,24 @@ class _Answer(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-@pytest.fixture
-def web() -> Iterator[Endpoint]:
+@contextlib.contextmanager
+def serving(context: ssl.SSLContext | None = None, ca: str | None = None) -> Iterator[Endpoint]:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield Endpoint(f"http://127.0.0.1:{server.server_port}", "b", "k", "s")
+        yield Endpoint(f"http{'s' if context else ''}://127.0.0.1:{server.server_port}", "b", "k", "s", ca=ca)
         server.shutdown()
         thread.join()
 
 
-def time_requests(url: str, times: int) -> float:
+def time_requests(endpoint: Endpoint, times: int) -> float:
     """Send GET requests on one connection, and return the seconds that they took."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    host = endpoint.url.partition("://")[2]
+    connection = http.client.HTTPConnection(host)
+    if endpoint.ca:
+        connection = http.client.HTTPSConnection(host, context=ssl.create_default_context(cafile=endpoint.ca))
     start = time.monotonic()
     for _ in range(times):
         connection.request("GET", "/")
@@ -198,56 +275,108 @@ def time_requests(url: str, times: int) -> float:
     return time.monotonic() - start
 
 
-def test_proxy_counts(web: Endpoint, tmp_path: Path) -> None:
+def test_proxy_counts(tmp_path: Path) -> None:
     """The proxy counts requests, connections and bytes, and delays each response."""
     program = servers.compile_c(servers.SLOWPROXY, str(tmp_path))
-    with servers.proxy(program, web, DELAY_MS) as slow:
-        assert time_requests(slow.url, 3) >= 3 * DELAY_MS / 1000
+    with serving() as web, servers.proxy(program, web, DELAY_MS) as slow:
+        assert time_requests(web.at(slow.url), 3) >= 3 * DELAY_MS / 1000
     assert slow.seen["requests"] == {"GET": 3, "HEAD": 0, "PUT": 0, "POST": 0, "DELETE": 0}
     assert slow.seen["connections"] == 1
     assert 300_000 < slow.seen["bytes_down"] < 310_000
 
 
-def test_proxy_bandwidth(web: Endpoint, tmp_path: Path) -> None:
-    """The proxy limits the bandwidth of each connection."""
+def test_proxy_bandwidth(tmp_path: Path) -> None:
+    """The proxy limits the bandwidth of each connection, over https too: a handshake costs one more delay."""
     program = servers.compile_c(servers.SLOWPROXY, str(tmp_path))
-    with servers.proxy(program, web, bandwidth=1_000_000) as narrow:
-        assert time_requests(narrow.url, 2) >= 0.19
+    ca, certificate, key = servers.make_certificate(str(tmp_path))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(context, ca) as web, servers.proxy(program, web, DELAY_MS, bandwidth=1_000_000) as narrow:
+        assert time_requests(web.at(narrow.url), 2) >= 0.19 + 3 * DELAY_MS / 1000
+    assert narrow.seen["connections"] == 1
 
 
-def test_proxy_of_https() -> None:
-    """The proxy refuses an https endpoint."""
-    endpoint = Endpoint("https://127.0.0.1:1", "b", "k", "s")
-    with pytest.raises(RuntimeError, match="http endpoint"), servers.proxy("slowproxy", endpoint):
-        pass
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    found = tmp_path / "file"
+    found.write_bytes(bytes(range(256)) * 4096)
+    return found
+
+
+CONFIGS: dict[str, dict[str, str]] = {
+    "gcs": {"bucket_name": "bench", "anonymous": "true", "multipart_threshold": "512KiB", "part_size": "256KiB"},
+    "azure": {"container_name": "bench", "account_name": "nullaccount", "multipart_threshold": "512KiB"},
+}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_null_clouds(name: str, file: Path, tmp_path: Path) -> None:
+    """The server that stands for a cloud accepts small and large uploads, serves files, and counts handshakes."""
+    small, folder = tmp_path / "small", tmp_path / "server"
+    small.write_bytes(b"content")
+    folder.mkdir()
+    with servers.nullclouds(name, str(folder)) as (endpoint, counter):
+        key = {"account_key": endpoint.secret_key} if name == "azure" else {}
+        with get_storage_client(
+            name, {**CONFIGS[name], **key, "endpoint_url": endpoint.url, "ca_bundle": str(endpoint.ca)}
+        ) as client:
+            client.upload_file(small, "a")
+            client.upload_file(file, "b")
+            shutil.copy(file, str(endpoint.served))
+            client.download_file("file", tmp_path / "got")
+            assert not client.file_exists("missing")
+        counted = counter.read()
+    assert (tmp_path / "got").read_bytes() == file.read_bytes()
+    assert 0 < counted["handshakes"] <= counted["connections"]
+
+
+@pytest.mark.parametrize("chain", [False, True], ids=["keys", "chain"])
+@pytest.mark.parametrize("peer", ["gllm-storage", "gllm-storage, command", "boto3", "s3fs", "obstore"])
+def test_first_verb(peer: str, chain: bool) -> None:
+    """The programs of the first verb are valid Python, and contain the keys only if these are given."""
+    endpoint = Endpoint("https://127.0.0.1:1", "bench", "KEY", "SECRET", ca="/ca.pem")
+    command = first.command(peer, "/bin/python", endpoint, "a'b", chain=chain)
+    assert ("SECRET" in " ".join(command)) == (not chain and "command" not in peer)
+    assert "/ca.pem" in " ".join(command)
+    if command[1] == "-c":
+        compile(command[2], peer, "exec")
+
+
+@pytest.fixture
+def moto() -> Iterator[str]:
+    """The URL of a moto server with the bucket ``bench``."""
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with contextlib.closing(http.client.HTTPConnection(host, port)) as connection:
+        connection.request("PUT", "/bench")
+        assert connection.getresponse().status == 200
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 @pytest.mark.slow
-def test_complete_command(tmp_path: Path) -> None:
-    """The command measures this library and its peers on a real server, and removes its folders."""
-    files = {name: tmp_path / f"found.{name}" for name in ("json", "svg", "markdown")}
-    command = [sys.executable, "-m", "benchmarks", "--venv", "none", "--server", "ministack", "--quick", "--repeats", "1"]
-    command += ["--peers", "gllm-storage", "gllm-storage, unchecked", "boto3", "--work", str(tmp_path)]
-    command += ["--jobs", "upload-16k", "download-1m", "conflict-1k"]
+def test_complete_command(moto: str, tmp_path: Path) -> None:
+    """The command measures this library and its peers on a server that stores objects, and removes its folders."""
+    files = {name: tmp_path / f"found.{name}" for name in ("json", "markdown")}
+    command = [sys.executable, "-m", "benchmarks", "--venv", "none", "--endpoint-url", moto, "--bucket", "bench", "--quick"]
+    command += ["--peers", "gllm-storage", "obstore", "--work", str(tmp_path), "--jobs", "download-16k", "read-random"]
     command += [each for name, path in files.items() for each in (f"--{name}", str(path))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | keys, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
-    found = json.loads(files["json"].read_text())
-    assert not found["failures"]
-    assert {(each["job"], each["peer"]) for each in found["samples"]} == {
-        ("upload-16k", "gllm-storage"),
-        ("upload-16k", "boto3"),
-        ("download-1m", "gllm-storage"),
-        ("download-1m", "boto3"),
-        ("conflict-1k", "gllm-storage"),
-        ("conflict-1k", "gllm-storage, unchecked"),
+    jobs = json.loads(files["json"].read_text())["endpoints"]["http"]["jobs"]
+    assert {(name, peer) for name, each in jobs.items() for peer in each["runs"]} == {
+        ("download-16k", "gllm-storage"),
+        ("download-16k", "obstore"),
+        ("read-random", "gllm-storage"),
+        ("read-random", "obstore"),
     }
-    walls = {each["peer"]: each["figures"]["wall"] for each in found["samples"] if each["job"] == "upload-16k"}
-    ratio = found["summaries"]["upload-16k"]["gllm-storage"]["to_best"]["wall"]
-    assert ratio == pytest.approx(walls["gllm-storage"] / walls["boto3"])
-    assert found["counts"]["conflict-1k"]["gllm-storage, unchecked"]["requests"]["PUT"] == 25
-    assert ET.fromstring(files["svg"].read_text()).tag.endswith("svg")  # noqa: S314 - our own file
+    assert not any(each["failures"] for each in jobs.values())
+    figures = jobs["download-16k"]["runs"]["obstore"]
+    assert 0 < figures["warm_wall"][0] < figures["process_wall"][0]
+    assert jobs["read-random"]["counts"]["obstore"]["requests"]["GET"] == 25
     assert files["markdown"].read_text() in done.stdout
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
