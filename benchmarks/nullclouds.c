@@ -369,11 +369,12 @@ static long long size_within(const Request *r) {
     named += 9;
     if (*named == '"' || *named == '\'') named++;
     char closing[256];
-    snprintf(closing, sizeof closing, "--%.*s", (int)strcspn(named, "\"'\r; "), named);
+    snprintf(closing, sizeof closing - 2, "--%.*s", (int)strcspn(named, "\"'\r; "), named);
     const char *second = strstr(r->start + 2, closing);
     if (!second) return 0;
     const char *lines = strstr(second, "\r\n\r\n"), *bare = strstr(second, "\n\n");
     const char *content = lines && (!bare || lines < bare) ? lines + 4 : bare ? bare + 2 : NULL;
+    strcat(closing, "--");   /* the tail of a small body has the other boundaries as well */
     const char *end = memmem(r->tail, r->tail_size, closing, strlen(closing));
     if (!content || !end) return 0;
     size_t behind = r->tail_size - (size_t)(end - r->tail) + 1;      /* with the line feed before it */

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -137,7 +138,8 @@ def nullclouds(name: str, folder: str) -> Iterator[tuple[Endpoint, Counter]]:
     """
     objects, port = _objects(folder), _free_port()
     authority, *certificate = make_certificate(folder)
-    program = compile_c(NULLCLOUDS, folder, "-lssl", "-lcrypto")
+    crc = ["-msse4.2"] if platform.machine() == "x86_64" else []
+    program = compile_c(NULLCLOUDS, folder, *crc, "-DTLS", "-lssl", "-lcrypto")
     counter = Counter(folder, f"counts-{port}")
     path, account = (f"/{_ACCOUNT}", _ACCOUNT) if name == "azure" else ("", "x")
     key = base64.b64encode(b"key").decode()
