@@ -39,7 +39,7 @@ test-fast: $(VENV)/test ## Run the fast tests that need no installed server.
 torch: $(VENV)/test ## Install torch (800 MB) for the tests of its DataLoader; CI does.
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.*'
 
-bench: $(VENV)/test ## Compare with other libraries; ARGS='--quick', ARGS='--server ceph --jobs upload', ARGS=--help.
+bench: $(VENV)/test ## Compare with other libraries; ARGS='--quick', ARGS='--endpoints gcs azure', ARGS=--help.
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/test ## Check style.

@@ -143,8 +143,8 @@ def _pythons(options: argparse.Namespace, folder: str) -> run.Pythons:
 
 def _list(options: argparse.Namespace, pythons: run.Pythons) -> None:
     for name in options.endpoints:
-        jobs = choose_jobs(options.jobs, name)
-        print(f"## {report.NAMES[name]}\n\n{report.to_list(jobs, run.describe_peers(pythons, _peers(options, name)))}")
+        verbs = {job.name: job.verb for job in choose_jobs(options.jobs, name)}
+        print(f"## {report.NAMES[name]}\n\n{report.to_list(verbs, run.describe_peers(pythons, _peers(options, name)))}")
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PAGE = "benchmarks-tables.md"
 _HEAD = """# Benchmark results
 
-[Benchmarks](benchmarks.md) describes the method, and the call of each library. {about}
+[Benchmarks](benchmarks.md) describes the method. {about}
 
 "process" is a complete process from its start to its end, which does the job once: with the start of the interpreter, the
 imports, and the client. "warm" is the job alone, in a process that has done a small job of the same kind before. "The floor"
@@ -46,7 +46,18 @@ def write(found: Results, folder: Path) -> None:
                 shown.setdefault(endpoint, []).append(f"![{title}]({file})")
     said = f"{conditions}, {machine['system']}, Python {machine['python']}."
     tables = report.to_markdown(found, lambda endpoint: "\n\n".join(shown.get(endpoint, [])))
-    (folder / _PAGE).write_text(f"{_HEAD.format(about=said)}\n{tables}")
+    (folder / _PAGE).write_text(f"{_HEAD.format(about=said)}\n{tables}\n## Calls of the libraries\n\n{_calls(found)}")
+
+
+def _calls(found: Results) -> str:
+    """The tables of the calls; http has those of https, and one more."""
+    tables = []
+    for endpoint, measured in found["endpoints"].items():
+        if endpoint == "http" and "https" in found["endpoints"]:
+            continue
+        verbs = {name: each["job"]["verb"] for name, each in measured["jobs"].items()}
+        tables.append(f"{report.NAMES[endpoint]}:\n\n{report.to_list(verbs, measured['peers'])}")
+    return "\n".join(tables)
 
 
 def main() -> None:

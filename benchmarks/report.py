@@ -11,7 +11,6 @@ from benchmarks.layout import MIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from benchmarks.jobs import Job
     from benchmarks.results import Results
 
     Cell = Callable[[Summary], str]
@@ -150,11 +149,16 @@ def _one_line(text: str) -> str:
     return " ".join(text.splitlines()[-1:]).strip().rstrip(".")
 
 
-def to_list(jobs: Sequence[Job], peers: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of the jobs, with the call by which each peer does them."""
+def to_list(verbs: Mapping[str, str], peers: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of the jobs, with the call by which each peer does them.
+
+    Args:
+        verbs: The verb of each job.
+        peers: The abilities of the peers.
+    """
     names: dict[str, dict[str, None]] = {}
-    for job in jobs:
-        names.setdefault(job.verb, {})[job.name] = None
+    for name, verb in verbs.items():
+        names.setdefault(verb, {})[name] = None
     lines = ["| jobs | peer | by |", "|---|---|---|"]
     for verb, of_verb in names.items():
         first = ", ".join(of_verb)
