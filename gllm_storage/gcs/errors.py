@@ -23,8 +23,8 @@ from gllm_storage.errors import (
     redacted,
     translation,
 )
-from gllm_storage.store.answers import MalformedHTTPError
 from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect, passes
+from gllm_storage.store.limits import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage.s3.errors import StrictParser
+from botocore.parsers import ResponseParserError
+
+from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, first_line
 from gllm_storage.store.answers import guarded_pools, require_known_coding
 
 if TYPE_CHECKING:
@@ -39,6 +41,60 @@ def guard(client: S3Client, min_throughput: float, read_timeout: float | None) -
 
     session.send = checked_send
     endpoint._response_parser_factory = _Parsers(endpoint._response_parser_factory)  # noqa: SLF001 - as above
+
+
+class StrictParser:
+    """A parser of botocore that raises one class, of ours, for all answers that it cannot parse.
+
+    Args:
+        parser: The parser.
+    """
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+        handle_boolean = parser._handle_boolean  # noqa: SLF001 - botocore has no other way
+
+        def checked_boolean(shape: Any, found: Any) -> bool:
+            # botocore reads everything but "true" as false, and ends a listing at a page that says "True".
+            return _is_truncated(found) if shape.name == "IsTruncated" else bool(handle_boolean(shape, found))
+
+        parser._handle_boolean = checked_boolean  # noqa: SLF001 - as above
+
+    def parse(self, *args: Any) -> dict[str, Any]:
+        """Parse an answer.
+
+        Raises:
+            UnreadableAnswerError: If that is not possible.
+        """
+        try:
+            parsed: dict[str, Any] = self._parser.parse(*args)
+        except ResponseParserError as error:
+            raise UnreadableAnswerError(str(error)) from error
+        except UNPARSABLE as error:
+            raise UnreadableAnswerError(
+                f"its answer cannot be parsed: {type(error).__name__}: {first_line(error)}"
+            ) from error
+        return parsed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+"""The values of XML's ``boolean``."""
+
+
+def _is_truncated(node: Any) -> bool:
+    """The value of the element ``IsTruncated``.
+
+    Raises:
+        ValueError: If it is neither true nor false.
+    """
+    text = str(node.text or "").strip()
+    try:
+        return _TRUTH[text.lower()]
+    except KeyError:
+        raise ValueError(f"IsTruncated is {text[:80]!r}") from None
 
 
 class _Parsers:

@@ -11,12 +11,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from botocore.exceptions import ClientError
-from botocore.parsers import ResponseParserError
 
 from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.files.source import CHUNK, MemorySource
-from gllm_storage.s3.errors import DIGEST_CODES, attempts_of_answer, code_of, is_repeated, set_attempts, status_of
+from gllm_storage.s3.errors import (
+    DIGEST_CODES,
+    UnreadableAnswerError,
+    attempts_of_answer,
+    code_of,
+    is_repeated,
+    set_attempts,
+    status_of,
+)
 from gllm_storage.store import checksums
 from gllm_storage.store.retry import RetryPolicy
 
@@ -435,14 +442,14 @@ class BotoBody:
         try:
             yield from self._body.iter_chunks(chunk_size)
         except ValueError as error:  # a checksum, or a length, in the headers that cannot be parsed
-            raise ResponseParserError(f"its answer cannot be parsed: {error}") from error
+            raise UnreadableAnswerError(f"its answer cannot be parsed: {error}") from error
 
     def read(self, *args: Any) -> bytes:
         """The complete body."""
         try:
             content: bytes = self._body.read(*args)
         except ValueError as error:
-            raise ResponseParserError(f"its answer cannot be parsed: {error}") from error
+            raise UnreadableAnswerError(f"its answer cannot be parsed: {error}") from error
         return content
 
     def close(self) -> None:

@@ -9,14 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-import urllib3
 from botocore.exceptions import ConnectionClosedError
 
 from gllm_storage.concurrency.exiting import is_green
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
-from gllm_storage.s3.answers import guard
+from gllm_storage.s3.access import plain_access
 from gllm_storage.s3.body import BotoBody, ChecksumHeaders, FileSection, ViewSection, begin_sending
 from gllm_storage.s3.errors import (
     TRANSIENT_CODES,
@@ -24,6 +23,8 @@ from gllm_storage.s3.errors import (
     UnreadableAnswerError,
     translated,
 )
+from gllm_storage.s3.http.model import MODELS
+from gllm_storage.s3.http.template import catch_if_asked
 from gllm_storage.s3.requests import add_digest
 from gllm_storage.s3.settings import BODY_SIGNING, ENGINES, S3TransferSettings, check_transfer_settings
 from gllm_storage.s3.store import S3Store
@@ -40,10 +41,12 @@ from gllm_storage.store.diagnosis import passes
 from gllm_storage.store.retry import TRANSIENT_STATUSES, s3_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mypy_boto3_s3.client import S3Client
 
+    from gllm_storage.s3.access import PlainAccess
+    from gllm_storage.s3.http.client import Access
     from gllm_storage.s3.small import Pipeline
 
 _logger = logging.getLogger(__name__)
@@ -64,6 +67,12 @@ _ANSWER_RATE = 16 * 2**20
 """Bytes per second that a server needs at least from the end of a body to its answer."""
 _FIRST_STEP = 64 * 2**20
 _STEP = 2
+_INPUTS = {model.name: model.inputs for model in MODELS.values()}
+_KNOWN = frozenset(
+    {name for inputs in _INPUTS.values() for name in inputs}
+    | {f"CopySourceSSECustomer{name}" for name in ("Algorithm", "Key", "KeyMD5")}
+)
+"""The parameters that our copy of the model knows. Another one may be newer than this copy: botocore knows it."""
 _AMAZON = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".api.amazonwebservices.com.cn")
 
 
@@ -100,23 +109,53 @@ class Endpoint:
         Raises:
             botocore.exceptions.BotoCoreError: If the profile is unknown or the configuration is broken.
         """
-        # boto3 takes about 0.2 s to import: only when the first request is sent.
+        # The direct client waits by the kernel's calls, which greenlets must not do, and eventlet has no select.poll.
+        if self.engine == "boto3" or is_green():
+            return self._boto_client(self._boto_session())
+        try:
+            access = plain_access(self)
+            return self._direct_plain(access) if access is not None else self._direct(self._boto_session())
+        except (ImportError, AttributeError, KeyError, TypeError) as error:
+            _logger.warning("the direct engine does not know this release of botocore (%r); boto3 sends all requests", error)
+            return self._boto_client(self._boto_session())
+
+    def _boto_session(self, shared: Any = None) -> Any:
+        """A session of boto3.
+
+        Args:
+            shared: The session of botocore that it uses, with its credentials; None for a new one.
+
+        Raises:
+            botocore.exceptions.BotoCoreError: If the profile is unknown, or there are no credentials that can be sent.
+        """
+        # boto3 takes about 0.2 s to import: only when a request needs it.
         import boto3  # noqa: PLC0415
-        from botocore import UNSIGNED  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
+
+        # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
+        session = boto3.session.Session(botocore_session=shared, profile_name=self.profile_name)
+        if not self.anonymous:
+            _require_printable(session.get_credentials())
+        return session
+
+    def _boto_client(self, session: Any, found: Mapping[str, str] | None = None) -> S3Client:
+        """A new boto3 client.
+
+        Args:
+            session: The session of boto3.
+            found: Further options of the client, which override our own.
+        """
+        from botocore import UNSIGNED  # noqa: PLC0415 - as boto3
+        from botocore.config import Config  # noqa: PLC0415 - as boto3
 
         options = {**_CLIENT_DEFAULTS, "max_pool_connections": self.pool_size, **self.config_options}
         options.setdefault("retries", {"mode": "standard", "total_max_attempts": self.max_attempts})
         if self.anonymous:
             options["signature_version"] = UNSIGNED
-        # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
-        session = boto3.session.Session(profile_name=self.profile_name)
-        if not self.anonymous:
-            _require_printable(session.get_credentials())
-        client = session.client("s3", config=Config(**options), **self.client_options)
+        client: S3Client = session.client("s3", config=Config(**options), **{**self.client_options, **(found or {})})
         events = client.meta.events
         events.register("before-send.s3", check_stop)
         events.register("before-send.s3", _begin_sending)
+        events.register("before-send.s3", catch_if_asked)
         # botocore would send a request again by itself, without a report, and sleep where no cancellation reaches it.
         events.unregister("needs-retry.s3", unique_id="retry-config-s3")
         retry: Any = _Retries(self.max_attempts).needs_retry
@@ -128,8 +167,7 @@ class Endpoint:
         if not is_amazon(client):
             stay: Any = _stay_at_endpoint
             events.register("before-call.s3", stay)
-        # The direct client waits by the kernel's calls, which greenlets must not do, and eventlet has no select.poll.
-        return client if self.engine == "boto3" or is_green() else self._direct_or(client, session)
+        return client
 
     def make_presigner(self) -> S3Client:
         """A new boto3 client whose presigned URLs have a signature of version 4.
@@ -140,6 +178,8 @@ class Endpoint:
         return dataclasses.replace(self, config_options=options, engine="boto3").make_client()
 
     def _guard(self, client: S3Client) -> None:
+        from gllm_storage.s3.answers import guard  # noqa: PLC0415 - it imports botocore's parsers
+
         config: Any = client.meta.config
         try:
             guard(client, self.min_throughput, config.read_timeout)
@@ -152,21 +192,17 @@ class Endpoint:
         config = {**self.config_options, "read_timeout": None if read_timeout is None else read_timeout + extra}
         return dataclasses.replace(self, max_attempts=1, config_options=config)
 
-    def _direct_or(self, client: S3Client, session: Any) -> S3Client:
-        """The direct client over a boto3 client; or the boto3 client, if botocore has moved parts that it needs."""
-        try:
-            return self._direct(client, session)
-        except (ImportError, AttributeError, KeyError, TypeError) as error:
-            _logger.warning("the direct engine does not know this release of botocore (%r); boto3 sends all requests", error)
-            return client
+    def _direct_plain(self, access: PlainAccess) -> S3Client:
+        """The direct client of a plain endpoint. It makes its boto3 client when it needs it, with the same settings."""
+        return self._direct_client(access, lambda: self._boto_client(self._boto_session(access.session), access.pinned()))
 
-    def _direct(self, client: S3Client, session: Any) -> S3Client:
+    def _direct(self, session: Any) -> S3Client:
+        """The direct client over a boto3 client."""
         from botocore.credentials import Credentials  # noqa: PLC0415 - with boto3
 
-        from gllm_storage.s3.http.client import DirectClient  # noqa: PLC0415 - it imports botocore
-        from gllm_storage.s3.http.template import catch_if_asked  # noqa: PLC0415 - it imports botocore
+        from gllm_storage.s3.http.client import BotoAccess  # noqa: PLC0415 - the import may fail
 
-        client.meta.events.register("before-send.s3", catch_if_asked)
+        client = self._boto_client(session)
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
         key, secret, token = (self.client_options.get(name) for name in names)
         credentials: Any = None
@@ -174,16 +210,20 @@ class Endpoint:
             credentials = Credentials(key, secret, token)
         elif not self.anonymous:
             credentials = session.get_credentials()
-        direct: Any = DirectClient(
-            client,
-            credentials,
+        return self._direct_client(BotoAccess(client, credentials, is_amazon(client)), lambda: client)
+
+    def _direct_client(self, access: Access, make_boto: Callable[[], S3Client]) -> S3Client:
+        from gllm_storage.s3.http.client import DirectClient  # noqa: PLC0415 - the import may fail
+
+        made: Any = DirectClient(
+            access,
+            make_boto,
             max_attempts=self.max_attempts,
-            is_amazon=is_amazon(client),
             pool_size=self.pool_size,
             sign_bodies=self.sign_bodies,
             min_throughput=self.min_throughput,
         )
-        return cast("S3Client", direct)
+        return cast("S3Client", made)
 
 
 def _require_printable(credentials: Any) -> None:
@@ -278,6 +318,11 @@ class S3Connection:
             each.close()
 
     @property
+    def endpoint_url(self) -> str:
+        """URL of the endpoint."""
+        return endpoint_url_of(self.client)
+
+    @property
     def is_amazon(self) -> bool:
         """Whether requests go to Amazon itself."""
         return is_amazon(self.client)
@@ -307,6 +352,8 @@ class S3Connection:
 
     def members(self, operation: str) -> Mapping[str, Any]:
         """The parameters that botocore's model has for an operation."""
+        if operation in _INPUTS and self._parameters.keys() <= _KNOWN:
+            return _INPUTS[operation]
         shape: Any = self.client.meta.service_model.operation_model(operation).input_shape
         found: Mapping[str, Any] = shape.members if shape else {}
         return found
@@ -450,6 +497,8 @@ def _is_unsent(body: Any, response: Any) -> bool:
     """
     if response is None or not isinstance(body, (FileSection, ViewSection)):
         return False
+    import urllib3  # noqa: PLC0415 - boto3 has imported it
+
     answer, _ = response
     is_real = isinstance(getattr(answer, "raw", None), urllib3.HTTPResponse)
     return is_real and answer.status_code in _SUCCESS and body.tell() < len(body)
@@ -481,4 +530,10 @@ def is_amazon(client: S3Client) -> bool:
 
     Our own config does not tell: ``AWS_ENDPOINT_URL`` and profiles set an endpoint as well.
     """
-    return f".{urlsplit(client.meta.endpoint_url).hostname or ''}".endswith(_AMAZON)
+    return f".{urlsplit(endpoint_url_of(client)).hostname or ''}".endswith(_AMAZON)
+
+
+def endpoint_url_of(client: S3Client) -> str:
+    """URL of the endpoint of a client. It does not make the boto3 client of the direct client."""
+    known: str | None = vars(client).get("endpoint_url")
+    return client.meta.endpoint_url if known is None else known

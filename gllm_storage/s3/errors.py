@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
-import botocore.session
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
 
 from gllm_storage.errors import (
     AccessDeniedError,
@@ -22,8 +21,8 @@ from gllm_storage.errors import (
     StorageUnavailableError,
     translation,
 )
-from gllm_storage.store.answers import MalformedHTTPError
 from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect
+from gllm_storage.store.limits import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
@@ -42,71 +41,20 @@ DIGEST_CODES = frozenset(
 
 
 class UnreadableAnswerError(Exception):
-    """A successful answer without the headers or content of S3. A web server or a login page answers 200 to any request."""
+    """An answer that cannot be parsed, or without the headers or content of S3.
+
+    A web server or a login page answers 200 to any request. `StrictParser` raises it in place of botocore's
+    ``ResponseParserError``, whose module takes 50 ms to import.
+    """
 
 
 UNPARSABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """Exceptions of a parser for a header or a document with an impossible value."""
 
 
-class StrictParser:
-    """A parser of botocore that raises one class for all answers that it cannot parse.
-
-    Args:
-        parser: The parser.
-    """
-
-    def __init__(self, parser: Any) -> None:
-        self._parser = parser
-        handle_boolean = parser._handle_boolean  # noqa: SLF001 - botocore has no other way
-
-        def checked_boolean(shape: Any, found: Any) -> bool:
-            # botocore reads everything but "true" as false, and ends a listing at a page that says "True".
-            return _is_truncated(found) if shape.name == "IsTruncated" else bool(handle_boolean(shape, found))
-
-        parser._handle_boolean = checked_boolean  # noqa: SLF001 - as above
-
-    def parse(self, *args: Any) -> dict[str, Any]:
-        """Parse an answer.
-
-        Raises:
-            botocore.parsers.ResponseParserError: If that is not possible.
-        """
-        try:
-            parsed: dict[str, Any] = self._parser.parse(*args)
-        except ResponseParserError:
-            raise
-        except UNPARSABLE as error:
-            raise ResponseParserError(
-                f"its answer cannot be parsed: {type(error).__name__}: {_first_line(error)}"
-            ) from error
-        return parsed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
-
-_TRUTH = {"true": True, "1": True, "false": False, "0": False}
-"""The values of XML's ``boolean``."""
-
-
-def _is_truncated(node: Any) -> bool:
-    """The value of the element ``IsTruncated``.
-
-    Raises:
-        ValueError: If it is neither true nor false.
-    """
-    text = str(node.text or "").strip()
-    try:
-        return _TRUTH[text.lower()]
-    except KeyError:
-        raise ValueError(f"IsTruncated is {text[:80]!r}") from None
-
-
 SDK_ERRORS = (
     BotoCoreError,
     ClientError,
-    ResponseParserError,
     MalformedHTTPError,
     boto.UndefinedModelAttributeError,
     UnreadableAnswerError,
@@ -259,7 +207,13 @@ def attempts_of_answer(error: ClientError) -> int:
 
 def translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
     """Raise errors of this library in place of botocore's."""
-    return translation(details, RAISED, translate, _answered)
+    return translation(details, (*RAISED, *_parser_errors()), translate, _answered)
+
+
+def _parser_errors() -> tuple[type[Exception], ...]:
+    """Botocore's exception for an answer that it cannot parse, if its parsers are imported. `StrictParser` has our own."""
+    parsers = sys.modules.get("botocore.parsers")
+    return () if parsers is None else (parsers.ResponseParserError,)
 
 
 def translate(error: Exception, details: ErrorDetails) -> Exception:
@@ -285,8 +239,8 @@ def _from_exception(error: Exception, details: ErrorDetails, what: str) -> Excep
         return AccessDeniedError(f"{what}: {_sentence(error)}{_profiles()}", details, Remedy.CHECK_PROFILE)
     if isinstance(error, _NO_CREDENTIALS):
         return AccessDeniedError(f"{what}: {_sentence(error)}", details, Remedy.CHECK_CREDENTIALS)
-    if isinstance(error, (ResponseParserError, UnreadableAnswerError, MalformedHTTPError)):
-        message = f"{what}: the endpoint does not speak S3: {_first_line(error)}"
+    if isinstance(error, (UnreadableAnswerError, MalformedHTTPError, *_parser_errors())):
+        message = f"{what}: the endpoint does not speak S3: {first_line(error)}"
         return StorageError(message, details, Remedy.CHECK_ENDPOINT)
     if isinstance(error, (boto.FlexibleChecksumError, boto.ChecksumError)):
         return IntegrityError(f"{what}: {_sentence(error)}", details)
@@ -360,6 +314,8 @@ def _region_in(message: str) -> str | None:
 
 def _profiles() -> str:
     """The names of the profiles on this machine."""
+    import botocore.session  # noqa: PLC0415 - it takes 80 ms to import, and this error needs it alone
+
     try:
         names = sorted(botocore.session.Session().available_profiles)
     except BotoCoreError:
@@ -385,5 +341,6 @@ def _sentence(error: Exception) -> str:
     return str(error).rstrip(". ") or type(error).__name__
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, at most 200 characters."""
     return str(error).split("\n", maxsplit=1)[0][:200]

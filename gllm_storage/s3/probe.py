@@ -101,7 +101,7 @@ def conditional_writes(connection: S3Connection, bucket: str, folder: str) -> Co
     """
     if connection.is_amazon:
         return ALL_ENFORCED
-    place = (connection.client.meta.endpoint_url, bucket)
+    place = (connection.endpoint_url, bucket)
     with (
         translated(ErrorDetails("s3", f"s3://{bucket}/{folder}", "probe of conditional writes")),
         _probing.get()[place],

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import urllib3
 from botocore.exceptions import ClientError
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
@@ -252,9 +251,16 @@ def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) 
         yield from body.iter_chunks(READ_CHUNK, buffer)
     except SDK_ERRORS as error:
         raise ReadInterruptedError from error
-    except urllib3.exceptions.HTTPError as error:  # botocore does not translate all of them, such as a broken TLS record
+    except _http_errors() as error:  # botocore does not translate all of them, such as a broken TLS record
         diagnosis = of_connection(error)
         why = diagnosis.cause if diagnosis else error
         unavailable = StorageUnavailableError(f"{details.operation} of {details.url}: reading failed: {why}", details)
         unavailable.__cause__ = error
         raise ReadInterruptedError from unavailable
+
+
+def _http_errors() -> type[Exception]:
+    """The exceptions of boto3's HTTP library. Only a failed read asks for them: the library takes 35 ms to import."""
+    import urllib3  # noqa: PLC0415 - as above
+
+    return urllib3.exceptions.HTTPError

@@ -250,7 +250,7 @@ class S3Requests:
         known = dataclasses.replace(details, status=_NOT_FOUND, code="NoSuchBucket")
         return BucketNotFoundError(
             f"s3 {details.operation} of {details.url} failed: there is no bucket {self.bucket!r} at "
-            f"{self.connection.client.meta.endpoint_url}",
+            f"{self.connection.endpoint_url}",
             known,
             Remedy.CREATE_BUCKET,
         )

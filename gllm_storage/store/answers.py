@@ -1,9 +1,6 @@
-"""Limits on the answers of servers: on their speed, and on the parts that have no declared length.
+"""Limits on the answers that SDKs read: boto3, the session of GCS and the Azure SDK read by urllib3.
 
-A server, or a proxy before it, can keep a request busy for ever without breaking a timeout that begins anew with each byte:
-with interim answers (1xx), trailers or an error document that do not end, or with one byte each half second. The direct
-client of S3 reads its answers itself, and applies `Throughput` and the limits below. boto3, the session of GCS and the Azure
-SDK read by urllib3, whose connections `guarded_pools` replaces.
+`guarded_pools` replaces urllib3's connections by connections that apply the limits of `store.limits`.
 """
 
 from __future__ import annotations
@@ -18,15 +15,11 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from gllm_storage.store.limits import MAX_ERROR, MAX_LINES, MalformedHTTPError, Throughput
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_LINES = 2**18
-"""The most bytes of lines without content between them: status lines, headers, sizes of chunks, trailers."""
-MAX_INTERIM = 100
-"""The most interim answers (1xx) before the final one."""
-MAX_ERROR = 2**16
-"""Bytes of an error document that are read. The errors of the stores have less than 2 KiB."""
 _LONG = 60
 """How many times longer the answer to a write may take: a store sends a space now and then while it completes an upload."""
 _READS = frozenset({"GET", "HEAD"})
@@ -35,49 +28,8 @@ _FIRST_REDIRECT = 300
 _NOT_MODIFIED = 304
 
 
-class MalformedHTTPError(HTTPException):
-    """An answer is not HTTP/1.1, or exceeds a limit of this module. The same request would get the same answer."""
-
-
-class SlowAnswerError(TimeoutError):
-    """The server sends fewer bytes than the settings demand."""
-
-
-class Throughput:
-    """Measures how fast an answer arrives. The time before its first byte does not count, nor that of the reader.
-
-    Args:
-        least: The fewest bytes per second; 0 for no limit.
-        seconds: The time over which they are counted.
-    """
-
-    def __init__(self, least: float, seconds: float | None) -> None:
-        self._least = least if seconds else 0.0
-        self._seconds = seconds or 0.0
-        self._waited = 0.0
-        self._received = 0
-
-    def restart(self) -> None:
-        """Begin to count anew, as for another answer."""
-        self._waited, self._received = 0.0, 0
-
-    def add(self, seconds: float, received: int) -> None:
-        """Count a wait and the bytes that ended it.
-
-        Raises:
-            SlowAnswerError: If fewer bytes than required arrived.
-        """
-        if not self._least:
-            return
-        self._waited += seconds
-        self._received += received
-        if self._waited >= self._seconds:
-            if self._received < self._least * self._waited:
-                raise SlowAnswerError(
-                    f"only {self._received} bytes arrived in {self._waited:.0f} s of waiting, which is less than "
-                    f"min_throughput ({self._least:.0f} bytes per second)"
-                )
-            self.restart()
+class _MalformedAnswerError(MalformedHTTPError, HTTPException):
+    """urllib3 treats an `HTTPException` as a broken connection, and closes it."""
 
 
 def require_known_coding(headers: Mapping[str, str]) -> None:
@@ -91,7 +43,7 @@ def require_known_coding(headers: Mapping[str, str]) -> None:
     """
     coding = headers.get("Transfer-Encoding")
     if coding is not None and coding.strip().lower() not in {"chunked", "identity"}:
-        raise MalformedHTTPError(f"the Transfer-Encoding of the answer is {coding[:80]!r}")
+        raise _MalformedAnswerError(f"the Transfer-Encoding of the answer is {coding[:80]!r}")
 
 
 class _PacedIO(io.RawIOBase):
@@ -136,7 +88,7 @@ class _LimitedReader(io.BufferedReader):
             raise ConnectionResetError("the connection was closed in the middle of the headers")
         self.lines += len(line)
         if self.lines > MAX_LINES:
-            raise MalformedHTTPError(f"the answer has more than {MAX_LINES} bytes of headers or trailers")
+            raise _MalformedAnswerError(f"the answer has more than {MAX_LINES} bytes of headers or trailers")
         return line
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import re
 import ssl
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, Remedy, StorageError, StorageUnavailableError
-from gllm_storage.store.answers import SlowAnswerError
+from gllm_storage.store.limits import SlowAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +103,8 @@ def of_clock(date: str | None, *, surely: bool = False) -> Diagnosis | None:
         date: The ``Date`` header of the answer.
         surely: Whether the store says that it is the clock.
     """
+    import email.utils  # noqa: PLC0415 - it takes 5 ms to import, and only a refusal needs it
+
     try:
         theirs = email.utils.parsedate_to_datetime(date or "")
         ahead = (datetime.now(UTC) - (theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC))).total_seconds()

@@ -9,18 +9,20 @@ Requests that it cannot send exactly as boto3 would go through boto3. The decisi
 - *the endpoint*: it needs a proxy, a client certificate or signed payloads; or its answers are not HTTP as S3 speaks it, or
   it refuses our signatures. The last two count only if boto3 succeeds with the same request. Otherwise the endpoint is
   broken or the secret is wrong, and the direct client stays in use.
+
+The boto3 client takes half a second to make. It is made when the first request needs it, if the endpoint is plain
+(s3/access.py): address, credentials and certificates are known then without it.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
+import threading
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore import exceptions as boto
-from botocore import httpsession
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import check_stop
@@ -29,16 +31,16 @@ from gllm_storage.s3.body import begin_sending
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, is_transient
 from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.guard import Listeners
-from gllm_storage.s3.http.operations import Operation, Request, operations_of, path_of
+from gllm_storage.s3.http.operations import Operation, Request, operations, path_of
 from gllm_storage.s3.http.pool import Answer, Exchange, Pool
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
 from gllm_storage.s3.http.template import NotDirectError, Template, template_of
 from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
-from gllm_storage.store.answers import MAX_ERROR
+from gllm_storage.store.limits import MAX_ERROR
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mypy_boto3_s3.client import S3Client
 
@@ -68,14 +70,98 @@ class _Place:
     bodies: BodySigning
 
 
+class Access(Protocol):
+    """How to reach an endpoint: `BotoAccess`, or `gllm_storage.s3.access.PlainAccess` without a boto3 client."""
+
+    @property
+    def client(self) -> S3Client | None:
+        """The boto3 client, if it exists."""
+
+    @property
+    def endpoint_url(self) -> str:
+        """URL of the endpoint."""
+
+    @property
+    def is_amazon(self) -> bool:
+        """Whether the endpoint is Amazon's, which redirects requests to the region of the bucket."""
+
+    @property
+    def credentials(self) -> Any:
+        """Credentials with the method ``get_frozen_credentials``; None for anonymous requests."""
+
+    @property
+    def connect_timeout(self) -> float | None:
+        """See `Server`."""
+
+    @property
+    def read_timeout(self) -> float | None:
+        """See `Server`."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why all requests have to go through boto3; None if nothing prevents direct ones."""
+
+    def template(self, bucket: str) -> Template | None:
+        """Host, path and signing scope of the requests to a bucket; None if only boto3 knows them."""
+
+    def tls_context(self) -> ssl.SSLContext:
+        """A TLS context that trusts the certificates that boto3 trusts."""
+
+
+@dataclass(frozen=True)
+class BotoAccess:
+    """How a boto3 client reaches its endpoint.
+
+    Attributes:
+        client: The boto3 client.
+        credentials: Its botocore credentials; None for anonymous requests.
+        is_amazon: Whether the endpoint is Amazon's.
+    """
+
+    client: S3Client
+    credentials: Any
+    is_amazon: bool
+
+    @property
+    def endpoint_url(self) -> str:
+        """URL of the endpoint."""
+        return self.client.meta.endpoint_url
+
+    @property
+    def connect_timeout(self) -> float | None:
+        """See `Server`."""
+        config: Any = self.client.meta.config
+        found: float | None = config.connect_timeout
+        return found
+
+    @property
+    def read_timeout(self) -> float | None:
+        """See `Server`."""
+        config: Any = self.client.meta.config
+        found: float | None = config.read_timeout
+        return found
+
+    @property
+    def refusal(self) -> str | None:
+        """See `refusal_of`."""
+        return refusal_of(self.client)
+
+    def template(self, bucket: str) -> Template:
+        """See `template_of`."""
+        return template_of(self.client, bucket)
+
+    def tls_context(self) -> ssl.SSLContext:
+        """See `tls_context_of`."""
+        return tls_context_of(self.client)
+
+
 class DirectClient:
     """A client with the methods of a boto3 client. Threads share it.
 
     Args:
-        client: The boto3 client.
-        credentials: The botocore credentials of that client; None for anonymous requests.
+        access: How to reach the endpoint.
+        make_boto: Makes the boto3 client when it is needed.
         max_attempts: How often a request is sent at most.
-        is_amazon: Whether the endpoint is Amazon's, which redirects requests to the region of the bucket.
         pool_size: The most idle connections that stay open to each server.
         sign_bodies: When bodies are signed; see `BodySigning`.
         min_throughput: The fewest bytes per second of an answer, averaged over each read timeout; 0 for no limit.
@@ -83,36 +169,52 @@ class DirectClient:
 
     def __init__(
         self,
-        client: S3Client,
-        credentials: Any,
+        access: Access,
+        make_boto: Callable[[], S3Client],
         *,
         max_attempts: int,
-        is_amazon: bool,
         pool_size: int,
         sign_bodies: str = "auto",
         min_throughput: float = 0.0,
     ) -> None:
-        self.boto = client
-        self.meta = client.meta
-        self.exceptions = client.exceptions
-        self._credentials = credentials
+        self.endpoint_url = access.endpoint_url
+        self.is_amazon = access.is_amazon
+        self._access = access
+        self._credentials = access.credentials
+        self._make_boto = make_boto
+        self._boto = access.client
+        self._making = threading.Lock()
         self._policy = s3_requests(max_attempts)
-        self._is_amazon = is_amazon
         self._pool_size = pool_size
-        self._operations = operations_of(client)
-        self._listeners = Listeners(client)
+        self._operations = operations()
+        self._listeners = Listeners(access.client)
         self._places: dict[str, _Place | None] = {}
         self._warned: dict[str, object] = {}
         self._pools: dict[tuple[str, str, int], Pool] = {}
         self._bodies: dict[tuple[str, str, int], BodySigning] = {}
         self._sign_bodies = sign_bodies
         self._min_throughput = min_throughput
-        self._refusal: str | None = refusal_of(client)
+        self._refusal: str | None = access.refusal
 
     def __getattr__(self, name: str) -> Any:
-        if name == "boto":  # copy.copy asks before __init__ has run
+        if name in {"boto", "_boto", "_making"}:  # copy.copy asks before __init__ has run
             raise AttributeError(name)
         return getattr(self.boto, name)
+
+    @property
+    def boto(self) -> S3Client:
+        """The boto3 client, which is made on first use."""
+        if self._boto is None:
+            with self._making:
+                self._boto = self._boto or self._made_boto()
+        return self._boto
+
+    def _made_boto(self) -> S3Client:
+        made = self._make_boto()
+        self._listeners.client = made
+        self._access = BotoAccess(made, self._credentials, self.is_amazon)
+        self._refusal = self._refusal or self._access.refusal
+        return made
 
     @property
     def refusal(self) -> str | None:
@@ -128,7 +230,8 @@ class DirectClient:
         """Close the idle connections of this process; the next request opens new ones."""
         for pool in list(self._pools.values()):
             pool.close()
-        self.boto.close()
+        if self._boto is not None:
+            self._boto.close()
 
     def head_object(self, **parameters: Any) -> dict[str, Any]:
         """HeadObject, as by boto3."""
@@ -149,6 +252,10 @@ class DirectClient:
     def delete_object(self, **parameters: Any) -> dict[str, Any]:
         """DeleteObject, as by boto3."""
         return self._call("delete_object", parameters)
+
+    def head_bucket(self, **parameters: Any) -> dict[str, Any]:
+        """HeadBucket, as by boto3."""
+        return self._call("head_bucket", parameters)
 
     def begin(self, method: str, parameters: dict[str, Any]) -> Started | None:
         """Send a request, and read its answer later. One thread can have many requests in progress in this way.
@@ -210,19 +317,18 @@ class DirectClient:
         return None if place is None or request is None else (place, operation, request)
 
     def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        through_boto = partial(getattr(self.boto, method), **parameters)
         prepared = self._prepared(method, parameters)
         if prepared is None:
-            return dict(through_boto())
+            return dict(getattr(self.boto, method)(**parameters))
         place, operation, request = prepared
         try:
             return self._exchange(place, operation, request)
         except NotDirectError as reason:
             self._places.pop(parameters["Bucket"], None)  # boto3 may learn the right region now: copy its next request
             _rewind(request.body)
-            answer = dict(through_boto())
+            answer = dict(getattr(self.boto, method)(**parameters))
             # boto3 succeeded, so the fault is ours. Amazon's endpoints are sound; there it was the region.
-            if not self._is_amazon:
+            if not self.is_amazon:
                 self._refusal = str(reason)
                 self._warn_once(place.template.endpoint_url, str(reason))
             return answer
@@ -247,7 +353,7 @@ class DirectClient:
         return place
 
     def _new_place(self, bucket: str) -> _Place:
-        template = template_of(self.boto, bucket)
+        template = self._access.template(bucket) or template_of(self.boto, bucket)
         if template.scope is not None and self._credentials is None:
             raise NotDirectError("the credentials of its requests are unknown")
         signer = None if template.scope is None else Signer(template.scope, self._credentials)
@@ -260,9 +366,9 @@ class DirectClient:
         pool = self._pools.get(key)
         if pool is not None:
             return pool
-        config: Any = self.meta.config
-        tls = tls_context_of(self.boto) if template.scheme == "https" else None
-        server = Server(*key, config.connect_timeout, config.read_timeout, tls, self._min_throughput)
+        access = self._access
+        tls = access.tls_context() if template.scheme == "https" else None
+        server = Server(*key, access.connect_timeout, access.read_timeout, tls, self._min_throughput)
         return self._pools.setdefault(key, Pool(server, self._pool_size))
 
     def _exchange(self, place: _Place, operation: Operation, request: Request) -> dict[str, Any]:
@@ -338,7 +444,7 @@ class DirectClient:
                 return failure
             found = operation.answer(answer.status, answer.headers)
             if operation.name == "GetObject":
-                found["Body"] = Body(answer, self.meta.endpoint_url)
+                found["Body"] = Body(answer, self.endpoint_url)
         except UnusableAnswerError as error:
             raise UnreadableAnswerError(str(error)) from error
         except UNPARSABLE as error:
@@ -348,6 +454,8 @@ class DirectClient:
             ) from error
         except MalformedAnswerError as error:
             raise NotDirectError(f"an answer cannot be read: {error}") from error
+        except ImportError as error:
+            raise NotDirectError(f"this release of botocore is unknown: {error!r}") from error
         finally:
             if "Body" not in found:
                 answer.close()
@@ -374,11 +482,14 @@ class DirectClient:
         return None
 
     def _failure(self, place: _Place, operation: Operation, answer: Answer, status: int, body: bytes) -> ClientError:
-        parsed: Any = operation.error(status, answer.headers, body)
+        try:
+            parsed: Any = operation.error(status, answer.headers, body)
+        except ImportError as error:
+            raise NotDirectError(f"this release of botocore is unknown: {error!r}") from error
         failure = ClientError(parsed, operation.name)
         code = str(parsed["Error"].get("Code", ""))
         elsewhere = answer.status in _REDIRECTS or code in _WRONG_REGION_CODES or "x-amz-bucket-region" in answer.headers
-        if self._is_amazon and elsewhere and not _is_right_region(place, answer):
+        if self.is_amazon and elsewhere and not _is_right_region(place, answer):
             raise NotDirectError("the bucket is in another region") from failure
         # A signed body that does not match its digest was changed on the way, and is sent again.
         corrupted = code == _DIGEST_MISMATCH and place.bodies.needed
@@ -582,6 +693,8 @@ def refusal_of(client: S3Client) -> str | None:
 
 
 def _refusal_of(client: S3Client) -> str | None:
+    from botocore import httpsession  # noqa: PLC0415 - with the boto3 client
+
     session = getattr(getattr(client, "_endpoint", None), "http_session", None)
     if type(session) is not httpsession.URLLib3Session:
         return "the HTTP session of the boto3 client is not botocore's own"
@@ -609,6 +722,8 @@ def tls_context_of(client: S3Client) -> ssl.SSLContext:
 
 
 def _tls_context_of(client: S3Client) -> ssl.SSLContext:
+    from botocore import httpsession  # noqa: PLC0415 - with the boto3 client
+
     settings = vars(client._endpoint.http_session)  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no other way
     context: ssl.SSLContext = httpsession.create_urllib3_context()
     verify = settings["_verify"]

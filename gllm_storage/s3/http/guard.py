@@ -6,27 +6,30 @@ would see a request of the direct client. Three kinds of hooks are checked befor
 - *event handlers* of the client. To examine them is slow, but botocore replaces the lookup cache of its event emitter
   whenever a handler is registered or removed: as long as the cache is the same object, the last result holds.
 - *methods of the client object* that were replaced.
-- *classes and methods of botocore* that were replaced. The originals are remembered when this module is imported; a member
-  that is not botocore's own by then counts as replaced.
+- *classes and methods of botocore* that were replaced. The originals are remembered when they are seen first; a member that
+  is not botocore's own counts as replaced.
+
+Before there is a boto3 client, the handlers that botocore would register on it are checked in place of its own. While
+nothing has imported botocore's client, nothing can have replaced its parts. Then nothing is checked, unless a tool is loaded
+that replaces parts of modules when they are imported.
 
 If botocore's internals are not where they are expected, that counts as a listener, too.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from types import FunctionType, ModuleType
+import importlib
+import sys
+from functools import cache, partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-import botocore.awsrequest
-import botocore.client
-import botocore.endpoint
-import botocore.httpsession
+from gllm_storage.s3.http.model import MODELS
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-_OPERATIONS = ("HeadObject", "GetObject", "PutObject", "UploadPart", "DeleteObject")
+_OPERATIONS = tuple(model.name for model in MODELS.values())
 _EVENTS = (
     "provide-client-params",
     "before-parameter-build",
@@ -41,75 +44,96 @@ _EVENTS = (
     "after-call",
     "after-call-error",
 )
-_METHODS = frozenset(
-    {"head_object", "get_object", "put_object", "upload_part", "delete_object", "_make_api_call", "_make_request"}
-)
+_METHODS = frozenset({*MODELS, "_make_api_call", "_make_request"})
 _OWN_PACKAGES = ("botocore", "boto3", "gllm_storage")
 """Packages whose event handlers do not count as listeners, except those of `_STUBS`."""
 _STUBS = ("botocore.stub",)
-_REPLACED_BY_STUBS: tuple[tuple[ModuleType, str, str], ...] = (
-    (botocore.client, "BaseClient", "_make_api_call"),
-    (botocore.client, "BaseClient", "_make_request"),
-    (botocore.endpoint, "Endpoint", "make_request"),
-    (botocore.endpoint, "Endpoint", "_send"),
-    (botocore.httpsession, "URLLib3Session", "send"),
-    (botocore.awsrequest, "AWSHTTPConnection", ""),
-    (botocore.awsrequest, "AWSHTTPSConnection", ""),
+_CLIENT = "botocore.client"
+_PATCHERS = ("moto", "wrapt", "ddtrace", "elasticapm", "newrelic")
+"""Packages that replace parts of botocore, some when it is imported."""
+_REPLACED_BY_STUBS = (
+    (_CLIENT, "BaseClient", "_make_api_call"),
+    (_CLIENT, "BaseClient", "_make_request"),
+    ("botocore.endpoint", "Endpoint", "make_request"),
+    ("botocore.endpoint", "Endpoint", "_send"),
+    ("botocore.httpsession", "URLLib3Session", "send"),
+    ("botocore.awsrequest", "AWSHTTPConnection", ""),
+    ("botocore.awsrequest", "AWSHTTPSConnection", ""),
 )
 
 
-def _original(module: ModuleType, name: str, method: str) -> tuple[Any, str, object]:
-    """A class or a method of botocore, to compare with later.
+class _Member:
+    """A class or a method of botocore.
 
     Args:
-        module: The module of botocore.
+        module: The name of its module.
         name: The name of the class.
         method: The name of the method; empty for the class itself.
-
-    Returns:
-        The module or class that holds it, its name there, and its value. The value is a new object, which compares unequal
-        to everything, if a stub has replaced the original before this import.
     """
-    owner = getattr(module, name, None)
-    if not isinstance(owner, type) or owner.__module__ != module.__name__:
-        return module, name, object()
-    if not method:
-        return module, name, owner
-    function = getattr(owner, method, None)
-    # A mock copies the name and the module of a function, but not its globals. (Some methods are decorated in
-    # botocore.context, so any module of botocore is good.)
-    own = type(function) is FunctionType and str(function.__globals__.get("__name__")).startswith("botocore.")
-    return owner, method, function if own else object()
+
+    def __init__(self, module: str, name: str, method: str) -> None:
+        self._module = importlib.import_module(module)
+        self._name = name
+        self._method = method
+        self._original: object = None
+
+    def is_replaced(self) -> bool:
+        """Whether it is not botocore's own."""
+        found = getattr(self._module, self._name, None)
+        if self._method:
+            found = getattr(found, self._method, None)
+        if found is None or found is not self._original:
+            if not (self._original is None and self._is_own(found)):
+                return True
+            self._original = found
+        return False
+
+    def _is_own(self, found: object) -> bool:
+        if not self._method:
+            return isinstance(found, type) and found.__module__ == self._module.__name__
+        # A mock copies the name and the module of a function, but not its globals. (Some methods are decorated in
+        # botocore.context, so any module of botocore is good.)
+        return type(found) is FunctionType and str(found.__globals__.get("__name__")).startswith("botocore.")
 
 
-_ORIGINALS = tuple(_original(*each) for each in _REPLACED_BY_STUBS)
+@cache
+def _members() -> tuple[_Member, ...]:
+    return tuple(_Member(*each) for each in _REPLACED_BY_STUBS)
 
 
 class Listeners:
     """The listeners of one boto3 client.
 
     Args:
-        client: The client.
+        client: The client; None if it does not exist yet.
+
+    Attributes:
+        client: The client, to set when it exists.
     """
 
-    def __init__(self, client: S3Client) -> None:
-        self._client = client
+    def __init__(self, client: S3Client | None = None) -> None:
+        self.client = client
         self._seen: tuple[object, list[Any]] = (None, [])
 
     def any(self) -> bool:
         """Whether there is at least one at this moment."""
-        for place, name, original in _ORIGINALS:
-            if getattr(place, name, None) is not original:
-                return True
-        if not _METHODS.isdisjoint(vars(self._client)):
+        client, modules = self.client, sys.modules
+        if client is None and _CLIENT not in modules and not any(name in modules for name in _PATCHERS):
+            return False
+        if any(member.is_replaced() for member in _members()):
             return True
-        foreign = self._find()
+        if client is None:
+            foreign: list[Any] | None = _foreign_handlers()
+        elif _METHODS.isdisjoint(vars(client)):
+            foreign = self._find(client)
+        else:
+            return True
         # moto's handler stays registered outside of `mock_aws`, but is not enabled then.
         return foreign is None or any(getattr(each, "enabled", True) for each in foreign)
 
-    def _find(self) -> list[Any] | None:
+    def _find(self, client: S3Client) -> list[Any] | None:
         """The event handlers of other packages; None if this release of botocore keeps them elsewhere."""
-        emitter = getattr(self._client.meta.events, "_emitter", None)
+        emitter = getattr(client.meta.events, "_emitter", None)
         cache = getattr(emitter, "_lookup_cache", None)
         handlers = getattr(emitter, "_handlers", None)
         if cache is None or handlers is None:
@@ -121,6 +145,12 @@ class Listeners:
             foreign = [each for each in found if not _is_known(each)]
             self._seen = (cache, foreign)
         return foreign
+
+
+def _foreign_handlers() -> list[Any]:
+    """The handlers of other packages among those that botocore registers on each new client."""
+    handlers: Any = sys.modules.get("botocore.handlers")
+    return [each[1] for each in handlers.BUILTIN_HANDLERS if not _is_known(each[1])] if handlers is not None else []
 
 
 def _is_known(handler: Any) -> bool:

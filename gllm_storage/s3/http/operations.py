@@ -1,7 +1,7 @@
 """Translation of boto3's arguments into an HTTP request, and of an HTTP answer into boto3's result.
 
-botocore's own model of S3 says which parameter goes into which header or query parameter, and which header becomes which
-field of the result. A request that needs more than that, such as a computed digest, goes through boto3.
+model.py says which parameter goes into which header or query parameter, and which header becomes which field of the result.
+A request that needs more than that, such as a computed digest, goes through boto3.
 """
 
 from __future__ import annotations
@@ -9,22 +9,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from botocore.parsers import create_parser
-from botocore.utils import parse_timestamp
-
-from gllm_storage.s3.errors import StrictParser
+from gllm_storage.s3.http.error_document import read_error
+from gllm_storage.s3.http.model import MODELS
 from gllm_storage.s3.http.signing import canonical_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from botocore.model import OperationModel
-    from mypy_boto3_s3.client import S3Client
+    from gllm_storage.s3.http.model import Model
 
-_NOT_SENT = {"Bucket", "Key", "Body"}
+_NOT_SENT = frozenset({"Bucket", "Key", "Body"})
 _COMPUTED = ("ChecksumAlgorithm", "CopySource")
 """Prefixes of parameters from which boto3 computes further headers. They go through boto3."""
 _KEY, _KEY_DIGEST = "SSECustomerKey", "SSECustomerKeyMD5"
@@ -32,7 +29,6 @@ _KEY, _KEY_DIGEST = "SSECustomerKey", "SSECustomerKeyMD5"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_ERRORS = StrictParser(create_parser("rest-xml"))
 _TEXT_BODIES = (bytes, bytearray, memoryview)
 
 
@@ -61,22 +57,17 @@ class Operation:
     """One operation of S3, for parameters that go into the path, the query or the headers.
 
     Args:
-        model: botocore's model of the operation.
+        model: The model of the operation.
     """
 
-    def __init__(self, model: OperationModel) -> None:
+    def __init__(self, model: Model) -> None:
         self.name = model.name
-        self.method = str(model.http["method"])
-        self._output = cast("Any", model.output_shape)
-        inputs = cast("Any", model.input_shape)
-        self._places = {
-            name: _place_of(name, shape) for name, shape in inputs.members.items() if not name.startswith(_COMPUTED)
-        }
-        self._readers = {
-            str(shape.serialization["name"]).lower(): (name, _READERS.get(shape.type_name, str))
-            for name, shape in self._output.members.items()
-            if shape.serialization.get("location") == "header"
-        }
+        self.method = model.method
+        self._has_key = model.has_key
+        self._has_metadata = model.has_metadata
+        self._elsewhere = _NOT_SENT & model.inputs.keys()
+        self._places = {name: place for name, place in model.inputs.items() if not name.startswith(_COMPUTED)}
+        self._readers = {header: (field, _READERS.get(kind, str)) for header, (field, kind) in model.outputs.items()}
 
     def request(self, base: str, parameters: Mapping[str, Any]) -> Request | None:
         """Build the request for boto3's arguments.
@@ -91,14 +82,14 @@ class Operation:
         """
         key, body = parameters.get("Key"), parameters.get("Body", b"")
         length = _length_of(body)
-        if not isinstance(key, str) or not key or length is None:
+        if length is None or (self._has_key and not (isinstance(key, str) and key)):
             return None
         if _KEY in parameters and _KEY_DIGEST not in parameters:
             return None
         headers: dict[str, Any] = {}
         query: dict[str, Any] = {}
         for name, value in parameters.items():
-            if name in _NOT_SENT:
+            if name in self._elsewhere:
                 continue
             location, place = self._places.get(name, ("", ""))
             if location == "header":
@@ -111,7 +102,7 @@ class Operation:
                 return None
         if not (_are_plain(headers) and _are_plain(query)):
             return None
-        path = path_of(base, key)
+        path = path_of(base, str(key)) if self._has_key else base.removesuffix("/") or "/"
         return Request(self.method, path, canonical_query(query) if query else "", headers, body, length)
 
     def answer(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -130,7 +121,7 @@ class Operation:
                 found[known[0]] = known[1](value)
             elif name.startswith("x-amz-meta-"):
                 metadata[name[11:]] = value
-        if "Metadata" in self._output.members:
+        if self._has_metadata:
             found["Metadata"] = metadata
         return found
 
@@ -138,12 +129,9 @@ class Operation:
         """The ``response`` of the `ClientError` that boto3 raises for an answer.
 
         Raises:
-            botocore.parsers.ResponseParserError: If the body is not an error document of S3.
+            UnreadableAnswerError: If the body is not an error document of S3.
         """
-        parsed: dict[str, Any] = _ERRORS.parse({"status_code": status, "headers": dict(headers), "body": body}, self._output)
-        parsed.setdefault("Error", {})
-        parsed.setdefault("ResponseMetadata", {})["HTTPStatusCode"] = status
-        return parsed
+        return read_error(status, headers, body)
 
 
 def path_of(base: str, key: str) -> str:
@@ -154,13 +142,6 @@ def path_of(base: str, key: str) -> str:
         key: The key.
     """
     return f"{base}{quote(key, safe='/~')}"
-
-
-def _place_of(name: str, shape: Any) -> tuple[str, str]:
-    """The place of a parameter (``"header"``, ``"querystring"``, …), and its name there."""
-    location = str(shape.serialization.get("location", ""))
-    place = str(shape.serialization.get("name", name))
-    return location, place.lower() if location == "header" else place
 
 
 def _length_of(body: Any) -> int | None:
@@ -224,6 +205,8 @@ def _metadata(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
 def _time(text: str) -> datetime:
     match = _DATE.fullmatch(text)
     if match is None:
+        from botocore.utils import parse_timestamp  # noqa: PLC0415 - it takes 50 ms to import, and S3 sends no such dates
+
         return parse_timestamp(text)
     day, month, year, hour, minute, second = match.groups()
     return datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
@@ -244,16 +227,6 @@ _READERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-_METHODS = {
-    "head_object": "HeadObject",
-    "get_object": "GetObject",
-    "put_object": "PutObject",
-    "upload_part": "UploadPart",
-    "delete_object": "DeleteObject",
-}
-
-
-def operations_of(client: S3Client) -> dict[str, Operation]:
+def operations() -> dict[str, Operation]:
     """The operations of the direct client, by the name of boto3's method."""
-    model = client.meta.service_model
-    return {method: Operation(model.operation_model(name)) for method, name in _METHODS.items()}
+    return {method: Operation(model) for method, model in MODELS.items()}

@@ -18,7 +18,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 
-from gllm_storage.store.answers import Throughput
+from gllm_storage.store.limits import Throughput
 
 try:
     import fcntl

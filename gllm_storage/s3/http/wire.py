@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.s3.http.connecting import connected
 from gllm_storage.s3.http.transport import Encrypted
-from gllm_storage.store.answers import MAX_INTERIM, MAX_LINES
+from gllm_storage.store.limits import MAX_INTERIM, MAX_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

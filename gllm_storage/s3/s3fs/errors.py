@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError, ParamValidationError
+from botocore.parsers import ResponseParserError
 
 from gllm_storage.errors import OURS, BucketNotFoundError, ObjectNotFoundError, Remedy
 from gllm_storage.s3.errors import SDK_ERRORS, UNPARSABLE, UnreadableAnswerError, code_of, status_of, translate
@@ -29,8 +30,9 @@ def translated_s3fs(details: ErrorDetails) -> Iterator[None]:
         raise
     except ParamValidationError as error:  # as s3fs's own methods
         raise ValueError(f"s3 {details.operation} of {details.url}: {error}") from error
-    except (*SDK_ERRORS, *UNPARSABLE) as error:
-        raise translate(error if isinstance(error, SDK_ERRORS) else _unreadable(error), details) from error
+    except (*SDK_ERRORS, *UNPARSABLE, ResponseParserError) as error:
+        known = isinstance(error, (*SDK_ERRORS, ResponseParserError))
+        raise translate(error if known else _unreadable(error), details) from error
     except FileExistsError:
         raise
     except FileNotFoundError as error:

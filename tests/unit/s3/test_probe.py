@@ -166,6 +166,7 @@ class Store:
         client: Any = self
         connection: Any = SimpleNamespace(
             client=client,
+            endpoint_url=self.url,
             is_amazon=is_amazon(client),
             parameters=lambda _: dict(common),
             checksum_headers=ChecksumHeaders(1),

@@ -21,7 +21,8 @@ from gllm_storage.errors import AccessDeniedError
 from gllm_storage.s3.body import ViewSection
 from gllm_storage.s3.errors import UnreadableAnswerError
 from gllm_storage.s3.filesystem import S3FileSystem
-from gllm_storage.s3.http.client import DirectClient
+from gllm_storage.s3.http import error_document
+from gllm_storage.s3.http.client import BotoAccess, DirectClient
 from gllm_storage.s3.http.wire import Connection
 from gllm_storage.store import retry
 from tests.unit.s3.http.scripted import (
@@ -447,9 +448,10 @@ def test_signed_bodies() -> None:
 def amazon_client(server: ScriptedServer, **options: Any) -> DirectClient:
     """A client that treats the server as Amazon."""
     made = server.client(config={"s3": {"addressing_style": "path"}}, **options)
-    client = DirectClient(made.boto, made._credentials, max_attempts=2, is_amazon=True, pool_size=4)
+    access = BotoAccess(made.boto, made._credentials, is_amazon=True)
+    client = DirectClient(access, lambda: made.boto, max_attempts=2, pool_size=4)
     # Remove the library's hook that keeps boto3 from searching another region on servers other than Amazon's.
-    handlers = client.meta.events._emitter._handlers.prefix_search("before-call.s3.HeadObject")  # type: ignore[attr-defined]
+    handlers = client.meta.events._emitter._handlers.prefix_search("before-call.s3.HeadObject")
     for handler in list(handlers):
         if getattr(handler, "__name__", "") == "_stay_at_endpoint":
             client.meta.events.unregister("before-call.s3", handler)
@@ -528,3 +530,34 @@ def test_uninitialized_client() -> None:
     """A client without `__init__` raises AttributeError."""
     with pytest.raises(AttributeError):
         DirectClient.__new__(DirectClient).boto  # noqa: B018
+
+
+ODD_DATE = b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "e"\r\nLast-Modified: 2022-10-12T17:50:00Z\r\n\r\n'
+NESTED = b"<Error><Code>AccessDenied</Code><Message>why</Message><More><Code>x</Code></More></Error>"
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ("utils.parse_timestamp", ODD_DATE),
+        ("parsers.create_parser", b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(NESTED), NESTED)),
+    ],
+    ids=["date", "error"],
+)
+def test_incompatible_botocore(missing: str, told: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If an answer needs a part of botocore that the installed release does not have, boto3 sends the request."""
+    error_document._parser.cache_clear()
+    with ScriptedServer(told) as server:
+        client = server.client(attempts=1)
+        boto = client.boto  # it has imported the part already
+        monkeypatch.delattr(f"botocore.{missing}")
+        assert facts_of(client) == facts_of(boto)
+        assert [by_boto3(head) for head, _ in server.requests] == [False, True, True]
+
+
+def facts_of(client: Any) -> Any:
+    """The date of an object, or the error of the store."""
+    try:
+        return client.get_object(**PLACE)["LastModified"]
+    except ClientError as error:
+        return error.response["Error"]

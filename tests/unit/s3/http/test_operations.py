@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gllm_storage.s3.http.client import DirectClient, _head
-from gllm_storage.s3.http.operations import operations_of
 from tests.unit.s3.http.scripted import ScriptedServer, boto_request, made_client
 
 BOTO3_ONLY = {"expect", "amz-sdk-invocation-id", "amz-sdk-request", "user-agent", "authorization", "x-amz-date"} | {
@@ -269,14 +268,3 @@ def test_error_under_status_200() -> None:
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500
         assert caught.value.response["Error"]["Code"] == "InternalError"
         assert len(server.requests) == 2
-
-
-def test_direct_operations(client: DirectClient) -> None:
-    """Five operations are sent directly."""
-    assert {method: each.method for method, each in operations_of(client.boto).items()} == {
-        "head_object": "HEAD",
-        "get_object": "GET",
-        "put_object": "PUT",
-        "upload_part": "PUT",
-        "delete_object": "DELETE",
-    }

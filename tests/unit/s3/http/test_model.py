@@ -1,0 +1,43 @@
+"""The copy of botocore's model equals the model of the installed botocore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import botocore.session
+import pytest
+
+from gllm_storage.s3.http.model import MODELS
+
+
+@pytest.fixture(scope="module")
+def service() -> Any:
+    """Botocore's model of S3."""
+    return botocore.session.Session().get_service_model("s3")
+
+
+def place_of(name: str, shape: Any) -> tuple[str, str]:
+    """The place of a parameter in botocore's model."""
+    location, place = str(shape.serialization.get("location", "")), str(shape.serialization.get("name", name))
+    return location, place.lower() if location == "header" else place
+
+
+def headers_of(shape: Any) -> dict[str, tuple[str, str]]:
+    """The headers of an answer in botocore's model."""
+    return {
+        str(each.serialization["name"]).lower(): (name, each.type_name)
+        for name, each in (shape.members.items() if shape else ())
+        if each.serialization.get("location") == "header"
+    }
+
+
+@pytest.mark.parametrize("method", MODELS)
+def test_equals_botocore(method: str, service: Any) -> None:
+    """Parameters, headers and method of an operation are those of botocore."""
+    model = MODELS[method]
+    theirs = service.operation_model(model.name)
+    assert model.method == theirs.http["method"]
+    assert model.inputs == {name: place_of(name, each) for name, each in theirs.input_shape.members.items()}
+    assert model.outputs == headers_of(theirs.output_shape)
+    assert model.has_metadata == ("Metadata" in (theirs.output_shape.members if theirs.output_shape else {}))
+    assert not (theirs.output_shape and theirs.output_shape.metadata)  # its errors are not modeled by the shape

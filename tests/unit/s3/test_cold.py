@@ -1,0 +1,97 @@
+"""The first verb of a process imports no more than it needs: boto3's client takes half a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage.store.checksums import crc64nvme, encode
+from tests.unit.s3.http.scripted import KEYS, ScriptedServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BOTO = {"boto3", "botocore.client", "botocore.compat", "botocore.parsers", "botocore.session", "botocore.utils"}
+SLOW = {"aiohttp", "asyncio", "awscrt", "email", "fsspec", "http.client", "s3fs", "urllib3", "xml"} | BOTO
+CONTENT = b"content"
+FOUND = (
+    b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\nETag: "321c3cf486ed509164edec1e1981fec8"\r\n'
+    b"x-amz-checksum-crc64nvme: %s\r\nx-amz-checksum-type: FULL_OBJECT\r\n\r\n" % encode(crc64nvme(CONTENT)).encode()
+)
+MISSING = b"HTTP/1.1 404 Not Found\r\n\r\n"
+EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
+STORED = b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "321c3cf486ed509164edec1e1981fec8"\r\n\r\n'
+NO_KEY = b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>"
+REFUSED = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%s" % (len(NO_KEY), NO_KEY)
+
+VERB = """
+import json, os, sys
+from gllm_storage import ObjectNotFoundError, get_storage_client
+
+config, verb, names, file = json.loads(sys.argv[1]), sys.argv[2], set(json.loads(sys.argv[3])), sys.argv[4]
+client = get_storage_client("s3", config)
+try:
+    result = eval(verb)
+except ObjectNotFoundError:
+    result = "missing"
+print(json.dumps([str(result), sorted(names & sys.modules.keys())]))
+"""
+
+
+def run(verb: str, *answers: bytes, slow: set[str], file: Path | str = "", keys: bool = True, **variables: str) -> str:
+    """Run a verb in a new process, and check the modules that it has imported; the result of the verb."""
+    with ScriptedServer(*answers) as server:
+        config = {"bucket_name": "bucket", "endpoint_url": server.url, **(KEYS if keys else {})}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        command = [sys.executable, "-c", VERB, json.dumps(config), verb, json.dumps(sorted(slow)), str(file)]
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=False, env={**environment, "HOME": "/", **variables}
+        )
+        assert child.returncode == 0, child.stderr
+        result, imported = json.loads(child.stdout)
+        assert imported == []
+        return str(result)
+
+
+@pytest.mark.parametrize(
+    ("verb", "answers", "needed", "expected"),
+    [
+        ("client.file_exists('k')", [FOUND], (), "True"),
+        ("client.file_exists('k')", [MISSING, STORED], (), "False"),
+        ("client.info('k').size", [FOUND], (), "7"),
+        ("client.delete_file('k')", [FOUND, EMPTY], (), "True"),
+        ("client.delete_file('k')", [MISSING, STORED], (), "missing"),
+        ("client.upload_file(file, 'k')", [STORED], ("awscrt",), "s3://bucket/k"),
+        ("client.download_file('k', file).read_bytes()", [FOUND + CONTENT], ("awscrt",), "b'content'"),
+        ("client.download_file('k', file)", [REFUSED], ("xml",), "missing"),
+    ],
+    ids=["exists", "missing", "info", "delete", "delete missing", "upload", "download", "download missing"],
+)
+def test_first_verb(verb: str, answers: list[bytes], needed: tuple[str, ...], expected: str, tmp_path: Path) -> None:
+    """The first verb imports neither boto3's client nor other slow packages."""
+    file = tmp_path / "file"
+    file.write_bytes(b"uploaded")
+    assert run(verb, *answers, slow=SLOW - set(needed), file=file) == expected
+
+
+KEYS_IN_FILE = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n"
+PROCESS = """[default]
+credential_process = echo '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b"}'
+"""
+
+
+@pytest.mark.parametrize("where", ["environment", "file", "process"])
+def test_chain(where: str, tmp_path: Path) -> None:
+    """Keys of the environment or a file need no session of botocore; those of a process need no client."""
+    variables = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    if where != "environment":
+        file = tmp_path / "file"
+        file.write_text(KEYS_IN_FILE if where == "file" else PROCESS)
+        variables = {"AWS_SHARED_CREDENTIALS_FILE" if where == "file" else "AWS_CONFIG_FILE": str(file)}
+    slow = {"boto3", "s3fs", "aiohttp"} if where == "process" else SLOW
+    assert run("client.file_exists('k')", FOUND, slow=slow, keys=False, **variables) == "True"
