@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Servers
 
-HOT = {"HeadObject", "GetObject", "PutObject", "UploadPart", "DeleteObject"}
+HOT = {"HeadObject", "HeadBucket", "GetObject", "PutObject", "UploadPart", "DeleteObject"}
 LARGE = 5 * MIB + 1000
 SLOW_DOWN = CEPH.answer(503)
 UPLOADS = [
