@@ -162,6 +162,8 @@ class Remedy(Enum):
     OPEN_AGAIN = "Open the object again"
     SET_CLOCK = "Set the clock of this machine"
     TRUST_CERTIFICATE = "Set ca_bundle to a file with the certificate of the authority that signed the server's certificate"
+    RENEW_CERTIFICATE = "Renew the certificate of the server, or set the clock of this machine if it is wrong"
+    UPDATE_TLS = "Let the server accept TLS 1.2 or later, with its usual ciphers"
     FOLLOW_REDIRECT = "Set endpoint_url to the address of the store itself"
     CHECK_PROFILE = "Set profile_name to a profile of the AWS configuration files"
     LOWER_THROUGHPUT = "Check the network; on a line that is as slow as that, set a lower min_throughput"

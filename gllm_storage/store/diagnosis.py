@@ -18,7 +18,25 @@ _TOLERANCE = 15 * 60
 """Seconds by which a clock may be wrong: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html.
 Azure permits the same."""
 _VERIFY = re.compile(r"certificate verify failed: (.*?)(?: \(_ssl|$)", re.DOTALL)
-_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+_OTHER_HOST = re.compile(r"hostname '[^']*' doesn't match .*")
+_FAILED_HANDSHAKES = (
+    (
+        ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"),
+        "the server does not speak TLS at this port",
+        Remedy.CHECK_ENDPOINT,
+    ),
+    (
+        ("UNSUPPORTED_PROTOCOL", "ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"),
+        "the server and this machine have no TLS version in common",
+        Remedy.UPDATE_TLS,
+    ),
+    (
+        ("ALERT_HANDSHAKE_FAILURE", "ALERT_INSUFFICIENT_SECURITY"),
+        "the server refuses the TLS handshake: it accepts no cipher of this machine, or demands a client certificate",
+        Remedy.UPDATE_TLS,
+    ),
+)
+"""Reasons of OpenSSL, the cause that they mean, and the advice."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +74,19 @@ def of_connection(error: BaseException) -> Diagnosis | None:
     for each in _causes(error):
         if isinstance(each, SlowAnswerError):
             return Diagnosis(str(each), Remedy.LOWER_THROUGHPUT, passes=True)
-        if isinstance(each, ssl.SSLError) or "SSL" in type(each).__name__:
-            text = str(each)
-            if "certificate verify failed" in text.lower():
-                return _of_certificate(text)
-            if any(word in text for word in _NOT_TLS):
-                return Diagnosis("the server does not speak TLS at this port", Remedy.CHECK_ENDPOINT)
+        if (isinstance(each, ssl.SSLError) or "SSL" in type(each).__name__) and (found := _of_tls(str(each))):
+            return found
+    return None
+
+
+def _of_tls(text: str) -> Diagnosis | None:
+    if "certificate verify failed" in text.lower():
+        return _of_certificate(text)
+    if other := _OTHER_HOST.search(text):  # urllib3's own comparison
+        return Diagnosis(f"the certificate of the server is of another host: {other[0]}", Remedy.CHECK_ENDPOINT)
+    for words, cause, remedy in _FAILED_HANDSHAKES:
+        if any(word in text for word in words):
+            return Diagnosis(cause, remedy)
     return None
 
 
@@ -76,6 +101,8 @@ def _of_certificate(text: str) -> Diagnosis:
     why = found[1] if found else text
     if "mismatch" in why.lower():
         return Diagnosis(f"the certificate of the server is of another host: {why}", Remedy.CHECK_ENDPOINT)
+    if "has expired" in why:
+        return Diagnosis(f"the certificate of the server is not trusted: {why}", Remedy.RENEW_CERTIFICATE)
     if "not yet valid" in why:
         return Diagnosis(f"the certificate of the server is not trusted: {why}", Remedy.SET_CLOCK)
     return Diagnosis(f"the certificate of the server is not trusted: {why}", Remedy.TRUST_CERTIFICATE)
@@ -93,7 +120,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         kwargs = vars(each).get("kwargs")
         in_kwargs = list(kwargs.values()) if isinstance(kwargs, dict) else []  # botocore's
         named = [vars(each).get(name) for name in ("reason", "inner_exception")]  # urllib3's, azure-core's
-        waiting += [each.__cause__, each.__context__, *each.args, *in_kwargs, *named]
+        context = None if each.__suppress_context__ else each.__context__
+        waiting += [each.__cause__, context, *each.args, *in_kwargs, *named]
 
 
 def of_clock(date: str | None, *, surely: bool = False) -> Diagnosis | None:

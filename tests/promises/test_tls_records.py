@@ -184,7 +184,7 @@ WRITES: dict[str, tuple[Callable[[Store], None], tuple[str, ...]]] = {
 by_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 # After plain text, boto3's exception says that the server does not speak TLS, as after a failed handshake.
 THROUGH_BOTO3 = {name: fault for name, fault in FAULTS.items() if name != "plain-text"}
-LASTING = ["cut-fin", "cut-rst", "stall", "alert"]
+LASTING = ["cut-fin", "cut-rst", "stall", "alert", "plain-text"]
 by_lasting = pytest.mark.parametrize("fault", [FAULTS[name] for name in LASTING], ids=LASTING)
 
 

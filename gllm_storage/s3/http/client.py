@@ -36,6 +36,7 @@ from gllm_storage.s3.http.pool import Answer, Exchange, Pool
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
 from gllm_storage.s3.http.template import NotDirectError, Template, template_of
 from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
+from gllm_storage.store.diagnosis import passes
 from gllm_storage.store.limits import MAX_ERROR
 from gllm_storage.store.retry import s3_requests
 
@@ -384,7 +385,7 @@ class DirectClient:
                 self._policy.report(_details(place, operation, request), attempt, reason, wait=0.0)
                 raise
             except (OSError, ClosedEarlyError) as error:
-                if attempt == self._policy.limit or isinstance(error, ssl.SSLCertVerificationError):
+                if attempt == self._policy.limit or not passes(error):
                     raise _unreachable(error, place.template.endpoint_url, attempt) from error
                 unused = isinstance(error, ClosedEarlyError) and error.unused
                 failure = error

@@ -257,6 +257,8 @@ class Encrypted(Transport):
             except ssl.SSLWantReadError:  # the server has begun another handshake, which TLS 1.2 allows
                 if not self._feed():
                     raise BrokenPipeError("the server closed the connection during a handshake") from None
+            except ssl.SSLError as error:
+                raise _broken(error) from None
         if not more:
             self._flush()
 
@@ -278,6 +280,8 @@ class Encrypted(Transport):
             return self.tls.read(_SOME)
         except ssl.SSLWantReadError:
             return None
+        except ssl.SSLError as error:
+            raise _broken(error) from None
 
     def receive(self) -> bytes:
         """As `Transport.receive`."""
@@ -311,6 +315,8 @@ class Encrypted(Transport):
                     return done
                 waited = time.monotonic() - began
                 continue
+            except ssl.SSLError as error:
+                raise _broken(error) from None
             if not count:
                 break
             done += count  # type: ignore[operator]  # typeshed: read into a buffer returns a number
@@ -327,6 +333,15 @@ class Encrypted(Transport):
             self.is_cut = True
             return b""
         return data
+
+
+def _broken(error: ssl.SSLError) -> OSError:
+    """The exception for a record that is not one, or is damaged.
+
+    An `ssl.SSLError` of that kind stands for a failed handshake, as with a server that does not speak TLS. The alerts of the
+    server are left as they are.
+    """
+    return error if "ALERT" in str(error.reason) else ConnectionError(f"TLS failed within the connection: {error}")
 
 
 def _received_now(plain: socket.socket, most: int) -> bytes | None:
