@@ -574,9 +574,9 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         watched = Watched(callback)
         places = [self._place(target) for _, target in pairs]
         items = []
+        of_item, options = self.write_options(exclusive, kwargs)
         for (source, target), (bucket, key) in zip(pairs, places, strict=True):
             path = os.fspath(source)
-            of_item, options = self.write_options(exclusive, kwargs)
             sync = self.bucket_store(bucket).settings.sync_source
             opened = partial(open_source, path, sync=sync)
             watch = watched.of(source, target)
@@ -731,6 +731,8 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
         return [found[number] for number in range(len(items))]
 
     def _forget_all(self, paths: Any) -> None:
+        if not (self._intrans or self.dircache):
+            return
         for path in paths:
             self._forget_listings(path)
 
