@@ -51,6 +51,7 @@ _STUBS = ("botocore.stub",)
 _CLIENT = "botocore.client"
 _PATCHERS = ("moto", "wrapt", "ddtrace", "elasticapm", "newrelic")
 """Packages that replace parts of botocore, some when it is imported."""
+_WATCHED = (_CLIENT, *_PATCHERS)
 _REPLACED_BY_STUBS = (
     (_CLIENT, "BaseClient", "_make_api_call"),
     (_CLIENT, "BaseClient", "_make_request"),
@@ -117,19 +118,22 @@ class Listeners:
 
     def any(self) -> bool:
         """Whether there is at least one at this moment."""
-        client, modules = self.client, sys.modules
-        if client is None and _CLIENT not in modules and not any(name in modules for name in _PATCHERS):
+        client = self.client
+        if client is None and not any(map(sys.modules.__contains__, _WATCHED)):
             return False
-        if any(member.is_replaced() for member in _members()):
-            return True
+        for member in _members():
+            if member.is_replaced():
+                return True
         if client is None:
             foreign: list[Any] | None = _foreign_handlers()
         elif _METHODS.isdisjoint(vars(client)):
             foreign = self._find(client)
         else:
             return True
+        if not foreign:
+            return foreign is None
         # moto's handler stays registered outside of `mock_aws`, but is not enabled then.
-        return foreign is None or any(getattr(each, "enabled", True) for each in foreign)
+        return any(getattr(each, "enabled", True) for each in foreign)
 
     def _find(self, client: S3Client) -> list[Any] | None:
         """The event handlers of other packages; None if this release of botocore keeps them elsewhere."""
@@ -147,10 +151,22 @@ class Listeners:
         return foreign
 
 
+_examined: tuple[list[Any], list[Any]] = ([], [])
+"""The handlers that botocore registers on each new client, when they were last examined, and those of other packages."""
+
+
 def _foreign_handlers() -> list[Any]:
     """The handlers of other packages among those that botocore registers on each new client."""
-    handlers: Any = sys.modules.get("botocore.handlers")
-    return [each[1] for each in handlers.BUILTIN_HANDLERS if not _is_known(each[1])] if handlers is not None else []
+    global _examined  # noqa: PLW0603 - one value of the process, replaced as a whole
+    module: Any = sys.modules.get("botocore.handlers")
+    if module is None:
+        return []
+    handlers: list[Any] = module.BUILTIN_HANDLERS
+    known, foreign = _examined
+    if handlers != known:  # compares identities first, and takes a microsecond
+        foreign = [each[1] for each in handlers if not _is_known(each[1])]
+        _examined = (list(handlers), foreign)
+    return foreign
 
 
 def _is_known(handler: Any) -> bool:
