@@ -92,7 +92,7 @@ class TransferSettings:
     Attributes:
         multipart_threshold: The largest upload, in bytes, that is sent by one request.
         part_size: Bytes of a part of an upload, and of a range of a download; larger if an object would have more than
-            10,000 parts.
+            10,000 parts. The ranges of a large download are up to four times as large.
         max_concurrency: The most parts of one object in progress at a time.
         max_attempts: The most attempts at one request, the first included.
         memory_limit: The most bytes of content in memory, for all transfers of the process together

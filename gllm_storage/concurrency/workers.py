@@ -9,6 +9,7 @@ stalls.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from queue import Empty, SimpleQueue
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gllm_storage.concurrency.exiting import is_green
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.pace import Pace
+from gllm_storage.concurrency.pace import Pace, Width
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 
 if TYPE_CHECKING:
@@ -27,20 +28,25 @@ T = TypeVar("T")
 _STOP_SECONDS = 10.0
 """How long a failed transfer waits for the ends of its other tasks. Only a server that stalls takes longer."""
 _POLL_SECONDS = 0.5
+_HAS_THREAD_CLOCKS = sys.platform == "linux"
+_THREAD_CLOCK = 0b110
+"""The kind of a clock of Linux: the time for which a thread has run."""
+_FIRST_PAUSE = 0.01
+"""How long the first workers run before the others may start."""
 _BACKGROUND_POLL_SECONDS = 0.2
 _IDLE_SECONDS = 5.0
 """How long a thread waits for another task of `run_all`."""
 
 
-def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_size: int = 0) -> list[T]:
+def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, *, paced: bool = False) -> list[T]:
     """Run tasks in threads.
 
     Args:
         tasks: The tasks. Each must end soon after `stop` was set.
         workers: The most tasks at a time.
         stop: Set if a task fails or this thread is interrupted.
-        part_size: Bytes that each task moves; `Pace` then chooses how many tasks run at a time, up to `workers`. 0 for
-            tasks that move no content.
+        paced: Whether `Width` chooses how many tasks run at a time, up to `workers`. For tasks that move so much content
+            that two of them may use the machine or the network fully.
 
     Returns:
         The results, in the order of the tasks.
@@ -51,15 +57,20 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, part_siz
     """
     if len(tasks) == 1:
         return [_run_one(tasks[0], stop)]
-    queue = _TaskQueue(tasks, stop, Pace(workers, part_size) if part_size else None)
-    numbers = range(min(workers, len(tasks)))
-    threads = [threading.Thread(target=queue.work, args=[each], name="gllm-storage", daemon=True) for each in numbers]
+    most = min(workers, len(tasks))
+    queue = _TaskQueue(tasks, stop, Width(most) if paced else None)
+    threads = [threading.Thread(target=queue.work, args=[each], name="gllm-storage", daemon=True) for each in range(most)]
     try:
-        if not _start(threads):
+        width = queue.width
+        if not _start(threads[:width]):
             queue.work(0)
         # A signal that arrives just before the wait does not interrupt it, so the wait is short and repeated.
-        while not queue.finished.wait(_POLL_SECONDS):
-            pass
+        pause = _FIRST_PAUSE if width < most else _POLL_SECONDS
+        while not queue.finished.wait(pause):
+            pause = min(2 * pause, _POLL_SECONDS)
+            if width < queue.observe():
+                _start(threads[width : queue.width])
+                width, pause = queue.width, _FIRST_PAUSE
         queue.raise_first_failure()
     except BaseException:
         stop.set()
@@ -210,7 +221,7 @@ def _start(threads: Sequence[threading.Thread]) -> bool:
 class _TaskQueue(Generic[T]):
     """The tasks of one `run_all`, and their results; each worker thread takes the next task."""
 
-    def __init__(self, tasks: Sequence[Callable[[], T]], stop: Stop, pace: Pace | None) -> None:
+    def __init__(self, tasks: Sequence[Callable[[], T]], stop: Stop, pace: Width | None) -> None:
         self._tasks = tasks
         self._stop = stop
         self._pace = pace
@@ -218,15 +229,24 @@ class _TaskQueue(Generic[T]):
         self._started = 0
         self._results: dict[int, T] = {}
         self._failures: list[BaseException] = []
+        self._clocks: dict[int, int] = {}
+        self._cpu_of_ended = 0.0
+        self._observed = time.perf_counter(), 0.0
         self.finished = threading.Event()
+
+    @property
+    def width(self) -> int:
+        """How many workers may run."""
+        return len(self._tasks) if self._pace is None else self._pace.width
 
     def work(self, worker: int) -> None:
         """Run tasks until none is left, or one has failed.
 
         Args:
-            worker: Number of this worker, from 0. When `Pace` allows fewer workers, those with the highest numbers pause.
+            worker: Number of this worker, from 0. When `Width` allows fewer workers, those with the highest numbers pause.
         """
         try:
+            self._begin(worker)
             while (number := self._next(worker)) is not None:
                 self._stop.check()
                 with stopped_by(self._stop):
@@ -238,6 +258,38 @@ class _TaskQueue(Generic[T]):
             self.finished.set()
             with self._changed:
                 self._changed.notify_all()
+        finally:
+            self._end(worker)
+
+    def _begin(self, worker: int) -> None:
+        if self._pace is not None and _HAS_THREAD_CLOCKS:
+            # As pthread_getcpuclockid(3) makes it, which would crash for an identity of gevent's.
+            clock = (~threading.get_native_id() << 3) | _THREAD_CLOCK
+            with self._changed:
+                self._clocks[worker] = clock
+
+    def _end(self, worker: int) -> None:
+        with self._changed:  # the clock of a thread that has ended must not be read
+            clock = self._clocks.pop(worker, None)
+            if clock is not None:
+                self._cpu_of_ended += time.clock_gettime(clock)
+
+    def observe(self) -> int:
+        """Let `Width` judge the time since the last call; returns how many workers may run now."""
+        if self._pace is None:
+            return self.width
+        with self._changed:
+            width, (before, cpu_before) = self._pace.width, self._observed
+            if self._clocks:
+                cpu = self._cpu_of_ended + sum(map(time.clock_gettime, self._clocks.values()))
+            else:  # macOS and Windows
+                cpu = time.process_time()
+            now = time.perf_counter()
+            self._observed = now, cpu
+            self._pace.observe(now - before, cpu - cpu_before, min(width, len(self._clocks) or width))
+            if self._pace.width > width:
+                self._changed.notify_all()
+            return self._pace.width
 
     def _next(self, worker: int) -> int | None:
         with self._changed:
@@ -257,7 +309,7 @@ class _TaskQueue(Generic[T]):
             self._results[number] = result
             if self._pace is not None:
                 width = self._pace.width
-                self._pace.moved(self._pace.part_size)
+                self._pace.ended()
                 if self._pace.width > width:
                     self._changed.notify_all()
             if len(self._results) == len(self._tasks):

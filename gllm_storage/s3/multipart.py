@@ -56,7 +56,7 @@ class MultipartUpload:
         self.create()
         ranges = upload.plan.part_ranges(upload.request.source.size)
         tasks = [partial(self._send_range, number, *each) for number, each in enumerate(ranges, start=1)]
-        sent = run_all(tasks, upload.settings.max_concurrency, self._stop, upload.plan.part_size)
+        sent = run_all(tasks, upload.settings.max_concurrency, self._stop, paced=True)
         crc = checksums.fold_crc64nvme((crc, length) for (_, crc), (_, length) in zip(sent, ranges, strict=True))
         return self.complete([part for part, _ in sent], crc, upload.request.source.size)
 

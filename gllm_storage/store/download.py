@@ -33,7 +33,7 @@ from gllm_storage.store.reader import (
     replaced_too_often,
 )
 from gllm_storage.store.retry import RESTART, RetryPolicy
-from gllm_storage.store.transfer import part_ranges, part_size_for
+from gllm_storage.store.transfer import part_ranges, range_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -141,10 +141,9 @@ class Download:
             if size <= settings.part_size:
                 return self._fetch_range(0, size)
             in_parts = dataclasses.replace(self, transfer=self.transfer.attempt())
-            part_size = part_size_for(size, settings.part_size)
-            ranges = part_ranges(size, part_size)
+            ranges = part_ranges(size, range_size_for(size, settings))
             tasks = [partial(in_parts._fetch_range, *each) for each in ranges]  # noqa: SLF001 - of the same class
-            found = run_all(tasks, settings.max_concurrency, in_parts.transfer.stop, part_size)
+            found = run_all(tasks, settings.max_concurrency, in_parts.transfer.stop, paced=True)
         except RangesIgnoredError:
             return self._fetch_range(0, size, resume=False)
         crcs = zip(found, (length for _, length in ranges), strict=True)

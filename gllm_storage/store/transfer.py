@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_PARTS = 10_000
 """The most parts of a multipart upload on S3."""
 
+_LARGEST_RANGE = 4
+"""The size of the largest range of a download, in parts."""
+
 
 def part_size_for(size: int, part_size: int, max_parts: int = MAX_PARTS) -> int:
     """The part size for an object.
@@ -34,6 +37,25 @@ def part_size_for(size: int, part_size: int, max_parts: int = MAX_PARTS) -> int:
     """
     needed = math.ceil(size / max_parts)
     return max(part_size, math.ceil(needed / MIB) * MIB)
+
+
+def range_size_for(size: int, settings: TransferSettings) -> int:
+    """The size of the ranges in which a large object is downloaded.
+
+    Each range costs a round trip, in which its connection is idle: 20 ms of 180 for 8 MiB at 50 MiB/s. So the ranges of a
+    large object are up to four times as large as a part, as long as each of the concurrent ones is followed by three others:
+    with fewer, the last ones would leave most connections idle.
+
+    Args:
+        size: Size of the object in bytes.
+        settings: The part size, and how many ranges are read at a time.
+
+    Returns:
+        A size in bytes.
+    """
+    smallest = part_size_for(size, settings.part_size)
+    fair = math.ceil(size / (4 * settings.max_concurrency) / MIB) * MIB
+    return max(smallest, min(fair, _LARGEST_RANGE * settings.part_size))
 
 
 def part_ranges(size: int, part_size: int) -> list[tuple[int, int]]:
