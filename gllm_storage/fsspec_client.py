@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -696,6 +695,8 @@ def _properties(given: ObjectProperties | None, named: dict[str, Any]) -> Object
     known = [each.name for each in dataclasses.fields(ObjectProperties)]
     for name in named:
         if name not in known:
+            import difflib  # noqa: PLC0415 - for this error
+
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {', '.join(known)}"
             raise TypeError(f"upload has no property {name!r}{hint}")

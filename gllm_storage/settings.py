@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import difflib
 import os
 import re
 import sys
@@ -28,10 +27,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from datetime import timedelta
-from decimal import Decimal
 from importlib.util import find_spec
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsInt, TypeGuard, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from gllm_storage.errors import InsecureTLSWarning, redacted, require_printable
@@ -194,10 +191,19 @@ def size(value: str) -> int:
     """
     match = _NUMBER.fullmatch(value)
     unit = _UNITS.get(match[2].upper()) if match else None
-    number = int(Decimal(match[1]) * unit) if match and unit else 0
+    number = _times(match[1], unit) if match and unit else 0
     if not 1 <= number <= _MOST:
         raise ValueError("must be a size such as '8388608', '8MiB' or '5GB'")
     return number
+
+
+def _times(number: str, unit: int) -> int:
+    """A decimal number, perhaps with a fraction, times a unit, rounded down."""
+    if number.isdecimal():
+        return int(number) * unit
+    from decimal import Decimal  # noqa: PLC0415 - it takes 2 ms to import, and most sizes are whole numbers
+
+    return int(Decimal(number) * unit)
 
 
 def size_or_zero(value: str) -> int:
@@ -441,9 +447,15 @@ def read_option(options: Mapping[str, Any], name: str, parse: Callable[[str], An
         return default
     seconds = parse is duration and isinstance(value, (int, float)) and not isinstance(value, bool)
     try:
-        return parse(f"{Decimal(str(value)):f}" if seconds else _as_string(value, _NATURAL.get(parse)))
+        return parse(_without_exponent(value) if seconds else _as_string(value, _NATURAL.get(parse)))
     except ValueError as error:
         raise ValueError(f"{name}={value!r} {error}") from None
+
+
+def _without_exponent(number: float) -> str:
+    from decimal import Decimal  # noqa: PLC0415 - it takes 2 ms to import, and most times are texts
+
+    return f"{Decimal(str(number)):f}"
 
 
 def keys_of(settings_class: type[DataclassInstance]) -> tuple[str, ...]:
@@ -488,6 +500,8 @@ def _is_installed(module: str) -> bool:
 
 
 def _unknown_key(key: object, known: list[str]) -> str:
+    import difflib  # noqa: PLC0415 - for this error
+
     nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     return f"unknown key {key!r}{hint}"
@@ -511,12 +525,23 @@ def _as_text(value: object, natural: type | None) -> str | None:
         return value
     if isinstance(value, bool):  # first, because a bool is an int: True is not a count
         return str(value).lower() if natural is bool else None
-    if natural is int and isinstance(value, Integral):  # numpy's integers as well
+    if natural is int and _is_integer(value):
         return str(int(value))
     if natural is timedelta and isinstance(value, timedelta):
+        from decimal import Decimal  # noqa: PLC0415 - it takes 2 ms to import, and most times are texts
+
         return f"{(Decimal(value // timedelta(microseconds=1)) / 10**6).normalize():f}s"
     path = os.fspath(value) if natural is os.PathLike and isinstance(value, os.PathLike) else None
     return path if isinstance(path, str) else None
+
+
+def _is_integer(value: object) -> TypeGuard[SupportsInt]:
+    """Whether a value is an integer, of Python or, as an example, of numpy."""
+    if isinstance(value, int):
+        return True
+    from numbers import Integral  # noqa: PLC0415 - it takes 1 ms to import, and most integers are of Python
+
+    return isinstance(value, Integral)
 
 
 def disk_options(options: Mapping[str, Any]) -> dict[str, Any]:

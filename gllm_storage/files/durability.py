@@ -11,7 +11,6 @@ that writes many files synchronizes each folder once (`folders_synced_once`).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import functools
 import os
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gllm_storage.files.source import local_errors
 
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Iterable, Iterator
 
     from gllm_storage.errors import ErrorDetails
@@ -35,6 +35,8 @@ _CANNOT_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOENT, errno.EPERM, errno.ENO
 @functools.cache
 def libc() -> ctypes.CDLL:
     """The C library of the process, for the system calls that Python lacks."""
+    import ctypes  # noqa: PLC0415 - it takes 2 ms to import, and only transfers of files need it
+
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,6 +44,8 @@ def libc() -> ctypes.CDLL:
 def _sync_file_range() -> Any:
     function = getattr(libc(), "sync_file_range", None)
     if function is not None:
+        import ctypes  # noqa: PLC0415 - see `libc`
+
         function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     return function
 

@@ -17,9 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pickle
 import stat
-import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -326,6 +324,8 @@ def _copy_of(fd: int, path: str, details: ErrorDetails) -> int:
     Raises:
         StorageError: If it cannot be read.
     """
+    import tempfile  # noqa: PLC0415 - it takes 4 ms to import, and most verbs need none
+
     with tempfile.TemporaryFile(buffering=0) as file:
         with local_errors("read", path, details):
             position = 0
@@ -433,6 +433,8 @@ def bytes_of(data: ReadableBuffer) -> memoryview:
         raise BufferError("the buffer is not C-contiguous, so it cannot be written; make a contiguous one with .copy()")
     if view.format == "B" and view.ndim == 1:
         return view
+    import pickle  # noqa: PLC0415 - it takes 2 ms to import, and most buffers are bytes
+
     return pickle.PickleBuffer(view).raw()  # memoryview.cast refuses big-endian and structured items
 
 

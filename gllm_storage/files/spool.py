@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import mmap
 import os
-import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -175,6 +174,8 @@ class Spool:
 
     def _fd(self) -> int:
         if self._file is None:
+            import tempfile  # noqa: PLC0415 - it takes 4 ms to import, and most verbs need none
+
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by `close`
         return self._file.fileno()
 

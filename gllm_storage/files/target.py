@@ -22,14 +22,12 @@ Before it gets its name, the content is on the disk, and afterwards the name (`f
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import io
 import os
 import re
 import secrets
 import stat
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -339,6 +337,8 @@ def scratch_target(details: ErrorDetails) -> Iterator[LocalTarget]:
         StorageError: If the file cannot be made.
     """
     with local_errors("write", SCRATCH, details):
+        import tempfile  # noqa: PLC0415 - it takes 4 ms to import, and most verbs need none
+
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - an error in the block is not one of this file
     with file:
         fd = file.fileno()
@@ -777,6 +777,8 @@ def _rename_without_replacing(temporary: str, destination: str) -> None:
 
 def _renameat2(source: str, destination: str) -> int:
     """Call Linux's renameat2 with RENAME_NOREPLACE. Returns 0 or an errno: ENOSYS if libc has no such function."""
+    import ctypes  # noqa: PLC0415 - see `libc`
+
     library = libc()
     if not hasattr(library, "renameat2"):
         return errno.ENOSYS

@@ -15,30 +15,17 @@ from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, 
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
 from gllm_storage.info import NO_PROPERTIES, in_order
-from gllm_storage.s3.copy import Copy, Place, copy_object, properties_to_copy
 from gllm_storage.s3.errors import attempts_of_answer, is_refusal, translated
-from gllm_storage.s3.probe import (
-    ALL_ENFORCED,
-    Condition,
-    ConditionalWrites,
-    UploadPlan,
-    conditional_writes,
-    plan_create,
-    plan_overwrite,
-    put_limit,
-    warn_of_race,
-)
 from gllm_storage.s3.read import S3Reader
 from gllm_storage.s3.requests import S3Requests, delete_objects, objects_in
 from gllm_storage.s3.settings import settings_of_call
-from gllm_storage.s3.small import read_small, upload_small
-from gllm_storage.s3.stream import StreamedWriter
-from gllm_storage.s3.upload import S3Upload, S3Write, parameters_of
 from gllm_storage.store.create import exists_error, require_size, write_object
 from gllm_storage.store.port import ObjectStore, SpooledWriter, UploadRequest, guess_content_type
 from gllm_storage.store.reader import replaced_too_often
 from gllm_storage.store.retry import RESTART, rescued
 
+# The modules of uploads and copies are imported where they are needed: together they take 12 ms, and the first verb of most
+# processes looks for an object or reads one.
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -47,6 +34,8 @@ if TYPE_CHECKING:
     from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.s3.connection import S3Connection
+    from gllm_storage.s3.copy import Copy
+    from gllm_storage.s3.probe import ConditionalWrites, UploadPlan
     from gllm_storage.s3.settings import S3TransferSettings
     from gllm_storage.store.port import ObjectWriter, ReadItem, UploadItem
     from gllm_storage.store.transfer import Transfer
@@ -100,6 +89,8 @@ class S3Store(ObjectStore):
             ConflictCheckUnsupportedError: If the request is exclusive, and the endpoint cannot do that.
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
+        from gllm_storage.s3.upload import S3Upload, S3Write  # noqa: PLC0415 - see above
+
         settings = settings_of_call(self.settings, request.options)
         stop, operation = request.transfer.stop, request.details.operation
         with translated(request.details), stopped_by(stop):
@@ -129,6 +120,10 @@ class S3Store(ObjectStore):
             ValueError: If the options ask for impossible parts.
             StorageError: If the probe of the endpoint fails.
         """
+        from gllm_storage.s3.probe import Condition, UploadPlan, put_limit, warn_of_race  # noqa: PLC0415 - see above
+        from gllm_storage.s3.stream import StreamedWriter  # noqa: PLC0415 - see above
+        from gllm_storage.s3.upload import S3Upload  # noqa: PLC0415 - see above
+
         settings = settings_of_call(self.settings, request.options)
         collect = None
         if request.exclusive:
@@ -165,7 +160,11 @@ class S3Store(ObjectStore):
         Raises:
             ValueError: If S3 does not accept a value.
         """
-        return {} if properties is NO_PROPERTIES else parameters_of(properties, self.connection.parameters("PutObject"))
+        if properties is NO_PROPERTIES:
+            return {}
+        from gllm_storage.s3.upload import parameters_of  # noqa: PLC0415 - see above
+
+        return parameters_of(properties, self.connection.parameters("PutObject"))
 
     def with_content_type(self, key: str, source: Source, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add the guessed content type to parameters of PutObject, unless the caller or the connection gives one."""
@@ -313,6 +312,8 @@ class S3Store(ObjectStore):
         pipeline = self.connection.pipeline if len(items) > 1 else None
         if pipeline is None:
             return super().upload_many(items, stop, workers or _ONE_REQUEST_EACH)
+        from gllm_storage.s3.small import upload_small  # noqa: PLC0415 - see above
+
         done, left = upload_small(self, pipeline, items, stop)
         rest = super().upload_many([items[number] for number in left], stop, workers or _SIDE_BY_SIDE)
         done.update(zip(left, rest, strict=True))
@@ -329,6 +330,8 @@ class S3Store(ObjectStore):
         pipeline = self.connection.pipeline if len(items) > 1 else None
         if pipeline is None:
             return super().read_many(items, stop, on_error=on_error, workers=workers or _ONE_REQUEST_EACH)
+        from gllm_storage.s3.small import read_small  # noqa: PLC0415 - see above
+
         with folders_synced_once():
             small, left = read_small(self, pipeline, items, stop)
             rest = super().read_many(
@@ -369,6 +372,8 @@ class S3Store(ObjectStore):
         if not isinstance(target, S3Store):
             super().copy(key, target, target_key, transfer, options)
             return
+        from gllm_storage.s3.copy import Copy, Place, copy_object  # noqa: PLC0415 - see above
+
         given = dict(options or {})
         copy = Copy(
             source=Place(self.bucket, key, given.pop("version_id", None)),
@@ -396,6 +401,9 @@ class S3Store(ObjectStore):
             ConflictCheckUnsupportedError: If `exclusive` is set, and the endpoint cannot do that.
             StorageError: If the copy fails, or the source object is another version; nothing is left behind.
         """
+        from gllm_storage.s3.copy import Copy, Place, copy_object  # noqa: PLC0415 - see above
+        from gllm_storage.s3.probe import Condition  # noqa: PLC0415 - see above
+
         copy = Copy(
             source=Place(self.bucket, key),
             target=Place(self.bucket, target_key),
@@ -419,6 +427,8 @@ class S3Store(ObjectStore):
 
     def _copy_through(self, copy: Copy) -> None:
         """Copy one version of an object through this machine, with its properties."""
+        from gllm_storage.s3.copy import properties_to_copy  # noqa: PLC0415 - see above
+
         if copy.exclusive:
             self.require_create(copy.target.key, "copy")  # before the content is read
         key, transfer = copy.source.key, copy.transfer
@@ -456,11 +466,15 @@ class S3Store(ObjectStore):
             return False
 
     def _plan(self, key: str, size: int, settings: S3TransferSettings, operation: str, *, exclusive: bool) -> UploadPlan:
+        from gllm_storage.s3.probe import plan_create, plan_overwrite  # noqa: PLC0415 - see above
+
         if not exclusive:
             return plan_overwrite(size, settings)
         return plan_create(size, settings, self._enforced(key), self.details(key, operation))
 
     def _enforced(self, key: str) -> ConditionalWrites:
+        from gllm_storage.s3.probe import ALL_ENFORCED, conditional_writes  # noqa: PLC0415 - see above
+
         if self.settings.conditional_writes == "enforced":
             return ALL_ENFORCED
         return conditional_writes(self.connection, self.bucket, key[: key.rfind("/") + 1])
