@@ -21,6 +21,7 @@ from __future__ import annotations
 import importlib
 import sys
 from functools import cache, partial
+from operator import attrgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,22 @@ def _members() -> tuple[_Member, ...]:
     return tuple(_Member(*each) for each in _REPLACED_BY_STUBS)
 
 
+@cache
+def _getters() -> tuple[tuple[Any, attrgetter[Any]], ...]:
+    names: dict[str, list[str]] = {}
+    for module, name, method in _REPLACED_BY_STUBS:
+        names.setdefault(module, []).append(f"{name}.{method}" if method else name)
+    return tuple((importlib.import_module(module), attrgetter(*paths)) for module, paths in names.items())
+
+
+def _current_members() -> list[object] | None:
+    """The classes and methods that stubs replace, as they are now; None if one is missing."""
+    try:
+        return [getter(module) for module, getter in _getters()]
+    except AttributeError:
+        return None
+
+
 class Listeners:
     """The listeners of one boto3 client.
 
@@ -115,15 +132,18 @@ class Listeners:
     def __init__(self, client: S3Client | None = None) -> None:
         self.client = client
         self._seen: tuple[object, list[Any]] = (None, [])
+        self._examined: list[object] | None = None
 
     def any(self) -> bool:
         """Whether there is at least one at this moment."""
         client = self.client
         if client is None and not any(map(sys.modules.__contains__, _WATCHED)):
             return False
-        for member in _members():
-            if member.is_replaced():
+        current = _current_members()
+        if current is None or current != self._examined:
+            if any(member.is_replaced() for member in _members()):
                 return True
+            self._examined = current
         if client is None:
             foreign: list[Any] | None = _foreign_handlers()
         elif _METHODS.isdisjoint(vars(client)):
