@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -21,8 +22,8 @@ import pytest
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, StorageError
 from gllm_storage.files import target as local_files
 from gllm_storage.files.durability import folders_synced_once
-from gllm_storage.files.source import CHUNK, open_source
-from gllm_storage.files.target import atomic_target, copy, is_temporary
+from gllm_storage.files.source import CHUNK, content_of, open_source
+from gllm_storage.files.target import Draft, Folders, atomic_target, copy, is_temporary
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -256,6 +257,44 @@ def test_directory_target(tmp_path: Path) -> None:
     with refused(tmp_path / "a", "directory"):
         publish(tmp_path / "a")
     assert tree(tmp_path) == {"a": None}
+
+
+def test_many_targets(tmp_path: Path) -> None:
+    """Files of one call share the look-up of their folders; links, folders and missing folders are treated as ever."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "way").symlink_to("real")
+    (tmp_path / "real/link").symlink_to("../behind")
+    (tmp_path / "real/folder").mkdir()
+    folders = Folders()
+    for name in ("way/a", "way/a", "way/link", "real/b", "new/c", "new/d"):
+        draft = Draft(str(tmp_path / name), DETAILS, durable=False, folders=folders)
+        draft.fill(name.encode())
+        draft.settle()
+        draft.publish()
+        assert (tmp_path / name).read_bytes() == name.encode()
+    assert (tmp_path / "real/link").is_symlink()
+    assert (tmp_path / "behind").read_bytes() == b"way/link"
+    with refused(tmp_path / "way/folder", "directory"):
+        Draft(str(tmp_path / "way/folder"), DETAILS, folders=folders)
+    (tmp_path / "gone").mkdir()
+    for name in ("gone/e", "gone/f"):
+        draft = Draft(str(tmp_path / name), DETAILS, durable=False, folders=folders)
+        draft.fill(b"x")
+        shutil.rmtree(tmp_path / "gone", ignore_errors=True)
+        draft.publish()
+        assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_content_of(tmp_path: Path) -> None:
+    """The content of a small file is read at once; other files are left to `open_source`."""
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    assert content_of(str(file), 5) == b"12345"
+    assert content_of(str(file), 4) is None
+    assert content_of("/proc/self/stat", 100) is None  # it has content beyond its size, which is 0
+    assert content_of(str(tmp_path), 2**20) is None
+    assert content_of(str(tmp_path / "missing"), 5) is None
+    assert content_of("\0", 5) is None
 
 
 def test_pipe_target(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import weakref
+from functools import partial
 from typing import Any
 
 import pytest
 
+from gllm_storage.concurrency import workers
+from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import Stop, TransferStopped, check_stop
 from gllm_storage.concurrency.workers import run_all
 from tests.waiting import PATIENCE, eventually, main_waits
@@ -112,3 +116,39 @@ def test_ctrl_c_without_wake_up() -> None:
     with pytest.raises(KeyboardInterrupt):
         run_all([work], 1, stop)
     assert in_time == [True]
+
+
+def test_thread_of_next_task() -> None:
+    """The thread of a task runs the next one, also after a failure; tasks of two threads at a time do not wait."""
+
+    def fail() -> int:
+        raise ValueError(threading.get_ident())
+
+    (first,) = run_all([threading.get_ident], 1, Stop())
+    with pytest.raises(ValueError, match=str(first)):
+        run_all([fail], 1, Stop())
+    assert run_all([threading.get_ident], 1, Stop()) == [first]
+    (nested,) = run_all([lambda: run_all([threading.get_ident], 1, Stop())[0]], 1, Stop())
+    assert nested != first
+
+
+def test_end_of_idle_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that gets no further task ends; the next task gets a new one."""
+    monkeypatch.setattr(workers, "_idle", PerProcess(list))
+    monkeypatch.setattr(workers, "_IDLE_SECONDS", 0.01)
+    (used,) = run_all([threading.current_thread], 1, Stop())
+    eventually(lambda: not used.is_alive())
+    assert run_all([lambda: 1], 1, Stop()) == [1]
+
+
+def test_content_is_released() -> None:
+    """A waiting thread does not hold the task that it has run."""
+
+    class Content:
+        pass
+
+    content = Content()
+    gone = weakref.ref(content)
+    run_all([partial(str, content)], 1, Stop())
+    del content
+    eventually(lambda: gone() is None)

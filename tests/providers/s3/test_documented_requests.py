@@ -196,6 +196,23 @@ def test_download_without_checksum(rig: Rig, tmp_path: Path, size: int) -> None:
     assert requests.taken() == ["GetObject", "HeadObject"]
 
 
+def test_confirmed_once(rig: Rig, tmp_path: Path) -> None:
+    """A HeadObject that stated the size and the ETag of a version confirms later downloads of it, and no other version."""
+    client, source = rig.client(), new_file(tmp_path, 10)
+
+    def download() -> list[str]:
+        requests = Requests(client)
+        assert client.download_file("model.bin", tmp_path / "copy.bin").read_bytes() == source.read_bytes()
+        return requests.taken()
+
+    client.upload_file(source, "model.bin")
+    assert client.file_exists("model.bin")
+    assert [download(), download()] == [["GetObject"]] * 2
+    source.write_bytes(os.urandom(10))
+    client.upload_file(source, "model.bin")
+    assert [download(), download()] == [["GetObject", "HeadObject"], ["GetObject"]]
+
+
 def test_download_in_parts(rig: Rig, tmp_path: Path) -> None:
     """A download in parts is pinned to the ETag of the first answer."""
     content = os.urandom(11 * MIB)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gllm_storage.concurrency.stop import Stop
 from gllm_storage.errors import StorageUnavailableError
+from gllm_storage.s3 import small
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.http.connecting import Server, connected
 from tests.unit.s3.http.scripted import EMPTY, KEYS, ScriptedServer
@@ -66,6 +69,50 @@ def test_refused_connections(refusing: str, connections: list[object], events: l
     assert sorted(each.url for each in small) == [f"s3://bucket/{name}" for name in NAMES]
     assert {(each.kind, each.attempt, each.limit, each.wait) for each in small} == {("retry", 1, ATTEMPTS, 0.0)}
     assert all("refused" in each.cause for each in small)
+
+
+class Slow:
+    """A request whose answer takes a while, by a clock of the test."""
+
+    def __init__(self, clock: list[float], seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+
+    def answer(self) -> Any:
+        """Let the time pass."""
+        self._clock[0] += self._seconds
+
+
+class Waited:
+    """A job that counts the requests in progress."""
+
+    def __init__(self, request: Slow, in_progress: list[int]) -> None:
+        self._request = request
+        self._in_progress = in_progress
+
+    def begin(self) -> Any:
+        """Send the request."""
+        self._in_progress.append(self._in_progress[-1] + 1)
+        return self._request
+
+    def end(self, answer: object) -> int:
+        """Take the answer."""
+        del answer
+        self._in_progress.append(self._in_progress[-1] - 1)
+        return 1
+
+    def failed(self, error: Exception) -> None:
+        """Not expected."""
+        raise error
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.0001, 4), (0.02, 64)], ids=["near", "distant"])
+def test_requests_in_progress(seconds: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A near store gets a few requests at a time, a distant one many."""
+    clock, in_progress = [0.0], [0]
+    monkeypatch.setattr(small, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert small._run([Waited(Slow(clock, seconds), in_progress) for _ in range(200)], Stop()) == []
+    assert max(in_progress) == most
 
 
 def test_missing_local_file(refusing: str, connections: list[object], events: list[RetryEvent], tmp_path: Path) -> None:
