@@ -255,6 +255,8 @@ CLOUDS = [CEPH, MINISTACK, GCS, AZURE]
 CLOUD_OF = {cloud.server: cloud for cloud in [*CLOUDS, RCLONE]}
 MINISTACK_HTTPS = dataclasses.replace(MINISTACK, tls=True)
 """The direct engine over https."""
+TRANSFERRING = [*CLOUDS, MINISTACK_HTTPS]
+"""The clouds of uploads and downloads."""
 
 
 # ---- the library's client behind a proxy
@@ -433,15 +435,15 @@ class DownloadCase:
 
 UPLOADS = [
     UploadCase(cloud, large, create)
-    for cloud in CLOUDS
+    for cloud in TRANSFERRING
     for large in (False, True)
     for create in (True, False)
     if cloud.creates_large or not (large and create)
 ]
 CREATES = [case for case in UPLOADS if case.create]
 LARGES = [case for case in UPLOADS if case.large]
-WHOLES = [DownloadCase(cloud, ranges=False) for cloud in CLOUDS]
-RANGES = [DownloadCase(cloud, ranges=True) for cloud in CLOUDS]
+WHOLES = [DownloadCase(cloud, ranges=False) for cloud in TRANSFERRING]
+RANGES = [DownloadCase(cloud, ranges=True) for cloud in TRANSFERRING]
 DOWNLOADS = [*WHOLES, *RANGES]
 
 
@@ -449,15 +451,21 @@ Case = TypeVar("Case", UploadCase, DownloadCase)
 
 
 def of(cloud: Cloud, cases: list[Case]) -> list[Case]:
-    """Select the cases of the cloud's provider, on all its servers."""
-    return [case for case in cases if case.cloud.provider == cloud.provider]
+    """Select the cases of the cloud's provider, on all its servers, without TLS."""
+    return [case for case in cases if case.cloud.provider == cloud.provider and not case.cloud.tls]
+
+
+def over_https(cases: list[Case]) -> list[Case]:
+    """Select the cases over https."""
+    return [case for case in cases if case.cloud.tls]
 
 
 def one_each(cases: list[Case]) -> list[Case]:
-    """Select one case for each provider and kind of transfer: for faults that the proxy answers without the server."""
+    """Select one case for each provider and kind of transfer, without TLS: for faults that the proxy answers itself."""
     found: dict[str, Case] = {}
     for case in cases:
-        found.setdefault(str(case).replace(str(case.cloud), case.cloud.provider), case)
+        if not case.cloud.tls:
+            found.setdefault(str(case).replace(str(case.cloud), case.cloud.provider), case)
     return list(found.values())
 
 

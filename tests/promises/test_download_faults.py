@@ -31,6 +31,7 @@ from tests.promises.faulty import (
     content_of,
     impatient,
     one_each,
+    over_https,
 )
 from tests.rig import MIB
 from tests.waiting import PATIENCE
@@ -57,7 +58,7 @@ def on(cases: list[DownloadCase]) -> pytest.MarkDecorator:
 # ---- broken connections, busy stores
 
 
-@on(one_each(DOWNLOADS))
+@on([*one_each(DOWNLOADS), *over_https(DOWNLOADS)])
 @pytest.mark.parametrize("action", BROKEN)
 def test_passing_fault(download: Download, action: Action | Says) -> None:
     """The library retries after a temporary fault, and the call succeeds."""
@@ -67,7 +68,7 @@ def test_passing_fault(download: Download, action: Action | Says) -> None:
     download.assert_is(download.content)
 
 
-@on(one_each(DOWNLOADS))
+@on([*one_each(DOWNLOADS), *over_https(DOWNLOADS)])
 @pytest.mark.parametrize("action", BROKEN)
 def test_lasting_fault(download: Download, action: Action | Says) -> None:
     """A permanent fault raises a retryable error, and the local file is unchanged."""
@@ -81,7 +82,7 @@ def test_lasting_fault(download: Download, action: Action | Says) -> None:
     download.assert_as_before()
 
 
-@on(one_each(RANGES))
+@on([*one_each(RANGES), *over_https(RANGES)])
 @pytest.mark.parametrize("action", BROKEN)
 def test_lasting_fault_of_one_range(download: Download, action: Action | Says) -> None:
     """If one range cannot be read, the local file is unchanged."""
@@ -282,7 +283,7 @@ def test_deleted_while_open(download: Download) -> None:
             file.read()
 
 
-@on(one_each(DOWNLOADS))
+@on([*one_each(DOWNLOADS), *over_https(DOWNLOADS)])
 @pytest.mark.parametrize("action", BROKEN)
 def test_passing_fault_while_open(download: Download, action: Action | Says) -> None:
     """A temporary fault is retried, and reading the open object succeeds."""

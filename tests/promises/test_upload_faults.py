@@ -38,6 +38,7 @@ from tests.promises.faulty import (
     UploadCase,
     impatient,
     one_each,
+    over_https,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def on_steps(steps: Iterable[tuple[UploadCase, str]]) -> pytest.MarkDecorator:
 
 # The proxy answers these requests, so one server for each provider is enough.
 on_every_step = on_steps((case, step) for case in one_each(UPLOADS) for step in case.steps)
+on_every_https_step = on_steps((case, step) for case in over_https(UPLOADS) for step in case.steps)
 
 
 # ---- lost answers
@@ -259,6 +261,19 @@ def test_passing_fault(upload: Upload, step: str, action: Action | Says, times: 
     upload.assert_stored()
 
 
+@on_every_https_step
+@pytest.mark.parametrize(
+    "action", [Refuse(), ResetRequest(after=50), DropResponse()], ids=["refused", "reset-in-body", "lost"]
+)
+def test_passing_fault_over_https(upload: Upload, step: str, action: Action) -> None:
+    """The same over TLS, for the connections that break."""
+    if step == "CreateMultipartUpload" and isinstance(action, DropResponse):
+        action = Refuse()  # a lost answer leaves an upload, whose id is unknown
+    upload.faulty.inject(step, action)
+    upload.run()
+    upload.assert_stored()
+
+
 @on_every_step
 def test_busy_store(upload: Upload, step: str) -> None:
     """If the store stays busy, the upload raises a retryable error and leaves nothing behind."""
@@ -273,7 +288,7 @@ def test_busy_store(upload: Upload, step: str) -> None:
     upload.assert_nothing_changed()
 
 
-@on_every_step
+@on_steps((case, step) for case in [*one_each(UPLOADS), *over_https(UPLOADS)] for step in case.steps)
 def test_broken_connection(upload: Upload, step: str) -> None:
     """If every connection breaks, the upload raises a retryable error and leaves nothing behind."""
     upload.faulty.inject(step, ResetRequest(after=50), times=None)
