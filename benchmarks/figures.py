@@ -30,7 +30,7 @@ FIGURES = (
 in it, with the start of the client and its later imports; ``warm_wall`` and ``warm_cpu`` those of the job in a process which
 has done a small job before.
 """
-_FAR_BEHIND = 1.5
+_FAR_BEHIND = 1.3
 
 Runs = dict[str, list[float]]
 """The values of each figure, a value for each run."""
@@ -101,6 +101,14 @@ def far_behind(by_peer: Mapping[str, Runs], names: Collection[str]) -> list[str]
         if ratios and min(ratios) > _FAR_BEHIND:
             behind.append(name)
     return behind
+
+
+def leaders(by_peer: Mapping[str, Runs]) -> set[str]:
+    """The rivals with the lowest time or the lowest CPU of the process."""
+    summaries = summarise(by_peer)
+    rivals = [name for name in rivals_in(summaries) if "process_wall" in summaries[name].medians]
+    figures = ("process_wall", "process_cpu") if rivals else ()
+    return {min(rivals, key=lambda name: summaries[name].medians[figure]) for figure in figures}
 
 
 def order(peers: Sequence[str], turn: int) -> list[str]:

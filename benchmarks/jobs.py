@@ -26,9 +26,10 @@ class Job:
         by_default: Whether the job runs if ``--jobs`` is not given.
         warm: Whether the job is also measured in a process that is warm.
         synced: Whether downloads that last through a power cut are measured too.
-        times: Factor of the number of runs, for short jobs.
-        rivals_of: Name of the job whose rivals this job measures: those that were not far behind there.
+        most_runs: The highest number of runs, for jobs that take long.
+        rivals_of: Name of the job whose best rivals this job measures, and no others.
         only: The measured peers, if it is not all of them.
+        without: Peers that are not measured.
         cores: Number of processors for the process; 0 for all.
         delay_ms: Milliseconds by which each answer is delayed.
         bandwidth: Bytes per second for each direction of each connection; 0 for no limit.
@@ -45,9 +46,10 @@ class Job:
     by_default: bool = True
     warm: bool = False
     synced: bool = False
-    times: int = 1
+    most_runs: int = 100
     rivals_of: str = ""
     only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     cores: int = 0
     delay_ms: int = 0
     bandwidth: int = 0
@@ -80,6 +82,11 @@ class Job:
         return self.downloads or self.verb in {"exists", "read", "read_at", "first", "first_chain"}
 
     @property
+    def warms_rivals(self) -> bool:
+        """Whether rivals are measured in warm processes, too. For large objects their start makes no difference."""
+        return self.size < GIB
+
+    @property
     def is_first(self) -> bool:
         """Whether the job is the first verb of a process, and nothing else."""
         return self.verb in {"first", "first_chain"}
@@ -87,7 +94,7 @@ class Job:
     def quick(self) -> Job:
         """A small variant of the job, for trials of the command."""
         size = max(self.size // _QUICK_LARGE, 9 * MIB) if self.size >= GIB else self.size
-        return replace(self, size=size, count=max(1, self.count // _QUICK_COUNT), times=1)
+        return replace(self, size=size, count=max(1, self.count // _QUICK_COUNT))
 
 
 _TITLES = {
@@ -108,29 +115,43 @@ _TITLES = {
     "first_chain": "first file_exists of a process, keys in the credentials file",
 }
 
+_BOTH = ("upload", "download")
 _FLOOR = ("gllm-storage", "gllm-storage, before", "floor")
 
 JOBS = (
-    Job("first-keys", "first", KIB, times=2),
-    Job("first-chain", "first_chain", KIB, times=2),
+    Job("first-keys", "first", KIB, endpoints=("https",)),
+    Job("first-chain", "first_chain", KIB, endpoints=("https",)),
     Job("upload-16k", "upload_many", 16 * KIB, 2000, warm=True),
     Job("download-16k", "download_many", 16 * KIB, 2000, warm=True, synced=True),
     Job("upload-1m", "upload_many", MIB, 200, warm=True),
     Job("download-1m", "download_many", MIB, 200, warm=True),
-    Job("latency-upload", "upload_small", KIB, 600, warm=True),
-    Job("latency-exists", "exists", KIB, 600, warm=True),
-    Job("latency-download", "download_small", KIB, 600, warm=True),
+    Job("latency-upload", "upload_small", KIB, 300, warm=True),
+    Job("latency-exists", "exists", KIB, 300, warm=True),
+    Job("latency-download", "download_small", KIB, 300, warm=True),
     Job("serial", "serial", 16 * KIB, 200, warm=True),
     Job("upload-1g", "upload", GIB, warm=True),
     Job("download-1g", "download", GIB, warm=True, synced=True),
     Job("read", "read", GIB, warm=True),
     Job("write", "write", GIB, warm=True),
-    Job("upload-4g", "upload", 4 * GIB, endpoints=("https",), rivals_of="upload-1g"),
-    Job("download-4g", "download", 4 * GIB, endpoints=("https",), rivals_of="download-1g"),
-    Job("slow-upload", "upload", GIB, endpoints=("https",), rivals_of="upload-1g", delay_ms=20, bandwidth=50 * MIB),
-    Job("slow-download", "download", GIB, endpoints=("https",), rivals_of="download-1g", delay_ms=20, bandwidth=50 * MIB),
-    Job("one-core-upload", "upload", GIB, endpoints=("https",), only=_FLOOR, cores=1),
-    Job("one-core-download", "download", GIB, endpoints=("https",), only=_FLOOR, cores=1),
+    *(
+        Job(f"{verb}-4g", verb, 4 * GIB, endpoints=("https",), most_runs=3, rivals_of=f"{verb}-1g", without=("awscrt",))
+        for verb in _BOTH
+    ),
+    *(
+        Job(
+            f"slow-{verb}",
+            verb,
+            GIB,
+            endpoints=("https",),
+            most_runs=3,
+            rivals_of=f"{verb}-1g",
+            without=("floor", "floor, MemoryBIO"),
+            delay_ms=20,
+            bandwidth=50 * MIB,
+        )
+        for verb in _BOTH
+    ),
+    *(Job(f"one-core-{verb}", verb, GIB, endpoints=("https",), most_runs=3, only=_FLOOR, cores=1) for verb in _BOTH),
     Job("upload-1g", "upload", GIB, endpoints=CLOUDS),
     Job("download-1g", "download", GIB, endpoints=CLOUDS),
     Job("upload-16k", "upload_many", 16 * KIB, 1000, endpoints=CLOUDS),
@@ -141,7 +162,7 @@ JOBS = (
     *(
         Job(f"memory-{verb}-{gib}g", verb, gib * GIB, by_default=False, only=("gllm-storage",), sparse=True)
         for gib in (1, 4, 16)
-        for verb in ("upload", "download")
+        for verb in _BOTH
     ),
 )
 

@@ -53,7 +53,7 @@ def to_markdown(results: Results, picture: Callable[[str], str] | None = None) -
 def job_table(measured: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of a job. It has no column without figures."""
     summaries = summarise(measured["runs"])
-    ranked = sorted(summaries.items(), key=lambda item: item[1].medians["process_wall"])
+    ranked = sorted(summaries.items(), key=_time)
     columns = [(head, [cell(each) for _, each in ranked]) for head, cell in _columns(summaries)]
     shown = [(head, cells) for head, cells in columns if any(each != _NONE for each in cells)]
     counts = measured["counts"]
@@ -64,6 +64,11 @@ def job_table(measured: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]
     for row, (peer, _) in enumerate(ranked):
         lines.append(f"| {peer} | " + " | ".join(cells[row] for _, cells in shown) + " |")
     return "\n".join([*lines, *_notes(measured, peers)])
+
+
+def _time(item: tuple[str, Summary]) -> float:
+    medians = item[1].medians
+    return medians.get("process_wall") or medians["warm_wall"]
 
 
 def _columns(summaries: Mapping[str, Summary]) -> list[tuple[str, Cell]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import first, objects, servers, warm
-from benchmarks.figures import far_behind, order, rivals_in
+from benchmarks.figures import far_behind, leaders, order, rivals_in
 from benchmarks.layout import FLOOR_PROGRAM, GIB, MIB, Endpoint, Layout, Task
 from benchmarks.peers import BEFORE, entry_of
 
@@ -164,10 +164,11 @@ def run_job(bench: Bench, job: Job, peers: Mapping[str, Mapping[str, Any]], repe
         found.failures = dict.fromkeys(left, "the disk has no room for the file")
         return found
     with _slowed(bench, job) as place:
-        for repeat in range(repeats * job.times):
+        for repeat in range(min(repeats, job.most_runs)):
             for peer in order([each for each in peers if each in left], repeat):
+                warms = job.warm and peers[peer].get("warms", True) and (job.warms_rivals or not rivals_in([peer]))
                 try:
-                    figures = _run_peer(place, job, peer, warms=peers[peer].get("warms", True), first_round=repeat == 0)
+                    figures = _run_peer(place, job, peer, warms=warms, first_round=repeat == 0)
                 except WorkerError as error:
                     found.failures[peer] = str(error)
                     left.remove(peer)
@@ -183,10 +184,9 @@ def run_job(bench: Bench, job: Job, peers: Mapping[str, Mapping[str, Any]], repe
 
 
 def _say(job: Job, repeat: int, peer: str, figures: Mapping[str, float]) -> None:
-    said = f"  {job.name} #{repeat + 1} {peer}: process {figures['process_wall']:.2f} s, {figures['process_cpu']:.2f} s CPU"
-    if "warm_wall" in figures:
-        said += f"; warm {figures['warm_wall']:.2f} s, {figures['warm_cpu']:.2f} s CPU"
-    print(said, file=sys.stderr, flush=True)
+    kinds = (("process", "process_wall", "process_cpu"), ("warm", "warm_wall", "warm_cpu"))
+    said = [f"{kind} {figures[wall]:.2f} s, {figures[cpu]:.2f} s CPU" for kind, wall, cpu in kinds if wall in figures]
+    print(f"  {job.name} #{repeat + 1} {peer}: {'; '.join(said)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -200,13 +200,14 @@ def _slowed(bench: Bench, job: Job) -> Any:
 
 
 def _run_peer(bench: Bench, job: Job, peer: str, *, warms: bool, first_round: bool) -> dict[str, float]:
-    """A complete process that is not warm, and after it a process that is, if the job asks for it."""
-    figures = _run_once(bench, job, peer, compare=first_round)
-    if job.warm and warms:
-        again = _run_once(bench, job, peer, warm_process=True)
-        figures |= {"warm_wall": again["wall"], "warm_cpu": again["cpu"]}
-        figures |= {"per_call_us": again["per_call_us"]} if "per_call_us" in again else {}
-    return figures
+    """A complete process that is not warm, and after it a process that is."""
+    if not warms:
+        return _run_once(bench, job, peer, compare=first_round)
+    only_warm = peer.startswith("floor") or "synced" in peer  # they are compared with each other, and nothing else is
+    figures = {} if only_warm else _run_once(bench, job, peer, compare=first_round)
+    again = _run_once(bench, job, peer, warm_process=True, compare=only_warm and first_round)
+    figures |= {"warm_wall": again["wall"], "warm_cpu": again["cpu"]}
+    return figures | ({"per_call_us": again["per_call_us"]} if "per_call_us" in again else {})
 
 
 def _run_once(bench: Bench, job: Job, peer: str, *, warm_process: bool = False, compare: bool = False) -> dict[str, float]:
@@ -434,6 +435,8 @@ def able(
         names = [name for name in names if name in job.only]
     if not job.synced:
         names = [name for name in names if not name.endswith(", synced")]
+    names = [name for name in names if name not in job.without]
     if before is not None:
-        names = [name for name in names if name not in rivals_in([*before.behind, *before.failures])]
+        chosen = leaders(before.runs)
+        names = [name for name in names if name in chosen or not rivals_in([name])]
     return {name: peers[name] for name in names}

@@ -10,6 +10,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv-bench"
@@ -32,21 +36,19 @@ def peers_python(venv: str) -> str:
         return sys.executable
     if Path(venv) != VENV:
         return os.path.join(venv, "bin", "python")
-    if not _READY.exists() or any(each.stat().st_mtime > _READY.stat().st_mtime for each in _SOURCES):
-        _make()
-    source = _digest()
-    if not _INSTALLED.exists() or _INSTALLED.read_text() != source:
-        install(_python())
-        _INSTALLED.write_text(source)
+    _unless_unchanged(_READY, _SOURCES, _make)
+    _unless_unchanged(_INSTALLED, sorted((ROOT / "gllm_storage").rglob("*.py")), lambda: install(_python()))
     return _python()
 
 
-def _digest() -> str:
-    """A digest of this library's source."""
+def _unless_unchanged(mark: Path, sources: Iterable[Path], make: Callable[[], None]) -> None:
+    """Make something of source files, if it was not made of the same before; `mark` keeps a digest of them."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "gllm_storage").rglob("*.py")):
+    for path in sources:
         digest.update(str(path).encode() + path.read_bytes())
-    return digest.hexdigest()
+    if not mark.exists() or mark.read_text() != digest.hexdigest():
+        make()
+        mark.write_text(digest.hexdigest())
 
 
 def install(python: str) -> None:
@@ -95,7 +97,6 @@ def _make() -> None:
         subprocess.run([*command, ".[azure,cli,gcs]"], cwd=ROOT, check=True)
         for requirement in _peers():
             subprocess.run([*command, requirement], cwd=ROOT, check=False)
-    _READY.touch()
 
 
 def _uv() -> str:

@@ -63,7 +63,10 @@ def summaries() -> dict[str, Summary]:
 def measured() -> Results:
     """The results of one job over https."""
     found = results.begin({"repeats": 3})
-    peers: dict[str, Any] = {"s5cmd": {"cannot": {"upload": "a reason"}}, "fast-s3": {"missing": "cannot be imported"}}
+    peers: dict[str, Any] = {
+        "s5cmd": {"version": "2", "cannot": {"upload": "a reason"}},
+        "fast-s3": {"missing": "cannot be imported"},
+    }
     of_job = run.Found(RUNS, failures={"boto3": "Traceback\nRuntimeError: no more"})
     results.add(found, "https", peers, choose_jobs(["upload-1g"])[0], of_job)
     return found
@@ -154,9 +157,14 @@ def test_peers_of_a_job() -> None:
     assert {"gllm-storage, synced", "floor, synced", "s3fs", f"gllm-storage{BEFORE}"} <= run.able(
         download, "https", peers, None
     ).keys()
-    found = run.able(large, "https", peers, run.Found(behind=["s3fs"], failures={"boto3": "…", "floor": "…"})).keys()
-    assert {"obstore", "floor"} <= found
-    assert not {"gllm-storage, synced", "s3fs", "boto3", "gcsfs"} & found
+    found = run.able(
+        large,
+        "https",
+        peers,
+        run.Found({"obstore": runs_of(1.0, cpu=2.0), "s5cmd": runs_of(2.0), "s3fs": runs_of(1.5, cpu=1.5)}),
+    ).keys()
+    assert {"obstore", "s5cmd", "floor", "gllm-storage"} <= found
+    assert not {"gllm-storage, synced", "s3fs", "boto3", "gcsfs", "awscrt"} & found
 
 
 def test_task_in_json() -> None:
