@@ -77,6 +77,11 @@ class Job:
         return self.verb in {"download", "download_many", "download_small", "serial"}
 
     @property
+    def makes_many(self) -> bool:
+        """Whether the job makes many local files. Each is new: ext4 flushes a file that replaces another by a rename."""
+        return self.downloads and self.verb != "download"
+
+    @property
     def reads(self) -> bool:
         """Whether the job needs existing objects."""
         return self.downloads or self.verb in {"exists", "read", "read_at", "first", "first_chain"}

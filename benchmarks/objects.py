@@ -71,7 +71,7 @@ def link_objects(layout: Layout, jobs: Iterable[Job], folder: str) -> None:
 def make_download_folders(layout: Layout, jobs: Iterable[Job]) -> None:
     """Make the folders into which jobs download."""
     for job in jobs:
-        os.makedirs(os.path.dirname(layout.downloaded(job.size, 0 if job.many else None)), exist_ok=True)
+        os.makedirs(os.path.dirname(layout.downloaded(job.size, 0 if job.makes_many else None)), exist_ok=True)
 
 
 def _client(endpoint: Endpoint) -> Any:

@@ -207,7 +207,8 @@ def _run_peer(bench: Bench, job: Job, peer: str, *, warms: bool, first_round: bo
     figures = {} if only_warm else _run_once(bench, job, peer, compare=first_round)
     again = _run_once(bench, job, peer, warm_process=True, compare=only_warm and first_round)
     figures |= {"warm_wall": again["wall"], "warm_cpu": again["cpu"]}
-    return figures | ({"per_call_us": again["per_call_us"]} if "per_call_us" in again else {})
+    kept = ("connections", "handshakes", "resumed", "peak_rss") if only_warm else ()
+    return figures | {name: again[name] for name in ("per_call_us", *kept) if name in again}
 
 
 def _run_once(bench: Bench, job: Job, peer: str, *, warm_process: bool = False, compare: bool = False) -> dict[str, float]:
@@ -356,8 +357,10 @@ def _ask_objects(bench: Bench, command: str, given: dict[str, Any]) -> dict[str,
 
 def _downloaded(layout: Layout, job: Job) -> list[tuple[str, str]]:
     """The files of a job that downloads, each with the file of the same content."""
-    indices = range(job.count) if job.many else [None]
-    return [(layout.downloaded(job.size, index), layout.file(job.size, index)) for index in indices]
+    if not job.makes_many:
+        return [(layout.downloaded(job.size), layout.file(job.size))]
+    wanted = [layout.file(job.size, index if job.many else None) for index in range(job.count)]
+    return [(layout.downloaded(job.size, index), file) for index, file in enumerate(wanted)]
 
 
 def _check_sizes(layout: Layout, job: Job) -> None:
@@ -380,7 +383,7 @@ def _forget(bench: Bench, job: Job) -> dict[str, Any]:
     Returns:
         The number of uploaded ``objects`` and ``bytes``; empty after downloads, or if the endpoint stores nothing.
     """
-    if job.downloads and job.many:
+    if job.makes_many:
         _set_aside(bench.layout, job)
     elif job.downloads:
         Path(bench.layout.downloaded(job.size)).unlink(missing_ok=True)

@@ -65,8 +65,8 @@ def _small(task: Task) -> Task:
     """A small task of the same kind, with files of its own."""
     layout = _TrialLayout(task.layout.folder, task.layout.prefix)
     small = replace(task, layout=layout, count=min(task.count, TRIALS) if task.count > 1 else 1)
-    many = task.verb in {"upload_many", "download_many"}
-    small = small if many or task.size <= TRIAL or task.verb == "read_at" else replace(small, size=TRIAL)
+    many = task.count > 1 and task.verb != "read_at"
+    small = replace(small, size=TRIAL) if task.count == 1 and task.size > TRIAL else small
     os.makedirs(os.path.dirname(layout.downloaded(small.size, 0 if many else None)), exist_ok=True)
     return small
 
@@ -173,8 +173,8 @@ def _exists(peer: Peer, task: Task) -> dict[str, Any]:
 
 
 def _download_small(peer: Peer, task: Task) -> dict[str, Any]:
-    key, path = task.layout.key(task.size), task.layout.downloaded(task.size)
-    return _each(task, lambda _: peer.download_small(key, path))
+    key = task.layout.key(task.size)
+    return _each(task, lambda index: peer.download_small(key, task.layout.downloaded(task.size, index)))
 
 
 def _serial(peer: Peer, task: Task) -> None:
@@ -182,11 +182,11 @@ def _serial(peer: Peer, task: Task) -> None:
     if peer.serial is not None:
         peer.serial(task.layout.file(task.size, 0))
         return
-    file, key, path = task.layout.file(KIB), task.layout.key(task.size), task.layout.downloaded(task.size)
+    file, key = task.layout.file(KIB), task.layout.key(task.size)
     for index in range(task.count):
         peer.upload_small(file, task.layout.uploaded(KIB, index))
         _require(peer, key)
-        peer.download_small(key, path)
+        peer.download_small(key, task.layout.downloaded(task.size, index))
 
 
 _JOBS: dict[str, Callable[[Peer, Task], dict[str, Any] | None]] = {
