@@ -15,7 +15,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from gllm_storage.concurrency.exiting import is_green
+from gllm_storage.concurrency.exiting import is_exiting, is_green
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.pace import Pace, Width
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
@@ -102,7 +102,8 @@ def _run_one(task: Callable[[], T], stop: Stop) -> T:
 
     ended = _Ended()
     try:
-        if is_green() or not _hand_over(work, ended):
+        # At the very end of the interpreter the waiting threads exist, and do not run any more.
+        if is_green() or is_exiting() or not _hand_over(work, ended):
             _work_in_new_thread(work, ended)
         # A signal that arrives just before the wait does not interrupt it, so the wait is short and repeated.
         while not ended.wait(_POLL_SECONDS):
@@ -199,6 +200,8 @@ def start(thread: threading.Thread) -> bool:
     Raises:
         BaseException: The exception that interrupted this thread meanwhile, such as `KeyboardInterrupt`.
     """
+    if sys.is_finalizing():  # it would start, and never run
+        return False
     try:
         thread.start()
     except RuntimeError as error:

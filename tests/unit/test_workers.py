@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 from functools import partial
@@ -152,3 +154,24 @@ def test_content_is_released() -> None:
     run_all([partial(str, content)], 1, Stop())
     del content
     eventually(lambda: gone() is None)
+
+
+LATE = """
+import threading
+from gllm_storage.concurrency.stop import Stop
+from gllm_storage.concurrency.workers import run_all
+
+class Late:
+    def __del__(self, run=run_all, stop=Stop, print=print):
+        print(run([lambda: "late"], 1, stop()), flush=True)
+
+kept = Late()
+kept.itself = kept
+run_all([int], 1, Stop())
+"""
+
+
+def test_task_of_finalizer() -> None:
+    """A task that begins when the interpreter is torn down does not wait for a thread that will not run again."""
+    found = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert found.stdout == "['late']\n"
