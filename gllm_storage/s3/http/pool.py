@@ -382,8 +382,9 @@ class Handshakes:
         self._attempts -= 1
         session = tls.session
         if session is not None and (session.has_ticket or tls.version() != "TLSv1.3"):
-            self._valid_until = _end_of(tls)
-            self._session = session
+            with contextlib.suppress(ValueError):  # the server has begun another handshake, which TLS 1.2 allows
+                self._valid_until = _end_of(tls)
+                self._session = session
 
 
 def _may_be_due_to_session(error: Exception) -> bool:
