@@ -6,15 +6,18 @@ import contextlib
 import io
 import re
 import threading
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
 from urllib3.exceptions import HTTPError
 
-from gllm_storage.azure.errors import UnreadableAnswerError, status_of, translated
-from gllm_storage.azure.requests import info_of
+from gllm_storage.azure.errors import UnreadableAnswerError, is_transient, status_of, translated
+from gllm_storage.azure.requests import info_of, is_folder, lowered
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.store.checksums import MD5_UNDERSCORED
 from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.http import StoppingAdapter
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from contextlib import AbstractContextManager
 
+    from azure.storage.blob import BlobProperties
     from requests import PreparedRequest, Response
     from urllib3 import HTTPResponse
 
@@ -42,6 +46,31 @@ _NOT_SATISFIABLE = 416
 _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
 _CHANGED = frozenset({412, _NOT_SATISFIABLE})
 """HTTP statuses of a range of another version: the precondition failed, or the range begins behind the end."""
+
+
+@dataclass(frozen=True)
+class AzureAnswer:
+    """An answer with a complete blob; or with its beginning, if the blob is larger than a part.
+
+    Attributes:
+        version: The facts about the blob, from the headers.
+        body: The body of the answer.
+    """
+
+    version: ObjectInfo
+    body: HTTPResponse
+
+    def chunks(self, buffer: memoryview | None) -> Generator[bytes, None, None]:  # noqa: ARG002 - urllib3 has its own
+        """The content.
+
+        Raises:
+            ReadInterruptedError: If the body broke.
+        """
+        yield from _chunks(self.body)
+
+    def close(self) -> None:
+        """Close the answer; its connection serves further requests if the body was read to its end."""
+        self.body.close()
 
 
 class AzureReader(ObjectReader):
@@ -62,6 +91,29 @@ class AzureReader(ObjectReader):
         """Get Blob Properties; a size of 0 is confirmed by Get Blob."""
         return measured(lambda: info_of(self._requests.properties(self._key, self._details)), self, self._details)
 
+    def begin(self) -> AzureAnswer | None:
+        """Get Blob of the first part, without Get Blob Properties before: the headers hold the same facts.
+
+        Returns:
+            The answer; None if the caller has to send Get Blob Properties, because the request was refused, as that of an
+            empty blob, or the headers do not say enough.
+
+        Raises:
+            azure.core.exceptions.AzureError: If the store is busy or failing, or does not answer.
+        """
+        part_size = self._requests.connection.settings.part_size
+        try:
+            body, properties = self._requests.send(partial(self._get, 0, part_size), self._details)
+        except (HttpResponseError, UnreadableAnswerError) as error:
+            if is_transient(error):
+                raise
+            return None
+        version = _version_in(body, properties, part_size)
+        if version is None:
+            body.close()
+            return None
+        return AzureAnswer(version, body)
+
     def read(
         self,
         version: ObjectInfo,
@@ -77,25 +129,11 @@ class AzureReader(ObjectReader):
             UnreadableAnswerError: If the answer has no body.
             azure.core.exceptions.AzureError: If the store refuses, or does not answer.
         """
-        client = self._requests.blob(self._key)
-
-        def begin() -> tuple[HTTPResponse, str]:
-            with kept_body() as kept:
-                answer = client.download_blob(
-                    start,
-                    max(1, length),  # Azure has no range without bytes, and refuses a range of an empty blob
-                    etag=f'"{version.etag}"',
-                    match_condition=MatchConditions.IfNotModified,
-                    max_concurrency=1,
-                    decompress=False,  # the stored bytes: size, ranges and checksum are of these
-                    **self._requests.connection.key_options,
-                )
-            if kept.body is None:
-                raise UnreadableAnswerError("its answer has no body")
-            return kept.body, str(answer.properties.etag)
-
+        condition = {"etag": f'"{version.etag}"', "match_condition": MatchConditions.IfNotModified}
+        # Azure has no range without bytes, and refuses a range of an empty blob.
+        get = partial(self._get, start, max(1, length), **condition)
         try:
-            body, etag = self._requests.send(begin, self._details)
+            body, properties = self._requests.send(get, self._details)
         except HttpResponseError as error:
             if status_of(error) == _NOT_SATISFIABLE and not length:
                 return
@@ -103,8 +141,20 @@ class AzureReader(ObjectReader):
                 raise ObjectChangedError from error
             raise
         with contextlib.closing(body):
-            self._check(etag, body.headers.get("Content-Range", ""), version, start)
+            self._check(str(properties.etag), body.headers.get("Content-Range", ""), version, start)
             yield from _chunks(body)
+
+    def _get(self, start: int, length: int, **condition: Any) -> tuple[HTTPResponse, BlobProperties]:
+        """The body of a range that has not been read, and the properties in the headers."""
+        options = self._requests.connection.key_options
+        with kept_body() as kept:
+            # `decompress`: the stored bytes, since size, ranges and checksum are of these.
+            answer = self._requests.blob(self._key).download_blob(
+                start, length, max_concurrency=1, decompress=False, **condition, **options
+            )
+        if kept.body is None:
+            raise UnreadableAnswerError("its answer has no body")
+        return kept.body, answer.properties
 
     def _check(self, etag: str, content_range: str, version: ObjectInfo, start: int) -> None:
         """Check that the answer is of the requested range and version; the SDK looks at neither.
@@ -132,6 +182,21 @@ class AzureReader(ObjectReader):
     def translated(self) -> AbstractContextManager[None]:
         """Raise errors of this library in place of the SDK's."""
         return translated(self._details)
+
+
+def _version_in(body: HTTPResponse, properties: BlobProperties, part_size: int) -> ObjectInfo | None:
+    """The version in the headers of the first part of a blob; None if they do not tell, or if it is not an object."""
+    found = _RANGE.fullmatch(body.headers.get("Content-Range", ""))
+    if found is None or not properties.etag or is_folder(properties.metadata):
+        return None
+    size, length = int(found[2]), body.headers.get("Content-Length", "")
+    if int(found[1]) or length != str(min(size, part_size)):
+        return None
+    properties.size = size  # the SDK's is that of the range
+    # A server that leaves the MD5 of the blob out of an answer with a range would hide that our checksum counts.
+    if MD5_UNDERSCORED in lowered(properties.metadata) and not properties.content_settings.content_md5:
+        return None
+    return info_of(properties)
 
 
 def _chunks(body: HTTPResponse) -> Iterator[bytes]:

@@ -92,7 +92,11 @@ def test_lasting_fault_of_one_range(download: Download, action: Action | Says) -
     download.assert_as_before()
 
 
-@on(DOWNLOADS)
+# A download from GCS or Azure begins with a GET request, whose faults are above.
+HEADS = [case for case in DOWNLOADS if case.cloud.provider == "s3"]
+
+
+@on(HEADS)
 @pytest.mark.parametrize("action", [Refuse(), Says(503)], ids=["refused", "503"])
 def test_head_fails_at_first(download: Download, action: Action | Says) -> None:
     """A failed HEAD request is sent again."""
@@ -102,7 +106,7 @@ def test_head_fails_at_first(download: Download, action: Action | Says) -> None:
     download.assert_is(download.content)
 
 
-@on(DOWNLOADS)
+@on(HEADS)
 @pytest.mark.parametrize("action", [Refuse(), Says(503)], ids=["refused", "503"])
 def test_head_fails(download: Download, action: Action | Says) -> None:
     """A HEAD request that always fails raises an error, and the local file is unchanged."""
@@ -225,8 +229,8 @@ def test_replaced_before_read(download: Download, size: int) -> None:
     download.assert_is(other)
 
 
-# Not for small objects on S3: one request reads them, so they cannot mix versions.
-@on([*RANGES, CARELESS[1], *(case for case in WHOLES if case.cloud.provider != "s3")])
+# Not for small objects: one request reads them, so they cannot mix versions.
+@on([*RANGES, CARELESS[1]])
 def test_replaced_without_end(download: Download) -> None:
     """An object that is replaced during every attempt raises a retryable error, and the local file is unchanged."""
     seeds = itertools.count(1)
