@@ -21,7 +21,7 @@ import requests
 from google.auth.credentials import Credentials, Signing
 from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.auth.transport import mtls
-from google.auth.transport.requests import AuthorizedSession, Request
+from google.auth.transport.requests import Request
 from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials as UserCredentials
 
@@ -29,6 +29,7 @@ from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import require_printable
 from gllm_storage.gcs.errors import CredentialsError
 from gllm_storage.gcs.store import GCSStore
+from gllm_storage.gcs.transport import Transport
 from gllm_storage.settings import (
     DISK_OPTIONS,
     MIB,
@@ -42,10 +43,8 @@ from gllm_storage.settings import (
     size,
     warn_if_insecure,
 )
-from gllm_storage.store.http import StoppingAdapter
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping
 
 PART_SIZE = 16 * MIB
@@ -185,10 +184,11 @@ class GCSConnection:
 
     def __init__(self, options: ConnectionOptions) -> None:
         self.options = options
-        self._has_certificate = _has_certificate()
+        self.has_certificate = _has_certificate()
+        """Whether google-auth is configured to present a client certificate."""
         self._stores: dict[str, GCSStore] = {}
         self._account: PerProcess[Account] = PerProcess(self._log_in)
-        self._session: PerProcess[requests.Session] = PerProcess(self._new_session)
+        self._transport: PerProcess[Transport] = PerProcess(lambda: Transport(self))
 
     def store(self, bucket: str) -> GCSStore:
         """The store of a bucket; the same one each time. Sends no request."""
@@ -197,7 +197,7 @@ class GCSConnection:
     @property
     def endpoint_url(self) -> str:
         """URL of the server, without a path and without a ``/`` at its end."""
-        return (self.options.endpoint_url or _default_endpoint(with_certificate=self._has_certificate)).rstrip("/")
+        return (self.options.endpoint_url or _default_endpoint(with_certificate=self.has_certificate)).rstrip("/")
 
     @property
     def is_google(self) -> bool:
@@ -214,9 +214,9 @@ class GCSConnection:
         return self._account.get()
 
     @property
-    def session(self) -> requests.Session:
-        """The session of this process, for use by threads; the same errors as `account`."""
-        return self._session.get()
+    def transport(self) -> Transport:
+        """The connections of this process, for use by threads; the same errors as `account`."""
+        return self._transport.get()
 
     @property
     def signs(self) -> bool:
@@ -253,9 +253,9 @@ class GCSConnection:
 
     def close(self) -> None:
         """Close the idle connections of this process; the next request opens new ones."""
-        session = self._session.peek()
-        if session is not None:
-            session.close()
+        transport = self._transport.peek()
+        if transport is not None:
+            transport.close()
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -272,34 +272,6 @@ class GCSConnection:
         except (GoogleAuthError, *_MALFORMED) as error:
             make: Any = CredentialsError  # google-auth publishes no types for its base class
             raise make(f"{type(error).__name__}: {error}") from error
-
-    def _new_session(self) -> requests.Session:
-        credentials = self.account.credentials
-        make: Any = AuthorizedSession  # google-auth publishes no types for it
-        session: requests.Session = requests.Session() if credentials is None else make(credentials)
-        # urllib3 closes connections above this number after use, with a warning in its log.
-        pool_size = max(100, 2 * self.options.transfer.max_concurrency)
-        context = mtls.get_default_ssl_context() if self._has_certificate else None
-        options = self.options
-        limits: dict[str, Any] = {"min_throughput": options.transfer.min_throughput, "read_timeout": options.read_timeout}
-        adapter = _Adapter(context, pool_connections=2, pool_maxsize=pool_size, **limits)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        return session
-
-
-class _Adapter(StoppingAdapter):
-    """An adapter that presents a client certificate, if there is one."""
-
-    def __init__(self, context: ssl.SSLContext | None, **options: Any) -> None:
-        self._context = context
-        super().__init__(**options)
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """As the base class, with the certificate."""
-        if self._context is not None:
-            options["ssl_context"] = self._context
-        super().init_poolmanager(*args, **options)
 
 
 # ---------------------------------------------------------------------- server

@@ -7,6 +7,7 @@ import email.parser
 import email.policy
 import re
 import secrets
+from json import dumps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.gcs.connection import GCSConnection
+    from gllm_storage.gcs.transport import Reply
+    from gllm_storage.store.http import SourceBody
     from gllm_storage.store.pages import PageCheck
 
 BATCH = 100
@@ -63,7 +66,7 @@ class GCSRequests:
             method: HTTP method.
             path: As for `send`.
             details: The operation, for errors.
-            **request: As for `requests.Session.request`.
+            **request: As for `send`.
 
         Raises:
             RefusedError: If the answer is not a success.
@@ -73,37 +76,42 @@ class GCSRequests:
         """
         return self.policy.call(lambda: json_of(self.send(method, path, **request)), is_transient, details)
 
-    def send(self, method: str, path: str, *, accepted: frozenset[int] = frozenset(), **request: Any) -> requests.Response:
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | SourceBody = b"",
+        json: Any = None,
+        accepted: frozenset[int] = frozenset(),
+        stream: bool = False,
+    ) -> Reply:
         """Send a request once.
 
         Args:
             method: HTTP method.
             path: Path from the endpoint's root, or a complete URL, which gets no further query parameters.
+            params: Query parameters.
+            headers: Headers.
+            data: The body.
+            json: The body, as a value to encode in JSON; `data` is sent if None.
             accepted: Statuses that are answers, beside success.
-            **request: As for `requests.Session.request`.
+            stream: Whether the caller reads the content of a successful answer.
 
         Raises:
             RefusedError: If the answer is not a success.
             requests.RequestException: If there is no answer.
             google.auth.exceptions.GoogleAuthError: If there are no credentials.
         """
-        connection, options = self._connection, self._connection.options
-        session, query = connection.session, request.pop("params", {})
-        is_url = path.startswith(("http://", "https://"))
-        try:
-            answer = session.request(
-                method,
-                path if is_url else f"{connection.endpoint_url}{path}",
-                params={} if is_url else {**connection.parameters, **query},
-                timeout=(options.connect_timeout, options.read_timeout),
-                allow_redirects=False,
-                verify=connection.verify,  # here and not on the session, where REQUESTS_CA_BUNDLE would replace it
-                **request,
-            )
-        except requests.RequestException:
-            raise
-        except OSError as error:  # such as a ca_bundle that does not exist any more
-            raise requests.ConnectionError(str(error)) from error
+        connection, lines = self._connection, {name.lower(): value for name, value in (headers or {}).items()}
+        if not path.startswith(("http://", "https://")):
+            query = urlencode({**connection.parameters, **(params or {})})
+            path = f"{connection.endpoint_url}{path}?{query}" if query else f"{connection.endpoint_url}{path}"
+        if json is not None:
+            data, lines["content-type"] = dumps(json).encode(), "application/json"
+        answer = connection.transport.send(method, path, lines, data, stream=stream)
         if answer.status_code in SUCCESS or answer.status_code in accepted:
             return answer
         with contextlib.closing(answer):
@@ -146,9 +154,9 @@ class GCSRequests:
         return [statuses.get(number) for number in range(len(keys))]
 
 
-def _statuses(answer: requests.Response) -> dict[int, int]:
+def _statuses(answer: Reply) -> dict[int, int]:
     """The HTTP status of each request of a batch, by its number; a part that cannot be read is left out."""
-    head = f"Content-Type: {answer.headers.get('Content-Type', '')}\r\n\r\n".encode()
+    head = f"Content-Type: {answer.headers.get('content-type', '')}\r\n\r\n".encode()
     found = {}
     for part in email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + answer.content).walk():
         number, status = _NUMBER.search(part.get("Content-ID", "")), _STATUS.match(str(part.get_payload()))
@@ -157,10 +165,10 @@ def _statuses(answer: requests.Response) -> dict[int, int]:
     return found
 
 
-def refusal_of(answer: requests.Response) -> RefusedError:
+def refusal_of(answer: Reply) -> RefusedError:
     """Read an answer that is not a success."""
     headers = answer.headers
-    known = (headers.get("X-GUploader-UploadID"), headers.get("Location"), headers.get("Date"))
+    known = (headers.get("x-guploader-uploadid"), headers.get("location"), headers.get("date"))
     content: Any = None
     with contextlib.suppress(
         ValueError, RecursionError, requests.RequestException
@@ -177,7 +185,7 @@ def refusal_of(answer: requests.Response) -> RefusedError:
     )
 
 
-def json_of(answer: requests.Response) -> dict[str, Any]:
+def json_of(answer: Reply) -> dict[str, Any]:
     """The JSON object of an answer; an empty one if the answer has no content.
 
     Raises:

@@ -112,7 +112,7 @@ class ResumableUpload:
             self._requests.send, "POST", self._path, params=dict(self._query), headers=headers, json=self._resource
         )
         answer = self._requests.policy.call(start, is_transient, self._transfer.details)
-        location = answer.headers.get("Location")
+        location = answer.headers.get("location")
         if not location:
             raise UnreadableAnswerError("its answer does not name an upload session")
         self._url = location
@@ -166,7 +166,7 @@ class ResumableUpload:
             resource = require_resource(json_of(answer))
             self._count(self._source.size)
             return resource
-        match = _RANGE.fullmatch(answer.headers.get("Range", ""))
+        match = _RANGE.fullmatch(answer.headers.get("range", ""))
         kept = int(match[1]) + 1 if match else 0
         if kept > self._sent or kept == self._source.size:
             raise lost_session(f"it says that it has kept {kept} bytes of {self._sent} that were sent")
@@ -182,5 +182,5 @@ class ResumableUpload:
     def _cancel(self) -> None:
         # A failure is ignored: the session is complete or cancelled already, or the store cannot be reached.
         with stopped_by(None), contextlib.suppress(*SDK_ERRORS):
-            cancel = partial(self._requests.send, "DELETE", str(self._url), headers={"Content-Length": "0"})
+            cancel = partial(self._requests.send, "DELETE", str(self._url))
             _CANCEL.call(cancel, is_transient, self._transfer.details)
