@@ -36,6 +36,8 @@ _FIRST_PAUSE = 0.01
 _BACKGROUND_POLL_SECONDS = 0.2
 _IDLE_SECONDS = 5.0
 """How long a thread waits for another task of `run_all`."""
+_own = threading.local()
+"""``is_worker``: whether this thread runs the tasks of a `run_all`."""
 
 
 def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, *, paced: bool = False) -> list[T]:
@@ -56,7 +58,8 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, *, paced
             any more, except one that a stalled server holds for more than 10 s.
     """
     if len(tasks) == 1:
-        return [_run_one(tasks[0], stop)]
+        # No signal interrupts a worker thread, so its task needs no other one.
+        return [(_run_here if getattr(_own, "is_worker", False) else _run_one)(tasks[0], stop)]
     most = min(workers, len(tasks))
     queue = _TaskQueue(tasks, stop, Width(most) if paced else None)
     threads = [threading.Thread(target=queue.work, args=[each], name="gllm-storage", daemon=True) for each in range(most)]
@@ -190,6 +193,17 @@ def _hand_over(work: Callable[[], None], ended: _Ended) -> bool:
     return True
 
 
+def _run_here(task: Callable[[], T], stop: Stop) -> T:
+    """Run a task in this thread."""
+    try:
+        stop.check()
+        with stopped_by(stop):
+            return task()
+    except BaseException:
+        stop.set()
+        raise
+
+
 def start(thread: threading.Thread) -> bool:
     """Start a thread.
 
@@ -248,6 +262,8 @@ class _TaskQueue(Generic[T]):
         Args:
             worker: Number of this worker, from 0. When `Width` allows fewer workers, those with the highest numbers pause.
         """
+        before = getattr(_own, "is_worker", False)
+        _own.is_worker = threading.current_thread() is not threading.main_thread()
         try:
             self._begin(worker)
             while (number := self._next(worker)) is not None:
@@ -262,6 +278,7 @@ class _TaskQueue(Generic[T]):
             with self._changed:
                 self._changed.notify_all()
         finally:
+            _own.is_worker = before
             self._end(worker)
 
     def _begin(self, worker: int) -> None:
