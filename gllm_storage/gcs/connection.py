@@ -28,8 +28,8 @@ from google.oauth2.credentials import Credentials as UserCredentials
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import require_printable
 from gllm_storage.gcs.errors import CredentialsError
+from gllm_storage.gcs.sender import Sender
 from gllm_storage.gcs.store import GCSStore
-from gllm_storage.gcs.transport import Transport
 from gllm_storage.settings import (
     DISK_OPTIONS,
     MIB,
@@ -188,7 +188,7 @@ class GCSConnection:
         """Whether google-auth is configured to present a client certificate."""
         self._stores: dict[str, GCSStore] = {}
         self._account: PerProcess[Account] = PerProcess(self._log_in)
-        self._transport: PerProcess[Transport] = PerProcess(lambda: Transport(self))
+        self._sender: PerProcess[Sender] = PerProcess(lambda: Sender(self))
 
     def store(self, bucket: str) -> GCSStore:
         """The store of a bucket; the same one each time. Sends no request."""
@@ -214,9 +214,9 @@ class GCSConnection:
         return self._account.get()
 
     @property
-    def transport(self) -> Transport:
+    def sender(self) -> Sender:
         """The connections of this process, for use by threads; the same errors as `account`."""
-        return self._transport.get()
+        return self._sender.get()
 
     @property
     def signs(self) -> bool:
@@ -253,9 +253,9 @@ class GCSConnection:
 
     def close(self) -> None:
         """Close the idle connections of this process; the next request opens new ones."""
-        transport = self._transport.peek()
-        if transport is not None:
-            transport.close()
+        sender = self._sender.peek()
+        if sender is not None:
+            sender.close()
 
     @property
     def parameters(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.gcs.connection import GCSConnection
-    from gllm_storage.gcs.transport import Reply
+    from gllm_storage.gcs.sender import Reply
     from gllm_storage.store.http import SourceBody
     from gllm_storage.store.pages import PageCheck
 
@@ -111,7 +111,7 @@ class GCSRequests:
             path = f"{connection.endpoint_url}{path}?{query}" if query else f"{connection.endpoint_url}{path}"
         if json is not None:
             data, lines["content-type"] = dumps(json).encode(), "application/json"
-        answer = connection.transport.send(method, path, lines, data, stream=stream)
+        answer = connection.sender.send(method, path, lines, data, stream=stream)
         if answer.status_code in SUCCESS or answer.status_code in accepted:
             return answer
         with contextlib.closing(answer):

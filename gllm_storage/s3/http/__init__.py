@@ -4,8 +4,7 @@ HeadObject, GetObject, PutObject, UploadPart, DeleteObject and HeadBucket go dir
 through boto3, and so do requests with unusual arguments. boto3 also resolves the endpoint and chooses how requests are
 signed, unless the endpoint is plain (s3/access.py): then a process that only sends these needs no boto3 client.
 
-The code is Python over the kernel's sockets, without a native runtime: nothing has to be stopped before a fork, and every
-buffer of a body can be counted in the memory budget of the library.
+The connections are those of `gllm_storage.http`.
 
 From the top down::
 
@@ -16,7 +15,4 @@ From the top down::
     error_document    error documents to the response of a ClientError
     template      host, path and signing scope of a bucket
     signing       AWS Signature Version 4
-    pool          connections that are kept, and the exchange of one request and one answer
-    wire          HTTP/1.1 on one connection
-    connecting    TCP and TLS
 """

@@ -27,15 +27,15 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts
+from gllm_storage.http.connecting import Server
+from gllm_storage.http.pool import Answer, Exchange, Pool
+from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
 from gllm_storage.s3.body import begin_sending
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, is_transient
-from gllm_storage.s3.http.connecting import Server
 from gllm_storage.s3.http.guard import Listeners
 from gllm_storage.s3.http.operations import Operation, Request, operations, path_of
-from gllm_storage.s3.http.pool import Answer, Exchange, Pool
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
 from gllm_storage.s3.http.template import NotDirectError, Template, template_of
-from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
 from gllm_storage.store.diagnosis import passes
 from gllm_storage.store.limits import MAX_ERROR
 from gllm_storage.store.retry import s3_requests

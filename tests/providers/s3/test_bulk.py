@@ -26,7 +26,7 @@ from gllm_storage.errors import (
     StorageError,
 )
 from gllm_storage.files.target import is_temporary
-from gllm_storage.s3.http.pool import Pool
+from gllm_storage.http.pool import Pool
 from gllm_storage.testing.faults import (
     Action,
     Answer,

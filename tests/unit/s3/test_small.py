@@ -10,16 +10,16 @@ import pytest
 
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.errors import StorageUnavailableError
+from gllm_storage.http.connecting import Server, connected
 from gllm_storage.s3 import small
 from gllm_storage.s3.filesystem import S3FileSystem
-from gllm_storage.s3.http.connecting import Server, connected
 from tests.unit.s3.http.scripted import EMPTY, KEYS, ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from gllm_storage.s3.http.transport import Transport
+    from gllm_storage.http.transport import Transport
     from gllm_storage.store.retry import RetryEvent
 
 ATTEMPTS = 3
@@ -36,7 +36,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         attempted.append(server)
         return connected(server, session)
 
-    monkeypatch.setattr("gllm_storage.s3.http.wire.connected", count)
+    monkeypatch.setattr("gllm_storage.http.wire.connected", count)
     return attempted
 
 

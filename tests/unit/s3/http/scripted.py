@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import trustme
 
+from gllm_storage.http.connecting import Server
+from gllm_storage.http.pool import Pool
 from gllm_storage.s3.connection import Endpoint
 from gllm_storage.s3.http import template
-from gllm_storage.s3.http.connecting import Server
-from gllm_storage.s3.http.pool import Pool
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.errors import AccessDeniedError
+from gllm_storage.http.wire import Connection
 from gllm_storage.s3.body import ViewSection
 from gllm_storage.s3.errors import UnreadableAnswerError
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.http import error_document
 from gllm_storage.s3.http.client import BotoAccess, DirectClient
-from gllm_storage.s3.http.wire import Connection
 from gllm_storage.store import retry
 from tests.unit.s3.http.scripted import (
     EMPTY,

@@ -18,9 +18,9 @@ import pytest
 import trustme
 
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
+from gllm_storage.http.connecting import Server
+from gllm_storage.http.wire import CannotConnectError, Connection
 from gllm_storage.s3.filesystem import S3FileSystem
-from gllm_storage.s3.http.connecting import Server
-from gllm_storage.s3.http.wire import CannotConnectError, Connection
 from tests.unit.s3.http.scripted import KEYS, OK, ScriptedServer, open_sockets, wait
 from tests.waiting import eventually
 

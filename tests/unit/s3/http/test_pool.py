@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
+from gllm_storage.http.pool import Exchange, Pool
+from gllm_storage.http.wire import Connection
 from gllm_storage.s3.body import ViewSection
-from gllm_storage.s3.http.pool import Exchange, Pool
-from gllm_storage.s3.http.wire import Connection
 from tests.unit.s3.http.scripted import OK, Certificates, Peer, ScriptedServer, open_sockets, wait
 from tests.waiting import PATIENCE, eventually
 

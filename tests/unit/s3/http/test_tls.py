@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gllm_storage.s3.http.connecting import Server
-from gllm_storage.s3.http.pool import Pool
-from gllm_storage.s3.http.wire import ClosedEarlyError
+from gllm_storage.http.connecting import Server
+from gllm_storage.http.pool import Pool
+from gllm_storage.http.wire import ClosedEarlyError
 from tests.servers.process import LOOPBACK, find_program, listens, make_certificate, reserved_ports
 from tests.servers.records import FAULTS, RecordLayer, plain, tiny
 from tests.servers.tlslite import MessageServer, key_update, ticket

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage.concurrency.stop import Stop
+from gllm_storage.http.connecting import Server
+from gllm_storage.http.pool import Pool
+from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, CutAnswerError
 from gllm_storage.s3.body import ViewSection
-from gllm_storage.s3.http.connecting import Server
-from gllm_storage.s3.http.pool import Pool
-from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, CutAnswerError
 from gllm_storage.store.limits import SlowAnswerError
 from tests.unit.s3.http.scripted import OK, Certificates, Peer, ScriptedServer, hang_up, reset, then_hang_up, vanish
 from tests.waiting import PATIENCE, eventually

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage.concurrency.stop import Stop
-from gllm_storage.s3.body import ViewSection
-from gllm_storage.s3.http.connecting import Server
-from gllm_storage.s3.http.pool import Answer, Pool
-from gllm_storage.s3.http.wire import (
+from gllm_storage.http.connecting import Server
+from gllm_storage.http.pool import Answer, Pool
+from gllm_storage.http.wire import (
     CannotConnectError,
     ClosedEarlyError,
     Connection,
     CutAnswerError,
     MalformedAnswerError,
 )
+from gllm_storage.s3.body import ViewSection
 from tests.unit.s3.http.scripted import OK, Peer, ScriptedServer, hang_up, open_sockets, reset, then_hang_up, wait
 from tests.waiting import PATIENCE, eventually
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.s3.http.transport import Encrypted, Plain
+from gllm_storage.http.transport import Encrypted, Plain
 
 if TYPE_CHECKING:
-    from gllm_storage.s3.http.transport import Transport
+    from gllm_storage.http.transport import Transport
 
 _SOME = 2**16
 _POLL_SECONDS = 0.1

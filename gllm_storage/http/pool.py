@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import TransferStopped, check_stop, running_stop
-from gllm_storage.s3.http.wire import (
+from gllm_storage.http.wire import (
     CannotConnectError,
     ClosedEarlyError,
     Connection,
@@ -39,8 +39,8 @@ from gllm_storage.s3.http.wire import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gllm_storage.s3.http.connecting import Server
-    from gllm_storage.s3.http.transport import Buffer
+    from gllm_storage.http.connecting import Server
+    from gllm_storage.http.transport import Buffer
 
 _NO_BODY = {204, 304}
 _SUCCESS = range(200, 300)

@@ -1,4 +1,4 @@
-"""`Transport`: sends a request to Google's API once, with the credentials.
+"""`Sender`: sends a request to Google's API once, with the credentials.
 
 It uses the connections of the direct client of S3: requests and urllib3 spend 0.8 ms of CPU on a small request, of which the
 variables of the environment take 0.3 ms, and the direct connections 0.1 ms. Through a proxy, requests sends the requests.
@@ -25,9 +25,9 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
 
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.s3.http.connecting import Server
-from gllm_storage.s3.http.pool import Answer, Pool
-from gllm_storage.s3.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
+from gllm_storage.http.connecting import Server
+from gllm_storage.http.pool import Answer, Pool
+from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
 from gllm_storage.store.answers import MAX_ERROR, MalformedHTTPError
 from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.http import SourceBody, StoppingAdapter
@@ -154,7 +154,7 @@ BROKEN = (urllib3.exceptions.HTTPError, OSError, MalformedAnswerError)
 """Exceptions of `Reply.chunks`."""
 
 
-class Transport:
+class Sender:
     """The connections of one process, which its threads share.
 
     Args:

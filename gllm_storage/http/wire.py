@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection, as far as S3 needs it: send a request, read the head of its answer, read bytes of its body."""
+"""HTTP/1.1 on one connection, as far as stores need it: send a request, read the head of its answer, read its body."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.s3.http.connecting import connected
-from gllm_storage.s3.http.transport import Encrypted
+from gllm_storage.http.connecting import connected
+from gllm_storage.http.transport import Encrypted
 from gllm_storage.store.limits import MAX_INTERIM, MAX_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gllm_storage.s3.http.connecting import Server
-    from gllm_storage.s3.http.transport import Buffer
+    from gllm_storage.http.connecting import Server
+    from gllm_storage.http.transport import Buffer
 
 _MAX_HEAD = 2**16
 """The most bytes of headers, and of one line of a chunked body."""
