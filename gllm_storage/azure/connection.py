@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import inspect
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -103,11 +104,22 @@ class AzureConnection:
         if session is not None:
             session.close()
 
+    @property
+    def _verify(self) -> bool | str:
+        """The argument ``verify`` of requests: a file with certificates, or whether certificates are verified."""
+        named = self.ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        return self.verify_tls and (named or True)
+
     def _make_session(self) -> requests.Session:
+        adapter = BodyAdapter(
+            connect_timeout=self.connect_timeout,
+            read_timeout=self.read_timeout,
+            min_throughput=self.settings.min_throughput,
+            pool_size=POOL_SIZE,
+        )
         session = requests.Session()
-        limits: dict[str, Any] = {"min_throughput": self.settings.min_throughput, "read_timeout": self.read_timeout}
         for scheme in ("https://", "http://"):
-            session.mount(scheme, BodyAdapter(pool_connections=2, pool_maxsize=POOL_SIZE, **limits))
+            session.mount(scheme, adapter)
         return session
 
     def _make_service(self) -> BlobServiceClient:
@@ -115,7 +127,7 @@ class AzureConnection:
             session=self._session.get(),
             connection_timeout=self.connect_timeout,
             read_timeout=self.read_timeout,
-            connection_verify=self.ca_bundle or self.verify_tls,
+            connection_verify=self._verify,
         )
         # The SDK waits 15 s after a first failure. It sends a request once, and AzureRequests.send repeats it.
         once = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
@@ -124,6 +136,10 @@ class AzureConnection:
             client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport, **once, **sizes)
         except ValueError as error:
             raise unusable_account(error, self.account.endpoint_url or "az://") from error
+        # requests would read the environment anew for each request, which takes 0.3 ms.
+        session = self._session.get()
+        session.proxies = requests.utils.get_environ_proxies(client.url)
+        session.trust_env = False
         if self.sse_customer_key and not client.url.startswith("https:"):
             raise unusable_account(ValueError("sse_customer_key needs https"), client.url)
         return client

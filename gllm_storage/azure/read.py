@@ -17,10 +17,10 @@ from urllib3.exceptions import HTTPError
 from gllm_storage.azure.errors import UnreadableAnswerError, is_transient, status_of, translated
 from gllm_storage.azure.requests import info_of, is_folder, lowered
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.http.adapter import DirectAdapter, RawBody
 from gllm_storage.store.checksums import MD5_UNDERSCORED
 from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.download import READ_CHUNK
-from gllm_storage.store.http import StoppingAdapter
 from gllm_storage.store.reader import (
     ObjectChangedError,
     ObjectReader,
@@ -58,15 +58,15 @@ class AzureAnswer:
     """
 
     version: ObjectInfo
-    body: HTTPResponse
+    body: HTTPResponse | RawBody
 
-    def chunks(self, buffer: memoryview | None) -> Generator[bytes, None, None]:  # noqa: ARG002 - urllib3 has its own
+    def chunks(self, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
         """The content.
 
         Raises:
             ReadInterruptedError: If the body broke.
         """
-        yield from _chunks(self.body)
+        yield from _chunks(self.body, buffer)
 
     def close(self) -> None:
         """Close the answer; its connection serves further requests if the body was read to its end."""
@@ -119,8 +119,8 @@ class AzureReader(ObjectReader):
         version: ObjectInfo,
         start: int,
         length: int,
-        buffer: memoryview | None = None,  # noqa: ARG002 - the SDK has its own
-    ) -> Generator[bytes, None, None]:
+        buffer: memoryview | None = None,
+    ) -> Generator[bytes | memoryview, None, None]:
         """Get Blob of a range, with ``If-Match``.
 
         Raises:
@@ -142,9 +142,9 @@ class AzureReader(ObjectReader):
             raise
         with contextlib.closing(body):
             self._check(str(properties.etag), body.headers.get("Content-Range", ""), version, start)
-            yield from _chunks(body)
+            yield from _chunks(body, buffer)
 
-    def _get(self, start: int, length: int, **condition: Any) -> tuple[HTTPResponse, BlobProperties]:
+    def _get(self, start: int, length: int, **condition: Any) -> tuple[HTTPResponse | RawBody, BlobProperties]:
         """The body of a range that has not been read, and the properties in the headers."""
         options = self._requests.connection.key_options
         with kept_body() as kept:
@@ -184,7 +184,7 @@ class AzureReader(ObjectReader):
         return translated(self._details)
 
 
-def _version_in(body: HTTPResponse, properties: BlobProperties, part_size: int) -> ObjectInfo | None:
+def _version_in(body: HTTPResponse | RawBody, properties: BlobProperties, part_size: int) -> ObjectInfo | None:
     """The version in the headers of the first part of a blob; None if they do not tell, or if it is not an object."""
     found = _RANGE.fullmatch(body.headers.get("Content-Range", ""))
     if found is None or not properties.etag or is_folder(properties.metadata):
@@ -199,9 +199,10 @@ def _version_in(body: HTTPResponse, properties: BlobProperties, part_size: int) 
     return info_of(properties)
 
 
-def _chunks(body: HTTPResponse) -> Iterator[bytes]:
+def _chunks(body: HTTPResponse | RawBody, buffer: memoryview | None) -> Iterator[bytes | memoryview]:
+    chunks = body.pieces(READ_CHUNK, buffer) if isinstance(body, RawBody) else body.stream(READ_CHUNK, decode_content=False)
     try:
-        for chunk in body.stream(READ_CHUNK, decode_content=False):
+        for chunk in chunks:
             check_stop()
             yield chunk
     except (HTTPError, OSError) as error:
@@ -215,7 +216,7 @@ class _Kept(threading.local):
     """The answer to a download of this thread, whose body is left to the caller; None outside `kept_body`."""
 
     wanted = False
-    body: HTTPResponse | None = None
+    body: HTTPResponse | RawBody | None = None
 
     def begin(self) -> None:
         self.wanted, self.body = True, None
@@ -242,7 +243,7 @@ def kept_body() -> Iterator[_Kept]:
         _kept.wanted = False
 
 
-class BodyAdapter(StoppingAdapter):
+class BodyAdapter(DirectAdapter):
     """An adapter that keeps the bodies of downloads for `kept_body`."""
 
     def send(self, request: PreparedRequest, *args: Any, stream: bool = False, **kwargs: Any) -> Response:

@@ -9,11 +9,8 @@ A request without an answer raises the exceptions of requests in both cases.
 from __future__ import annotations
 
 import json
-import os
 import re
-import ssl
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 import requests
 import requests.utils
@@ -21,36 +18,27 @@ import urllib3
 from google.auth.transport import mtls
 from google.auth.transport.requests import AuthorizedSession, Request
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.util.ssl_ import create_urllib3_context
 
-from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.http.connecting import Server
-from gllm_storage.http.pool import Answer, Pool
-from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
-from gllm_storage.store.answers import MAX_ERROR, MalformedHTTPError
+from gllm_storage.http.adapter import FAILURES, SUCCESS, TLS, Pools, beginning_of_error, exchanged, is_proxied, of_requests
+from gllm_storage.http.wire import MalformedAnswerError
 from gllm_storage.store.download import READ_CHUNK
-from gllm_storage.store.http import SourceBody, StoppingAdapter
+from gllm_storage.store.http import StoppingAdapter
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping
 
     from google.auth.credentials import Credentials
 
     from gllm_storage.gcs.connection import GCSConnection
+    from gllm_storage.http.pool import Answer, Pool
+    from gllm_storage.store.http import SourceBody
 
-_FAILURES = (OSError, ClosedEarlyError, MalformedAnswerError)
-"""Exceptions of the direct connections."""
-_SUCCESS = range(200, 300)
-_READS = frozenset({"GET", "HEAD"})
 _UNAUTHORIZED = 401
 _REFRESHES = 2
 """How often a refused access token is replaced by a new one, as by google-auth's session."""
-_AT_ONCE = 2**16
-"""Bytes of a body that are sent together with the headers."""
 _URL = re.compile(r"[!$-~]+")
 """URLs that are sent as they are: printable ASCII without spaces, quotation marks and fragments."""
-_PORTS = {"http": 80, "https": 443}
 _TOKEN_RETRIES = 3
 
 
@@ -109,12 +97,7 @@ class _DirectReply:
         return self._content
 
     def _read(self) -> bytes:
-        if self.status_code in _SUCCESS:
-            return self._answer.read()
-        try:
-            return self._answer.beginning(MAX_ERROR)
-        except (OSError, MalformedAnswerError):
-            return b""  # the status says enough
+        return self._answer.read() if self.status_code in SUCCESS else beginning_of_error(self._answer)
 
     def json(self) -> Any:
         return json.loads(self.content)
@@ -167,17 +150,18 @@ class Sender:
     def __init__(self, connection: GCSConnection) -> None:
         self._connection = connection
         self._credentials: Credentials | None = connection.account.credentials
-        self._pools: dict[tuple[str, str], Pool | None] = {}
-        self._hosts: dict[tuple[str, str], str] = {}
-        self._tls: ssl.SSLContext | None = None
+        options = connection.options
+        self._pools = Pools(
+            options.connect_timeout, options.read_timeout, options.transfer.min_throughput, _pool_size(connection)
+        )
+        self._tls = TLS(connection.verify, _certificate(connection))
+        self._proxied: dict[str, bool] = {}
         self._session: requests.Session | None = None
         self._tokens: Any = None
 
     def close(self) -> None:
         """Close the idle connections."""
-        for pool in list(self._pools.values()):
-            if pool is not None:
-                pool.close()
+        self._pools.close()
         if self._session is not None:
             self._session.close()
 
@@ -200,12 +184,11 @@ class Sender:
         if not _URL.fullmatch(url):
             url = requests.utils.requote_uri(url.partition("#")[0])
         scheme, _, rest = url.partition("://")
-        netloc, slash, target = rest.partition("/")
-        server = (scheme, netloc)
-        pool = self._pools[server] if server in self._pools else self._new_pool(server, url)
-        if pool is None:
+        server, slash, target = rest.partition("/")
+        if self._is_proxied(url, f"{scheme}://{server}"):
             return self._through_proxy(method, url, headers, body, stream=stream)
-        sent = {"host": self._hosts[server], **headers}
+        host, pool = self._pools.get(url, self._tls)
+        sent = {"host": host, "accept-encoding": "identity", **headers}
         for refreshes in range(_REFRESHES + 1):
             typed: Any = self._credentials
             if typed is not None:
@@ -220,53 +203,18 @@ class Sender:
         self, pool: Pool, method: str, target: str, headers: Mapping[str, str], body: bytes | SourceBody, *, stream: bool
     ) -> Reply:
         try:
-            answer = pool.request(
-                _head(method, target, headers, len(body)),
-                body if isinstance(body, bytes) else _Readable(body) if len(body) > _AT_ONCE else b"".join(body),
-                changes=method not in _READS,
-                bodiless=method == "HEAD",
-            )
+            answer = exchanged(pool, method, target, headers, body)
             reply = _DirectReply(answer)
-            if not (stream and answer.status in _SUCCESS):
+            if not (stream and answer.status in SUCCESS):
                 _ = reply.content
-        except _FAILURES as error:
-            check_stop()
-            raise _of_requests(error) from error
+        except FAILURES as error:
+            raise of_requests(error) from error
         return reply
 
-    def _new_pool(self, server: tuple[str, str], url: str) -> Pool | None:
-        """The connections to a server; None if a proxy is between."""
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
-        except (ValueError, KeyError) as error:
-            raise requests.exceptions.InvalidURL(f"{url[:80]!r}: {error}") from error
-        if not host:
-            raise requests.exceptions.InvalidURL(f"{url[:80]!r} has no host")
-        if requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)):
-            self._pools[server] = None
-            return None
-        options = self._connection.options
-        if parts.scheme == "https" and self._tls is None:
-            try:
-                self._tls = _tls_context(self._connection)
-            except OSError as error:  # such as a ca_bundle that does not exist any more
-                raise _of_requests(error) from error
-        named = host.encode("idna").decode() if not host.isascii() else f"[{host}]" if ":" in host else host
-        self._hosts[server] = named if port == _PORTS[parts.scheme] else f"{named}:{port}"
-        pool = self._pools[server] = Pool(
-            Server(
-                parts.scheme,
-                host,
-                port,
-                options.connect_timeout,
-                options.read_timeout,
-                self._tls if parts.scheme == "https" else None,
-                options.transfer.min_throughput,
-            ),
-            keep=_pool_size(self._connection),
-        )
-        return pool
+    def _is_proxied(self, url: str, server: str) -> bool:
+        if server not in self._proxied:
+            self._proxied[server] = is_proxied(url)
+        return self._proxied[server]
 
     def _token_request(self) -> Any:
         """google-auth's way to send a request for a token."""
@@ -302,78 +250,20 @@ class Sender:
         return _ProxiedReply(answer)
 
 
-class _Readable:
-    """A body in the form that a direct connection reads."""
-
-    def __init__(self, body: SourceBody) -> None:
-        self._size = len(body)
-        self._pieces = iter(body)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read(self, _: int) -> bytes:
-        """The next piece; empty at the end."""
-        return next(self._pieces, b"")
-
-
-def _head(method: str, target: str, headers: Mapping[str, str], length: int) -> bytes:
-    """Request line and headers."""
-    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
-    if "accept-encoding" not in headers:
-        lines.append("accept-encoding: identity")
-    if method not in _READS:
-        lines.append(f"content-length: {length}")
-    text = "\r\n".join(lines)
-    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
-        raise requests.exceptions.InvalidHeader("a header has a line break")
-    return f"{text}\r\n\r\n".encode("latin-1")
-
-
-def _of_requests(error: Exception) -> Exception:
-    """The exception of requests for a request without a complete answer."""
-    if isinstance(error, UnusableAnswerError):
-        return MalformedHTTPError(str(error))
-    if isinstance(error, ssl.SSLError):
-        return requests.exceptions.SSLError(error)
-    if isinstance(error, CannotConnectError):
-        timed_out = isinstance(error.__cause__, TimeoutError)
-        return requests.ConnectTimeout(error) if timed_out else requests.ConnectionError(error)
-    if isinstance(error, (TimeoutError, BlockingIOError)):
-        return requests.ReadTimeout(error)
-    return requests.ConnectionError(error)
-
-
 def _pool_size(connection: GCSConnection) -> int:
     return max(100, 2 * connection.options.transfer.max_concurrency)
 
 
-def _tls_context(connection: GCSConnection) -> ssl.SSLContext:
-    """A context that trusts the certificates that requests would trust, with the client certificate if there is one.
-
-    Raises:
-        OSError: If the certificates cannot be read.
-    """
+def _certificate(connection: GCSConnection) -> ssl.SSLContext | None:
+    """A context with google-auth's client certificate, if there is one."""
     typed: Any = mtls
-    context: ssl.SSLContext = typed.get_default_ssl_context() if connection.has_certificate else create_urllib3_context()
-    if connection.verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    named = connection.verify or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    trusted = str(named or DEFAULT_CA_BUNDLE_PATH)
-    if not os.path.exists(trusted):
-        raise OSError(f"Could not find a suitable TLS CA certificate bundle, invalid path: {trusted}")
-    is_folder = os.path.isdir(trusted)
-    context.load_verify_locations(None if is_folder else trusted, trusted if is_folder else None)
-    return context
+    return typed.get_default_ssl_context() if connection.has_certificate else None
 
 
 def _new_session(connection: GCSConnection, credentials: Credentials | None) -> requests.Session:
     make: Any = AuthorizedSession  # google-auth publishes no types for it
     session: requests.Session = requests.Session() if credentials is None else make(credentials)
-    typed: Any = mtls
-    context = typed.get_default_ssl_context() if connection.has_certificate else None
+    context = _certificate(connection)
     options, pool_size = connection.options, _pool_size(connection)
     limits: dict[str, Any] = {"min_throughput": options.transfer.min_throughput, "read_timeout": options.read_timeout}
     # urllib3 closes connections above the size of the pool after use, with a warning in its log.
