@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo
 
 _CONTENT = frozenset({200, 206})
+_NOT_FOUND = 404
 _NOT_SATISFIABLE = 416
 _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
 _CHANGED = frozenset({412, _NOT_SATISFIABLE})
@@ -99,13 +100,13 @@ class AzureReader(ObjectReader):
             empty blob, or the headers do not say enough.
 
         Raises:
-            azure.core.exceptions.AzureError: If the store is busy or failing, or does not answer.
+            azure.core.exceptions.AzureError: If the blob does not exist, or the store is busy, fails, or does not answer.
         """
         part_size = self._requests.connection.settings.part_size
         try:
             body, properties = self._requests.send(partial(self._get, 0, part_size), self._details)
         except (HttpResponseError, UnreadableAnswerError) as error:
-            if is_transient(error):
+            if is_transient(error) or status_of(error) == _NOT_FOUND:
                 raise
             return None
         version = _version_in(body, properties, part_size)

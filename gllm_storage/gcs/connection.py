@@ -21,9 +21,6 @@ import requests
 from google.auth.credentials import Credentials, Signing
 from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.auth.transport import mtls
-from google.auth.transport.requests import Request
-from google.oauth2 import service_account
-from google.oauth2.credentials import Credentials as UserCredentials
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import require_printable
@@ -412,6 +409,8 @@ def _of_file(path: str, scopes: list[str]) -> Credentials:
 
 def _of_mapping(info: Any, scopes: list[str]) -> Credentials:
     """Credentials of a service account; or of a user, as gcloud saves them."""
+    from google.oauth2 import service_account  # noqa: PLC0415 - imports `cryptography`, which takes 0.1 s
+
     if not isinstance(info, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - as for other wrong content
     make: Any = service_account.Credentials.from_service_account_info
@@ -423,6 +422,8 @@ def _of_mapping(info: Any, scopes: list[str]) -> Credentials:
             raise ValueError(
                 f"neither those of a service account ({error}) nor those of a user (missing {', '.join(missing)})"
             ) from error
+        from google.oauth2.credentials import Credentials as UserCredentials  # noqa: PLC0415 - for this source only
+
         make = UserCredentials
         of_user: Credentials = make(
             None,
@@ -437,6 +438,8 @@ def _of_mapping(info: Any, scopes: list[str]) -> Credentials:
 
 def _of_access_token(token: str) -> Credentials:
     """Credentials of an access token. Google is asked when it expires, unless ``FETCH_RAW_TOKEN_EXPIRY`` is false."""
+    from google.oauth2.credentials import Credentials as UserCredentials  # noqa: PLC0415 - for this source only
+
     expiry = None
     if os.environ.get("FETCH_RAW_TOKEN_EXPIRY", "true").lower() not in {"false", "0", "off", "no"}:
         answer = requests.get(_TOKEN_INFO, params={"access_token": token}, timeout=_TOKEN_INFO_SECONDS)
@@ -458,5 +461,7 @@ def _scopes(connection: GCSConnection) -> list[str]:
 
 
 def _request(session: requests.Session) -> Any:
+    from google.auth.transport.requests import Request  # noqa: PLC0415 - imports `cryptography`, which takes 0.1 s
+
     make: Any = Request
     return make(session)

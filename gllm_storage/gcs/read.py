@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import StorageUnavailableError
-from gllm_storage.gcs.errors import RefusedError, is_transient, translated
+from gllm_storage.gcs.errors import RefusedError, is_missing_object, is_transient, translated
 from gllm_storage.gcs.requests import info_of, path_of
 from gllm_storage.gcs.sender import BROKEN
 from gllm_storage.info import ObjectInfo
@@ -93,6 +93,8 @@ class GCSReader(ObjectReader):
             not say which version this is, or have no checksum.
 
         Raises:
+            ObjectNotFoundError: If the object does not exist.
+            BucketNotFoundError: If the bucket does not exist.
             RefusedError: If the store is busy or failing.
             requests.RequestException: If there is no answer.
         """
@@ -102,6 +104,8 @@ class GCSReader(ObjectReader):
         except RefusedError as error:
             if is_transient(error):
                 raise
+            if is_missing_object(error):
+                raise self.store.missing(error, self.details) from error
             return None
         version = _version_in(answer, self.store.url(self.key))
         if version is None or (generation and version.version != generation):

@@ -16,7 +16,6 @@ import requests
 import requests.utils
 import urllib3
 from google.auth.transport import mtls
-from google.auth.transport.requests import AuthorizedSession, Request
 from requests.adapters import HTTPAdapter
 
 from gllm_storage.http.adapter import FAILURES, SUCCESS, TLS, Pools, beginning_of_error, exchanged, is_proxied, of_requests
@@ -219,6 +218,8 @@ class Sender:
     def _token_request(self) -> Any:
         """google-auth's way to send a request for a token."""
         if self._tokens is None:
+            from google.auth.transport.requests import Request  # noqa: PLC0415 - imports `cryptography`, which takes 0.1 s
+
             session = requests.Session()
             session.mount("https://", HTTPAdapter(max_retries=_TOKEN_RETRIES))
             make: Any = Request
@@ -261,6 +262,8 @@ def _certificate(connection: GCSConnection) -> ssl.SSLContext | None:
 
 
 def _new_session(connection: GCSConnection, credentials: Credentials | None) -> requests.Session:
+    from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415 - imports `cryptography`
+
     make: Any = AuthorizedSession  # google-auth publishes no types for it
     session: requests.Session = requests.Session() if credentials is None else make(credentials)
     context = _certificate(connection)

@@ -198,9 +198,18 @@ class GCSStore(ObjectStore):
                 return require_resource(answer, self.generation)
             except RefusedError as error:
                 if is_missing_object(error):
-                    self._require_bucket_of(error, details)
-                    raise not_found(details) from error
+                    raise self.missing(error, details) from error
                 raise
+
+    def missing(self, error: RefusedError, details: ErrorDetails) -> ObjectNotFoundError:
+        """The error for an object that does not exist.
+
+        Raises:
+            BucketNotFoundError: If it is the bucket that does not exist.
+            StorageError: If the question whether it exists fails.
+        """
+        self._require_bucket_of(error, details)
+        return not_found(details)
 
     def require_bucket(self, operation: str = "info", *, recently: bool = True) -> None:
         """Check that the bucket exists. Credentials without permission to ask pass.

@@ -313,6 +313,17 @@ def test_deleted_object(faulty: Faulty) -> None:
             file.read()
 
 
+@pytest.mark.parametrize("size", [1000, 4 * MIB])
+def test_requests_of_download(faulty: Faulty, size: int, tmp_path: Path) -> None:
+    """A download of an object that is not larger than a part is one request, on each cloud."""
+    faulty.put_with_checksum(CONTENT[:size])
+    client = client_of(faulty)
+    faulty.proxy.clear()
+    client.download_file(NAME, tmp_path / "local")
+    assert (tmp_path / "local").read_bytes() == CONTENT[:size]
+    assert [entry.operation for entry in faulty.proxy.requests] == [faulty.cloud.read]
+
+
 @pytest.mark.parametrize("verb", ["cat_file", "slice", "download", "open"])
 def test_missing_object(faulty: Faulty, verb: str, tmp_path: Path) -> None:
     """A missing object costs one request, whose answer says so; with both engines."""

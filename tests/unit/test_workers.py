@@ -34,6 +34,29 @@ def test_order_of_results() -> None:
     assert run_all([slow, quick], 2, Stop()) == [1, 2]
 
 
+def test_single_task_of_a_task() -> None:
+    """A task that has one task done starts no further thread; the main thread does, because a signal may interrupt it."""
+
+    def outer() -> tuple[int, int]:
+        return threading.get_ident(), run_all([threading.get_ident], 1, Stop())[0]
+
+    for thread, inner in run_all([outer, outer], 2, Stop()):
+        assert inner == thread
+    assert run_all([threading.get_ident], 1, Stop()) != [threading.get_ident()]
+
+
+def test_failed_task_of_a_task() -> None:
+    """The failure of a task within a task sets its stop, and is raised."""
+
+    def outer() -> bool:
+        stop = Stop()
+        with pytest.raises(ZeroDivisionError):
+            run_all([lambda: 1 // 0], 1, stop)
+        return stop.is_set()
+
+    assert run_all([outer, outer], 2, Stop()) == [True, True]
+
+
 def test_first_failure() -> None:
     """The first failure stops the other tasks and is raised."""
     begun, stopped = threading.Event(), threading.Event()
