@@ -23,8 +23,8 @@ from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.http.connecting import Server
 from gllm_storage.http.pool import Pool
 from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
-from gllm_storage.store.answers import MAX_ERROR, MalformedHTTPError
 from gllm_storage.store.http import SourceBody, StandIn, StoppingAdapter
+from gllm_storage.store.limits import MAX_ERROR, MalformedHTTPError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
