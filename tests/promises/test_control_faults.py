@@ -9,7 +9,7 @@ import pytest
 
 from gllm_storage.errors import AccessDeniedError, StorageError, StorageUnavailableError
 from gllm_storage.testing.faults import Action, Answer, DropResponse, Fault, Match, Refuse, TruncateBody
-from tests.promises.faulty import CLOUDS, CONTENT, NAME, Cloud, Faulty, Says, messages
+from tests.promises.faulty import CLOUDS, CONTENT, MINISTACK_HTTPS, NAME, Cloud, Faulty, Says, messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,15 @@ def test_passing_fault(faulty: Faulty, verb: str, step: str, action: Action | Sa
     expected = {"info": len(CONTENT), "exists": True, "delete": True, "list": [client.url(NAME)]}
     assert VERBS[verb](client) == expected[verb]
     assert faulty.rig.keys() == ([] if verb == "delete" else [NAME])
+
+
+@on([(MINISTACK_HTTPS, verb, step) for verb, step in steps_of(MINISTACK_HTTPS)])
+@pytest.mark.parametrize(
+    "action", [Refuse(), DropResponse(), DropResponse(reset=True)], ids=["refused", "lost-by-fin", "lost-by-rst"]
+)
+def test_passing_fault_over_https(faulty: Faulty, verb: str, step: str, action: Action) -> None:
+    """The same over TLS, for the connections that break."""
+    test_passing_fault(faulty, verb, step, action, times=1)
 
 
 @on(one_server(STEPS))
