@@ -570,7 +570,7 @@ class ReadAhead:
             partial(source.fetch, start + offset, target[offset : offset + length], stop)
             for offset, length in part_ranges(len(target), source.settings.part_size)
         ]
-        run_all(tasks, source.settings.max_concurrency, stop)
+        run_all(tasks, source.settings.max_concurrency, stop, paced=True)
 
     def _copy(self, start: int, target: memoryview, fetched: dict[int, int]) -> None:
         """Fill a buffer from the blocks.

@@ -33,6 +33,8 @@ Range = tuple[str, Slice]
 """A path, and a slice of the object there."""
 
 _REPLACED = "the object was replaced"
+_LARGE = 2**20
+"""Ranges of so many bytes on average are read by two workers first. Smaller ones are all round trip, and need the most."""
 DEFAULT_GAP = 64 * 2**10
 """The longest gap in bytes between two ranges of one request: to read it takes less time than a second request."""
 
@@ -136,6 +138,8 @@ class ObjectSlices:
     max_gap: int = DEFAULT_GAP
     results: list[bytes] = field(default_factory=list)
     error: Exception | None = None
+    planned: int = 0
+    """Bytes that the tasks of `begin` read."""
     _large_spans: list[tuple[Span, io.BytesIO]] = field(default_factory=list)
 
     @property
@@ -153,7 +157,7 @@ class ObjectSlices:
             StorageError: If the request fails; `ObjectNotFoundError` if there is no object.
         """
         self.results = [b""] * len(self.slices)
-        self._large_spans = []
+        self._large_spans, self.planned = [], 0
         with self.reader.translated():
             if self._read_at_once():
                 return []
@@ -162,6 +166,7 @@ class ObjectSlices:
         spans = self._spans(version.size)
         if not spans and version.size and any(start is not None and start >= version.size for start, _ in self.slices):
             return [partial(self._read_span, version, Span(0, 1, ()))]  # confirms the size: the store may state a wrong one
+        self.planned = sum(span.end - span.start for span in spans)
         for span in spans:
             if span.end - span.start <= self._part_size:
                 tasks.append(partial(self._read_span, version, span))
@@ -334,7 +339,7 @@ def _read_once(objects: Sequence[ObjectSlices], workers: int, stop: Stop) -> lis
     changed: list[ObjectSlices] = []
     begun = _run_concurrently([partial(_begin, each) for each in objects], workers, stop)
     tasks = [partial(_run_task, each, task, changed) for each, rest in zip(objects, begun, strict=True) for task in rest]
-    _run_concurrently(tasks, workers, stop)
+    _run_concurrently(tasks, workers, stop, paced=sum(each.planned for each in objects) >= len(tasks) * _LARGE)
     for each in objects:
         each.finish()
     return [each for each in objects if each in changed and each.error is None]
@@ -359,8 +364,8 @@ def _run_task(each: ObjectSlices, task: Callable[[], None], changed: list[Object
         each.error = error
 
 
-def _run_concurrently(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop) -> list[T]:
+def _run_concurrently(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, *, paced: bool = False) -> list[T]:
     if len(tasks) > 1:
-        return run_all(tasks, workers, stop)
+        return run_all(tasks, workers, stop, paced=paced)
     with stopped_by(stop):
         return [task() for task in tasks]
