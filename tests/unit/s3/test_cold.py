@@ -95,3 +95,73 @@ def test_chain(where: str, tmp_path: Path) -> None:
         variables = {"AWS_SHARED_CREDENTIALS_FILE" if where == "file" else "AWS_CONFIG_FILE": str(file)}
     slow = {"boto3", "s3fs", "aiohttp"} if where == "process" else SLOW
     assert run("client.file_exists('k')", FOUND, slow=slow, keys=False, **variables) == "True"
+
+
+LATE = """
+import json, sys
+from gllm_storage import get_storage_client
+config, file = json.loads(sys.argv[1]), sys.argv[2]
+client = get_storage_client("s3", config)
+"""
+MOTO = """
+first = client.file_exists("k")
+import os
+os.environ["MOTO_S3_CUSTOM_ENDPOINTS"] = config["endpoint_url"]
+import boto3
+from moto import mock_aws
+with mock_aws():
+    boto3.client("s3", region_name="us-east-1", endpoint_url=config["endpoint_url"]).create_bucket(Bucket="bucket")
+    client.upload_file(file, "k")
+    inside = client.file_exists("k"), client.file_exists("other")
+result = first, inside, client.file_exists("k")
+"""
+PATCH = """
+first = client.file_exists("k")
+from unittest.mock import patch
+found = {"ContentLength": 3, "ETag": '"e"', "ResponseMetadata": {"HTTPStatusCode": 200}}
+with patch("botocore.client.BaseClient._make_api_call", return_value=found):
+    inside = client.info("k").size
+result = first, inside, client.info("k").size
+"""
+TRACER = """
+import wrapt
+calls = []
+def traced(wrapped, instance, args, kwargs):
+    calls.append(args[0])
+    return wrapped(*args, **kwargs)
+def patch(module):
+    wrapt.wrap_function_wrapper(module, "BaseClient._make_api_call", traced)
+wrapt.register_post_import_hook(patch, "botocore.client")
+result = client.file_exists("k"), calls
+"""
+HANDLER = """
+calls = [client.file_exists("k")]
+client.store.connection.client.meta.events.register("before-send.s3", lambda request, **_: calls.append(request.method))
+result = client.file_exists("k"), calls
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "requests"),
+    [
+        (MOTO, "(True, (True, False), True)", 2),
+        (PATCH, "(True, 3, 7)", 2),
+        (TRACER, "(True, ['HeadObject'])", 1),
+        (HANDLER, "(True, [True, 'HEAD'])", 2),
+    ],
+    ids=["moto", "patch", "tracer", "handler"],
+)
+def test_late_listener(code: str, expected: str, requests: int, tmp_path: Path) -> None:
+    """Stubs, tracers and handlers that come after the first verb, or patch at the import of botocore, see all requests."""
+    file = tmp_path / "file"
+    file.write_bytes(CONTENT)
+    with ScriptedServer(FOUND) as server:
+        config = {"bucket_name": "bucket", "endpoint_url": server.url, "region_name": "us-east-1", **KEYS}
+        command = [sys.executable, "-c", f"{LATE}{code}\nprint(result)", json.dumps(config), str(file)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=False, env={**environment, "HOME": "/"}
+        )
+        assert child.returncode == 0, child.stderr
+        assert child.stdout.strip() == expected
+        assert len(server.requests) == requests
