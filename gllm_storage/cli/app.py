@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import shell_complete
 
 from gllm_storage.cli import exits, signals
 from gllm_storage.cli.completion import VARIABLE
@@ -67,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     instruction = os.environ.get(VARIABLE)
     if instruction:
+        from click.shell_completion import shell_complete  # noqa: PLC0415 - only a shell that completes needs it
+
         return shell_complete(cli, {}, PROGRAM, VARIABLE, instruction)
     debug = "--debug" in arguments
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -110,12 +109,16 @@ def drop(stream: TextIO) -> None:
 
 def say_json(value: Any) -> None:
     """Print a JSON document."""
+    import json  # noqa: PLC0415 - only this output needs it
+
     with stream_errors():
         click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_utf8()))
 
 
 def say_json_array(values: Iterable[Any]) -> None:
     """Print a JSON array, element by element: the objects of a bucket may not fit into memory."""
+    import json  # noqa: PLC0415 - only this output needs it
+
     separator = "["
     for value in values:
         with stream_errors():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -204,6 +203,8 @@ def _require_known_variables(environ: Mapping[str, str], classes: Iterable[type[
             continue  # a storage option of any filesystem
         # Without the common beginning, which would make every name similar.
         keys = [each.removeprefix(_ENVIRONMENT) for each in known]
+        import difflib  # noqa: PLC0415 - for this warning
+
         nearest = difflib.get_close_matches(name.removeprefix(_ENVIRONMENT), keys, n=1, cutoff=0.6)
         if nearest:
             meant = f"{_ENVIRONMENT}{nearest[0]}"
@@ -303,6 +304,8 @@ def _unknown(setting: Setting, classes: Mapping[Store, type[FsspecStorageClient]
         side = f" as {setting.side}" if setting.side else ""
         return f"{setting.option} {name}: this command has no store{provider}{side}; check the URL and the option"
     known = sorted({key for client_class in found for key in client_class.config_keys()} - IN_THE_URL)
+    import difflib  # noqa: PLC0415 - for this error
+
     nearest = difflib.get_close_matches(setting.key, known, n=1, cutoff=0.6)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     providers = ", ".join(sorted({client_class.provider for client_class in found}))

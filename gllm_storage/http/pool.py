@@ -16,6 +16,7 @@ is awaited, because only the answer says whether the change happened.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -344,13 +345,15 @@ class Handshakes:
         self.full = 0
         self.resumed = 0
         self._session: ssl.SSLSession | None = None
-        self._valid_until = 0.0
+        self._valid_until = ""
         self._attempts = _SESSIONS
         self._lock = threading.Lock()
 
     def connect(self, server: Server) -> Connection:
         """A new connection; as `Connection`."""
-        session = self._session if time.time() < self._valid_until else None
+        session = self._session
+        if session is not None and time.time() >= _seconds(self._valid_until):
+            session = None
         try:
             connection = Connection(server, session)
         except (ssl.SSLError, CannotConnectError) as error:
@@ -383,7 +386,7 @@ class Handshakes:
         session = tls.session
         if session is not None and (session.has_ticket or tls.version() != "TLSv1.3"):
             with contextlib.suppress(ValueError):  # the server has begun another handshake, which TLS 1.2 allows
-                self._valid_until = _end_of(tls)
+                self._valid_until = str((tls.getpeercert() or {}).get("notAfter", ""))
                 self._session = session
 
 
@@ -394,10 +397,13 @@ def _may_be_due_to_session(error: Exception) -> bool:
     return not isinstance(error, ssl.SSLCertVerificationError)
 
 
-def _end_of(tls: ssl.SSLObject) -> float:
-    """When the server's certificate expires, in seconds since 1970; never, if it was not verified."""
-    certificate = tls.getpeercert() or {}
-    return ssl.cert_time_to_seconds(str(certificate["notAfter"])) if "notAfter" in certificate else math.inf
+@functools.cache
+def _seconds(end: str) -> float:
+    """When a certificate expires, in seconds since 1970; never, if it was not verified, and its end is unknown.
+
+    The first call in a process imports calendar and locale, which takes 5 ms: a second connection can wait for it.
+    """
+    return ssl.cert_time_to_seconds(end) if end else math.inf
 
 
 class Pool:

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 BOTO = {"boto3", "botocore.client", "botocore.compat", "botocore.parsers", "botocore.session", "botocore.utils"}
 SLOW = {"aiohttp", "asyncio", "awscrt", "email", "fsspec", "http.client", "s3fs", "urllib3", "xml"} | BOTO
+UNUSED = {
+    "difflib",
+    "gllm_storage.cli.plan",
+    "gllm_storage.cli.transfers",
+    "gllm_storage.s3.upload",
+    "json",
+    "rich",
+    "tempfile",
+}
+"""Further modules that the command ``exists`` does not need."""
 CONTENT = b"content"
 FOUND = (
     b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\nETag: "321c3cf486ed509164edec1e1981fec8"\r\n'
@@ -165,3 +175,20 @@ def test_late_listener(code: str, expected: str, requests: int, tmp_path: Path) 
         assert child.returncode == 0, child.stderr
         assert child.stdout.strip() == expected
         assert len(server.requests) == requests
+
+
+def test_command_line() -> None:
+    """The command ``exists`` imports no more than the verb, and click."""
+    code = (
+        "import sys; from gllm_storage.cli.app import run\n"
+        "print(int(run(sys.argv[2:])), sorted({*sys.argv[1].split()} & {*sys.modules}))"
+    )
+    with ScriptedServer(FOUND) as server:
+        options = ["--endpoint-url", server.url, "--region", "us-east-1", "s3://bucket/k"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "GLLM_"))}
+        names = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "HOME": "/"}
+        command = [sys.executable, "-c", code, " ".join(SLOW | UNUSED), "exists", *options]
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=True, env={**environment, **names}
+        )
+        assert child.stdout.strip() == "0 []"
