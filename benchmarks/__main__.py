@@ -122,10 +122,14 @@ def _measure(options: argparse.Namespace, name: str, folder: str, pythons: run.P
         done: dict[str, run.Found] = {}
         for job in jobs:
             able = run.able(job, name, peers, done.get(job.rivals_of))
-            done[job.name] = run.run_job(bench, job, able, options.repeats)
-            results.add(found, name, peers, job, done[job.name])
-            if options.json:  # after each job: the results may be those of an hour
-                results.save(found, options.json)
+            done[job.name] = run.Found()
+            try:
+                run.run_job(bench, job, able, options.repeats, done[job.name])
+            finally:
+                # After each job, and after Ctrl-C as well: the results may be those of an hour.
+                results.add(found, name, peers, job, done[job.name])
+                if options.json:
+                    results.save(found, options.json)
 
 
 def _peers(options: argparse.Namespace, endpoint: str) -> list[str]:

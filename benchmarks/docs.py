@@ -19,8 +19,8 @@ _HEAD = """# Benchmark results
 "process" is a complete process from its start to its end, which does the job once: with the start of the interpreter, the
 imports, and the client. "warm" is the job alone, in a process that has done a small job of the same kind before. "The floor"
 is a program that does the job in plain Python and nothing else. The floor, the bare CRT and this library are never "the best
-peer". A library with one run was more than 1.3 times behind the best in all figures of that run. The floor and the synced
-downloads are measured warm only, other libraries with large objects only as processes.
+peer". A library with one run was far behind in it: more than 1.3 times the best time, and 1.15 times the best CPU. The floor
+and the synced downloads are measured warm only, other libraries with large objects only as processes.
 """
 _CHARTS = (
     (

@@ -30,7 +30,7 @@ FIGURES = (
 in it, with the start of the client and its later imports; ``warm_wall`` and ``warm_cpu`` those of the job in a process which
 has done a small job before.
 """
-_FAR_BEHIND = 1.3
+_FAR_BEHIND = {"wall": 1.3, "cpu": 1.15}
 
 Runs = dict[str, list[float]]
 """The values of each figure, a value for each run."""
@@ -90,15 +90,18 @@ def floor_of(summaries: Mapping[str, Summary], *, synced: bool = False, warm: bo
 
 
 def far_behind(by_peer: Mapping[str, Runs], names: Collection[str]) -> list[str]:
-    """The rivals that are far behind the best one in all figures, so that further runs of them cannot change a ratio."""
+    """The peers that are far behind the best one in all figures, so that further runs of them cannot change a ratio.
+
+    Neither this library nor the floor is among them.
+    """
     summaries = {name: each for name, each in summarise(by_peer).items() if name in names}
-    compared = ("process_wall", "process_cpu", "warm_wall", "warm_cpu", "per_call_us")
-    lowest = {figure: best(summaries, figure) for figure in compared}
+    limits = {f"{kind}_{figure}": limit for kind in ("process", "warm") for figure, limit in _FAR_BEHIND.items()}
+    lowest = {figure: best(summaries, figure) for figure in limits}
     behind = []
-    for name in rivals_in(summaries):
-        medians = summaries[name].medians
-        ratios = [medians[figure] / low for figure, low in lowest.items() if low and figure in medians]
-        if ratios and min(ratios) > _FAR_BEHIND:
+    for name, each in summaries.items():
+        ratios = {figure: each.medians[figure] / low for figure, low in lowest.items() if low and figure in each.medians}
+        measured = not (entry_of(name).ours or name.startswith("floor"))
+        if measured and ratios and all(ratio > limits[figure] for figure, ratio in ratios.items()):
             behind.append(name)
     return behind
 

@@ -102,10 +102,11 @@ def test_peers_far_behind() -> None:
     runs = {
         "obstore": runs_of(1.0),
         "s3fs": runs_of(2.0, cpu=2.0),
+        "awscrt": runs_of(3.0, cpu=3.0),
         "boto3": runs_of(9.0, cpu=1.1),
         "floor": runs_of(9.0, cpu=9.0),
     }
-    assert far_behind(runs, list(runs)) == ["s3fs"]
+    assert far_behind(runs, list(runs)) == ["s3fs", "awscrt"]
 
 
 def test_order_of_peers() -> None:
