@@ -143,7 +143,9 @@ def slope_table(jobs: Mapping[str, Mapping[str, Any]]) -> str:
         one, more = summarise(measured["runs"]), summarise(other["runs"])
         for peer in one.keys() & more.keys():
             of_one, of_more = one[peer].medians, more[peer].medians
-            one_wall, all_wall = of_one["process_wall"], of_more["process_wall"]
+            one_wall, all_wall = of_one["wall"], of_more.get("wall", of_more.get("warm_wall"))  # the floor is warm at once
+            if not all_wall:
+                continue
             title, speed = other["job"]["title"], one_wall / all_wall
             lines.append(f"| {title} | {peer} | {one_wall:.2f} | {all_wall:.2f} | {speed:.2f} |")
     head = ["### From one processor to all", "", "| | | one: wall s | all: wall s | faster by |", "|---|---|---|---|---|"]

@@ -212,6 +212,16 @@ def test_goal_of_bandwidth() -> None:
     assert (round(goal.reached, 3), goal.met) == (0.89, False)
 
 
+def test_slope(measured: Results) -> None:
+    """The jobs on one processor stand beside the same jobs on all; the floor has no complete process there."""
+    runs = {"gllm-storage": runs_of(4.0), "floor": runs_of(6.0)}
+    results.add(measured, "https", {}, choose_jobs(["one-core-upload"])[0], run.Found(runs))
+    measured["endpoints"]["https"]["jobs"]["upload-1g"]["runs"]["floor"] = {"warm_wall": [4.0], "warm_cpu": [1.0]}
+    table = report.to_markdown(measured)
+    assert "| 1 GiB up | floor | 6.00 | 4.00 | 1.50 |" in table
+    assert "| 1 GiB up | gllm-storage | 4.00 | 2.00 | 2.00 |" in table
+
+
 def test_result_files(measured: Results, tmp_path: Path) -> None:
     """Result files can be merged, and describe the machine without the user's home folder."""
     other = results.begin({"repeats": 3})
