@@ -178,12 +178,12 @@ def main(given: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         if found["endpoints"]:
             tables = report.to_markdown(found)
             print(tables)
             if options.markdown:
                 options.markdown.write_text(tables)
-        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
