@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import array
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from gllm_storage.errors import ErrorDetails, ObjectExistsError
-from gllm_storage.files import spool
 from gllm_storage.files.source import MemorySource
+from gllm_storage.files.spool import Spool
 from tests.conftest import make_rig
 from tests.promises.faulty import content_of
 from tests.rig import MIB, SMALL_PARTS
@@ -33,7 +32,7 @@ def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a temporary file was made")
 
-    monkeypatch.setattr(spool, "tempfile", SimpleNamespace(TemporaryFile=refuse))
+    monkeypatch.setattr(Spool, "_fd", refuse)
 
 
 @pytest.mark.usefixtures("_no_files")
