@@ -341,10 +341,6 @@ class Faulty:
         assert self.rig.open_uploads() == []
 
 
-_RIGS: dict[str, Rig] = {}
-"""Rigs by server, kept for the test session: creating a second client takes longer than most tests."""
-
-
 def proxied(rig: Rig, proxy: FaultProxy) -> Rig:
     """Copy a rig: same store, a new prefix, and library clients that send through the proxy."""
     url = f"{proxy.url}{urlsplit(rig.config['endpoint_url']).path}"
@@ -379,7 +375,7 @@ def behind_proxy(cloud: Cloud | str, servers: Servers, tls: Any = None) -> Itera
     """
     cloud = CLOUD_OF[cloud] if isinstance(cloud, str) else cloud
     server = servers.get(cloud.server)
-    rig = _RIGS.setdefault(cloud.server, server_rig(cloud.server, server))
+    rig = server_rig(cloud.server, server)
     parts = urlsplit(server.endpoint_url)
     with FaultProxy(f"{parts.scheme}://{parts.netloc}", (tls or _server_tls()) if cloud.tls else None) as proxy:
         yield Faulty(cloud, proxied(rig, proxy), proxy)
