@@ -19,6 +19,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import ProtocolError
 from urllib3.util.ssl_ import create_urllib3_context
 
+from gllm_storage.concurrency.exiting import is_green
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.http.connecting import Server
 from gllm_storage.http.pool import Pool
@@ -126,9 +127,16 @@ class TLS:
         return context
 
 
-def is_proxied(url: str) -> bool:
-    """Whether the environment names a proxy for a URL. It takes 0.2 ms, so it is asked once for each server."""
-    return bool(requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)))
+def is_direct(url: str, proxies: Mapping[str, str]) -> bool:
+    """Whether requests to a URL go over direct connections: not through a proxy, and not among greenlets.
+
+    Direct connections wait by the kernel's calls, which greenlets must not do, and eventlet has no `select.poll`.
+
+    Args:
+        url: The URL.
+        proxies: The proxies, as requests has them.
+    """
+    return not (requests.utils.select_proxy(url, proxies) or is_green())
 
 
 class Readable:
@@ -253,7 +261,7 @@ class RawBody:
 
 
 class DirectAdapter(StoppingAdapter):
-    """An adapter of requests that sends over direct connections. Through a proxy, urllib3 sends.
+    """An adapter of requests that sends over direct connections where `is_direct` permits it. Elsewhere urllib3 sends.
 
     Args:
         connect_timeout: As for `Pools`.
@@ -283,9 +291,9 @@ class DirectAdapter(StoppingAdapter):
         """
         given: Any = request.body
         body = given.body if isinstance(given, StandIn) else given.encode() if isinstance(given, str) else given or b""
-        url, proxies = str(request.url), kwargs.get("proxies")
+        url = str(request.url)
         is_known = not args and isinstance(body, (bytes, SourceBody)) and not kwargs.get("cert")
-        if not is_known or requests.utils.select_proxy(url, proxies):
+        if not (is_known and is_direct(url, kwargs.get("proxies") or {})):
             return super().send(request, *args, **kwargs)
         host, pool = self._pools.get(url, TLS(kwargs.get("verify", True)))
         headers = {"host": host, **{name.lower(): _text(value) for name, value in request.headers.items()}}
