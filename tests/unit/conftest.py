@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the direct client."""
+"""Fixtures of the tests of direct connections, and of the clients that use them."""
 
 from __future__ import annotations
 
