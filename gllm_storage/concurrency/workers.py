@@ -355,7 +355,7 @@ class Background:
         on_failure: Cleans up, such as by aborting the multipart upload. Called after a task has failed, in the thread of
             the task that ends last: earlier, parts that are still being sent could arrive after the abort; and the
             caller's thread may not come back for a long time.
-        part_size: As in `run_all`.
+        part_size: Bytes that a task moves, for `Pace`; 0 if the tasks move different amounts.
     """
 
     def __init__(self, workers: int, stop: Stop, on_failure: Callable[[], None], part_size: int = 0) -> None:

@@ -414,7 +414,7 @@ class Pool:
         keep: The most idle connections that stay open.
 
     Attributes:
-        handshakes: The TLS handshakes, and their numbers. The benchmark reads them.
+        handshakes: The TLS handshakes, and their numbers.
     """
 
     def __init__(self, server: Server, keep: int = _KEPT) -> None:

@@ -29,7 +29,7 @@ _INTERIM = b"HTTP/1.1 1"
 
 
 class MalformedAnswerError(Exception):
-    """The answer is not HTTP as S3 speaks it."""
+    """The answer is not HTTP/1.1 as stores speak it."""
 
 
 class UnusableAnswerError(MalformedAnswerError):

@@ -1,4 +1,4 @@
-"""Limits on the answers that SDKs read: boto3, the session of GCS and the Azure SDK read by urllib3.
+"""Limits on the answers that urllib3 reads: for boto3, and for GCS and Azure where there are no direct connections.
 
 `guarded_pools` replaces urllib3's connections by connections that apply the limits of `store.limits`.
 """

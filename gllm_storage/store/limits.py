@@ -1,8 +1,8 @@
 """Limits on the answers of servers: on their speed, and on the parts that have no declared length.
 
 A server, or a proxy before it, can keep a request busy for ever without breaking a timeout that begins anew with each byte:
-with interim answers (1xx), trailers or an error document that do not end, or with one byte each half second. The direct
-client of S3 reads its answers itself, and applies `Throughput` and the limits below; `store.answers` applies them to SDKs.
+with interim answers (1xx), trailers or an error document that do not end, or with one byte each half second.
+`gllm_storage.http` applies `Throughput` and the limits below to direct connections, `store.answers` to those of urllib3.
 """
 
 from __future__ import annotations
