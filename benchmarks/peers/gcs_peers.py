@@ -67,7 +67,7 @@ class GoogleSdk(Peer):
 
     def __init__(self, endpoint: Endpoint) -> None:
         from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415 - the other peer does not need it
-        from google.cloud import storage  # noqa: PLC0415
+        from google.cloud import storage  # noqa: PLC0415 - likewise
 
         super().__init__(endpoint)
         anonymous: Any = AnonymousCredentials  # untyped
@@ -79,7 +79,7 @@ class GoogleSdk(Peer):
         self.bucket.blob(key).upload_from_filename(path, checksum=None)
 
     def download(self, key: str, path: str) -> None:
-        from google.cloud.storage import transfer_manager  # noqa: PLC0415
+        from google.cloud.storage import transfer_manager  # noqa: PLC0415 - likewise
 
         blob = self.bucket.blob(key)
         transfer_manager.download_chunks_concurrently(

@@ -241,22 +241,10 @@ class open_source:  # noqa: N801 - a context manager, used as a function; a gene
             raise _kind(error)(f"cannot upload local file {path!r}: {_cause(error)}", details) from error
         self._fds.append(fd)
         try:
-            return self._source(fd)
+            return _completed(fd, path, details, self._fds, sync=self._sync)
         except BaseException:
             self.__exit__()
             raise
-
-    def _source(self, fd: int) -> LocalSource:
-        # The state of the file before its pages become clean: a write that makes one of them dirty again is later.
-        source = source_of(fd, self._path, self._details)
-        if self._sync:
-            with local_errors("read", self._path, self._details):
-                _write_back(fd)
-        if not source.has_more():
-            return source
-        copy = _copy_of(fd, self._path, self._details)
-        self._fds.append(copy)
-        return source_of(copy, self._path, self._details)
 
     def __exit__(self, *_: object) -> None:
         while self._fds:
@@ -304,18 +292,25 @@ def complete_source(fd: int, path: str, details: ErrorDetails, *, sync: bool = F
     Raises:
         StorageError: If the file is a directory, or not a regular file, or cannot be read.
     """
+    copies: list[int] = []
+    try:
+        yield _completed(fd, path, details, copies, sync=sync)
+    finally:
+        for copy in copies:
+            os.close(copy)
+
+
+def _completed(fd: int, path: str, details: ErrorDetails, copies: list[int], *, sync: bool) -> LocalSource:
+    """As `complete_source`; the caller also closes the descriptors that are added to `copies`."""
+    # The state of the file before its pages become clean: a write that makes one of them dirty again is later.
     source = source_of(fd, path, details)
-    if sync:  # see `open_source`
+    if sync:
         with local_errors("read", path, details):
             _write_back(fd)
     if not source.has_more():
-        yield source
-        return
-    copy = _copy_of(fd, path, details)
-    try:
-        yield source_of(copy, path, details)
-    finally:
-        os.close(copy)
+        return source
+    copies.append(_copy_of(fd, path, details))
+    return source_of(copies[-1], path, details)
 
 
 def _copy_of(fd: int, path: str, details: ErrorDetails) -> int:

@@ -16,7 +16,7 @@ import urllib3
 from google.auth.transport import mtls
 from requests.adapters import HTTPAdapter
 
-from gllm_storage.http.adapter import FAILURES, SUCCESS, TLS, Pools, beginning_of_error, exchanged, is_direct, of_requests
+from gllm_storage.http.adapter import FAILURES, SUCCESS, TLS, Pools, exchanged, is_direct, of_requests
 from gllm_storage.http.wire import MalformedAnswerError
 from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.http import StoppingAdapter
@@ -94,7 +94,7 @@ class _DirectReply:
         return self._content
 
     def _read(self) -> bytes:
-        return self._answer.read() if self.status_code in SUCCESS else beginning_of_error(self._answer)
+        return self._answer.read() if self.status_code in SUCCESS else self._answer.beginning_of_error()
 
     def json(self) -> Any:
         return json.loads(self.content)

@@ -25,7 +25,7 @@ from gllm_storage.http.connecting import Server
 from gllm_storage.http.pool import Pool
 from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
 from gllm_storage.store.http import SourceBody, StandIn, StoppingAdapter
-from gllm_storage.store.limits import MAX_ERROR, MalformedHTTPError
+from gllm_storage.store.limits import MalformedHTTPError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -205,14 +205,6 @@ def of_requests(error: Exception) -> Exception:
     return requests.ConnectionError(broken)
 
 
-def beginning_of_error(answer: Answer) -> bytes:
-    """The beginning of the body of an error; empty if it broke: the status says enough."""
-    try:
-        return answer.beginning(MAX_ERROR)
-    except (OSError, MalformedAnswerError):
-        return b""
-
-
 class RawBody:
     """The body of an answer, as far as requests, the Azure SDK and this library read the one of urllib3.
 
@@ -224,7 +216,7 @@ class RawBody:
         self._answer = answer
         self.status = answer.status
         self.headers: CaseInsensitiveDict[str] = CaseInsensitiveDict(answer.headers)
-        self._error = None if answer.status in SUCCESS else beginning_of_error(answer)
+        self._error = None if answer.status in SUCCESS else answer.beginning_of_error()
 
     def pieces(self, size: int, buffer: memoryview | None) -> Iterator[bytes | memoryview]:
         """The body, as `Answer.pieces`.

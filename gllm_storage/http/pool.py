@@ -36,6 +36,7 @@ from gllm_storage.http.wire import (
     MalformedAnswerError,
     UnusableAnswerError,
 )
+from gllm_storage.store.limits import MAX_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,6 +177,13 @@ class Answer:
                 if len(found) >= most:
                     break
         return bytes(found[:most])
+
+    def beginning_of_error(self) -> bytes:
+        """The beginning of the body of an error; empty if it broke: the status says enough."""
+        try:
+            return self.beginning(MAX_ERROR)
+        except (OSError, MalformedAnswerError):
+            return b""
 
     def _finish(self) -> None:
         exchange, self._exchange = self._exchange, None

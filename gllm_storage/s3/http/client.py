@@ -37,7 +37,6 @@ from gllm_storage.s3.http.operations import Operation, Request, operations, path
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
 from gllm_storage.s3.http.template import NotDirectError, Template, template_of
 from gllm_storage.store.diagnosis import passes
-from gllm_storage.store.limits import MAX_ERROR
 from gllm_storage.store.retry import s3_requests
 
 if TYPE_CHECKING:
@@ -473,7 +472,7 @@ class DirectClient:
             OSError: If the connection breaks in the body.
         """
         if answer.status not in _OK:
-            return self._failure(place, operation, answer, answer.status, _error_body(answer))
+            return self._failure(place, operation, answer, answer.status, answer.beginning_of_error())
         if operation.name == "GetObject":
             return None
         body = answer.beginning(_MAX_BODY)
@@ -616,13 +615,6 @@ class Body:
 
 def _details(place: _Place, operation: Operation, request: Request) -> ErrorDetails:
     return ErrorDetails("s3", f"{place.template.endpoint_url}{request.path}", operation.name)
-
-
-def _error_body(answer: Answer) -> bytes:
-    try:
-        return answer.beginning(MAX_ERROR)
-    except (OSError, MalformedAnswerError):
-        return b""  # the status says enough
 
 
 def _head(place: _Place, request: Request) -> bytes:
