@@ -14,7 +14,7 @@ from tests.waiting import PATIENCE
 @pytest.mark.parametrize("green", [False, True], ids=["threads", "greenlets"])
 def test_greenlets(green: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Direct connections send, but not among greenlets: their waits would block or fail there."""
-    sent = []
+    sent: list[object] = []
 
     def exchanged(*args: object) -> object:
         sent.append(args[1])
