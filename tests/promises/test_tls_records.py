@@ -1,4 +1,4 @@
-"""TLS connections to S3 that break inside a record, between two records, or by an alert, on every path of a transfer.
+"""TLS connections that break inside a record, between two records, or by an alert, on every path of a transfer.
 
 A store that speaks http is behind a fault proxy that speaks https. `tests/servers/records.py` breaks the proxy's answers.
 """
@@ -13,7 +13,19 @@ import pytest
 from gllm_storage import StorageUnavailableError
 from gllm_storage.errors import Remedy
 from gllm_storage.testing.faults import CallAfter, Fault, Match
-from tests.promises.faulty import MANY_TIMES, MINISTACK_HTTPS, NAME, PREVIOUS, Faulty, behind_proxy, certificate, content_of
+from tests.promises.faulty import (
+    AZURE,
+    GCS,
+    MANY_TIMES,
+    MINISTACK_HTTPS,
+    NAME,
+    PREVIOUS,
+    Cloud,
+    Faulty,
+    behind_proxy,
+    certificate,
+    content_of,
+)
 from tests.rig import BUCKET, MIB
 from tests.servers.records import FAULTS, RecordLayer, stall, tiny
 
@@ -254,6 +266,50 @@ def test_boto3_breaks_once(full: Store, path: str, fault: RecordFault) -> None:
     full.breaks(fault, operation, after, times=1)
     verb(full)
     assert full.layer.fired == 1
+
+
+@pytest.fixture(params=[GCS, AZURE], ids=str)
+def cloud(request: pytest.FixtureRequest) -> Cloud:
+    """A cloud over https."""
+    plain: Cloud = request.param
+    return dataclasses.replace(plain, tls=True)
+
+
+@pytest.fixture
+def cloud_store(cloud: Cloud, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Store]:  # noqa: ARG001
+    """An empty store of a cloud whose TLS records the test controls."""
+    layer = RecordLayer(certificate())
+    with behind_proxy(cloud, servers, tls=layer) as faulty:
+        yield Store(faulty, layer, tmp_path)
+
+
+@by_fault
+def test_download_of_clouds(cloud: Cloud, cloud_store: Store, fault: RecordFault) -> None:
+    """A download from GCS or Azure whose connection breaks is repeated, with the right bytes."""
+    cloud_store.faulty.put(SMALL, "small")
+    cloud_store.breaks(fault, cloud.read, HEAD + IN_BODY, times=1)
+    get_small(cloud_store)
+    assert cloud_store.layer.fired == 1
+
+
+@by_fault
+def test_create_on_clouds(cloud: Cloud, cloud_store: Store, fault: RecordFault) -> None:
+    """An exclusive create whose answer breaks succeeds, and is not taken for a conflict."""
+    cloud_store.breaks(fault, cloud.put, IN_HEAD, times=1)
+    put_small(cloud_store)
+    assert cloud_store.layer.fired == 1
+
+
+@by_lasting
+def test_clouds_break_always(cloud: Cloud, cloud_store: Store, fault: RecordFault) -> None:
+    """A download whose connections all break is an error that says so, and the local file is unchanged."""
+    cloud_store.faulty.put(SMALL, "small")
+    cloud_store.breaks(fault, cloud.read, IN_HEAD, times=None)
+    cloud_store.config["max_attempts"] = "2"
+    with pytest.raises(StorageUnavailableError) as caught:
+        get_small(cloud_store)
+    assert caught.value.remedy is Remedy.CHECK_NETWORK
+    assert cloud_store.local.read_bytes() == PREVIOUS
 
 
 @pytest.mark.parametrize("after", [0, HEAD], ids=["head", "body"])
