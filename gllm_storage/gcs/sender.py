@@ -1,6 +1,7 @@
 """`Sender`: sends a request to Google's API once, with the credentials.
 
-It uses direct connections (`gllm_storage.http`). Through a proxy, and among greenlets, requests sends the requests. A
+It uses direct connections (`gllm_storage.http`). Through a proxy, among greenlets, and while a stub answers, requests
+sends the requests. A
 request without an answer raises the exceptions of requests in both cases.
 """
 
@@ -16,7 +17,7 @@ import urllib3
 from google.auth.transport import mtls
 from requests.adapters import HTTPAdapter
 
-from gllm_storage.http.adapter import FAILURES, SUCCESS, TLS, Pools, exchanged, is_direct, of_requests
+from gllm_storage.http.adapter import FAILURES, SUCCESS, TLS, Pools, exchanged, is_direct, is_stubbed, of_requests
 from gllm_storage.http.wire import MalformedAnswerError
 from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.http import StoppingAdapter
@@ -211,7 +212,7 @@ class Sender:
     def _is_direct(self, url: str, server: str) -> bool:
         if server not in self._direct:  # to read the environment takes 0.2 ms
             self._direct[server] = is_direct(url, requests.utils.get_environ_proxies(url))
-        return self._direct[server]
+        return self._direct[server] and not is_stubbed()
 
     def _token_request(self) -> Any:
         """google-auth's way to send a request for a token."""

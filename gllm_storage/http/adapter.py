@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
 import requests.utils
+from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ProtocolError
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -122,9 +125,20 @@ class TLS:
         trusted = named or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
         if not os.path.exists(trusted):
             raise OSError(f"Could not find a suitable TLS CA certificate bundle, invalid path: {trusted}")
+        context.verify_mode = ssl.CERT_REQUIRED  # urllib3 1.26 leaves both to its own connections
+        context.check_hostname = True
         is_folder = os.path.isdir(trusted)
         context.load_verify_locations(None if is_folder else trusted, trusted if is_folder else None)
         return context
+
+
+def is_stubbed() -> bool:
+    """Whether a stub such as `responses` answers in place of servers: it would not see a direct request."""
+    sends = ((requests.Session.send, "requests."), (HTTPAdapter.send, "requests."), (HTTPConnectionPool.urlopen, "urllib3."))
+    return not all(
+        isinstance(function, FunctionType) and str(function.__globals__.get("__name__")).startswith(package)
+        for function, package in sends
+    )
 
 
 def is_direct(url: str, proxies: Mapping[str, str]) -> bool:
@@ -199,7 +213,7 @@ def of_requests(error: Exception) -> Exception:
         timed_out = isinstance(error.__cause__, TimeoutError)
         return requests.ConnectTimeout(error) if timed_out else requests.ConnectionError(error)
     if isinstance(error, (TimeoutError, BlockingIOError)):
-        return requests.ReadTimeout(error)
+        return requests.ReadTimeout("the server sent or took no byte within the read timeout")
     broken = ProtocolError(str(error) or type(error).__name__)
     broken.__cause__ = error
     return requests.ConnectionError(broken)
@@ -285,7 +299,7 @@ class DirectAdapter(StoppingAdapter):
         body = given.body if isinstance(given, StandIn) else given.encode() if isinstance(given, str) else given or b""
         url = str(request.url)
         is_known = not args and isinstance(body, (bytes, SourceBody)) and not kwargs.get("cert")
-        if not (is_known and is_direct(url, kwargs.get("proxies") or {})):
+        if not (is_known and is_direct(url, kwargs.get("proxies") or {})) or is_stubbed():
             return super().send(request, *args, **kwargs)
         host, pool = self._pools.get(url, TLS(kwargs.get("verify", True)))
         headers = {"host": host, **{name.lower(): _text(value) for name, value in request.headers.items()}}

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from gllm_storage.errors import BucketNotFoundError, IntegrityError, StorageError, StorageUnavailableError
+from gllm_storage.store import checksums
 from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Call, DropResponse, Match
 from tests.promises.faulty import (
     AZURE,
@@ -432,3 +433,23 @@ def test_cut_head(cloud: str, end: int, no_waits: None) -> None:  # noqa: ARG001
             assert not client.file_exists("x")
         assert server.asked[0].path == server.asked[1].path
         assert server.asked[0].path.endswith("/x")
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["unknown", "looked"])
+@pytest.mark.parametrize("cloud", ["direct", "boto3"])
+def test_checksum_in_head_only(cloud: str, looked: bool, local: Path) -> None:
+    """A checksum that only HEAD states is compared in each attempt, also if a HEAD request came before."""
+    good, bad = b"good content", b"BAD! content"
+    named = {"ETag": '"e"', "Last-Modified": "Sat, 28 Nov 2026 16:00:00 GMT"}
+    stated = {"x-amz-checksum-crc64nvme": checksums.encode(checksums.crc64nvme(good)), "x-amz-checksum-type": "FULL_OBJECT"}
+    local.write_bytes(PREVIOUS)
+    with Hostile(lambda asked: Reply(200, bad, named | (stated if asked.method == "HEAD" else {}))) as server:
+        client: Any = client_of(cloud, server.url)
+        if looked:
+            assert client.file_exists("x")
+            assert client.info("x").checksum
+        with pytest.raises(IntegrityError):
+            client.download_file("x", local)
+        with pytest.raises(IntegrityError):
+            client.filesystem.cat(["bucket/x", "bucket/y"])
+    assert local.read_bytes() == PREVIOUS

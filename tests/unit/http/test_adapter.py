@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
+from unittest import mock
+
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool
 
+from gllm_storage.errors import StorageError
 from gllm_storage.http import adapter
-from gllm_storage.http.adapter import DirectAdapter
+from gllm_storage.http.adapter import TLS, DirectAdapter
+from tests.servers.hostile import client_of
 from tests.unit.s3.http.scripted import OK, ScriptedServer
 from tests.waiting import PATIENCE
 
@@ -29,3 +37,38 @@ def test_greenlets(green: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         assert session.put(server.url, data=bytes(2**20)).content == b"ok"
         assert len(server.requests[0][1]) == 2**20
     assert sent == ([] if green else ["PUT"])
+
+
+STUBS = {
+    "session": (requests.Session, "send"),
+    "adapter": (HTTPAdapter, "send"),
+    "urllib3": (HTTPConnectionPool, "urlopen"),
+}
+
+
+@pytest.mark.parametrize("stub", STUBS)
+@pytest.mark.parametrize("cloud", ["gcs", "azure"])
+def test_stub_answers(cloud: str, stub: str) -> None:
+    """A stub that replaces a part of requests or urllib3 sees the requests to GCS and Azure, and the server none."""
+    with ScriptedServer(OK) as server:
+        client = client_of(cloud, server.url, max_attempts="1")
+        with mock.patch.object(*STUBS[stub], side_effect=requests.ConnectionError) as seen:
+            with contextlib.suppress(StorageError):
+                client.file_exists("x")
+            assert seen.called
+        assert server.requests == []
+
+
+def test_host_name_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name in a certificate is checked with urllib3 1.26, too, whose contexts leave that to its connections."""
+
+    def of_urllib3_1() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+
+    monkeypatch.setattr(adapter, "create_urllib3_context", of_urllib3_1)
+    context = TLS(True).context()
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert TLS(False).context().verify_mode == ssl.CERT_NONE
