@@ -9,6 +9,7 @@ stalls.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -103,45 +104,64 @@ def _run_one(task: Callable[[], T], stop: Stop) -> T:
             failures.append(error)
             stop.set()
 
-    ended = _Ended()
+    handed = _Handed(work)
     try:
         # At the very end of the interpreter the waiting threads exist, and do not run any more.
-        if is_green() or is_exiting() or not _hand_over(work, ended):
-            _work_in_new_thread(work, ended)
+        if is_green() or is_exiting() or not _hand_over(handed):
+            _run_in_new_thread(handed)
         # A signal that arrives just before the wait does not interrupt it, so the wait is short and repeated.
-        while not ended.wait(_POLL_SECONDS):
+        while not handed.wait(_POLL_SECONDS):
             pass
     except BaseException:
         stop.set()
-        ended.wait(_STOP_SECONDS)
+        if not handed.take():
+            handed.wait(_STOP_SECONDS)
         raise
     if failures:
         raise failures.pop()  # the list would keep the traceback alive, and the traceback the list
     return found[0]
 
 
-class _Ended:
-    """The end of one task, for which one thread waits. An `Event` costs four times as much."""
+class _Handed:
+    """A task that one thread hands to another one, and waits for its end.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
+    Ctrl-C may interrupt the caller at any point of the hand-over. Then it takes the task back if no thread has yet.
+    """
 
-    def set(self) -> None:
-        """The task has ended."""
-        self._lock.release()
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._taken = threading.Lock()
+        # A lock, and not an `Event`, which costs four times as much. The flag is for a second call of `wait`: the signal may
+        # arrive when the first one has locked it.
+        self._has_ended = False
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    def take(self) -> bool:
+        """Take the task, once; whether nothing had taken it before."""
+        return self._taken.acquire(blocking=False)
+
+    def run(self) -> None:
+        """Run the task, unless the caller has taken it back. The thread calls `end` then."""
+        if self.take():
+            self._work()
+
+    def end(self) -> None:
+        """The thread is done with the task."""
+        self._has_ended = True
+        self._ended.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end; whether it came. Not to be called again then."""
-        return self._lock.acquire(timeout=seconds)
+        """Wait for `end`; whether it came."""
+        return self._has_ended or self._ended.acquire(timeout=seconds)
 
 
-def _work_in_new_thread(work: Callable[[], None], ended: _Ended) -> None:
+def _run_in_new_thread(handed: _Handed) -> None:
     def run() -> None:
         try:
-            work()
+            handed.run()
         finally:
-            ended.set()
+            handed.end()
 
     if not start(threading.Thread(target=run, name="gllm-storage", daemon=True)):
         run()
@@ -151,46 +171,55 @@ class _Waiting:
     """A thread that has ended its task, and waits for the next one for some seconds."""
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[tuple[Callable[[], None], _Ended]] = SimpleQueue()
+        self._tasks: SimpleQueue[_Handed] = SimpleQueue()
+        self._changing = threading.Lock()
+        self._has_ended = False
 
-    def give(self, work: Callable[[], None], ended: _Ended) -> None:
-        """Give it a task. `ended` is set when the task has ended."""
-        self._tasks.put((work, ended))
+    def give(self, handed: _Handed) -> bool:
+        """Give it a task. Returns False if the thread has ended in the meantime."""
+        with self._changing:
+            if not self._has_ended:
+                self._tasks.put(handed)
+            return not self._has_ended
 
     def run(self) -> None:
         """Run tasks until none comes for some seconds."""
         idle = _idle.get()
-        while True:
+        while not self._has_ended:
             try:
-                work, ended = self._tasks.get(timeout=_IDLE_SECONDS)
+                handed = self._tasks.get(timeout=_IDLE_SECONDS)
             except Empty:
-                try:
-                    idle.remove(self)
-                except ValueError:
-                    continue  # another thread has just taken it from the list, and gives it a task
-                return
+                self._end_if_idle()
+                continue
             try:
-                work()
+                handed.run()
             finally:
                 idle.append(self)  # before the caller goes on, so that its next task finds this thread
-                ended.set()
-                del work, ended  # they hold the task, and so the content that it moved
+                handed.end()
+                del handed  # it holds the task, and so the content that it moved
+        with contextlib.suppress(ValueError):  # a caller has taken it from the list
+            idle.remove(self)
+
+    def _end_if_idle(self) -> None:
+        with self._changing:  # a caller that was interrupted has taken this thread from the list, and gives it nothing
+            self._has_ended = self._tasks.empty()
 
 
 _idle: PerProcess[list[_Waiting]] = PerProcess(list)
 
 
-def _hand_over(work: Callable[[], None], ended: _Ended) -> bool:
+def _hand_over(handed: _Handed) -> bool:
     """Let a waiting thread, or a new one, run a task. Returns False if the interpreter refuses new threads."""
     idle = _idle.get()
     try:
-        waiting = idle.pop()
+        while not idle.pop().give(handed):
+            pass
     except IndexError:
         waiting = _Waiting()
-        if not start(threading.Thread(target=waiting.run, name="gllm-storage-waiting", daemon=True)):
-            return False
-    waiting.give(work, ended)
-    return True
+    else:
+        return True
+    waiting.give(handed)
+    return start(threading.Thread(target=waiting.run, name="gllm-storage-waiting", daemon=True))
 
 
 def _run_here(task: Callable[[], T], stop: Stop) -> T:

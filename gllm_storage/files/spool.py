@@ -46,8 +46,9 @@ class Spool:
         most: The most bytes to keep in memory.
         details: The upload, for errors.
         held: Bytes that the caller holds in the budget already, for this spool.
-        memory: Memory of another spool, from `memory_of`, which is used again if it is large enough. Only for content that
-            is written from the beginning to the end: a gap would show what was there before.
+        memory: Memory of another spool, from `memory_of`, which is used again if it has the same size: a larger one would
+            take more than the budget counts. Only for content that is written from the beginning to the end: a gap would
+            show what was there before.
     """
 
     def __init__(  # noqa: PLR0917 - the limits, and what the caller has already
@@ -67,7 +68,7 @@ class Spool:
         # Not io.BytesIO: malloc keeps memory that a thread frees. Measured: 100 writers at the same time grew the process by
         # 360 MiB where 120 MiB were held. Untouched pages of a mapping need no memory.
         size = max(1, min(most, memory_limit))
-        self._memory: mmap.mmap | None = memory if memory and len(memory) >= size else mmap.mmap(-1, size, flags=_PRIVATE)
+        self._memory: mmap.mmap | None = memory if memory and len(memory) == size else mmap.mmap(-1, size, flags=_PRIVATE)
         self._file: IO[bytes] | None = None
         self._position = 0
         self._lock = threading.Lock()

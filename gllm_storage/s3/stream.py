@@ -334,6 +334,7 @@ class PartStream:
         """
         limit, details = self._settings.memory_limit, self._details
         while not memory_budget().try_hold(size, limit, size):
+            _spare.get().clear()
             in_flight = len(self._in_memory)
             if not in_flight or 2 * size > limit:
                 return Spool(limit, size, 0, details)
@@ -456,13 +457,18 @@ class _Part:
             self._content.close()
             return
         memory, spare = memory_of(self._content), _spare.get()
-        if memory is not None and len(spare) < _SPARE:
+        if memory is not None and len(memory) <= _SPARE_SIZE and len(spare) < _SPARE:
             spare.append(memory)
         memory_budget().release(self.size)
 
 
 _SPARE = 2
-"""The most parts whose memory waits for the next part: new memory costs 0.4 s of CPU per GiB, for page faults."""
+"""The most parts whose memory waits for the next part: new memory costs 0.4 s of CPU per GiB, for page faults.
+
+They do not count in the budget, so they are few and small, and a stream that finds the budget full gives them up.
+"""
+_SPARE_SIZE = 8 * 2**20
+"""The most bytes of such a part, those of a part by default."""
 _spare: PerProcess[list[mmap.mmap]] = PerProcess(list)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.errors import ErrorDetails, StorageError
-from gllm_storage.files.spool import Spool, spool_of
+from gllm_storage.files.spool import Spool, memory_of, spool_of
 from gllm_storage.filesystem.writing import AtomicWriter
 from gllm_storage.info import Stored
 from gllm_storage.settings import TransferSettings
@@ -93,6 +93,22 @@ def test_full_budget() -> None:
         found.write(bytes(2**16))
         assert not found.in_memory
         assert content_of(found) == b"head" + bytes(2**16)
+
+
+@pytest.mark.parametrize(("size", "is_same"), [(MIB, True), (MIB // 2, False), (2 * MIB, False)])
+def test_memory_used_again(size: int, is_same: bool) -> None:
+    """A spool uses memory of another one again only if it has the same size, and its content is then its own."""
+    first = Spool(8 * MIB, MIB, MIB, DETAILS)
+    first.write(b"1" * MIB)
+    sent = first.send()
+    memory_budget().release(MIB)
+    second = Spool(8 * MIB, MIB, size, DETAILS, memory=memory_of(sent))
+    second.write(b"2" * (size // 2))
+    assert content_of(second) == b"2" * (size // 2)
+    content = second.send()
+    memory_budget().release(len(content))
+    assert (memory_of(content) is memory_of(sent)) is is_same
+    assert len(memory_of(content) or b"") == size
 
 
 def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

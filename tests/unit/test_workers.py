@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +19,10 @@ from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import Stop, TransferStopped, check_stop
 from gllm_storage.concurrency.workers import run_all
 from tests.waiting import PATIENCE, eventually, main_waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
 
 
 def test_order_of_results() -> None:
@@ -141,6 +147,62 @@ def test_ctrl_c_without_wake_up() -> None:
     with pytest.raises(KeyboardInterrupt):
         run_all([work], 1, stop)
     assert in_time == [True]
+
+
+def interrupted_at(event: int, call: Callable[[], object]) -> bool:
+    """Raise KeyboardInterrupt in a call, at an event of workers.py where CPython runs the handlers of signals.
+
+    That is when a function has begun or ended; not before C functions, because ``with lock`` is not interrupted there.
+
+    Returns:
+        Whether the call has that many events.
+    """
+    left = event
+
+    def profile(frame: FrameType, kind: str, _: object) -> None:
+        nonlocal left
+        if kind in {"call", "return", "c_return"} and frame.f_code.co_filename == workers.__file__:
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt  # which also ends the profile
+
+    sys.setprofile(profile)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.parametrize("has_idle", [True, False])
+def test_ctrl_c_at_each_point(has_idle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at any point of the hand-over of a task ends the call at once; no task and no thread is left."""
+    monkeypatch.setattr(workers, "_idle", PerProcess(list))
+    monkeypatch.setattr(workers, "_IDLE_SECONDS", 0.05)
+    running: list[int] = []
+
+    def work() -> None:
+        running.append(1)
+        ended.wait(0.01)
+        running.pop()
+
+    ended = threading.Event()
+    before = set(threading.enumerate())
+    for event in itertools.count():
+        if has_idle:
+            run_all([int], 1, Stop())
+        else:
+            monkeypatch.setattr(workers, "_idle", PerProcess(list))
+        begun = time.monotonic()
+        is_interrupted = interrupted_at(event, lambda: run_all([work], 1, Stop()))
+        assert time.monotonic() - begun < workers._STOP_SECONDS / 2, event
+        assert not running
+        if not is_interrupted:
+            break
+    assert event > 10
+    eventually(lambda: set(threading.enumerate()) <= before)
 
 
 def test_thread_of_next_task() -> None:

@@ -1,0 +1,61 @@
+"""The memory of the parts of a stream, which the next parts use again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage.concurrency.budget import memory_budget
+from gllm_storage.concurrency.stop import Stop
+from gllm_storage.errors import ErrorDetails
+from gllm_storage.s3 import stream
+from gllm_storage.s3.settings import S3Settings
+from gllm_storage.s3.stream import PartStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 2**20
+LIMIT = 64 * MIB
+
+
+@pytest.fixture(autouse=True)
+def _budget_is_unchanged() -> Iterator[None]:
+    before = memory_budget().taken
+    yield
+    assert memory_budget().taken == before
+    assert not stream._spare.get()
+
+
+def stream_after_part(part_size: int) -> PartStream:
+    """A stream of which one part was sent, to nowhere."""
+    request = SimpleNamespace(details=ErrorDetails("s3", "s3://b/k", "open"), transfer=SimpleNamespace(stop=Stop()))
+    upload: Any = SimpleNamespace(request=request, settings=S3Settings(bucket_name="b", memory_limit=LIMIT))
+    multipart: Any = SimpleNamespace(send_part=lambda *_: {})
+    made = PartStream(multipart, upload, part_size)
+    for _ in range(2):
+        made.write(memoryview(bytes(part_size // 2)))
+    made._team.finish()
+    return made
+
+
+@pytest.mark.parametrize(("part_size", "spares"), [(8 * MIB, 1), (16 * MIB, 0)])
+def test_spare_parts(part_size: int, spares: int) -> None:
+    """The memory of a part waits for the next one, but not that of a large part: it does not count in the budget."""
+    made = stream_after_part(part_size)
+    assert len(stream._spare.get()) == spares
+    made.free()
+
+
+def test_spares_of_full_budget() -> None:
+    """When the budget is full, the memory of sent parts is given up."""
+    made = stream_after_part(8 * MIB)
+    assert len(stream._spare.get()) == 1
+    held = LIMIT - 8 * MIB - memory_budget().taken
+    assert memory_budget().try_hold(held, LIMIT, 8 * MIB)
+    made.write(memoryview(b"x"))
+    assert not stream._spare.get()
+    made.free()
+    memory_budget().let_go(held)
