@@ -9,9 +9,10 @@ would see a request of the direct client. Three kinds of hooks are checked befor
 - *classes and methods of botocore* that were replaced. The originals are remembered when they are seen first; a member that
   is not botocore's own counts as replaced.
 
-Before there is a boto3 client, the handlers that botocore would register on it are checked in place of its own. While
-nothing has imported botocore's client, nothing can have replaced its parts. Then nothing is checked, unless a tool is loaded
-that replaces parts of modules when they are imported.
+Before there is a boto3 client, the handlers that botocore would register on it are checked in place of its own; so are
+initializers of sessions, and the functions that make a client, because they may register handlers. A module that is not
+imported has no part that is replaced, so it is not checked, unless a tool is loaded that replaces parts of modules when they
+are imported.
 
 If botocore's internals are not where they are expected, that counts as a listener, too.
 """
@@ -25,9 +26,13 @@ from operator import attrgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import botocore
+
 from gllm_storage.s3.http.model import MODELS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mypy_boto3_s3.client import S3Client
 
 _OPERATIONS = tuple(model.name for model in MODELS.values())
@@ -52,8 +57,8 @@ _STUBS = ("botocore.stub",)
 _CLIENT = "botocore.client"
 _PATCHERS = ("moto", "wrapt", "ddtrace", "elasticapm", "newrelic")
 """Packages that replace parts of botocore, some when it is imported."""
-_WATCHED = (_CLIENT, *_PATCHERS)
-_REPLACED_BY_STUBS = (
+_Part = tuple[str, str, str]
+_REPLACED_BY_STUBS: tuple[_Part, ...] = (
     (_CLIENT, "BaseClient", "_make_api_call"),
     (_CLIENT, "BaseClient", "_make_request"),
     ("botocore.endpoint", "Endpoint", "make_request"),
@@ -62,6 +67,14 @@ _REPLACED_BY_STUBS = (
     ("botocore.awsrequest", "AWSHTTPConnection", ""),
     ("botocore.awsrequest", "AWSHTTPSConnection", ""),
 )
+_MAKERS: tuple[_Part, ...] = (
+    (_CLIENT, "BaseClient", "__init__"),
+    (_CLIENT, "ClientCreator", "create_client"),
+    ("botocore.session", "Session", "create_client"),
+    ("boto3.session", "Session", "client"),
+)
+"""Functions that make a client. Sentry replaces one, and registers its handlers there."""
+_MODULES = tuple(dict.fromkeys(module for module, _, _ in (*_REPLACED_BY_STUBS, *_MAKERS)))
 
 
 class _Member:
@@ -95,28 +108,52 @@ class _Member:
             return isinstance(found, type) and found.__module__ == self._module.__name__
         # A mock copies the name and the module of a function, but not its globals. (Some methods are decorated in
         # botocore.context, so any module of botocore is good.)
-        return type(found) is FunctionType and str(found.__globals__.get("__name__")).startswith("botocore.")
+        return type(found) is FunctionType and str(found.__globals__.get("__name__")).startswith(("botocore.", "boto3."))
+
+
+class _Members:
+    """Classes and methods that are checked together.
+
+    Args:
+        parts: Their places. The modules are imported.
+    """
+
+    def __init__(self, parts: Iterable[_Part]) -> None:
+        self._members = [_Member(*each) for each in parts]
+        names: dict[str, list[str]] = {}
+        for module, name, method in parts:
+            names.setdefault(module, []).append(f"{name}.{method}" if method else name)
+        self._getters = [(importlib.import_module(module), attrgetter(*paths)) for module, paths in names.items()]
+
+    def current(self) -> list[object] | None:
+        """The classes and methods, as they are now; None if one is missing."""
+        try:
+            return [getter(module) for module, getter in self._getters]
+        except AttributeError:
+            return None
+
+    def are_replaced(self) -> bool:
+        """Whether one is not botocore's own."""
+        return any(member.is_replaced() for member in self._members)
 
 
 @cache
-def _members() -> tuple[_Member, ...]:
-    return tuple(_Member(*each) for each in _REPLACED_BY_STUBS)
+def _members_of_client() -> _Members:
+    """The parts through which an existing client sends requests."""
+    return _Members(_REPLACED_BY_STUBS)
 
 
 @cache
-def _getters() -> tuple[tuple[Any, attrgetter[Any]], ...]:
-    names: dict[str, list[str]] = {}
-    for module, name, method in _REPLACED_BY_STUBS:
-        names.setdefault(module, []).append(f"{name}.{method}" if method else name)
-    return tuple((importlib.import_module(module), attrgetter(*paths)) for module, paths in names.items())
+def _members_of(modules: tuple[str, ...]) -> _Members:
+    """The parts of some modules through which a client is made and sends requests."""
+    return _Members([part for part in (*_REPLACED_BY_STUBS, *_MAKERS) if part[0] in modules])
 
 
-def _current_members() -> list[object] | None:
-    """The classes and methods that stubs replace, as they are now; None if one is missing."""
-    try:
-        return [getter(module) for module, getter in _getters()]
-    except AttributeError:
-        return None
+def _members_before_client() -> _Members:
+    """The parts of the modules that are imported."""
+    if any(map(sys.modules.__contains__, _PATCHERS)):
+        _members_of_client()  # the import lets the tools replace parts
+    return _members_of(tuple(filter(sys.modules.__contains__, _MODULES)))
 
 
 class Listeners:
@@ -137,11 +174,12 @@ class Listeners:
     def any(self) -> bool:
         """Whether there is at least one at this moment."""
         client = self.client
-        if client is None and not any(map(sys.modules.__contains__, _WATCHED)):
-            return False
-        current = _current_members()
+        if client is None and getattr(botocore, "_INITIALIZERS", True):
+            return True
+        members = _members_before_client() if client is None else _members_of_client()
+        current = members.current()
         if current is None or current != self._examined:
-            if any(member.is_replaced() for member in _members()):
+            if members.are_replaced():
                 return True
             self._examined = current
         if client is None:

@@ -144,6 +144,47 @@ def patch(module):
 wrapt.register_post_import_hook(patch, "botocore.client")
 result = client.file_exists("k"), calls
 """
+SESSION = """
+from unittest.mock import Mock, patch
+calls = []
+def send(session, request):
+    from botocore.awsrequest import AWSResponse
+    calls.append(request.method)
+    return AWSResponse(request.url, 200, {"Content-Length": "3", "ETag": '"e"'}, Mock(stream=list))
+with patch("botocore.httpsession.URLLib3Session.send", send):
+    inside = client.info("k").size
+result = inside, calls, client.info("k").size
+"""
+INITIALIZER = """
+import botocore
+calls = [client.file_exists("k")] if "late" in file else []
+def initialize(session):
+    session.register("before-send.s3", lambda request, **_: calls.append(request.method))
+botocore.register_initializer(initialize)
+result = client.file_exists("k"), calls
+"""
+MAKER = """
+import importlib
+calls = [client.file_exists("k")] if "late" in file else []
+def see(request, **_):
+    calls.append(request.method)
+def replace(module, name, method):
+    owner = getattr(importlib.import_module(module), name)
+    original = getattr(owner, method)
+    def replacement(self, *args, **kwargs):
+        made = original(self, *args, **kwargs)
+        (self if made is None else made).meta.events.register("before-send.s3", see)
+        return made
+    setattr(owner, method, replacement)
+replace({place})
+result = client.file_exists("k"), calls
+"""
+MAKERS = {
+    "constructor": '"botocore.client", "BaseClient", "__init__"',
+    "creator": '"botocore.client", "ClientCreator", "create_client"',
+    "botocore session": '"botocore.session", "Session", "create_client"',
+    "boto3 session": '"boto3.session", "Session", "client"',
+}
 HANDLER = """
 calls = [client.file_exists("k")]
 client.store.connection.client.meta.events.register("before-send.s3", lambda request, **_: calls.append(request.method))
@@ -158,13 +199,28 @@ result = client.file_exists("k"), calls
         (PATCH, "(True, 3, 7)", 2),
         (TRACER, "(True, ['HeadObject'])", 1),
         (HANDLER, "(True, [True, 'HEAD'])", 2),
+        (SESSION, "(3, ['HEAD'], 7)", 1),
     ],
-    ids=["moto", "patch", "tracer", "handler"],
+    ids=["moto", "patch", "tracer", "handler", "session"],
 )
 def test_late_listener(code: str, expected: str, requests: int, tmp_path: Path) -> None:
     """Stubs, tracers and handlers that come after the first verb, or patch at the import of botocore, see all requests."""
     file = tmp_path / "file"
     file.write_bytes(CONTENT)
+    run_late(code, expected, requests, file)
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+@pytest.mark.parametrize("kind", ["initializer", *MAKERS])
+def test_hook_of_client(kind: str, when: str) -> None:
+    """Code that registers a handler on each new client sees all requests, also if it comes after the first verb."""
+    code = INITIALIZER if kind == "initializer" else MAKER.replace("{place}", MAKERS[kind])
+    late = when == "late"
+    run_late(code, f"(True, {[True, 'HEAD'] if late else ['HEAD']})", 2 if late else 1, when)
+
+
+def run_late(code: str, expected: str, requests: int, file: Path | str) -> None:
+    """Run code with a client in a new process; check its result, and the number of requests that the server received."""
     with ScriptedServer(FOUND) as server:
         config = {"bucket_name": "bucket", "endpoint_url": server.url, "region_name": "us-east-1", **KEYS}
         command = [sys.executable, "-c", f"{LATE}{code}\nprint(result)", json.dumps(config), str(file)]
