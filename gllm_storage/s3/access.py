@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -52,6 +52,12 @@ _CONFIG = frozenset(
     }
 )
 """Arguments of ``Config``."""
+_NOT_FROM_ENVIRONMENT = {
+    "ignore_configured_endpoint_urls": True,
+    "use_dualstack_endpoint": False,
+    "use_fips_endpoint": False,
+}
+"""Arguments of ``Config`` with which boto3 reads no address from the environment."""
 _STYLES = frozenset({"auto", "path", "virtual"})
 
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -128,7 +134,8 @@ _PROFILE_KEYS_OF_CHAIN = frozenset(
 )
 """Keys of a profile about credentials that botocore's session looks for."""
 
-_SERVER = re.compile(r"(https?)://([a-z0-9][a-z0-9.\-]*|\[[0-9a-f:]+\])(?::([0-9]{1,5}))?/?")
+_LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
+_SERVER = re.compile(rf"https?://(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:]+\])(?::[1-9][0-9]{{0,4}})?/?")
 _AMAZON_REGION = re.compile(r"(?:us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-[0-9]+")
 """Regions of the partition ``aws``."""
 _REGION = re.compile(r"(?!aws-|s3-|fips-)[a-z0-9](?:[a-z0-9\-]{0,60}[a-z0-9])?(?<!-fips)")
@@ -166,7 +173,6 @@ class PlainAccess:
         connect_timeout: See `Server`.
         read_timeout: See `Server`.
         session: The session of botocore that found the credentials, for the client to share it; None if there is none.
-        given_region: The region that is configured; None if there is none.
     """
 
     endpoint_url: str
@@ -178,16 +184,19 @@ class PlainAccess:
     connect_timeout: float | None
     read_timeout: float | None
     session: Any = None
-    given_region: str | None = None
 
-    def pinned(self) -> dict[str, str]:
-        """Options of boto3's client that keep what was found, although the environment may change before it is made."""
-        found = {} if self.given_region is None else {"region_name": self.given_region}
-        if not isinstance(self.credentials, Keys):
-            return found
-        names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-        keys = zip(names, self.credentials, strict=True)
-        return {**found, **{name: value for name, value in keys if value is not None}}
+    def pinned(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, with options that keep what was found, although the environment may change before boto3 reads it."""
+        found: dict[str, Any] = {"region_name": self.region, "verify": self.verify}
+        if isinstance(self.credentials, Keys):
+            names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+            keys = zip(names, self.credentials, strict=True)
+            found.update((name, value) for name, value in keys if value is not None)
+        return replace(
+            endpoint,
+            client_options={**endpoint.client_options, **found},
+            config_options={**endpoint.config_options, **_NOT_FROM_ENVIRONMENT},
+        )
 
     @property
     def client(self) -> None:
@@ -249,12 +258,16 @@ def _access(endpoint: Endpoint) -> PlainAccess:
     options, config = endpoint.client_options, endpoint.config_options
     if not (options.keys() <= _OPTIONS and options.get("use_ssl", True) is True and _is_plain(config)):
         raise _NotPlainError("unusual options")
+    if getattr(botocore, "_INITIALIZERS", True):
+        raise _NotPlainError("other code changes each new session of botocore")
     if os.path.isdir(os.path.expanduser(_MODELS)):
         raise _NotPlainError(f"{_MODELS} replaces botocore's models")
     style = (config.get("s3") or {}).get("addressing_style", "auto")
     variables, given = _variables(), options.get("endpoint_url")
     profile = _Profile.read(endpoint.profile_name, variables)
-    region = options.get("region_name") or variables.get("AWS_DEFAULT_REGION") or profile.values.get("region")
+    region = options.get("region_name")
+    if region is None:
+        region = variables.get("AWS_DEFAULT_REGION") or profile.values.get("region")
     server = _server(given, region, style)
     if _goes_through_proxy(server):
         raise _NotPlainError("requests go through a proxy")
@@ -269,7 +282,6 @@ def _access(endpoint: Endpoint) -> PlainAccess:
         connect_timeout=config.get("connect_timeout", 10),
         read_timeout=config.get("read_timeout", 60),
         session=session,
-        given_region=region,
     )
 
 
@@ -304,9 +316,17 @@ def _server(given: str | None, region: str | None, style: str) -> str:
             raise _NotPlainError(f"region {region!r}")
         return f"https://s3.{region}.amazonaws.com"
     known = _SERVER.fullmatch(given) and (region is None or _REGION.fullmatch(region))
-    if not known or "amazon" in given or style == "virtual":
+    if not known or "amazon" in given or style == "virtual" or not _is_url(given):
         raise _NotPlainError("an unusual endpoint")
     return given
+
+
+def _is_url(text: str) -> bool:
+    """Whether a port is at most 65535, and an address of IPv6 is well-formed."""
+    try:
+        return urlsplit(text).port != 0
+    except ValueError:
+        return False
 
 
 def _variables() -> Mapping[str, str]:
@@ -320,10 +340,11 @@ def _variables() -> Mapping[str, str]:
 
 def _trusted(given: str | bool | None, profile: _Profile, variables: Mapping[str, str]) -> str | bool:
     """The file with the certificates to trust; True for the default, False for any certificate."""
-    if given is not None:
-        return given
     configured = variables.get("AWS_CA_BUNDLE") or profile.values.get("ca_bundle")
-    return str(configured or os.environ["REQUESTS_CA_BUNDLE"]) if configured or "REQUESTS_CA_BUNDLE" in os.environ else True
+    found = next(each for each in (given, configured, os.environ.get("REQUESTS_CA_BUNDLE"), True) if each is not None)
+    if isinstance(found, bool) or (isinstance(found, str) and found.strip()):
+        return found
+    raise _NotPlainError(f"the file with the certificates to trust: {found!r}")
 
 
 class _Profile(NamedTuple):
@@ -369,7 +390,7 @@ def _credentials(endpoint: Endpoint, profile: _Profile, variables: Mapping[str, 
     """The credentials, and the session of botocore that found them, or None."""
     options = endpoint.client_options
     given = [options.get(name) for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")]
-    if any(given):
+    if any(each is not None for each in given):
         return _plain(*given), None
     if endpoint.profile_name is None and _KEYS[0] in variables and "AWS_CREDENTIAL_EXPIRATION" not in variables:
         return _plain(variables[_KEYS[0]], variables.get(_KEYS[1]), _first(variables, _TOKENS)), None
@@ -433,9 +454,10 @@ def default_bundle() -> str:
     """
     if not {"certifi", "wrapt"} & sys.modules.keys():
         package = find_spec("certifi")
-        bundle = os.path.join(os.path.dirname(str(package and package.origin)), "cacert.pem")
-        if os.path.isfile(bundle):
-            return bundle
+        if package is not None and package.origin:
+            bundle = os.path.join(os.path.dirname(package.origin), "cacert.pem")
+            if os.path.isfile(bundle):
+                return bundle
     from botocore.httpsession import where  # noqa: PLC0415 - see above
 
     found: str = where()
@@ -458,11 +480,11 @@ def tls_context(verify: str | bool) -> ssl.SSLContext:
     context.post_handshake_auth = True
     if os.environ.get("SSLKEYLOGFILE"):
         context.keylog_filename = os.environ["SSLKEYLOGFILE"]
-    if verify:
-        context.load_verify_locations(str(verify))
-    else:
+    if verify is False:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    else:
+        context.load_verify_locations(str(verify))
     return context
 
 

@@ -111,13 +111,24 @@ class Endpoint:
         """
         # The direct client waits by the kernel's calls, which greenlets must not do, and eventlet has no select.poll.
         if self.engine == "boto3" or is_green():
-            return self._boto_client(self._boto_session())
+            return self.make_boto_client()
         try:
             access = plain_access(self)
             return self._direct_plain(access) if access is not None else self._direct(self._boto_session())
         except (ImportError, AttributeError, KeyError, TypeError) as error:
             _logger.warning("the direct engine does not know this release of botocore (%r); boto3 sends all requests", error)
-            return self._boto_client(self._boto_session())
+            return self.make_boto_client()
+
+    def make_boto_client(self, shared: Any = None) -> S3Client:
+        """A new boto3 client.
+
+        Args:
+            shared: The session of botocore that it uses, with its credentials; None for a new one.
+
+        Raises:
+            botocore.exceptions.BotoCoreError: If the profile is unknown or the configuration is broken.
+        """
+        return self._boto_client(self._boto_session(shared))
 
     def _boto_session(self, shared: Any = None) -> Any:
         """A session of boto3.
@@ -133,17 +144,17 @@ class Endpoint:
 
         # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
         session = boto3.session.Session(botocore_session=shared, profile_name=self.profile_name)
-        if not self.anonymous:
+        # With given keys, boto3 does not search for credentials, which may send requests to the metadata service of EC2.
+        if not (self.anonymous or self._has_keys):
             _require_printable(session.get_credentials())
         return session
 
-    def _boto_client(self, session: Any, found: Mapping[str, str] | None = None) -> S3Client:
-        """A new boto3 client.
+    @property
+    def _has_keys(self) -> bool:
+        return bool(self.client_options.get("aws_access_key_id") and self.client_options.get("aws_secret_access_key"))
 
-        Args:
-            session: The session of boto3.
-            found: Further options of the client, which override our own.
-        """
+    def _boto_client(self, session: Any) -> S3Client:
+        """A new boto3 client of a session of boto3."""
         from botocore import UNSIGNED  # noqa: PLC0415 - as boto3
         from botocore.config import Config  # noqa: PLC0415 - as boto3
 
@@ -151,7 +162,7 @@ class Endpoint:
         options.setdefault("retries", {"mode": "standard", "total_max_attempts": self.max_attempts})
         if self.anonymous:
             options["signature_version"] = UNSIGNED
-        client: S3Client = session.client("s3", config=Config(**options), **{**self.client_options, **(found or {})})
+        client: S3Client = session.client("s3", config=Config(**options), **self.client_options)
         events = client.meta.events
         events.register("before-send.s3", check_stop)
         events.register("before-send.s3", _begin_sending)
@@ -194,7 +205,8 @@ class Endpoint:
 
     def _direct_plain(self, access: PlainAccess) -> S3Client:
         """The direct client of a plain endpoint. It makes its boto3 client when it needs it, with the same settings."""
-        return self._direct_client(access, lambda: self._boto_client(self._boto_session(access.session), access.pinned()))
+        pinned = access.pinned(self)
+        return self._direct_client(access, lambda: pinned.make_boto_client(access.session))
 
     def _direct(self, session: Any) -> S3Client:
         """The direct client over a boto3 client."""

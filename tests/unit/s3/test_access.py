@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import botocore
 import pytest
 from botocore.exceptions import BotoCoreError
 
@@ -154,6 +156,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no tls": {"use_ssl": False},
     "api": {"api_version": "2006-03-01"},
     "half a pair": {"aws_secret_access_key": None},
+    "empty keys": {"aws_access_key_id": "", "aws_secret_access_key": ""},
+    "empty region": {"region_name": ""},
+    "empty region of a server": {"region_name": "", "endpoint_url": "http://127.0.0.1:9000"},
     "odd key": {"aws_access_key_id": "AKID\n"},
     "odd token": {"aws_session_token": "tök"},
 }
@@ -349,6 +354,97 @@ def test_pinned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "mixed")
     assert client.meta.region_name == "eu-north-1"
     assert client.boto._request_signer._credentials.access_key == "OTHER"
+
+
+@pytest.mark.parametrize(
+    ("url", "region"), [(None, None), (None, "eu-central-1"), ("http://127.0.0.1:9000", None), ("https://[::1]", "garage")]
+)
+def test_pinned_place(url: str | None, region: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The boto3 client that is made later sends requests to the same place, and trusts the same certificates."""
+    endpoint = endpoint_of(url, region)
+    access = plain_access(endpoint)
+    assert access is not None
+    early, late = boto_client(endpoint), Endpoint.make_client(endpoint)
+    later = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_CA_BUNDLE": "/no/such/file",
+        "AWS_USE_FIPS_ENDPOINT": "true",
+        "AWS_USE_DUALSTACK_ENDPOINT": "true",
+    }
+    for name, value in later.items():
+        monkeypatch.setenv(name, value)
+    made: Any = late
+    assert made.boto.meta.endpoint_url == early.meta.endpoint_url
+    assert made.boto.meta.region_name == early.meta.region_name
+    assert made.boto._endpoint.http_session._verify is True
+    assert same_template(access, made.boto, "b1x")
+
+
+@pytest.mark.parametrize("text", ["", " "], ids=["empty", "blank"])
+@pytest.mark.parametrize("where", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "profile", "option"])
+def test_empty_bundle(where: str, text: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty name of a file of certificates is left to boto3, which refuses it; it does not mean any certificate."""
+    if where == "profile":
+        (home / ".aws").mkdir()
+        (home / ".aws" / "config").write_text(f"[default]\nca_bundle ={text}\n")
+    elif where != "option":
+        monkeypatch.setenv(where, text)
+    endpoint = endpoint_of("https://store.example", **({"verify": text} if where == "option" else {}))
+    assert plain_access(endpoint) is None
+    with pytest.raises(BotoCoreError, match="Invalid CA bundle"):
+        endpoint.make_client()
+    with pytest.raises(OSError, match="No such file"):
+        tls_context(text)
+
+
+def test_no_certifi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without certifi, no file of the working directory is trusted."""
+    for name in ("certifi", "wrapt"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr("gllm_storage.s3.access.find_spec", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    Path("cacert.pem").write_text("")
+    assert Path(default_bundle()).is_absolute()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://minio..example.com:9000",
+        f"http://{'a' * 64}.example.com",
+        f"http://store.{'a' * 64}",
+        "http://-store.example.com",
+        "http://store-.example.com",
+        "http://store.example.com.",
+        "http://localhost:99999",
+        "http://localhost:65536/",
+        "http://localhost:0",
+        "http://[:::::]:9000",
+    ],
+)
+def test_odd_host(url: str) -> None:
+    """A host name or a port that cannot be is left to boto3."""
+    assert plain_access(endpoint_of(url)) is None
+
+
+def test_long_host() -> None:
+    """The longest label of a host name, and the greatest port, are plain."""
+    assert plain_access(endpoint_of(f"http://{'a' * 63}.{'b' * 63}.example:65535")) is not None
+
+
+def test_initializer() -> None:
+    """A function that changes each session of botocore leaves the endpoint to boto3."""
+
+    def initialize(session: Any) -> None:
+        """Change nothing."""
+
+    botocore.register_initializer(initialize)
+    try:
+        assert plain_access(endpoint_of()) is None
+    finally:
+        botocore.unregister_initializer(initialize)
+    assert plain_access(endpoint_of()) is not None
 
 
 def test_anonymous(home: Path) -> None:
