@@ -70,6 +70,38 @@ class _PacedIO(io.RawIOBase):
         super().close()
 
 
+class _Interim:
+    """A socket from which botocore reads the lines of an interim answer (100 Continue), byte by byte.
+
+    Bytes that a server sends after its last answer are read here, too, if they arrive after urllib3 has looked for them.
+    """
+
+    def __init__(self, sock: Any, pace: Throughput) -> None:
+        self._sock = sock
+        self._pace = pace
+
+    def makefile(self, *args: Any) -> Any:
+        return _InterimIO(self._sock.makefile(*args), self._pace)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class _InterimIO(_PacedIO):
+    """The bytes of an interim answer, measured and limited."""
+
+    _count = 0
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = super().readinto(buffer)
+        self._count += count or 0
+        if not count and self._count:  # botocore would read the end of the connection for ever
+            raise ConnectionResetError("the connection was closed in the middle of an interim answer")
+        if self._count > MAX_LINES:
+            raise _MalformedAnswerError(f"the answer has more than {MAX_LINES} bytes of headers or trailers")
+        return count
+
+
 class _LimitedReader(io.BufferedReader):
     """A reader of an answer that bounds the lines of its framing.
 
@@ -149,6 +181,14 @@ def _guarded(connection_class: Any, least: float, seconds: float | None) -> Any:
 
     class Connection(connection_class):  # type: ignore[misc]  # the class is a parameter
         response_class = _guarded_response(connection_class.response_class, least, seconds)
+
+        def _handle_expect_response(self, message_body: Any) -> None:  # of botocore
+            sock: Any = vars(self)["sock"]
+            self.sock = _Interim(sock, Throughput(least, seconds))
+            try:
+                super()._handle_expect_response(message_body)
+            finally:
+                self.sock = sock
 
         def getresponse(self) -> Any:
             given: Any = self.response_class

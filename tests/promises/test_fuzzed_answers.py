@@ -392,7 +392,7 @@ def test_batch_number() -> None:
     """A part of a batch answer of GCS with an impossible number is left out. Batches go to Google only."""
     part = "--p\r\nContent-Type: application/http\r\nContent-ID: <response-gllm+{}>\r\n\r\nHTTP/1.1 204 X\r\n\r\n\r\n"
     answer: Any = SimpleNamespace(
-        headers={"Content-Type": "multipart/mixed; boundary=p"},
+        headers={"content-type": "multipart/mixed; boundary=p"},
         content=f"{part.format(0)}{part.format('9' * 5000)}--p--".encode(),
     )
     assert _statuses(answer) == {0: 204}
