@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import FsspecPeer, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ def connection_string(endpoint: Endpoint) -> str:
     )
 
 
-class Adlfs(Peer):
+class Adlfs(FsspecPeer):
     """The defaults of adlfs."""
 
     how = {
@@ -35,28 +35,13 @@ class Adlfs(Peer):
         "upload_many": "`fs.put(list, list)`",
         "download_many": "`fs.get(list, list)`",
     }
+    put_options = {"overwrite": True}
 
     def __init__(self, endpoint: Endpoint) -> None:
         import adlfs  # noqa: PLC0415 - the other peer does not need it
 
         super().__init__(endpoint)
-        self.filesystem: Any = adlfs.AzureBlobFileSystem(connection_string=connection_string(endpoint))
-
-    def upload(self, path: str, key: str) -> None:
-        self.filesystem.put_file(path, self._path(key), overwrite=True)
-
-    def download(self, key: str, path: str) -> None:
-        self.filesystem.get_file(self._path(key), path)
-
-    def upload_many(self, transfers: Sequence[Transfer]) -> None:
-        paths, keys = [path for path, _ in transfers], [self._path(key) for _, key in transfers]
-        self.filesystem.put(paths, keys, overwrite=True)
-
-    def download_many(self, transfers: Sequence[Transfer]) -> None:
-        self.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
-
-    def _path(self, key: str) -> str:
-        return f"{self.endpoint.bucket}/{key}"
+        self.filesystem = adlfs.AzureBlobFileSystem(connection_string=connection_string(endpoint))
 
 
 class AzureSdk(Peer):

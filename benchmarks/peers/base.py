@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -95,3 +95,31 @@ def write_file(path: str, content: bytes | memoryview) -> None:
     """Write a small file."""
     with open(path, "wb") as file:
         file.write(content)
+
+
+class FsspecPeer(Peer):
+    """A filesystem of fsspec.
+
+    Attributes:
+        filesystem: The filesystem, which the constructor of the peer makes.
+        put_options: Arguments of each upload.
+    """
+
+    filesystem: Any
+    put_options: ClassVar[Mapping[str, bool]] = {}
+
+    def upload(self, path: str, key: str) -> None:
+        self.filesystem.put_file(path, self._path(key), **self.put_options)
+
+    def download(self, key: str, path: str) -> None:
+        self.filesystem.get_file(self._path(key), path)
+
+    def upload_many(self, transfers: Sequence[Transfer]) -> None:
+        paths, keys = [path for path, _ in transfers], [self._path(key) for _, key in transfers]
+        self.filesystem.put(paths, keys, **self.put_options)
+
+    def download_many(self, transfers: Sequence[Transfer]) -> None:
+        self.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
+
+    def _path(self, key: str) -> str:
+        return f"{self.endpoint.bucket}/{key}"

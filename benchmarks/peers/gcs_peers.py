@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.layout import MIB
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import FsspecPeer, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ _CHUNK = 32 * MIB
 _PROJECT = "bench"
 
 
-class Gcsfs(Peer):
+class Gcsfs(FsspecPeer):
     """The defaults of gcsfs."""
 
     how = {
@@ -37,22 +37,7 @@ class Gcsfs(Peer):
 
         super().__init__(endpoint)
         options = {"token": "anon", "project": _PROJECT, "endpoint_url": endpoint.url}
-        self.filesystem: Any = gcsfs.GCSFileSystem(**options)
-
-    def upload(self, path: str, key: str) -> None:
-        self.filesystem.put_file(path, self._path(key))
-
-    def download(self, key: str, path: str) -> None:
-        self.filesystem.get_file(self._path(key), path)
-
-    def upload_many(self, transfers: Sequence[Transfer]) -> None:
-        self.filesystem.put([path for path, _ in transfers], [self._path(key) for _, key in transfers])
-
-    def download_many(self, transfers: Sequence[Transfer]) -> None:
-        self.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
-
-    def _path(self, key: str) -> str:
-        return f"{self.endpoint.bucket}/{key}"
+        self.filesystem = gcsfs.GCSFileSystem(**options)
 
 
 class GoogleSdk(Peer):

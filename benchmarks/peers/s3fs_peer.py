@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import s3fs
 
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import FsspecPeer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.layout import Endpoint
-    from benchmarks.peers.base import Transfer
 
 
-class S3fs(Peer):
+class S3fs(FsspecPeer):
     """The defaults of s3fs, except that random reads use no cache: each would read 50 MiB ahead."""
 
     how = {
@@ -36,7 +35,7 @@ class S3fs(Peer):
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
-        self.filesystem: Any = s3fs.S3FileSystem(
+        self.filesystem = s3fs.S3FileSystem(
             key=endpoint.access_key,
             secret=endpoint.secret_key,
             endpoint_url=endpoint.url,
@@ -47,18 +46,6 @@ class S3fs(Peer):
                 "response_checksum_validation": "when_required",
             },
         )
-
-    def upload(self, path: str, key: str) -> None:
-        self.filesystem.put_file(path, self._path(key))
-
-    def download(self, key: str, path: str) -> None:
-        self.filesystem.get_file(self._path(key), path)
-
-    def upload_many(self, transfers: Sequence[Transfer]) -> None:
-        self.filesystem.put([path for path, _ in transfers], [self._path(key) for _, key in transfers])
-
-    def download_many(self, transfers: Sequence[Transfer]) -> None:
-        self.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
 
     def upload_small(self, path: str, key: str) -> None:
         self.filesystem.put_file(path, self._path(key))
@@ -89,6 +76,3 @@ class S3fs(Peer):
         with self.filesystem.open(self._path(key), "wb") as file:
             for _ in range(count):
                 file.write(block)
-
-    def _path(self, key: str) -> str:
-        return f"{self.endpoint.bucket}/{key}"
