@@ -61,8 +61,6 @@ thread and with two: 2000 × 16 KiB up 0.38 and 0.37, 0.58 and 0.67; 200 × 1 Mi
 objects, two threads mostly hand Python's lock to each other."""
 _UNCOUNTED = 2**20
 """Bytes of an object that the memory budget does not count: each thread holds one at a time."""
-_HELD = 2**18
-"""Bytes of an object that is held until a HeadObject confirms it; up to `IN_PROGRESS` of them are."""
 _WAITING = 128
 """Files that get their names together; each holds a descriptor until then."""
 _WAITING_BYTES = 2**26
@@ -216,31 +214,48 @@ class _Files:
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
         self._bytes = 0
+        self._unnamed: set[Draft] = set()
         self.failed: list[int] = []
         """The numbers of the objects whose files could not get their names; they have to go the normal way."""
 
-    def add(self, job: _Get, path: str, details: ErrorDetails, content: Content) -> bool:
-        """Write a file.
-
-        Returns:
-            Whether it has its name; if not, its job is told when it has.
+    def write(self, path: str, details: ErrorDetails, content: Content) -> Draft:
+        """Write a file that gets its name later, or never.
 
         Raises:
             StorageError: If it cannot be written.
         """
         draft = Draft(path, details, durable=self._durable, folders=self._folders)
+        self._unnamed.add(draft)
         try:
             draft.fill(content)
-            if not self._durable:
-                draft.settle()
-                draft.publish()
-                return True
         except BaseException:
-            draft.discard()
+            self.discard(draft)
             raise
+        return draft
+
+    def discard(self, draft: Draft) -> None:
+        """Remove a file that gets no name."""
+        self._unnamed.discard(draft)
+        draft.discard()
+
+    def name(self, job: _Get, draft: Draft, size: int) -> bool:
+        """Give a file its name, at once or together with others.
+
+        Returns:
+            Whether it has its name; if not, its job is told when it has.
+
+        Raises:
+            StorageError: If it cannot get its name.
+        """
+        if not self._durable:
+            draft.settle()
+            draft.publish()
+            self._unnamed.discard(draft)
+            return True
         with self._lock:
-            self._waiting.append(_Waiter(job, draft, len(content)))
-            self._bytes += len(content)
+            self._unnamed.discard(draft)
+            self._waiting.append(_Waiter(job, draft, size))
+            self._bytes += size
             is_full = len(self._waiting) >= _WAITING or self._bytes >= _WAITING_BYTES
         if is_full:
             self.publish()
@@ -269,9 +284,9 @@ class _Files:
                 waiter.draft.discard()
 
     def close(self) -> None:
-        """Discard the files that have no name yet."""
-        for waiter in self._waiting:
-            waiter.draft.discard()
+        """Discard the files that have no name."""
+        for draft in (*self._unnamed, *(waiter.draft for waiter in self._waiting)):
+            draft.discard()
 
 
 @dataclass(frozen=True)
@@ -435,7 +450,7 @@ class _Get:
         self.number = number
         self._done = done
         self._files = files
-        self._unconfirmed: tuple[int, str, Content] | None = None
+        self._unconfirmed: _Unconfirmed | None = None
 
     def begin(self) -> StartedRequest | None:
         prepared = self._requests.get if self._unconfirmed is None else self._requests.head
@@ -450,6 +465,8 @@ class _Get:
 
     def failed(self, error: Exception) -> None:
         self._common.report(self._item.key, self._operation, error)
+        if self._unconfirmed is not None:
+            self._discard(self._unconfirmed.kept)
 
     @property
     def _operation(self) -> str:
@@ -457,7 +474,7 @@ class _Get:
 
     def end(self, answer: Answer) -> int | None:
         if self._unconfirmed is not None:
-            return self._confirm(answer.headers, *self._unconfirmed)
+            return self._confirm(answer.headers, self._unconfirmed)
         try:
             headers, size = answer.headers, answer.length
             etag = headers.get("etag", "").strip('"')
@@ -475,30 +492,39 @@ class _Get:
             cause = "the content does not match its size or checksum"
             self._common.report(self._item.key, self._operation, cause, "corruption")
             return None
+        kept = self._kept(content)
         if checksum is None and not self._common.requests.is_confirmed(self._item.key, size, etag):
             # The answer may be a page of a proxy, or cut: a HeadObject has to state the same facts.
-            if size > _HELD:
-                return None
-            self._unconfirmed = size, etag, content
+            self._unconfirmed = _Unconfirmed(size, etag, kept)
             return MORE
-        self._keep(content)
+        self._end(size, kept)
         return size
 
-    def _confirm(self, headers: Mapping[str, str], size: int, etag: str, content: Content) -> int | None:
-        self._unconfirmed = None
-        found = headers.get("etag", "").strip('"'), headers.get("content-length")
-        if found != (etag, str(size)) or checksum_in(headers, size) is not None:
+    def _confirm(self, headers: Mapping[str, str], found: _Unconfirmed) -> int | None:
+        stated = headers.get("etag", "").strip('"'), headers.get("content-length")
+        if stated != (found.etag, str(found.size)) or checksum_in(headers, found.size) is not None:
+            self._discard(found.kept)
             return None
-        self._common.requests.confirm(self._item.key, size, etag)
-        self._keep(content)
-        return size
+        self._common.requests.confirm(self._item.key, found.size, found.etag)
+        self._end(found.size, found.kept)
+        return found.size
 
-    def _keep(self, content: Content) -> None:
+    def _kept(self, content: Content) -> bytes | Draft:
+        """The content in a file without a name, or in memory if the caller wants it there."""
         path = self._item.path
         if path is None:
-            self.finish(len(content), bytes(content))
-        elif self._files.add(self, path, self._common.store.details(self._item.key, "download"), content):
-            self.finish(len(content), None)
+            return bytes(content)
+        return self._files.write(path, self._common.store.details(self._item.key, "download"), content)
+
+    def _discard(self, kept: bytes | Draft) -> None:
+        if isinstance(kept, Draft):
+            self._files.discard(kept)
+
+    def _end(self, size: int, kept: bytes | Draft) -> None:
+        if not isinstance(kept, Draft):
+            self.finish(size, kept)
+        elif self._files.name(self, kept, size):
+            self.finish(size, None)
 
     def finish(self, size: int, content: bytes | None) -> None:
         """Report the end of the object.
@@ -510,6 +536,15 @@ class _Get:
         if self._item.watch is not unwatched:
             _report_end(self._item.watch, size)
         self._done[self.number] = content
+
+
+@dataclass(frozen=True)
+class _Unconfirmed:
+    """A received object without a checksum, until a HeadObject states its size and its ETag."""
+
+    size: int
+    etag: str
+    kept: bytes | Draft
 
 
 @dataclass(frozen=True)

@@ -214,13 +214,21 @@ def test_not_complete(faulty: Faulty, tmp_path: Path, kind: str, times: int | No
 
 
 @on_s3
-def test_bulk_without_checksum(faulty: Faulty) -> None:
+@pytest.mark.parametrize("size", [len(CONTENT), MIB], ids=["small", "1 MiB"])
+@pytest.mark.parametrize("to", ["memory", "files"])
+def test_bulk_without_checksum(faulty: Faulty, tmp_path: Path, to: str, size: int) -> None:
     """Objects without a checksum take a GET and a HEAD request each, and no more."""
     client, path = filesystem(faulty)
-    names = [f"{path}-{number}" for number in range(5)]
+    names, content = [f"{path}-{number}" for number in range(5)], content_of(size)
     for name in names:
-        faulty.boto3.put_object(Bucket=BUCKET, Key=name.partition("/")[2], Body=CONTENT)
-    assert list(client.filesystem.cat(names).values()) == [CONTENT] * 5
+        faulty.boto3.put_object(Bucket=BUCKET, Key=name.partition("/")[2], Body=content)
+    if to == "memory":
+        found = list(client.filesystem.cat(names).values())
+    else:
+        targets = [tmp_path / str(number) for number in range(5)]
+        client.filesystem.get(names, [str(each) for each in targets])
+        found = [each.read_bytes() for each in targets]
+    assert found == [content] * 5
     assert sorted(faulty.operations()) == ["GetObject"] * 5 + ["HeadObject"] * 5
 
 
