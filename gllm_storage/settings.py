@@ -106,7 +106,7 @@ class TransferSettings:
 
     multipart_threshold: int = 16 * MIB
     part_size: int = 8 * MIB
-    max_concurrency: int = 10
+    max_concurrency: int = 16
     max_attempts: int = 5
     memory_limit: int = DEFAULT_MEMORY_LIMIT
     publish_on_error: bool = False

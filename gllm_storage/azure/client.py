@@ -53,7 +53,7 @@ class AzureStorageClient(FsspecStorageClient):
                 - access_tier: ``"hot"``, ``"cool"``, ``"cold"`` or ``"archive"``, for stored objects.
                 - multipart_threshold: Larger files are sent in blocks, several at a time. Default ``"16MiB"``.
                 - part_size: Size of a block and of a ranged read. Default ``"8MiB"``.
-                - max_concurrency: Blocks of one file at a time. Default ``"10"``.
+                - max_concurrency: Blocks of one file at a time. Default ``"16"``.
                 - connect_timeout, read_timeout: Default ``"10s"``, ``"60s"``.
                 - max_attempts: How often a request is sent at most. Default ``"5"``.
                 - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block

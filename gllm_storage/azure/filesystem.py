@@ -71,7 +71,7 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
             - access_tier: ``"hot"``, ``"cool"``, ``"cold"`` or ``"archive"``, for stored blobs.
             - multipart_threshold: Files of more bytes are uploaded in blocks. Default 16 MiB.
             - part_size: Bytes of a block and of a ranged read. Default 8 MiB.
-            - max_concurrency: Blocks of one file at a time. Default 10; adlfs's default is 2500.
+            - max_concurrency: Blocks of one file at a time. Default 16; adlfs's default is 2500.
             - max_attempts: How often a request is sent at most. Default 5.
             - publish_on_error: Whether a written file appears also if other code closes it at the end of a failed block.
             - connection_timeout: Seconds to wait for a connection. Default 10.

@@ -96,7 +96,7 @@ class AzureSettings:
     access_tier: str | None = setting(choice("hot", "cool", "cold", "archive"), default=None)
     multipart_threshold: int = setting(_threshold, natural=int, default=16 * _MIB)
     part_size: int = setting(_part_size, natural=int, default=8 * _MIB)
-    max_concurrency: int = setting(count, default=10)
+    max_concurrency: int = setting(count, default=16)
     connect_timeout: float = setting(duration, default=10.0)
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)

@@ -277,6 +277,7 @@ class _TaskQueue(Generic[T]):
         self._failures: list[BaseException] = []
         self._clocks: dict[int, int] = {}
         self._cpu_of_ended = 0.0
+        self._process_time = time.process_time()
         self._observed = time.perf_counter(), 0.0
         self.finished = threading.Event()
 
@@ -329,16 +330,18 @@ class _TaskQueue(Generic[T]):
             return self.width
         with self._changed:
             width, (before, cpu_before) = self._pace.width, self._observed
-            if self._clocks:
-                cpu = self._cpu_of_ended + sum(map(time.clock_gettime, self._clocks.values()))
-            else:  # macOS and Windows
-                cpu = time.process_time()
-            now = time.perf_counter()
+            cpu, now = self._cpu(), time.perf_counter()
             self._observed = now, cpu
             self._pace.observe(now - before, cpu - cpu_before, min(width, len(self._clocks) or width))
             if self._pace.width > width:
                 self._changed.notify_all()
             return self._pace.width
+
+    def _cpu(self) -> float:
+        """The time of the processor that the workers have used, in seconds."""
+        if not _HAS_THREAD_CLOCKS:
+            return time.process_time() - self._process_time
+        return self._cpu_of_ended + sum(map(time.clock_gettime, self._clocks.values()))
 
     def _next(self, worker: int) -> int | None:
         with self._changed:
@@ -358,7 +361,7 @@ class _TaskQueue(Generic[T]):
             self._results[number] = result
             if self._pace is not None:
                 width = self._pace.width
-                self._pace.ended()
+                self._pace.ended(self._cpu())
                 if self._pace.width > width:
                     self._changed.notify_all()
             if len(self._results) == len(self._tasks):

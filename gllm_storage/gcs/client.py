@@ -52,7 +52,7 @@ class GCSStorageClient(FsspecStorageClient):
                 - sse_customer_key: Key of the caller that encrypts and decrypts all objects: 32 bytes in base64.
                 - multipart_threshold: Larger files are sent by a resumable upload. Default ``"16MiB"``.
                 - part_size: Size of its chunks, and of ranged reads; a multiple of 256 KiB. Default ``"16MiB"``.
-                - max_concurrency: Ranges of one object that are read at a time. Default ``"10"``.
+                - max_concurrency: Ranges of one object that are read at a time. Default ``"16"``.
                 - connect_timeout, read_timeout: Default ``"10s"``, ``"60s"``.
                 - max_attempts: The most attempts at a request. Default ``"5"``.
                 - publish_on_error: ``"true"`` lets `close` of a written file publish also at the end of a ``with`` block

@@ -69,10 +69,10 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         kms_key_name: Key that encrypts the stored objects.
         multipart_threshold: Files of more bytes than this are sent by a resumable upload. Default: 16 MiB.
         part_size: Bytes in a chunk of it, and in a ranged read. Default: 16 MiB.
-        max_concurrency: Ranges of one object that are read at a time. Default: 10.
+        max_concurrency: Ranges of one object that are read at a time. Default: 16.
         max_attempts: The most attempts at a request. Default: 5.
         publish_on_error: Whether a written file appears also if other code closes it at the end of a block that failed.
-        connect_timeout: Seconds to wait for a connection. Default: 10.
+        connect_timeout: Seconds to wait for a connection. Default: 16.
         read_timeout: Seconds to wait for an answer to begin or go on. Default: 60.
         ca_bundle: Path of a file with the CA certificates to trust.
         verify_tls: Whether TLS certificates are verified; False issues a warning. Default: True.

@@ -78,7 +78,7 @@ class GCSSettings:
     sse_customer_key: str | None = setting(customer_key, default=None, secret=True)
     multipart_threshold: int = setting(_threshold, natural=int, default=16 * _MIB)
     part_size: int = setting(_part_size, natural=int, default=16 * _MIB)
-    max_concurrency: int = setting(count, default=10)
+    max_concurrency: int = setting(count, default=16)
     connect_timeout: float = setting(duration, default=10.0)
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)

@@ -2,7 +2,9 @@
 
 **TLS in memory.** An `ssl.SSLSocket` with a timeout calls poll() before each receive, and then read() for the head and for
 the content of each record of 16 KiB. `Encrypted` receives 256 KiB of ciphertext by one call, and decrypts record by record
-into the caller's buffer without system calls; it encrypts 256 KiB, and sends them by one call.
+into the caller's buffer without system calls; it encrypts 64 KiB, and sends them by one call. More at a time costs more: the
+memory of the ciphertext is fresh then, and leaves the processor's cache. 1 GiB sent in pieces of 64, 256 and 1024 KiB took
+0.90, 1.06 and 1.20 s of CPU.
 
 **Timeouts.** Where the kernel keeps the time, the socket blocks, for TLS as well.
 """
@@ -253,12 +255,14 @@ class Encrypted(Transport):
         view = memoryview(data)
         while view:
             try:
-                view = view[self.tls.write(view) :]
+                view = view[self.tls.write(view[:_SOME]) :]
             except ssl.SSLWantReadError:  # the server has begun another handshake, which TLS 1.2 allows
                 if not self._feed():
                     raise BrokenPipeError("the server closed the connection during a handshake") from None
             except ssl.SSLError as error:
                 raise _broken(error) from None
+            if view:
+                self._flush()
         if not more:
             self._flush()
 

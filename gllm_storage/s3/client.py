@@ -65,7 +65,7 @@ class S3StorageClient(FsspecStorageClient):
                 - expected_bucket_owner: Account id; requests fail if another account owns the bucket. Default: not checked.
                 - multipart_threshold: Size above which a file is uploaded in parts, at most ``"5GiB"``. Default ``"16MiB"``.
                 - part_size: Size of a part and of a ranged read, ``"5MiB"`` to ``"5GiB"``. Default ``"8MiB"``.
-                - max_concurrency: The most parts of one file at a time. Default ``"10"``.
+                - max_concurrency: The most parts of one file at a time. Default ``"16"``.
                 - connect_timeout: Time to connect to the server. Default ``"10s"``.
                 - read_timeout: Time without a byte from the server. Default ``"60s"``.
                 - max_attempts: How often a request is sent at most. Default ``"5"``.

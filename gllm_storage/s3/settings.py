@@ -127,7 +127,7 @@ class S3Settings:
     expected_bucket_owner: str | None = setting(text, default=None)
     multipart_threshold: int = setting(_threshold, natural=int, default=16 * 2**20)
     part_size: int = setting(_part_size, natural=int, default=8 * 2**20)
-    max_concurrency: int = setting(count, default=10)
+    max_concurrency: int = setting(count, default=16)
     connect_timeout: float = setting(duration, default=10.0)
     read_timeout: float = setting(duration, default=60.0)
     max_attempts: int = setting(count, default=5)

@@ -182,12 +182,13 @@ def observe(width: Width, clock: Clock, *, tasks: int, seconds: float, use: floa
         use: The share of this time for which it uses one.
         processors: How many there are.
     """
-    widths = []
+    widths, cpu = [], 0.0
     for _ in range(tasks):
+        cpu += seconds * use
         slowed = max(1.0, width.width * use / processors)
         clock.now += seconds * slowed / width.width
         width.observe(seconds * slowed / width.width, seconds * use, width.width)
-        width.ended()
+        width.ended(cpu)
         widths.append(width.width)
     return widths
 
@@ -200,8 +201,22 @@ def test_width_on_slow_network(clock: Clock) -> None:
 
 
 def test_width_on_fast_network(clock: Clock) -> None:
-    """Workers that use the processors stay two."""
-    assert set(observe(Width(10), clock, tasks=200, seconds=0.02, use=0.7, processors=1)) == {2}
+    """Two workers that use one processor stay two if a single one would be slower."""
+    widths = observe(Width(10), clock, tasks=200, seconds=0.02, use=0.7, processors=1)
+    assert set(widths) == {1, 2}
+    assert set(widths[20:]) == {2}
+
+
+def test_width_on_one_processor(clock: Clock) -> None:
+    """A worker that uses the only free processor completely is enough."""
+    widths = observe(Width(10), clock, tasks=200, seconds=0.02, use=1.0, processors=1)
+    assert set(widths[6:]) == {1}
+
+
+def test_width_on_two_processors(clock: Clock) -> None:
+    """Two workers that each use a processor stay two."""
+    widths = observe(Width(10), clock, tasks=200, seconds=0.02, use=1.0, processors=2)
+    assert set(widths[20:]) == {2}
 
 
 def test_width_after_slow_start(clock: Clock) -> None:

@@ -7,15 +7,15 @@ import pytest
 from gllm_storage.settings import MIB, TransferSettings
 from gllm_storage.store.transfer import MAX_PARTS, part_ranges, range_size_for
 
-SETTINGS = TransferSettings(part_size=8 * MIB, max_concurrency=10)
+SETTINGS = TransferSettings(part_size=8 * MIB, max_concurrency=16)
 
 
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
         (9 * MIB, 8 * MIB),  # smaller ranges than a part cost requests
-        (400 * MIB, 10 * MIB),
-        (1024 * MIB, 26 * MIB),
+        (640 * MIB, 10 * MIB),
+        (1024 * MIB, 16 * MIB),
         (2**40, 105 * MIB),  # at most 10,000 ranges, as parts
         (8192 * MIB, 32 * MIB),  # at most four parts
     ],
