@@ -410,7 +410,8 @@ class DirectClient:
         changes, bodiless = request.method in _CHANGES, request.method == "HEAD"
         head = _head(place, request)
         try:
-            begin_sending(request.body)
+            if not isinstance(request.body, bytes):
+                begin_sending(request.body)
             answer = place.pool.request(head, request.body, changes=changes, bodiless=bodiless, fresh=fresh)
             return self.outcome(place, operation, request.headers, answer)
         except UnusableAnswerError as error:
@@ -622,11 +623,12 @@ def _head(place: _Place, request: Request) -> bytes:
     headers = {"host": place.template.host_header, **request.headers}
     if request.method in _CHANGES:
         headers["content-length"] = str(request.body_length)
-    if place.signer is not None:
+    if place.signer is None:
+        lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+    else:
         headers["x-amz-content-sha256"] = _digest(place, request)
-        headers = place.signer.sign(request.method, request.path, request.query, headers)
+        lines = place.signer.lines(request.method, request.path, request.query, headers)
     target = f"{request.path}?{request.query}" if request.query else request.path
-    lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
     unsigned = f"accept-encoding: identity\r\nuser-agent: {place.template.user_agent}"
     return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n{unsigned}\r\n\r\n".encode("ascii")
 

@@ -6,6 +6,7 @@ A request that needs more than that, such as a computed digest, goes through bot
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,10 @@ _COMPUTED = ("ChecksumAlgorithm", "CopySource")
 _KEY, _KEY_DIGEST = "SSECustomerKey", "SSECustomerKeyMD5"
 """boto3 encodes a customer key and computes its digest if the digest is not given."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~/\-]*")
+"""Keys that are not percent-encoded."""
+_DATES = 256
+"""Dates of answers that are remembered: the same objects are looked at again, and files of a directory have one date."""
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TEXT_BODIES = (bytes, bytearray, memoryview)
@@ -100,7 +105,7 @@ class Operation:
                 query[place] = _text(value)
             else:
                 return None
-        if not (_are_plain(headers) and _are_plain(query)):
+        if (headers and not _are_plain(headers)) or (query and not _are_plain(query)):
             return None
         path = path_of(base, str(key)) if self._has_key else base.removesuffix("/") or "/"
         return Request(self.method, path, canonical_query(query) if query else "", headers, body, length)
@@ -141,7 +146,7 @@ def path_of(base: str, key: str) -> str:
         base: The path up to the key, from `Template.path`.
         key: The key.
     """
-    return f"{base}{quote(key, safe='/~')}"
+    return f"{base}{key if _UNRESERVED.fullmatch(key) else quote(key, safe='/~')}"
 
 
 def _length_of(body: Any) -> int | None:
@@ -202,6 +207,7 @@ def _metadata(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(_DATES)
 def _time(text: str) -> datetime:
     match = _DATE.fullmatch(text)
     if match is None:

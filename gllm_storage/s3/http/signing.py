@@ -10,18 +10,21 @@ import hashlib
 import hmac
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 CRC_HEADER = "x-amz-checksum-crc64nvme"
 _PIECE = 2**18
-_ORDERS = 256
+_FORMS = 256
 """The most sets of header names that a signer remembers: callers choose the names of metadata."""
 EMPTY = hashlib.sha256(b"").hexdigest()
+_BLOCK = 64
+"""Bytes of a block of SHA-256."""
 
 
 def digest_of(body: Any) -> str:
@@ -81,6 +84,65 @@ class Scope:
     service: str
 
 
+class _Form(NamedTuple):
+    """How requests with the same header names are signed and sent.
+
+    Attributes:
+        values: Reads the values of these headers, in the order of the signature.
+        canonical: The canonical headers, with a place for each value.
+        listed: The names, as the signature lists them.
+        lines: The lines of the request in its own order, with a place for each value.
+    """
+
+    values: Callable[[Mapping[str, str]], tuple[str, ...]]
+    canonical: str
+    listed: str
+    lines: str
+
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> _Form:
+        """The form of some header names, at least two."""
+        ordered = sorted(names)
+        canonical = "\n".join([f"{_quoted(name)}:%s" for name in ordered])
+        lines = "\r\n".join([f"{_quoted(name)}: %s" for name in names])
+        return cls(itemgetter(*ordered), canonical, ";".join(ordered), lines)
+
+
+def _quoted(name: str) -> str:
+    return name.replace("%", "%%")  # names of metadata may have it
+
+
+class _Key:
+    """The signing key of one day: it is derived once.
+
+    The inner and the outer hash of HMAC are copied for each signature: that takes half the time of a copied `hmac.HMAC`.
+
+    Args:
+        day: The day, as in a date of a signature.
+        access_key: The access key.
+        secret: The secret key.
+        scope: The scope of the signatures.
+    """
+
+    def __init__(self, day: str, access_key: str, secret: str, scope: Scope) -> None:
+        self.owner = day, access_key, secret
+        self.scope = f"{day}/{scope.region}/{scope.service}/aws4_request"
+        self.beginning = f"AWS4-HMAC-SHA256 Credential={access_key}/{self.scope}, SignedHeaders="
+        key = f"AWS4{secret}".encode()
+        for part in (day, scope.region, scope.service, "aws4_request"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        key = key.ljust(_BLOCK, b"\0")
+        self._inner = hashlib.sha256(bytes([each ^ 0x36 for each in key]))  # https://www.rfc-editor.org/rfc/rfc2104
+        self._outer = hashlib.sha256(bytes([each ^ 0x5C for each in key]))
+
+    def signature(self, text: str) -> str:
+        """The HMAC of a text, in hex."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(text.encode())
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+
 class Signer:
     """Signs requests of one scope. The signing key is derived anew for each day and secret, and kept in between.
 
@@ -92,69 +154,67 @@ class Signer:
     def __init__(self, scope: Scope, credentials: Any) -> None:
         self._scope = scope
         self._credentials = credentials
-        self._derived: tuple[str, str, Any] = ("", "", None)
-        self._orders: dict[tuple[str, ...], tuple[list[str], str]] = {}
+        self._key: _Key | None = None
+        self._forms: dict[tuple[str, ...], _Form] = {}
 
-    def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> dict[str, str]:
-        """Sign a request.
+    def lines(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
+        """The headers of a signed request.
 
         Args:
             method: HTTP method.
             path: The path as it is sent, percent-encoded.
             query: The query as it is sent, from `canonical_query`.
-            headers: The headers to sign, with names in lower case; ``host`` and ``x-amz-content-sha256`` are among them.
+            headers: The headers to sign, with names in lower case; ``host`` and ``x-amz-content-sha256`` are among them. The
+                date is added, and the session token if there is one.
 
         Returns:
-            The headers, with the date, the session token if there is one, and ``authorization``.
+            The lines of these headers and of ``authorization``.
 
         Raises:
             Exception: Any exception of botocore, if the credentials have expired and cannot be refreshed.
         """
         frozen = self._credentials.get_frozen_credentials()
-        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        signed = {**headers, "x-amz-date": now}
+        now = _now()
+        headers["x-amz-date"] = now
         if frozen.token:
-            signed["x-amz-security-token"] = frozen.token
-        names, listed = self._order(tuple(signed))
-        values = [signed[name] for name in names]
-        canonical = "\n".join(
-            [
-                f"{name}:{value if ' ' not in value else ' '.join(value.split())}"
-                for name, value in zip(names, values, strict=True)
-            ]
-        )
-        digest = signed["x-amz-content-sha256"]
-        request = f"{method}\n{path}\n{query}\n{canonical}\n\n{listed}\n{digest}"
-        scope = f"{now[:8]}/{self._scope.region}/{self._scope.service}/aws4_request"
-        text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        keyed = self._keyed(now[:8], frozen.secret_key).copy()
-        keyed.update(text.encode())
-        signed["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={frozen.access_key}/{scope}, SignedHeaders={listed}, Signature={keyed.hexdigest()}"
-        )
-        return signed
+            headers["x-amz-security-token"] = frozen.token
+        form = self._form(tuple(headers))
+        values = form.values(headers)
+        canonical = form.canonical % values
+        if " " in canonical:
+            canonical = form.canonical % tuple([" ".join(value.split()) if " " in value else value for value in values])
+        key, day = self._key, now[:8]
+        if key is None or key.owner != (day, frozen.access_key, frozen.secret_key):
+            key = self._key = _Key(day, frozen.access_key, frozen.secret_key, self._scope)
+        request = f"{method}\n{path}\n{query}\n{canonical}\n\n{form.listed}\n{headers['x-amz-content-sha256']}"
+        digest = hashlib.sha256(request.encode()).hexdigest()
+        signature = key.signature(f"AWS4-HMAC-SHA256\n{now}\n{key.scope}\n{digest}")
+        lines = form.lines % tuple(headers.values())
+        return f"{lines}\r\nauthorization: {key.beginning}{form.listed}, Signature={signature}"
 
-    def _order(self, names: tuple[str, ...]) -> tuple[list[str], str]:
-        """The names of headers in the order of the signature, and their list in it; most requests have the same ones."""
-        found = self._orders.get(names)
+    def _form(self, names: tuple[str, ...]) -> _Form:
+        """The form of a request; most requests have the same header names."""
+        found = self._forms.get(names)
         if found is None:
-            if len(self._orders) >= _ORDERS:
-                self._orders.clear()
-            ordered = sorted(names)
-            found = self._orders[names] = ordered, ";".join(ordered)
+            if len(self._forms) >= _FORMS:
+                self._forms.clear()
+            found = self._forms[names] = _Form.of(names)
         return found
 
-    def _keyed(self, day: str, secret: str) -> Any:
-        """An HMAC with the key of a day, to be copied: that takes half the time of a new one."""
-        known_day, known_secret, keyed = self._derived
-        if known_day == day and known_secret == secret:
-            return keyed
-        key = f"AWS4{secret}".encode()
-        for part in (day, self._scope.region, self._scope.service, "aws4_request"):
-            key = hmac.digest(key, part.encode(), "sha256")
-        keyed = hmac.new(key, digestmod="sha256")
-        self._derived = (day, secret, keyed)
-        return keyed
+
+_second = 0, ""
+"""The last second in which a request was signed, and its text."""
+
+
+def _now() -> str:
+    """The date of a signature."""
+    global _second  # noqa: PLW0603 - one value of the process, replaced as a whole
+    now = int(time.time())
+    second, text = _second
+    if second != now:
+        text = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        _second = now, text
+    return text
 
 
 def canonical_query(parameters: Mapping[str, str]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +36,16 @@ if TYPE_CHECKING:
 EXAMPLE = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 HOST = "examplebucket.s3.amazonaws.com"
 US = Scope("us-east-1", "s3")
+
+
+def sign(signer: Signer, method: str, path: str, query: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a signed request, as they are sent."""
+    lines = signer.lines(method, path, query, dict(headers)).split("\r\n")
+    signed = {name: value for name, _, value in (line.partition(": ") for line in lines)}
+    assert (
+        next(iter(signed)) == "host"
+    )  # https://www.rfc-editor.org/rfc/rfc9110#section-7.2: first, where that is practicable
+    return signed
 
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
@@ -81,9 +91,8 @@ def test_amazons_examples(  # noqa: PLR0917 - one argument for each part of a re
     method: str, path: str, query: dict[str, str], headers: dict[str, str], signature: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The signatures equal those of Amazon's documented examples."""
-    clock = SimpleNamespace(gmtime=lambda: None, strftime=lambda *_: "20130524T000000Z")
-    monkeypatch.setattr(signing, "time", clock)
-    signed = Signer(US, EXAMPLE).sign(method, path, canonical_query(query), {"host": HOST, **headers})
+    monkeypatch.setattr(signing, "_now", lambda: "20130524T000000Z")
+    signed = sign(Signer(US, EXAMPLE), method, path, canonical_query(query), {"host": HOST, **headers})
     listed = ";".join(sorted(["host", "x-amz-date", *headers]))
     assert signed["authorization"] == (
         f"AWS4-HMAC-SHA256 Credential={EXAMPLE.access_key}/20130524/us-east-1/s3/aws4_request, "
@@ -125,7 +134,7 @@ def test_any_request(  # noqa: PLR0917 - one argument for each part of a request
     credentials, scope = Credentials("AKIDEXAMPLE", "secret/+key", token), Scope(region, "s3")
     given_headers = {"host": "localhost:9000", **headers, "x-amz-content-sha256": digest}
     sent_query = canonical_query(query)
-    signed = Signer(scope, credentials).sign(method, path, sent_query, given_headers)
+    signed = sign(Signer(scope, credentials), method, path, sent_query, given_headers)
     url = f"http://localhost:9000{path}" + (f"?{sent_query}" if sent_query else "")
     assert signed["authorization"] == by_botocore(scope, credentials, method, url, signed)
     assert signed.get("x-amz-security-token") == token
@@ -138,10 +147,19 @@ def test_derived_key(monkeypatch: pytest.MonkeyPatch) -> None:
     headers = {"host": "h", "x-amz-content-sha256": EMPTY}
     for day, secret in (("20240101", "one"), ("20240102", "one"), ("20240102", "two"), ("20240101", "one")):
         credentials.secret_key = secret
-        clock = SimpleNamespace(gmtime=lambda: None, strftime=lambda *_, day=day: f"{day}T000000Z")
-        monkeypatch.setattr(signing, "time", clock)
-        signed = signer.sign("GET", "/b/k", "", headers)
+        monkeypatch.setattr(signing, "_now", lambda day=day: f"{day}T000000Z")
+        signed = sign(signer, "GET", "/b/k", "", headers)
         assert signed["authorization"] == by_botocore(US, credentials, "GET", "http://h/b/k", signed)
+
+
+def test_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The date of a signature is that of the present second, although it is computed once a second."""
+    headers = {"host": "h", "x-amz-content-sha256": EMPTY}
+    signer = Signer(US, EXAMPLE)
+    for second in (1e9, 1e9 + 0.9, 1e9 + 1, 1e9 + 86400, 1e9):
+        monkeypatch.setattr(time, "time", lambda second=second: second)
+        expected = datetime.fromtimestamp(int(second), UTC).strftime("%Y%m%dT%H%M%SZ")
+        assert sign(signer, "GET", "/b/k", "", headers)["x-amz-date"] == expected
 
 
 def test_refreshed_credentials() -> None:
@@ -163,7 +181,7 @@ def test_refreshed_credentials() -> None:
     headers = {"host": "h", "x-amz-content-sha256": EMPTY}
     seen = []
     for _ in range(3):
-        signed = signer.sign("GET", "/b/k", "", headers)
+        signed = sign(signer, "GET", "/b/k", "", headers)
         number = signed["x-amz-security-token"].removeprefix("token")
         same = Credentials(f"AKID{number}", f"secret{number}", f"token{number}")
         assert signed["authorization"] == by_botocore(US, same, "GET", "http://h/b/k", signed)
