@@ -151,14 +151,21 @@ class Answer:
         """Read the complete body; as `pieces`."""
         return bytes(self.content())
 
-    def content(self) -> Buffer:
-        """Read the complete body; as `pieces`."""
+    def content(self, buffer: memoryview | None = None) -> Buffer:
+        """Read the complete body; as `pieces`.
+
+        Args:
+            buffer: Memory that the body may be read into, if it is large enough.
+        """
         exchange, left = self._exchange, self._left
         if exchange is None:
             return b""
         if left is None or self._chunked or left > _AT_ONCE:
             return b"".join(self.pieces(_PIECE))
-        found = exchange.connection.read_exactly(left)
+        if buffer is None or len(buffer) < left:
+            found = exchange.connection.read_exactly(left)
+        else:
+            found = exchange.connection.fill(buffer[:left])
         self._left = left - len(found)
         if self._left:
             self.close()
@@ -234,12 +241,15 @@ class Exchange:
         pool: The pool of the connection.
         connection: The connection.
         changes: Whether the request changes the store.
+        answers: How many answers are expected: more than one if further requests follow the first one at once. Each answer
+            is read after the body of the one before.
     """
 
-    def __init__(self, pool: Pool, connection: Connection, *, changes: bool) -> None:
+    def __init__(self, pool: Pool, connection: Connection, *, changes: bool, answers: int = 1) -> None:
         self._pool = pool
         self.connection = connection
         self._changes = changes
+        self._expected = answers
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._awaited = False
@@ -287,6 +297,8 @@ class Exchange:
 
     def answer(self, *, bodiless: bool) -> Answer:
         """Read the head of the answer; as `Pool.request`."""
+        if self._ended:  # with the answer before this one
+            raise ClosedEarlyError(unused=False)
         try:
             status, headers = self._read_head()
             if not self.connection.used:
@@ -324,7 +336,10 @@ class Exchange:
             check_stop()
 
     def end(self, *, keep: bool) -> None:
-        """Return the connection to the pool, or close it."""
+        """Return the connection to the pool, unless another answer follows, or close it."""
+        if keep and self._expected > 1:
+            self._expected -= 1
+            return
         if self._stop is not None:
             self._stop.forget(self._cancel)
         with self._lock:
@@ -423,11 +438,14 @@ class Pool:
 
     Attributes:
         handshakes: The TLS handshakes, and their numbers.
+        takes_pairs: Whether the server answers a second request that follows the first one at once; None if that is
+            unknown. HTTP/1.1 demands it, but a proxy may lose the second request.
     """
 
     def __init__(self, server: Server, keep: int = _KEPT) -> None:
         self.server = server
         self.handshakes = Handshakes()
+        self.takes_pairs: bool | None = None
         self._keep = keep
         self._free: PerProcess[deque[Connection]] = PerProcess(deque)
 
@@ -459,10 +477,16 @@ class Pool:
         """
         return self.begin(head, body, changes=changes, fresh=fresh).answer(bodiless=bodiless)
 
-    def begin(self, head: bytes, body: Any = b"", *, changes: bool = False, fresh: bool = False) -> Exchange:
-        """Send a request as `request`, and read its answer later, with `Exchange.answer`."""
+    def begin(
+        self, head: bytes, body: Any = b"", *, changes: bool = False, fresh: bool = False, answers: int = 1
+    ) -> Exchange:
+        """Send a request as `request`, and read its answer later, with `Exchange.answer`.
+
+        `head` may hold several requests without bodies; `answers` is their number.
+        """
         check_stop()
-        exchange = Exchange(self, self.handshakes.connect(self.server) if fresh else self._get(), changes=changes)
+        connection = self.handshakes.connect(self.server) if fresh else self._get()
+        exchange = Exchange(self, connection, changes=changes, answers=answers)
         exchange.send(head, body)
         return exchange
 

@@ -97,6 +97,14 @@ class Transport(ABC):
         """
         return self._poll is None or bool(self._poll.poll(0))
 
+    def wait(self, seconds: float) -> None:
+        """Wait until bytes arrive, or the connection ends, but at most some seconds."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._poll is None:
+                select.select([self._socket], [], [], seconds)
+            else:
+                self._poll.poll(seconds * 1000)
+
     def has_unsent(self) -> bool:
         """Whether bytes wait in this machine's send buffer: the server has not received them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import check_stop
@@ -163,6 +164,16 @@ class Connection:
         self._left += more or b""
         begun = self._left
         return more == b"" or (len(begun) >= len(_INTERIM) and not begun.startswith(_INTERIM))
+
+    def answers_within(self, seconds: float) -> bool:
+        """Wait some time for the beginning of an answer, or for the end of the connection; whether it came."""
+        deadline = time.monotonic() + seconds
+        while not self.has_answered():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._transport.wait(left)
+        return True
 
     def has_unsent(self) -> bool:
         """Whether bytes of the request wait in this machine's send buffer: the server has not received them.

@@ -148,6 +148,10 @@ class S3Requests:
             self._confirmed.clear()
         self._confirmed[key] = size, etag
 
+    def knows(self, key: str) -> bool:
+        """Whether a HEAD request has stated the size of a version of an object."""
+        return key in self._confirmed
+
     def is_confirmed(self, key: str, size: int, etag: str) -> bool:
         """Whether a HEAD request has stated that a version of an object has this size.
 

@@ -55,6 +55,8 @@ _AT_FIRST = 4
 """The same at first: a near store keeps up with them, and each request in progress needs a connection of its own."""
 _SHORT_WAIT = 0.0005
 """Seconds of a wait for an answer in which another request could have been sent and another answer read."""
+_WINDOW = 0.01
+"""Seconds over which waits are averaged: a single one may be that of a busy machine, and another connection is no help."""
 _HEAVY = 2**17
 """Bytes of an object from which on two threads are faster than one. Measured on 2 cores, wall and CPU seconds with one
 thread and with two: 2000 × 16 KiB up 0.38 and 0.37, 0.58 and 0.67; 200 × 1 MiB up 0.23 and 0.22, 0.16 and 0.21. With small
@@ -85,8 +87,8 @@ class Answer(Protocol):
     headers: Mapping[str, str]
     length: int | None
 
-    def content(self) -> bytes | bytearray | memoryview:
-        """Read the complete body."""
+    def content(self, buffer: memoryview | None = None) -> bytes | bytearray | memoryview:
+        """Read the complete body, perhaps into a buffer."""
 
     def close(self) -> None:
         """Close the connection, unless the complete body was read."""
@@ -97,6 +99,12 @@ class StartedRequest(Protocol):
 
     def answer(self) -> Answer:
         """Wait for the answer; raises if it is an error, or if there is none. The caller reads the body of a GetObject."""
+
+    def second(self) -> Answer | None:
+        """Wait for the answer to the second request, after the body of the first; None if it has to be sent by itself."""
+
+    def close(self) -> None:
+        """Close the connection, if there is a second answer that was not read."""
 
 
 class PreparedRequest(Protocol):
@@ -115,6 +123,20 @@ class PreparedRequest(Protocol):
 
         Raises:
             Exception: If the request cannot be sent; `attempts_of` the exception is 1 if the sending had begun.
+        """
+
+    def begin_pair(self, key: str, second: Any) -> StartedRequest | None:
+        """Send a request, and if the server is known to cope with that, another one directly behind it.
+
+        Args:
+            key: The key.
+            second: The other request, also a `PreparedRequest`.
+
+        Returns:
+            As for `begin`.
+
+        Raises:
+            Exception: As for `begin`.
         """
 
 
@@ -320,6 +342,9 @@ class _Common:
         self._pipeline = pipeline
         self._memory_limit = settings.memory_limit
         self._policy = s3_requests(settings.max_attempts)
+        self._buffers = threading.local()
+        self.states_checksums = True
+        """Whether the last answer to a GetObject stated a checksum."""
         self._puts: list[tuple[Mapping[str, Any], PreparedRequest | None, bool]] = []
         self._types: dict[str, str | None] = {}
 
@@ -359,6 +384,18 @@ class _Common:
         if isinstance(error, OURS) or (isinstance(error, ClientError) and not is_transient(error)):
             return
         self._policy.report(self.store.details(key, operation), 1, error, kind, wait=0.0)
+
+    def confirms(self, key: str) -> bool:
+        """Whether the answer to a GetObject will probably need a HeadObject that confirms it."""
+        return not (self.states_checksums or self.requests.knows(key))
+
+    @property
+    def buffer(self) -> memoryview:
+        """Memory of this thread for the content of one object, until that is in its file."""
+        found: memoryview | None = getattr(self._buffers, "view", None)
+        if found is None:
+            found = self._buffers.view = memoryview(bytearray(_UNCOUNTED))
+        return found
 
     def in_memory(self, size: int) -> contextlib.AbstractContextManager[None]:
         """Count an object in the memory budget while this thread holds it."""
@@ -439,7 +476,7 @@ class _Put:
 class _Get:
     """GetObject of a small object: one answer, and so one version."""
 
-    __slots__ = ("_common", "_done", "_files", "_item", "_requests", "_unconfirmed", "number")
+    __slots__ = ("_common", "_done", "_files", "_item", "_pair", "_requests", "_unconfirmed", "number")
 
     def __init__(  # noqa: PLR0917 - the job, and what it shares with the others
         self, common: _Common, requests: _Reads, item: ReadItem, number: int, done: dict[int, bytes | None], files: _Files
@@ -451,13 +488,19 @@ class _Get:
         self._done = done
         self._files = files
         self._unconfirmed: _Unconfirmed | None = None
+        self._pair: StartedRequest | None = None
 
     def begin(self) -> StartedRequest | None:
-        prepared = self._requests.get if self._unconfirmed is None else self._requests.head
+        requests, key = self._requests, self._item.key
+        prepared = requests.get if self._unconfirmed is None else requests.head
         if prepared is None:
             return None
         try:
-            return prepared.begin(self._item.key, _NO_HEADERS)
+            # If the answers state no checksum, a HeadObject has to confirm the next one, too.
+            if prepared is requests.get and requests.head is not None and self._common.confirms(key):
+                self._pair = prepared.begin_pair(key, requests.head)
+                return self._pair
+            return prepared.begin(key, _NO_HEADERS)
         except Exception as error:
             if attempts_of(error) is not None:  # as in `_Put`
                 self.failed(error)
@@ -465,6 +508,7 @@ class _Get:
 
     def failed(self, error: Exception) -> None:
         self._common.report(self._item.key, self._operation, error)
+        self._close_pair()
         if self._unconfirmed is not None:
             self._discard(self._unconfirmed.kept)
 
@@ -482,10 +526,27 @@ class _Get:
             if not is_complete or size is None or size > self._common.most:
                 return None
             with self._common.in_memory(size):
-                content = answer.content()
-                return self._take(content, size, etag, checksum_in(headers, size))
+                content = answer.content(None if self._item.path is None else self._common.buffer)
+                moved = self._take(content, size, etag, checksum_in(headers, size))
+            if moved == MORE:
+                return self._confirmed_by_pair()
+            if self._pair is not None:
+                self._pair.second()  # was not needed; the connection can be used again
+            return moved
         finally:
             answer.close()
+            self._close_pair()
+
+    def _confirmed_by_pair(self) -> int | None:
+        """Confirm the object by the answer to the HeadObject that was sent with the GetObject, if there is one."""
+        pair, self._pair, found = self._pair, None, self._unconfirmed
+        second = None if pair is None else pair.second()
+        return MORE if second is None or found is None else self._confirm(second.headers, found)
+
+    def _close_pair(self) -> None:
+        pair, self._pair = self._pair, None
+        if pair is not None:
+            pair.close()
 
     def _take(self, content: Content, size: int, etag: str, checksum: str | None) -> int | None:
         if len(content) != size or (checksum is not None and not _matches(content, checksum)):
@@ -493,6 +554,7 @@ class _Get:
             self._common.report(self._item.key, self._operation, cause, "corruption")
             return None
         kept = self._kept(content)
+        self._common.states_checksums = checksum is not None
         if checksum is None and not self._common.requests.is_confirmed(self._item.key, size, etag):
             # The answer may be a page of a proxy, or cut: a HeadObject has to state the same facts.
             self._unconfirmed = _Unconfirmed(size, etag, kept)
@@ -585,6 +647,7 @@ class _Team:
         self._numbers = iter(range(len(jobs)))
         self._help = threading.Event()
         self._most = _AT_FIRST
+        self._answers, self._waited, self._began = 0, 0.0, time.monotonic()
         self._is_heavy = False
         self.left: list[int] = []
 
@@ -606,7 +669,7 @@ class _Team:
             more = True
             while more or in_progress:
                 stop.check()
-                if more and len(in_progress) < (self._most // 2 if self._is_heavy else self._most):
+                if more and len(in_progress) < (max(1, self._most // 2) if self._is_heavy else self._most):
                     more = self._begin_next(in_progress)
                 else:
                     self._finish(*in_progress.popleft(), in_progress)
@@ -615,6 +678,21 @@ class _Team:
             while in_progress:
                 with contextlib.suppress(Exception, TransferStopped):
                     self._finish(*in_progress.popleft(), in_progress)
+
+    def _observe(self, began: float) -> None:
+        """Judge the wait for an answer.
+
+        A distant store: more requests in progress fill the wait. A near one: each more costs a connection.
+        """
+        now = time.monotonic()
+        self._waited += now - began
+        self._answers += 1
+        if self._answers < self._most or now - self._began < _WINDOW:
+            return
+        average = self._waited / self._answers
+        if average > _SHORT_WAIT:
+            self._most = min(IN_PROGRESS, self._most + int(self._most * average / _SHORT_WAIT))
+        self._answers, self._waited, self._began = 0, 0.0, now
 
     def _begin_next(self, in_progress: _InProgress) -> bool:
         with self._lock:
@@ -638,9 +716,7 @@ class _Team:
         moved, began = None, time.monotonic()
         try:
             answer = started.answer()
-            # A distant store: more requests in progress fill the wait. A near one: each more costs a connection.
-            if (waited := time.monotonic() - began) > _SHORT_WAIT and self._most < IN_PROGRESS:
-                self._most = min(IN_PROGRESS, self._most + int(waited / _SHORT_WAIT))
+            self._observe(began)
             moved = self._jobs[number].end(answer)
         except Exception as error:  # noqa: BLE001 - the normal way meets the same failure, and explains it
             self._jobs[number].failed(error)

@@ -58,6 +58,8 @@ _MAX_BODY = 2**20
 """Bytes that are read of the answer to a write, which has none or few."""
 _CHANGES = frozenset({"PUT", "DELETE"})
 """Methods that change the store."""
+_TRIAL_SECONDS = 2.0
+"""How long the second answer of a server's first pair of requests is awaited."""
 
 
 @dataclass
@@ -276,16 +278,19 @@ class DirectClient:
         prepared = self._prepared(method, parameters)
         return None if prepared is None else self.start(*prepared)
 
-    def start(self, place: _Place, operation: Operation, request: Request) -> Started:
-        """Send a request as `begin`."""
+    def start(self, place: _Place, operation: Operation, request: Request, second: _Second | None = None) -> Started:
+        """Send a request as `begin`, and perhaps a second one behind it."""
         head = _head(place, request)
+        if second is not None:
+            head += second.head
         try:
-            exchange = place.pool.begin(head, request.body, changes=request.method in _CHANGES)
+            changes, answers = request.method in _CHANGES, 1 if second is None else 2
+            exchange = place.pool.begin(head, request.body, changes=changes, answers=answers)
         except OSError as error:
             note_attempts(error, 1)
             raise
         # It does not hold the request: with many in progress, all their bodies would stay in memory.
-        return Started(self, place, operation, request.headers, exchange)
+        return Started(self, place, operation, request.headers, exchange, second)
 
     def prepare(self, method: str, parameters: Mapping[str, Any]) -> Prepared | None:
         """Prepare requests that differ by their keys, and send them later, many at a time.
@@ -528,6 +533,54 @@ class Prepared:
         request = Request(self._operation.method, path, self._query, {**self._headers, **headers}, body, len(body))
         return self._client.start(place, self._operation, request)
 
+    def begin_pair(self, key: str, second: Prepared) -> Started | None:
+        """Send a request without a body, and another one directly behind it; read their answers later.
+
+        Only a server that is known to answer both gets more than one pair at a time.
+
+        Args:
+            key: The key.
+            second: The other request.
+
+        Returns:
+            The requests in progress, with `Started.second` if there are two; None if they have to go through boto3.
+        """
+        place, pool = self._place, self._place.pool
+        if pool.takes_pairs is False:
+            return self.begin(key, {})
+        if not key or not self._client.may_send(self._bucket, place):
+            return None
+        is_trial = pool.takes_pairs is None
+        if is_trial:
+            pool.takes_pairs = False
+        other = _Second(_head(place, second.request(key)), second.method, is_trial=is_trial)
+        return self._client.start(place, self._operation, self.request(key), other)
+
+    @property
+    def method(self) -> str:
+        """HTTP method."""
+        return self._operation.method
+
+    def request(self, key: str) -> Request:
+        """The request for a key, without a body."""
+        path = path_of(self._place.template.path, key)
+        return Request(self.method, path, self._query, {**self._headers}, b"", 0)
+
+
+@dataclass(frozen=True)
+class _Second:
+    """A request without a body that follows another one at once.
+
+    Attributes:
+        head: Request line and headers.
+        method: HTTP method.
+        is_trial: Whether the server has not answered such a pair yet.
+    """
+
+    head: bytes
+    method: str
+    is_trial: bool
+
 
 @dataclass(slots=True)
 class Started:
@@ -538,6 +591,7 @@ class Started:
     _operation: Operation
     _sent: Mapping[str, str]
     _exchange: Exchange
+    _second: _Second | None = None
 
     def finish(self) -> dict[str, Any]:
         """Read the answer.
@@ -568,6 +622,37 @@ class Started:
         if failure is not None:
             raise failure
         return answer
+
+    def second(self) -> Answer | None:
+        """Read the answer to the second request, after the body of the first answer.
+
+        Returns:
+            The answer, if it is a success; None if there is only one request, or if the server does not answer as it should.
+            Then the second request has to be sent by itself.
+        """
+        second, self._second = self._second, None
+        if second is None:
+            return None
+        exchange, pool = self._exchange, self._place.pool
+        if second.is_trial and not exchange.connection.answers_within(_TRIAL_SECONDS):
+            exchange.end(keep=False)
+            return None
+        try:
+            answer = exchange.answer(bodiless=second.method == "HEAD")
+        except (OSError, ClosedEarlyError, MalformedAnswerError):
+            pool.takes_pairs = False
+            return None
+        if second.is_trial:
+            pool.takes_pairs = True
+        if answer.status in _OK:
+            return answer
+        answer.close()
+        return None
+
+    def close(self) -> None:
+        """Close the connection, if there is a second answer that was not read."""
+        if self._second is not None:
+            self._exchange.end(keep=False)
 
     def _head(self) -> Answer:
         return self._exchange.answer(bodiless=self._operation.method == "HEAD")

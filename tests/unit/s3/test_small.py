@@ -13,14 +13,16 @@ from gllm_storage.errors import StorageUnavailableError
 from gllm_storage.http.connecting import Server, connected
 from gllm_storage.s3 import small
 from gllm_storage.s3.filesystem import S3FileSystem
-from tests.unit.s3.http.scripted import EMPTY, KEYS, ScriptedServer
+from gllm_storage.s3.http import client
+from tests.unit.s3.http.scripted import EMPTY, KEYS, ScriptedServer, open_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from gllm_storage.http.transport import Transport
     from gllm_storage.store.retry import RetryEvent
+    from tests.unit.s3.http.scripted import Peer
 
 ATTEMPTS = 3
 NAMES = ["a", "b"]
@@ -133,3 +135,76 @@ def test_unusable_answer(events: list[RetryEvent]) -> None:
     assert (event.kind, event.operation, event.attempt, event.wait) == ("retry", "upload", 1, 0.0)
     assert sent.count(f"/{event.url.removeprefix('s3://')}") == 2
     assert "ETag" in event.cause
+
+
+def answer_of(head: bytes) -> bytes:
+    """The answer to a GET or HEAD request, without a checksum."""
+    method, target = head.split()[:2]
+    body = CONTENT[target]
+    return b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: %d\r\n\r\n' % len(body) + (body if method == b"GET" else b"")
+
+
+def answers(peer: Peer) -> None:
+    """Answer each request."""
+    peer.send(answer_of(peer.head))
+
+
+def loses(peer: Peer) -> None:
+    """Lose a request that arrived with another one."""
+    peer.send(answer_of(peer.head))
+    peer._left = b""
+
+
+def closes(peer: Peer) -> None:
+    """Close the connection after each answer."""
+    peer.send(answer_of(peer.head))
+    peer.close()
+
+
+def babbles(peer: Peer) -> None:
+    """Answer a second request by something else."""
+    pair = peer._left
+    peer.send(answer_of(peer.head) + (b"HTTP/1.1 nothing\r\n\r\n" if pair else b""))
+    if pair:
+        peer.close()
+
+
+def refuses(peer: Peer) -> None:
+    """Refuse a second request."""
+    pair = peer._left
+    peer.send(answer_of(peer.head))
+    if pair:
+        peer._left = b""
+        peer.send(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+
+
+CONTENT = {b"/bucket/%d" % number: b"%d" % number * 3000 for number in range(30)}
+
+
+@pytest.mark.parametrize("serve", [answers, loses, closes, babbles, refuses], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("to", ["memory", "files"])
+def test_pairs(serve: Callable[[Peer], None], to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A HEAD request behind a GET request confirms the object; a server that does not answer it gets another one."""
+    monkeypatch.setattr(client, "_TRIAL_SECONDS", 0.1)
+    names = [name.decode()[1:] for name in CONTENT]
+    before = open_sockets()
+    with ScriptedServer(serve) as server:
+        filesystem = filesystem_at(server.url)
+        if to == "memory":
+            read = filesystem.cat(names)
+            found = [read[name] for name in names]
+        else:
+            filesystem.get(names, [str(tmp_path / name.rpartition("/")[2]) for name in names])
+            found = [(tmp_path / name.rpartition("/")[2]).read_bytes() for name in names]
+        assert found == list(CONTENT.values())
+        methods = [head.split()[0] for head, _ in server.requests]
+        if serve is not closes:  # a request over a connection that the server is closing is sent again
+            assert methods.count(b"GET") == len(names)
+            assert len(names) <= methods.count(b"HEAD") <= len(names) + 1
+        direct: Any = filesystem.connection.client
+        (pool,) = direct._pools.values()
+        assert pool.takes_pairs is (serve in {answers, refuses})
+        if serve is answers:
+            assert server.connections <= 4
+        direct.close()
+    assert open_sockets() <= before
