@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.port import UploadRequest
+    from gllm_storage.store.reader import Memory
 
 KIB = 2**10
 MIB = 2**20
@@ -37,6 +39,8 @@ class Shelf:
         before_read: Called with the start of each read, in the reading thread; it may raise.
         held_up: If set, reads wait until this event is set or the read is cancelled.
         under_way: Reads that are not finished.
+        breaks: Where answers end early; each place ends one.
+        delay: Seconds for each piece of 64 KiB, as of a distant store.
     """
 
     settings: TransferSettings
@@ -46,6 +50,8 @@ class Shelf:
     before_read: Callable[[int], object] | None = None
     held_up: threading.Event | None = None
     under_way: int = 0
+    breaks: list[int] = field(default_factory=list)
+    delay: float = 0.0
 
     @property
     def bytes_read(self) -> int:
@@ -110,8 +116,8 @@ class ShelfReader(ObjectReader):
         version: ObjectInfo,
         start: int,
         length: int,
-        buffer: memoryview | None = None,  # noqa: ARG002 - the signature of `ObjectReader`
-    ) -> Generator[bytes, None, None]:
+        buffer: Memory | None = None,
+    ) -> Generator[bytes | memoryview, None, None]:
         shelf = self.shelf
         shelf.reads.append((start, length))
         shelf.under_way += 1
@@ -124,12 +130,31 @@ class ShelfReader(ObjectReader):
                 raise ObjectChangedError
             content = shelf.objects[self.name]
             for offset in range(start, start + length, CHUNK):
-                yield content[offset : min(offset + CHUNK, start + length)]
+                if shelf.breaks and offset <= shelf.breaks[0] < offset + CHUNK:
+                    yield from placed(content[offset : shelf.breaks.pop(0)], buffer)
+                    return
+                if shelf.delay:
+                    time.sleep(shelf.delay)
+                    check_stop()
+                yield from placed(content[offset : min(offset + CHUNK, start + length)], buffer)
         finally:
             shelf.under_way -= 1
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+
+def placed(piece: bytes, buffer: Memory | None) -> Iterator[bytes | memoryview]:
+    """A piece in the places that the caller of `ObjectReader.read` gives for it."""
+    if buffer is None or isinstance(buffer, memoryview):
+        yield piece
+        return
+    while piece:
+        place = buffer(len(piece))
+        count = len(place)
+        place[:] = piece[:count]
+        yield place
+        piece = piece[count:]
 
 
 class ShelfFileSystem(StoreFileSystem):

@@ -8,7 +8,7 @@ import re
 import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gllm_storage.azure.requests import AzureRequests
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.info import ObjectInfo
+    from gllm_storage.store.reader import Memory
 
 _CONTENT = frozenset({200, 206})
 _NOT_FOUND = 404
@@ -83,6 +84,8 @@ class AzureReader(ObjectReader):
         details: The operation, for errors.
     """
 
+    asks_for_places: ClassVar[bool] = True
+
     def __init__(self, requests: AzureRequests, key: str, details: ErrorDetails) -> None:
         self._requests = requests
         self._key = key
@@ -120,7 +123,7 @@ class AzureReader(ObjectReader):
         version: ObjectInfo,
         start: int,
         length: int,
-        buffer: memoryview | None = None,
+        buffer: Memory | None = None,
     ) -> Generator[bytes | memoryview, None, None]:
         """Get Blob of a range, with ``If-Match``.
 
@@ -200,7 +203,7 @@ def _version_in(body: HTTPResponse | RawBody, properties: BlobProperties, part_s
     return info_of(properties)
 
 
-def _chunks(body: HTTPResponse | RawBody, buffer: memoryview | None) -> Iterator[bytes | memoryview]:
+def _chunks(body: HTTPResponse | RawBody, buffer: Memory | None) -> Iterator[bytes | memoryview]:
     chunks = body.pieces(READ_CHUNK, buffer) if isinstance(body, RawBody) else body.stream(READ_CHUNK, decode_content=False)
     try:
         for chunk in chunks:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gllm_storage.concurrency.exiting import is_exiting, is_green
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.pace import Pace, Width
+from gllm_storage.concurrency.pace import Width
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 
 if TYPE_CHECKING:
@@ -387,12 +387,11 @@ class Background:
         on_failure: Cleans up, such as by aborting the multipart upload. Called after a task has failed, in the thread of
             the task that ends last: earlier, parts that are still being sent could arrive after the abort; and the
             caller's thread may not come back for a long time.
-        part_size: Bytes that a task moves, for `Pace`; 0 if the tasks move different amounts.
     """
 
-    def __init__(self, workers: int, stop: Stop, on_failure: Callable[[], None], part_size: int = 0) -> None:
-        self._pace = Pace(workers, part_size)
-        self._part_size = part_size
+    def __init__(self, workers: int, stop: Stop, on_failure: Callable[[], None]) -> None:
+        self._pace = Width(workers)
+        self._cpu = 0.0
         self._stop = stop
         self._on_failure = on_failure
         self._changed = threading.Condition()
@@ -401,7 +400,7 @@ class Background:
         self._failure: BaseException | None = None
 
     def start(self, task: Callable[[], None]) -> None:
-        """Start a task; wait before while as many tasks run as `Pace` allows.
+        """Start a task; wait before while as many tasks run as `Width` allows.
 
         Once started, the task is called even if the transfer was stopped in the meantime, so that it can release its memory.
 
@@ -466,9 +465,10 @@ class Background:
     def _run(self, task: Callable[[], None]) -> None:
         self._own.is_task = True
         try:
+            began, cpu = time.perf_counter(), time.thread_time()
             with stopped_by(self._stop):
                 task()
-            self._moved()
+            self._observe(time.perf_counter() - began, time.thread_time() - cpu)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self._record_failure(error)
         if not self._task_ended_unless_last():
@@ -478,10 +478,11 @@ class Background:
                 self._task_ended()
         self._own.is_task = False
 
-    def _moved(self) -> None:
-        if self._part_size:
-            with self._changed:
-                self._pace.moved(self._part_size)
+    def _observe(self, seconds: float, cpu: float) -> None:
+        with self._changed:
+            self._cpu += cpu
+            self._pace.observe(seconds, cpu, 1)
+            self._pace.ended(self._cpu)
 
     def _record_failure(self, failure: BaseException) -> None:
         with self._changed:

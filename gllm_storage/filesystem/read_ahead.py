@@ -1,11 +1,17 @@
-"""`ReadAhead`: the cache of one open file. It fetches blocks ahead of sequential reads, and widens small random reads.
+"""`ReadAhead`: the cache of one open file. It requests bytes ahead of sequential reads, and widens small random reads.
 
 The reads so far decide how much is fetched:
 
 - **Sequential.** Reads of which each begins where the one before ended, or at most 64 KiB behind it, form a *run*. From the
-  third read of a run on, threads fetch blocks ahead of the caller: at most as many bytes as the run has read so far, or
-  twice as many if it reads 256 KiB or more at a time; and at most `max_concurrency` blocks of a part's size. The gaps of a
-  run are useless bytes as well: in total at most 64 KiB, and a sixteenth of the bytes that it read.
+  third read of a run on, more bytes are requested than the caller reads: at most as many as the run has read so far, or
+  twice as many if it reads 256 KiB or more at a time. The gaps of a run are useless bytes as well: in total at most 64 KiB,
+  and a sixteenth of the bytes that it read.
+
+  - *Near.* While the caller waits little for the store, its own thread receives them, directly into the caller's buffer, or
+    into a block of 256 KiB that serves short reads: a `RangeStream`. Nothing is copied, and no threads compete for Python's
+    lock: 1 GiB over https takes 1.0 s, where ten threads took 2.6 s.
+  - *Distant.* When `Width` finds that the caller mostly waits, threads fetch blocks of up to a part's size ahead of it, at
+    most `max_concurrency` of them.
 - **Random.** Any other read fetches the requested bytes only. But a read of less than 64 KiB fetches the 128 KiB around
   them, because a read of a footer, a directory or a header is mostly followed by reads nearby. A widened read far from the
   one before counts as wasted, one nearby makes up for it; after eight wasted ones, small reads are not widened any more.
@@ -20,6 +26,7 @@ the directory at the end of the archive ended the run:
   continued. Without this, 50 tensors of 210 MB cost 330 MB. The blocks of a run are discarded when half of the memory limit
   was read elsewhere.
 - Blocks are not fetched where another run began, because the file was read from there already.
+- A read elsewhere, of bytes that a run will probably read soon, receives all bytes of the run up to them.
 - The first read of a run fetches ahead if the run before was one of long reads. When blocks were discarded unread, this is
   not done any more, nor are twice as many bytes fetched ahead.
 
@@ -32,12 +39,13 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from gllm_storage.concurrency.budget import memory_budget
-from gllm_storage.concurrency.pace import Pace
+from gllm_storage.concurrency.pace import Width
 from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
 from gllm_storage.concurrency.workers import run_all, start
 from gllm_storage.store.transfer import part_ranges
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.concurrency.budget import MemoryBudget
     from gllm_storage.settings import TransferSettings
+    from gllm_storage.store.ranges import RangeStream
 
 _KIB = 2**10
 _SMALL_READ = 64 * _KIB
@@ -67,6 +76,10 @@ _LONG_READ = 256 * _KIB
 """A run whose reads are as long as this on average fetches twice as many bytes ahead."""
 _MAX_RUNS = 4
 """The most runs that a file keeps."""
+_STREAM_MEMORY = 4 * 2**20
+"""Bytes that a stream counts in the memory budget: the system receives about as many before they are read."""
+_OBSERVED_SECONDS = 0.05
+"""Over how much time of fetching the use of the processor is judged."""
 _POLL_SECONDS = 0.2
 """How often a waiting thread checks whether its work was cancelled."""
 
@@ -77,15 +90,19 @@ class Source:
 
     Attributes:
         fetch: Fills a buffer with the bytes from an offset on; the stop cancels it. Raises if the bytes cannot be read.
+        stream: Makes a stream of a number of bytes from an offset on.
         size: Size of the object in bytes.
         settings: Part size, concurrency and memory limit.
         block_size: The most bytes of a block that is fetched ahead. Requested bytes are fetched in parts of `part_size`.
+        stream_size: The most bytes of a stream that were not requested.
     """
 
     fetch: Callable[[int, memoryview, Stop], None]
+    stream: Callable[[int, int, Stop], RangeStream]
     size: int
     settings: TransferSettings
     block_size: int
+    stream_size: int
 
     @property
     def ahead(self) -> int:
@@ -134,6 +151,9 @@ class _Block:
         size: Number of bytes.
         memory: Memory for the bytes.
         small: Whether the block stays when a run ends: it belongs to a widened read, not to a run.
+
+    Attributes:
+        cost: The seconds that a thread took to fetch it, and the time of the processor that it used.
     """
 
     def __init__(self, start: int, size: int, memory: _Memory, *, small: bool) -> None:
@@ -144,15 +164,18 @@ class _Block:
         self.small = small
         self.stop = Stop()
         self.error: BaseException | None = None
+        self.cost = 0.0, 0.0
         self.done = threading.Event()
         self._begun = False
         self._dropped = False
 
     def fill(self, fetch: Callable[[int, memoryview, Stop], None]) -> None:
-        """Fetch the bytes. A failure is kept, and raised by `wait`."""
+        """Fetch the bytes, in a thread of its own. A failure is kept, and raised by `wait`."""
         self._begun = True
+        began, cpu = time.perf_counter(), time.thread_time()
         try:
             fetch(self.start, self.view, self.stop)
+            self.cost = time.perf_counter() - began, time.thread_time() - cpu
         except BaseException as error:  # noqa: BLE001 - raised by `wait`
             self.error = error
         finally:
@@ -191,9 +214,11 @@ class _Run:
         trusted: Whether blocks are fetched ahead from the first read on.
         reads: How many reads continued the run.
         gaps: Bytes between the reads.
-        ahead_until: End of the blocks that were fetched ahead.
-        paced: Bytes that were reported to the pace.
+        ahead_until: End of the bytes that were requested ahead.
+        allowed: End of the bytes that may be requested now.
         left: Bytes that the file had read when the caller read elsewhere.
+        stream: The answer from which the next bytes come, if the reading thread receives them itself.
+        memory: What the stream counts in the memory budget.
     """
 
     start: int
@@ -202,8 +227,10 @@ class _Run:
     reads: int = 0
     gaps: int = 0
     ahead_until: int = -1
-    paced: int = 0
+    allowed: int = 0
     left: int = 0
+    stream: RangeStream | None = None
+    memory: _Memory | None = None
 
     @property
     def size(self) -> int:
@@ -236,10 +263,23 @@ class _Run:
         self.reads += 1
         self.end = end
 
-    def step_back(self, position: int) -> None:
-        """Record that the last read was used only up to a position."""
-        self.end = position
-        self.paced = min(self.paced, self.size)
+    @property
+    def next(self) -> int:
+        """Offset of the first byte that was not received."""
+        return self.end if self.stream is None else max(self.end, self.stream.position)
+
+    def streams(self, position: int, most_skipped: int) -> bool:
+        """Whether its stream goes on at an offset, or at most so many bytes before it."""
+        stream = self.stream
+        return stream is not None and 0 <= position - stream.position <= most_skipped and position < stream.end
+
+    def close(self) -> None:
+        """Close the stream."""
+        stream, memory, self.stream, self.memory = self.stream, self.memory, None, None
+        if stream is not None:
+            stream.close()
+        if memory is not None:
+            memory.give_back()
 
 
 class ReadAhead:
@@ -259,7 +299,10 @@ class ReadAhead:
         self._last = -1  # end of the last read
         self._bytes = 0  # that all runs have read
         self._is_generous = True  # until blocks were fetched in vain
-        self._pace = Pace(source.settings.max_concurrency, source.ahead)
+        self._width = Width(source.settings.max_concurrency, first=1)
+        self._fetching = 0.0, 0.0  # seconds, and those of the processor, which `_width` has not seen yet
+        self._cpu = 0.0  # seconds of the processor, in all
+        self._judged = 0  # bytes that `_width` has seen
         self._widenings = _WIDENINGS
         self._is_near = False
         # The shortcut of `read`: sequential reads up to this offset need nothing but a copy from this block.
@@ -287,7 +330,8 @@ class ReadAhead:
             with self._reset_on_error():
                 self._prepare(start, end)
             if end == self._runs[-1].end:
-                self._current, self._current_until = block, min(block.end, end + _SMALL_READ)
+                is_alone = self._width.width == 1  # nothing is to be fetched ahead
+                self._current, self._current_until = block, block.end if is_alone else min(block.end, end + _SMALL_READ)
             return bytes(block.view[start - block.start : end - block.start])
         found = io.BytesIO(bytes(end - start))  # `getvalue` returns them without a copy
         with found.getbuffer() as target:
@@ -305,15 +349,14 @@ class ReadAhead:
             Exception: As `read`.
         """
         with self._reset_on_error():
-            fetches = self._prepare(start, start + len(target))
+            run, fetches = self._prepare(start, start + len(target))
             direct = {first: last for first, last, block in fetches if block is None}
             for first, last, block in fetches:
                 if block is None:
-                    self._fetch(first, target[first - start : last - start])
+                    self._fetch(run, first, target[first - start : last - start])
                 else:
-                    block.stop = Stop(running_stop())
-                    block.fill(self._source.fetch)
-                    block.wait()  # raises a failure at once, before the other fetches are waited for
+                    self._fetch(run, block.start, block.view)
+                    block.done.set()
             self._copy(start, target, direct)
             self._trim()
 
@@ -338,7 +381,7 @@ class ReadAhead:
             return
         for each in (*self._runs[-1:], self._aside):
             if each is not None and each.end == end:
-                each.step_back(position)
+                each.end = position
         self._last = position
 
     def reset(self) -> None:
@@ -348,25 +391,28 @@ class ReadAhead:
         for block in blocks:
             block.drop()
         self._give_back_spare()
+        for run in self._runs:
+            run.close()
         self._runs, self._aside = [], None
         self._last = -1
-        self._pace.begin_anew()
 
-    def _prepare(self, start: int, end: int) -> list[tuple[int, int, _Block | None]]:
+    def _prepare(self, start: int, end: int) -> tuple[_Run | None, list[tuple[int, int, _Block | None]]]:
         """Decide on the fetches of this read, and let threads fetch the blocks ahead of it.
 
         Returns:
-            The fetches of this thread: start, end, and block. Without a block, the bytes go directly to the caller's buffer.
+            The run, if bytes are fetched ahead for it, and the fetches of this thread: start, end, and block. Without a
+            block, the bytes go directly to the caller's buffer.
         """
         run = self._track(start, end)
-        in_run = run is not None and (run.is_proven or run.trusted)
-        gaps = list(self._gaps(start, end))
-        fetches = [(first, last, self._block_around(first, last, in_run=in_run)) for first, last in gaps]
-        if run is not None and in_run:
-            known = run.size if run.trusted else run.size - (end - start)
-            self._fetch_ahead(run, known, busy=any(block is None for _, _, block in fetches))
-        self._give_back_spare(keep=1 if in_run and end < self._source.size else 0)
-        return fetches
+        if run is not None and not (run.is_proven or run.trusted):
+            run = None
+        fetches = [(first, last, self._block_around(first, last, run)) for first, last in list(self._gaps(start, end))]
+        if run is not None:
+            run.allowed = run.end + self._times(run) * (run.size if run.trusted else run.size - (end - start))
+            if self._width.width > 1:
+                self._fetch_ahead(run, busy=any(block is None for _, _, block in fetches))
+        self._give_back_spare(keep=1 if run is not None and end < self._source.size else 0)
+        return run, fetches
 
     def _track(self, start: int, end: int) -> _Run | None:
         """Record a read, and discard the blocks before it.
@@ -390,6 +436,9 @@ class ReadAhead:
         else:
             run = _Run(start, end, trusted=self._is_generous and bool(self._runs) and self._runs[-1].gives_trust)
         self._bytes += end - start
+        if self._bytes - self._judged >= self._source.ahead:
+            self._judged = self._bytes
+            self._width.ended(self._cpu)
         self._use(run)
         self._forget(lambda each: not each.small and run.start < each.end <= start)
         return run
@@ -408,14 +457,10 @@ class ReadAhead:
 
     def _use(self, run: _Run) -> None:
         """Make a run the last one, and drop those that are not expected to continue, with the blocks ahead of them."""
-        if self._runs and run is self._runs[-1]:
-            self._pace.moved(run.size - run.paced)
-        else:
+        if not self._runs or run is not self._runs[-1]:
             if self._runs:
                 self._runs[-1].left = self._bytes
             self._runs = [*(each for each in self._runs if each is not run), run]
-            self._pace.begin_anew()
-        run.paced = run.size
         for each in [*self._runs[:-1]]:
             if each.start <= run.start < each.end or run.start <= each.start < run.end:
                 self._drop(each)  # the caller reads these bytes again
@@ -423,8 +468,10 @@ class ReadAhead:
                 self._is_generous = not self._drop(each) and self._is_generous
 
     def _drop(self, run: _Run) -> bool:
-        """Forget a run, and discard the blocks ahead of it. Returns whether there were any."""
+        """Forget a run, and discard the bytes ahead of it. Returns whether there were any."""
         self._runs.remove(run)
+        was_streamed = run.stream is not None and run.stream.position < run.stream.end
+        run.close()
         last = self._runs[-1]
         unread = [
             each
@@ -432,7 +479,7 @@ class ReadAhead:
             if not each.small and run.end <= each.start < run.ahead_until and not last.start <= each.start < last.ahead_until
         ]
         self._forget(unread.__contains__)
-        return bool(unread)
+        return was_streamed or bool(unread)
 
     def _forget(self, is_unwanted: Callable[[_Block], bool]) -> None:
         if not any(map(is_unwanted, self._blocks)):
@@ -441,6 +488,7 @@ class ReadAhead:
         self._blocks = [block for block in self._blocks if block not in unwanted]
         for block in unwanted:
             if block.done.is_set():
+                self._observe(*block.cost)
                 self._spare.append(block.memory)  # for the next block: new memory costs page faults
             else:
                 block.drop()
@@ -466,17 +514,34 @@ class ReadAhead:
                 return block
         return None
 
-    def _block_around(self, start: int, end: int, *, in_run: bool) -> _Block | None:
+    def _block_around(self, start: int, end: int, run: _Run | None) -> _Block | None:
         """A new block that begins with a range, or surrounds it; None if the range alone is to be fetched."""
         length, remaining = end - start, self._source.size - start
+        before = self._run_before(start, end, run)
+        if before is not None:
+            return self._add(before.next, end - before.next, "ahead")
         is_small = length < min(_SMALL_READ, self._source.block_size)
-        if not in_run:
+        if run is None:
             return self._small_block(start, end) if is_small else None
-        wanted = min(max(length, self._step()), remaining)
+        step = self._step()
+        if run.streams(start, _MAX_GAP) or self._may_stream(run):
+            step = min(step, _LONG_READ)
+        ahead = min([each.start for each in self._blocks if each.start >= end and not each.small] + [self._source.size])
+        wanted = min(max(length, step), ahead - start)
         block = self._add(start, wanted, "ahead") if length < wanted <= self._source.ahead else None
         if block is None and is_small:
             return self._add(start, min(_SMALL_BLOCK, self._source.block_size, remaining), "small")
         return block
+
+    def _run_before(self, start: int, end: int, run: _Run | None) -> _Run | None:
+        """A run that will probably read this range of another read soon, and the bytes before it."""
+        for each in self._runs:
+            stream, skipped = each.stream, start - each.next
+            until = min(each.allowed, self._bound(each)) if stream is None or stream.position == stream.end else stream.end
+            is_near = 0 < skipped <= self._source.ahead - (end - start) and start < until
+            if is_near and each is not run and self._width.width == 1:
+                return each
+        return None
 
     def _small_block(self, start: int, end: int) -> _Block | None:
         self._widenings = min(_WIDENINGS, self._widenings + 1) if self._is_near else max(0, self._widenings - 1)
@@ -524,30 +589,34 @@ class ReadAhead:
         run = self._runs[-1]
         return min(max(self._times(run) * run.size // 2, min(_SMALL_BLOCK, self._source.ahead)), self._source.ahead)
 
-    def _fetch_ahead(self, run: _Run, known: int, *, busy: bool) -> None:
+    def _fetch_ahead(self, run: _Run, *, busy: bool) -> None:
         """Let threads fetch the blocks behind the end of a run, several at a time: when half of them were read.
 
         Args:
             run: The run.
-            known: Bytes that it read before this read; all of its bytes if it is trusted.
             busy: Whether this thread fetches bytes into no block; that counts as one part in progress.
         """
         source, step, position = self._source, self._step(), run.end
-        bound = min([each.start for each in self._runs if each.start >= position] + [source.size])
-        size = min(self._times(run) * known, self._pace.width * source.ahead)
-        most = position + size
-        if position == bound or run.ahead_until - position > size // 2 or max(run.ahead_until, position) + step > most:
+        bound = self._bound(run)
+        most = min(run.allowed, position + self._width.width * source.ahead)
+        if position == bound or run.ahead_until - position > (most - position) // 2:
             return
-        frontier = position
+        frontier = position if run.stream is None else max(position, run.stream.end)
+        if max(frontier, run.ahead_until) + step > most:
+            return
         while (block := self._block_at(frontier)) is not None:
             frontier = block.end
         under_way = busy + sum(not each.done.is_set() for each in self._blocks)
-        while frontier < bound and frontier + step <= most and under_way < self._pace.width:
+        while frontier < bound and frontier + step <= most and under_way < self._width.width:
             added = self._add(frontier, min(step, bound - frontier), "ahead")
             if added is None or not self._start(added):
                 return
             frontier = run.ahead_until = added.end
             under_way += 1
+
+    def _bound(self, run: _Run) -> int:
+        """The end of the bytes that a run may fetch: the start of another run, or the end of the object."""
+        return min([each.start for each in self._runs if each.start >= run.end] + [self._source.size])
 
     def _start(self, block: _Block) -> bool:
         """Let a new thread fetch a block. Returns False if the interpreter refuses new threads."""
@@ -560,17 +629,71 @@ class ReadAhead:
         block.drop()
         return False
 
-    def _fetch(self, start: int, target: memoryview) -> None:
-        """Fetch bytes directly into the caller's buffer, in concurrent parts if they are more than one part."""
-        source, stop = self._source, Stop(running_stop())
-        if len(target) <= source.settings.part_size:
-            source.fetch(start, target, stop)
+    def _fetch(self, run: _Run | None, start: int, target: memoryview) -> None:
+        """Fetch bytes in this thread, or in concurrent parts if they are more than one part.
+
+        Args:
+            run: The run, if bytes may be requested ahead for it.
+            start: Offset of the first byte.
+            target: The buffer.
+        """
+        source = self._source
+        if len(target) > source.settings.part_size:
+            stop = Stop(running_stop())
+            tasks = [
+                partial(source.fetch, start + offset, target[offset : offset + length], stop)
+                for offset, length in part_ranges(len(target), source.settings.part_size)
+            ]
+            run_all(tasks, source.settings.max_concurrency, stop, paced=True)
             return
-        tasks = [
-            partial(source.fetch, start + offset, target[offset : offset + length], stop)
-            for offset, length in part_ranges(len(target), source.settings.part_size)
-        ]
-        run_all(tasks, source.settings.max_concurrency, stop, paced=True)
+        began, cpu = time.perf_counter(), time.thread_time()
+        while target:
+            stream = self._stream_at(run, start, start + len(target))
+            count = len(target) if stream is None else min(len(target), stream.end - start)
+            if stream is None:
+                source.fetch(start, target, Stop(running_stop()))
+            else:
+                stream.fill(target[:count])
+            start, target = start + count, target[count:]
+        if run is not None:
+            self._observe(time.perf_counter() - began, time.thread_time() - cpu)
+
+    def _stream_at(self, run: _Run | None, start: int, end: int) -> RangeStream | None:
+        """A stream that goes on with a range, or a new one; None if there is to be none beyond the range."""
+        run = next((each for each in self._runs if each is not run and each.next == start), run)
+        if run is None:
+            return None
+        stream = run.stream
+        if stream is not None and run.streams(start, _MAX_GAP):
+            if start > stream.position:
+                stream.skip(start - stream.position)
+            return stream
+        until = min(self._bound(run), run.allowed, start + self._source.stream_size)
+        if until <= end or not self._may_stream(run):
+            return None
+        if stream is not None:
+            stream.close()
+        run.stream, run.ahead_until = self._source.stream(start, until - start, Stop()), until
+        return run.stream
+
+    def _may_stream(self, run: _Run) -> bool:
+        """Whether the thread that reads receives the bytes of a run: while it waits little, and the budget has room."""
+        if self._width.width > 1 or run.memory is not None:
+            return self._width.width == 1
+        settings = self._source.settings
+        reserve = settings.part_size + settings.memory_limit // 8
+        if memory_budget().try_hold(_STREAM_MEMORY, settings.memory_limit, reserve):
+            run.memory = _Memory(0, _STREAM_MEMORY)
+        return run.memory is not None
+
+    def _observe(self, seconds: float, cpu: float) -> None:
+        """Let `Width` judge how long a thread took to fetch bytes, and how much of it was the time of the processor."""
+        self._cpu += cpu
+        seconds, cpu = self._fetching[0] + seconds, self._fetching[1] + cpu
+        if seconds >= _OBSERVED_SECONDS:
+            self._width.observe(seconds, cpu, 1)
+            seconds = cpu = 0.0
+        self._fetching = seconds, cpu
 
     def _copy(self, start: int, target: memoryview, fetched: dict[int, int]) -> None:
         """Fill a buffer from the blocks.

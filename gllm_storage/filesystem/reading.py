@@ -24,7 +24,7 @@ from fsspec.spec import AbstractBufferedFile
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, StorageUnavailableError
 from gllm_storage.filesystem.read_ahead import ReadAhead, Source
-from gllm_storage.store.ranges import read_into
+from gllm_storage.store.ranges import RangeStream, read_into
 from gllm_storage.store.reader import ObjectChangedError
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ T = TypeVar("T")
 _CACHE_OPTIONS = {"cache_type", "cache_options"}
 _LINE = 8 * 2**10
 """Bytes that `readline` reads first; each further read is twice as long."""
-_LONG_LINE = 2**20
-"""The most bytes that `readline` reads at a time."""
+_LONG_LINE = 2**17
+"""The most bytes that `readline` reads at a time: so few that they stay in memory, because the next line may begin there."""
+_STREAM_PARTS = 8
+"""The most bytes of a request for sequential reads, in parts."""
 
 
 class ParallelCache(BaseCache):  # type: ignore[misc]  # fsspec publishes no types
@@ -147,8 +149,9 @@ class VersionFile:
             settings = store.settings
             most = min(block_size or settings.part_size, settings.part_size)
             # Not a method of this file: the threads that fetch would keep the file alive.
-            fetch = partial(_fetch_version, store, key, version)
-            self.cache = ParallelCache(Source(fetch, version.size, settings, most))
+            fetch, stream = partial(_fetch_version, store, key, version), partial(_stream_of, store, key, version)
+            streamed = block_size or _STREAM_PARTS * settings.part_size
+            self.cache = ParallelCache(Source(fetch, stream, version.size, settings, most, streamed))
             self._ahead = self.cache.of_process
 
     def read(self, length: int | None = -1) -> bytes:
@@ -406,6 +409,11 @@ def _fetch_version(  # noqa: PLR0917 - called by `functools.partial`, front to b
 ) -> None:
     """Fill a buffer with bytes of one version of an object. Each call makes a reader, so that none crosses a fork."""
     read_into(store.open_reader(key), version, start, target, store.transfer(key, "read", stop=stop))
+
+
+def _stream_of(store: ObjectStore, key: str, version: ObjectInfo, start: int, length: int, stop: Stop) -> RangeStream:  # noqa: PLR0917 - as `_fetch_version`
+    """A stream of bytes of one version of an object."""
+    return RangeStream(store.open_reader(key), version, start, length, store.transfer(key, "read", stop=stop))
 
 
 def _reopened(fs: Any, path: str, version: ObjectInfo, position: int, given: dict[str, Any]) -> Any:

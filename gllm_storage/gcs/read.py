@@ -6,7 +6,7 @@ import contextlib
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import StorageUnavailableError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.gcs.sender import Reply
     from gllm_storage.gcs.store import GCSStore
+    from gllm_storage.store.reader import Memory
 
 _RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)")
 _NO_SUCH_RANGE = frozenset({404, 412, 416})
@@ -75,6 +76,8 @@ class GCSReader(ObjectReader):
         details: The operation, for errors.
     """
 
+    asks_for_places: ClassVar[bool] = True
+
     store: GCSStore
     key: str
     details: ErrorDetails
@@ -118,7 +121,7 @@ class GCSReader(ObjectReader):
         version: ObjectInfo,
         start: int,
         length: int,
-        buffer: memoryview | None = None,
+        buffer: Memory | None = None,
     ) -> Generator[bytes | memoryview, None, None]:
         """The content, or a range of it, of one generation.
 
@@ -207,7 +210,7 @@ def _size_in(answer: Reply) -> int | None:
     return int(found[1]) if found else None
 
 
-def _chunks(answer: Reply, details: ErrorDetails, buffer: memoryview | None) -> Iterator[bytes | memoryview]:
+def _chunks(answer: Reply, details: ErrorDetails, buffer: Memory | None) -> Iterator[bytes | memoryview]:
     try:
         yield from answer.chunks(buffer)
     except BROKEN as error:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gllm_storage.gcs.connection import GCSConnection
     from gllm_storage.http.pool import Answer, Pool
     from gllm_storage.store.http import SourceBody
+    from gllm_storage.store.reader import Memory
 
 _UNAUTHORIZED = 401
 _REFRESHES = 2
@@ -66,7 +67,7 @@ class Reply(Protocol):
     def json(self) -> Any:
         """The content as JSON; `ValueError` if it is not."""
 
-    def chunks(self, buffer: memoryview | None) -> Iterator[bytes | memoryview]:
+    def chunks(self, buffer: Memory | None) -> Iterator[bytes | memoryview]:
         """The content of a download, as it arrives; see `ObjectReader.read`.
 
         Raises:
@@ -100,7 +101,7 @@ class _DirectReply:
     def json(self) -> Any:
         return json.loads(self.content)
 
-    def chunks(self, buffer: memoryview | None) -> Iterator[memoryview]:
+    def chunks(self, buffer: Memory | None) -> Iterator[memoryview]:
         return self._answer.pieces(READ_CHUNK, buffer)
 
     def close(self) -> None:
@@ -123,7 +124,7 @@ class _RequestsReply:
     def json(self) -> Any:
         return self._answer.json()
 
-    def chunks(self, buffer: memoryview | None) -> Iterator[bytes]:  # noqa: ARG002 - urllib3 has a buffer of its own
+    def chunks(self, buffer: Memory | None) -> Iterator[bytes]:  # noqa: ARG002 - urllib3 has a buffer of its own
         chunks: Iterator[bytes] = self._answer.raw.stream(READ_CHUNK, decode_content=False)
         return chunks
 

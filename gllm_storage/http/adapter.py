@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gllm_storage.http.pool import Answer
+    from gllm_storage.store.reader import Memory
 
 FAILURES = (OSError, ClosedEarlyError, MalformedAnswerError)
 """Exceptions of the direct connections."""
@@ -232,7 +233,7 @@ class RawBody:
         self.headers: CaseInsensitiveDict[str] = CaseInsensitiveDict(answer.headers)
         self._error = None if answer.status in SUCCESS else answer.beginning_of_error()
 
-    def pieces(self, size: int, buffer: memoryview | None) -> Iterator[bytes | memoryview]:
+    def pieces(self, size: int, buffer: Memory | None) -> Iterator[bytes | memoryview]:
         """The body, as `Answer.pieces`.
 
         Raises:

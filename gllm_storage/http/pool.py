@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.http.connecting import Server
     from gllm_storage.http.transport import Buffer
+    from gllm_storage.store.reader import Memory
 
 _NO_BODY = {204, 304}
 _SUCCESS = range(200, 300)
@@ -84,13 +85,14 @@ class Answer:
         if self._left == 0:
             self._finish()
 
-    def pieces(self, size: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
+    def pieces(self, size: int, buffer: Memory | None = None) -> Iterator[memoryview]:
         """Read the body piece by piece.
 
         Args:
             size: The most bytes in a piece.
-            buffer: Memory for the pieces, filled one after the other, and again from its beginning when it is full. None:
-                each piece has memory of its own, as have the pieces of a chunked body in any case.
+            buffer: Memory for the pieces, filled one after the other, and again from its beginning when it is full; or a
+                function that returns the place of the next piece, given its size. None: each piece has memory of its own,
+                as have the pieces of a chunked body in any case.
 
         Yields:
             The pieces, in order.
@@ -110,17 +112,21 @@ class Answer:
             wanted = size if self._left is None else min(size, self._left)
             if buffer is None:
                 piece = connection.read_exactly(wanted)
-            else:
+            elif isinstance(buffer, memoryview):
                 place = 0 if place + wanted > len(buffer) else place
                 piece = connection.fill(buffer[place : place + wanted])
                 wanted, place = min(wanted, len(buffer)), place + len(piece)
+            else:
+                given = buffer(wanted)
+                piece, wanted = connection.fill(given), len(given)
+            count = len(piece)  # the caller may release a piece
             if self._left is not None:
-                self._left -= len(piece)
+                self._left -= count
                 if not self._left:
                     self._finish()  # before the yield, so that another thread can use the connection already
-            if piece:
+            if count:
                 yield piece
-            if len(piece) < wanted:
+            if count < wanted:
                 self.close()
                 self._require_end(connection)
                 break

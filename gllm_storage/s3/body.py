@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
     from gllm_storage.settings import TransferSettings
+    from gllm_storage.store.reader import Memory
 
 _logger = logging.getLogger(__name__)
 
@@ -437,7 +438,7 @@ class BotoBody:
     def __init__(self, body: Any) -> None:
         self._body = body
 
-    def iter_chunks(self, chunk_size: int = 2**18, buffer: memoryview | None = None) -> Iterator[bytes]:  # noqa: ARG002
+    def iter_chunks(self, chunk_size: int = 2**18, buffer: Memory | None = None) -> Iterator[bytes]:  # noqa: ARG002
         """Pieces of the body; botocore uses memory of its own instead of `buffer`."""
         try:
             yield from self._body.iter_chunks(chunk_size)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from botocore.exceptions import ClientError
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from gllm_storage.s3.requests import S3Requests
+    from gllm_storage.store.reader import Memory
 
 _OK = 200
 _NOT_SATISFIABLE = 416
@@ -78,6 +79,8 @@ class S3Reader(ObjectReader):
         key: The key.
         details: The operation, for errors.
     """
+
+    asks_for_places: ClassVar[bool] = True
 
     requests: S3Requests
     key: str
@@ -138,7 +141,7 @@ class S3Reader(ObjectReader):
         return None
 
     def read(
-        self, version: ObjectInfo, start: int, length: int, buffer: memoryview | None = None
+        self, version: ObjectInfo, start: int, length: int, buffer: Memory | None = None
     ) -> Generator[bytes | memoryview, None, None]:
         """GetObject of a range, or of the complete object, with ``If-Match``; see `ObjectReader.read`.
 
@@ -246,7 +249,7 @@ def _version_of(answer: Mapping[str, Any], start: int, end: int | None, url: str
     return ObjectInfo(url, size, etag=str(answer.get("ETag", "")).strip('"') or None)
 
 
-def _chunks(body: Any, details: ErrorDetails, buffer: memoryview | None = None) -> Generator[bytes | memoryview, None, None]:
+def _chunks(body: Any, details: ErrorDetails, buffer: Memory | None = None) -> Generator[bytes | memoryview, None, None]:
     try:
         yield from body.iter_chunks(READ_CHUNK, buffer)
     except SDK_ERRORS as error:

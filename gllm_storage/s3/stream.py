@@ -248,7 +248,7 @@ class PartStream:
         self._sent: dict[int, _Sent] = {}
         self._in_memory: set[int] = set()
         self._is_aborted = False
-        self._team = Background(self._settings.max_concurrency, self._stop, self._abort, part_size)
+        self._team = Background(self._settings.max_concurrency, self._stop, self._abort)
 
     def begin(self, collected: Source) -> None:
         """Begin the multipart upload with the content that was collected before.

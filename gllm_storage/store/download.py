@@ -38,6 +38,7 @@ from gllm_storage.store.transfer import part_ranges, range_size_for
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.target import Sink, Target
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.reader import FullAnswer
@@ -47,6 +48,21 @@ READ_CHUNK = 2**18
 """Bytes of an answer that are read at a time. If the connection breaks within a chunk, the bytes of that chunk are lost."""
 _CORRUPTIONS = 2
 """The most attempts at a download whose content does not match its checksum."""
+
+
+def ranges_ignored(details: ErrorDetails) -> StorageError:
+    """The error for an endpoint that answers a ranged read with the complete object."""
+    message = f"{details.operation} of {details.url}: the endpoint ignores the Range header"
+    return StorageError(message, details, Remedy.DOWNLOAD_INSTEAD)
+
+
+def ended_early(details: ErrorDetails, received: int, length: int) -> ReadInterruptedError:
+    """The failure of an answer that ended before its length, without an error of the connection."""
+    broken = ReadInterruptedError()
+    broken.__cause__ = StorageUnavailableError(
+        f"{details.operation} of {details.url}: the connection ended after {received} of {length} bytes", details
+    )
+    return broken
 
 
 class _GetFirstReader(ObjectReader):
@@ -170,12 +186,7 @@ class Download:
         try:
             self._fetch_range(start, length)
         except RangesIgnoredError as error:
-            details = self.transfer.details
-            raise StorageError(
-                f"{details.operation} of {details.url}: the endpoint ignores the Range header",
-                details,
-                Remedy.DOWNLOAD_INSTEAD,
-            ) from error
+            raise ranges_ignored(self.transfer.details) from error
 
     def _fetch_range(self, start: int, length: int, *, resume: bool = True) -> int:
         """Read a range. After an answer that ended early, request only the bytes that are missing.
@@ -230,12 +241,7 @@ class Download:
             return received, crc, None if received == length else error
         if received == length:
             return received, crc, None
-        details = self.transfer.details
-        broken = ReadInterruptedError()
-        broken.__cause__ = StorageUnavailableError(
-            f"{details.operation} of {details.url}: the connection ended after {received} of {length} bytes", details
-        )
-        return received, crc, broken
+        return received, crc, ended_early(self.transfer.details, received, length)
 
 
 def fetch_object(reader: ObjectReader, target: Target, transfer: Transfer) -> None:

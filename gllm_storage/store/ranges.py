@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gllm_storage.concurrency.stop import Stop, stopped_by
+from gllm_storage.concurrency.stop import Stop, running_stop, stopped_by
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.store.download import Download
-from gllm_storage.store.reader import ObjectChangedError, replaced_too_often
-from gllm_storage.store.retry import RESTART
+from gllm_storage.errors import note_attempts
+from gllm_storage.store.download import READ_CHUNK, Download, ended_early, ranges_ignored
+from gllm_storage.store.reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError, replaced_too_often
+from gllm_storage.store.retry import RESTART, RetryPolicy
 from gllm_storage.store.transfer import Transfer, part_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.reader import ObjectReader
@@ -35,6 +37,8 @@ Range = tuple[str, Slice]
 _REPLACED = "the object was replaced"
 _LARGE = 2**20
 """Ranges of so many bytes on average are read by two workers first. Smaller ones are all round trip, and need the most."""
+_IDLE_SECONDS = 10.0
+"""How long an answer may wait for its reader. Servers close a connection that takes no bytes for some time."""
 DEFAULT_GAP = 64 * 2**10
 """The longest gap in bytes between two ranges of one request: to read it takes less time than a second request."""
 
@@ -117,6 +121,135 @@ def read_into(reader: ObjectReader, version: ObjectInfo, start: int, target: mem
     version = dataclasses.replace(version, checksum=None)  # it is of the complete object, and cannot verify a range
     with reader.translated():
         Download(reader, version, ViewSink(start, target), transfer).fetch_range(start, len(target))
+
+
+class RangeStream:
+    """One range of one version of an object, received in the thread that reads it, and into its buffers.
+
+    An answer that ended early is continued by another request, as often as the settings allow.
+
+    Args:
+        reader: Reads the object.
+        version: The version.
+        start: Offset of the first byte.
+        length: Number of bytes.
+        transfer: The operation, the settings, and the stop.
+
+    Attributes:
+        position: Offset of the next byte.
+        end: Offset behind the last byte.
+    """
+
+    def __init__(self, reader: ObjectReader, version: ObjectInfo, start: int, length: int, transfer: Transfer) -> None:
+        self.position = start
+        self.end = start + length
+        self._reader = reader
+        self._version = version
+        self._transfer = transfer
+        self._policy = RetryPolicy(transfer.settings.max_attempts)
+        self._pieces: Generator[bytes | memoryview, None, None] | None = None
+        self._begun_at = start
+        self._failures = 0
+        self._last_used = 0.0
+        self._rest = memoryview(b"")
+        self._target = self._given = self._rest
+
+    def fill(self, target: memoryview) -> None:
+        """Fill a buffer with the next bytes. It must not reach behind the end of the range.
+
+        Raises:
+            ObjectChangedError: If the object was replaced by another version.
+            ObjectNotFoundError: If the object was deleted.
+            StorageError: If the bytes cannot be read.
+            TransferStopped: If the stop of this stream, or that of this thread, is set.
+        """
+        stop, outer = self._transfer.stop, running_stop()
+        if outer is not None:
+            outer.on_set(stop.set)
+        try:
+            with self._reader.translated(), stopped_by(stop):
+                if time.monotonic() - self._last_used > _IDLE_SECONDS:
+                    self._end_answer()
+                self._fill(target)
+            self._last_used = time.monotonic()
+        finally:
+            if outer is not None:
+                outer.forget(stop.set)
+            # The suspended reader still refers to them: the caller could not resize its bytearray.
+            for view in (self._target, self._given):
+                view.release()
+
+    def skip(self, length: int) -> None:
+        """Receive bytes and discard them."""
+        self.fill(memoryview(bytearray(length)))
+
+    def close(self) -> None:
+        """Discard the rest of the answer."""
+        self._transfer.stop.set()
+        self._end_answer()
+
+    def _fill(self, target: memoryview) -> None:
+        done, size = 0, len(target)
+        while done < size:
+            if self._rest:
+                count = min(len(self._rest), size - done)
+                target[done : done + count] = self._rest[:count]
+                self._rest = self._rest[count:]
+            else:
+                self._target = target[done:]
+                piece = self._next_piece()
+                if not isinstance(piece, memoryview) or piece.obj is not target.obj:
+                    self._rest = memoryview(piece)
+                    continue
+                count = len(piece)  # the reader received it in its place
+                piece.release()
+            done += count
+            self.position += count
+        if self.position == self.end:
+            self._end_answer()
+
+    def _place(self, most: int) -> memoryview:
+        self._given = self._target[:most]
+        return self._given
+
+    def _next_piece(self) -> bytes | memoryview:
+        """The next bytes; after an answer that ended early, those of another one."""
+        while True:
+            self._transfer.stop.check()
+            if self._pieces is None:
+                self._begun_at = self.position
+                place: Any = self._place if self._reader.asks_for_places else None
+                self._pieces = self._reader.read(self._version, self.position, self.end - self.position, place)
+            try:
+                piece = next(self._pieces, None)
+            except ReadInterruptedError as error:
+                self._failed(error)
+            except RangesIgnoredError as error:
+                raise ranges_ignored(self._transfer.details) from error
+            else:
+                if piece and len(piece) <= self.end - self.position:
+                    return piece
+                if piece:
+                    raise ObjectChangedError
+                if piece is None:
+                    received = self.position - self._begun_at
+                    self._failed(ended_early(self._transfer.details, received, self.end - self._begun_at))
+
+    def _failed(self, broken: ReadInterruptedError) -> None:
+        """Wait before the next attempt, or raise the cause after the last one; as `Download`."""
+        self._end_answer()
+        self._failures = 0 if self.position - self._begun_at >= READ_CHUNK else self._failures + 1
+        cause = broken.__cause__ or broken
+        if self._failures == self._policy.limit:
+            note_attempts(cause, self._failures)
+            raise cause from cause.__cause__
+        self._policy.again(self._transfer.details, max(1, self._failures), cause, stop=self._transfer.stop)
+
+    def _end_answer(self) -> None:
+        pieces, self._pieces = self._pieces, None
+        self._rest = memoryview(b"")
+        if pieces is not None:
+            pieces.close()
 
 
 @dataclass(eq=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from gllm_storage.errors import Remedy, StorageError, StorageUnavailableError
 from gllm_storage.store.retry import RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.info import ObjectInfo
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 _WITHOUT_SIZE = frozenset({"delete", "exists"})
 """Operations that ask whether there is an object, and not for its size."""
+
+
+Memory = memoryview | Callable[[int], memoryview]
+"""Memory for the pieces of a body: a buffer that they share, or a function that returns the place of the next piece, at
+most as long as the given number of bytes."""
 
 
 class ObjectChangedError(Exception):
@@ -69,6 +75,9 @@ class FullAnswer(Protocol):
 
 class ObjectReader(ABC):
     """Reads one object. A provider implements `head`, `read` and `translated`; the rest saves requests where it can."""
+
+    asks_for_places: ClassVar[bool] = False
+    """Whether the `buffer` of `read` may be a function: see `Memory`. It saves a copy of each piece."""
 
     @abstractmethod
     def head(self) -> ObjectInfo:

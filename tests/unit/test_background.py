@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -23,6 +24,8 @@ def test_concurrency_limit() -> None:
     """Three tasks run at a time, and never more."""
     stop, running, most = Stop(), set(), []
     tasks = Background(3, stop, lambda: None)
+    tasks.start(partial(time.sleep, 0.01))  # two tasks run at first, and more when the first one has waited
+    tasks.finish()
     together = threading.Barrier(3)
 
     def work() -> None:

@@ -20,7 +20,7 @@ from gllm_storage.concurrency import budget as memory_budget
 from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.retry import no_waits
-from tests.shelf import KIB, MIB, Shelf, ShelfFileSystem
+from tests.shelf import KIB, MIB, Shelf, ShelfFileSystem, ShelfReader
 from tests.threads import in_threads, read_in
 from tests.waiting import eventually, main_waits
 
@@ -338,10 +338,26 @@ def test_seek_during_line() -> None:
 # ---- requests
 
 
-def test_sequential_read() -> None:
-    """A sequential read fetches each byte once, and several blocks at a time."""
+@pytest.mark.parametrize("size", [10_000, 200_000, MIB])
+def test_near_store(size: int) -> None:
+    """A store that answers at once is read by one connection, in the thread that reads, and with little memory."""
     content = content_of(20 * MIB)
     shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_concurrency=4))
+    threads = set()
+    shelf.before_read = lambda _: threads.add(threading.current_thread())
+    with filesystem.open(NAME) as file:
+        assert b"".join(iter(lambda: file.read(size), b"")) == content
+        assert memory_taken() <= 5 * MIB
+    assert shelf.bytes_read == len(content)
+    assert len(shelf.reads) <= 12
+    assert threads == {threading.main_thread()}
+
+
+def test_distant_store() -> None:
+    """Of a store that lets the reader wait, each byte is fetched once, and several blocks at a time."""
+    content = content_of(20 * MIB)
+    shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_concurrency=4))
+    shelf.delay = 0.001
     most = 0
 
     def watch(start: int) -> None:
@@ -358,6 +374,52 @@ def test_sequential_read() -> None:
     assert shelf.bytes_read == len(content)
     assert len(shelf.reads) <= 20 + 14
     assert most == 4
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_buffer_is_free(asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `readinto` the file refers to the caller's buffer no more, which can be resized."""
+    content = content_of(4 * MIB)
+    monkeypatch.setattr(ShelfReader, "asks_for_places", asks)
+    _, filesystem = shelf_of(content)
+    target = bytearray(MIB // 2)
+    with filesystem.open(NAME) as file:
+        for start in range(0, 4 * MIB, MIB // 2):
+            assert file.readinto(target) == MIB // 2
+            assert target == content[start : start + MIB // 2]
+            target.append(0)
+            target.pop()
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_broken_stream(times: int) -> None:
+    """An answer that ends in the middle is continued by another request, as often as the settings allow."""
+    content = content_of(8 * MIB)
+    shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_attempts=3))
+    shelf.breaks = [3 * MIB + 17] * times
+    with filesystem.open(NAME) as file:
+        read = bytearray()
+        if times > 1:
+            with pytest.raises(StorageUnavailableError, match="ended after"):
+                read_rest(file, MIB // 2, read)
+            assert file.tell() == len(read) == 3 * MIB
+            assert len(shelf.breaks) == times - 4, "the first answer delivered bytes, three others none"
+            shelf.breaks.clear()
+        read_rest(file, MIB // 2, read)
+    assert read == content
+
+
+def test_abandoned_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that waited for its reader for long is not used any more: the server may have closed the connection."""
+    content = content_of(8 * MIB)
+    shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_attempts=1))
+    with filesystem.open(NAME) as file:
+        read = bytearray(file.read(MIB) + file.read(MIB) + file.read(MIB))
+        before = len(shelf.reads)
+        monkeypatch.setattr("gllm_storage.store.ranges._IDLE_SECONDS", 0.0)
+        read += file.read(MIB)
+        assert len(shelf.reads) == before + 1
+        assert read == content[: 4 * MIB]
 
 
 def test_read_ahead_limit() -> None:
@@ -538,15 +600,30 @@ def test_dropped_file() -> None:
 def test_close_during_reads() -> None:
     """Closing a file ends its reads in flight."""
     shelf, filesystem = shelf_of(content_of(20 * MIB), TransferSettings(part_size=MIB))
+    shelf.delay = 0.002
+
+    def hold_up(_: int) -> None:
+        if "ahead" in threading.current_thread().name:
+            shelf.held_up = threading.Event()
+
+    shelf.before_read = hold_up
+    file = filesystem.open(NAME)
+    while shelf.held_up is None:
+        file.read(64 * KIB)
+    assert shelf.under_way > 0
+    file.close()
+    eventually(lambda: shelf.under_way == 0 and memory_taken() == 0)
+
+
+def test_close_of_stream() -> None:
+    """Closing a file ends the answer from which it is read."""
+    shelf, filesystem = shelf_of(content_of(20 * MIB), TransferSettings(part_size=MIB))
     file = filesystem.open(NAME)
     for _ in range(3):
         file.read(MIB)
-    eventually(lambda: shelf.under_way == 0)
-    shelf.held_up = threading.Event()
-    file.read(MIB)
-    eventually(lambda: shelf.under_way > 0)
+    assert shelf.under_way == 1
     file.close()
-    eventually(lambda: shelf.under_way == 0 and memory_taken() == 0)
+    assert (shelf.under_way, memory_taken()) == (0, 0)
 
 
 # ---- errors
@@ -652,14 +729,17 @@ def test_threads() -> None:
     assert b"".join(sorted(found)) == content
 
 
-def test_forked_child() -> None:
+@pytest.mark.parametrize("delay", [0.0, 0.01], ids=["near", "distant"])
+def test_forked_child(delay: float) -> None:
     """A forked child and its parent both read on from the position of the parent."""
     content = content_of(8 * MIB)
     shelf, filesystem = shelf_of(content)
+    shelf.delay = delay
     with filesystem.open(NAME) as file:
         for _ in range(20):
             file.read(50_000)
-        eventually(lambda: shelf.under_way == 0)
+        eventually(lambda: shelf.under_way == (0 if delay else 1))
+        shelf.delay = 0.0
         before = memory_taken()
         assert before > 0
         lock = file._ahead.get().lock

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
+    from gllm_storage.store.reader import Memory
+
 _logger = logging.getLogger(__name__)
 
 _OK = range(200, 300)
@@ -670,7 +672,7 @@ class Body:
         self._answer = answer
         self._endpoint_url = endpoint_url
 
-    def iter_chunks(self, chunk_size: int = 2**18, buffer: memoryview | None = None) -> Iterator[memoryview]:
+    def iter_chunks(self, chunk_size: int = 2**18, buffer: Memory | None = None) -> Iterator[memoryview]:
         """Read the body piece by piece.
 
         Args:
