@@ -61,6 +61,8 @@ _AT_ONCE = 2**18
 """A file of at most this many bytes is written at once, and needs no reservation: a full disk shows as soon."""
 SCRATCH = "<temporary file>"
 """The name of a file without a name in messages."""
+_UNNAMED = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC if hasattr(os, "O_TMPFILE") else None
+"""The flags that open a file without a name; None on systems other than Linux."""
 _linkable: set[int] = set()
 """The devices on which a file without a name got one."""
 _DEVICE_FOLDERS = ("/dev/", "/proc/")
@@ -466,10 +468,12 @@ class Draft:
         Raises:
             StorageError: If the disk is full or fails.
         """
-        with self._errors():
-            view = memoryview(content)
-            while view:
-                view = view[os.write(self._fd, view) :]
+        try:
+            done = os.write(self._fd, content)
+            while done < len(content):
+                done += os.write(self._fd, memoryview(content)[done:])
+        except OSError as error:
+            raise local_error("write", self._path, error, self._details) from error
         if self._durable:
             start_write_back(self._fd)
 
@@ -508,6 +512,8 @@ class Draft:
         Raises:
             StorageError: If the disk is full or fails.
         """
+        if self._mode is None and not self._durable and not self._needs_reopening:
+            return
         with self._errors():
             if self._needs_reopening and self._temporary is not None:  # it may be another file by now
                 os.close(self._fd)
@@ -534,8 +540,7 @@ class Draft:
                 _link(self._temporary, self._destination)
             else:
                 os.replace(self._temporary, self._destination)
-        created = list(self._created)
-        self._created.clear()
+        created, self._created = self._created, []
         self.discard()
         if self._durable:
             sync_folders({os.path.dirname(each) for each in (self._destination, *created)}, self._details)
@@ -587,7 +592,8 @@ class Draft:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(fd)
-        _remove_folders(self._created)
+        if self._created:
+            _remove_folders(self._created)
 
 
 def _is_device(path: str) -> bool:
@@ -669,12 +675,11 @@ def _open_unnamed(folder: str, *, once: bool) -> int:
         Its descriptor; -1 if the filesystem has no such files, or cannot name them later. Also -1 after any other failure:
         the file with a name meets it again, and reports it.
     """
-    flags = getattr(os, "O_TMPFILE", 0) | os.O_RDWR | os.O_CLOEXEC
-    if not flags & getattr(os, "O_TMPFILE", 0):
+    if _UNNAMED is None:
         return -1
     while True:
         try:
-            fd = os.open(folder, flags, 0o666)
+            fd = os.open(folder, _UNNAMED, 0o666)
         except FileNotFoundError:
             if folder == os.path.dirname(folder):
                 return -1
@@ -684,7 +689,7 @@ def _open_unnamed(folder: str, *, once: bool) -> int:
         else:
             break
     device = os.fstat(fd).st_dev
-    if (device in _linkable and not once) or _can_link_unnamed(folder, flags):
+    if (device in _linkable and not once) or _can_link_unnamed(folder, _UNNAMED):
         _linkable.add(device)
         return fd
     os.close(fd)
