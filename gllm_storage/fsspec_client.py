@@ -15,7 +15,6 @@ from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop, s
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import (
     ErrorDetails,
-    ObjectNotFoundError,
     Remedy,
     StorageError,
     StorageUnavailableError,
@@ -226,11 +225,7 @@ class FsspecStorageClient(CloudStorageClient):
             (True, False)
         """
         with self._verb("exists", remote_path):
-            try:
-                self.store.info(self._location.key(remote_path), "exists")
-            except ObjectNotFoundError:
-                return False
-        return True
+            return self.store.exists(self._location.key(remote_path))
 
     def delete_file(self, remote_path: str) -> bool:
         """Delete an object.
@@ -250,10 +245,9 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.delete_file("v4/model.safetensors")
             True
         """
-        # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after the call.
-        delete = partial(self.store.delete, self._location.key(remote_path))
+        store, key = self.store, self._location.key(remote_path)
         with self._verb("delete", remote_path):
-            run_all([delete], 1, Stop(running_stop()))
+            store.run_write(partial(store.delete, key), Stop(running_stop()))
         return True
 
     def upload_with_progress(
@@ -370,7 +364,7 @@ class FsspecStorageClient(CloudStorageClient):
         transfer = store.transfer(key, "copy")
         copy = partial(store.copy_version, key, target_key, transfer, exclusive=check_conflict)
         with self._verb("copy", source, transfer.stop):
-            run_all([copy], 1, transfer.stop)  # in a thread, as in `delete_file`
+            run_all([copy], 1, transfer.stop)  # as in `delete_file`; a copy may take long, and have parts
         return self._location.url(target_key)
 
     def move_file(self, source: str, target: str, *, check_conflict: bool = False) -> str:

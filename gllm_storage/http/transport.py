@@ -19,8 +19,12 @@ import struct
 import sys
 import time
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from gllm_storage.store.limits import Throughput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 try:
     import fcntl
@@ -40,6 +44,8 @@ _NO_BYTES = bytes(4)
 """The number 0 as a C int."""
 _KERNEL_TIMEOUTS = sys.platform == "linux"
 _HAS_POLL = hasattr(select, "poll")
+_PAUSE = 0.01
+"""Seconds between two looks at a connection where there is no poll()."""
 _WAIT_FOR_ALL = socket.MSG_WAITALL if _KERNEL_TIMEOUTS else 0
 _MORE = socket.MSG_MORE if _KERNEL_TIMEOUTS else 0
 
@@ -56,12 +62,14 @@ class Transport(ABC):
         throughput: How fast the answer arrives.
         is_cut: Whether the connection was closed without the message by which TLS announces that (close_notify): the last
             answer may be incomplete. Always False without TLS.
+        leaves: Set when bytes leave; the caller resets it.
     """
 
     def __init__(self, plain: socket.socket, read_timeout: float | None, min_throughput: float) -> None:
         self._socket = plain
         self.throughput = Throughput(min_throughput, read_timeout)
         self.is_cut = False
+        self.leaves = False
         self._poll = select.poll() if _HAS_POLL else None
         if self._poll is not None:
             self._poll.register(plain, select.POLLIN)
@@ -121,13 +129,21 @@ class Transport(ABC):
     def is_quiet(self) -> bool:
         """Whether the server has neither sent a byte that was not received, nor closed the connection."""
 
+    def wait(self, seconds: float) -> None:
+        """Wait until something has arrived, or the connection is closed."""
+        if self._poll is None:
+            time.sleep(min(seconds, _PAUSE))
+        else:
+            self._poll.poll(seconds * 1000)
+
     @abstractmethod
-    def send(self, data: Buffer, *, more: bool = False) -> None:
+    def send(self, data: Buffer, *, more: bool = False, before: Callable[[], None] | None = None) -> None:
         """Send all bytes.
 
         Args:
             data: The bytes.
             more: Whether other bytes follow at once, which may share a packet with these.
+            before: Called just before the bytes leave.
 
         Raises:
             OSError: If the connection breaks, or the server takes no bytes for the read timeout.
@@ -188,8 +204,11 @@ class Plain(Transport):
         except (OSError, ValueError):
             return False
 
-    def send(self, data: Buffer, *, more: bool = False) -> None:
+    def send(self, data: Buffer, *, more: bool = False, before: Callable[[], None] | None = None) -> None:
         """As `Transport.send`."""
+        if before is not None:
+            before()
+        self.leaves = True
         self._socket.sendall(data, _MORE if more else 0)
 
     def receive(self) -> bytes:
@@ -267,7 +286,7 @@ class Encrypted(Transport):
         self._incoming.write(records)
         return not _are_complete(records) or self._decrypted() is not None
 
-    def send(self, data: Buffer, *, more: bool = False) -> None:
+    def send(self, data: Buffer, *, more: bool = False, before: Callable[[], None] | None = None) -> None:
         """As `Transport.send`."""
         view = memoryview(data)
         while view:
@@ -280,12 +299,16 @@ class Encrypted(Transport):
                 raise _broken(error) from None
             if view:
                 self._flush()
+        if before is not None:
+            before()
         if not more:
             self._flush()
 
     def _flush(self) -> None:
         if self._outgoing.pending:
-            self._socket.sendall(self._outgoing.read())
+            data = self._outgoing.read()
+            self.leaves = True
+            self._socket.sendall(data)
 
     def _feed(self) -> int:
         """Receive ciphertext; returns its length, 0 if the connection is closed."""

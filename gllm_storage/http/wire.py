@@ -78,6 +78,7 @@ class Connection:
         except OSError as error:
             raise CannotConnectError(*error.args) from error
         self.used = False
+        self._has_begun = False
         self._left = b""
         self._lines = 0
 
@@ -129,11 +130,11 @@ class Connection:
             ValueError: If the body ends before its length.
             TransferStopped: If this thread's transfer was cancelled.
         """
+        self._has_begun = self._transport.leaves = False
         view = memoryview(body).cast("B") if isinstance(body, (bytes, bytearray, memoryview)) else None
         left = len(body) if view is None else len(view)
         if not left or (view is not None and left <= _SENT_WITH_HEAD):
-            before_last()
-            self._transport.send(b"".join((head, view)) if view else head)
+            self._transport.send(b"".join((head, view)) if view else head, before=before_last)
             return
         self._transport.send(head, more=True)
         for data in _pieces_of(body) if view is None else _slices_of(view):
@@ -158,9 +159,25 @@ class Connection:
     def has_answered(self) -> bool:
         """Whether the server has sent its answer or closed the connection. 100 Continue does not count."""
         try:
-            more = self._transport.receive_now()
+            return self._ends_wait(self._transport.receive_now())
         except OSError:
             return False
+
+    def await_answer(self, seconds: float) -> None:
+        """Wait until the server has answered the request, or the connection is closed; after an interruption at any point.
+
+        Args:
+            seconds: The longest time.
+        """
+        if self._has_begun or not self._transport.leaves:
+            return
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            while not self._ends_wait(self._transport.receive_now()) and (left := deadline - time.monotonic()) > 0:
+                self._transport.wait(left)
+
+    def _ends_wait(self, more: bytes | None) -> bool:
+        """Whether the final answer has begun, with the bytes that have just arrived, or the connection is closed."""
         self._left += more or b""
         begun = self._left
         return more == b"" or (len(begun) >= len(_INTERIM) and not begun.startswith(_INTERIM))
@@ -209,6 +226,7 @@ class Connection:
             if len(data) > _MAX_HEAD:
                 raise UnusableAnswerError(f"the headers have more than {_MAX_HEAD} bytes")
             more = self._transport.receive_more() if data else self._transport.receive()
+            self._has_begun = not (data or more).startswith(_INTERIM)
             if not more:
                 if data and _BEGINNING.startswith(data[: len(_BEGINNING)]):
                     raise CutAnswerError("the connection was closed in the middle of the headers")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ConnectionClosedError
 
 from gllm_storage.concurrency.exiting import is_green
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.concurrency.stop import Stop, check_stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
+from gllm_storage.http.pool import run_in_place
 from gllm_storage.s3.access import plain_access
 from gllm_storage.s3.body import BotoBody, ChecksumHeaders, FileSection, ViewSection, begin_sending
 from gllm_storage.s3.errors import (
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from gllm_storage.s3.access import PlainAccess
     from gllm_storage.s3.http.client import Access
     from gllm_storage.s3.small import Pipeline
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -346,6 +351,13 @@ class S3Connection:
         pipeline: Pipeline | None = getattr(client, "pipeline", None)
         return pipeline
 
+    def run_write(self, task: Callable[[], T], stop: Stop) -> T:
+        """As `ObjectStore.run_write`, in this thread if the requests are direct ones."""
+        if self.pipeline is None or is_green():
+            (result,) = run_all([task], 1, stop)
+            return result
+        return run_in_place(task, stop)
+
     def store(self, bucket: str) -> S3Store:
         """The store of a bucket."""
         store = self._stores.get(bucket)
@@ -542,7 +554,12 @@ def is_amazon(client: S3Client) -> bool:
 
     Our own config does not tell: ``AWS_ENDPOINT_URL`` and profiles set an endpoint as well.
     """
-    return f".{urlsplit(endpoint_url_of(client)).hostname or ''}".endswith(_AMAZON)
+    return _is_amazons(endpoint_url_of(client))
+
+
+@functools.lru_cache
+def _is_amazons(url: str) -> bool:
+    return f".{urlsplit(url).hostname or ''}".endswith(_AMAZON)
 
 
 def endpoint_url_of(client: S3Client) -> str:

@@ -27,7 +27,8 @@ from gllm_storage.store.retry import RESTART, rescued
 # The modules of uploads and copies are imported where they are needed: together they take 12 ms, and the first verb of most
 # processes looks for an object or reads one.
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import TypeVar
 
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from gllm_storage.s3.settings import S3TransferSettings
     from gllm_storage.store.port import ObjectWriter, ReadItem, UploadItem
     from gllm_storage.store.transfer import Transfer
+
+    T = TypeVar("T")
 
 _SIDE_BY_SIDE = 4
 """Objects of a list that are moved at a time after the small ones; each may go in several parts side by side."""
@@ -154,6 +157,14 @@ class S3Store(ObjectStore):
         """
         return self.open_reader(key, operation).head()
 
+    def exists(self, key: str) -> bool:
+        """Whether an object exists now, from a HeadObject.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        return self.requests.exists(key)
+
     def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:  # noqa: ARG002 - S3 has all
         """Translate properties into parameters of PutObject.
 
@@ -203,6 +214,10 @@ class S3Store(ObjectStore):
     def close(self) -> None:
         """Close the idle connections of this process."""
         self.connection.close()
+
+    def run_write(self, task: Callable[[], T], stop: Stop) -> T:
+        """As `ObjectStore.run_write`."""
+        return self.connection.run_write(task, stop)
 
     def delete_version(self, key: str, version: ObjectInfo, transfer: Transfer) -> None:
         """Delete an object if it is still a certain version; see `ObjectStore.delete_version`.

@@ -67,6 +67,8 @@ _PARAMETERS = {
     "kms_key": "SSEKMSKeyId",
 }
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
+_IN_PLACE = 2**16
+"""Bytes of a body that is sent together with the head of its request."""
 _CRC_SECTION = 64 * 2**20
 _CRC_PIECE = 2**18
 _CRC_WORKERS = 4
@@ -279,7 +281,9 @@ class PutUpload:
             botocore.exceptions.BotoCoreError: If no answer arrives.
             StorageError: If the file changed.
         """
-        # In a thread: Ctrl-C, which interrupts the main thread, must not leave the request in progress.
+        # Ctrl-C, which interrupts the main thread, must not leave the request in progress.
+        if self._upload.request.source.size <= _IN_PLACE:
+            return self._upload.requests.connection.run_write(self._put, self._stop)
         (stored,) = run_all([self._put], 1, self._stop)
         return stored
 

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.reader import ObjectReader
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,33 @@ class ObjectStore(ABC):
         Raises:
             StorageError: If a request for a page fails; a listing is never cut short.
         """
+
+    def exists(self, key: str) -> bool:
+        """Whether an object exists now.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        try:
+            self.info(key, "exists")
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def run_write(self, task: Callable[[], T], stop: Stop) -> T:
+        """Run a task that changes the store. After Ctrl-C the call waits until no request of the task is in progress.
+
+        By default another thread runs it: Ctrl-C interrupts the main thread only.
+
+        Args:
+            task: The task. It must end soon after `stop` was set.
+            stop: Set if the task fails or this thread is interrupted.
+
+        Raises:
+            BaseException: The exception of the task, or the one that interrupted this thread.
+        """
+        (result,) = run_all([task], 1, stop)
+        return result
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """All keys that begin with a prefix, in key order, also those of folder markers, which `list` may leave out.

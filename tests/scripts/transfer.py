@@ -37,8 +37,8 @@ def pause_after_first_piece() -> None:
 
 def stop_modules() -> list[ModuleType]:
     """The modules with `_STOP_SECONDS`, the limit of the wait for a stalled server after an interruption."""
-    names = [f"gllm_storage.concurrency.{name}" for name in ("interrupt", "workers")]
-    return [importlib.import_module(name) for name in names]
+    names = ("concurrency.interrupt", "concurrency.workers", "http.pool")
+    return [importlib.import_module(f"gllm_storage.{name}") for name in names]
 
 
 def main(job: dict[str, Any]) -> None:

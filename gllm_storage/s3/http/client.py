@@ -20,15 +20,17 @@ import logging
 import ssl
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore import exceptions as boto
 from botocore.exceptions import ClientError
 
-from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, note_attempts
 from gllm_storage.http.connecting import Server
-from gllm_storage.http.pool import Answer, Exchange, Pool
+from gllm_storage.http.pool import Answer, Exchange, Pool, runs_in_place
 from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
 from gllm_storage.s3.body import begin_sending
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, is_transient
@@ -326,19 +328,26 @@ class DirectClient:
     def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         prepared = self._prepared(method, parameters)
         if prepared is None:
-            return dict(getattr(self.boto, method)(**parameters))
+            return self._by_boto(method, parameters)
         place, operation, request = prepared
         try:
             return self._exchange(place, operation, request)
         except NotDirectError as reason:
             self._places.pop(parameters["Bucket"], None)  # boto3 may learn the right region now: copy its next request
             _rewind(request.body)
-            answer = dict(getattr(self.boto, method)(**parameters))
+            answer = self._by_boto(method, parameters)
             # boto3 succeeded, so the fault is ours. Amazon's endpoints are sound; there it was the region.
             if not self.is_amazon:
                 self._refusal = str(reason)
                 self._warn_once(place.template.endpoint_url, str(reason))
             return answer
+
+    def _by_boto(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        send: Callable[[], Mapping[str, Any]] = partial(getattr(self.boto, method), **parameters)
+        if runs_in_place():  # boto3 does not wait for the answer after Ctrl-C
+            (answer,) = run_all([send], 1, Stop(running_stop()))
+            return dict(answer)
+        return dict(send())
 
     def _warn_once(self, subject: str, reason: str) -> None:
         """Log once per subject that boto3 sends the requests, even if many threads find that out at a time."""

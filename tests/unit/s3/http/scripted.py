@@ -38,6 +38,7 @@ class Peer:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.head = b""
+        self.last_body = b""
         self._left = b""
 
     def read_head(self) -> bytes:
@@ -209,7 +210,8 @@ class ScriptedServer:
                 with self._lock:
                     step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
                 peer.head = head
-                self.requests.append((head, peer.read_body(head) if self._reads_bodies else b""))
+                peer.last_body = peer.read_body(head) if self._reads_bodies else b""
+                self.requests.append((head, peer.last_body))
                 if isinstance(step, bytes):
                     peer.send(step)
                 else:
