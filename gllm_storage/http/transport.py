@@ -44,8 +44,6 @@ _NO_BYTES = bytes(4)
 """The number 0 as a C int."""
 _KERNEL_TIMEOUTS = sys.platform == "linux"
 _HAS_POLL = hasattr(select, "poll")
-_PAUSE = 0.01
-"""Seconds between two looks at a connection where there is no poll()."""
 _WAIT_FOR_ALL = socket.MSG_WAITALL if _KERNEL_TIMEOUTS else 0
 _MORE = socket.MSG_MORE if _KERNEL_TIMEOUTS else 0
 
@@ -128,13 +126,6 @@ class Transport(ABC):
     @abstractmethod
     def is_quiet(self) -> bool:
         """Whether the server has neither sent a byte that was not received, nor closed the connection."""
-
-    def wait(self, seconds: float) -> None:
-        """Wait until something has arrived, or the connection is closed."""
-        if self._poll is None:
-            time.sleep(min(seconds, _PAUSE))
-        else:
-            self._poll.poll(seconds * 1000)
 
     @abstractmethod
     def send(self, data: Buffer, *, more: bool = False, before: Callable[[], None] | None = None) -> None:

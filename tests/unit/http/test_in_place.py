@@ -1,4 +1,4 @@
-"""Ctrl-C at any line of a write that runs in the caller's thread: the write takes effect before the end of the call, or never."""
+"""Ctrl-C at any line of a write in the thread of the caller: it takes effect before the end of the call, or never."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ BODY = bytes(1024)
 HEAD = b"PUT /b/k HTTP/1.1\r\nhost: h\r\ncontent-length: 1024\r\n\r\n"
 SECONDS = 0.005
 """How long the server works on a write."""
-SPARED = {"run_in_place"}
-"""The trace does not interrupt the function that cleans up: a second Ctrl-C ends the call at once, as it should."""
+SPARED = {"run_in_place", "_count"}
+"""Functions that the trace does not interrupt. The first one cleans up: a second Ctrl-C ends the call at once, as it should.
+The other holds a lock of the pool in a ``with`` statement, at whose end a trace can interrupt, and a signal cannot."""
 
 
 class Store:
@@ -117,8 +118,8 @@ def test_every_line(encrypted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
             line += 1
         put(pool)
     assert line > 40
-    in_vain = sum(wait > 0.4 for wait in waits)
-    assert in_vain <= 2  # between the last check and the system call
+    # Just before the request leaves, and while bytes of the answer are in a local variable.
+    assert sum(wait > 0.4 for wait in waits) <= 4
 
 
 def test_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
