@@ -119,7 +119,7 @@ def test_every_line(encrypted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         put(pool)
     assert line > 40
     # Just before the request leaves, and while bytes of the answer are in a local variable.
-    assert sum(wait > 0.4 for wait in waits) <= 4
+    assert sum(wait > 0.4 for wait in waits) < len(waits) / 8
 
 
 def test_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
