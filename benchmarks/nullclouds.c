@@ -15,7 +15,8 @@
  *   PUT  the URL of a session                   308 until the last chunk
  * Google, XML API (obstore, transfer_manager): GET, HEAD, PUT /B/K; POST ?uploads, PUT ?partNumber, POST ?uploadId
  * Azure: every request with the header x-ms-version; endpoint http://127.0.0.1:9500/ACCOUNT
- *   GET, HEAD /ACCOUNT/C/K (with Range), PUT BlockBlob, PUT ?comp=block, PUT ?comp=blocklist; GET /ACCOUNT/C?comp=list
+ *   GET, HEAD /ACCOUNT/C/K (with Range), PUT BlockBlob, PUT ?comp=block, PUT ?comp=blocklist; GET /ACCOUNT/C?comp=list;
+ *   the answer to a PUT repeats the CRC-64 of the request
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -359,7 +360,11 @@ static int answer_azure(int fd, const Request *r) {
     if (is_read && key && *key) return serve_object(fd, key, r->head, *r->method == 'G', 1);
     if (is_read) return reply(fd, "200 OK", OF_AZURE, "");
     if (!strcmp(r->method, "DELETE")) return reply(fd, "202 Accepted", "x-ms-request-id: 0\r\n", "");
-    return reply(fd, "201 Created", OF_AZURE "x-ms-request-server-encrypted: true\r\n", "");
+    const char *crc = header(r->head, "x-ms-content-crc64");
+    char headers[512];
+    snprintf(headers, sizeof headers, OF_AZURE "x-ms-request-server-encrypted: true\r\n%s%.12s%s",
+             crc ? "x-ms-content-crc64: " : "", crc ? crc : "", crc ? "\r\n" : "");
+    return reply(fd, "201 Created", headers, "");
 }
 
 /* The size of the content in a multipart/related body of two parts. */

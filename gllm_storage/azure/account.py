@@ -6,6 +6,8 @@ token, so that a private model could be sent to another account. Here, given val
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,6 +119,21 @@ class AzureAccount:
         parts = (part.partition("=") for part in self.connection_string.split(";"))
         return next((value for name, _, value in parts if name.strip().lower() == "accountkey"), None)
 
+    def plain(self) -> tuple[str, tuple[str, bytes] | None, str] | None:
+        """The URL of the account, its name and key, and the SAS token; None if the SDK has to find them.
+
+        The SDK finds them in unusual connection strings, and has the credentials of azure-identity.
+
+        Raises:
+            ValueError: If the account key is not base64.
+        """
+        if self.connection_string:
+            return _plain_in(self.connection_string)
+        if self.uses_identity or "?" in str(self.endpoint_url):
+            return None
+        key = (str(self.name), key_of(self.account_key)) if self.account_key else None
+        return str(self.endpoint_url), key, "" if key or not self.sas_token else self.sas_token.lstrip("?")
+
     def as_connection_string(self) -> str:
         """The account as a connection string, which adlfs prefers to its other options.
 
@@ -152,6 +169,35 @@ class AzureAccount:
             "anon": False,
         }
         return {name: value for name, value in options.items() if value is not None}
+
+
+def key_of(text: str) -> bytes:
+    """An account key.
+
+    Raises:
+        ValueError: If the text is not base64.
+    """
+    try:
+        return base64.b64decode(text)
+    except binascii.Error as error:
+        raise ValueError("the account key is not base64") from error
+
+
+def _plain_in(connection_string: str) -> tuple[str, tuple[str, bytes] | None, str] | None:
+    """As `AzureAccount.plain`."""
+    parts = [part.partition("=") for part in connection_string.rstrip(";").split(";")]
+    fields = {name.upper(): value for name, _, value in parts}
+    name, key, suffix = (fields.get(each, "") for each in ("ACCOUNTNAME", "ACCOUNTKEY", "ENDPOINTSUFFIX"))
+    url = fields.get("BLOBENDPOINT", "")
+    if not url and name:
+        scheme = fields.get("DEFAULTENDPOINTSPROTOCOL", "https") if suffix else "https"
+        url = f"{scheme}://{name}.blob.{suffix or 'core.windows.net'}"
+    unusual = fields.keys() & {"USEDEVELOPMENTSTORAGE", "BLOBSECONDARYENDPOINT"} or not all(each[1] for each in parts)
+    if unusual or "://" not in url or "?" in url:
+        return None
+    if name and key:
+        return url, (name, key_of(key)), ""
+    return url, None, fields.get("SHAREDACCESSSIGNATURE", "").lstrip("?")
 
 
 def _names_account(connection_string: str) -> bool:

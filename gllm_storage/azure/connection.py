@@ -8,20 +8,19 @@ import hashlib
 import inspect
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import requests
-from azure.core.pipeline.transport import RequestsTransport
-from azure.storage.blob import BlobServiceClient, CustomerProvidedEncryptionKey
 
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.azure.errors import unusable_account
 from gllm_storage.azure.listing import check_answer
-from gllm_storage.azure.read import BodyAdapter
 from gllm_storage.azure.requests import AzureRequests
+from gllm_storage.azure.sender import Sender
 from gllm_storage.azure.store import AzureStore
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
+from gllm_storage.http.adapter import DirectAdapter
 from gllm_storage.settings import (
     TransferSettings,
     count,
@@ -37,10 +36,24 @@ from gllm_storage.settings import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from azure.storage.blob import BlobServiceClient
+
 POOL_SIZE = 100
 """Connections that stay open. A connection above that number is closed after use, and urllib3 logs a warning."""
 _ONE_REQUEST = 2**62
 """Bytes of a range that the SDK reads, or of a blob that it sends, by one request: all, since the caller cuts objects."""
+
+
+@dataclass
+class Checks:
+    """The checks of content that an endpoint has shown.
+
+    Attributes:
+        crc64: Whether the answer to a Put Block has stated the CRC-64 of the block; None before the first answer. Emulators
+            ignore or refuse a CRC-64.
+    """
+
+    crc64: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class AzureConnection:
         ca_bundle: Path of a file with the CA certificates to trust.
         verify_tls: Whether TLS certificates are verified.
         sse_customer_key: Key of the caller that encrypts and decrypts all blobs: 32 bytes in base64.
+        checks: The checks that the endpoint has shown.
     """
 
     account: AzureAccount
@@ -66,13 +80,17 @@ class AzureConnection:
     ca_bundle: str | None = None
     verify_tls: bool = True
     sse_customer_key: str | None = field(default=None, repr=False)
+    checks: Checks = field(default_factory=Checks, init=False, repr=False, compare=False)
     _session: PerProcess[requests.Session] = field(init=False, repr=False, compare=False)
     _service: PerProcess[BlobServiceClient] = field(init=False, repr=False, compare=False)
+    _sender: PerProcess[Sender] = field(init=False, repr=False, compare=False)
+    pool_size: ClassVar[int] = POOL_SIZE
 
     def __post_init__(self) -> None:
         """Prepare the client, which is made on first use."""
         object.__setattr__(self, "_session", PerProcess(self._make_session))
         object.__setattr__(self, "_service", PerProcess(self._make_service))
+        object.__setattr__(self, "_sender", PerProcess(self._make_sender))
 
     def store(self, container: str) -> AzureStore:
         """The store of a container. Sends no request."""
@@ -88,6 +106,35 @@ class AzureConnection:
         return self._service.get()
 
     @property
+    def sender(self) -> Sender:
+        """The sender of this process. Threads share it.
+
+        Raises:
+            StorageError: If the connection string or the account key cannot be read.
+        """
+        return self._sender.get()
+
+    @property
+    def session(self) -> requests.Session:
+        """The session of this process, for requests that do not go over direct connections."""
+        return self._session.get()
+
+    @property
+    def key_headers(self) -> dict[str, str]:
+        """The headers of requests for blobs that the customer key encrypts; as `key_options`."""
+        if self.sse_customer_key is None:
+            return {}
+        return {
+            "x-ms-encryption-key": self.sse_customer_key,
+            "x-ms-encryption-key-sha256": self._digest_of_key(),
+            "x-ms-encryption-algorithm": "AES256",
+        }
+
+    def _digest_of_key(self) -> str:
+        key = base64.b64decode(str(self.sse_customer_key))
+        return base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+    @property
     def key_options(self) -> dict[str, Any]:
         """The arguments of the SDK's methods for blobs that the customer key encrypts.
 
@@ -95,23 +142,24 @@ class AzureConnection:
         """
         if self.sse_customer_key is None:
             return {}
-        digest = base64.b64encode(hashlib.sha256(base64.b64decode(self.sse_customer_key)).digest()).decode()
-        return {"cpk": CustomerProvidedEncryptionKey(self.sse_customer_key, digest)}
+        from azure.storage.blob import CustomerProvidedEncryptionKey  # noqa: PLC0415 - takes 0.2 s to import
+
+        return {"cpk": CustomerProvidedEncryptionKey(self.sse_customer_key, self._digest_of_key())}
 
     def close(self) -> None:
         """Close the idle connections of this process; the next request opens new ones."""
-        session = self._session.peek()
-        if session is not None:
-            session.close()
+        for made in (self._session.peek(), self._sender.peek()):
+            if made is not None:
+                made.close()
 
     @property
-    def _verify(self) -> bool | str:
+    def verify(self) -> bool | str:
         """The argument ``verify`` of requests: a file with certificates, or whether certificates are verified."""
         named = self.ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         return self.verify_tls and (named or True)
 
     def _make_session(self) -> requests.Session:
-        adapter = BodyAdapter(
+        adapter = DirectAdapter(
             connect_timeout=self.connect_timeout,
             read_timeout=self.read_timeout,
             min_throughput=self.settings.min_throughput,
@@ -122,12 +170,27 @@ class AzureConnection:
             session.mount(scheme, adapter)
         return session
 
+    def _make_sender(self) -> Sender:
+        try:
+            sender = Sender(self)
+        except ValueError as error:
+            raise unusable_account(error, self.account.endpoint_url or "az://") from error
+        self._require_https(sender.url)
+        return sender
+
+    def _require_https(self, url: str) -> None:
+        if self.sse_customer_key and not url.startswith("https:"):
+            raise unusable_account(ValueError("sse_customer_key needs https"), url)
+
     def _make_service(self) -> BlobServiceClient:
+        from azure.core.pipeline.transport import RequestsTransport  # noqa: PLC0415 - with the SDK
+        from azure.storage.blob import BlobServiceClient  # noqa: PLC0415 - takes 0.2 s to import
+
         transport = RequestsTransport(
             session=self._session.get(),
             connection_timeout=self.connect_timeout,
             read_timeout=self.read_timeout,
-            connection_verify=self._verify,
+            connection_verify=self.verify,
         )
         # The SDK waits 15 s after a first failure. It sends a request once, and AzureRequests.send repeats it.
         once = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
@@ -140,8 +203,7 @@ class AzureConnection:
         session = self._session.get()
         session.proxies = requests.utils.get_environ_proxies(client.url)
         session.trust_env = False
-        if self.sse_customer_key and not client.url.startswith("https:"):
-            raise unusable_account(ValueError("sse_customer_key needs https"), client.url)
+        self._require_https(client.url)
         return client
 
     def make_async_client(self) -> Any:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
-from azure.storage.blob import StandardBlobTier
 
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, code_of, is_transient, status_of
 from gllm_storage.azure.requests import lowered, url_of
@@ -93,6 +92,8 @@ class BlobCopy:
             options["tags"] = self.tags
         tier = tier_to_copy(self.properties).get("tier")
         if tier:
+            from azure.storage.blob import StandardBlobTier  # noqa: PLC0415 - takes 0.2 s to import
+
             options["standard_blob_tier"] = StandardBlobTier(tier.capitalize())
         start = partial(client.start_copy_from_url, self.source.blob(self.key).url, **options)
         copying = self.target.send(start, self.details)

@@ -113,7 +113,7 @@ def is_missing_blob(error: BaseException) -> bool:
 def is_broken(error: Exception) -> bool:
     """Whether an answer arrived and its body broke."""
     broken = isinstance(error, HttpResponseError) and not isinstance(error, (ClientAuthenticationError, DecodeError))
-    return broken and (status_of(error) == 0 or status_of(error) in _SUCCESS)
+    return broken and not is_flipped(error) and (status_of(error) == 0 or status_of(error) in _SUCCESS)
 
 
 def not_found(details: ErrorDetails) -> ObjectNotFoundError:

@@ -1,26 +1,22 @@
-"""`AzureReader`: reads one blob, pinned to its ETag; and `BodyAdapter`, which leaves the bodies of downloads to it."""
+"""`AzureReader`: reads one blob, pinned to its ETag."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import re
-import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
 from urllib3.exceptions import HTTPError
 
 from gllm_storage.azure.errors import UnreadableAnswerError, is_transient, status_of, translated
-from gllm_storage.azure.requests import info_of, is_folder, lowered
+from gllm_storage.azure.requests import GARBLED, facts_in, info_of, is_folder
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.http.adapter import DirectAdapter, RawBody
+from gllm_storage.http.sender import BROKEN
 from gllm_storage.store.checksums import MD5_UNDERSCORED
 from gllm_storage.store.diagnosis import of_connection
-from gllm_storage.store.download import READ_CHUNK
 from gllm_storage.store.reader import (
     ObjectChangedError,
     ObjectReader,
@@ -30,19 +26,15 @@ from gllm_storage.store.reader import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
     from contextlib import AbstractContextManager
-
-    from azure.storage.blob import BlobProperties
-    from requests import PreparedRequest, Response
-    from urllib3 import HTTPResponse
 
     from gllm_storage.azure.requests import AzureRequests
     from gllm_storage.errors import ErrorDetails
+    from gllm_storage.http.sender import Reply
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.reader import Memory
 
-_CONTENT = frozenset({200, 206})
 _NOT_FOUND = 404
 _NOT_SATISFIABLE = 416
 _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
@@ -56,23 +48,23 @@ class AzureAnswer:
 
     Attributes:
         version: The facts about the blob, from the headers.
-        body: The body of the answer.
+        reply: The answer.
     """
 
     version: ObjectInfo
-    body: HTTPResponse | RawBody
+    reply: Reply
 
-    def chunks(self, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
+    def chunks(self, buffer: Memory | None) -> Generator[bytes | memoryview, None, None]:
         """The content.
 
         Raises:
             ReadInterruptedError: If the body broke.
         """
-        yield from _chunks(self.body, buffer)
+        yield from _chunks(self.reply, buffer)
 
     def close(self) -> None:
         """Close the answer; its connection serves further requests if the body was read to its end."""
-        self.body.close()
+        self.reply.close()
 
 
 class AzureReader(ObjectReader):
@@ -93,7 +85,7 @@ class AzureReader(ObjectReader):
 
     def head(self) -> ObjectInfo:
         """Get Blob Properties; a size of 0 is confirmed by Get Blob."""
-        return measured(lambda: info_of(self._requests.properties(self._key, self._details)), self, self._details)
+        return measured(lambda: self._requests.info(self._key, self._details), self, self._details)
 
     def begin(self) -> AzureAnswer | None:
         """Get Blob of the first part, without Get Blob Properties before: the headers hold the same facts.
@@ -107,16 +99,31 @@ class AzureReader(ObjectReader):
         """
         part_size = self._requests.connection.settings.part_size
         try:
-            body, properties = self._requests.send(partial(self._get, 0, part_size), self._details)
+            reply = self._requests.send(partial(self._get, 0, part_size), self._details)
         except (HttpResponseError, UnreadableAnswerError) as error:
             if is_transient(error) or status_of(error) == _NOT_FOUND:
                 raise
             return None
-        version = _version_in(body, properties, part_size)
+        version = self._version_in(reply, part_size)
         if version is None:
-            body.close()
+            reply.close()
             return None
-        return AzureAnswer(version, body)
+        return AzureAnswer(version, reply)
+
+    def _version_in(self, reply: Reply, part_size: int) -> ObjectInfo | None:
+        """The version in the headers of the first part of a blob; None if they do not tell, or if it is not an object."""
+        headers = reply.headers
+        found = _RANGE.fullmatch(headers.get("content-range", ""))
+        if found is None or int(found[1]) or headers.get("content-length", "") != str(min(int(found[2]), part_size)):
+            return None
+        try:
+            facts = facts_in(headers, self._requests.name, self._key, found[2])
+        except (UnreadableAnswerError, *GARBLED):
+            return None
+        # A server that leaves the MD5 of the blob out of an answer with a range would hide that our checksum counts.
+        if is_folder(facts.metadata) or (MD5_UNDERSCORED in facts.metadata and not facts.content_settings.content_md5):
+            return None
+        return info_of(facts)
 
     def read(
         self,
@@ -133,51 +140,48 @@ class AzureReader(ObjectReader):
             UnreadableAnswerError: If the answer has no body.
             azure.core.exceptions.AzureError: If the store refuses, or does not answer.
         """
-        condition = {"etag": f'"{version.etag}"', "match_condition": MatchConditions.IfNotModified}
         # Azure has no range without bytes, and refuses a range of an empty blob.
-        get = partial(self._get, start, max(1, length), **condition)
+        get = partial(self._get, start, max(1, length), f'"{version.etag}"')
         try:
-            body, properties = self._requests.send(get, self._details)
+            reply = self._requests.send(get, self._details)
         except HttpResponseError as error:
             if status_of(error) == _NOT_SATISFIABLE and not length:
                 return
             if status_of(error) in _CHANGED:
                 raise ObjectChangedError from error
             raise
-        with contextlib.closing(body):
-            self._check(str(properties.etag), body.headers.get("Content-Range", ""), version, start)
-            yield from _chunks(body, buffer)
+        with contextlib.closing(reply):
+            self._check(reply.headers, version, start)
+            yield from _chunks(reply, buffer)
 
-    def _get(self, start: int, length: int, **condition: Any) -> tuple[HTTPResponse | RawBody, BlobProperties]:
-        """The body of a range that has not been read, and the properties in the headers."""
-        options = self._requests.connection.key_options
-        with kept_body() as kept:
-            # `decompress`: the stored bytes, since size, ranges and checksum are of these.
-            answer = self._requests.blob(self._key).download_blob(
-                start, length, max_concurrency=1, decompress=False, **condition, **options
-            )
-        if kept.body is None:
-            raise UnreadableAnswerError("its answer has no body")
-        return kept.body, answer.properties
+    def _get(self, start: int, length: int, etag: str = "") -> Reply:
+        """A range whose content has not been read. The stored bytes: size, ranges and checksum are of these."""
+        connection = self._requests.connection
+        headers = {"x-ms-range": f"bytes={start}-{start + length - 1}", **connection.key_headers}
+        if etag:
+            headers["if-match"] = etag
+        return connection.sender.send("GET", self._requests.name, self._key, headers, stream=True)
 
-    def _check(self, etag: str, content_range: str, version: ObjectInfo, start: int) -> None:
-        """Check that the answer is of the requested range and version; the SDK looks at neither.
+    def _check(self, headers: Mapping[str, str], version: ObjectInfo, start: int) -> None:
+        """Check that the answer is of the requested range and version.
 
         Args:
-            etag: The answer's ETag.
-            content_range: Its Content-Range.
+            headers: The headers of the answer.
             version: The version.
             start: Offset of the first byte.
 
         Raises:
             ObjectChangedError: If it is not.
             StorageError: If the object is longer or shorter than the version.
+            UnreadableAnswerError: If the answer is not a range of Azure.
         """
+        etag, found = headers.get("etag", ""), _RANGE.fullmatch(headers.get("content-range", ""))
+        if etag.strip('"') == version.etag and headers.get("content-length") == "0" == str(version.size):
+            return  # Azurite's answer for an empty blob
+        if not etag or found is None:
+            raise UnreadableAnswerError(f"its answer has no {'Content-Range' if etag else 'ETag'}")
         if etag.strip('"') != version.etag:
             raise ObjectChangedError
-        found = _RANGE.fullmatch(content_range)
-        if found is None:
-            return  # the SDK has refused a wrong one
         if int(found[2]) != version.size:
             raise lengths_differ(self._details, version.size, int(found[2]))
         if int(found[1]) != start:
@@ -188,73 +192,14 @@ class AzureReader(ObjectReader):
         return translated(self._details)
 
 
-def _version_in(body: HTTPResponse | RawBody, properties: BlobProperties, part_size: int) -> ObjectInfo | None:
-    """The version in the headers of the first part of a blob; None if they do not tell, or if it is not an object."""
-    found = _RANGE.fullmatch(body.headers.get("Content-Range", ""))
-    if found is None or not properties.etag or is_folder(properties.metadata):
-        return None
-    size, length = int(found[2]), body.headers.get("Content-Length", "")
-    if int(found[1]) or length != str(min(size, part_size)):
-        return None
-    properties.size = size  # the SDK's is that of the range
-    # A server that leaves the MD5 of the blob out of an answer with a range would hide that our checksum counts.
-    if MD5_UNDERSCORED in lowered(properties.metadata) and not properties.content_settings.content_md5:
-        return None
-    return info_of(properties)
-
-
-def _chunks(body: HTTPResponse | RawBody, buffer: Memory | None) -> Iterator[bytes | memoryview]:
-    chunks = body.pieces(READ_CHUNK, buffer) if isinstance(body, RawBody) else body.stream(READ_CHUNK, decode_content=False)
+def _chunks(reply: Reply, buffer: Memory | None) -> Iterator[bytes | memoryview]:
     try:
-        for chunk in chunks:
+        for chunk in reply.chunks(buffer):
             check_stop()
             yield chunk
-    except (HTTPError, OSError) as error:
+    except BROKEN as error:
+        check_stop()
         diagnosis = of_connection(error)
         said = str(error.args[0] if isinstance(error, HTTPError) and error.args else error)
         message = diagnosis.cause if diagnosis else said
         raise ReadInterruptedError from ServiceResponseError(message or "the body of the answer broke")
-
-
-class _Kept(threading.local):
-    """The answer to a download of this thread, whose body is left to the caller; None outside `kept_body`."""
-
-    wanted = False
-    body: HTTPResponse | RawBody | None = None
-
-    def begin(self) -> None:
-        self.wanted, self.body = True, None
-
-
-_kept = _Kept()
-
-
-@contextlib.contextmanager
-def kept_body() -> Iterator[_Kept]:
-    """Keep the body of the download that the block sends: `BodyAdapter` shows an empty one to the SDK.
-
-    The SDK reads the complete range into memory before `download_blob` returns, and joins its pieces to a second copy. It
-    also repeats a download whose body broke by itself, after an uncancellable `time.sleep`, from the start.
-    """
-    _kept.begin()
-    try:
-        yield _kept
-    except BaseException:
-        if _kept.body is not None:
-            _kept.body.close()
-        raise
-    finally:
-        _kept.wanted = False
-
-
-class BodyAdapter(DirectAdapter):
-    """An adapter that keeps the bodies of downloads for `kept_body`."""
-
-    def send(self, request: PreparedRequest, *args: Any, stream: bool = False, **kwargs: Any) -> Response:
-        """Send a request."""
-        response = super().send(request, *args, stream=stream, **kwargs)
-        if not (stream and _kept.wanted and response.status_code in _CONTENT):
-            return response
-        _kept.body = response.raw
-        response.raw = io.BytesIO()
-        return response

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +30,9 @@ T = TypeVar("T")
 
 GARBLED = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 """Exceptions of the SDK for an answer without a header that it requires, or with one that it cannot parse."""
+_METADATA = "x-ms-meta-"
+_DIGITS = 19
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NO_BLOB = frozenset({"BlobNotFound", "404"})
 
 
@@ -66,6 +71,23 @@ class AzureRequests:
         policy = retry.requests(self.connection.settings.max_attempts)
         return policy.call(lambda: _readable(request), is_transient, details)
 
+    def info(self, key: str, details: ErrorDetails) -> ObjectInfo:
+        """The facts about an object, by Get Blob Properties; raises as `properties`."""
+        found = self._facts(key, details)
+        if is_folder(found.metadata):
+            raise not_found(details)
+        return info_of(found)
+
+    def _facts(self, key: str, details: ErrorDetails) -> Facts:
+        connection = self.connection
+
+        def ask() -> Facts:
+            answer = connection.sender.send("HEAD", self.name, key, connection.key_headers)
+            return facts_in(answer.headers, self.name, key, answer.headers.get("content-length", ""))
+
+        with translated(details):
+            return self.send(ask, details)
+
     def properties(self, key: str, details: ErrorDetails) -> BlobProperties:
         """Get Blob Properties of an object.
 
@@ -98,7 +120,7 @@ class AzureRequests:
             StorageError: If the request fails.
         """
         try:
-            return info_of(self.head(key, details))
+            return info_of(self._facts(key, details))
         except (ObjectNotFoundError, StorageError) as error:
             if error.code in _NO_BLOB:
                 return None
@@ -135,6 +157,77 @@ class AzureRequests:
         return properties
 
 
+@dataclass
+class ContentFacts:
+    """The content settings of a blob, by the names of the SDK; `content_md5` is that of the complete content."""
+
+    content_type: str | None
+    content_encoding: str | None
+    content_language: str | None
+    content_disposition: str | None
+    cache_control: str | None
+    content_md5: bytes | None
+
+
+@dataclass
+class Facts:
+    """The facts about a blob in the headers of an answer, by the names of the SDK's `BlobProperties`."""
+
+    container: str
+    name: str
+    size: int
+    etag: str
+    last_modified: datetime | None
+    metadata: dict[str, str]
+    content_settings: ContentFacts
+    blob_tier: str | None
+    encryption_scope: str | None
+    version_id: str | None
+
+
+def facts_in(headers: Mapping[str, str], container: str, key: str, size: str) -> Facts:
+    """Read the headers of Get Blob or of Get Blob Properties.
+
+    Args:
+        headers: By their names in lower case.
+        container: Name of the container.
+        key: Name of the blob.
+        size: Size of the blob in bytes, from the headers.
+
+    Raises:
+        UnreadableAnswerError: If they are not headers of Azure.
+    """
+    if not headers.get("etag"):
+        raise UnreadableAnswerError("its answer has no ETag")
+    if not (size.isascii() and size.isdecimal() and len(size) <= _DIGITS):
+        raise UnreadableAnswerError("its answer has no Content-Length")
+    md5 = headers.get("x-ms-blob-content-md5" if "content-range" in headers else "content-md5")
+    content = ContentFacts(
+        content_type=headers.get("content-type"),
+        content_encoding=headers.get("content-encoding"),
+        content_language=headers.get("content-language"),
+        content_disposition=headers.get("content-disposition"),
+        cache_control=headers.get("cache-control"),
+        content_md5=base64.b64decode(md5) if md5 else None,
+    )
+    metadata = {name[len(_METADATA) :]: value for name, value in headers.items() if name.startswith(_METADATA)}
+    modified = http_date(headers["last-modified"]) if "last-modified" in headers else None
+    tier, scope = headers.get("x-ms-access-tier"), headers.get("x-ms-encryption-scope")
+    version = headers.get("x-ms-version-id")
+    return Facts(container, key, int(size), headers["etag"], modified, metadata, content, tier, scope, version)
+
+
+def http_date(text: str) -> datetime:
+    """A date in a header, such as ``Sat, 28 Nov 2026 12:00:00 GMT``.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    _, day, month, year, clock, _ = text.split()
+    hour, minute, second = map(int, clock.split(":"))
+    return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
+
+
 def _readable(request: Callable[[], T]) -> T:
     try:
         return request()
@@ -167,7 +260,7 @@ def url_of(container: str, key: str) -> str:
     return f"az://{container}/{key}"
 
 
-def info_of(properties: BlobProperties, *, listed: bool = False) -> ObjectInfo:
+def info_of(properties: BlobProperties | Facts, *, listed: bool = False) -> ObjectInfo:
     """The facts in the properties of a blob.
 
     Args:
@@ -186,7 +279,7 @@ def info_of(properties: BlobProperties, *, listed: bool = False) -> ObjectInfo:
     )
 
 
-def _properties(properties: BlobProperties) -> dict[str, Any]:
+def _properties(properties: BlobProperties | Facts) -> dict[str, Any]:
     content = properties.content_settings
     tier = properties.blob_tier
     return {
@@ -200,7 +293,7 @@ def _properties(properties: BlobProperties) -> dict[str, Any]:
     }
 
 
-def _checksum(properties: BlobProperties) -> str | None:
+def _checksum(properties: BlobProperties | Facts) -> str | None:
     """The full-object checksum: this library's, if it is of this content; otherwise the MD5 in the blob's properties.
 
     Azure computes that MD5 for an upload in one request. For an upload in blocks it stores the MD5 that the client sent.

@@ -72,7 +72,7 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         max_concurrency: Ranges of one object that are read at a time. Default: 16.
         max_attempts: The most attempts at a request. Default: 5.
         publish_on_error: Whether a written file appears also if other code closes it at the end of a block that failed.
-        connect_timeout: Seconds to wait for a connection. Default: 16.
+        connect_timeout: Seconds to wait for a connection. Default: 10.
         read_timeout: Seconds to wait for an answer to begin or go on. Default: 60.
         ca_bundle: Path of a file with the CA certificates to trust.
         verify_tls: Whether TLS certificates are verified; False issues a warning. Default: True.

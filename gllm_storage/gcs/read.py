@@ -12,7 +12,7 @@ from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import StorageUnavailableError
 from gllm_storage.gcs.errors import RefusedError, is_missing_object, is_transient, translated
 from gllm_storage.gcs.requests import info_of, path_of
-from gllm_storage.gcs.sender import BROKEN
+from gllm_storage.http.sender import BROKEN
 from gllm_storage.info import ObjectInfo
 from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.reader import (
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
     from gllm_storage.errors import ErrorDetails
-    from gllm_storage.gcs.sender import Reply
     from gllm_storage.gcs.store import GCSStore
+    from gllm_storage.http.sender import Reply
     from gllm_storage.store.reader import Memory
 
 _RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.gcs.connection import GCSConnection
-    from gllm_storage.gcs.sender import Reply
+    from gllm_storage.http.sender import Reply
     from gllm_storage.store.http import SourceBody
     from gllm_storage.store.pages import PageCheck
 

@@ -196,7 +196,12 @@ def exchanged(pool: Pool, method: str, target: str, headers: Mapping[str, str], 
     if not isinstance(body, bytes):
         data = Readable(body) if len(body) > _AT_ONCE else b"".join(body)
     head = f"{text}\r\n\r\n".encode("latin-1")
-    return pool.request(head, data, changes=method not in READS, bodiless=method == "HEAD")
+    try:
+        return pool.request(head, data, changes=method not in READS, bodiless=method == "HEAD")
+    except ClosedEarlyError as error:
+        if error.unused:
+            pool.close()  # the server has probably closed the other idle connections, too: the next attempt makes a new one
+        raise
 
 
 def of_requests(error: Exception) -> Exception:

@@ -71,7 +71,7 @@ def of_connection(error: BaseException) -> Diagnosis | None:
     Args:
         error: The exception of an HTTP library, with its causes.
     """
-    for each in _causes(error):
+    for each in causes_of(error):
         if isinstance(each, SlowAnswerError):
             return Diagnosis(str(each), Remedy.LOWER_THROUGHPUT, passes=True)
         if (isinstance(each, ssl.SSLError) or "SSL" in type(each).__name__) and (found := _of_tls(str(each))):
@@ -108,7 +108,8 @@ def _of_certificate(text: str) -> Diagnosis:
     return Diagnosis(f"the certificate of the server is not trusted: {why}", Remedy.TRUST_CERTIFICATE)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those behind it, those that an HTTP library keeps in attributes included."""
     found: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:

@@ -94,6 +94,28 @@ class SameContent:
                 raise self._source.changed()
 
 
+class Unchanged:
+    """Checks that the source of a body was not written to, where the store itself compares the bytes with a checksum.
+
+    Args:
+        source: The source.
+        part: Offset and length of the body in the source.
+    """
+
+    def __init__(self, source: Source, part: tuple[int, int]) -> None:
+        self._source = source
+        self._end = sum(part)
+
+    def __call__(self, offset: int, piece: bytes) -> None:
+        """See a piece before it is sent.
+
+        Raises:
+            StorageError: If it is the last piece, and the source was written to.
+        """
+        if offset + len(piece) == self._end:
+            self._source.require_unchanged()
+
+
 class SourceBody:
     """A request body that is read from a source in pieces of 256 KiB. It can be sent again, from the start.
 
@@ -111,7 +133,12 @@ class SourceBody:
     """
 
     def __init__(
-        self, source: Source, offset: int, length: int, check: SameContent, around: tuple[bytes, bytes] = (b"", b"")
+        self,
+        source: Source,
+        offset: int,
+        length: int,
+        check: SameContent | Unchanged,
+        around: tuple[bytes, bytes] = (b"", b""),
     ) -> None:
         self._source = source
         self._offset = offset
@@ -148,7 +175,7 @@ def body_in_flight(
     source: Source,
     part: tuple[int, int],
     transfer: Transfer,
-    check: SameContent,
+    check: SameContent | Unchanged,
     around: tuple[bytes, bytes] = (b"", b""),
 ) -> Iterator[SourceBody]:
     """A `SourceBody` between two texts, counted in the memory budget of the process while the block sends it.

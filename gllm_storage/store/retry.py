@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
 from gllm_storage.errors import note_attempts, redacted
+from gllm_storage.store.diagnosis import causes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -212,7 +213,10 @@ class RetryPolicy:
                 if attempt >= self.limit or not is_transient(error):
                     raise
                 failure = error
-            self.again(details, attempt, failure)
+            if _was_idle(failure):
+                self.report(details, attempt, failure, wait=0.0)
+            else:
+                self.again(details, attempt, failure)
 
 
 S3_FIRST_WAIT = 1.0
@@ -240,6 +244,11 @@ def s3_requests(limit: int) -> RetryPolicy:
 def rescued(details: ErrorDetails, attempt: int, limit: int, cause: BaseException) -> None:
     """Report that a write or a delete whose answer was lost had succeeded."""
     _report(RetryEvent("rescue", details.operation, details.url, attempt, limit, _text(cause), 0.0))
+
+
+def _was_idle(error: BaseException) -> bool:
+    """Whether the server had closed an idle connection, and is not busy: a new connection need not wait."""
+    return any(getattr(each, "unused", False) for each in causes_of(error))
 
 
 def _text(cause: BaseException | str) -> str:

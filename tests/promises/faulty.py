@@ -308,6 +308,12 @@ class Faulty:
         about_bucket = {"HeadBucket", "GetStorageLayout"}
         return [entry.operation for entry in self.proxy.requests if entry.operation not in about_bucket]
 
+    def answered(self) -> list[str]:
+        """As `operations`, without the blocks that Azurite refuses because they have a CRC-64, which it does not know."""
+        about_bucket = {"HeadBucket", "GetStorageLayout"}
+        entries = (entry for entry in self.proxy.requests if (entry.operation, entry.status) != ("PutBlock", 500))
+        return [entry.operation for entry in entries if entry.operation not in about_bucket]
+
     def put(self, content: bytes, name: str = NAME) -> None:
         """Store an object with the second client."""
         self.rig.second.put(self.rig.key(name), content)

@@ -37,7 +37,8 @@ def test_blocks_thrown_away(upload: Upload) -> None:
     upload.faulty.inject(upload.commit, Answer(400, "InvalidBlockList"))
     upload.run()
     upload.assert_stored()
-    assert len(upload.faulty.sent("PutBlock")) == 8
+    stored = [each for each in upload.faulty.sent("PutBlock") if each.status == 201]  # Azurite refuses a CRC-64 at first
+    assert len(stored) == 8
 
 
 @on(UPLOADS)

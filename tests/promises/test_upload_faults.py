@@ -357,7 +357,7 @@ def test_requests_of_create(upload: Upload) -> None:
     upload.run()
     case = upload.case
     sent = [case.cloud.head, *(case.cloud.sent if case.large else ()), case.commit]
-    assert upload.faulty.operations() == sent
+    assert upload.faulty.answered() == sent
 
 
 @on(UPLOADS)

@@ -154,7 +154,9 @@ class TestAzure(_Described):
     def make_store_at(self, endpoint_url: str) -> ObjectStore:
         account = {"account_name": self.server.account_name, "account_key": self.server.account_key}
         options = {**account, "endpoint_url": endpoint_url, "part_size": MIB, "multipart_threshold": MIB}
-        return azure_connection(options).store(self.bucket)
+        connection = azure_connection(options)
+        connection.checks.crc64 = False  # Azurite refuses a CRC-64 of the first blocks, and the suite counts requests
+        return connection.store(self.bucket)
 
 
 class TestLocal(_Described):
