@@ -359,13 +359,9 @@ class Folders:
         Returns:
             None if the path is unusual, such as a link.
         """
-        folder, _, name = path.rpartition("/")
-        real = self._real.get(folder)
-        if real is None:
-            real = self._real[folder] = _plain_folder(folder)
-        if not real or name in {"", ".", ".."}:
+        destination = self.destination(path)
+        if destination is None:
             return None
-        destination = f"{real}/{name}"
         try:
             mode = os.lstat(destination).st_mode
         except FileNotFoundError:
@@ -373,6 +369,14 @@ class Folders:
         except (OSError, ValueError):
             return None
         return None if stat.S_ISLNK(mode) else (destination, mode)
+
+    def destination(self, path: str) -> str | None:
+        """The destination that a path names, if it does not exist or is no link; None if the path is unusual."""
+        folder, _, name = path.rpartition("/")
+        real = self._real.get(folder)
+        if real is None:
+            real = self._real[folder] = _plain_folder(folder)
+        return f"{real}/{name}" if real and name not in {"", ".", ".."} else None
 
 
 def _plain_folder(folder: str) -> str:
@@ -416,6 +420,7 @@ class Draft:
         durable: Whether content and name are on the disk when `publish` returns.
         named: Whether the file needs a name from the start, because other code renames another file to it.
         folders: The folders of the other files of this call.
+        late: Whether `publish` may be the first to look whether the destination exists: that of a list mostly does not.
 
     Raises:
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
@@ -431,9 +436,16 @@ class Draft:
         durable: bool = True,
         named: bool = False,
         folders: Folders | None = None,
+        late: bool = False,
     ) -> None:
-        place = None if exclusive else (folders or Folders()).place(path)
-        self._destination, mode = place or _place_of(path, details, exclusive=exclusive)
+        folders = folders or Folders()
+        unseen = folders.destination(path) if late and not (exclusive or named) else None
+        if unseen is None:
+            place = None if exclusive else folders.place(path)
+            self._destination, mode = place or _place_of(path, details, exclusive=exclusive)
+        else:
+            self._destination, mode = unseen, None
+        self._unseen = None if unseen is None else folders
         if mode is not None:
             require_regular(path, mode, details)
         self._path = path
@@ -449,8 +461,10 @@ class Draft:
         try:
             with self._errors():
                 self._fd, self._temporary = self._open(named=named)
-            if exclusive and self._temporary is not None:
-                self._require_exclusive(self._temporary)
+            if self._temporary is not None:
+                if exclusive:
+                    self._require_exclusive(self._temporary)
+                self._see()  # a rename would replace a link
         except BaseException:
             self.discard()
             raise
@@ -570,6 +584,7 @@ class Draft:
             except FileExistsError:
                 if self._exclusive:
                     raise
+                self._see()
             else:
                 return
         temporary = temporary_beside(self._destination)
@@ -579,6 +594,23 @@ class Draft:
         except BaseException:
             os.unlink(temporary)
             raise
+
+    def _see(self) -> None:
+        """Look for the destination, if that was put off, and take its permissions.
+
+        Raises:
+            StorageError: If it is a link, a folder or a device.
+        """
+        folders, self._unseen = self._unseen, None
+        if folders is None:
+            return
+        place = folders.place(self._path)
+        if place is None:
+            raise not_a_file(self._path, "a link", self._details)
+        self._mode = place[1]
+        if self._mode is not None:
+            require_regular(self._path, self._mode, self._details)
+            self.settle()
 
     def discard(self) -> None:
         """Remove the file, unless it has its name, and the folders that were created for it."""

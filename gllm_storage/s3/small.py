@@ -246,7 +246,7 @@ class _Files:
         Raises:
             StorageError: If it cannot be written.
         """
-        draft = Draft(path, details, durable=self._durable, folders=self._folders)
+        draft = Draft(path, details, durable=self._durable, folders=self._folders, late=True)
         self._unnamed.add(draft)
         try:
             draft.fill(content)

@@ -287,6 +287,37 @@ def test_many_targets(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("durable", [True, False], ids=["durable", "fast"])
+def test_late_targets(tmp_path: Path, durable: bool) -> None:
+    """Files of one call look late for their destinations: permissions are kept, links and folders are refused."""
+    for name in ("old", "behind"):
+        (tmp_path / name).write_bytes(b"previous")
+    (tmp_path / "old").chmod(0o640)
+    (tmp_path / "link").symlink_to("behind")
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "folder").mkdir()
+    folders = Folders()
+
+    def write(name: str) -> None:
+        draft = Draft(str(tmp_path / name), DETAILS, durable=durable, folders=folders, late=True)
+        try:
+            draft.fill(name.encode())
+            draft.settle()
+            draft.publish()
+        finally:
+            draft.discard()
+
+    for name in ("new", "old"):
+        write(name)
+        assert (tmp_path / name).read_bytes() == name.encode()
+    assert (tmp_path / "old").stat().st_mode & 0o777 == 0o640
+    for name, kind in (("link", "a link"), ("dangling", "a link"), ("folder", "directory")):
+        with refused(tmp_path / name, kind):
+            write(name)
+    assert (tmp_path / "behind").read_bytes() == b"previous"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["behind", "dangling", "folder", "link", "new", "old"]
+
+
 def test_content_of(tmp_path: Path) -> None:
     """The content of a small file is read at once; other files are left to `open_source`."""
     file = tmp_path / "file"

@@ -50,8 +50,9 @@ def refusing() -> Iterator[str]:
         yield f"http://127.0.0.1:{reserved.getsockname()[1]}"
 
 
-def filesystem_at(url: str) -> S3FileSystem:
+def filesystem_at(url: str, **options: Any) -> S3FileSystem:
     return S3FileSystem(
+        **options,
         endpoint_url=url,
         key=KEYS["aws_access_key_id"],
         secret=KEYS["aws_secret_access_key"],
@@ -209,3 +210,22 @@ def test_pairs(serve: Callable[[Peer], None], to: str, tmp_path: Path, monkeypat
             assert server.connections <= 4
         direct.close()
     assert open_sockets() <= before
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_existing_targets(fsync: bool, tmp_path: Path) -> None:
+    """Targets that exist: permissions are kept, and links are followed, in a list as alone."""
+    for name in ("1", "behind"):
+        (tmp_path / name).write_bytes(b"previous")
+    (tmp_path / "1").chmod(0o640)
+    (tmp_path / "2").symlink_to("behind")
+    (tmp_path / "3").symlink_to("not-yet")
+    names = [name.decode()[1:] for name in CONTENT]
+    with ScriptedServer(answers) as server:
+        filesystem = filesystem_at(server.url, fsync=fsync)
+        filesystem.get(names, [str(tmp_path / name.rpartition("/")[2]) for name in names])
+    assert [(tmp_path / name.rpartition("/")[2]).read_bytes() for name in names] == list(CONTENT.values())
+    assert (tmp_path / "1").stat().st_mode & 0o777 == 0o640
+    assert [(tmp_path / name).is_symlink() for name in ("1", "2", "3")] == [False, True, True]
+    assert (tmp_path / "behind").read_bytes() == CONTENT[b"/bucket/2"]
+    assert (tmp_path / "not-yet").read_bytes() == CONTENT[b"/bucket/3"]
