@@ -299,9 +299,10 @@ class PutUpload:
             upload.require_same(crc)
             parameters = {
                 **connection.parameters("PutObject"),
-                **upload.parameters,
-                **upload.place,
+                **write_parameters(upload.request.options),
                 **condition,
+                "Bucket": upload.requests.bucket,
+                "Key": upload.request.key,
                 "Metadata": dict(self._metadata),
             }
             if source.size > upload.settings.multipart_threshold:

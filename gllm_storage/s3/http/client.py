@@ -492,7 +492,7 @@ class DirectClient:
             return self._failure(place, operation, answer, answer.status, answer.beginning_of_error())
         if operation.name == "GetObject":
             return None
-        body = answer.beginning(_MAX_BODY)
+        body = answer.beginning(_MAX_BODY) if answer.length != 0 else b""
         if b"<Error>" in body[:_ERROR_BEGINS_WITHIN]:
             return self._failure(place, operation, answer, _STATUS_OF_LATE_ERROR, body)
         place.bodies.learn(sent, answer.headers)
