@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 from gllm_storage.settings import require_extra
 
 _MISSING_PACKAGE, _INTERRUPTED = 11, 130  # `exits.Exit` imports click, which may be missing
+_ENDED_WELL = (0, 1)
 
 
 def main() -> None:
@@ -18,6 +20,10 @@ def main() -> None:
     except KeyboardInterrupt:  # during an import, or a second Ctrl-C: nothing to clean up
         _tell("interrupted")
         code = _INTERRUPTED
+    if code in _ENDED_WELL:
+        # Python looks for cycles among all objects when it ends, which takes 15 ms. After a failure, a traceback may hold a
+        # temporary file in a cycle.
+        gc.freeze()
     sys.exit(code)
 
 
