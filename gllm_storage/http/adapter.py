@@ -27,7 +27,7 @@ from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.http.connecting import Server
 from gllm_storage.http.pool import Pool
 from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
-from gllm_storage.store.http import SourceBody, StandIn, StoppingAdapter
+from gllm_storage.store.http import SourceBody, StoppingAdapter
 from gllm_storage.store.limits import MalformedHTTPError
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ class DirectAdapter(StoppingAdapter):
             TransferStopped: If the transfer of this thread was cancelled.
         """
         given: Any = request.body
-        body = given.body if isinstance(given, StandIn) else given.encode() if isinstance(given, str) else given or b""
+        body = given.encode() if isinstance(given, str) else given or b""
         url = str(request.url)
         is_known = not args and isinstance(body, (bytes, SourceBody)) and not kwargs.get("cert")
         if not (is_known and is_direct(url, kwargs.get("proxies") or {})) or is_stubbed():

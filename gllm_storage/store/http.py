@@ -190,25 +190,6 @@ def body_in_flight(
         yield SourceBody(source, *part, check, around)
 
 
-class StandIn(bytes):
-    """Empty bytes in place of a `SourceBody`, for an SDK that takes bytes only; `StoppingAdapter` sends the body itself."""
-
-    body: SourceBody
-
-    @classmethod
-    def of(cls, body: SourceBody) -> StandIn:
-        """A stand-in, with the length of the body."""
-        made = cls()
-        made.body = body
-        return made
-
-    def __len__(self) -> int:
-        return len(self.body)
-
-    def __bool__(self) -> bool:
-        return True
-
-
 class StoppingAdapter(HTTPAdapter):
     """An adapter of `requests` that sends bodies of more than 256 KiB as `StoppableBody`, and limits answers.
 
@@ -247,9 +228,7 @@ class StoppingAdapter(HTTPAdapter):
             requests.ConnectionError: If the server answered success before it had received the complete body.
         """
         body: Any = request.body
-        if isinstance(body, StandIn):
-            body = request.body = body.body  # type: ignore[assignment]  # requests takes any iterable
-        elif isinstance(body, bytes) and len(body) > _PIECE:
+        if isinstance(body, bytes) and len(body) > _PIECE:
             body = request.body = StoppableBody(body)  # type: ignore[assignment]  # requests takes any iterable
         response = super().send(request, *args, **kwargs)
         require_known_coding(response.headers)
