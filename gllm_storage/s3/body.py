@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from botocore.exceptions import ClientError
@@ -28,7 +29,7 @@ from gllm_storage.store import checksums
 from gllm_storage.store.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
@@ -164,14 +165,16 @@ class ViewSection(_Section):
     """Bytes in memory as the body of a request. A read returns a view, without a copy.
 
     Args:
-        view: The bytes.
+        view: The bytes, in one buffer or several.
         stop: Cancels the request.
         progress: Receives the bytes as they are sent.
     """
 
-    def __init__(self, view: memoryview, stop: Stop, progress: Callable[[int], None] | None = None) -> None:
-        super().__init__(len(view), stop, progress)
-        self._view = view
+    def __init__(
+        self, view: memoryview | Sequence[memoryview], stop: Stop, progress: Callable[[int], None] | None = None
+    ) -> None:
+        self._views = [view] if isinstance(view, memoryview) else view
+        super().__init__(sum(map(len, self._views)), stop, progress)
 
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer, as awscrt does, with which botocore signs if it is installed."""
@@ -180,7 +183,7 @@ class ViewSection(_Section):
         return len(data)
 
     def read(self, size: int | None = -1) -> Any:
-        """Read the next bytes: a view of `size` bytes, or the rest as bytes without `size`.
+        """Read the next bytes: a view of at most `size` bytes, or the rest as bytes without `size`.
 
         Raises:
             TransferStopped: If the transfer was cancelled.
@@ -188,13 +191,18 @@ class ViewSection(_Section):
         self._stop.check()
         self._count()
         if size is None or size < 0:
-            return bytes(self._next(len(self)))  # moto and other listeners read so, and expect bytes
+            return b"".join(iter(partial(self._next, len(self)), b""))  # moto and other listeners read so, and expect bytes
         return self._next(size)
 
     def _next(self, size: int) -> memoryview:
-        data = self._view[self._position : self._position + size]
-        self._position += len(data)
-        return data
+        start = self._position
+        for view in self._views:
+            if start < len(view):
+                data = view[start : start + size]
+                self._position += len(data)
+                return data
+            start -= len(view)
+        return memoryview(b"")
 
 
 @dataclass

@@ -45,7 +45,7 @@ from gllm_storage.store.transfer import MAX_PARTS
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from _typeshed import ReadableBuffer
 
@@ -243,7 +243,7 @@ class PartStream:
         self._settings = upload.settings
         self._stop = upload.request.transfer.stop
         self._part_size = part_size
-        self._filling: Spool | None = None
+        self._filling: Spool | _Gathered | None = None
         self._begun = 0
         self._sent: dict[int, _Sent] = {}
         self._in_memory: set[int] = set()
@@ -312,7 +312,7 @@ class PartStream:
             self._send_view(view[:size])
             return size
         if self._filling is None:
-            self._filling = self._new_spool(size)
+            self._filling = self._new_part(size, view)
         length = min(len(view), size - self._filling.size)
         self._filling.write(view[:length])
         if self._filling.size == size:
@@ -326,8 +326,8 @@ class PartStream:
             raise StorageError(message, details, Remedy.LARGER_PARTS)
         return part_size_of(self._begun + 1, self._part_size)
 
-    def _new_spool(self, size: int) -> Spool:
-        """A spool for the next part: in memory if the budget has room, else in a temporary file.
+    def _new_part(self, size: int, first: memoryview) -> Spool | _Gathered:
+        """The next part, which begins with these bytes: in memory if the budget has room, else in a temporary file.
 
         If parts of this stream are in flight, it waits for one of them to end, and asks again. If other transfers have the
         memory, it does not wait: they may keep it for any time.
@@ -339,7 +339,7 @@ class PartStream:
             if not in_flight or 2 * size > limit:
                 return Spool(limit, size, 0, details)
             self._team.wait_until(partial(self._has_fewer_than, in_flight))
-        return Spool(limit, size, size, details, size, _spare_memory())
+        return _Gathered(size) if _is_kept(first) else Spool(limit, size, size, details, size, _spare_memory())
 
     def _has_fewer_than(self, count: int) -> bool:
         return len(self._in_memory) < count
@@ -353,12 +353,12 @@ class PartStream:
         except BaseException:
             budget.release(len(view))
             raise
-        self._send_beside(_Part(kept))
+        self._send_beside(_Part([kept]))
 
     def _send_filled(self) -> None:
         filled, self._filling = self._filling, None
         if filled is not None:
-            self._send_beside(_Part(filled.send() if filled.in_memory else filled))
+            self._send_beside(_Part(_full(filled)))
 
     def _send_beside(self, part: _Part) -> None:
         self._begun += 1
@@ -428,13 +428,67 @@ class _Sent:
     size: int
 
 
+_KEPT = 2**18
+"""Bytes of a write from which on they are kept as they are, if they are immutable."""
+
+
+def _is_kept(view: memoryview) -> bool:
+    return len(view) >= _KEPT and is_immutable(view)
+
+
+def _full(filled: Spool | _Gathered) -> Sequence[memoryview] | Spool:
+    """The content of a part that is to be sent."""
+    if isinstance(filled, _Gathered):
+        return filled.send()
+    return [filled.send()] if filled.in_memory else filled
+
+
+class _Gathered:
+    """A part that is being filled, of the caller's own bytes: long immutable ones are not copied.
+
+    The copy would cost more than the checksum and the encryption: 2.3 instead of 1.3 s of CPU for 1 GiB.
+
+    Args:
+        held: The most bytes, which are held in the budget already.
+    """
+
+    def __init__(self, held: int) -> None:
+        self._held = held
+        self._pieces: list[memoryview | bytearray] = []
+        self.size = 0
+
+    def write(self, view: memoryview) -> None:
+        """Add bytes."""
+        last = self._pieces[-1] if self._pieces else None
+        if _is_kept(view):
+            self._pieces.append(view)
+        elif isinstance(last, bytearray):
+            last += view
+        else:
+            self._pieces.append(bytearray(view))
+        self.size += len(view)
+
+    def send(self) -> list[memoryview]:
+        """Hand out the content. Its bytes are in flight now: the caller releases them."""
+        memory_budget().send_held(self.size)
+        memory_budget().let_go(self._held - self.size)
+        self._held = 0
+        return [memoryview(each) for each in self._pieces]
+
+    def close(self) -> None:
+        """Discard the content."""
+        self._pieces = []
+        memory_budget().let_go(self._held)
+        self._held = 0
+
+
 class _Part:
     """A full part that is being sent: in memory, which counts as in flight, or in a temporary file."""
 
-    def __init__(self, content: memoryview | Spool) -> None:
+    def __init__(self, content: Sequence[memoryview] | Spool) -> None:
         self._content = content
         self._is_released = False
-        self.size = content.size if isinstance(content, Spool) else len(content)
+        self.size = content.size if isinstance(content, Spool) else sum(map(len, content))
 
     @property
     def in_memory(self) -> bool:
@@ -444,7 +498,10 @@ class _Part:
     def body(self, stop: Stop) -> tuple[Body, int]:
         """The body of the request, and its CRC-64/NVME."""
         if not isinstance(self._content, Spool):
-            return ViewSection(self._content, stop), checksums.crc64nvme(self._content)
+            crc = 0
+            for each in self._content:
+                crc = checksums.update(each, crc, "crc64nvme")
+            return ViewSection(self._content, stop), crc
         source = self._content.source()
         return FileSection(source, 0, self.size, stop), checksums.crc_of(source.read_at, self.size)
 
@@ -456,7 +513,7 @@ class _Part:
         if isinstance(self._content, Spool):
             self._content.close()
             return
-        memory, spare = memory_of(self._content), _spare.get()
+        memory, spare = memory_of(self._content[0]), _spare.get()
         if memory is not None and len(memory) <= _SPARE_SIZE and len(spare) < _SPARE:
             spare.append(memory)
         memory_budget().release(self.size)
