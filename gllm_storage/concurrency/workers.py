@@ -392,6 +392,7 @@ class Background:
     def __init__(self, workers: int, stop: Stop, on_failure: Callable[[], None]) -> None:
         self._pace = Width(workers)
         self._cpu = 0.0
+        self._observed = 0.0, 0.0
         self._stop = stop
         self._on_failure = on_failure
         self._changed = threading.Condition()
@@ -408,12 +409,22 @@ class Background:
             BaseException: The failure of another task; this one was not started.
             TransferStopped: If the transfer was stopped; likewise.
         """
-        self.wait_until(lambda: self._running < self._pace.width)
+        self._observed = time.perf_counter(), time.process_time()
+        self.wait_until(self._has_room)
         with self._changed:
             self._running += 1
         thread = threading.Thread(target=self._run, args=(task,), name="gllm-storage-stream", daemon=True)
         if not start(thread):
             self._run(task)
+
+    def _has_room(self) -> bool:
+        """Whether another task may run. While the caller waits for that, the process does little but the tasks."""
+        now, cpu = time.perf_counter(), time.process_time()
+        seconds = now - self._observed[0]
+        if self._running >= self._pace.width and seconds >= _BACKGROUND_POLL_SECONDS:
+            self._pace.observe(seconds, cpu - self._observed[1], self._running)
+            self._observed = now, cpu
+        return self._running < self._pace.width
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition, which the end of a task makes true.

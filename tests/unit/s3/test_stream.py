@@ -36,7 +36,7 @@ def stream_after_part(part_size: int) -> PartStream:
     multipart: Any = SimpleNamespace(send_part=lambda *_: {})
     made = PartStream(multipart, upload, part_size)
     for _ in range(2):
-        made.write(memoryview(bytes(part_size // 2)))
+        made.write(memoryview(bytearray(part_size // 2)))
     made._team.finish()
     return made
 
@@ -59,3 +59,27 @@ def test_spares_of_full_budget() -> None:
     assert not stream._spare.get()
     made.free()
     memory_budget().let_go(held)
+
+
+def test_kept_bytes() -> None:
+    """Long immutable bytes are sent as they are; short ones, and those of a buffer that may change, are copied."""
+    made = stream_after_part(5 * MIB)
+    sent: list[bytes] = []
+
+    def send_part(_: int, body: Any, __: int) -> dict[str, Any]:
+        sent.append(body.read())
+        return {}
+
+    made._multipart = SimpleNamespace(send_part=send_part)  # type: ignore[assignment]  # sends nothing
+    long, buffer = bytes(range(256)) * 4096, bytearray(b"buffer" * 2**17)
+    pieces: list[bytes | bytearray] = [long, b"short", b"", long, buffer, b"x", long]
+    expected = b"".join(pieces)
+    for each in pieces:
+        made.write(memoryview(each))
+    buffer[:] = bytes(len(buffer))
+    assert isinstance(made._filling, stream._Gathered)
+    assert made._filling._pieces[0].obj is long  # type: ignore[union-attr]  # the first piece is a view
+    made.write(memoryview(bytes(5 * MIB - len(expected))))
+    made._team.finish()
+    assert b"".join(sent) == expected.ljust(5 * MIB, b"\0")
+    made.free()
