@@ -3,7 +3,7 @@
 A distant server needs many connections. On a fast network a few connections use the machine fully, and more of them cost
 time: their threads compete for Python's global lock, and their buffers no longer fit into a processor's cache. Measured on
 two processors, over TLS, and a server that costs next to nothing: 1 GiB downloaded by 10 and by 2 workers took 2.1 and
-1.4 s, with 2.3 and 1.3 s of CPU; read from an open file by 10 threads and by the caller's own 2.6 and 1.0 s, with 2.4 and
+1.4 s, with 2.3 and 1.3 s of CPU; read from an open file by 10 threads and by the caller's own 2.6 and 1.0 s, with 1.8 and
 0.9 s.
 
 So `Width` begins with few workers, and adds workers while they wait. Workers that wait for the network use little of the
