@@ -60,8 +60,8 @@ _SHORT_WAIT = 0.0005
 _WINDOW = 0.01
 """Seconds over which waits are averaged: a single one may be that of a busy machine, and another connection is no help."""
 _MUCH = 0.25
-"""The share of the time for which threads wait, from which on more requests in progress are worth their connections. A thread
-that receives heavy objects also waits while the other one holds Python's lock."""
+"""The share of the time for which threads wait, from which on more requests in progress are worth their connections. A
+thread that receives heavy objects also waits while the other one holds Python's lock."""
 _HEAVY = 2**17
 """Bytes of an object from which on two threads are faster than one. Measured on 2 cores, wall and CPU seconds with one
 thread and with two: 2000 × 16 KiB up 0.38 and 0.37, 0.58 and 0.67; 200 × 1 MiB up 0.23 and 0.22, 0.16 and 0.21. With small
