@@ -91,6 +91,11 @@ class Answer:
         if self._left == 0:
             self._finish()
 
+    def be_patient(self) -> None:
+        """As `Connection.be_patient`, for the body."""
+        if self._exchange is not None:
+            self._exchange.connection.be_patient()
+
     def pieces(self, size: int, buffer: Memory | None = None) -> Iterator[memoryview]:
         """Read the body piece by piece.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.http.connecting import connected
 from gllm_storage.http.transport import Encrypted
-from gllm_storage.store.limits import MAX_INTERIM, MAX_LINES
+from gllm_storage.store.limits import COMPLETION_PATIENCE, MAX_INTERIM, MAX_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -236,6 +236,10 @@ class Connection:
             data = data + more if data else more
         self._left = data[end + 4 :]
         return _parse_head(data[:end])
+
+    def be_patient(self) -> None:
+        """Let the rest of this answer take longer: the server may send spaces until it has its result."""
+        self._transport.throughput.restart(COMPLETION_PATIENCE)
 
     def read_exactly(self, length: int) -> memoryview:
         """Read that many bytes of a body, or fewer if the connection is closed before.

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from gllm_storage.store.limits import MAX_ERROR, MAX_LINES, MalformedHTTPError, Throughput
+from gllm_storage.store.limits import COMPLETION_PATIENCE, MAX_ERROR, MAX_LINES, MalformedHTTPError, Throughput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LONG = 60
-"""How many times longer the answer to a write may take: a store sends a space now and then while it completes an upload."""
 _READS = frozenset({"GET", "HEAD"})
 _BUFFER = 2**16
 _FIRST_REDIRECT = 300
@@ -158,7 +156,7 @@ def _guarded_response(response_class: Any, least: float, seconds: float | None) 
             if self.status >= _FIRST_REDIRECT and self.status != _NOT_MODIFIED and self.fp is not None:
                 self._keep_beginning()
             elif not self._reads:
-                self._paced.pace = Throughput(least, seconds and seconds * _LONG)
+                self._paced.pace = Throughput(least, seconds and seconds * COMPLETION_PATIENCE)
 
         def _keep_beginning(self) -> None:
             """Replace the body of an error by its beginning: what a broken or endless one says is in the status."""

@@ -15,6 +15,10 @@ MAX_ERROR = 2**16
 """Bytes of an error document that are read. The errors of the stores have less than 2 KiB."""
 
 
+COMPLETION_PATIENCE = 60
+"""How many times longer the answer to a write may take: a store sends a space now and then while it completes an upload."""
+
+
 class MalformedHTTPError(Exception):
     """An answer is not HTTP/1.1, or exceeds a limit of this module. The same request would get the same answer."""
 
@@ -33,13 +37,17 @@ class Throughput:
 
     def __init__(self, least: float, seconds: float | None) -> None:
         self._least = least if seconds else 0.0
-        self._seconds = seconds or 0.0
+        self._usual = self._seconds = seconds or 0.0
         self._waited = 0.0
         self._received = 0
 
-    def restart(self) -> None:
-        """Begin to count anew, as for another answer."""
-        self._waited, self._received = 0.0, 0
+    def restart(self, patience: int = 1) -> None:
+        """Begin to count anew, as for another answer.
+
+        Args:
+            patience: Over how many times as many seconds than usually the bytes are counted.
+        """
+        self._waited, self._received, self._seconds = 0.0, 0, self._usual * patience
 
     def add(self, seconds: float, received: int) -> None:
         """Count a wait and the bytes that ended it.
@@ -57,4 +65,4 @@ class Throughput:
                     f"only {self._received} bytes arrived in {self._waited:.0f} s of waiting, which is less than "
                     f"min_throughput ({self._least:.0f} bytes per second)"
                 )
-            self.restart()
+            self._waited, self._received = 0.0, 0

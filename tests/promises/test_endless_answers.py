@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage import StorageError
+from gllm_storage.http import wire
 from gllm_storage.store import answers
 from gllm_storage.testing import no_waits
 from tests.servers.hostile import CLOUDS, Asked, Hostile, Reply, client_of
@@ -42,7 +43,8 @@ class Desk:
 def desks() -> Iterator[dict[str, Desk]]:
     """The desk of each cloud."""
     with no_waits(), contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "_LONG", 2)
+        for module in (answers, wire):
+            patch.setattr(module, "COMPLETION_PATIENCE", 2)
         yield {cloud: Desk(cloud, stack.enter_context(Hostile(lambda _: Reply(404)))) for cloud in CLOUDS}
 
 
@@ -140,6 +142,53 @@ def test_slow_content(desk: Desk, framing: bytes, tmp_path: Path) -> None:
         desk.client.download_file("a", tmp_path / "a")
     assert time.monotonic() - began < 40
     assert "min_throughput" in str(caught.value)
+
+
+def _completing(spaces: int) -> Callable[[Asked], Reply]:
+    """The answers to an upload in parts, of which the last one begins with spaces, 0.3 s after each other."""
+
+    def document() -> Iterator[bytes]:
+        yield HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+        for _ in range(spaces):
+            yield b"1\r\n \r\n"
+            time.sleep(0.3)
+        result = b'<CompleteMultipartUploadResult><Key>a</Key><ETag>"e-3"</ETag></CompleteMultipartUploadResult>'
+        yield b"%x\r\n%s\r\n0\r\n\r\n" % (len(result), result)
+
+    def answer(asked: Asked) -> Reply:
+        if asked.method == "HEAD":
+            return Reply(200, b"x" * 11 * MIB, {"ETag": '"e-3"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"})
+        if asked.method == "POST" and "uploads" in asked.query:
+            return Reply(body=b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
+        if asked.method == "POST":
+            return Reply(raw=document())
+        return Reply(204 if asked.method == "DELETE" else 200, headers={"ETag": '"e"'})
+
+    return answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cloud", ["direct", "boto3"])
+def test_slow_completion(cloud: str, tmp_path: Path) -> None:
+    """A store may send spaces for longer than the read timeout while it completes an upload, but not for ever."""
+    (tmp_path / "source").write_bytes(b"x" * 11 * MIB)
+    sizes = {"part_size": "5MiB", "multipart_threshold": "5MiB"}
+    with Hostile(_completing(6)) as server:
+        client = client_of(cloud, server.url, **QUICK, **sizes)
+        assert client.upload_file(tmp_path / "source", "a").endswith("/a")
+    with pytest.MonkeyPatch.context() as patch, Hostile(_completing(10**6)) as server:
+        for module in (answers, wire):
+            patch.setattr(module, "COMPLETION_PATIENCE", 2)
+        client = client_of(cloud, server.url, **QUICK, **sizes)
+        server.answer = _failing_head(server.answer)
+        began = time.monotonic()
+        with pytest.raises(StorageError):
+            client.upload_file(tmp_path / "source", "a")
+        assert time.monotonic() - began < 20
+
+
+def _failing_head(answer: Callable[[Asked], Reply]) -> Callable[[Asked], Reply]:
+    return lambda asked: Reply(404) if asked.method == "HEAD" else answer(asked)
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "x-unknown", "chunked, chunked", "CHUNKED;q=1", "deflate"])

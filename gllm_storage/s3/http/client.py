@@ -17,6 +17,7 @@ The boto3 client takes half a second to make. It is made when the first request 
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 import threading
 from dataclasses import dataclass
@@ -57,10 +58,11 @@ _DIGEST_MISMATCH = "XAmzContentSHA256Mismatch"
 _SIGNING_CODES = frozenset({"SignatureDoesNotMatch", _DIGEST_MISMATCH})
 _STATUS_OF_LATE_ERROR = 500
 """The status that boto3 gives to an error document in an answer with status 200."""
+_LATE_ERROR = re.compile(rb"<Error[\s>]")
 _ERROR_BEGINS_WITHIN = 200
 _MAX_BODY = 2**20
 """Bytes that are read of the answer to a write, which has none or few."""
-_CHANGES = frozenset({"PUT", "DELETE"})
+_CHANGES = frozenset({"PUT", "POST", "DELETE"})
 """Methods that change the store."""
 _TRIAL_SECONDS = 2.0
 """How long the second answer of a server's first pair of requests is awaited."""
@@ -254,6 +256,18 @@ class DirectClient:
     def upload_part(self, **parameters: Any) -> dict[str, Any]:
         """UploadPart, as by boto3."""
         return self._call("upload_part", parameters)
+
+    def create_multipart_upload(self, **parameters: Any) -> dict[str, Any]:
+        """CreateMultipartUpload, as by boto3."""
+        return self._call("create_multipart_upload", parameters)
+
+    def complete_multipart_upload(self, **parameters: Any) -> dict[str, Any]:
+        """CompleteMultipartUpload, as by boto3."""
+        return self._call("complete_multipart_upload", parameters)
+
+    def abort_multipart_upload(self, **parameters: Any) -> dict[str, Any]:
+        """AbortMultipartUpload, as by boto3."""
+        return self._call("abort_multipart_upload", parameters)
 
     def delete_object(self, **parameters: Any) -> dict[str, Any]:
         """DeleteObject, as by boto3."""
@@ -456,10 +470,10 @@ class DirectClient:
         """
         found: dict[str, Any] = {}
         try:
-            failure = self.failure(place, operation, sent, answer)
-            if failure is not None:
-                return failure
-            found = operation.answer(answer.status, answer.headers)
+            body = self._read(place, operation, sent, answer)
+            if isinstance(body, ClientError):
+                return body
+            found = operation.answer(answer.status, answer.headers, body)
             if operation.name == "GetObject":
                 found["Body"] = Body(answer, self.endpoint_url)
         except UnusableAnswerError as error:
@@ -488,15 +502,22 @@ class DirectClient:
             MalformedAnswerError: If the body is not HTTP.
             OSError: If the connection breaks in the body.
         """
+        found = self._read(place, operation, sent, answer)
+        return found if isinstance(found, ClientError) else None
+
+    def _read(self, place: _Place, operation: Operation, sent: Mapping[str, str], answer: Answer) -> bytes | ClientError:
+        """The body of an answer, except that of an object, or the exception of boto3; as `failure`."""
         if answer.status not in _OK:
             return self._failure(place, operation, answer, answer.status, answer.beginning_of_error())
         if operation.name == "GetObject":
-            return None
-        body = answer.beginning(_MAX_BODY) if answer.length != 0 else b""
-        if b"<Error>" in body[:_ERROR_BEGINS_WITHIN]:
+            return b""
+        if operation.name == "CompleteMultipartUpload":
+            answer.be_patient()
+        body = answer.beginning(_MAX_BODY).lstrip() if answer.length != 0 else b""
+        if _LATE_ERROR.search(body, 0, _ERROR_BEGINS_WITHIN):
             return self._failure(place, operation, answer, _STATUS_OF_LATE_ERROR, body)
         place.bodies.learn(sent, answer.headers)
-        return None
+        return body
 
     def _failure(self, place: _Place, operation: Operation, answer: Answer, status: int, body: bytes) -> ClientError:
         try:
@@ -724,7 +745,8 @@ def _head(place: _Place, request: Request) -> bytes:
     else:
         headers["x-amz-content-sha256"] = _digest(place, request)
         lines = place.signer.lines(request.method, request.path, request.query, headers)
-    target = f"{request.path}?{request.query}" if request.query else request.path
+    # Of all queries, only that of CreateMultipartUpload has a name without a value, which the signature lists as empty.
+    target = f"{request.path}?{request.query.removesuffix('=')}" if request.query else request.path
     unsigned = f"accept-encoding: identity\r\nuser-agent: {place.template.user_agent}"
     return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n{unsigned}\r\n\r\n".encode("ascii")
 
@@ -732,7 +754,8 @@ def _head(place: _Place, request: Request) -> bytes:
 def _digest(place: _Place, request: Request) -> str:
     if not request.body_length:
         return EMPTY
-    return digest_of(request.body) if place.bodies.needed else UNSIGNED
+    # Documents are signed as boto3 signs them. They are small.
+    return digest_of(request.body) if place.bodies.needed or request.method == "POST" else UNSIGNED
 
 
 def _is_right_region(place: _Place, answer: Answer) -> bool:

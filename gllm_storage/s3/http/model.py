@@ -22,12 +22,16 @@ class Model:
         method: HTTP method.
         inputs: The place of each parameter in the request (botocore's ``location``; empty for the body), and its name there.
         outputs: The field of the result for each header of an answer, and the type of the field.
+        query: The query of all its requests, such as ``"uploads"``.
+        elements: The fields of the result that are elements of the answer's document. All are texts.
     """
 
     name: str
     method: str
     inputs: Mapping[str, tuple[str, str]]
     outputs: Mapping[str, tuple[str, str]]
+    query: str = ""
+    elements: frozenset[str] = frozenset()
 
     @property
     def has_key(self) -> bool:
@@ -40,9 +44,19 @@ class Model:
         return self.name in {"HeadObject", "GetObject"}
 
 
-def _model(name: str, method: str, parameters: str, headers: str) -> Model:
-    inputs = {each: _PARAMETERS[each] for each in parameters.split()}
-    return Model(name, method, inputs, {each: _HEADERS[each] for each in headers.split()})
+def _model(
+    name: str,
+    method: str,
+    parameters: str,
+    headers: str,
+    *,
+    others: Mapping[str, tuple[str, str]] | None = None,
+    query: str = "",
+    elements: str = "",
+) -> Model:
+    inputs = {each: _PARAMETERS[each] for each in parameters.split()} | dict(others or {})
+    outputs = {each: _HEADERS[each] for each in headers.split()}
+    return Model(name, method, inputs, outputs, query, frozenset(elements.split()))
 
 
 _PARAMETERS = {
@@ -61,6 +75,7 @@ _PARAMETERS = {
     "ChecksumSHA1": ("header", "x-amz-checksum-sha1"),
     "ChecksumSHA256": ("header", "x-amz-checksum-sha256"),
     "ChecksumSHA512": ("header", "x-amz-checksum-sha512"),
+    "ChecksumType": ("header", "x-amz-checksum-type"),
     "ChecksumXXHASH128": ("header", "x-amz-checksum-xxhash128"),
     "ChecksumXXHASH3": ("header", "x-amz-checksum-xxhash3"),
     "ChecksumXXHASH64": ("header", "x-amz-checksum-xxhash64"),
@@ -77,6 +92,7 @@ _PARAMETERS = {
     "GrantReadACP": ("header", "x-amz-grant-read-acp"),
     "GrantWriteACP": ("header", "x-amz-grant-write-acp"),
     "IfMatch": ("header", "if-match"),
+    "IfMatchInitiatedTime": ("header", "x-amz-if-match-initiated-time"),
     "IfMatchLastModifiedTime": ("header", "x-amz-if-match-last-modified-time"),
     "IfMatchSize": ("header", "x-amz-if-match-size"),
     "IfModifiedSince": ("header", "if-modified-since"),
@@ -85,6 +101,8 @@ _PARAMETERS = {
     "Key": ("uri", "Key"),
     "MFA": ("header", "x-amz-mfa"),
     "Metadata": ("headers", "x-amz-meta-"),
+    "MpuObjectSize": ("header", "x-amz-mp-object-size"),
+    "MultipartUpload": ("", "CompleteMultipartUpload"),
     "ObjectLockEventHold": ("header", "x-amz-object-lock-event-hold"),
     "ObjectLockEventHoldDurationDays": ("header", "x-amz-object-lock-event-hold-duration-days"),
     "ObjectLockEventHoldDurationYears": ("header", "x-amz-object-lock-event-hold-duration-years"),
@@ -125,12 +143,15 @@ _HEADERS = {
     "etag": ("ETag", "string"),
     "expires": ("Expires", "timestamp"),
     "last-modified": ("LastModified", "timestamp"),
+    "x-amz-abort-date": ("AbortDate", "timestamp"),
+    "x-amz-abort-rule-id": ("AbortRuleId", "string"),
     "x-amz-access-point-alias": ("AccessPointAlias", "boolean"),
     "x-amz-archive-status": ("ArchiveStatus", "string"),
     "x-amz-bucket-arn": ("BucketArn", "string"),
     "x-amz-bucket-location-name": ("BucketLocationName", "string"),
     "x-amz-bucket-location-type": ("BucketLocationType", "string"),
     "x-amz-bucket-region": ("BucketRegion", "string"),
+    "x-amz-checksum-algorithm": ("ChecksumAlgorithm", "string"),
     "x-amz-checksum-crc32": ("ChecksumCRC32", "string"),
     "x-amz-checksum-crc32c": ("ChecksumCRC32C", "string"),
     "x-amz-checksum-crc64nvme": ("ChecksumCRC64NVME", "string"),
@@ -253,6 +274,51 @@ MODELS = {
             "x-amz-server-side-encryption-customer-key-md5 x-amz-server-side-encryption-aws-kms-key-id "
             "x-amz-server-side-encryption-bucket-key-enabled x-amz-request-charged"
         ),
+    ),
+    "create_multipart_upload": _model(
+        "CreateMultipartUpload",
+        "POST",
+        (
+            "ACL Bucket CacheControl ContentDisposition ContentEncoding ContentLanguage ContentType Expires "
+            "GrantFullControl GrantRead GrantReadACP GrantWriteACP Key Metadata ServerSideEncryption StorageClass "
+            "WebsiteRedirectLocation "
+            "SSECustomerAlgorithm SSECustomerKey SSECustomerKeyMD5 SSEKMSKeyId SSEKMSEncryptionContext BucketKeyEnabled "
+            "RequestPayer Tagging ObjectLockMode ObjectLockRetainUntilDate ObjectLockLegalHoldStatus ObjectLockEventHold "
+            "ObjectLockEventHoldDurationDays ObjectLockEventHoldDurationYears ExpectedBucketOwner ChecksumType"
+        ),
+        (
+            "x-amz-abort-date x-amz-abort-rule-id x-amz-server-side-encryption "
+            "x-amz-server-side-encryption-customer-algorithm x-amz-server-side-encryption-customer-key-md5 "
+            "x-amz-server-side-encryption-aws-kms-key-id x-amz-server-side-encryption-context "
+            "x-amz-server-side-encryption-bucket-key-enabled x-amz-request-charged x-amz-checksum-algorithm "
+            "x-amz-checksum-type"
+        ),
+        others={"ChecksumAlgorithm": ("header", "x-amz-checksum-algorithm")},
+        query="uploads",
+        elements="Bucket Key UploadId",
+    ),
+    "complete_multipart_upload": _model(
+        "CompleteMultipartUpload",
+        "POST",
+        (
+            "Bucket Key MultipartUpload UploadId ChecksumCRC32 ChecksumCRC32C ChecksumCRC64NVME ChecksumSHA1 ChecksumSHA256 "
+            "ChecksumSHA512 ChecksumMD5 ChecksumXXHASH64 ChecksumXXHASH3 ChecksumXXHASH128 ChecksumType MpuObjectSize "
+            "RequestPayer ExpectedBucketOwner IfMatch IfNoneMatch SSECustomerAlgorithm SSECustomerKey SSECustomerKeyMD5"
+        ),
+        (
+            "x-amz-expiration x-amz-server-side-encryption x-amz-version-id x-amz-server-side-encryption-aws-kms-key-id "
+            "x-amz-server-side-encryption-bucket-key-enabled x-amz-request-charged"
+        ),
+        elements=(
+            "Location Bucket Key ETag ChecksumCRC32 ChecksumCRC32C ChecksumCRC64NVME ChecksumSHA1 ChecksumSHA256 "
+            "ChecksumSHA512 ChecksumMD5 ChecksumXXHASH64 ChecksumXXHASH3 ChecksumXXHASH128 ChecksumType"
+        ),
+    ),
+    "abort_multipart_upload": _model(
+        "AbortMultipartUpload",
+        "DELETE",
+        "Bucket Key UploadId RequestPayer ExpectedBucketOwner IfMatchInitiatedTime",
+        "x-amz-request-charged",
     ),
     "delete_object": _model(
         "DeleteObject",

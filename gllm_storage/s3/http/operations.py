@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _NOT_SENT = frozenset({"Bucket", "Key", "Body"})
 _COMPUTED = ("ChecksumAlgorithm", "CopySource")
 """Prefixes of parameters from which boto3 computes further headers. They go through boto3."""
+_PARTS = "MultipartUpload"
+"""The parameter of CompleteMultipartUpload that is sent as a document."""
 _KEY, _KEY_DIGEST = "SSECustomerKey", "SSECustomerKeyMD5"
 """boto3 encodes a customer key and computes its digest if the digest is not given."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
@@ -34,6 +36,8 @@ _DATES = 256
 """Dates of answers that are remembered: the same objects are looked at again, and files of a directory have one date."""
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+_PART_FIELD = re.compile("ETag|PartNumber|Checksum[A-Z0-9]+")
 _TEXT_BODIES = (bytes, bytearray, memoryview)
 
 
@@ -70,8 +74,11 @@ class Operation:
         self.method = model.method
         self._has_key = model.has_key
         self._has_metadata = model.has_metadata
-        self._elsewhere = _NOT_SENT & model.inputs.keys()
-        self._places = {name: place for name, place in model.inputs.items() if not name.startswith(_COMPUTED)}
+        self._query = {model.query: ""} if model.query else {}
+        self._elements = model.elements
+        self._elsewhere = (_NOT_SENT | {_PARTS}) & model.inputs.keys()
+        computed = () if model.name == "CreateMultipartUpload" else _COMPUTED  # there it is only a header
+        self._places = {name: place for name, place in model.inputs.items() if not name.startswith(computed)}
         self._readers = {header: (field, _READERS.get(kind, str)) for header, (field, kind) in model.outputs.items()}
 
     def request(self, base: str, parameters: Mapping[str, Any]) -> Request | None:
@@ -86,13 +93,15 @@ class Operation:
             not printable ASCII, or a body without a length.
         """
         key, body = parameters.get("Key"), parameters.get("Body", b"")
+        if _PARTS in parameters:
+            body = _document_of(parameters[_PARTS])
         length = _length_of(body)
         if length is None or (self._has_key and not (isinstance(key, str) and key)):
             return None
         if _KEY in parameters and _KEY_DIGEST not in parameters:
             return None
         headers: dict[str, Any] = {}
-        query: dict[str, Any] = {}
+        query: dict[str, Any] = {**self._query}
         for name, value in parameters.items():
             if name in self._elsewhere:
                 continue
@@ -110,13 +119,20 @@ class Operation:
         path = path_of(base, str(key)) if self._has_key else base.removesuffix("/") or "/"
         return Request(self.method, path, canonical_query(query) if query else "", headers, body, length)
 
-    def answer(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
-        """The result of boto3 for a successful answer, without its body.
+    def answer(self, status: int, headers: Mapping[str, str], document: bytes = b"") -> dict[str, Any]:
+        """The result of boto3 for a successful answer, without the body of an object.
+
+        Args:
+            status: HTTP status.
+            headers: Names in lower case.
+            document: The body, if the result has elements of it.
 
         Raises:
-            ValueError: If a header cannot be parsed, such as a length that is not a number.
+            ValueError: If a header or the document cannot be parsed, such as a length that is not a number.
         """
         found: dict[str, Any] = {"ResponseMetadata": _metadata(status, headers)}
+        if self._elements and document:
+            found.update(_elements_of(document, self._elements))
         metadata: dict[str, str] = {}
         for name, value in headers.items():
             known = self._readers.get(name)
@@ -147,6 +163,51 @@ def path_of(base: str, key: str) -> str:
         key: The key.
     """
     return f"{base}{key if _UNRESERVED.fullmatch(key) else quote(key, safe='/~')}"
+
+
+def _document_of(upload: Any) -> bytes | None:
+    """The document of CompleteMultipartUpload, as boto3 makes it; None if boto3 has to make or refuse it."""
+    parts = upload.get("Parts") if isinstance(upload, dict) and upload.keys() == {"Parts"} else None
+    if not isinstance(parts, list):
+        return None
+    pieces = [f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">']
+    for part in parts:
+        fields = {name: _text(value) for name, value in part.items()} if isinstance(part, dict) else {}
+        if (
+            not fields.keys() >= {"ETag", "PartNumber"}
+            or not all(map(_PART_FIELD.fullmatch, fields))
+            or not _are_plain(fields)
+        ):
+            return None
+        pieces += ["<Part>", *(f"<{name}>{_escaped(str(text))}</{name}>" for name, text in fields.items()), "</Part>"]
+    return "".join([*pieces, "</CompleteMultipartUpload>"]).encode("ascii")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _elements_of(document: bytes, names: frozenset[str]) -> dict[str, str]:
+    """The texts of some elements directly below the root of a document.
+
+    Raises:
+        ValueError: If it is not such a document, or an element occurs twice.
+    """
+    from xml.etree import ElementTree as ET  # noqa: PLC0415 - it takes 3 ms to import, and most processes need none
+
+    try:
+        # A store may send spaces before the document, while it completes an upload.
+        root = ET.fromstring(document.lstrip())  # noqa: S314 - as botocore; expat limits entities
+    except ET.ParseError as error:
+        raise ValueError(f"the document is not XML: {error}") from error
+    found: dict[str, str] = {}
+    for each in root:
+        name = each.tag.rpartition("}")[2]
+        if name in names:
+            if name in found or len(each):
+                raise ValueError(f"the element {name} occurs twice, or has elements")
+            found[name] = each.text or ""
+    return found
 
 
 def _length_of(body: Any) -> int | None:

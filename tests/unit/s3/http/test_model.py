@@ -31,13 +31,24 @@ def headers_of(shape: Any) -> dict[str, tuple[str, str]]:
     }
 
 
+def elements_of(shape: Any) -> set[str]:
+    """The texts in the document of an answer in botocore's model."""
+    members = shape.members.items() if shape else ()
+    found = {name: each for name, each in members if not each.serialization.get("location")}
+    payload = shape.serialization.get("payload") if shape else None
+    assert {each.type_name for name, each in found.items() if name != payload} <= {"string"}
+    return found.keys() - {payload}
+
+
 @pytest.mark.parametrize("method", MODELS)
 def test_equals_botocore(method: str, service: Any) -> None:
     """Parameters, headers and method of an operation are those of botocore."""
     model = MODELS[method]
     theirs = service.operation_model(model.name)
     assert model.method == theirs.http["method"]
+    assert model.query == theirs.http["requestUri"].partition("?")[2]
     assert model.inputs == {name: place_of(name, each) for name, each in theirs.input_shape.members.items()}
     assert model.outputs == headers_of(theirs.output_shape)
+    assert model.elements == elements_of(theirs.output_shape)
     assert model.has_metadata == ("Metadata" in (theirs.output_shape.members if theirs.output_shape else {}))
     assert not (theirs.output_shape and theirs.output_shape.metadata)  # its errors are not modeled by the shape

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gllm_storage.s3.errors import UnreadableAnswerError
 from gllm_storage.s3.http.client import DirectClient, _head
 from tests.unit.s3.http.scripted import ScriptedServer, boto_request, made_client
 
@@ -66,6 +67,10 @@ def assert_same(client: DirectClient, method: str, parameters: dict[str, Any]) -
     assert sorted(query.split("&")) == sorted(boto_query.split("&"))
 
 
+PARTS = [
+    {"PartNumber": 1, "ETag": '"a&b<c>"', "ChecksumCRC64NVME": "AAAAAAAAAAA="},
+    {"ETag": "unquoted", "PartNumber": 2},
+]
 PLACE = {"Bucket": "bucket", "Key": "a/b c+d%20é~!'()*//.././k"}
 
 
@@ -94,6 +99,28 @@ PLACE = {"Bucket": "bucket", "Key": "a/b c+d%20é~!'()*//.././k"}
         ("put_object", {"Body": b"x", "ContentEncoding": "gzip", "ContentLanguage": "de", "ContentDisposition": "inline"}),
         ("upload_part", {"Body": b"x", "UploadId": "a+b/c=d e", "PartNumber": 10000, "ChecksumCRC64NVME": "AAAAAAAAAAA="}),
         ("delete_object", {"VersionId": "v", "BypassGovernanceRetention": True}),
+        ("create_multipart_upload", {}),
+        (
+            "create_multipart_upload",
+            {
+                "ChecksumAlgorithm": "CRC64NVME",
+                "ChecksumType": "FULL_OBJECT",
+                "Metadata": {"a": "b"},
+                "StorageClass": "STANDARD_IA",
+            },
+        ),
+        ("complete_multipart_upload", {"UploadId": "a+b/c=d e", "MultipartUpload": {"Parts": PARTS}, "IfNoneMatch": "*"}),
+        (
+            "complete_multipart_upload",
+            {
+                "UploadId": "u",
+                "MultipartUpload": {"Parts": PARTS},
+                "ChecksumCRC64NVME": "AAAAAAAAAAA=",
+                "ChecksumType": "FULL_OBJECT",
+                "MpuObjectSize": 2**40,
+            },
+        ),
+        ("abort_multipart_upload", {"UploadId": "a+b/c=d e"}),
     ],
 )
 def test_request_parameters(client: DirectClient, method: str, parameters: dict[str, Any]) -> None:
@@ -268,3 +295,65 @@ def test_error_under_status_200() -> None:
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500
         assert caught.value.response["Error"]["Code"] == "InternalError"
         assert len(server.requests) == 2
+
+
+CREATED = b"""<?xml version="1.0" encoding="UTF-8"?>
+<InitiateMultipartUploadResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
+<Bucket>b</Bucket><Key>a&amp;b</Key><UploadId>u/+=</UploadId></InitiateMultipartUploadResult>"""
+COMPLETED = b"""<CompleteMultipartUploadResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Location>http://h/b/k</Location>
+<Bucket>b</Bucket><Key>k</Key><ETag>&quot;e-2&quot;</ETag><ChecksumCRC64NVME>AAAAAAAAAAA=</ChecksumCRC64NVME>
+<ChecksumType>FULL_OBJECT</ChecksumType><Other><ETag>x</ETag></Other></CompleteMultipartUploadResult>"""
+UPLOAD: dict[str, Any] = {"Bucket": "b", "Key": "k", "UploadId": "u"}
+
+
+def document(body: bytes, status: int = 200) -> bytes:
+    head = f"HTTP/1.1 {status} OK\r\nContent-Length: {len(body)}\r\nx-amz-request-id: Q\r\nx-amz-version-id: v\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("body", [CREATED, CREATED.replace(b' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"', b"")])
+def test_created_upload(body: bytes) -> None:
+    """The answer to CreateMultipartUpload is read as boto3 reads it."""
+    with ScriptedServer(document(body)) as server:
+        client = server.client()
+        place: dict[str, Any] = {"Bucket": "b", "Key": "k"}
+        mine, boto = client.create_multipart_upload(**place), client.boto.create_multipart_upload(**place)
+        assert without_time(mine) == without_time(dict(boto))
+        assert mine["UploadId"] == "u/+="
+
+
+@pytest.mark.parametrize("body", [COMPLETED, b"<?xml version='1.0'?>" + COMPLETED, b"<CompleteMultipartUploadResult/>"])
+def test_completed_upload(body: bytes) -> None:
+    """The answer to CompleteMultipartUpload is read as boto3 reads it."""
+    with ScriptedServer(document(body)) as server:
+        client = server.client()
+        parameters = {**UPLOAD, "MultipartUpload": {"Parts": PARTS}}
+        mine, boto = client.complete_multipart_upload(**parameters), client.boto.complete_multipart_upload(**parameters)
+        assert without_time(mine) == without_time(dict(boto))
+
+
+def test_spaces_before_document() -> None:
+    """A store sends spaces while it completes an upload; the result, or an error, comes behind them."""
+    parameters = {**UPLOAD, "MultipartUpload": {"Parts": PARTS}}
+    with ScriptedServer(document(b" " * 1000 + b"\n" + COMPLETED)) as server:
+        assert server.client().complete_multipart_upload(**parameters)["ETag"] == '"e-2"'
+    with ScriptedServer(document(b" " * 1000 + b"\n" + XML % b"InternalError")) as server:
+        with pytest.raises(ClientError) as caught:
+            server.client(attempts=2).complete_multipart_upload(**parameters)
+        assert caught.value.response["Error"]["Code"] == "InternalError"
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("body", [b"oops", COMPLETED[:-20], COMPLETED.replace(b"<Key>k</Key>", b"<Key>k</Key><Key>l</Key>")])
+def test_damaged_document(body: bytes) -> None:
+    """A damaged document is not a result: the caller asks what is stored."""
+    with ScriptedServer(document(body)) as server, pytest.raises(UnreadableAnswerError):
+        server.client().complete_multipart_upload(**UPLOAD, MultipartUpload={"Parts": PARTS})
+
+
+@pytest.mark.parametrize(
+    "upload", [None, {}, {"Parts": None}, {"Parts": [{"ETag": "e"}]}, {"Parts": [{"ETag": "é", "PartNumber": 1}]}]
+)
+def test_unusual_parts(client: DirectClient, upload: Any) -> None:
+    """Parts that only boto3 can encode or refuse are left to it."""
+    assert direct_request(client, "complete_multipart_upload", {**UPLOAD, "MultipartUpload": upload}) is None
