@@ -35,7 +35,16 @@ if TYPE_CHECKING:
 
     from tests.conftest import Servers
 
-HOT = {"HeadObject", "HeadBucket", "GetObject", "PutObject", "UploadPart", "DeleteObject"}
+HOT = {
+    "HeadObject",
+    "HeadBucket",
+    "GetObject",
+    "PutObject",
+    "CreateMultipartUpload",
+    "UploadPart",
+    "CompleteMultipartUpload",
+    "DeleteObject",
+}
 LARGE = 5 * MIB + 1000
 SLOW_DOWN = CEPH.answer(503)
 UPLOADS = [
@@ -90,7 +99,7 @@ def test_default_engine(faulty: Faulty, tmp_path: Path) -> None:
     use_everything(faulty, tmp_path)
     found = routes(faulty)
     assert found["direct"] == HOT
-    assert {"CreateMultipartUpload", "CompleteMultipartUpload", "ListObjectsV2"} <= found["boto3"]
+    assert "ListObjectsV2" in found["boto3"]
     assert found["boto3"].isdisjoint(HOT)
 
 
