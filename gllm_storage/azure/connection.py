@@ -20,7 +20,7 @@ from gllm_storage.azure.sender import Sender
 from gllm_storage.azure.store import AzureStore
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.http.adapter import DirectAdapter
+from gllm_storage.http.adapter import DirectAdapter, keep_headers
 from gllm_storage.settings import (
     TransferSettings,
     count,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 POOL_SIZE = 100
 """Connections that stay open. A connection above that number is closed after use, and urllib3 logs a warning."""
-_ONE_REQUEST = 2**62
-"""Bytes of a range that the SDK reads, or of a blob that it sends, by one request: all, since the caller cuts objects."""
 
 
 @dataclass
@@ -166,6 +164,7 @@ class AzureConnection:
             pool_size=POOL_SIZE,
         )
         session = requests.Session()
+        session.auth = keep_headers
         for scheme in ("https://", "http://"):
             session.mount(scheme, adapter)
         return session
@@ -194,9 +193,8 @@ class AzureConnection:
         )
         # The SDK waits 15 s after a first failure. It sends a request once, and AzureRequests.send repeats it.
         once = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
-        sizes = {"max_single_get_size": _ONE_REQUEST, "max_single_put_size": _ONE_REQUEST}
         try:
-            client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport, **once, **sizes)
+            client: BlobServiceClient = self._make(BlobServiceClient, self._identity(), transport=transport, **once)
         except ValueError as error:
             raise unusable_account(error, self.account.endpoint_url or "az://") from error
         # requests would read the environment anew for each request, which takes 0.3 ms.

@@ -27,6 +27,7 @@ from gllm_storage.errors import require_printable
 from gllm_storage.gcs.errors import CredentialsError
 from gllm_storage.gcs.sender import Sender
 from gllm_storage.gcs.store import GCSStore
+from gllm_storage.http.adapter import keep_headers
 from gllm_storage.settings import (
     DISK_OPTIONS,
     MIB,
@@ -335,6 +336,7 @@ def _first_account(connection: GCSConnection) -> Account:
 def _google_default(connection: GCSConnection) -> Account:
     """Google's own search: ``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's files, then the account of the machine."""
     with requests.Session() as session:
+        session.auth = keep_headers
         find: Any = google.auth.default
         credentials, project = find(scopes=_scopes(connection), request=_request(session))
     given = connection.options.project
@@ -368,6 +370,7 @@ def _machine(connection: GCSConnection) -> Account:
     make: Any = compute_engine.Credentials
     credentials = make()
     with requests.Session() as session:
+        session.auth = keep_headers
         try:
             credentials.refresh(_request(session))
         except RefreshError as error:
@@ -442,7 +445,7 @@ def _of_access_token(token: str) -> Credentials:
 
     expiry = None
     if os.environ.get("FETCH_RAW_TOKEN_EXPIRY", "true").lower() not in {"false", "0", "off", "no"}:
-        answer = requests.get(_TOKEN_INFO, params={"access_token": token}, timeout=_TOKEN_INFO_SECONDS)
+        answer = requests.get(_TOKEN_INFO, params={"access_token": token}, timeout=_TOKEN_INFO_SECONDS, auth=keep_headers)
         if answer.status_code == _BAD_REQUEST:
             raise ValueError("the access token is not valid, or has expired")
         answer.raise_for_status()

@@ -13,7 +13,7 @@ import requests.utils
 from google.auth.transport import mtls
 from requests.adapters import HTTPAdapter
 
-from gllm_storage.http.adapter import TLS, Pools
+from gllm_storage.http.adapter import TLS, Pools, keep_headers
 from gllm_storage.http.sender import DirectSender, send_by_requests, send_directly
 from gllm_storage.store.http import StoppingAdapter
 
@@ -101,6 +101,7 @@ class Sender(DirectSender):
             from google.auth.transport.requests import Request  # noqa: PLC0415 - imports `cryptography`, which takes 0.1 s
 
             session = requests.Session()
+            session.auth = keep_headers
             session.mount("https://", HTTPAdapter(max_retries=_TOKEN_RETRIES))
             make: Any = Request
             self._tokens = make(session)
@@ -111,7 +112,7 @@ class Sender(DirectSender):
     ) -> Reply:
         connection = self._connection
         if self._session is None:
-            self._session = _new_session(connection, self._credentials)
+            self._session = self._new_session()
         return send_by_requests(
             self._session,
             method,
@@ -123,6 +124,26 @@ class Sender(DirectSender):
             verify=connection.verify,  # here and not on the session, where REQUESTS_CA_BUNDLE would replace it
         )
 
+    def _new_session(self) -> requests.Session:
+        connection = self._connection
+        context = _certificate(connection)
+        options, pool_size = connection.options, _pool_size(connection)
+        limits: dict[str, Any] = {"min_throughput": options.transfer.min_throughput, "read_timeout": options.read_timeout}
+        # urllib3 closes connections above the size of the pool after use, with a warning in its log.
+        adapter = _Adapter(context, pool_connections=2, pool_maxsize=pool_size, **limits)
+        session = requests.Session() if self._credentials is None else self._authorized_session()
+        session.auth = keep_headers
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        return session
+
+    def _authorized_session(self) -> requests.Session:
+        from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415 - imports `cryptography`
+
+        make: Any = AuthorizedSession  # google-auth publishes no types for it
+        session: requests.Session = make(self._credentials, auth_request=self._token_request())
+        return session
+
 
 def _pool_size(connection: GCSConnection) -> int:
     return max(100, 2 * connection.options.transfer.max_concurrency)
@@ -132,21 +153,6 @@ def _certificate(connection: GCSConnection) -> ssl.SSLContext | None:
     """A context with google-auth's client certificate, if there is one."""
     typed: Any = mtls
     return typed.get_default_ssl_context() if connection.has_certificate else None
-
-
-def _new_session(connection: GCSConnection, credentials: Credentials | None) -> requests.Session:
-    from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415 - imports `cryptography`
-
-    make: Any = AuthorizedSession  # google-auth publishes no types for it
-    session: requests.Session = requests.Session() if credentials is None else make(credentials)
-    context = _certificate(connection)
-    options, pool_size = connection.options, _pool_size(connection)
-    limits: dict[str, Any] = {"min_throughput": options.transfer.min_throughput, "read_timeout": options.read_timeout}
-    # urllib3 closes connections above the size of the pool after use, with a warning in its log.
-    adapter = _Adapter(context, pool_connections=2, pool_maxsize=pool_size, **limits)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
 
 
 class _Adapter(StoppingAdapter):

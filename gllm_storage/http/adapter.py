@@ -98,6 +98,15 @@ class Pools:
             pool.close()
 
 
+def keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """The `auth` of requests that sends the headers of a request as they are.
+
+    Without an `auth`, requests replaces the header ``Authorization`` by a password of ~/.netrc or of the URL:
+    https://requests.readthedocs.io/en/latest/user/authentication/#netrc-authentication
+    """
+    return request
+
+
 class TLS:
     """The TLS settings for an argument `verify` of requests.
 

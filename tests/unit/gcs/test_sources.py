@@ -289,6 +289,17 @@ def test_no_saved_tokens() -> None:
         _ = connection_of({"token": "cache"}).account
 
 
+@pytest.mark.parametrize("source", ["key file", "machine"])
+def test_netrc(source: str, google: Recorder, key_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request for a token does not carry a password of ~/.netrc."""
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    token = key_file if source == "key file" else "cloud"
+    GCSStorageClient({"bucket_name": BUCKET, "endpoint_url": GOOGLE, "token": token}).file_exists("a")
+    assert {each.authorization for each in google.logins} == {None}
+    assert google.authorizations() == {"Bearer of-key-file" if source == "key file" else "Bearer of-machine"}
+
+
 @pytest.fixture
 def google(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """The recorder as Google's server, and as the metadata server of Google Cloud."""
