@@ -7,17 +7,15 @@ import functools
 import logging
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ConnectionClosedError
 
 from gllm_storage.concurrency.exiting import is_green
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.stop import Stop, check_stop
-from gllm_storage.concurrency.workers import run_all
+from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
-from gllm_storage.http.pool import run_in_place
 from gllm_storage.s3.access import plain_access
 from gllm_storage.s3.body import BotoBody, ChecksumHeaders, FileSection, ViewSection, begin_sending
 from gllm_storage.s3.errors import (
@@ -51,8 +49,6 @@ if TYPE_CHECKING:
     from gllm_storage.s3.access import PlainAccess
     from gllm_storage.s3.http.client import Access
     from gllm_storage.s3.small import Pipeline
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -351,12 +347,10 @@ class S3Connection:
         pipeline: Pipeline | None = getattr(client, "pipeline", None)
         return pipeline
 
-    def run_write(self, task: Callable[[], T], stop: Stop) -> T:
-        """As `ObjectStore.run_write`, in this thread if the requests are direct ones."""
-        if self.pipeline is None or is_green():
-            (result,) = run_all([task], 1, stop)
-            return result
-        return run_in_place(task, stop)
+    @property
+    def writes_in_place(self) -> bool:
+        """Whether small writes run in the thread of the caller, by `run_in_place`: their requests are direct ones."""
+        return self.pipeline is not None and not is_green()
 
     def store(self, bucket: str) -> S3Store:
         """The store of a bucket."""

@@ -14,6 +14,7 @@ from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
+from gllm_storage.http.pool import run_in_place
 from gllm_storage.info import NO_PROPERTIES, in_order
 from gllm_storage.s3.errors import attempts_of_answer, is_refusal, translated
 from gllm_storage.s3.read import S3Reader
@@ -216,8 +217,8 @@ class S3Store(ObjectStore):
         self.connection.close()
 
     def run_write(self, task: Callable[[], T], stop: Stop) -> T:
-        """As `ObjectStore.run_write`."""
-        return self.connection.run_write(task, stop)
+        """As `ObjectStore.run_write`, in this thread if the requests are direct ones."""
+        return run_in_place(task, stop) if self.connection.writes_in_place else super().run_write(task, stop)
 
     def delete_version(self, key: str, version: ObjectInfo, transfer: Transfer) -> None:
         """Delete an object if it is still a certain version; see `ObjectStore.delete_version`.

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import StorageError, note_attempts
 from gllm_storage.files.source import CHUNK
+from gllm_storage.http.pool import run_in_place
 from gllm_storage.info import Stored
 from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import (
@@ -282,8 +283,9 @@ class PutUpload:
             StorageError: If the file changed.
         """
         # Ctrl-C, which interrupts the main thread, must not leave the request in progress.
-        if self._upload.request.source.size <= _IN_PLACE:
-            return self._upload.requests.connection.run_write(self._put, self._stop)
+        upload = self._upload
+        if upload.request.source.size <= _IN_PLACE and upload.requests.connection.writes_in_place:
+            return run_in_place(self._put, self._stop)
         (stored,) = run_all([self._put], 1, self._stop)
         return stored
 

@@ -144,7 +144,7 @@ def test_transfer_defaults() -> None:
     transfer = S3StorageClient(BUCKET).filesystem.connection.settings
     assert transfer.multipart_threshold == 16 * 2**20
     assert transfer.part_size == 8 * 2**20
-    assert transfer.max_concurrency == 10
+    assert transfer.max_concurrency == 16
     assert transfer.max_attempts == 5
     assert transfer.conditional_writes == "auto"
 
