@@ -262,8 +262,8 @@ def run_in_place(task: Callable[[], T], stop: Stop) -> T:
         BaseException: The exception of the task, or the one that interrupted this thread.
     """
     outer = running_stop()
-    _own.runs_in_place = True
     try:
+        _own.runs_in_place = True
         stop.check()
         with stopped_by(stop):
             return task()
