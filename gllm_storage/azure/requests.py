@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,12 +12,14 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError
 from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_transient, not_found, translated
 from gllm_storage.azure.listing import checked_listings
 from gllm_storage.errors import OURS, ObjectNotFoundError, StorageError
+from gllm_storage.http.dates import read_date
 from gllm_storage.info import ObjectInfo, aware
 from gllm_storage.store import retry
 from gllm_storage.store.checksums import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, kept_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from azure.storage.blob import BlobClient, BlobProperties, ContainerClient
 
@@ -32,7 +33,6 @@ GARBLED = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionE
 """Exceptions of the SDK for an answer without a header that it requires, or with one that it cannot parse."""
 _METADATA = "x-ms-meta-"
 _DIGITS = 19
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NO_BLOB = frozenset({"BlobNotFound", "404"})
 
 
@@ -61,7 +61,7 @@ class AzureRequests:
         """Send a request, and repeat it after a transient error.
 
         Args:
-            request: Sends it by the SDK.
+            request: Sends it, by the SDK or by the library's `Sender`.
             details: The operation.
 
         Raises:
@@ -211,21 +211,10 @@ def facts_in(headers: Mapping[str, str], container: str, key: str, size: str) ->
         content_md5=base64.b64decode(md5) if md5 else None,
     )
     metadata = {name[len(_METADATA) :]: value for name, value in headers.items() if name.startswith(_METADATA)}
-    modified = http_date(headers["last-modified"]) if "last-modified" in headers else None
+    modified = read_date(headers["last-modified"]) if "last-modified" in headers else None
     tier, scope = headers.get("x-ms-access-tier"), headers.get("x-ms-encryption-scope")
     version = headers.get("x-ms-version-id")
     return Facts(container, key, int(size), headers["etag"], modified, metadata, content, tier, scope, version)
-
-
-def http_date(text: str) -> datetime:
-    """A date in a header, such as ``Sat, 28 Nov 2026 12:00:00 GMT``.
-
-    Raises:
-        ValueError: If it is not one.
-    """
-    _, day, month, year, clock, _ = text.split()
-    hour, minute, second = map(int, clock.split(":"))
-    return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
 
 
 def _readable(request: Callable[[], T]) -> T:

@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import html
 import re
-import time
 from http.client import responses
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from urllib3.exceptions import ProtocolError
 from gllm_storage.azure.account import key_of
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.http.adapter import READS, SUCCESS, TLS, Pools
+from gllm_storage.http.dates import date_now
 from gllm_storage.http.sender import DirectSender, send_by_requests, send_directly
 
 if TYPE_CHECKING:
@@ -72,8 +72,6 @@ _CODE = re.compile(r'<Code>([^<]+)</Code>|"code"\s*:\s*"([^"]+)"')
 _MESSAGE = re.compile(r'<Message>([^<]+)</Message>|"message"\s*:\s*"([^"]+)"')
 _RESOURCE = re.compile(r"""resource_id\s*=\s*["']?([^"', ]+)""")
 _TENANT = re.compile(r"""authorization_uri\s*=\s*["']?https?://[^/]+/([^/"', ]+)""")
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Sender(DirectSender):
@@ -150,7 +148,7 @@ class Sender(DirectSender):
         check_stop()
         path = f"{self._path}/{quote(container)}/{quote(key, safe='~/')}"
         # A host's name and the encoding of answers are not signed.
-        sent = {"accept-encoding": "identity", "x-ms-version": VERSION, "x-ms-date": _now(), **headers}
+        sent = {"accept-encoding": "identity", "x-ms-version": VERSION, "x-ms-date": date_now(), **headers}
         parameters = list(query)
         reply = self._send(method, path, parameters, sent, body, stream=stream)
         if reply.status_code == _UNAUTHORIZED and self._token is not None and self._token.learns(reply):
@@ -254,15 +252,6 @@ def signature(
 def _place(name: str) -> str:
     """The sort key of a header: Azure ignores hyphens, and sorts underscores before digits and letters, as the SDK does."""
     return name.replace("-", "").replace("_", "/")
-
-
-def _now() -> str:
-    """The time for ``x-ms-date``, in English whatever the locale is."""
-    now = time.gmtime()
-    return (
-        f"{_DAYS[now.tm_wday]}, {now.tm_mday:02} {_MONTHS[now.tm_mon - 1]} {now.tm_year} "
-        f"{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02} GMT"
-    )
 
 
 class _Token:

@@ -136,18 +136,6 @@ class S3Requests:
             self.confirm(key, answer["ContentLength"], answer["ETag"].strip('"'))
         return answer
 
-    def exists(self, key: str) -> bool:
-        """Whether a HeadObject finds an object.
-
-        Raises:
-            StorageError: If the request fails.
-        """
-        try:
-            self.head(key, "exists")
-        except ObjectNotFoundError:
-            return False
-        return True
-
     def confirm(self, key: str, size: int, etag: str) -> None:
         """Remember the size of a version of an object that a HEAD request has stated.
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from gllm_storage.http.dates import read_date
 from gllm_storage.s3.http.error_document import read_error
 from gllm_storage.s3.http.model import MODELS
 from gllm_storage.s3.http.signing import canonical_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from gllm_storage.s3.http.model import Model
 
@@ -34,8 +35,6 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9_.~/\-]*")
 """Keys that are not percent-encoded."""
 _DATES = 256
 """Dates of answers that are remembered: the same objects are looked at again, and files of a directory have one date."""
-_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _PART_FIELD = re.compile("ETag|PartNumber|Checksum[A-Z0-9]+")
 _TEXT_BODIES = (bytes, bytearray, memoryview)
@@ -270,13 +269,12 @@ def _metadata(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
 
 @functools.lru_cache(_DATES)
 def _time(text: str) -> datetime:
-    match = _DATE.fullmatch(text)
-    if match is None:
+    try:
+        return read_date(text)
+    except ValueError:
         from botocore.utils import parse_timestamp  # noqa: PLC0415 - it takes 50 ms to import, and S3 sends no such dates
 
         return parse_timestamp(text)
-    day, month, year, hour, minute, second = match.groups()
-    return datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
 
 
 def _expires(text: str) -> dict[str, Any]:
