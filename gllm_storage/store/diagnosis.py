@@ -108,8 +108,13 @@ def _of_certificate(text: str) -> Diagnosis:
     return Diagnosis(f"the certificate of the server is not trusted: {why}", Remedy.TRUST_CERTIFICATE)
 
 
-def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those behind it, those that an HTTP library keeps in attributes included."""
+def causes_of(error: BaseException, *, contexts: bool = True) -> Iterator[BaseException]:
+    """An exception and those behind it, those that an HTTP library keeps in attributes included.
+
+    Args:
+        error: The exception.
+        contexts: Whether to follow also those during whose handling an exception was raised.
+    """
     found: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:
@@ -121,7 +126,7 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
         kwargs = vars(each).get("kwargs")
         in_kwargs = list(kwargs.values()) if isinstance(kwargs, dict) else []  # botocore's
         named = [vars(each).get(name) for name in ("reason", "inner_exception")]  # urllib3's, azure-core's
-        context = None if each.__suppress_context__ else each.__context__
+        context = each.__context__ if contexts and not each.__suppress_context__ else None
         waiting += [each.__cause__, context, *each.args, *in_kwargs, *named]
 
 

@@ -247,8 +247,11 @@ def rescued(details: ErrorDetails, attempt: int, limit: int, cause: BaseExceptio
 
 
 def _was_idle(error: BaseException) -> bool:
-    """Whether the server had closed an idle connection, and is not busy: a new connection need not wait."""
-    return any(getattr(each, "unused", False) for each in causes_of(error))
+    """Whether the server had closed an idle connection, and is not busy: a new connection need not wait.
+
+    A failure of a request that was sent while an idle connection's failure was handled is another failure.
+    """
+    return any(getattr(each, "unused", False) for each in causes_of(error, contexts=False))
 
 
 def _text(cause: BaseException | str) -> str:

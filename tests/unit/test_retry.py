@@ -177,6 +177,27 @@ def test_call_stopped() -> None:
     assert request.sent == 0
 
 
+class ClosedWhileIdleError(ConnectionError):
+    """The server had closed an idle connection."""
+
+    unused = True
+
+
+@pytest.mark.parametrize(("link", "wait"), [("__cause__", 0.0), ("__context__", 0.001)])
+def test_wait_after_idle(link: str, wait: float, events: list[RetryEvent], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was closed while it was idle needs no wait; another failure while that one is handled does."""
+    monkeypatch.setattr(RetryPolicy, "seconds", lambda *_: 0.001)
+    failure = ConnectionError("503")
+    setattr(failure, link, ClosedWhileIdleError())
+
+    def fail() -> None:
+        raise failure
+
+    with pytest.raises(ConnectionError):
+        RetryPolicy(2).call(fail, always, DETAILS)
+    assert [each.wait for each in events] == [wait]
+
+
 # ---- reports
 
 
