@@ -99,6 +99,7 @@ class AzureAccount:
         if not name:
             raise ValueError(f"no Azure account is named: give account_name or connection_string, or set {_NAME}")
         url = endpoint_url or f"https://{name}.blob.core.windows.net"
+        url = url if "://" in url else f"https://{url}"  # as the SDK
         if credential is not None and not (account_key or sas_token or principal or anonymous):
             return cls(name, url, credential=credential)
         if not (account_key or sas_token or principal or anonymous):

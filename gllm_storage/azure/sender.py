@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import html
 import re
+from functools import partial
 from http.client import responses
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,8 @@ _SIGNED = (
     "range",
 )
 """Headers that Shared Key signs by their values, in this order."""
+_OF_URLS = "!$%&'()*+,/:;=?@[]~"
+"""Characters of a SAS token that are sent as they are: it is encoded already."""
 _SCOPE = "https://storage.azure.com/.default"
 _UNAUTHORIZED = 401
 _ERRORS: dict[int, type[HttpResponseError]] = {
@@ -148,10 +151,16 @@ class Sender(DirectSender):
         check_stop()
         path = f"{self._path}/{quote(container)}/{quote(key, safe='~/')}"
         # A host's name and the encoding of answers are not signed.
-        sent = {"accept-encoding": "identity", "x-ms-version": VERSION, "x-ms-date": date_now(), **headers}
+        sent = {"accept-encoding": "identity", "x-ms-version": VERSION, "x-ms-date": date_now()}
+        sent |= {name: value.strip() for name, value in headers.items()}  # as servers read and sign them
         parameters = list(query)
         reply = self._send(method, path, parameters, sent, body, stream=stream)
-        if reply.status_code == _UNAUTHORIZED and self._token is not None and self._token.learns(reply):
+        if (
+            reply.status_code == _UNAUTHORIZED
+            and self._token is not None
+            and self._token.renewed(reply, sent["authorization"])
+        ):
+            reply.close()
             reply = self._send(method, path, parameters, sent, body, stream=stream)
         if reply.status_code in _EXPECTED[method]:
             return reply
@@ -175,6 +184,7 @@ class Sender(DirectSender):
             signed = {**headers, "content-length": length}
             headers["authorization"] = signature(self._key, method, path, query, signed)
         sas = self._sas if self._sas_credential is None else self._sas_credential.signature.lstrip("?")
+        sas = quote(sas, safe=_OF_URLS)
         text = "&".join([*(f"{name}={quote(value, safe='')}" for name, value in query), *([sas] if sas else [])])
         target = f"{path}?{text}" if text else path
         found = self.pool(self._server)
@@ -264,7 +274,9 @@ class _Token:
     def __init__(self, credential: Any) -> None:
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy  # noqa: PLC0415 - needed by few accounts
 
-        self._policy = BearerTokenCredentialPolicy(credential, _SCOPE)
+        make: Any = BearerTokenCredentialPolicy
+        self._new_policy = partial(make, credential, _SCOPE)
+        self._policy = self._new_policy()
 
     def header(self, url: str) -> str:
         """The header ``Authorization`` for a request to a URL.
@@ -276,15 +288,28 @@ class _Token:
         self._policy.on_request(request)
         return str(request.http_request.headers["Authorization"])
 
-    def learns(self, reply: Reply) -> bool:
-        """Request another token after a 401, for the tenant and the resource that the answer names; whether it names them.
+    def renewed(self, reply: Reply, refused: str) -> bool:
+        """Request another token after a 401, for the tenant and the resource that the answer names, if it names them.
 
         https://learn.microsoft.com/rest/api/storageservices/authorize-with-azure-active-directory#bearer-challenge
+
+        Args:
+            reply: The answer.
+            refused: The refused header ``Authorization``.
+
+        Returns:
+            Whether there is another token: a credential may return the refused one again.
+
+        Raises:
+            azure.core.exceptions.AzureError: If there is no token.
         """
+        if self.header("https://") != refused:
+            return True  # another thread has renewed it
         challenge = reply.headers.get("www-authenticate", "")
         resource, tenant = _RESOURCE.search(challenge), _TENANT.search(challenge)
         if not (resource and tenant):
-            return False
+            self._policy = self._new_policy()  # which has no token yet
+            return self.header("https://") != refused
         request = _request_to("https://")
         self._policy.authorize_request(request, f"{resource[1]}/.default", tenant_id=tenant[1])
         return True

@@ -118,11 +118,15 @@ def metadata_of(given: Any) -> dict[str, str]:
         ValueError: If Azure does not accept a name or a value.
     """
     for name, value in given.items():
-        if not (isinstance(value, str) and value.isascii() and value.isprintable() and str(name).isidentifier()):
+        if not (isinstance(value, str) and value.isascii() and value.isprintable() and _is_identifier(name)):
             raise ValueError(
                 f"metadata {name!r}={value!r}: Azure accepts identifiers as names, and printable ASCII as values"
             )
     return dict(given)
+
+
+def _is_identifier(name: object) -> bool:
+    return str(name).isascii() and str(name).isidentifier()
 
 
 def content_of(given: Any) -> dict[str, str]:
@@ -383,10 +387,12 @@ class AzureWrite:
         try:
             with body_in_flight(source, part, self._request.transfer, check) as body:
                 if not self._put_with_crc(block_id, body, crc):
-                    md5, _ = self._digests(*part)
+                    md5, found = self._digests(*part)
+                    if found != crc:  # a write by mmap need not change the modification time
+                        raise source.changed()
                     self._requests.send(partial(self._stage, block_id, body, {"content-md5": _base64(md5)}), self.details)
         except HttpResponseError as error:
-            if is_flipped(error) and self._digests(*part)[1] != crc:  # a write by mmap need not change the modification time
+            if is_flipped(error) and self._digests(*part)[1] != crc:
                 raise source.changed() from error
             raise
         self._request.transfer.progress(part[1])
@@ -443,7 +449,9 @@ class AzureWrite:
             MD5_UNDERSCORED: _base64(md5),
         }
         headers = {f"x-ms-blob-{name.replace('_', '-')}": content[name] for name in _CONTENT if content.get(name)}
-        headers |= {f"x-ms-meta-{name}": value.strip() for name, value in {**options.get("metadata", {}), **ours}.items()}
+        # Azure's names have no case, and it refuses two headers of the same name.
+        metadata = {name.lower(): (name, value) for name, value in {**options.get("metadata", {}), **ours}.items()}
+        headers |= {f"x-ms-meta-{name}": value for name, value in metadata.values()}
         headers["x-ms-blob-content-md5"] = _base64(md5)
         if options.get("tags"):
             tags = options["tags"].items()

@@ -98,7 +98,7 @@ class RequestsReply:
     def __init__(self, answer: requests.Response) -> None:
         self._answer = answer
         self.status_code = answer.status_code
-        self.headers: Mapping[str, str] = answer.headers
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in answer.headers.items()}  # of any case
         self.reason = answer.reason or ""
 
     @property

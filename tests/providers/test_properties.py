@@ -284,6 +284,7 @@ def test_wrong_value(wrong: dict[str, Any]) -> None:
         ("ministack", {"metadata": {"a": "ü"}}),
         ("ministack", {"content_disposition": "ü"}),
         ("azurite", {"metadata": {"a-b": "c"}}),
+        ("azurite", {"metadata": {"ü": "c"}}),
         ("azurite", {"storage_class": "STANDARD_IA"}),
         ("gcs-fake", {"acl": "public"}),
     ],
@@ -295,6 +296,36 @@ def test_wrong_for_store(name: str, wrong: dict[str, Any], request: pytest.Fixtu
     with pytest.raises(ValueError, match=next(iter(wrong))):
         rig.client().upload(b"x", "a", **wrong)
     assert rig.keys() == []
+
+
+STORES = ("ministack", "azurite", "gcs-fake")
+
+
+@pytest.mark.parametrize("size", [1, 3 * 2**20], ids=["small", "parts"])
+@pytest.mark.parametrize("name", STORES)
+def test_metadata_by_case(name: str, size: int, request: pytest.FixtureRequest) -> None:
+    """Of names that differ by case, stores without case of names get the last; none replaces the library's own."""
+    rig = make_rig(name, request)
+    client = rig.client(multipart_threshold="2MiB", part_size="5MiB")
+    given = {"Color": "1", "color": "2", "GLLM_WRITE_ID": "3"}
+    client.upload(b"x" * size, "a", metadata=given)
+    found = client.info("a").metadata or {}
+    assert found["color"] == "2"
+    assert any(name.replace("-", "_") == "gllm_write_id" and value != "3" for name, value in found.items())
+
+
+@pytest.mark.parametrize("size", [1, 3 * 2**20], ids=["small", "parts"])
+@pytest.mark.parametrize("name", STORES)
+def test_outer_spaces(name: str, size: int, request: pytest.FixtureRequest) -> None:
+    """A value with spaces at its ends is stored, if the store's own requests may have them."""
+    rig = make_rig(name, request)
+    client = rig.client(multipart_threshold="2MiB", part_size="5MiB")
+    given: dict[str, Any] = {"content_type": " text/plain ", "cache_control": " no-cache ", "metadata": {"color": " red "}}
+    client.upload(b"x" * size, "a", **given)
+    found = client.info("a")
+    assert str(found.content_type).strip() == "text/plain"
+    assert str(found.cache_control).strip() == "no-cache"
+    assert (found.metadata or {})["color"].strip() == "red"
 
 
 def test_unknown_property() -> None:

@@ -20,12 +20,14 @@ from gllm_storage import IntegrityError, StorageError
 from gllm_storage.azure.account import AzureAccount
 from gllm_storage.azure.connection import connection_of
 from gllm_storage.azure.sender import signature
+from gllm_storage.files.source import LocalSource
 from gllm_storage.settings import MIB
 from gllm_storage.store.retry import no_waits
 from tests.servers.hostile import client_of
 from tests.unit.s3.http.scripted import ScriptedServer, header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.unit.s3.http.scripted import Peer
@@ -208,5 +210,126 @@ def test_changed_by_mmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(upload._Digest, "add", add)
     with no_waits(), Azure() as server, pytest.raises(StorageError, match="changed"):
+        client_of("azure", server.url, **SMALL_PARTS).upload_file(tmp_path / "a", "a")
+    assert not any(b"comp=blocklist" in head for head, _ in server.requests)
+
+
+# ---- a proxy that changes the case of names
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Makes a client of ``http://azure.test``, behind the proxy of a URL."""
+
+    def make(url: str) -> Any:
+        monkeypatch.setenv("http_proxy", url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        return client_of("azure", "http://azure.test")
+
+    return make
+
+
+def test_case_of_proxy(proxied: Callable[[str], Any], tmp_path: Path) -> None:
+    """A proxy may change the case of headers, as Go does: metadata are found, and so is the write-id after a lost answer."""
+    (tmp_path / "a").write_bytes(b"content")
+    ids: list[str] = []
+
+    def step(peer: Peer) -> None:
+        if peer.head.startswith(b"PUT"):
+            ids.append(str(header(peer.head, "x-ms-meta-gllm_write_id")))
+            lost = len(ids) == 1
+            peer.end() if lost else peer.send(answered("409 Conflict", **{"X-Ms-Error-Code": "BlobAlreadyExists"}))
+        elif not ids:
+            peer.send(answered("404 Not Found", **{"X-Ms-Error-Code": "BlobNotFound"}))
+        else:
+            lines = f"X-Ms-Meta-Gllm_write_id: {ids[0]}\r\nX-Ms-Meta-Color: red\r\nContent-Length: 7"
+            peer.send(f'HTTP/1.1 200 OK\r\nEtag: "e"\r\n{lines}\r\n\r\n'.encode())
+
+    with no_waits(), ScriptedServer(step) as server:
+        client = proxied(server.url)
+        client.upload_file(tmp_path / "a", "a", check_conflict=True)
+        assert client.info("a").metadata == {"color": "red", "gllm_write_id": ids[0]}
+    assert len(ids) == 2
+
+
+# ---- tokens
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> ssl.SSLContext:
+    """The context of an https server; the CA certificate is in ``ca.pem``."""
+    authority = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return tls
+
+
+@pytest.mark.parametrize("challenge", ["", 'WWW-Authenticate: Bearer error="invalid_token"\r\n'], ids=["none", "invalid"])
+def test_revoked_token(challenge: str, tls_server: ssl.SSLContext, tmp_path: Path) -> None:
+    """After any 401 the token is forgotten, and the request is sent once more with a new one."""
+    refused = f"HTTP/1.1 401 Unauthorized\r\n{challenge}Content-Length: 0\r\n\r\n".encode()
+    found = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 1\r\n\r\n'
+    with ScriptedServer(found, refused, found, tls=tls_server) as server:
+        options = {"account_name": "acc", "endpoint_url": f"{server.url}/acc", "ca_bundle": str(tmp_path / "ca.pem")}
+        store = connection_of({**options, "credential": Tenants()}).store("models")
+        for _ in range(3):
+            assert store.info("x").size == 1
+        sent = [header(head, "authorization") for head, _ in server.requests]
+        assert server.connections == 1
+    assert sent == ["Bearer token-1", "Bearer token-1", "Bearer token-2", "Bearer token-2"]
+
+
+class Cached:
+    """A token credential that always returns the same token."""
+
+    def get_token(self, *_: str, **__: Any) -> AccessToken:
+        return AccessToken("token", 2**31)
+
+
+def test_same_token(tls_server: ssl.SSLContext, tmp_path: Path) -> None:
+    """If the credential returns the refused token again, the request is not repeated."""
+    with ScriptedServer(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", tls=tls_server) as server:
+        options = {"account_name": "acc", "endpoint_url": f"{server.url}/acc", "ca_bundle": str(tmp_path / "ca.pem")}
+        store = connection_of({**options, "credential": Cached()}).store("models")
+        with pytest.raises(StorageError):
+            store.info("x")
+        assert len(server.requests) == 1
+
+
+# ---- settings
+
+
+def test_sas_with_space() -> None:
+    """Characters of a SAS token that do not belong into a URL are encoded, as by the SDK; others are sent as they are."""
+    with ScriptedServer(b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 1\r\n\r\n') as server:
+        options = {"account_name": "acc", "endpoint_url": f"{server.url}/acc", "sas_token": "?sv=a b&sig=a%2Fbé"}
+        connection = connection_of(options)
+        assert connection.store("models").info("x").size == 1
+        connection.service.get_blob_client("models", "x").exists()
+        targets = [head.split(b"\r\n")[0].split(b" ", 1)[1].rpartition(b" ")[0] for head, _ in server.requests]
+    assert targets == [b"/acc/models/x?sv=a%20b&sig=a%2Fb%C3%A9"] * 2
+
+
+def test_no_scheme() -> None:
+    """The URL of an account without a scheme is one of https, as for the SDK."""
+    options = {"account_name": "acc", "account_key": KEY, "endpoint_url": "acc.blob.core.windows.net"}
+    connection = connection_of(options)
+    assert connection.sender.url == connection.service.url.rstrip("/") == "https://acc.blob.core.windows.net"
+
+
+def test_changed_after_crc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that changed between its CRC-64, which the server ignored, and its MD5 is reported as a changed source."""
+    (tmp_path / "a").write_bytes(bytes(2 * MIB))
+    monkeypatch.setattr(LocalSource, "require_unchanged", lambda _: None)  # a write by mmap need not change the times
+
+    def step(peer: Peer) -> None:
+        if header(peer.head, "x-ms-content-crc64"):
+            with open(tmp_path / "a", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+                mapped[0] = 1
+        peer.send(answered("201 Created"))
+
+    with no_waits(), ScriptedServer(step) as server, pytest.raises(StorageError, match="changed"):
         client_of("azure", server.url, **SMALL_PARTS).upload_file(tmp_path / "a", "a")
     assert not any(b"comp=blocklist" in head for head, _ in server.requests)

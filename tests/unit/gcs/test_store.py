@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import threading
@@ -9,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.auth.credentials import Credentials
 
 from gllm_storage import GCSStorageClient
 from gllm_storage.concurrency.stop import Stop, TransferStopped
@@ -24,6 +26,7 @@ from gllm_storage.gcs.connection import connection_of
 from gllm_storage.gcs.requests import GCSRequests
 from gllm_storage.store.retry import RetryEvent, no_waits, subscribe
 from tests.unit.gcs.recorder import CONTENT, OBJECT, recording
+from tests.unit.s3.http.scripted import ScriptedServer, header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,6 +153,40 @@ def test_copy_elsewhere(recorder: Recorder) -> None:
         assert {each.method for each in recorder.requests} == {"GET"}
         (upload,) = other.requests
         assert CONTENT in upload.body
+
+
+# ---------------------------------------------------------------------- tokens
+
+
+class Numbered(Credentials):
+    """Credentials of which each refresh makes another token."""
+
+    made = 0
+
+    def refresh(self, _: Any) -> None:
+        self.made += 1
+        self.token = f"token-{self.made}"
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxy"])
+def test_revoked_token(proxied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused access token is replaced, for this request and for later ones, also in answers through a proxy."""
+    found = json.dumps(
+        {"kind": "storage#object", "name": "a", "generation": "1", "size": "1", "crc32c": "qTxfkw=="}
+    ).encode()
+    answer = b"HTTP/1.1 200 OK\r\nCONTENT-TYPE: application/json\r\nCONTENT-LENGTH: %d\r\n\r\n%b" % (len(found), found)
+    with ScriptedServer(answer, b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", answer) as server:
+        if proxied:
+            monkeypatch.setenv("http_proxy", server.url)
+            for name in ("no_proxy", "NO_PROXY"):
+                monkeypatch.delenv(name, raising=False)
+        make: Any = Numbered  # google-auth publishes no types for it
+        options = {"endpoint_url": "http://google.test" if proxied else server.url, "token": make()}
+        store = connection_of(options).store("models")
+        for _ in range(3):
+            assert store.info("a").size == 1
+        sent = [header(head, "authorization") for head, _ in server.requests]
+    assert sent == ["Bearer token-1", "Bearer token-1", "Bearer token-2", "Bearer token-2"]
 
 
 # ---------------------------------------------------------------------- deletes
