@@ -150,7 +150,7 @@ class AzureStorageClient(FsspecStorageClient):
         options, connection = self.settings.filesystem_options(), self._connection.get()
         try:
             return AzureBlobFileSystem(**options, connection=connection, skip_instance_cache=True)
-        except ValueError as error:  # the SDK cannot read the connection string or the key
+        except ValueError as error:  # the connection string or the key cannot be read
             raise unusable_account(error, f"az://{self.settings.container_name}") from error
 
     def _make_connection(self) -> AzureConnection:

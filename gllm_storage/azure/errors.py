@@ -122,10 +122,10 @@ def not_found(details: ErrorDetails) -> ObjectNotFoundError:
 
 
 def unusable_account(error: ValueError, url: str) -> StorageError:
-    """The error for a connection string or an account key that the SDK cannot read.
+    """The error for a connection string or an account key that cannot be read.
 
     Args:
-        error: The SDK's exception.
+        error: The exception of the SDK or of `AzureAccount`.
         url: URL of the container or account.
     """
     url = redacted(url)

@@ -84,7 +84,7 @@ class Sender(DirectSender):
         connection: The account and the options.
 
     Raises:
-        StorageError: If the SDK cannot read the connection string or the credentials.
+        StorageError: If the connection string or the credentials cannot be read.
     """
 
     def __init__(self, connection: AzureConnection) -> None:

@@ -42,7 +42,7 @@ class Width:
     def __init__(self, most: int, first: int = 2) -> None:
         self.width = min(most, first)
         """How many workers may run now."""
-        self.most = most
+        self._most = most
         self._before_trial: tuple[int, float] | None = None  # width, and tasks per second
         self._least = 1
         self._begin_round(0.0, unjudged=self.width)  # the first tasks make the connections
@@ -59,7 +59,7 @@ class Width:
             return
         use = max(cpu / seconds / workers, _LEAST_USE)
         if use < _WAITING:
-            self.width = min(self.most, int(self.width * 2 * _WAITING / use))
+            self.width = min(self._most, int(self.width * 2 * _WAITING / use))
 
     def ended(self, cpu: float) -> None:
         """Record the end of a task, and perhaps try fewer workers, or end such a trial.

@@ -1,4 +1,6 @@
-"""`DirectAdapter`: the requests of an SDK that sends by the library requests, over direct connections; its parts serve GCS.
+"""`DirectAdapter`: the requests of an SDK that sends by the library requests, over direct connections.
+
+Its parts also send the requests that this library makes itself to GCS and Azure (`gllm_storage.http.sender`).
 
 On a small request, requests and urllib3 spend 0.8 ms of CPU: 0.35 ms of it in urllib3 and http.client, and 0.3 ms in the
 variables of the environment that name proxies. The direct connections spend 0.1 ms.
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gllm_storage.http.pool import Answer
-    from gllm_storage.store.reader import Memory
 
 FAILURES = (OSError, ClosedEarlyError, MalformedAnswerError)
 """Exceptions of the direct connections."""
@@ -247,7 +248,7 @@ class RawBody:
         self.headers: CaseInsensitiveDict[str] = CaseInsensitiveDict(answer.headers)
         self._error = None if answer.status in SUCCESS else answer.beginning_of_error()
 
-    def pieces(self, size: int, buffer: Memory | None) -> Iterator[bytes | memoryview]:
+    def _pieces(self, size: int) -> Iterator[bytes | memoryview]:
         """The body, as `Answer.pieces`.
 
         Raises:
@@ -258,19 +259,24 @@ class RawBody:
             yield self._error
             return
         try:
-            yield from self._answer.pieces(size, buffer)
+            yield from self._answer.pieces(size)
         except FAILURES as error:
             check_stop()
             raise ProtocolError(str(error) or type(error).__name__) from error
 
     def stream(self, amt: int = 2**16, decode_content: bool | None = None) -> Iterator[bytes]:  # noqa: ARG002 - urllib3's arguments
-        """The body as bytes; as `pieces`."""
-        for piece in self.pieces(amt, None):
+        """The body as bytes.
+
+        Raises:
+            ProtocolError: If the connection breaks.
+            TransferStopped: If this thread's transfer was cancelled.
+        """
+        for piece in self._pieces(amt):
             yield bytes(piece)
 
     def read(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:  # noqa: ARG002 - urllib3's arguments
-        """The complete body; as `pieces`."""
-        return b"".join(self.pieces(2**18, None))
+        """The complete body; raises as `stream`."""
+        return b"".join(self._pieces(2**18))
 
     def release_conn(self) -> None:
         """Close the answer: the rest of its body cannot be left on the connection."""

@@ -54,7 +54,7 @@ _HEAVY_IN_PROGRESS = 16
 MORE = -1
 """The result of a job that has another request to send."""
 _AT_FIRST = 4
-"""The same at first: a near store keeps up with them, and each request in progress needs a connection of its own."""
+"""Requests in progress at first: a near store keeps up with them, and each needs a connection of its own."""
 _SHORT_WAIT = 0.0005
 """Seconds of a wait for an answer in which another request could have been sent and another answer read."""
 _WINDOW = 0.01

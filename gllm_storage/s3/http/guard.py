@@ -215,7 +215,7 @@ _examined: tuple[list[Any], list[Any]] = ([], [])
 
 def _foreign_handlers() -> list[Any]:
     """The handlers of other packages among those that botocore registers on each new client."""
-    global _examined  # noqa: PLW0603 - one value of the process, replaced as a whole
+    global _examined  # noqa: PLW0603 - one immutable value of the process
     module: Any = sys.modules.get("botocore.handlers")
     if module is None:
         return []

@@ -208,7 +208,7 @@ _second = 0, ""
 
 def _now() -> str:
     """The date of a signature."""
-    global _second  # noqa: PLW0603 - one value of the process, replaced as a whole
+    global _second  # noqa: PLW0603 - one immutable value of the process
     now = int(time.time())
     second, text = _second
     if second != now:
