@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gllm_storage.concurrency.exiting import is_exiting, is_green
 from gllm_storage.concurrency.fork import PerProcess
-from gllm_storage.concurrency.pace import Width
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
+from gllm_storage.concurrency.width import Width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

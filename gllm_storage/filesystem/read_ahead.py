@@ -45,8 +45,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from gllm_storage.concurrency.budget import memory_budget
-from gllm_storage.concurrency.pace import Width
 from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
+from gllm_storage.concurrency.width import Width
 from gllm_storage.concurrency.workers import run_all, start
 from gllm_storage.store.transfer import part_ranges
 

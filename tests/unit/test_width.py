@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gllm_storage.concurrency import pace
-from gllm_storage.concurrency.pace import Width
+from gllm_storage.concurrency import width as widths
 from gllm_storage.concurrency.stop import Stop, TransferStopped
+from gllm_storage.concurrency.width import Width
 from gllm_storage.concurrency.workers import Background, run_all
 from tests.waiting import eventually
 
@@ -33,7 +33,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pace, "time", clock)
+    monkeypatch.setattr(widths, "time", clock)
     return clock
 
 
