@@ -16,6 +16,7 @@ from gllm_storage.concurrency.exiting import is_green
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
+from gllm_storage.http.pool import may_run_in_place
 from gllm_storage.s3.access import plain_access
 from gllm_storage.s3.body import BotoBody, ChecksumHeaders, FileSection, ViewSection, begin_sending
 from gllm_storage.s3.errors import (
@@ -349,8 +350,11 @@ class S3Connection:
 
     @property
     def writes_in_place(self) -> bool:
-        """Whether small writes run in the thread of the caller, by `run_in_place`: their requests are direct ones."""
-        return self.pipeline is not None and not is_green()
+        """Whether small writes run in the thread of the caller, by `run_in_place`: their requests are direct ones.
+
+        This differs from call to call: the program may install handlers of signals.
+        """
+        return self.pipeline is not None and not is_green() and may_run_in_place()
 
     def store(self, bucket: str) -> S3Store:
         """The store of a bucket."""
