@@ -372,11 +372,18 @@ class Exchange:
                 raise
             self._broken = error
 
-    def answer(self, *, bodiless: bool) -> Answer:
-        """Read the head of the answer; as `Pool.request`."""
+    def answer(self, *, bodiless: bool, within: float | None = None) -> Answer:
+        """Read the head of the answer; as `Pool.request`.
+
+        Args:
+            bodiless: As in `Pool.request`.
+            within: Seconds in which the answer has to begin; None for the read timeout.
+        """
         if self._ended:  # with the answer before this one
             raise ClosedEarlyError(unused=False)
         try:
+            if within is not None:
+                self.connection.require_answer(within)
             status, headers = self._read_head()
             if not self.connection.used:
                 self._pool.handshakes.learn(self.connection)

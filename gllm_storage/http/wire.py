@@ -182,15 +182,21 @@ class Connection:
         begun = self._left
         return more == b"" or (len(begun) >= len(_INTERIM) and not begun.startswith(_INTERIM))
 
-    def answers_within(self, seconds: float) -> bool:
-        """Wait some time for the beginning of an answer, or for the end of the connection; whether it came."""
+    def require_answer(self, seconds: float) -> None:
+        """Wait some time for the beginning of an answer, or for the end of the connection.
+
+        Raises:
+            TimeoutError: If neither comes.
+            MalformedAnswerError: If something else begins. `read_head` would wait for the end of its headers.
+        """
         deadline = time.monotonic() + seconds
-        while not self.has_answered():
+        while not (self._ends_wait(None) or self.has_answered()):
             left = deadline - time.monotonic()
             if left <= 0:
-                return False
+                raise TimeoutError(f"no answer began within {seconds:g} s")
             self._transport.wait(left)
-        return True
+        if self._left and not self._left.startswith(_BEGINNING):
+            raise MalformedAnswerError(f"the first bytes are {self._left[:80]!r}")
 
     def has_unsent(self) -> bool:
         """Whether bytes of the request wait in this machine's send buffer: the server has not received them.

@@ -106,7 +106,10 @@ class StartedRequest(Protocol):
         """Wait for the answer; raises if it is an error, or if there is none. The caller reads the body of a GetObject."""
 
     def second(self) -> Answer | None:
-        """Wait for the answer to the second request, after the body of the first; None if it has to be sent by itself."""
+        """Wait for the answer to the second request, after the body of the first; None if only one request was sent.
+
+        Raises if it is an error, or if there is none: then the first answer cannot be trusted.
+        """
 
     def close(self) -> None:
         """Close the connection, if there is a second answer that was not read."""
@@ -275,8 +278,12 @@ class _Files:
             StorageError: If it cannot get its name.
         """
         if not self._durable:
-            draft.settle()
-            draft.publish()
+            try:
+                draft.settle()
+                draft.publish()
+            except BaseException:
+                self.discard(draft)
+                raise
             self._unnamed.discard(draft)
             return True
         with self._lock:
@@ -496,6 +503,15 @@ class _Get:
         self._pair: StartedRequest | None = None
 
     def begin(self) -> StartedRequest | None:
+        started = None
+        try:
+            started = self._begin()
+        finally:
+            if started is None:
+                self._discard_unconfirmed()
+        return started
+
+    def _begin(self) -> StartedRequest | None:
         requests, key = self._requests, self._item.key
         prepared = requests.get if self._unconfirmed is None else requests.head
         if prepared is None:
@@ -514,8 +530,7 @@ class _Get:
     def failed(self, error: Exception) -> None:
         self._common.report(self._item.key, self._operation, error)
         self._close_pair()
-        if self._unconfirmed is not None:
-            self._discard(self._unconfirmed.kept)
+        self._discard_unconfirmed()
 
     @property
     def _operation(self) -> str:
@@ -523,7 +538,7 @@ class _Get:
 
     def end(self, answer: Answer) -> int | None:
         if self._unconfirmed is not None:
-            return self._confirm(answer.headers, self._unconfirmed)
+            return self._confirm(answer, self._unconfirmed)
         try:
             headers, size = answer.headers, answer.length
             etag = headers.get("etag", "").strip('"')
@@ -532,49 +547,50 @@ class _Get:
                 return None
             with self._common.in_memory(size):
                 content = answer.content(None if self._item.path is None else self._common.buffer)
-                moved = self._take(content, size, etag, checksum_in(headers, size))
-            if moved == MORE:
-                return self._confirmed_by_pair()
-            if self._pair is not None:
-                self._pair.second()  # was not needed; the connection can be used again
-            return moved
+                # Before the content is used: a server that confuses the two answers sends another content.
+                second = None if self._pair is None else self._pair.second()
+                return self._take(content, _Facts(size, etag), checksum_in(headers, size), second)
         finally:
             answer.close()
             self._close_pair()
-
-    def _confirmed_by_pair(self) -> int | None:
-        """Confirm the object by the answer to the HeadObject that was sent with the GetObject, if there is one."""
-        pair, self._pair, found = self._pair, None, self._unconfirmed
-        second = None if pair is None else pair.second()
-        return MORE if second is None or found is None else self._confirm(second.headers, found)
 
     def _close_pair(self) -> None:
         pair, self._pair = self._pair, None
         if pair is not None:
             pair.close()
 
-    def _take(self, content: Content, size: int, etag: str, checksum: str | None) -> int | None:
+    def _take(self, content: Content, facts: _Facts, checksum: str | None, second: Answer | None) -> int | None:
+        size, requests = facts.size, self._common.requests
         if len(content) != size or (checksum is not None and not _matches(content, checksum)):
             cause = "the content does not match its size or checksum"
             self._common.report(self._item.key, self._operation, cause, "corruption")
             return None
-        kept = self._kept(content)
         self._common.states_checksums = checksum is not None
-        if checksum is None and not self._common.requests.is_confirmed(self._item.key, size, etag):
+        if checksum is None and second is not None and not self._is_confirmed_by(second, facts):
+            return None
+        kept = self._kept(content)
+        if checksum is None and second is None and not requests.is_confirmed(self._item.key, size, facts.etag):
             # The answer may be a page of a proxy, or cut: a HeadObject has to state the same facts.
-            self._unconfirmed = _Unconfirmed(size, etag, kept)
+            self._unconfirmed = _Unconfirmed(facts, kept)
             return MORE
         self._end(size, kept)
         return size
 
-    def _confirm(self, headers: Mapping[str, str], found: _Unconfirmed) -> int | None:
-        stated = headers.get("etag", "").strip('"'), headers.get("content-length")
-        if stated != (found.etag, str(found.size)) or checksum_in(headers, found.size) is not None:
-            self._discard(found.kept)
+    def _confirm(self, answer: Answer, found: _Unconfirmed) -> int | None:
+        if not self._is_confirmed_by(answer, found.facts):
+            self._discard_unconfirmed()
             return None
-        self._common.requests.confirm(self._item.key, found.size, found.etag)
-        self._end(found.size, found.kept)
-        return found.size
+        self._end(found.facts.size, found.kept)
+        return found.facts.size
+
+    def _is_confirmed_by(self, answer: Answer, facts: _Facts) -> bool:
+        """Whether the answer to a HeadObject states the same facts, which are remembered then."""
+        headers, size = answer.headers, facts.size
+        stated = answer.status, headers.get("etag", "").strip('"'), headers.get("content-length")
+        if stated != (_OK, facts.etag, str(size)) or checksum_in(headers, size) is not None:
+            return False
+        self._common.requests.confirm(self._item.key, size, facts.etag)
+        return True
 
     def _kept(self, content: Content) -> bytes | Draft:
         """The content in a file without a name, or in memory if the caller wants it there."""
@@ -583,9 +599,9 @@ class _Get:
             return bytes(content)
         return self._files.write(path, self._common.store.details(self._item.key, "download"), content)
 
-    def _discard(self, kept: bytes | Draft) -> None:
-        if isinstance(kept, Draft):
-            self._files.discard(kept)
+    def _discard_unconfirmed(self) -> None:
+        if self._unconfirmed is not None and isinstance(self._unconfirmed.kept, Draft):
+            self._files.discard(self._unconfirmed.kept)
 
     def _end(self, size: int, kept: bytes | Draft) -> None:
         if not isinstance(kept, Draft):
@@ -606,11 +622,18 @@ class _Get:
 
 
 @dataclass(frozen=True)
-class _Unconfirmed:
-    """A received object without a checksum, until a HeadObject states its size and its ETag."""
+class _Facts:
+    """What the answer to a GetObject states about the object."""
 
     size: int
     etag: str
+
+
+@dataclass(frozen=True)
+class _Unconfirmed:
+    """A received object without a checksum, until a HeadObject states the same facts."""
+
+    facts: _Facts
     kept: bytes | Draft
 
 

@@ -64,8 +64,8 @@ _MAX_BODY = 2**20
 """Bytes that are read of the answer to a write, which has none or few."""
 _CHANGES = frozenset({"PUT", "POST", "DELETE"})
 """Methods that change the store."""
-_TRIAL_SECONDS = 2.0
-"""How long the second answer of a server's first pair of requests is awaited."""
+_PAIR_SECONDS = 2.0
+"""How long the second answer to a pair of requests is awaited: a proxy may lose the second request."""
 
 
 @dataclass
@@ -585,18 +585,23 @@ class Prepared:
         is_trial = pool.takes_pairs is None
         if is_trial:
             pool.takes_pairs = False
-        other = _Second(_head(place, second.request(key)), second.method, is_trial=is_trial)
-        return self._client.start(place, self._operation, self.request(key), other)
+        try:
+            other = _Second(_head(place, second.request(key)), second.operation, is_trial=is_trial)
+            return self._client.start(place, self._operation, self.request(key), other)
+        except BaseException:
+            if is_trial:
+                pool.takes_pairs = None
+            raise
 
     @property
-    def method(self) -> str:
-        """HTTP method."""
-        return self._operation.method
+    def operation(self) -> Operation:
+        """The operation."""
+        return self._operation
 
     def request(self, key: str) -> Request:
         """The request for a key, without a body."""
         path = path_of(self._place.template.path, key)
-        return Request(self.method, path, self._query, {**self._headers}, b"", 0)
+        return Request(self._operation.method, path, self._query, {**self._headers}, b"", 0)
 
 
 @dataclass(frozen=True)
@@ -605,12 +610,12 @@ class _Second:
 
     Attributes:
         head: Request line and headers.
-        method: HTTP method.
+        operation: The operation.
         is_trial: Whether the server has not answered such a pair yet.
     """
 
     head: bytes
-    method: str
+    operation: Operation
     is_trial: bool
 
 
@@ -649,42 +654,57 @@ class Started:
         Raises:
             Exception: As `finish`.
         """
-        answer = self._head()
-        failure = self._client.failure(self._place, self._operation, self._sent, answer)
-        if failure is not None:
-            raise failure
+        try:
+            answer = self._head()
+            self._require_success(self._operation, self._sent, answer)
+        except BaseException:
+            self.close()
+            raise
         return answer
 
     def second(self) -> Answer | None:
         """Read the answer to the second request, after the body of the first answer.
 
         Returns:
-            The answer, if it is a success; None if there is only one request, or if the server does not answer as it should.
-            Then the second request has to be sent by itself.
+            The answer, which is not an error; None if there is only one request.
+
+        Raises:
+            Exception: As `finish`, also if the answer does not begin soon. The first answer cannot be trusted then: if a
+                proxy has lost one answer or has confused the two, the content may be that of the other one.
         """
         second, self._second = self._second, None
         if second is None:
             return None
         exchange, pool = self._exchange, self._place.pool
-        if second.is_trial and not exchange.connection.answers_within(_TRIAL_SECONDS):
-            exchange.end(keep=False)
-            return None
+        # After one was lost, those of the other pairs have had their time.
+        patience = 0.0 if pool.takes_pairs is False and not second.is_trial else _PAIR_SECONDS
         try:
-            answer = exchange.answer(bodiless=second.method == "HEAD")
-        except (OSError, ClosedEarlyError, MalformedAnswerError):
-            pool.takes_pairs = False
-            return None
+            answer = exchange.answer(bodiless=second.operation.method == "HEAD", within=patience)
+            self._require_success(second.operation, {}, answer)
+        except BaseException as error:
+            exchange.end(keep=False)
+            if isinstance(error, Exception) and not isinstance(error, ClientError):
+                pool.takes_pairs = False
+            elif second.is_trial:
+                pool.takes_pairs = None
+            raise
         if second.is_trial:
             pool.takes_pairs = True
-        if answer.status in _OK:
-            return answer
-        answer.close()
-        return None
+        return answer
 
     def close(self) -> None:
         """Close the connection, if there is a second answer that was not read."""
-        if self._second is not None:
-            self._exchange.end(keep=False)
+        second, self._second = self._second, None
+        if second is None:
+            return
+        self._exchange.end(keep=False)
+        if second.is_trial:  # which decided nothing
+            self._place.pool.takes_pairs = None
+
+    def _require_success(self, operation: Operation, sent: Mapping[str, str], answer: Answer) -> None:
+        failure = self._client.failure(self._place, operation, sent, answer)
+        if failure is not None:
+            raise failure
 
     def _head(self) -> Answer:
         return self._exchange.answer(bodiless=self._operation.method == "HEAD")
