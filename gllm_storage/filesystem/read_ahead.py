@@ -204,6 +204,10 @@ class _Block:
             self.stop.set()
 
 
+_Fetch = tuple[int, int, _Block | None]
+"""What the reading thread fetches: start, end, and block. Without a block, the bytes go directly to the caller's buffer."""
+
+
 @dataclass(eq=False)
 class _Run:
     """Reads of which each continues the one before.
@@ -325,17 +329,18 @@ class ReadAhead:
             self._runs[-1].add(start, end)
             self._last = end
             return bytes(block.view[start - block.start : end - block.start])
-        block = self._block_at(start)
-        if block and end <= block.end and block.done.is_set() and not block.error:  # one copy, where `read_into` needs two
-            with self._reset_on_error():
-                self._prepare(start, end)
-            if end == self._runs[-1].end:
-                is_alone = self._width.width == 1  # nothing is to be fetched ahead
-                self._current, self._current_until = block, block.end if is_alone else min(block.end, end + _SMALL_READ)
-            return bytes(block.view[start - block.start : end - block.start])
-        found = io.BytesIO(bytes(end - start))  # `getvalue` returns them without a copy
-        with found.getbuffer() as target:
-            self.read_into(start, target)
+        with self._reset_on_error():
+            run, fetches = self._prepare(start, end)
+            block = self._block_at(start)  # not before: `_prepare` may drop blocks
+            if block and end <= block.end and block.done.is_set() and not block.error:  # one copy, where `_fill` needs two
+                if end == self._runs[-1].end:
+                    is_alone = self._width.width == 1  # nothing is to be fetched ahead
+                    self._current = block
+                    self._current_until = block.end if is_alone else min(block.end, end + _SMALL_READ)
+                return bytes(block.view[start - block.start : end - block.start])
+            found = io.BytesIO(bytes(end - start))  # `getvalue` returns them without a copy
+            with found.getbuffer() as target:
+                self._fill(start, target, run, fetches)
         return found.getvalue()
 
     def read_into(self, start: int, target: memoryview) -> None:
@@ -349,16 +354,19 @@ class ReadAhead:
             Exception: As `read`.
         """
         with self._reset_on_error():
-            run, fetches = self._prepare(start, start + len(target))
-            direct = {first: last for first, last, block in fetches if block is None}
-            for first, last, block in fetches:
-                if block is None:
-                    self._fetch(run, first, target[first - start : last - start])
-                else:
-                    self._fetch(run, block.start, block.view)
-                    block.done.set()
-            self._copy(start, target, direct)
-            self._trim()
+            self._fill(start, target, *self._prepare(start, start + len(target)))
+
+    def _fill(self, start: int, target: memoryview, run: _Run | None, fetches: list[_Fetch]) -> None:
+        """Fill a buffer by the fetches that `_prepare` returned, and from the blocks."""
+        direct = {first: last for first, last, block in fetches if block is None}
+        for first, last, block in fetches:
+            if block is None:
+                self._fetch(run, first, target[first - start : last - start])
+            else:
+                self._fetch(run, block.start, block.view)
+                block.done.set()
+        self._copy(start, target, direct)
+        self._trim()
 
     @contextlib.contextmanager
     def _reset_on_error(self) -> Iterator[None]:
@@ -396,12 +404,11 @@ class ReadAhead:
         self._runs, self._aside = [], None
         self._last = -1
 
-    def _prepare(self, start: int, end: int) -> tuple[_Run | None, list[tuple[int, int, _Block | None]]]:
+    def _prepare(self, start: int, end: int) -> tuple[_Run | None, list[_Fetch]]:
         """Decide on the fetches of this read, and let threads fetch the blocks ahead of it.
 
         Returns:
-            The run, if bytes are fetched ahead for it, and the fetches of this thread: start, end, and block. Without a
-            block, the bytes go directly to the caller's buffer.
+            The run, if bytes are fetched ahead for it, and the fetches of this thread.
         """
         run = self._track(start, end)
         if run is not None and not (run.is_proven or run.trusted):

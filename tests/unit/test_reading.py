@@ -422,6 +422,30 @@ def test_abandoned_stream(monkeypatch: pytest.MonkeyPatch) -> None:
         assert read == content[: 4 * MIB]
 
 
+def test_read_of_dropped_run() -> None:
+    """A read that makes the file drop its oldest run, and lies in a block of that run, fetches the bytes again."""
+    content = content_of(20 * MIB)
+    shelf, filesystem = shelf_of(content, TransferSettings(part_size=PART, max_concurrency=8))
+    shelf.delay = 0.002
+    file = filesystem.open(NAME)
+    for start, times in ((0, 12), (8 * MIB, 6), (13 * MIB, 6), (17 * MIB, 6)):
+        file.seek(start)
+        for _ in range(times):
+            file.read(PART)
+    eventually(lambda: shelf.under_way == 0)
+    start = 12 * PART + 2 * PART  # behind the first run
+    ahead = file._ahead.get()
+    assert ahead._block_at(start) is not None, "it was fetched ahead"
+    file.seek(start)
+    read: list[bytes] = []
+    thread = threading.Thread(target=lambda: read.extend(file.read(100 * KIB) for _ in range(5)), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "a read waits for a block that no thread fetches"
+    assert b"".join(read) == content[start : start + 500 * KIB]
+    file.close()
+
+
 def test_read_ahead_limit() -> None:
     """A file never fetches more bytes ahead than were read in sequence."""
     content = content_of(20 * MIB)
