@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -82,4 +83,23 @@ def test_kept_bytes() -> None:
     made.write(memoryview(bytes(5 * MIB - len(expected))))
     made._team.finish()
     assert b"".join(sent) == expected.ljust(5 * MIB, b"\0")
+    made.free()
+
+
+@pytest.mark.parametrize("where", ["end", "middle"])
+def test_large_object_is_freed(where: str) -> None:
+    """A part that is being filled keeps no object of the caller that is larger than what it has of it."""
+    made = stream_after_part(5 * MIB)
+    tracemalloc.start()
+    try:
+        large = bytes(33 * MIB)
+        made.write(memoryview(large) if where == "end" else memoryview(large)[MIB : 2 * MIB])
+        made._team.finish()
+        del large
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert made._filling is not None
+    assert made._filling.size in {MIB, 3 * MIB}
+    assert held < 8 * MIB
     made.free()
