@@ -279,10 +279,16 @@ class _Run:
 
     def close(self) -> None:
         """Close the stream."""
-        stream, memory, self.stream, self.memory = self.stream, self.memory, None, None
+        stream, self.stream = self.stream, None
         if stream is not None:
             stream.close()
-        if memory is not None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Return the memory of the stream to the budget, unless the stream goes on."""
+        memory = self.memory
+        if memory is not None and (self.stream is None or self.stream.position == self.stream.end):
+            self.memory = None
             memory.give_back()
 
 
@@ -365,6 +371,8 @@ class ReadAhead:
             else:
                 self._fetch(run, block.start, block.view)
                 block.done.set()
+        for each in self._runs:
+            each.give_back()  # its stream has ended, or was expected only
         self._copy(start, target, direct)
         self._trim()
 

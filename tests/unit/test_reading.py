@@ -650,6 +650,17 @@ def test_close_of_stream() -> None:
     assert (shelf.under_way, memory_taken()) == (0, 0)
 
 
+@pytest.mark.parametrize("size", [8 * KIB, 100_000])
+def test_ended_stream(size: int) -> None:
+    """A file that was read to its end holds at most its last block: its stream does not count any more."""
+    content = content_of(300_000)
+    shelf, filesystem = shelf_of(content, TransferSettings())
+    with filesystem.open(NAME) as file:
+        assert b"".join(iter(lambda: file.read(size), b"")) == content
+        assert shelf.under_way == 0
+        assert memory_taken() <= 300 * KIB
+
+
 # ---- errors
 
 
