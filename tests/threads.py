@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,21 @@ def no_switches() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+@contextmanager
+def switches_at_calls(path: str) -> Iterator[None]:
+    """Let other threads run at each call in a source file, where the interpreter may do so: those started meanwhile."""
+
+    def let_others_run(frame: Any, *_: object) -> None:
+        if frame.f_code.co_filename == path:
+            time.sleep(0.0)
+
+    threading.setprofile(let_others_run)
+    try:
+        yield
+    finally:
+        threading.setprofile(None)
 
 
 def in_threads(number: int, work: Callable[[int], object]) -> None:

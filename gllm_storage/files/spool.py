@@ -91,8 +91,9 @@ class Spool:
             StorageError: If the disk is full or fails.
         """
         view = bytes_of(data)
+        size = len(view)  # a call, at which another thread may run: not between the two statements below
         start = self._position
-        self._position = end = start + len(view)
+        self._position = end = start + size
         try:
             with self._lock:
                 self._write_at(view, start, end)
@@ -100,7 +101,7 @@ class Spool:
             if self._position == end:
                 self._position = start
             raise
-        return len(view)
+        return size
 
     def _write_at(self, view: memoryview, start: int, end: int) -> None:
         if self._memory is not None and end > self._held and not self._hold(end):

@@ -273,18 +273,31 @@ class VersionFile:
         """
         raise io.UnsupportedOperation(f"{self.version.url} is open for reading, not for writing")
 
-    def _settle(self) -> None:
-        """Wait until the position is known: no other thread reads a line from it."""
+    def _settle(self) -> _Claim | None:
+        """Wait until the position is known: no other thread reads a line from it.
+
+        Returns:
+            The claim on the position for which it would be vain to wait, if there is one.
+        """
         while (claim := self._claim) is not None and claim.wait():
             pass
+        return claim
+
+    # The interpreter lets other threads run, and signal handlers, where a function is called and where a loop begins again
+    # (`eval_breaker` in CPython's ceval.c). So statements without a call in between are one step, and need no lock: a thread
+    # would wait for it between `seek` and `read`. Each method below that moves the position does so in one step.
 
     def _take(self, length: int) -> tuple[int, int]:
         """The range of a read at the position, which moves behind it; to the end of the object if the length is negative."""
-        self._settle()
-        start = self.loc
-        end = self._end(start, length)
-        self.loc = max(start, end)
-        return start, end
+        while True:
+            settled = self._settle()
+            # One step from here: threads that read the position before one of them has moved it would get the same bytes.
+            start, size = self.loc, self.size
+            end = size if length < 0 or start + length > size else start + length
+            if self._claim is settled:
+                if end > start:
+                    self.loc = end
+                return start, end
 
     def _read_next(self, length: int, read: Callable[[int, int], T]) -> T | None:
         """Read the range at the position; None if it is empty."""
@@ -298,9 +311,6 @@ class VersionFile:
             if isinstance(error, ObjectChangedError):
                 raise self._replaced() from error
             raise
-
-    def _end(self, start: int, length: int) -> int:
-        return self.size if length < 0 else min(self.size, start + length)
 
     def _put_back(self, start: int, end: int) -> None:
         """Move the position back after a failed read, unless another thread has moved it since."""
@@ -327,9 +337,14 @@ class VersionFile:
 
     def _read_until(self, separator: bytes, step: int | None, most: int | None) -> bytes:
         self._require_open()
-        self._settle()
-        claim = self._claim = _Claim()
-        position = start = self.loc
+        claim = _Claim()
+        while True:
+            settled = self._settle()
+            # One step from here, as in `_take`.
+            if self._claim is settled:
+                self._claim = claim
+                position = start = self.loc
+                break
         try:
             try:
                 found = self._find(start, separator, step, most)

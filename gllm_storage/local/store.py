@@ -345,13 +345,15 @@ class _LocalWriter:
 
     def write(self, data: ReadableBuffer) -> int:
         content = data if isinstance(data, bytes) else bytes_of(data)
+        size = len(content)
+        # Another thread may run at each call: there is none before the position and the size have moved.
         start = self._position
-        self._position = start + len(content)
-        if content:
-            self._size = max(self._size, self._position)
+        self._position = end = start + size
+        if size and end > self._size:
+            self._size = end
         with self._writing:
             self._write_at(start, content)
-        return len(content)
+        return size
 
     def _write_at(self, start: int, content: bytes | memoryview) -> None:
         end = self._start + len(self._buffer)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 import io
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import gllm_storage.local.store
 from gllm_storage import LocalStorageClient, MemoryStorageClient
 from gllm_storage.errors import StorageError
+from gllm_storage.files import spool
 from gllm_storage.filesystem.writing import AtomicWriter
 from gllm_storage.info import Stored
 from gllm_storage.settings import TransferSettings
 from tests.shelf import Shelf, ShelfFileSystem
-from tests.threads import in_threads
+from tests.threads import in_threads, switches_at_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,3 +256,26 @@ def test_threads_share_writer(scheme: str, seeks: bool, tmp_path: Path) -> None:
     assert len(found) == 8 * pieces * size
     written = [found[start : start + size] for start in range(0, len(found), size)]
     assert (written if seeks else sorted(written)) == [bytes([number]) * size for number in range(8) for _ in range(pieces)]
+
+
+@pytest.mark.parametrize("scheme", ["file", "spool"])
+def test_threads_switched(scheme: str, tmp_path: Path) -> None:
+    """Threads that share a file lose no bytes, wherever the interpreter switches between them."""
+    local = scheme == "file"
+    shelf = Shelf(TransferSettings(part_size=2**18, multipart_threshold=2**18, memory_limit=2**20))
+    filesystem: Any = LocalStorageClient({"root": str(tmp_path)}).filesystem if local else ShelfFileSystem(shelf)
+    path = str(tmp_path / "a") if local else "threads/a"
+    source = gllm_storage.local.store.__file__ if local else spool.__file__
+    with filesystem.open(path, "wb") as file, switches_at_calls(source):
+
+        def work(number: int) -> None:
+            for _ in range(300):
+                file.write(b"%06d\n" % number)
+
+        threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    lines = filesystem.cat_file(path).splitlines(keepends=True)
+    assert sorted(lines) == [b"%06d\n" % number for number in range(4) for _ in range(300)]
