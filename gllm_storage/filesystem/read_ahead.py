@@ -40,7 +40,7 @@ import contextlib
 import io
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -78,6 +78,8 @@ _MAX_RUNS = 4
 """The most runs that a file keeps."""
 _STREAM_MEMORY = 4 * 2**20
 """Bytes that a stream counts in the memory budget: the system receives about as many before they are read."""
+_IDLE_SECONDS = 10.0
+"""How long an answer may wait for its reader. Servers close a connection that takes no bytes for some time."""
 _OBSERVED_SECONDS = 0.05
 """Over how much time of fetching the use of the processor is judged."""
 _POLL_SECONDS = 0.2
@@ -220,6 +222,7 @@ class _Run:
         gaps: Bytes between the reads.
         ahead_until: End of the bytes that were requested ahead.
         allowed: End of the bytes that may be requested now.
+        fetched_at: When bytes were last fetched for it.
         left: Bytes that the file had read when the caller read elsewhere.
         stream: The answer from which the next bytes come, if the reading thread receives them itself.
         memory: What the stream counts in the memory budget.
@@ -232,6 +235,7 @@ class _Run:
     gaps: int = 0
     ahead_until: int = -1
     allowed: int = 0
+    fetched_at: float = field(default_factory=time.perf_counter)
     left: int = 0
     stream: RangeStream | None = None
     memory: _Memory | None = None
@@ -315,6 +319,8 @@ class ReadAhead:
         self._judged = 0  # bytes that `_width` has seen
         self._widenings = _WIDENINGS
         self._is_near = False
+        self._is_reading = False
+        self._closes = False
         # The shortcut of `read`: sequential reads up to this offset need nothing but a copy from this block.
         self._current: _Block | None = None
         self._current_until = 0
@@ -332,10 +338,16 @@ class ReadAhead:
         """
         block = self._current
         if block is not None and block.start <= start == self._runs[-1].end and end <= self._current_until:  # the shortcut
-            self._runs[-1].add(start, end)
-            self._last = end
-            return bytes(block.view[start - block.start : end - block.start])
-        with self._reset_on_error():
+            copied = bytes(block.view[start - block.start : end - block.start])
+            if block is self._current:  # otherwise a signal handler has read elsewhere
+                self._runs[-1].add(start, end)
+                self._last = end
+            return copied
+        if self._is_reading:
+            beside = bytearray(end - start)
+            self._request(start, memoryview(beside))
+            return bytes(beside)
+        with self._reading():
             run, fetches = self._prepare(start, end)
             block = self._block_at(start)  # not before: `_prepare` may drop blocks
             if block and end <= block.end and block.done.is_set() and not block.error:  # one copy, where `_fill` needs two
@@ -359,7 +371,10 @@ class ReadAhead:
         Raises:
             Exception: As `read`.
         """
-        with self._reset_on_error():
+        if self._is_reading:
+            self._request(start, target)
+            return
+        with self._reading():
             self._fill(start, target, *self._prepare(start, start + len(target)))
 
     def _fill(self, start: int, target: memoryview, run: _Run | None, fetches: list[_Fetch]) -> None:
@@ -377,14 +392,22 @@ class ReadAhead:
         self._trim()
 
     @contextlib.contextmanager
-    def _reset_on_error(self) -> Iterator[None]:
-        """After an exception, Ctrl-C included, cancel all fetches and discard all blocks, so that the next read works."""
-        self._current = None
+    def _reading(self) -> Iterator[None]:
+        """After an exception, Ctrl-C included, cancel all fetches and discard all blocks, so that the next read works.
+
+        A signal handler may read the same file in the middle of a read, which waits until the handler returns: the lock does
+        not keep its own thread out. Such a read finds `_is_reading`, requests its bytes, and changes nothing.
+        """
+        self._is_reading, self._current = True, None
         try:
             yield
         except BaseException:
             self.reset()
             raise
+        finally:
+            self._is_reading = False
+        if self._closes:
+            self.close()
 
     def step_back(self, end: int, position: int) -> None:
         """Record that the caller used the last read only up to a position, and continues there, as after a line's end.
@@ -399,6 +422,12 @@ class ReadAhead:
             if each is not None and each.end == end:
                 each.end = position
         self._last = position
+
+    def close(self) -> None:
+        """Discard all blocks and cancel their fetches: now, or after the read in which a signal handler closes the file."""
+        self._closes = self._is_reading
+        if not self._closes:
+            self.reset()
 
     def reset(self) -> None:
         """Discard all blocks, cancel their fetches, and forget the runs."""
@@ -645,33 +674,40 @@ class ReadAhead:
         return False
 
     def _fetch(self, run: _Run | None, start: int, target: memoryview) -> None:
-        """Fetch bytes in this thread, or in concurrent parts if they are more than one part.
+        """Fetch bytes: those of a stream in this thread, others by `_request`.
 
         Args:
             run: The run, if bytes may be requested ahead for it.
             start: Offset of the first byte.
             target: The buffer.
         """
-        source = self._source
-        if len(target) > source.settings.part_size:
-            stop = Stop(running_stop())
-            tasks = [
-                partial(source.fetch, start + offset, target[offset : offset + length], stop)
-                for offset, length in part_ranges(len(target), source.settings.part_size)
-            ]
-            run_all(tasks, source.settings.max_concurrency, stop, paced=True)
+        if len(target) > self._source.settings.part_size:
+            self._request(start, target)
             return
         began, cpu = time.perf_counter(), time.thread_time()
         while target:
             stream = self._stream_at(run, start, start + len(target))
             count = len(target) if stream is None else min(len(target), stream.end - start)
             if stream is None:
-                source.fetch(start, target, Stop(running_stop()))
+                self._request(start, target)
             else:
                 stream.fill(target[:count])
             start, target = start + count, target[count:]
         if run is not None:
-            self._observe(time.perf_counter() - began, time.thread_time() - cpu)
+            run.fetched_at = time.perf_counter()
+            self._observe(run.fetched_at - began, time.thread_time() - cpu)
+
+    def _request(self, start: int, target: memoryview) -> None:
+        """Request bytes in this thread, or in concurrent parts if they are more than one part."""
+        source, stop = self._source, Stop(running_stop())
+        tasks = [
+            partial(source.fetch, start + offset, target[offset : offset + length], stop)
+            for offset, length in part_ranges(len(target), source.settings.part_size)
+        ]
+        if len(tasks) > 1:
+            run_all(tasks, source.settings.max_concurrency, stop, paced=True)
+        else:
+            source.fetch(start, target, stop)
 
     def _stream_at(self, run: _Run | None, start: int, end: int) -> RangeStream | None:
         """A stream that goes on with a range, or a new one; None if there is to be none beyond the range."""
@@ -679,6 +715,11 @@ class ReadAhead:
         if run is None:
             return None
         stream = run.stream
+        if time.perf_counter() - run.fetched_at > _IDLE_SECONDS:  # a slow reader: it would not read an answer to its end
+            if stream is not None and run.ahead_until == stream.end:
+                run.ahead_until = end
+            run.close()
+            return None
         if stream is not None and run.streams(start, _MAX_GAP):
             if start > stream.position:
                 stream.skip(start - stream.position)

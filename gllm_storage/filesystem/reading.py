@@ -68,7 +68,7 @@ class ParallelCache(BaseCache):  # type: ignore[misc]  # fsspec publishes no typ
         """Discard all blocks and cancel their fetches."""
         ahead = self.of_process.get()
         with ahead.lock:
-            ahead.reset()
+            ahead.close()
 
 
 class _Claim:

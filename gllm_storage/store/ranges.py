@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,8 +36,6 @@ Range = tuple[str, Slice]
 _REPLACED = "the object was replaced"
 _LARGE = 2**20
 """Ranges of so many bytes on average are read by two workers first. Smaller ones are all round trip, and need the most."""
-_IDLE_SECONDS = 10.0
-"""How long an answer may wait for its reader. Servers close a connection that takes no bytes for some time."""
 DEFAULT_GAP = 64 * 2**10
 """The longest gap in bytes between two ranges of one request: to read it takes less time than a second request."""
 
@@ -150,7 +147,7 @@ class RangeStream:
         self._pieces: Generator[bytes | memoryview, None, None] | None = None
         self._begun_at = start
         self._failures = 0
-        self._last_used = 0.0
+        self._is_intact = True  # the answer goes on at `position`
         self._rest = memoryview(b"")
         self._target = self._given = self._rest
 
@@ -168,10 +165,11 @@ class RangeStream:
             outer.on_set(stop.set)
         try:
             with self._reader.translated(), stopped_by(stop):
-                if time.monotonic() - self._last_used > _IDLE_SECONDS:
+                if not self._is_intact:
                     self._end_answer()
+                self._is_intact = False  # until nothing can interrupt it between a piece and its `position`
                 self._fill(target)
-            self._last_used = time.monotonic()
+                self._is_intact = True
         finally:
             if outer is not None:
                 outer.forget(stop.set)

@@ -27,7 +27,7 @@ from tests.threads import in_threads, read_in, switches_at_calls
 from tests.waiting import eventually, main_waits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 NAME = "models/a"
 PART = 256 * KIB
@@ -435,17 +435,44 @@ def test_broken_stream(times: int) -> None:
     assert read == content
 
 
-def test_abandoned_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that waited for its reader for long is not used any more: the server may have closed the connection."""
-    content = content_of(8 * MIB)
+def test_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long pause, an answer is not used any more, and only the bytes of the read are requested."""
+    content = content_of(12 * MIB)
     shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_attempts=1))
     with filesystem.open(NAME) as file:
         read = bytearray(file.read(MIB) + file.read(MIB) + file.read(MIB))
         before = len(shelf.reads)
-        monkeypatch.setattr("gllm_storage.store.ranges._IDLE_SECONDS", 0.0)
-        read += file.read(MIB)
-        assert len(shelf.reads) == before + 1
-        assert read == content[: 4 * MIB]
+        monkeypatch.setattr("gllm_storage.filesystem.read_ahead._IDLE_SECONDS", -1.0)
+        read += file.read(MIB) + file.read(MIB)
+        assert shelf.reads[before:] == [(3 * MIB, MIB), (4 * MIB, MIB)]
+        assert shelf.under_way == 0
+        monkeypatch.undo()
+        read_rest(file, MIB, read)
+        assert len(shelf.reads) <= before + 6, "it reads ahead again"
+        assert read == content
+
+
+def test_interrupted_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that Ctrl-C interrupted between two pieces continues at its position, if it was not discarded."""
+    content = content_of(8 * MIB)
+    _, filesystem = shelf_of(content, TransferSettings(part_size=MIB))
+    with filesystem.open(NAME) as file:
+        for _ in range(3):
+            file.read(MIB)
+        stream = file._ahead.get()._runs[-1].stream
+        start, receive = stream.position, stream._next_piece
+
+        def interrupt() -> None:
+            receive()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(stream, "_next_piece", interrupt)
+        target = bytearray(MIB)
+        with pytest.raises(KeyboardInterrupt):
+            stream.fill(memoryview(target))
+        monkeypatch.undo()
+        stream.fill(memoryview(target))
+        assert target == content[start : start + MIB]
 
 
 def test_read_of_dropped_run() -> None:
@@ -467,7 +494,10 @@ def test_read_of_dropped_run() -> None:
     thread = threading.Thread(target=lambda: read.extend(file.read(100 * KIB) for _ in range(5)), daemon=True)
     thread.start()
     thread.join(10)
-    assert not thread.is_alive(), "a read waits for a block that no thread fetches"
+    hangs = thread.is_alive()
+    for each in ahead._blocks:
+        each.done.set()  # lets the thread end
+    assert not hangs, "a read waits for a block that no thread fetches"
     assert b"".join(read) == content[start : start + 500 * KIB]
     file.close()
 
@@ -766,6 +796,66 @@ def test_ctrl_c(size: int) -> None:
         shelf.held_up = None
         assert file.read(size) == content[start : start + size]
         assert file.read() == content[start + size :]
+
+
+@pytest.fixture
+def handle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Shelf, Callable[[], None]], None]]:
+    """Lets a signal handler run before each piece of 64 KiB that the main thread receives from a shelf."""
+    before, running = signal.getsignal(signal.SIGUSR1), False
+
+    def set_handler(shelf: Shelf, handler: Callable[[], None]) -> None:
+        def run(*_: object) -> None:
+            nonlocal running
+            running = True
+            try:
+                handler()
+            finally:
+                running = False
+
+        def interrupt(_: float) -> None:
+            if not running and threading.current_thread() is threading.main_thread():
+                signal.raise_signal(signal.SIGUSR1)
+
+        signal.signal(signal.SIGUSR1, run)
+        monkeypatch.setattr("tests.shelf.time", SimpleNamespace(sleep=interrupt))
+        shelf.delay = 1.0
+
+    yield set_handler
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("size", [10_000, 300_000, 3 * MIB])
+def test_handler_reads(size: int, handle: Callable[[Shelf, Callable[[], None]], None]) -> None:
+    """A signal handler may read the file in the middle of a read: both receive their bytes."""
+    content = content_of(8 * MIB)
+    shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_concurrency=2))
+    chosen = random.Random(1)
+    with filesystem.open(NAME) as file:
+
+        def read_elsewhere() -> None:
+            position = file.tell()
+            for start in (max(0, position - size), chosen.randrange(len(content))):
+                file.seek(start)
+                length = chosen.choice([100, size])
+                assert file.read(length) == content[start : start + length]
+            file.seek(position)
+
+        handle(shelf, read_elsewhere)
+        read = bytearray()
+        read_rest(file, size, read)
+        assert read == content
+
+
+def test_handler_closes(handle: Callable[[Shelf, Callable[[], None]], None]) -> None:
+    """A signal handler may close the file in the middle of a read, which returns its bytes."""
+    content = content_of(8 * MIB)
+    shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB))
+    file = filesystem.open(NAME)
+    read = b"".join(file.read(MIB // 2) for _ in range(4))
+    handle(shelf, file.close)
+    read += file.read(MIB // 2)
+    assert read == content[: len(read)]
+    assert (shelf.under_way, memory_taken()) == (0, 0)
 
 
 # ---- threads and processes
