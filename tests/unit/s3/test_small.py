@@ -18,6 +18,7 @@ from gllm_storage.http.pool import Exchange
 from gllm_storage.s3 import small
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.s3.http import client
+from gllm_storage.store import checksums
 from tests.unit.s3.http.scripted import EMPTY, KEYS, ScriptedServer, open_sockets
 from tests.waiting import PATIENCE
 
@@ -309,6 +310,13 @@ def test_pairs(serve: Callable[[Peer], None], to: str, tmp_path: Path, monkeypat
     assert open_sockets() <= before
 
 
+@pytest.fixture
+def pairs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request of a call is a pair, as if an answer before it had stated no checksum."""
+    monkeypatch.setattr(small._Common, "confirms", lambda self, key: not self.requests.knows(key))
+
+
+@pytest.mark.usefixtures("pairs_at_once")
 def test_crafted_object(tmp_path: Path) -> None:
     """An object that looks like an answer is not taken for one if the answers to a pair are in the wrong order."""
     size = len(b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 69\r\n\r\n')
@@ -327,22 +335,27 @@ def test_crafted_object(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_bytes() for name in ("1", "2")] == [refusal] * 2
 
 
+@pytest.mark.usefixtures("pairs_at_once")
 def test_pairs_of_one_object(tmp_path: Path) -> None:
     """That an object was confirmed in between does not confirm the answers to a pair that was sent before."""
     paths = [tmp_path / str(number) for number in range(12)]
-    lock, pairs = threading.Lock(), iter(range(len(paths)))
+    lock, pairs = threading.Lock(), [0]
 
     def serve(peer: Peer) -> None:
         with lock:
-            is_reversed = bool(peer._left) and next(pairs) >= 2
+            pairs[0] += bool(peer._left) and b"/bucket/5" in peer.head
+            is_reversed = bool(peer._left) and pairs[0] > 1
         (reverses if is_reversed else answers)(peer)
 
     with ScriptedServer(serve) as server:
         filesystem = filesystem_at(server.url)
+        filesystem.cat(["bucket/1", "bucket/2"])  # the server passes the trial
         filesystem.get(["bucket/5"] * len(paths), [str(path) for path in paths])
     assert {path.read_bytes() for path in paths} == {CONTENT[b"/bucket/5"]}
+    assert pairs[0] > 1
 
 
+@pytest.mark.usefixtures("pairs_at_once")
 @pytest.mark.parametrize("first", [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", NO_ETAG], ids=["404", "etag"])
 def test_trial_again(first: bytes) -> None:
     """A first answer that decides nothing about pairs leaves it to the next pair."""
@@ -368,6 +381,7 @@ def test_trial_again(first: bytes) -> None:
         direct.close()
 
 
+@pytest.mark.usefixtures("pairs_at_once")
 @pytest.mark.parametrize("stop", ["refused", "stopped"])
 def test_trial_not_sent(stop: str, refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pair that could not be sent, or was cancelled, decides nothing either."""
@@ -387,8 +401,15 @@ def test_trial_not_sent(stop: str, refusing: str, monkeypatch: pytest.MonkeyPatc
         direct.close()
 
 
-@pytest.mark.parametrize("refuses_pairs", [False, True], ids=["pair", "apart"])
-def test_descriptors(refuses_pairs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def states_checksum(peer: Peer) -> None:
+    """State a checksum in the answer."""
+    body = CONTENT[peer.head.split()[1]]
+    checksum = checksums.encode(checksums.crc64nvme(body)).encode()
+    peer.send(answer_of(peer.head).replace(b"ETag", b"x-amz-checksum-crc64nvme: %b\r\nETag" % checksum, 1))
+
+
+@pytest.mark.parametrize("serve", [answers, loses, states_checksum], ids=lambda each: each.__name__)
+def test_descriptors(serve: Callable[[Peer], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that cannot get their names do not stay open until the end of the call."""
     names = [name.decode()[1:] for name in CONTENT]
     paths = [tmp_path / name.rpartition("/")[2] for name in names]
@@ -404,7 +425,7 @@ def test_descriptors(refuses_pairs: bool, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(small._Files, "name", counted)
     monkeypatch.setattr(small, "IN_PROGRESS", 4)
     monkeypatch.setattr(client, "_PAIR_SECONDS", 0.1)
-    with ScriptedServer(loses if refuses_pairs else answers) as server:
+    with ScriptedServer(serve) as server:
         filesystem_at(server.url, fsync=False).get(names, [str(path) for path in paths])
     assert [path.read_bytes() for path in paths] == list(CONTENT.values())
     assert 0 < most[0] <= 8
