@@ -47,15 +47,12 @@ class S3fs(FsspecPeer):
             },
         )
 
-    def upload_small(self, path: str, key: str) -> None:
-        self.filesystem.put_file(path, self._path(key))
+    upload_small = FsspecPeer.upload
+    download_small = FsspecPeer.download
 
     def exists(self, key: str) -> bool:
         found: bool = self.filesystem.exists(self._path(key))
         return found
-
-    def download_small(self, key: str, path: str) -> None:
-        self.filesystem.get_file(self._path(key), path)
 
     def read(self, key: str, step: int) -> int:
         total = 0
