@@ -47,7 +47,9 @@ def is_exiting() -> bool:
 
 def is_green() -> bool:
     """Whether gevent or eventlet has replaced threads by greenlets, which share one thread, and sockets by their own."""
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if gevent is not None and any(map(gevent.is_module_patched, ("socket", "threading"))):
+    # A module that another thread imports at the moment lacks its functions, and has replaced nothing.
+    of_gevent = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
+    if of_gevent is not None and any(map(of_gevent, ("socket", "threading"))):
         return True
-    return eventlet is not None and any(map(eventlet.is_monkey_patched, ("socket", "thread")))
+    of_eventlet = getattr(sys.modules.get("eventlet.patcher"), "is_monkey_patched", None)
+    return of_eventlet is not None and any(map(of_eventlet, ("socket", "thread")))

@@ -357,8 +357,10 @@ def _answer(error: BaseException, details: ErrorDetails, what: str) -> StorageEr
 
 def _is_unanswered(error: BaseException) -> bool:
     """Whether aiohttp, which fsspec's HTTP filesystem uses, got no answer; only some of its errors are an `OSError`."""
-    aiohttp = sys.modules.get("aiohttp")
-    return aiohttp is not None and isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError))
+    aiohttp: Any = sys.modules.get("aiohttp")
+    if not hasattr(aiohttp, "ClientPayloadError"):  # not imported, or another thread imports it at the moment
+        return False
+    return isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError))
 
 
 def _denied(error: BaseException, details: ErrorDetails, what: str) -> AccessDeniedError:

@@ -212,8 +212,9 @@ def translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]
 
 def _parser_errors() -> tuple[type[Exception], ...]:
     """Botocore's exception for an answer that it cannot parse, if its parsers are imported. `StrictParser` has our own."""
-    parsers = sys.modules.get("botocore.parsers")
-    return () if parsers is None else (parsers.ResponseParserError,)
+    # A module lacks its names while another thread imports it; then no exception of its classes exists.
+    found = getattr(sys.modules.get("botocore.parsers"), "ResponseParserError", None)
+    return () if found is None else (found,)
 
 
 def translate(error: Exception, details: ErrorDetails) -> Exception:

@@ -216,10 +216,10 @@ _examined: tuple[list[Any], list[Any]] = ([], [])
 def _foreign_handlers() -> list[Any]:
     """The handlers of other packages among those that botocore registers on each new client."""
     global _examined  # noqa: PLW0603 - one immutable value of the process
-    module: Any = sys.modules.get("botocore.handlers")
-    if module is None:
+    # While another thread imports the module, it has no list to which a package could have added a handler.
+    handlers: list[Any] | None = getattr(sys.modules.get("botocore.handlers"), "BUILTIN_HANDLERS", None)
+    if handlers is None:
         return []
-    handlers: list[Any] = module.BUILTIN_HANDLERS
     known, foreign = _examined
     if handlers != known:  # compares identities first, and takes a microsecond
         foreign = [each[1] for each in handlers if not _is_known(each[1])]
