@@ -27,7 +27,7 @@ from gllm_storage.paths import ExactKey, Location, split_url, without_user
 from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from _typeshed import DataclassInstance
     from fsspec import AbstractFileSystem
@@ -137,6 +137,19 @@ class FsspecStorageClient(CloudStorageClient):
                 Remedy.CHECK_OPTIONS,
             ) from error
         return filesystem
+
+    def filesystem_to_open(self, mode: str, options: Mapping[str, Any]) -> AbstractFileSystem:
+        """The filesystem that `open` uses: a hook for a provider whose `filesystem` takes long to import.
+
+        Args:
+            mode: The mode of the file.
+            options: The further arguments of `open`.
+
+        Raises:
+            StorageError: If the filesystem cannot be made.
+        """
+        del mode, options
+        return self.filesystem
 
     # ------------------------------------------------------------------ the verbs
 
@@ -518,9 +531,10 @@ class FsspecStorageClient(CloudStorageClient):
             b'{}'
         """
         path = self._location.path(self._location.key(remote_path))
-        if isinstance(remote_path, ExactKey) and self.filesystem._strip_protocol(path) != path:  # noqa: SLF001 - fsspec's rule
+        filesystem = self.filesystem_to_open(mode, kwargs)
+        if isinstance(remote_path, ExactKey) and filesystem._strip_protocol(path) != path:  # noqa: SLF001 - fsspec's rule
             raise ValueError(f"open cannot name the key {str(remote_path)!r}, since fsspec changes it; use download_file")
-        return self.filesystem.open(path, mode, **kwargs)
+        return filesystem.open(path, mode, **kwargs)
 
     def info(self, remote_path: str) -> ObjectInfo:
         """Size, ETag, time, checksum and metadata of an object, as the store has them now.

@@ -11,7 +11,12 @@ from gllm_storage.s3.settings import S3Settings
 from gllm_storage.settings import describe, fsspec_configuration, parse_config
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fsspec import AbstractFileSystem
+
     from gllm_storage.s3.connection import S3Connection
+    from gllm_storage.s3.files import ClientFiles
     from gllm_storage.s3.filesystem import S3FileSystem
     from gllm_storage.store.port import ObjectStore
 
@@ -97,6 +102,7 @@ class S3StorageClient(FsspecStorageClient):
         """
         super().__init__(config)
         self._connection: PerProcess[S3Connection] = PerProcess(self._make_connection)
+        self._files: PerProcess[ClientFiles] = PerProcess(self._make_files)
 
     @classmethod
     def config_from_url(cls, url: str) -> dict[str, str]:
@@ -139,6 +145,25 @@ class S3StorageClient(FsspecStorageClient):
         filesystem = S3FileSystem(**self._options(), skip_instance_cache=True)
         filesystem.connection = self._connection.get()
         return filesystem
+
+    def filesystem_to_open(self, mode: str, options: Mapping[str, Any]) -> AbstractFileSystem:
+        """A filesystem that imports neither s3fs nor aiohttp, unless a file needs something of s3fs."""
+        from gllm_storage.s3.files import ClientFiles  # noqa: PLC0415 - it imports fsspec
+
+        made = self._filesystem.peek()
+        is_in_transaction = made is not None and made._intrans  # noqa: SLF001 - fsspec's own
+        if is_in_transaction or not ClientFiles.opens(mode, options) or self._has_options_of_s3fs():
+            return self.filesystem
+        return self._files.get()
+
+    def _make_files(self) -> ClientFiles:
+        from gllm_storage.s3.files import ClientFiles  # noqa: PLC0415 - it imports fsspec
+
+        return ClientFiles(self._connection.get().store(self.settings.bucket_name), lambda: self.filesystem)
+
+    def _has_options_of_s3fs(self) -> bool:
+        """Whether fsspec's own configuration has options for the filesystem that are not settings of the client."""
+        return not fsspec_configuration("s3", "s3a").keys() <= self.settings.filesystem_options().keys()
 
     def _make_connection(self) -> S3Connection:
         from gllm_storage.s3.connection import connection_of  # noqa: PLC0415 - it imports botocore

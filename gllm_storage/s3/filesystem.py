@@ -27,25 +27,19 @@ from gllm_storage.files.target import atomic_target
 from gllm_storage.filesystem.base import StoreFileSystem
 from gllm_storage.s3.connection import S3Connection, connection_of, send_digests
 from gllm_storage.s3.errors import translated
+from gllm_storage.s3.files import S3Writer, open_writer, put_parameters
 from gllm_storage.s3.listing import buckets_of, pages_of
 from gllm_storage.s3.s3fs.errors import translated_s3fs
-from gllm_storage.s3.s3fs.files import S3Appender, S3File, S3Writer
+from gllm_storage.s3.s3fs.files import S3Appender, S3File
 from gllm_storage.s3.s3fs.options import SharedInstances, client_options_of, natural_options, require_known
-from gllm_storage.s3.settings import MAX_PUT, MIN_PART, S3TransferSettings, settings_of_call
+from gllm_storage.s3.settings import S3TransferSettings, settings_of_call
 from gllm_storage.store import checksums
-from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from gllm_storage.info import ObjectInfo
     from gllm_storage.s3.store import S3Store
-
-
-_ONLY_S3FS = {"blocksize", "requester_pays"}
-"""Arguments of writes that are not parameters of S3's."""
-_OF_READERS = {"cache_options", "cache_type", "fill_cache", "size"}
-"""Arguments of `open` that say nothing when a file is written."""
 
 
 class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  # type: ignore[misc]  # s3fs has no types
@@ -201,14 +195,12 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         return {**super().directory(name), "StorageClass": "DIRECTORY", **versions}
 
     def write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
-        """Read s3fs's arguments of writes: parameters of PutObject, ``chunksize``, ``max_concurrency``.
+        """Read s3fs's arguments of writes; see `put_parameters`.
 
         Raises:
             ValueError: If they ask for impossible parts.
         """
-        settings_of_call(self.connection.settings, kwargs)  # refused before any request is sent
-        payer = {"RequestPayer": "requester"} if kwargs.get("requester_pays") else {}
-        return exclusive, {**payer, **{name: value for name, value in kwargs.items() if name not in _ONLY_S3FS}}
+        return exclusive, put_parameters(self.connection.settings, kwargs)
 
     def after_fork(self) -> None:
         """Drop s3fs's client of the parent process."""
@@ -249,25 +241,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
     def _open_to_write(self, path: str, mode: str, block_size: int | None, kwargs: dict[str, Any]) -> S3Writer:
         if self._names_version(path, kwargs):
             raise ValueError(f"{path!r} names a version, which cannot be written")
-        autocommit = bool(kwargs.pop("autocommit", True))
-        given = {name: value for name, value in kwargs.items() if name not in _OF_READERS}
-        exclusive, options = self.write_options(mode == "xb", _with_block_size(given, block_size))
-        bucket, key = self._place(path)
-        store = self.bucket_store(bucket)
-        transfer = store.transfer(key, "upload")
-        if exclusive:
-            store.require_create(key)  # before there is a writer to discard
-        writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, exclusive, options))
-        return S3Writer(
-            writer,
-            store.url(key),
-            mode,
-            blocksize=block_size or self.default_block_size,
-            fs=self,
-            autocommit=autocommit,
-            on_commit=partial(self._forget_listings, path),
-            publish_on_error=store.settings.publish_on_error,
-        )
+        return open_writer(S3Writer, self, path, mode, block_size, kwargs)
 
     def _open_to_append(self, path: str, block_size: int | None, *, autocommit: bool = True, **kwargs: Any) -> S3Appender:
         file = _S3FileSystem._open(self, path, "ab", block_size, **kwargs)  # noqa: SLF001 - s3fs's own writer
@@ -500,18 +474,6 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
 
 
 S3FileSystem._cache = _S3FileSystem._cache  # noqa: SLF001 - so that clear_instance_cache of s3fs's class clears ours
-
-
-def _with_block_size(options: dict[str, Any], block_size: int | None) -> dict[str, Any]:
-    """The options of a write, with the block size of `open` as the size of its parts."""
-    if block_size is None:
-        return options
-    wanted = options.get("chunksize")
-    if wanted is not None and wanted != block_size:
-        raise ValueError(f"block_size={block_size!r} and chunksize={wanted!r} are two sizes of one part; leave one out")
-    if not MIN_PART <= block_size <= MAX_PUT:
-        raise ValueError(f"Block size must be >=5MB, and at most 5 GiB, not {block_size} bytes")
-    return {**options, "chunksize": block_size}
 
 
 def _the_content(value: bytes | None, data: bytes | None) -> bytes:

@@ -1,4 +1,4 @@
-"""`S3File`, `S3Writer` and `S3Appender`: open objects with the attributes of s3fs's files."""
+"""`S3File` and `S3Appender`: open objects that are s3fs's files, or have one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from s3fs.core import S3File as _S3File
 from s3fs.utils import FileExpired
 
 from gllm_storage.filesystem.reading import VersionFile
-from gllm_storage.filesystem.writing import AtomicWriter
 from gllm_storage.info import Stored
+from gllm_storage.s3.files import ClientFile, S3Writer
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -23,41 +23,7 @@ class S3File(VersionFile, _S3File):  # type: ignore[misc]  # s3fs publishes no t
         return expired
 
 
-class S3Writer(AtomicWriter):
-    """An object that is open for writing.
-
-    Args:
-        *args: As for `AtomicWriter`.
-        blocksize: The size of a part, as an attribute that s3fs's files have.
-        **kwargs: As for `AtomicWriter`.
-    """
-
-    def __init__(self, *args: Any, blocksize: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.blocksize = blocksize
-        self._discarded = False
-
-    @property
-    def version_id(self) -> str | None:
-        """The stored version, if the filesystem is aware of versions; None before the file is closed."""
-        return self.stored.version if self.fs.version_aware and self.stored else None
-
-    def discard(self) -> None:
-        """Discard the content."""
-        self._discarded = True
-        super().discard()
-
-    def commit(self) -> None:
-        """Publish the content; as `AtomicWriter.commit`.
-
-        Raises:
-            FileExistsError: If the file was opened exclusively, and another writer has created it since.
-            StorageError: If it cannot be published.
-            ValueError: If the file was not closed, or was discarded.
-        """
-        if self._discarded:
-            raise ValueError(f"{self.path} was discarded, and cannot be committed any more")
-        super().commit()
+S3File.register(ClientFile)  # so that a file is equal to its pickled copy, which the filesystem opens
 
 
 class S3Appender(S3Writer):

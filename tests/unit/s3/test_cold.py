@@ -34,6 +34,10 @@ FOUND = (
     b"x-amz-checksum-crc64nvme: %s\r\nx-amz-checksum-type: FULL_OBJECT\r\n\r\n" % encode(crc64nvme(CONTENT)).encode()
 )
 MISSING = b"HTTP/1.1 404 Not Found\r\n\r\n"
+RANGE = (
+    b"HTTP/1.1 206 Partial Content\r\nContent-Length: 7\r\nContent-Range: bytes 0-6/7\r\n"
+    b'ETag: "321c3cf486ed509164edec1e1981fec8"\r\n\r\n' + CONTENT
+)
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
 STORED = b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "321c3cf486ed509164edec1e1981fec8"\r\n\r\n'
 NO_KEY = b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>"
@@ -87,6 +91,26 @@ def test_first_verb(verb: str, answers: list[bytes], needed: tuple[str, ...], ex
     file = tmp_path / "file"
     file.write_bytes(b"uploaded")
     assert run(verb, *answers, slow=SLOW - set(needed), file=file) == expected
+
+
+OF_FSSPEC = {"asyncio", "awscrt", "email", "fsspec"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "answers", "expected"),
+    [
+        ("client.open('k').read()", [FOUND, RANGE], "b'content'"),
+        ("client.open('k', 'r', encoding='ascii').readline()", [FOUND, RANGE], "content"),
+        ("client.open('k', block_size=2**20).read(1)", [FOUND, RANGE], "b'c'"),
+        ("client.open('k', 'wb', ContentType='a/b').__exit__(None, None, None)", [STORED], "None"),
+        ("client.open('k', 'w').__exit__(None, None, None)", [STORED], "None"),
+        ("client.open('k', 'r', errors='strict')", [MISSING, STORED], "missing"),
+    ],
+    ids=["read", "text", "block size", "write", "write text", "missing"],
+)
+def test_open(verb: str, answers: list[bytes], expected: str) -> None:
+    """`open` imports fsspec, and neither s3fs with aiohttp nor boto3's client."""
+    assert run(verb, *answers, slow=(SLOW | {"aiobotocore"}) - OF_FSSPEC) == expected
 
 
 KEYS_IN_FILE = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n"
