@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.parsers import ResponseParserError
 
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, first_line
+from gllm_storage.s3.http.listing_document import truth_of
 from gllm_storage.store.answers import guarded_pools, require_known_coding
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ class StrictParser:
         handle_boolean = parser._handle_boolean  # noqa: SLF001 - botocore has no other way
 
         def checked_boolean(shape: Any, found: Any) -> bool:
-            # botocore reads everything but "true" as false, and ends a listing at a page that says "True".
-            return _is_truncated(found) if shape.name == "IsTruncated" else bool(handle_boolean(shape, found))
+            return truth_of(found.text) if shape.name == "IsTruncated" else bool(handle_boolean(shape, found))
 
         parser._handle_boolean = checked_boolean  # noqa: SLF001 - as above
 
@@ -78,23 +78,6 @@ class StrictParser:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
-
-
-_TRUTH = {"true": True, "1": True, "false": False, "0": False}
-"""The values of XML's ``boolean``."""
-
-
-def _is_truncated(node: Any) -> bool:
-    """The value of the element ``IsTruncated``.
-
-    Raises:
-        ValueError: If it is neither true nor false.
-    """
-    text = str(node.text or "").strip()
-    try:
-        return _TRUTH[text.lower()]
-    except KeyError:
-        raise ValueError(f"IsTruncated is {text[:80]!r}") from None
 
 
 class _Parsers:

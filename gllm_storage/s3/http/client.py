@@ -62,6 +62,8 @@ _LATE_ERROR = re.compile(rb"<Error[\s>]")
 _ERROR_BEGINS_WITHIN = 200
 _MAX_BODY = 2**20
 """Bytes that are read of the answer to a write, which has none or few."""
+_MAX_LISTING = 2**26
+"""Bytes that are read of a page of a listing: its 1000 keys may take 3 KiB each, and some stores send longer pages."""
 _CHANGES = frozenset({"PUT", "POST", "DELETE"})
 """Methods that change the store."""
 _PAIR_SECONDS = 2.0
@@ -276,6 +278,10 @@ class DirectClient:
     def head_bucket(self, **parameters: Any) -> dict[str, Any]:
         """HeadBucket, as by boto3."""
         return self._call("head_bucket", parameters)
+
+    def list_objects_v2(self, **parameters: Any) -> dict[str, Any]:
+        """ListObjectsV2, as by boto3."""
+        return self._call("list_objects_v2", parameters)
 
     def begin(self, method: str, parameters: dict[str, Any]) -> Started | None:
         """Send a request, and read its answer later. One thread can have many requests in progress in this way.
@@ -513,7 +519,8 @@ class DirectClient:
             return b""
         if operation.name == "CompleteMultipartUpload":
             answer.be_patient()
-        body = answer.beginning(_MAX_BODY).lstrip() if answer.length != 0 else b""
+        most = _MAX_LISTING if operation.name == "ListObjectsV2" else _MAX_BODY
+        body = answer.beginning(most).lstrip() if answer.length != 0 else b""
         if _LATE_ERROR.search(body, 0, _ERROR_BEGINS_WITHIN):
             return self._failure(place, operation, answer, _STATUS_OF_LATE_ERROR, body)
         place.bodies.learn(sent, answer.headers)
@@ -765,8 +772,9 @@ def _head(place: _Place, request: Request) -> bytes:
     else:
         headers["x-amz-content-sha256"] = _digest(place, request)
         lines = place.signer.lines(request.method, request.path, request.query, headers)
-    # Of all queries, only that of CreateMultipartUpload has a name without a value, which the signature lists as empty.
-    target = f"{request.path}?{request.query.removesuffix('=')}" if request.query else request.path
+    # The query of CreateMultipartUpload is a name without a value, which the signature lists as empty.
+    query = request.query if "&" in request.query else request.query.removesuffix("=")
+    target = f"{request.path}?{query}" if query else request.path
     unsigned = f"accept-encoding: identity\r\nuser-agent: {place.template.user_agent}"
     return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n{unsigned}\r\n\r\n".encode("ascii")
 

@@ -23,7 +23,8 @@ class Model:
         inputs: The place of each parameter in the request (botocore's ``location``; empty for the body), and its name there.
         outputs: The field of the result for each header of an answer, and the type of the field.
         query: The query of all its requests, such as ``"uploads"``.
-        elements: The fields of the result that are elements of the answer's document. All are texts.
+        elements: The fields of the result that are elements of the answer's document, and texts. Those of a listing are in
+            listing_document.py.
     """
 
     name: str
@@ -85,8 +86,12 @@ _PARAMETERS = {
     "ContentLength": ("header", "content-length"),
     "ContentMD5": ("header", "content-md5"),
     "ContentType": ("header", "content-type"),
+    "ContinuationToken": ("querystring", "continuation-token"),
+    "Delimiter": ("querystring", "delimiter"),
+    "EncodingType": ("querystring", "encoding-type"),
     "ExpectedBucketOwner": ("header", "x-amz-expected-bucket-owner"),
     "Expires": ("header", "expires"),
+    "FetchOwner": ("querystring", "fetch-owner"),
     "GrantFullControl": ("header", "x-amz-grant-full-control"),
     "GrantRead": ("header", "x-amz-grant-read"),
     "GrantReadACP": ("header", "x-amz-grant-read-acp"),
@@ -100,6 +105,7 @@ _PARAMETERS = {
     "IfUnmodifiedSince": ("header", "if-unmodified-since"),
     "Key": ("uri", "Key"),
     "MFA": ("header", "x-amz-mfa"),
+    "MaxKeys": ("querystring", "max-keys"),
     "Metadata": ("headers", "x-amz-meta-"),
     "MpuObjectSize": ("header", "x-amz-mp-object-size"),
     "MultipartUpload": ("", "CompleteMultipartUpload"),
@@ -109,7 +115,9 @@ _PARAMETERS = {
     "ObjectLockLegalHoldStatus": ("header", "x-amz-object-lock-legal-hold"),
     "ObjectLockMode": ("header", "x-amz-object-lock-mode"),
     "ObjectLockRetainUntilDate": ("header", "x-amz-object-lock-retain-until-date"),
+    "OptionalObjectAttributes": ("header", "x-amz-optional-object-attributes"),
     "PartNumber": ("querystring", "partNumber"),
+    "Prefix": ("querystring", "prefix"),
     "Range": ("header", "range"),
     "RequestPayer": ("header", "x-amz-request-payer"),
     "ResponseCacheControl": ("querystring", "response-cache-control"),
@@ -124,6 +132,7 @@ _PARAMETERS = {
     "SSEKMSEncryptionContext": ("header", "x-amz-server-side-encryption-context"),
     "SSEKMSKeyId": ("header", "x-amz-server-side-encryption-aws-kms-key-id"),
     "ServerSideEncryption": ("header", "x-amz-server-side-encryption"),
+    "StartAfter": ("querystring", "start-after"),
     "StorageClass": ("header", "x-amz-storage-class"),
     "Tagging": ("header", "x-amz-tagging"),
     "UploadId": ("querystring", "uploadId"),
@@ -328,6 +337,16 @@ MODELS = {
             "IfMatchLastModifiedTime IfMatchSize"
         ),
         ("x-amz-delete-marker x-amz-version-id x-amz-request-charged"),
+    ),
+    "list_objects_v2": _model(
+        "ListObjectsV2",
+        "GET",
+        (
+            "Bucket Delimiter EncodingType MaxKeys Prefix ContinuationToken FetchOwner StartAfter RequestPayer "
+            "ExpectedBucketOwner OptionalObjectAttributes"
+        ),
+        "x-amz-request-charged",
+        query="list-type=2",
     ),
     "head_bucket": _model(
         "HeadBucket",

@@ -10,7 +10,7 @@ import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from gllm_storage.http.dates import read_date
 from gllm_storage.s3.http.error_document import read_error
@@ -73,11 +73,15 @@ class Operation:
         self.method = model.method
         self._has_key = model.has_key
         self._has_metadata = model.has_metadata
-        self._query = {model.query: ""} if model.query else {}
+        self._query = dict(parse_qsl(model.query, keep_blank_values=True))
         self._elements = model.elements
+        self._lists = model.name == "ListObjectsV2"
         self._elsewhere = (_NOT_SENT | {_PARTS}) & model.inputs.keys()
         computed = () if model.name == "CreateMultipartUpload" else _COMPUTED  # there it is only a header
         self._places = {name: place for name, place in model.inputs.items() if not name.startswith(computed)}
+        if self._lists:  # as boto3 without the parameter; with it, boto3 does not decode the names
+            self._query |= {"encoding-type": "url"}
+            del self._places["EncodingType"]
         self._readers = {header: (field, _READERS.get(kind, str)) for header, (field, kind) in model.outputs.items()}
 
     def request(self, base: str, parameters: Mapping[str, Any]) -> Request | None:
@@ -88,7 +92,7 @@ class Operation:
             parameters: boto3's arguments.
 
         Returns:
-            The request; None if boto3 has to build it: a parameter that is not a header or query parameter, a value that is
+            The request; None if boto3 has to build it: a parameter that is not a header or query parameter, a header that is
             not printable ASCII, or a body without a length.
         """
         key, body = parameters.get("Key"), parameters.get("Body", b"")
@@ -113,10 +117,11 @@ class Operation:
                 query[place] = _text(value)
             else:
                 return None
-        if (headers and not _are_plain(headers)) or (query and not _are_plain(query)):
+        encoded = _encoded(query) if query else ""
+        if encoded is None or (headers and not _are_plain(headers)):
             return None
         path = path_of(base, str(key)) if self._has_key else base.removesuffix("/") or "/"
-        return Request(self.method, path, canonical_query(query) if query else "", headers, body, length)
+        return Request(self.method, path, encoded, headers, body, length)
 
     def answer(self, status: int, headers: Mapping[str, str], document: bytes = b"") -> dict[str, Any]:
         """The result of boto3 for a successful answer, without the body of an object.
@@ -132,6 +137,10 @@ class Operation:
         found: dict[str, Any] = {"ResponseMetadata": _metadata(status, headers)}
         if self._elements and document:
             found.update(_elements_of(document, self._elements))
+        elif self._lists and document:
+            from gllm_storage.s3.http.listing_document import read_listing  # noqa: PLC0415 - most processes list nothing
+
+            found.update(read_listing(document))
         metadata: dict[str, str] = {}
         for name, value in headers.items():
             known = self._readers.get(name)
@@ -162,6 +171,14 @@ def path_of(base: str, key: str) -> str:
         key: The key.
     """
     return f"{base}{key if _UNRESERVED.fullmatch(key) else quote(key, safe='/~')}"
+
+
+def _encoded(query: Mapping[str, Any]) -> str | None:
+    """The query string; None if a value is not a text that UTF-8 can represent, which boto3 refuses."""
+    try:
+        return canonical_query(query)
+    except (TypeError, UnicodeEncodeError):
+        return None
 
 
 def _document_of(upload: Any) -> bytes | None:

@@ -38,6 +38,11 @@ RANGE = (
     b"HTTP/1.1 206 Partial Content\r\nContent-Length: 7\r\nContent-Range: bytes 0-6/7\r\n"
     b'ETag: "321c3cf486ed509164edec1e1981fec8"\r\n\r\n' + CONTENT
 )
+LISTING = (
+    b"<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated><Contents><Key>a/k</Key><Size>7</Size>"
+    b'<ETag>"e"</ETag><LastModified>2026-01-02T03:04:05.000Z</LastModified></Contents></ListBucketResult>'
+)
+LISTED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(LISTING), LISTING)
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
 STORED = b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "321c3cf486ed509164edec1e1981fec8"\r\n\r\n'
 NO_KEY = b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>"
@@ -83,8 +88,21 @@ def run(verb: str, *answers: bytes, slow: set[str], file: Path | str = "", keys:
         ("client.upload_file(file, 'k')", [STORED], ("awscrt",), "s3://bucket/k"),
         ("client.download_file('k', file).read_bytes()", [FOUND + CONTENT], ("awscrt",), "b'content'"),
         ("client.download_file('k', file)", [REFUSED], ("xml",), "missing"),
+        ("[each.size for each in client.list_files('a')]", [LISTED], ("xml",), "[7]"),
+        ("[each.url for each in client.list_folder('a')]", [LISTED], ("xml",), "['s3://bucket/a/k']"),
     ],
-    ids=["exists", "missing", "info", "delete", "delete missing", "upload", "download", "download missing"],
+    ids=[
+        "exists",
+        "missing",
+        "info",
+        "delete",
+        "delete missing",
+        "upload",
+        "download",
+        "download missing",
+        "list",
+        "folder",
+    ],
 )
 def test_first_verb(verb: str, answers: list[bytes], needed: tuple[str, ...], expected: str, tmp_path: Path) -> None:
     """The first verb imports neither boto3's client nor other slow packages."""

@@ -7,6 +7,7 @@ from typing import Any
 import botocore.session
 import pytest
 
+from gllm_storage.s3.http.listing_document import FIELDS
 from gllm_storage.s3.http.model import MODELS
 
 
@@ -36,8 +37,25 @@ def elements_of(shape: Any) -> set[str]:
     members = shape.members.items() if shape else ()
     found = {name: each for name, each in members if not each.serialization.get("location")}
     payload = shape.serialization.get("payload") if shape else None
+    if found.keys() == FIELDS.keys():
+        return set()
     assert {each.type_name for name, each in found.items() if name != payload} <= {"string"}
     return found.keys() - {payload}
+
+
+def fields_of(shape: Any) -> Any:
+    """The elements of an element in botocore's model, in the form of `FIELDS`."""
+    if shape.type_name == "list":
+        assert shape.serialization.get("flattened")
+        return [fields_of(shape.member)]
+    if shape.type_name != "structure":
+        return shape.type_name
+    return {name: fields_of(each) for name, each in shape.members.items() if not each.serialization.get("location")}
+
+
+def test_listing(service: Any) -> None:
+    """The elements of a listing are those of botocore."""
+    assert fields_of(service.operation_model("ListObjectsV2").output_shape) == FIELDS
 
 
 @pytest.mark.parametrize("method", MODELS)

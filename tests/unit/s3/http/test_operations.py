@@ -357,3 +357,106 @@ def test_damaged_document(body: bytes) -> None:
 def test_unusual_parts(client: DirectClient, upload: Any) -> None:
     """Parts that only boto3 can encode or refuse are left to it."""
     assert direct_request(client, "complete_multipart_upload", {**UPLOAD, "MultipartUpload": upload}) is None
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"Prefix": "", "Delimiter": ""},
+        {"Prefix": "a/b c+d%20é~!'()*//.././\x01", "Delimiter": "/", "MaxKeys": 2},
+        {"ContinuationToken": "a+b/c=", "RequestPayer": "requester", "ExpectedBucketOwner": "1" * 12},
+        {"StartAfter": "ü&b=c", "FetchOwner": True},
+    ],
+    ids=["all", "empty", "folder", "token", "start"],
+)
+def test_listing_request(client: DirectClient, parameters: dict[str, Any]) -> None:
+    """The request of a listing equals the one that boto3 sends."""
+    assert_same(client, "list_objects_v2", {"Bucket": "bucket", **parameters})
+
+
+@settings(max_examples=40, deadline=None)
+@given(prefix=KEYS)
+def test_any_prefix(prefix: str) -> None:
+    """Any prefix is sent as boto3 sends it."""
+    assert_same(_shared(), "list_objects_v2", {"Bucket": "bucket", "Prefix": prefix})
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"EncodingType": "url"}, {"OptionalObjectAttributes": ["RestoreStatus"]}, {"Prefix": "\ud800"}, {"Prefix": None}],
+    ids=["encoding", "attributes", "surrogate", "none"],
+)
+def test_unusual_listing(client: DirectClient, parameters: dict[str, Any]) -> None:
+    """Parameters of a listing that only boto3 can encode, decode or refuse are left to it."""
+    assert direct_request(client, "list_objects_v2", {"Bucket": "bucket", **parameters}) is None
+
+
+ENTRY = b"""<Contents><Key>a%20b+c%2Bd%C3%A9&amp;</Key><LastModified>2026-01-02T03:04:05.678Z</LastModified>
+<ETag>&quot;e&quot;</ETag><Size>5</Size><StorageClass>STANDARD</StorageClass><ChecksumAlgorithm>CRC32</ChecksumAlgorithm>
+<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType><Other>1</Other>
+<Owner><ID>i</ID><DisplayName>d</DisplayName></Owner>
+<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress><RestoreExpiryDate>2026-01-02T03:04:05Z</RestoreExpiryDate>
+</RestoreStatus></Contents>"""
+LISTING = b"""<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>a%%20</Prefix><Delimiter>%%2F</Delimiter>
+<StartAfter>%%61</StartAfter><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>
+<EncodingType>url</EncodingType>%s<CommonPrefixes><Prefix>a%%20/</Prefix></CommonPrefixes></ListBucketResult>"""
+
+
+def at(time: bytes) -> bytes:
+    """A listing of an object with another time."""
+    return LISTING % ENTRY.replace(b"2026-01-02T03:04:05.678Z", time)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        LISTING % (ENTRY + ENTRY),
+        (LISTING % ENTRY).replace(b' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"', b""),
+        (LISTING % ENTRY).replace(b"<EncodingType>url</EncodingType>", b""),
+        at(b"Fri, 02 Jan 2026 03:04:05 GMT"),
+        at(b"2026-01-02T03:04:05+01:00"),
+        at(b"1767323045"),
+        LISTING % b"<Contents/>",
+        b"<ListBucketResult/>",
+        b"<html/>",
+        b"",
+    ],
+    ids=["two", "bare", "not encoded", "http time", "zone", "number", "empty entry", "empty", "other", "nothing"],
+)
+def test_listing(body: bytes) -> None:
+    """A listing is read as boto3 reads it."""
+    with ScriptedServer(document(body)) as server:
+        client = server.client()
+        mine = client.list_objects_v2(Bucket="b")
+        if b"<Contents/>" in body:  # boto3 cannot decode the key that is missing
+            assert mine["Contents"] == [{}]
+        else:
+            assert without_time(mine) == without_time(dict(client.boto.list_objects_v2(Bucket="b")))
+
+
+BOMB = b'<!DOCTYPE a [<!ENTITY e0 "x">%s]><a><Name>&e9;</Name></a>' % b"".join(
+    b'<!ENTITY e%d "%s">' % (number, b"&e%d;" % (number - 1) * 10) for number in range(1, 10)
+)
+"""A document that grows to a gigabyte."""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"oops",
+        (LISTING % ENTRY)[:-20],
+        LISTING % ENTRY.replace(b"<Size>", b"<Size>1</Size><Size>"),
+        LISTING % ENTRY.replace(b"<Key>a", b"<Key><b>a</b>"),
+        LISTING % ENTRY.replace(b"<Size>5", b"<Size>5e3"),
+        at(b"2026-02-30T03:04:05Z"),
+        (LISTING % ENTRY).replace(b"<IsTruncated>false", b"<IsTruncated>no"),
+        BOMB,
+    ],
+    ids=["text", "cut", "two sizes", "nested", "size", "time", "truth", "entities"],
+)
+def test_damaged_listing(body: bytes) -> None:
+    """A damaged listing is an error."""
+    with ScriptedServer(document(body)) as server, pytest.raises(UnreadableAnswerError):
+        server.client().list_objects_v2(Bucket="b")

@@ -1,0 +1,139 @@
+"""The result of boto3's ``list_objects_v2``, from the document of an answer.
+
+boto3's client takes 0.3 s to make, and its parser 70 µs for each object; this module takes 6 µs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from xml.etree.ElementTree import Element
+
+FIELDS: Mapping[str, Any] = {
+    "CommonPrefixes": [{"Prefix": "string"}],
+    "Contents": [
+        {
+            "ChecksumAlgorithm": ["string"],
+            "ChecksumType": "string",
+            "ETag": "string",
+            "Key": "string",
+            "LastModified": "timestamp",
+            "Owner": {"DisplayName": "string", "ID": "string"},
+            "RestoreStatus": {"IsRestoreInProgress": "boolean", "RestoreExpiryDate": "timestamp"},
+            "Size": "long",
+            "StorageClass": "string",
+        }
+    ],
+    "ContinuationToken": "string",
+    "Delimiter": "string",
+    "EncodingType": "string",
+    "IsTruncated": "boolean",
+    "KeyCount": "integer",
+    "MaxKeys": "integer",
+    "Name": "string",
+    "NextContinuationToken": "string",
+    "Prefix": "string",
+    "StartAfter": "string",
+}
+"""The elements of the document: the type of a text, or the elements of an element; in a list if it may occur many times."""
+_ENCODED = ("Delimiter", "Prefix", "StartAfter")
+_ENCODED_BELOW = (("Contents", "Key"), ("CommonPrefixes", "Prefix"))
+_ISO_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+"""The values of XML's ``boolean``."""
+
+
+def read_listing(document: bytes) -> dict[str, Any]:
+    """The result of ``list_objects_v2``, without its ``ResponseMetadata``.
+
+    Names that the server has percent-encoded, as each request asks it to, are decoded.
+
+    Args:
+        document: The body of the answer.
+
+    Raises:
+        ValueError: If it is not such a document: not XML, a number or time that cannot be read, or a field twice.
+    """
+    from xml.etree import ElementTree as ET  # noqa: PLC0415 - it takes 3 ms to import, and most processes list nothing
+
+    parser = ET.XMLParser(target=ET.TreeBuilder(), encoding="utf-8")  # noqa: S314 - as botocore; expat limits entities
+    try:
+        parser.feed(document)
+        root = parser.close()
+    except ET.ParseError as error:
+        raise ValueError(f"the document is not XML: {error}") from error
+    found = _structure(root, FIELDS)
+    if found.get("EncodingType") == "url":
+        _decode(found, _ENCODED)
+        for entries, field in _ENCODED_BELOW:
+            for each in found.get(entries, ()):
+                _decode(each, (field,))
+    return found
+
+
+def truth_of(text: str | None) -> bool:
+    """The value of the element ``IsTruncated``. botocore takes all but ``true`` for false, and so ends a listing early.
+
+    Raises:
+        ValueError: If it is neither true nor false.
+    """
+    given = (text or "").strip()
+    try:
+        return _TRUTH[given.lower()]
+    except KeyError:
+        raise ValueError(f"IsTruncated is {given[:80]!r}") from None
+
+
+def _structure(node: Element, fields: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in node:
+        name = each.tag.rpartition("}")[2]
+        kind = fields.get(name)
+        if isinstance(kind, list):
+            found.setdefault(name, []).append(_value(each, name, kind[0]))
+        elif kind is not None:
+            if name in found:
+                raise ValueError(f"the element {name} occurs twice")
+            found[name] = _value(each, name, kind)
+    return found
+
+
+def _value(node: Element, name: str, kind: Any) -> Any:
+    if isinstance(kind, dict):
+        return _structure(node, kind)
+    if len(node):
+        raise ValueError(f"the element {name} has elements")
+    if name == "IsTruncated":
+        return truth_of(node.text)
+    return _READERS[kind](node.text or "")
+
+
+def _time_of(text: str) -> datetime:
+    if _ISO_TIME.fullmatch(text):
+        with contextlib.suppress(ValueError):  # botocore's parser says what is wrong
+            return datetime.fromisoformat(text)
+    from botocore.utils import parse_timestamp  # noqa: PLC0415 - it takes 70 ms to import, for stores with another format
+
+    found: datetime = parse_timestamp(text)
+    return found
+
+
+def _decode(found: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in found:
+            found[name] = unquote_plus(found[name])
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "boolean": "true".__eq__,
+    "integer": int,
+    "long": int,
+    "string": str,
+    "timestamp": _time_of,
+}
