@@ -173,6 +173,11 @@ class ClientFile(_OfClient, ObjectFile):
         self.fill_cache = options.get("fill_cache", True)
         super().__init__(files, path, version, store, key, **options)
 
+    def __str__(self) -> str:
+        return f"<File-like object S3FileSystem, {self.path}>"  # as fsspec's, which would make `fs` for it
+
+    __repr__ = __str__
+
     @property
     def s3(self) -> Any:
         """The client's filesystem, as `fs`."""

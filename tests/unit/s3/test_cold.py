@@ -120,11 +120,12 @@ OF_FSSPEC = {"asyncio", "awscrt", "email", "fsspec"}
         ("client.open('k').read()", [FOUND, RANGE], "b'content'"),
         ("client.open('k', 'r', encoding='ascii').readline()", [FOUND, RANGE], "content"),
         ("client.open('k', block_size=2**20).read(1)", [FOUND, RANGE], "b'c'"),
+        ("client.open('k')", [FOUND], "<File-like object S3FileSystem, bucket/k>"),
         ("client.open('k', 'wb', ContentType='a/b').__exit__(None, None, None)", [STORED], "None"),
         ("client.open('k', 'w').__exit__(None, None, None)", [STORED], "None"),
         ("client.open('k', 'r', errors='strict')", [MISSING, STORED], "missing"),
     ],
-    ids=["read", "text", "block size", "write", "write text", "missing"],
+    ids=["read", "text", "block size", "repr", "write", "write text", "missing"],
 )
 def test_open(verb: str, answers: list[bytes], expected: str) -> None:
     """`open` imports fsspec, and neither s3fs with aiohttp nor boto3's client."""
