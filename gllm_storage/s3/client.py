@@ -152,7 +152,7 @@ class S3StorageClient(FsspecStorageClient):
 
         made = self._filesystem.peek()
         is_in_transaction = made is not None and made._intrans  # noqa: SLF001 - fsspec's own
-        if is_in_transaction or not ClientFiles.opens(mode, options) or self._has_options_of_s3fs():
+        if is_in_transaction or self._has_own_filesystem() or not ClientFiles.opens(mode, options):
             return self.filesystem
         return self._files.get()
 
@@ -161,8 +161,10 @@ class S3StorageClient(FsspecStorageClient):
 
         return ClientFiles(self._connection.get().store(self.settings.bucket_name), lambda: self.filesystem)
 
-    def _has_options_of_s3fs(self) -> bool:
-        """Whether fsspec's own configuration has options for the filesystem that are not settings of the client."""
+    def _has_own_filesystem(self) -> bool:
+        """Whether a subclass, or fsspec's own configuration, makes another filesystem than the settings of the client."""
+        if type(self).make_filesystem is not S3StorageClient.make_filesystem:
+            return True
         return not fsspec_configuration("s3", "s3a").keys() <= self.settings.filesystem_options().keys()
 
     def _make_connection(self) -> S3Connection:

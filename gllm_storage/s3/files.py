@@ -144,7 +144,7 @@ class _OfClient:
     @property
     def fs(self) -> Any:
         """The client's filesystem. It imports s3fs."""
-        return self._files.whole()
+        return self._files.filesystem()
 
     @fs.setter
     def fs(self, files: ClientFiles) -> None:
@@ -223,7 +223,7 @@ class ClientFiles(StoreFileSystem):
 
     Args:
         store: The store of the client.
-        whole: Returns the filesystem of the client.
+        filesystem: Returns the filesystem of the client.
     """
 
     provider: ClassVar[str] = "s3"
@@ -232,10 +232,10 @@ class ClientFiles(StoreFileSystem):
     cachable = False
     default_block_size = _BLOCK_SIZE
 
-    def __init__(self, store: S3Store, whole: Callable[[], Any]) -> None:
+    def __init__(self, store: S3Store, filesystem: Callable[[], Any]) -> None:
         super().__init__(asynchronous=True)  # it needs no loop: no coroutine of it is called
         self._store = store
-        self.whole = whole
+        self.filesystem = filesystem
 
     @staticmethod
     def opens(mode: str, options: Mapping[str, Any]) -> bool:

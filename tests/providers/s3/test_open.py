@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import fsspec.caching
 import fsspec.config
 import pytest
 import s3fs
 from fsspec.spec import AbstractBufferedFile
 
-from gllm_storage import ExactKey, ObjectExistsError
+from gllm_storage import ExactKey, ObjectExistsError, S3StorageClient
 from tests.conftest import make_rig
 
 if TYPE_CHECKING:
@@ -118,3 +119,17 @@ def test_version_in_key(rig: Rig) -> None:
     with client.open(key, "wb") as file:
         file.write(b"other")
     assert (client.open(key).read(), client.open(NAME).read()) == (b"other", CONTENT)
+
+
+def test_other_filesystem() -> None:
+    """A subclass with another filesystem opens files by that."""
+
+    class InMemory(S3StorageClient):
+        def make_filesystem(self) -> Any:
+            return fsspec.filesystem("memory")
+
+    client = InMemory({"bucket_name": "models"})
+    with client.open("other-filesystem", "wb") as file:
+        file.write(CONTENT)
+    assert client.filesystem.cat_file("models/other-filesystem") == CONTENT
+    client.filesystem.rm("models", recursive=True)
