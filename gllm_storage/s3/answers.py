@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.parsers import ResponseParserError
 
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, first_line
-from gllm_storage.s3.http.listing_document import truth_of
+from gllm_storage.s3.listing import truth_of
 from gllm_storage.store.answers import guarded_pools, require_known_coding
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 VERSIONS = "list_object_versions"
 _OF_LISTINGS = ("Name", "IsTruncated", "KeyCount", "MaxKeys")
 _LISTS = ("Contents", "Versions", "DeleteMarkers")
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+"""The values of XML's ``boolean``."""
 
 
 def pages_of(client: S3Client, parameters: Mapping[str, Any], method: str = "list_objects_v2") -> Iterator[dict[str, Any]]:
@@ -82,6 +84,19 @@ def buckets_of(client: S3Client) -> list[dict[str, Any]]:
         if not token:
             return found
         position = {"ContinuationToken": token}
+
+
+def truth_of(text: str | None) -> bool:
+    """The value of the element ``IsTruncated``. botocore takes all but ``true`` for false, and so ends a listing early.
+
+    Raises:
+        ValueError: If it is neither true nor false.
+    """
+    given = (text or "").strip()
+    try:
+        return _TRUTH[given.lower()]
+    except KeyError:
+        raise ValueError(f"IsTruncated is {given[:80]!r}") from None
 
 
 class _Versions:

@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
+from gllm_storage.s3.listing import truth_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from xml.etree.ElementTree import Element
@@ -45,8 +47,6 @@ FIELDS: Mapping[str, Any] = {
 _ENCODED = ("Delimiter", "Prefix", "StartAfter")
 _ENCODED_BELOW = (("Contents", "Key"), ("CommonPrefixes", "Prefix"))
 _ISO_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
-_TRUTH = {"true": True, "1": True, "false": False, "0": False}
-"""The values of XML's ``boolean``."""
 
 
 def read_listing(document: bytes) -> dict[str, Any]:
@@ -79,19 +79,6 @@ def read_listing(document: bytes) -> dict[str, Any]:
     return found
 
 
-def truth_of(text: str | None) -> bool:
-    """The value of the element ``IsTruncated``. botocore takes all but ``true`` for false, and so ends a listing early.
-
-    Raises:
-        ValueError: If it is neither true nor false.
-    """
-    given = (text or "").strip()
-    try:
-        return _TRUTH[given.lower()]
-    except KeyError:
-        raise ValueError(f"IsTruncated is {given[:80]!r}") from None
-
-
 def _structure(node: Element, fields: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in node:
@@ -118,7 +105,7 @@ def _value(node: Element, name: str, kind: Any) -> Any:
 
 def _time_of(text: str) -> datetime:
     if _ISO_TIME.fullmatch(text):
-        with contextlib.suppress(ValueError):  # botocore's parser says what is wrong
+        with contextlib.suppress(ValueError):  # botocore's parser names the mistake
             return datetime.fromisoformat(text)
     from botocore.utils import parse_timestamp  # noqa: PLC0415 - it takes 70 ms to import, for stores with another format
 
