@@ -171,6 +171,10 @@ class Remedy(Enum):
     NO_WILDCARDS = "Paths have no wildcards: choose among the objects of list_files, or use filesystem.glob"
     LEAVE_PROPERTIES_OUT = "Leave the properties out, or use another store"
     NEEDS_SIGNING_KEY = "Use credentials with a key that signs"
+    UPDATE_LIBRARY = "Update gllm-storage on this machine"
+    OTHER_VERSION_NAME = "Publish under another name, or delete the version first"
+    READ_ALIAS_AGAIN = "Read the alias again, and decide anew"
+    MOVE_ALIAS = "Move the alias to a version that exists"
 
 
 @dataclass(frozen=True)

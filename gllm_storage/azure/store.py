@@ -226,6 +226,23 @@ class AzureStore(ObjectStore):
     def _in_folder(self, found: Any) -> ObjectInfo | str:
         return self.url(found.name) if _is_folder(found) else info_of(found, listed=True)
 
+    @property
+    def finds_first(self) -> bool:
+        """Always: listings are in key order, and a page may have one key."""
+        return True
+
+    def first(self, prefix: str = "") -> ObjectInfo | None:
+        """The first blob whose name begins with a prefix, by pages of one name.
+
+        Raises:
+            StorageError: If the request for a page fails.
+        """
+        listing = self.requests.container.list_blobs(
+            name_starts_with=prefix or None, include=["metadata"], results_per_page=1
+        )
+        pages = self.requests.pages(listing, self.details(prefix, "list"))
+        return next((info_of(each, listed=True) for page in pages for each in page if not _is_marker(each)), None)
+
     def is_prefix(self, prefix: str) -> bool:
         """Whether the name of any blob begins with a prefix.
 

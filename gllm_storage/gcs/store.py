@@ -289,6 +289,20 @@ class GCSStore(ObjectStore):
         for page in self._pages({"prefix": prefix}):
             yield from (each["name"] for each in page.get("items", []))
 
+    @property
+    def finds_first(self) -> bool:
+        """Always: listings are in key order, and a page may have one key."""
+        return True
+
+    def first(self, prefix: str = "") -> ObjectInfo | None:
+        """The first object whose key begins with a prefix, by pages of one key.
+
+        Raises:
+            StorageError: If the request for a page fails.
+        """
+        pages = self._pages({"prefix": prefix, "maxResults": "1"})
+        return next((each for page in pages for each in self._objects_in(page)), None)
+
     def is_prefix(self, prefix: str) -> bool:
         """Whether any key begins with a prefix; a folder marker counts.
 

@@ -15,7 +15,7 @@ from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, 
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
 from gllm_storage.http.pool import run_in_place
-from gllm_storage.info import NO_PROPERTIES, in_order
+from gllm_storage.info import NO_PROPERTIES, in_order, url_in_listing
 from gllm_storage.s3.errors import attempts_of_answer, is_refusal, translated
 from gllm_storage.s3.read import S3Reader
 from gllm_storage.s3.requests import S3Requests, delete_objects, objects_in
@@ -291,6 +291,25 @@ class S3Store(ObjectStore):
         for page in self.requests.pages(prefix, Delimiter="/"):
             folders = [self.url(each["Prefix"]) for each in page.get("CommonPrefixes", [])]
             yield from in_order([*objects_in(page, self.bucket), *folders])
+
+    @property
+    def finds_first(self) -> bool:
+        """Whether listings are in key order. Those of directory buckets are not.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-differences.html
+        """
+        return not self.bucket.endswith(("--x-s3", "--xa-s3"))
+
+    def first(self, prefix: str = "") -> ObjectInfo | None:
+        """The first object whose key begins with a prefix, by pages of one key.
+
+        Raises:
+            StorageError: If the request for a page fails.
+        """
+        if not self.finds_first:
+            return min(self.list(prefix), key=url_in_listing, default=None)
+        pages = self.requests.pages(prefix, MaxKeys=1)  # a page may be empty, and another one follow it
+        return next((each for page in pages for each in objects_in(page, self.bucket)), None)
 
     def is_prefix(self, prefix: str) -> bool:
         """Whether any key begins with a prefix.

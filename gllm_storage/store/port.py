@@ -270,6 +270,19 @@ class ObjectStore(ABC):
         start = self.url("")
         return (info.url.removeprefix(start) for info in self.list(prefix))
 
+    @property
+    def finds_first(self) -> bool:
+        """Whether `first` costs one request, however many objects there are. By default it may list all of them."""
+        return False
+
+    def first(self, prefix: str = "") -> ObjectInfo | None:
+        """The object whose key is the first, in key order, of those that begin with a prefix; None if there is none.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        return next(iter(self.list(prefix)), None)
+
     def details(self, key: str, operation: str) -> ErrorDetails:
         """The facts about an operation on a key, for errors."""
         return ErrorDetails(self.provider, self.url(key) if key else url_of_bucket(self.url("")), operation)

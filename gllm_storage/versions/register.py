@@ -1,0 +1,82 @@
+"""The register of a model's names: each one is a version or an alias, in one spelling.
+
+A name is entered before its log gets a first entry, by one exclusive create under its lower-case form. So of a version and
+an alias of one name, or of two names that differ only in case, one is refused, also when both are made at the same time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from gllm_storage.errors import ObjectExistsError, ObjectNotFoundError, Remedy
+from gllm_storage.versions.layout import is_name, require_name
+from gllm_storage.versions.log import create_exclusively
+from gllm_storage.versions.tree import FORMAT, damaged, decode_json, encode_json, require_format
+
+if TYPE_CHECKING:
+    from gllm_storage.versions.layout import Model
+
+Kind = Literal["version", "alias"]
+
+
+def enter(model: Model, name: str, kind: Kind, operation: str) -> None:
+    """Enter a name, unless it is entered already.
+
+    Args:
+        model: The model.
+        name: The name.
+        kind: The kind of the name.
+        operation: The operation, for errors.
+
+    Raises:
+        ValueError: If the name is not valid.
+        ObjectExistsError: If the name is one of the other kind, or differs from another name only in case.
+        StorageError: If a request fails.
+    """
+    key = _key(model, require_name(name))
+    found = find(model, name, operation)
+    if found is None:
+        try:
+            create_exclusively(model.store, key, encode_json({"format": FORMAT, "kind": kind, "name": name}), operation)
+        except ObjectExistsError:
+            found = find(model, name, operation)
+    if found is not None and found != (name, kind):
+        other, other_kind = found
+        twin = "" if other == name else ", which differs only in case"
+        details = model.store.details(key, operation)
+        raise ObjectExistsError(
+            f"{model.store.url(model.prefix)} has {'an' if other_kind == 'alias' else 'a'} {other_kind} {other!r}{twin}, so "
+            f"{name!r} cannot be {'an' if kind == 'alias' else 'a'} {kind}",
+            details,
+            Remedy.OTHER_NAME,
+        )
+
+
+def find(model: Model, name: str, operation: str) -> tuple[str, Kind] | None:
+    """The entered name that equals a name but for case, and its kind; None if there is none.
+
+    Raises:
+        ValueError: If the name is not valid.
+        IntegrityError: If the object is damaged.
+        StorageError: If the request fails.
+    """
+    key = _key(model, require_name(name))
+    transfer = model.store.transfer(key, operation)
+    try:
+        data = model.store.read(key, transfer)
+    except ObjectNotFoundError:
+        return None
+    fields = decode_json(data, transfer.details)
+    require_format(fields, transfer.details)
+    found, kind = fields.get("name"), fields.get("kind")
+    if not isinstance(found, str) or not is_name(found) or found.lower() != name.lower():
+        raise damaged(transfer.details, "it has another name")
+    if kind == "version":
+        return found, "version"
+    if kind == "alias":
+        return found, "alias"
+    raise damaged(transfer.details, "it has no known kind")
+
+
+def _key(model: Model, name: str) -> str:
+    return model.key("names", f"{name.lower()}.json")
