@@ -342,6 +342,18 @@ class S3Store(ObjectStore):
             if self.requests.find(key, operation) is not None:
                 raise exists_error(self.details(key, operation))
 
+    def require_atomic(self, key: str, operation: str) -> None:
+        """Check that the endpoint enforces the precondition of small objects, whatever the config accepts.
+
+        Raises:
+            ConflictCheckUnsupportedError: If it does not.
+            StorageError: If the probe of the endpoint fails.
+        """
+        settings = self.settings
+        if settings.conditional_writes == "best-effort":
+            settings = replace(settings, conditional_writes="auto")
+        self._plan(key, 0, settings, operation, exclusive=True)
+
     def upload_many(self, items: Sequence[UploadItem], stop: Stop, workers: int = 0) -> Sequence[Stored]:
         """Store several objects: the small ones by requests that do not wait for each other's answers.
 

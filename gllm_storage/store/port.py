@@ -444,6 +444,20 @@ class ObjectStore(ABC):
             return
         raise exists_error(details)
 
+    def require_atomic(self, key: str, operation: str) -> None:
+        """Check that small objects are created exclusively by the store itself, and not by a check that can race.
+
+        Args:
+            key: The key of such an object.
+            operation: The operation, for errors.
+
+        Raises:
+            ConflictCheckUnsupportedError: If they are not.
+            StorageError: If a request fails.
+        """
+        if not self.creates_exclusively:
+            raise self.no_exclusive_create(self.details(key, operation))
+
     def is_prefix(self, prefix: str) -> bool:
         """Whether any key begins with a prefix.
 

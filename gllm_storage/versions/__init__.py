@@ -1,1 +1,37 @@
-"""Published versions: a directory that is in the store completely or not at all."""
+"""Published versions: a directory that is in the store completely or not at all, on any store that creates exclusively.
+
+`publish` stores a directory as a version of a model, `fetch` brings it to another machine, verified against the digest of
+all its files. Aliases point to versions, and move atomically. `delete_version` and `collect_garbage` remove the rest.
+
+Example:
+    >>> from gllm_storage import versions
+    >>> version = versions.publish(client, "./out", "models/llama-ft", version="v3", metadata={"loss": 0.7})
+    >>> versions.set_alias(client, "models/llama-ft", "latest", "v3").name
+    'v3'
+    >>> versions.fetch(client, "models/llama-ft", "latest", "./local").digest == version.digest
+    True
+"""
+
+from gllm_storage.versions.aliases import AliasMove, alias_history, set_alias
+from gllm_storage.versions.catalog import Version, list_versions, resolve
+from gllm_storage.versions.collector import Garbage, collect_garbage
+from gllm_storage.versions.deletion import Deletion, delete_version
+from gllm_storage.versions.fetching import fetch
+from gllm_storage.versions.publisher import publish
+from gllm_storage.versions.verification import verify
+
+__all__ = [
+    "AliasMove",
+    "Deletion",
+    "Garbage",
+    "Version",
+    "alias_history",
+    "collect_garbage",
+    "delete_version",
+    "fetch",
+    "list_versions",
+    "publish",
+    "resolve",
+    "set_alias",
+    "verify",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,11 @@ class AliasEntry:
         if not is_name(self.version):
             raise ValueError(f"{self.version!r} is not the name of a version")
         hex_of(self.digest)
+
+
+def now() -> str:
+    """The time of this machine's clock, in ISO 8601."""
+    return dt.datetime.now(tz=dt.UTC).isoformat(timespec="milliseconds")
 
 
 Entry = Manifest | Aborted | Deleted | AliasEntry

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import doctest
+import secrets
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import gllm_storage
-from gllm_storage import CloudStorageRegistry
+from gllm_storage import CloudStorageRegistry, MemoryStorageClient
+from gllm_storage.versions import publish, set_alias
 
 PACKAGE = Path(gllm_storage.__file__).parent
 NOT_RUN = {
@@ -27,6 +29,16 @@ def with_examples() -> list[str]:
     return [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in found]
 
 
+def published() -> MemoryStorageClient:
+    """A client with version v3 of the model models/llama-ft, and the alias latest."""
+    client = MemoryStorageClient({"bucket_name": f"examples-{secrets.token_hex(4)}"})
+    Path("out").mkdir()
+    Path("out/config.json").write_text("{}", encoding="utf-8")
+    publish(client, "out", "models/llama-ft", version="v3", metadata={"loss": 0.7})
+    set_alias(client, "models/llama-ft", "latest", "v3")
+    return client
+
+
 @pytest.mark.parametrize("module", sorted(set(with_examples()) - NOT_RUN.keys()))
 def test_examples(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All examples of a module work, with a file `model.safetensors` in the working directory."""
@@ -37,6 +49,8 @@ def test_examples(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     found = doctest.DocTestFinder(exclude_empty=True).find(import_module(module), globs=names)
     shared = dict(names)  # an example may use the names that an earlier one has defined
+    if module.startswith("gllm_storage.versions"):
+        shared["client"] = published()
     for each in sorted(found, key=lambda each: each.lineno or 0):
         each.globs = shared
         runner.run(each, clear_globs=False)

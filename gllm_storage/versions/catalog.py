@@ -1,0 +1,207 @@
+"""The versions of a model: `list_versions`, and `resolve`, which finds the one of a name, an alias or a digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gllm_storage.errors import IntegrityError, ObjectNotFoundError, Remedy
+from gllm_storage.versions.entries import Aborted, AliasEntry, Deleted, Manifest
+from gllm_storage.versions.layout import is_digest, is_name, model_of, require_name
+from gllm_storage.versions.log import alias_log, version_log
+from gllm_storage.versions.register import find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from gllm_storage.client import CloudStorageClient
+    from gllm_storage.versions.layout import Model
+    from gllm_storage.versions.log import Log
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version.
+
+    Attributes:
+        name: The name of the version, such as ``"v3"``.
+        digest: The digest of all its files and their paths, ``"sha256:…"``.
+        url: The URL of the complete directory, for tools that read by prefix; it ends with ``/``.
+        files: Number of files.
+        size: Size of all files in bytes.
+        time: When it was published, by the clock of the publisher, in ISO 8601.
+        metadata: The metadata that was published with it.
+    """
+
+    name: str
+    digest: str
+    url: str
+    files: int
+    size: int
+    time: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def resolve(client: CloudStorageClient, model: str, name: str) -> Version:
+    """Find the version that a name, an alias or a digest stands for.
+
+    Args:
+        client: The client of the store.
+        model: The path of the model, as for `publish`.
+        name: The name of a version or of an alias, or a digest ``"sha256:…"``.
+
+    Returns:
+        The version. Its `url` is the complete directory, which other tools can read by its prefix.
+
+    Raises:
+        ValueError: If the path or the name is not valid.
+        FileNotFoundError: If there is no such version, or it was deleted; or if the version of the alias was deleted, or
+            has other files than when the alias was moved (`ObjectNotFoundError`).
+        RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a
+            request fails (`StorageError`).
+
+    Example:
+        >>> resolve(client, "models/llama-ft", "v3").url
+        'memory://.../models/llama-ft/data/...-0/'
+    """
+    place = model_of(client, model)
+    return version_of(place, resolved(place, name, "resolve"))
+
+
+def list_versions(client: CloudStorageClient, model: str) -> Iterator[Version]:
+    """The published versions of a model, in the order of their names. Deleted versions are left out.
+
+    Args:
+        client: The client of the store.
+        model: The path of the model, as for `publish`.
+
+    Raises:
+        ValueError: If the path is not valid.
+        RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a
+            request fails (`StorageError`).
+
+    Example:
+        >>> [version.name for version in list_versions(client, "models/llama-ft")]
+        ['v3']
+    """
+    place = model_of(client, model)
+    return (version_of(place, each) for each in manifests(place, "list"))
+
+
+def version_of(model: Model, manifest: Manifest) -> Version:
+    """The version that a manifest publishes."""
+    return Version(
+        manifest.version,
+        manifest.digest,
+        model.store.url(model.data(manifest.place)),
+        manifest.files,
+        manifest.size,
+        manifest.time,
+        manifest.metadata,
+    )
+
+
+def version_names(model: Model) -> list[str]:
+    """The names of all versions that have a log, deleted ones included.
+
+    Raises:
+        StorageError: If a request fails.
+    """
+    return _names_in(model, "versions")
+
+
+def alias_names(model: Model) -> list[str]:
+    """The names of all aliases that have a log.
+
+    Raises:
+        StorageError: If a request fails.
+    """
+    return _names_in(model, "aliases")
+
+
+def _names_in(model: Model, folder: str) -> list[str]:
+    prefix = f"{model.key(folder)}/"
+    start = model.store.url(prefix)
+    folders = (each for each in model.store.list_folder(prefix) if isinstance(each, str))
+    return [name for each in folders if is_name(name := each.removeprefix(start).removesuffix("/"))]
+
+
+def manifests(model: Model, operation: str) -> Iterator[Manifest]:
+    """The manifests that are the newest entries of their logs.
+
+    Raises:
+        StorageError: If a request fails, or an entry is damaged.
+    """
+    for name in version_names(model):
+        _, entry = version_log(model, name, operation).newest()
+        if isinstance(entry, Manifest):
+            yield entry
+
+
+def resolved(model: Model, name: str, operation: str) -> Manifest:
+    """The manifest that a name, an alias or a digest stands for; raises as `resolve`."""
+    if is_digest(name):
+        found = next((each for each in manifests(model, operation) if each.digest == name), None)
+        if found is None:
+            raise _missing(model, name, operation, f"has no version with digest {name}")
+        return found
+    kind = find(model, require_name(name), operation)
+    if kind is None or kind[0] != name:
+        twin = f"; there is {kind[0]!r}, which differs in case" if kind else ""
+        raise _missing(model, name, operation, f"has no version or alias {name!r}{twin}")
+    return manifest_of(model, name, operation) if kind[1] == "version" else _manifest_of_alias(model, name, operation)
+
+
+def manifest_of(model: Model, version: str, operation: str) -> Manifest:
+    """The manifest of a version, not of an alias; raises as `resolve`."""
+    _, entry = version_log(model, version, operation).newest()
+    if isinstance(entry, Manifest):
+        if entry.version != version:
+            details = model.store.details(model.key("versions", version), operation)
+            raise IntegrityError(f"{details.url} has the manifest of another version, {entry.version!r}", details)
+        return entry
+    state = "was deleted" if isinstance(entry, Deleted) else "is not published"
+    raise _missing(model, version, operation, f"has a version {version!r} that {state}")
+
+
+def _manifest_of_alias(model: Model, alias: str, operation: str) -> Manifest:
+    _, entry = newest_move(alias_log(model, alias, operation))
+    if entry is None:
+        raise _missing(model, alias, operation, f"has an alias {alias!r} that points to nothing")
+    return pointed_to(model, alias, entry, operation)
+
+
+def newest_move(log: Log) -> tuple[int, AliasEntry | None]:
+    """The newest slot of the log of an alias, and its newest move.
+
+    Aborted moves may follow the newest move, and do not count: their movers were told that they had failed.
+
+    Raises:
+        StorageError: If a request fails, or an entry is damaged.
+    """
+    slot, entry = log.newest()
+    below = slot
+    while isinstance(entry, Aborted) and below > 1:
+        below -= 1
+        entry = log.entry(below)
+    return slot, entry if isinstance(entry, AliasEntry) else None
+
+
+def pointed_to(model: Model, alias: str, entry: AliasEntry, operation: str) -> Manifest:
+    """The manifest that an entry of an alias points to; raises as `resolve`."""
+    try:
+        found = manifest_of(model, entry.version, operation)
+    except ObjectNotFoundError as error:
+        cause = f"has an alias {alias!r} to version {entry.version!r}, which does not exist any more"
+        raise _missing(model, alias, operation, cause, Remedy.MOVE_ALIAS) from error
+    if found.digest != entry.digest:
+        cause = (
+            f"has an alias {alias!r} to version {entry.version!r} with {entry.digest}, which was replaced by {found.digest}"
+        )
+        raise _missing(model, alias, operation, cause, Remedy.MOVE_ALIAS)
+    return found
+
+
+def _missing(model: Model, name: str, operation: str, cause: str, remedy: Remedy | None = None) -> ObjectNotFoundError:
+    details = model.store.details(model.key("versions", name), operation)
+    return ObjectNotFoundError(f"{model.store.url(model.prefix)} {cause}", details, remedy)

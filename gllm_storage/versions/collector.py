@@ -1,0 +1,229 @@
+"""`collect_garbage`: deletes the files that no version names, beside publishers and readers, and safe at any clock.
+
+The design, with the failure sequences, is docs/design/versions.md. The order of the requests is the protocol, for all
+candidates in one batch:
+
+1. Create the tombstones, so that no publisher begins there any more.
+2. List the marks; create the slot that each one names as "aborted", so that its publisher can never commit.
+3. List the version names anew, and read the newest entry of each: a directory that one names is kept.
+4. Delete the files of the others, and the marks last. The tombstones stay.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gllm_storage.errors import ObjectExistsError
+from gllm_storage.store.port import nothing
+from gllm_storage.versions.catalog import version_names
+from gllm_storage.versions.entries import Aborted, Deleted, Manifest
+from gllm_storage.versions.layout import is_place, mark_of, model_of
+from gllm_storage.versions.log import create_exclusively, version_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gllm_storage.client import CloudStorageClient
+    from gllm_storage.info import ObjectInfo
+    from gllm_storage.versions.entries import Entry
+    from gllm_storage.versions.layout import Model
+
+_OPERATION = "gc"
+_AT_ONCE = 1000
+"""Keys that are deleted at a time."""
+DEFAULT_GRACE = dt.timedelta(days=1)
+"""The default of `collect_garbage`."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A directory that no version names.
+
+    Attributes:
+        url: The URL of the directory.
+        files: Number of files, the list of the files included.
+        size: Their size in bytes.
+    """
+
+    url: str
+    files: int
+    size: int
+
+
+def collect_garbage(
+    client: CloudStorageClient, model: str, *, grace: dt.timedelta = DEFAULT_GRACE, dry_run: bool = False
+) -> list[Garbage]:
+    """Delete the files of a model that no version names: those of deleted versions, and of publishers that did not end.
+
+    A published version is safe, whatever the clocks say. The grace period spares publishers that are alive: one whose files
+    are collected has to send them again. It also spares readers of a version that was just deleted.
+
+    Args:
+        client: The client of the store.
+        model: The path of the model, as for `publish`.
+        grace: A directory is left alone if a mark, a file, or the deletion of its version is younger, by the clock of the
+            store. Default 1 day.
+        dry_run: Whether only to return what would be deleted. Nothing is written then, and the time of now is that of this
+            machine.
+
+    Returns:
+        The deleted directories.
+
+    Raises:
+        ValueError: If the path is not valid, or the grace period is negative.
+        RuntimeError: If the store cannot create exclusively (`ConflictCheckUnsupportedError`), an entry of a log is damaged
+            (`IntegrityError`), or a request fails (`StorageError`). What is named by a version is there then, too.
+
+    Example:
+        >>> collect_garbage(client, "models/llama-ft", dry_run=True)
+        []
+    """
+    if grace < dt.timedelta():
+        raise ValueError(f"grace must not be negative: {grace}")
+    place = model_of(client, model)
+    collector = Collector(place)
+    candidates = collector.candidates(grace, dry_run=dry_run)
+    if dry_run:
+        return [collector.described(each) for each in candidates]
+    place.store.require_atomic(place.key("tombs", "0"), _OPERATION)
+    return collector.collect(candidates)
+
+
+class Collector:
+    """One garbage collection of a model.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.store = model.store
+
+    def candidates(self, grace: dt.timedelta, *, dry_run: bool) -> list[str]:
+        """The directories that no version names now, and that are older than the grace period.
+
+        Raises:
+            StorageError: If a request fails, or an entry of a log is damaged.
+        """
+        newest = self._newest()
+        named = {each.place for each in newest.values() if isinstance(each, Manifest)}
+        found = [each for each in sorted(self._places() - named) if not self._is_empty(each)]
+        if not grace or not found:
+            return found
+        latest = self._now(dry_run=dry_run) - grace
+        deleted = {each.place: self._time_of_newest(name) for name, each in newest.items() if isinstance(each, Deleted)}
+        return [each for each in found if self._is_older(each, latest, deleted.get(each))]
+
+    def collect(self, places: Iterable[str]) -> list[Garbage]:
+        """Delete the directories that no version names, and none ever will.
+
+        Raises:
+            StorageError: If a request fails, or an entry of a log is damaged.
+        """
+        places = list(places)
+        for each in places:
+            self.bury(each)
+        marks = {each: self.marks(each) for each in places}
+        for each in places:
+            self.end_publishers(each, marks[each])
+        named = self.named() if places else set()
+        return [self.empty(each, marks[each]) for each in places if each not in named]
+
+    def bury(self, place: str) -> None:
+        """Create the tombstone of a directory, unless it has one."""
+        try:
+            create_exclusively(self.store, self.model.tomb(place), b"", _OPERATION)
+        except ObjectExistsError:
+            return
+
+    def marks(self, place: str) -> list[str]:
+        """The keys of the marks of a directory."""
+        return list(self.store.list_keys(self.model.marks(place)))
+
+    def end_publishers(self, place: str, marks: Iterable[str]) -> None:
+        """Take the slots that marks name, so that their publishers can never commit."""
+        for name in sorted({each.removeprefix(self.model.marks(place)).partition("-")[0] for each in marks}):
+            mark = mark_of(name)
+            if mark is not None:
+                version_log(self.model, mark.version, _OPERATION).create(mark.slot, Aborted())
+
+    def named(self) -> set[str]:
+        """The directories that the newest entry of a version names."""
+        return {each.place for each in self._newest().values() if isinstance(each, Manifest)}
+
+    def empty(self, place: str, marks: list[str]) -> Garbage:
+        """Delete the files of a directory, and then its marks."""
+        garbage = self.described(place)
+        self._delete(self.store.list_keys(self.model.data(place)))
+        self._delete([self.model.tree(place)])
+        self._delete(marks)
+        return garbage
+
+    def described(self, place: str) -> Garbage:
+        """The files of a directory, and the list of them."""
+        files = size = 0
+        for info in self._objects(place):
+            files, size = files + 1, size + info.size
+        return Garbage(self.store.url(self.model.data(place)), files, size)
+
+    def _newest(self) -> dict[str, Entry | None]:
+        return {each: version_log(self.model, each, _OPERATION).newest()[1] for each in version_names(self.model)}
+
+    def _time_of_newest(self, version: str) -> dt.datetime | None:
+        found = self.store.first(f"{self.model.key('versions', version)}/")
+        return found.last_modified if found else None
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        transfer = self.store.transfer(self.model.key("data"), _OPERATION)
+        waiting: list[str] = []
+        for key in keys:
+            waiting.append(key)
+            if len(waiting) == _AT_ONCE:
+                self.store.delete_many(waiting, transfer)
+                waiting = []
+        if waiting:
+            self.store.delete_many(waiting, transfer)
+
+    def _places(self) -> set[str]:
+        """All directories that have a file, a list, or a mark. A tombstone alone is not garbage."""
+        found: set[str] = set()
+        for folder in ("data", "marks"):
+            prefix = f"{self.model.key(folder)}/"
+            start = self.store.url(prefix)
+            urls = (each for each in self.store.list_folder(prefix) if isinstance(each, str))
+            found.update(each.removeprefix(start).removesuffix("/") for each in urls)
+        trees = f"{self.model.key('trees')}/"
+        found.update(each.removeprefix(trees).removesuffix(".jsonl") for each in self.store.list_keys(trees))
+        return {each for each in found if is_place(each)}
+
+    def _is_empty(self, place: str) -> bool:
+        """Whether nothing is there. On a disk, the folders of deleted files stay."""
+        prefixes = (self.model.data(place), self.model.tree(place), self.model.marks(place))
+        return all(self.store.first(each) is None for each in prefixes)
+
+    def _objects(self, place: str) -> Iterator[ObjectInfo]:
+        yield from self.store.list(self.model.data(place))
+        yield from self.store.list(self.model.tree(place))
+
+    def _is_older(self, place: str, latest: dt.datetime, deleted: dt.datetime | None) -> bool:
+        if deleted is not None and deleted > latest:
+            return False
+        objects = [*self.store.list(self.model.marks(place)), *self._objects(place)]
+        return all(each.last_modified is None or each.last_modified <= latest for each in objects)
+
+    def _now(self, *, dry_run: bool) -> dt.datetime:
+        """The time of the store's clock; that of this machine if nothing may be written, or the store tells no time."""
+        here = dt.datetime.now(tz=dt.UTC)
+        if dry_run:
+            return here
+        key = self.model.key("tombs", f"clock-{secrets.token_hex(16)}")
+        transfer = self.store.transfer(key, _OPERATION)
+        self.store.upload(self.store.request(key, nothing(transfer.details), transfer))
+        try:
+            return self.store.info(key, _OPERATION).last_modified or here
+        finally:
+            self._delete([key])

@@ -1,0 +1,87 @@
+"""`delete_version`: the log of a version ends with "deleted". Garbage collection deletes its files later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gllm_storage.versions import entries
+from gllm_storage.versions.catalog import alias_names, newest_move
+from gllm_storage.versions.entries import Deleted, Manifest
+from gllm_storage.versions.layout import model_of, require_name
+from gllm_storage.versions.log import alias_log, version_log
+
+if TYPE_CHECKING:
+    from gllm_storage.client import CloudStorageClient
+    from gllm_storage.versions.layout import Model
+
+_OPERATION = "delete"
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """The result of `delete_version`. It is true if the call deleted the version.
+
+    Attributes:
+        deleted: Whether this call deleted the version; if not, there was none, or another process deleted it.
+        aliases: The aliases that point to the deleted version, which `resolve` refuses now.
+    """
+
+    deleted: bool
+    aliases: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.deleted
+
+
+def delete_version(client: CloudStorageClient, model: str, version: str) -> Deletion:
+    """Delete a version. Its name can be published again, with any files.
+
+    Readers that have begun may still finish: the files stay until garbage collection deletes them. An alias to the version
+    is refused by `resolve` from now on.
+
+    Args:
+        client: The client of the store.
+        model: The path of the model, as for `publish`.
+        version: The name of the version; an alias is not one.
+
+    Returns:
+        Whether this call deleted the version, and the aliases that point to it.
+
+    Raises:
+        ValueError: If the path or the name is not valid.
+        RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`); if the
+            store cannot create exclusively (`ConflictCheckUnsupportedError`), or if a request fails (`StorageError`).
+
+    Example:
+        >>> delete_version(client, "models/llama-ft", "v3")
+        Deletion(deleted=True, aliases=('latest',))
+    """
+    place = model_of(client, model)
+    place.store.require_atomic(place.key("versions", require_name(version), "0.json"), _OPERATION)
+    entry = mark_deleted(place, version)
+    if entry is None:
+        return Deletion(deleted=False)
+    # After the entry: of a mover and a deleter at the same moment, at least one sees the other.
+    aliases = [each for each in alias_names(place) if _points_to(place, each, version, entry.digest)]
+    return Deletion(deleted=True, aliases=tuple(aliases))
+
+
+def mark_deleted(model: Model, version: str) -> Deleted | None:
+    """End the log of a version with "deleted"; raises as `delete_version`.
+
+    Returns:
+        The entry; None if there was no version, or another process deleted it.
+    """
+    log = version_log(model, version, _OPERATION)
+    slot, found = log.newest()
+    if not isinstance(found, Manifest):
+        return None
+    # Only another deleter can take this slot: publishers leave the log of a published version alone.
+    entry = Deleted(found.digest, found.place, entries.now())
+    return entry if log.create(slot + 1, entry) is None else None
+
+
+def _points_to(model: Model, alias: str, version: str, digest: str) -> bool:
+    _, entry = newest_move(alias_log(model, alias, _OPERATION))
+    return entry is not None and (entry.version, entry.digest) == (version, digest)

@@ -1,0 +1,224 @@
+"""`fetch`: a version on this machine, complete and verified, in one step.
+
+The files go to a directory beside the destination, whose name has the digest. So a fetch that is run again goes on with the
+files that are there, and after a verification of each one the directory gets its name by one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import fnmatch
+import os
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.errors import (
+    IntegrityError,
+    ObjectNotFoundError,
+    Remedy,
+    StorageUnavailableError,
+)
+from gllm_storage.files.source import local_errors
+from gllm_storage.store.port import ReadItem
+from gllm_storage.store.transfer import Progress
+from gllm_storage.versions.catalog import Version, resolved, version_of
+from gllm_storage.versions.layout import hex_of, model_of
+from gllm_storage.versions.stored_tree import stored_tree
+from gllm_storage.versions.verification import is_local, local_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fsspec.callbacks import Callback
+
+    from gllm_storage.client import CloudStorageClient
+    from gllm_storage.versions.entries import Manifest
+    from gllm_storage.versions.layout import Model
+    from gllm_storage.versions.tree import TreeFile
+
+_OPERATION = "fetch"
+_BATCH = 256
+"""Files that are downloaded side by side before the next ones begin."""
+_ATTEMPTS = 3
+"""How often a fetch begins again because its version was moved to another directory."""
+
+
+def fetch(
+    client: CloudStorageClient,
+    model: str,
+    name: str,
+    local_dir: str | os.PathLike[str],
+    *,
+    include: str | Sequence[str] | None = None,
+    callback: Callback | None = None,
+) -> Version:
+    """Download a version. The directory appears complete and verified, or not at all.
+
+    After an interruption, a second call goes on with the files that are complete.
+
+    Args:
+        client: The client of the store.
+        model: The path of the model, as for `publish`.
+        name: The name of a version or of an alias, or a digest.
+        local_dir: The directory to make; its parent is created.
+        include: Patterns of the paths to download, such as ``"*.safetensors"``; ``*`` also matches ``/``. None downloads
+            all files.
+        callback: Receives the number of bytes of all files, and the bytes as they arrive or are found.
+
+    Returns:
+        The version.
+
+    Raises:
+        ValueError: If the path or the name is not valid, or no file matches `include`.
+        FileExistsError: If the directory exists.
+        FileNotFoundError: If there is no such version, or it was deleted, also while it was fetched
+            (`ObjectNotFoundError`).
+        RuntimeError: If a file or the manifest is damaged (`IntegrityError`) or of a later format
+            (`UnsupportedOperationError`); if another process fetches to the same directory (`StorageUnavailableError`); or
+            if a request or the disk fails (`StorageError`). The directory does not exist then.
+
+    Example:
+        >>> fetch(client, "models/llama-ft", "latest", "./local").name
+        'v3'
+    """
+    place = model_of(client, model)
+    target = os.path.abspath(os.fspath(local_dir))
+    _require_absent(target)
+    patterns = [include] if isinstance(include, str) else include
+    manifest = resolved(place, name, _OPERATION)
+    for attempt in range(_ATTEMPTS):
+        try:
+            _Fetch(place, manifest, target, patterns, Progress(callback)).run()
+        except ObjectNotFoundError as error:
+            manifest = _manifest_after(place, name, manifest, error, is_last=attempt + 1 == _ATTEMPTS)
+        else:
+            break
+    return version_of(place, manifest)
+
+
+class _Fetch:
+    """One fetch of one version from one directory of the store."""
+
+    def __init__(
+        self, model: Model, manifest: Manifest, target: str, patterns: Sequence[str] | None, progress: Progress
+    ) -> None:
+        self._model = model
+        self._manifest = manifest
+        self._target = target
+        self._patterns = patterns
+        self._progress = progress
+        self._details = model.store.details(model.data(manifest.place), _OPERATION)
+        folder, base = os.path.split(target)
+        self._temporary = os.path.join(folder, f".{base}.{hex_of(manifest.digest)[:16]}.gllm-fetch")
+
+    def run(self) -> None:
+        with stored_tree(self._model, self._manifest, _OPERATION) as files:
+            chosen = [each for each in files if self._is_chosen(each)]
+        if not chosen:
+            raise ValueError(f"{self._details.url} has no file that matches {self._patterns!r}")
+        self._progress.expect(sum(each.size for each in chosen))
+        with local_errors("write", self._temporary, self._details):
+            os.makedirs(self._temporary, exist_ok=True)
+        with self._locked():
+            self._remove_others({each.path for each in chosen})
+            rest = iter(chosen)
+            while batch := list(islice(rest, _BATCH)):
+                self._download(batch)
+            self._put_into_place()
+
+    def _is_chosen(self, file: TreeFile) -> bool:
+        return self._patterns is None or any(fnmatch.fnmatchcase(file.path, each) for each in self._patterns)
+
+    def _download(self, batch: Sequence[TreeFile]) -> None:
+        """Download the files that are not there with their content.
+
+        Raises:
+            IntegrityError: If a file in the store has another content.
+            StorageError: If a request or the disk fails.
+        """
+        missing = [each for each in batch if is_local(self._temporary, each) is not None]
+        self._progress(sum(each.size for each in batch) - sum(each.size for each in missing))
+        if not missing:
+            return
+        folder = self._model.data(self._manifest.place)
+        items = [ReadItem(folder + each.path, self._watch, self._path(each.path)) for each in missing]
+        self._model.store.read_many(items, Stop(running_stop()))
+        for each in missing:
+            if is_local(self._temporary, each) is not None:
+                os.unlink(self._path(each.path))
+                details = self._model.store.details(folder + each.path, _OPERATION)
+                raise IntegrityError(
+                    f"{details.url} does not have the SHA-256 that the manifest of version {self._manifest.version!r} names",
+                    details,
+                )
+
+    @contextlib.contextmanager
+    def _watch(self) -> Iterator[Progress]:
+        yield Progress(self._progress)
+
+    def _path(self, path: str) -> str:
+        return os.path.join(self._temporary, *path.split("/"))
+
+    def _remove_others(self, paths: set[str]) -> None:
+        """Remove what an earlier fetch, of other files or killed, has left."""
+        with local_errors("write", self._temporary, self._details):
+            for each in list(local_paths(self._temporary)):
+                if each not in paths or os.path.islink(self._path(each)):
+                    os.unlink(self._path(each))
+            for parent, _, _ in list(os.walk(self._temporary, topdown=False))[:-1]:
+                with contextlib.suppress(OSError):  # a folder with files
+                    os.rmdir(parent)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes out of the temporary directory. The lock ends with the process.
+
+        Raises:
+            StorageUnavailableError: If another process has the lock.
+        """
+        with local_errors("write", self._temporary, self._details):
+            fd = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StorageUnavailableError(
+                    f"{self._details.url}: another process fetches it to {self._target!r}", self._details, Remedy.REPEAT
+                ) from error
+            yield
+        finally:
+            os.close(fd)
+
+    def _put_into_place(self) -> None:
+        with local_errors("write", self._target, self._details):
+            _require_absent(self._target)
+            os.rename(self._temporary, self._target)
+            fd = os.open(os.path.dirname(self._target), os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _require_absent(target: str) -> None:
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "The directory exists; name another one, or remove it", target)
+
+
+def _manifest_after(model: Model, name: str, manifest: Manifest, error: ObjectNotFoundError, *, is_last: bool) -> Manifest:
+    """The manifest to go on with after a file was not found: the version may be in another directory now.
+
+    Raises:
+        ObjectNotFoundError: If the version was deleted.
+        IntegrityError: If it still names the directory in which the file is missing.
+    """
+    found = resolved(model, manifest.digest if name == manifest.digest else manifest.version, _OPERATION)
+    if found.digest != manifest.digest:
+        details = model.store.details(model.key("versions", manifest.version), _OPERATION)
+        raise ObjectNotFoundError(f"{details.url} was replaced while it was fetched", details) from error
+    if is_last or found.place == manifest.place:
+        raise IntegrityError(f"a file of version {manifest.version!r} is missing: {error.message}", error.details) from error
+    return found

@@ -1,0 +1,355 @@
+"""`publish`: a directory becomes a version by one exclusive create, or the store is as before but for files nothing names.
+
+The design, with the failure sequences, is docs/design/versions.md. The order of the requests is the protocol:
+
+1. Read the newest entry of the version: a manifest decides at once.
+2. Write a mark that names the slot of the coming entry; *then* look for a tombstone of the directory.
+3. Store the files that are missing, never replacing one.
+4. Create the entry exclusively: the commit.
+5. Remove the marks, and only after an entry was read in the slot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import gllm_storage
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import (
+    OURS,
+    ConflictCheckUnsupportedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    Remedy,
+    StorageUnavailableError,
+)
+from gllm_storage.files.source import MemorySource, open_source
+from gllm_storage.store.port import UploadItem
+from gllm_storage.store.transfer import Progress
+from gllm_storage.versions import entries
+from gllm_storage.versions.catalog import Version, version_of
+from gllm_storage.versions.entries import LARGEST_ENTRY, Manifest, encode_entry
+from gllm_storage.versions.layout import model_of, place_of, require_name, require_outside, slot_name
+from gllm_storage.versions.local_tree import hashed_tree
+from gllm_storage.versions.log import version_log
+from gllm_storage.versions.register import enter
+from gllm_storage.versions.reuse import Earlier, earlier_files
+from gllm_storage.versions.stored_file import Content, holds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from fsspec.callbacks import Callback
+
+    from gllm_storage.client import CloudStorageClient
+    from gllm_storage.errors import StorageError
+    from gllm_storage.versions.layout import Model
+    from gllm_storage.versions.local_tree import LocalFile, LocalTree
+    from gllm_storage.versions.log import Decision, Log
+
+_OPERATION = "publish"
+_RESTARTS = 5
+"""How often a publisher begins again after a collector, or it itself, has aborted its slot."""
+_BATCH = 1000
+"""Files that are stored before the next mark may be written."""
+_HEARTBEAT_SECONDS = 600
+"""Time between two marks of one publisher, so that the newest one shows that it lives."""
+
+
+def publish(
+    client: CloudStorageClient,
+    local_dir: str | os.PathLike[str],
+    model: str,
+    *,
+    version: str,
+    metadata: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+) -> Version:
+    """Publish a directory as a version of a model: completely, or not at all.
+
+    All files are hashed first. Of several publishers of one version, exactly one wins, unless their files and metadata are
+    equal: then all succeed. A publisher that is run again, also on another machine, sends only what is missing. Files that
+    an earlier version has are copied within the store. Symbolic links to files are followed; empty folders are left out.
+
+    Args:
+        client: The client of the store.
+        local_dir: The directory.
+        model: The path of the model, as for `upload_file`: relative to the prefix of the client, absolute, or a URL.
+        version: The name of the version: up to 128 letters, digits, ``.``, ``_`` and ``-``.
+        metadata: Facts to keep with the version: names, and values that JSON can hold; below 1 MiB in all.
+        callback: Receives the number of bytes of all files, and the bytes as they are stored or found.
+
+    Returns:
+        The version.
+
+    Raises:
+        ValueError: If a name, the path of the model, or the metadata are not valid, or the directory has no file.
+        FileNotFoundError: If the directory does not exist.
+        NotADirectoryError: If `local_dir` is a file.
+        FileExistsError: If the version exists with other files or metadata, or the name is that of an alias, or differs
+            from another name only in case (`ObjectExistsError`).
+        RuntimeError: If a file changes while it is read (`SourceChangedError`); if the store cannot create exclusively
+            (`ConflictCheckUnsupportedError`); or if a request fails (`StorageError`).
+
+    Example:
+        >>> version = publish(client, "./out", "models/llama-ft", version="v3", metadata={"loss": 0.7})
+        >>> version.name, version.files
+        ('v3', 1)
+    """
+    place = model_of(client, model)
+    require_name(version)
+    details = place.store.details(place.key("versions", version), _OPERATION)
+    place.store.require_atomic(place.key("versions", version, "0.json"), _OPERATION)
+    with hashed_tree(os.fspath(local_dir), details) as tree:
+        manifest = new_manifest(place, tree, version, metadata)
+        require_outside(place)
+        enter(place, version, "version", _OPERATION)
+        progress = Progress(callback)
+        progress.expect(tree.size)
+        return version_of(place, Publisher(place, tree, manifest, progress).run())
+
+
+def new_manifest(model: Model, tree: LocalTree, version: str, metadata: Mapping[str, Any] | None = None) -> Manifest:
+    """The entry that publishes a tree in its first directory.
+
+    Raises:
+        ValueError: If the metadata is not JSON, or too large.
+    """
+    manifest = Manifest(
+        model.prefix,
+        version,
+        tree.digest,
+        place_of(tree.digest, 0),
+        tree.files,
+        tree.size,
+        tree.list_size,
+        tree.list_sha256,
+        f"gllm-storage/{gllm_storage.__version__}",
+        entries.now(),
+        dict(metadata or {}),
+    )
+    if len(encode_entry(manifest)) > LARGEST_ENTRY - 64:  # the number of the directory may grow
+        raise ValueError(f"the metadata is too large: the limit is about {LARGEST_ENTRY} bytes with the manifest")
+    return manifest
+
+
+class Publisher:
+    """One publisher of one version.
+
+    Args:
+        model: The model.
+        tree: The files.
+        manifest: The entry to create.
+        progress: Receives the bytes as they are stored or found.
+    """
+
+    def __init__(self, model: Model, tree: LocalTree, manifest: Manifest, progress: Progress) -> None:
+        self._model = model
+        self._store = model.store
+        self._tree = tree
+        self._manifest = manifest
+        self._progress = progress
+        self._log: Log = version_log(model, manifest.version, _OPERATION)
+        self._details = self._store.details(model.key("versions", manifest.version), _OPERATION)
+
+    def run(self) -> Manifest:
+        """Publish.
+
+        Returns:
+            The manifest of the version, which another publisher of the same content may have made.
+
+        Raises:
+            ObjectExistsError: If the version exists with other files or metadata.
+            StorageError: If a request fails, or the slot was aborted again and again.
+        """
+        failure: StorageError | None = None
+        for _ in range(_RESTARTS):
+            slot, entry = self._log.newest()
+            if not isinstance(entry, Manifest):
+                decision = self._attempt(slot + 1)
+                entry, failure = decision.entry, decision.failure
+            if isinstance(entry, Manifest):
+                return self._accepted(entry)
+        if failure is not None:
+            raise failure
+        raise StorageUnavailableError(
+            f"{self._details.url}: garbage collection ended each of {_RESTARTS} attempts to publish",
+            self._details,
+            Remedy.REPEAT,
+        )
+
+    def _attempt(self, slot: int) -> Decision:
+        """Store the files, and commit."""
+        for number in itertools.count():
+            place = place_of(self._tree.digest, number)
+            marks = Marks(self._model, place, self._manifest.version, slot)
+            marks.write()
+            if self._has_tomb(place) or not self._store_files(place, marks):
+                marks.remove()
+                continue
+            decision = self._log.decide(slot, replace(self._manifest, place=place))
+            marks.remove()
+            return decision
+        raise AssertionError  # the loop has no end
+
+    def _accepted(self, found: Manifest) -> Manifest:
+        """The manifest, if it publishes our files and metadata.
+
+        Raises:
+            ObjectExistsError: If it does not.
+        """
+        if found.digest == self._manifest.digest and found.metadata == self._manifest.metadata:
+            self._progress.finish()
+            return found
+        what = "metadata" if found.digest == self._manifest.digest else "files"
+        raise ObjectExistsError(
+            f"{self._details.url} is published with other {what}, and was not changed",
+            self._details,
+            Remedy.OTHER_VERSION_NAME,
+        )
+
+    def _has_tomb(self, place: str) -> bool:
+        return exists(self._model, self._model.tomb(place), _OPERATION)
+
+    # ------------------------------------------------------------------ the files
+
+    def _store_files(self, place: str, marks: Marks) -> bool:
+        """Store what is missing in a directory. Returns False if the directory holds something else."""
+        if not self._store_list(place):
+            return False
+        prefix = self._model.data(place)
+        was_empty = is_alone = self._store.first(prefix) is None
+        with earlier_files(self._model, self._tree) as earlier:
+            for batch in self._tree.batches(_BATCH, self._details):
+                marks.write_if_due()
+                is_alone = is_alone and not earlier and self._store_at_once(prefix, batch)
+                if not is_alone and not self._store_with_care(prefix, batch, earlier):
+                    return False
+        # A file that is not of this tree would be read by programs that read the directory by its prefix.
+        return was_empty or sum(1 for _ in self._store.list_keys(prefix)) == self._tree.files
+
+    def _store_list(self, place: str) -> bool:
+        key = self._model.tree(place)
+        transfer = self._store.transfer(key, _OPERATION)
+        with open_source(self._tree.list_path, transfer.details) as source, contextlib.suppress(ObjectExistsError):
+            self._store.upload(self._store.request(key, source, transfer, exclusive=True))
+            return True
+        return holds(self._store, key, Content(self._tree.list_size, self._tree.list_sha256), transfer)
+
+    def _store_at_once(self, prefix: str, batch: list[LocalFile]) -> bool:
+        """Store the files of a directory that was empty. Returns False if another publisher works there, too."""
+        items = [self._item(prefix, each) for each in batch]
+        try:
+            self._store.upload_many(items, Stop(running_stop()))
+        except (ObjectExistsError, ConflictCheckUnsupportedError):
+            return False
+        return True
+
+    def _item(self, prefix: str, file: LocalFile) -> UploadItem:
+        @contextlib.contextmanager
+        def watch() -> Iterator[Progress]:
+            yield Progress(self._progress)
+
+        return UploadItem(prefix + file.entry.path, file.opened, watch, exclusive=True)
+
+    def _store_with_care(self, prefix: str, batch: list[LocalFile], earlier: Earlier | None) -> bool:
+        # Publishers of the same content begin at different files, so that together they send each one about once.
+        start = secrets.randbelow(len(batch))
+        tasks = [partial(self._keep_or_store, prefix, each, earlier) for each in batch[start:] + batch[:start]]
+        return all(run_all(tasks, self._store.settings.max_concurrency, Stop(running_stop())))
+
+    def _keep_or_store(self, prefix: str, file: LocalFile, earlier: Earlier | None) -> bool:
+        """Store a file unless it is there. Returns False if something else is there."""
+        key, entry = prefix + file.entry.path, file.entry
+        transfer = self._store.transfer(key, _OPERATION)
+        if not exists(self._model, key, _OPERATION):
+            if earlier and earlier.copy(entry, key, transfer):
+                self._progress(entry.size)
+                return True
+            try:
+                self._upload(key, file)
+            except ObjectExistsError:
+                pass
+            else:
+                self._progress(entry.size)
+                return True
+        is_there = holds(self._store, key, entry, transfer, file.opened)
+        self._progress(entry.size if is_there else 0)
+        return is_there
+
+    def _upload(self, key: str, file: LocalFile) -> None:
+        transfer = self._store.transfer(key, _OPERATION)
+        with file.opened(transfer.details) as source:
+            request = self._store.request(key, source, transfer, exclusive=True)
+            try:
+                self._store.upload(request)
+            except ConflictCheckUnsupportedError:
+                # Not enforced for multipart uploads, as on some stores. All publishers write the same content to this key.
+                self._store.upload(replace(request, exclusive=False))
+
+
+class Marks:
+    """The marks of one publisher in one directory. Each has a name of its own, and is never written again.
+
+    Args:
+        model: The model.
+        place: The directory.
+        version: The version that the publisher means to commit.
+        slot: The slot that it means to create.
+    """
+
+    def __init__(self, model: Model, place: str, version: str, slot: int) -> None:
+        self._store = model.store
+        self._prefix = f"{model.marks(place)}{version}/{slot_name(slot)}-"
+        self._keys: list[str] = []
+        self._written = 0.0
+
+    def write(self) -> None:
+        """Write a mark.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        key = self._prefix + secrets.token_hex(16)
+        transfer = self._store.transfer(key, _OPERATION)
+        self._store.upload(self._store.request(key, MemorySource(b"", transfer.details), transfer))
+        self._keys.append(key)
+        self._written = time.monotonic()
+
+    def write_if_due(self) -> None:
+        """Write a further mark if the last one is old, which shows collectors that this publisher lives.
+
+        The earlier marks stay until the end: a listing of several pages is not a snapshot, and could miss both.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        if time.monotonic() - self._written >= _HEARTBEAT_SECONDS:
+            self.write()
+
+    def remove(self) -> None:
+        """Remove the marks. A mark that cannot be removed does no harm: garbage collection removes it."""
+        transfer = self._store.transfer(self._prefix, _OPERATION)
+        with contextlib.suppress(*OURS):
+            self._store.delete_many(self._keys, transfer)
+
+
+def exists(model: Model, key: str, operation: str) -> bool:
+    """Whether an object exists.
+
+    Raises:
+        StorageError: If the request fails.
+    """
+    try:
+        model.store.info(key, operation)
+    except ObjectNotFoundError:
+        return False
+    return True

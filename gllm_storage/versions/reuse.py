@@ -1,0 +1,99 @@
+"""The files of earlier versions that a new version has, too: they are copied within the store instead of sent."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import TYPE_CHECKING
+
+from gllm_storage.errors import OURS
+from gllm_storage.versions.entries import Manifest
+from gllm_storage.versions.layout import is_name, slot_of
+from gllm_storage.versions.log import version_log
+from gllm_storage.versions.stored_file import holds
+from gllm_storage.versions.stored_tree import stored_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from gllm_storage.store.transfer import Transfer
+    from gllm_storage.versions.layout import Model
+    from gllm_storage.versions.local_tree import LocalTree
+    from gllm_storage.versions.tree import TreeFile
+
+_VERSIONS = 3
+"""The latest versions whose files are looked at."""
+_SMALLEST = 2**16
+"""A smaller file is sent: one request, as a copy."""
+_MOST_FILES = 200_000
+"""The most files that are remembered, about 50 MiB."""
+
+
+class Earlier:
+    """Where the files of earlier versions are, by their SHA-256.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._keys: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def add(self, place: str, files: Iterator[TreeFile]) -> None:
+        """Add the files of a version."""
+        for file in files:
+            if len(self._keys) >= _MOST_FILES:
+                return
+            if file.size >= _SMALLEST:
+                self._keys.setdefault(file.sha256, self._model.data(place) + file.path)
+
+    def copy(self, file: TreeFile, key: str, transfer: Transfer) -> bool:
+        """Copy a file, if an earlier version has it. Returns False if the copy is not there with the right content.
+
+        The source may be deleted at any time, and the copy is compared as any other object that is found: so a failure only
+        means that the file is sent.
+        """
+        store, source = self._model.store, self._keys.get(file.sha256)
+        if source is None or source == key:
+            return False
+        try:
+            store.copy_version(source, key, transfer)
+            return holds(store, key, file, transfer)
+        except OURS:
+            return False
+
+
+@contextlib.contextmanager
+def earlier_files(model: Model, tree: LocalTree) -> Iterator[Earlier]:
+    """The large files of the latest versions.
+
+    An error of an earlier version does not keep a new one from being published: its files are sent.
+
+    Raises:
+        StorageError: If the versions cannot be listed.
+    """
+    earlier = Earlier(model)
+    if tree.size >= _SMALLEST:
+        for version in itertools.islice(_latest_versions(model), _VERSIONS):
+            with contextlib.suppress(*OURS):
+                _, entry = version_log(model, version, "publish").newest()
+                if isinstance(entry, Manifest) and entry.digest != tree.digest:
+                    with stored_tree(model, entry, "publish") as files:
+                        earlier.add(entry.place, files)
+    yield earlier
+
+
+def _latest_versions(model: Model) -> list[str]:
+    """The names of versions, that with the youngest entry first, by the clock of the store."""
+    times: dict[str, datetime] = {}
+    prefix = f"{model.key('versions')}/"
+    for info in model.store.list(prefix):
+        version, _, entry = info.url.removeprefix(model.store.url(prefix)).partition("/")
+        if is_name(version) and slot_of(entry.removesuffix(".json")) and info.last_modified is not None:
+            times[version] = max(times.get(version, info.last_modified), info.last_modified)
+    return sorted(times, key=lambda each: times[each], reverse=True)

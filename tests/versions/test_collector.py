@@ -1,0 +1,144 @@
+"""`collect_garbage`: the files that no version names go, and no others."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage import LocalStorageClient
+from gllm_storage.errors import StorageUnavailableError
+from gllm_storage.versions.catalog import list_versions, resolve
+from gllm_storage.versions.collector import Collector, collect_garbage
+from gllm_storage.versions.deletion import delete_version
+from gllm_storage.versions.entries import Aborted
+from gllm_storage.versions.layout import LAST_SLOT, Model, model_of, place_of
+from gllm_storage.versions.log import version_log
+from gllm_storage.versions.publisher import publish
+from gllm_storage.versions.verification import verify
+from tests.versions.support import MODEL, digest_of, keys_of, new_client, store_bytes, write_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gllm_storage.fsspec_client import FsspecStorageClient
+
+NO_TIME = dt.timedelta()
+FILES = {"config.json": b"{}", "weights/1.bin": b"\x01" * 5000}
+PLACE = place_of(digest_of(FILES), 0)
+
+
+@pytest.fixture(params=["memory", "file"])
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> FsspecStorageClient:
+    if request.param == "memory":
+        return new_client()
+    return LocalStorageClient({"root": str(tmp_path / "store")})
+
+
+@pytest.fixture
+def model(client: FsspecStorageClient, tmp_path: Path) -> Model:
+    """A model with the versions v1 and v2 of equal content, and v3 of another one."""
+    for version in ("v1", "v2"):
+        publish(client, write_folder(tmp_path / "out", FILES), MODEL, version=version)
+    publish(client, write_folder(tmp_path / "other", {"f": b"3"}), MODEL, version="v3")
+    return model_of(client, MODEL)
+
+
+def test_nothing_to_collect(client: FsspecStorageClient, model: Model) -> None:
+    """Named directories are kept, and no key changes."""
+    before = keys_of(model)
+    assert collect_garbage(client, MODEL, grace=NO_TIME) == []
+    assert keys_of(model) == before
+
+
+def test_deleted_version(client: FsspecStorageClient, model: Model, tmp_path: Path) -> None:
+    """The files of a deleted version go once no version names them; its name can be published again."""
+    delete_version(client, MODEL, "v1")
+    assert collect_garbage(client, MODEL, grace=NO_TIME) == []
+    delete_version(client, MODEL, "v2")
+    would = collect_garbage(client, MODEL, grace=NO_TIME, dry_run=True)
+    assert [each.url for each in would] == [client.store.url(model.data(PLACE))]
+    assert would[0].files == 3
+    before = keys_of(model)
+    assert collect_garbage(client, MODEL, grace=NO_TIME, dry_run=True) == would
+    assert keys_of(model) == before
+    assert collect_garbage(client, MODEL, grace=NO_TIME) == would
+    assert set(before) - set(keys_of(model)) == {f"data/{PLACE}/{each}" for each in FILES} | {f"trees/{PLACE}.jsonl"}
+    assert set(keys_of(model)) - set(before) == {f"tombs/{PLACE}"}
+    assert collect_garbage(client, MODEL, grace=NO_TIME) == []
+    assert publish(client, tmp_path / "out", MODEL, version="v1").url.endswith("-1/")
+    assert verify(client, MODEL, "v1") == resolve(client, MODEL, "v1")
+
+
+def test_dead_publisher(client: FsspecStorageClient, model: Model) -> None:
+    """The files and marks of a publisher that was killed go, and its slot is taken, so that it can never commit."""
+    place = place_of("sha256:" + "ab" * 32, 0)
+    store_bytes(client.store, f"{model.marks(place)}v9/{LAST_SLOT - 1}-0f", b"")
+    store_bytes(client.store, f"{model.data(place)}f", b"123")
+    assert [each.size for each in collect_garbage(client, MODEL, grace=NO_TIME)] == [3]
+    assert version_log(model, "v9", "test").newest() == (1, Aborted())
+    assert not [each for each in keys_of(model) if place in each and not each.startswith("tombs/")]
+    assert [each.name for each in list_versions(client, MODEL)] == ["v1", "v2", "v3"]
+
+
+def test_late_files(client: FsspecStorageClient, model: Model) -> None:
+    """Files that arrive in a collected directory go with the next collection."""
+    delete_version(client, MODEL, "v3")
+    (garbage,) = collect_garbage(client, MODEL, grace=NO_TIME)
+    place = garbage.url.rstrip("/").rpartition("/")[2]
+    store_bytes(client.store, f"{model.data(place)}f", b"3")
+    assert [each.url for each in collect_garbage(client, MODEL, grace=NO_TIME)] == [garbage.url]
+    assert keys_of(model, f"data/{place}") == []
+
+
+@pytest.mark.parametrize("young", ["file", "mark", "deletion", "nothing"])
+def test_grace_period(client: FsspecStorageClient, model: Model, young: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A young file, mark, or deletion keeps a directory; the clock of the store decides."""
+    place = place_of("sha256:" + "ab" * 32, 0)
+    if young == "deletion":
+        delete_version(client, MODEL, "v3")
+        place = place_of(digest_of({"f": b"3"}), 0)
+    else:
+        store_bytes(client.store, f"{model.data(place)}f", b"")
+        store_bytes(client.store, f"{model.marks(place)}v9/{LAST_SLOT - 1}-0f", b"")
+    real = Collector._now
+    if young == "nothing":
+        monkeypatch.setattr(Collector, "_now", lambda self, **kind: real(self, **kind) + dt.timedelta(hours=2))
+    found = collect_garbage(client, MODEL, grace=dt.timedelta(hours=1))
+    assert len(found) == (1 if young == "nothing" else 0)
+    assert bool(keys_of(model, f"data/{place}")) == (young != "nothing")
+    assert not [each for each in keys_of(model, "tombs/") if "clock" in each]
+
+
+def test_foreign_keys(client: FsspecStorageClient, model: Model) -> None:
+    """What is not a directory of a version is left alone."""
+    others = ["README.md", "data/notes.txt", "data/abc-0/f", f"data/{'ab' * 32}-00/f", "trees/x.jsonl", "inner/data/f"]
+    for each in others:
+        store_bytes(client.store, model.key(each), b"")
+    assert collect_garbage(client, MODEL, grace=NO_TIME) == []
+    assert set(others) <= set(keys_of(model))
+
+
+def test_failed_collector(client: FsspecStorageClient, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection that fails midway leaves the versions complete, and a second one completes it."""
+    delete_version(client, MODEL, "v3")
+    delete_many = client.store.delete_many
+
+    def fail(*_: object) -> None:
+        raise StorageUnavailableError("down")
+
+    monkeypatch.setattr(client.store, "delete_many", fail)
+    with pytest.raises(StorageUnavailableError):
+        collect_garbage(client, MODEL, grace=NO_TIME)
+    monkeypatch.setattr(client.store, "delete_many", delete_many)
+    assert verify(client, MODEL, "v1").name == "v1"
+    assert len(collect_garbage(client, MODEL, grace=NO_TIME)) == 1
+    assert [each.name for each in list_versions(client, MODEL)] == ["v1", "v2"]
+    assert len(keys_of(model, "tombs/")) == 1
+
+
+def test_negative_grace(client: FsspecStorageClient) -> None:
+    """A negative grace period is refused."""
+    with pytest.raises(ValueError, match="must not be negative"):
+        collect_garbage(client, MODEL, grace=dt.timedelta(hours=-1))

@@ -1,0 +1,270 @@
+"""`fetch` and `verify`: complete and verified, or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable  # noqa: TC003 - in a variable of the module
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage import LocalStorageClient
+from gllm_storage.errors import IntegrityError, ObjectNotFoundError, StorageUnavailableError, UnsupportedOperationError
+from gllm_storage.memory.store import MemoryStore
+from gllm_storage.versions.aliases import set_alias
+from gllm_storage.versions.deletion import delete_version
+from gllm_storage.versions.fetching import fetch
+from gllm_storage.versions.layout import model_of
+from gllm_storage.versions.publisher import publish
+from gllm_storage.versions.verification import verify
+from tests.versions.support import MODEL, new_client, read_bytes, store_bytes, write_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gllm_storage.fsspec_client import FsspecStorageClient
+    from gllm_storage.versions.catalog import Version
+    from gllm_storage.versions.layout import Model
+
+FILES = {"config.json": b"{}", "weights/1.bin": b"\x01" * 5000, "weights/2.bin": b"\x02" * 5000, "empty": b""}
+
+
+@pytest.fixture(params=["memory", "file"])
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> FsspecStorageClient:
+    if request.param == "memory":
+        return new_client()
+    return LocalStorageClient({"root": str(tmp_path / "store")})
+
+
+@pytest.fixture
+def version(client: FsspecStorageClient, tmp_path: Path) -> Version:
+    return publish(client, write_folder(tmp_path / "out", FILES), MODEL, version="v3")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize("by", ["name", "alias", "digest"])
+def test_fetched_directory(client: FsspecStorageClient, version: Version, tmp_path: Path, by: str) -> None:
+    """A version, found by its name, an alias or its digest, is on this machine with all its files."""
+    set_alias(client, MODEL, "latest", "v3")
+    name = {"name": "v3", "alias": "latest", "digest": version.digest}[by]
+    target = tmp_path / "new" / "local"
+    assert fetch(client, MODEL, name, target) == version
+    assert content(target) == FILES
+    assert os.listdir(tmp_path / "new") == ["local"]
+    assert verify(client, MODEL, name, target) == verify(client, MODEL, name) == version
+
+
+def test_some_files(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
+    """Patterns choose files of a version; a pattern that matches none is refused."""
+    assert version.files == 4
+    fetch(client, MODEL, "v3", tmp_path / "a", include="*.bin")
+    fetch(client, MODEL, "v3", tmp_path / "b", include=["config.json", "weights/1*"])
+    assert set(content(tmp_path / "a")) == {"weights/1.bin", "weights/2.bin"}
+    assert set(content(tmp_path / "b")) == {"config.json", "weights/1.bin"}
+    with pytest.raises(ValueError, match="has no file that matches"):
+        fetch(client, MODEL, "v3", tmp_path / "c", include="*.pt")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.usefixtures("version")
+def test_existing_destination(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A destination that exists is not touched, whatever it is."""
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "folder", "link"):
+        with pytest.raises(FileExistsError):
+            fetch(client, MODEL, "v3", tmp_path / name)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def partial_folder(version: Version, target: Path) -> Path:
+    return target.parent / f".{target.name}.{version.digest[7:23]}.gllm-fetch"
+
+
+def test_resumed_fetch(
+    client: FsspecStorageClient, version: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an interrupted fetch has left is kept if it is right, and replaced or removed if not."""
+    left = partial_folder(version, tmp_path / "local")
+    write_folder(left, {"weights/1.bin": FILES["weights/1.bin"], "weights/2.bin": b"\x03" * 5000, "other/junk": b"x"})
+    (left / "config.json").symlink_to(tmp_path / "out" / "config.json")
+    asked: list[str] = []
+    read_many = client.store.read_many
+
+    def watch(items: Any, *args: Any, **options: Any) -> Any:
+        asked.extend(each.key.rpartition("-0/")[2] for each in items)
+        return read_many(items, *args, **options)
+
+    monkeypatch.setattr(client.store, "read_many", watch)
+    fetch(client, MODEL, "v3", tmp_path / "local")
+    assert sorted(asked) == ["config.json", "empty", "weights/2.bin"]
+    assert content(tmp_path / "local") == FILES
+    assert not (tmp_path / "local" / "other").exists()
+    assert not (tmp_path / "local" / "config.json").is_symlink()
+
+
+def test_second_process(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
+    """Of two processes that fetch to one directory, the second one is told."""
+    left = partial_folder(version, tmp_path / "local")
+    left.mkdir()
+    fd = os.open(left, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(StorageUnavailableError, match="another process fetches"):
+            fetch(client, MODEL, "v3", tmp_path / "local")
+    finally:
+        os.close(fd)
+    fetch(client, MODEL, "v3", tmp_path / "local")
+
+
+def change(model: Model, key: str, edit: Callable[[bytes], bytes]) -> None:
+    store_bytes(model.store, key, edit(read_bytes(model.store, key)))
+
+
+def edit_json(**fields: Any) -> Callable[[bytes], bytes]:
+    return lambda data: json.dumps(json.loads(data) | fields).encode()
+
+
+def swap(model: Model, one: str, two: str) -> None:
+    first, second = read_bytes(model.store, one), read_bytes(model.store, two)
+    store_bytes(model.store, one, second)
+    store_bytes(model.store, two, first)
+
+
+def rename(model: Model, key: str, other: str) -> None:
+    store_bytes(model.store, other, read_bytes(model.store, key))
+    model.store.delete(key)
+
+
+def without_last_line(data: bytes) -> bytes:
+    return b"".join(data.splitlines(keepends=True)[:-1])
+
+
+ONE, TWO, THREE = (f"weights/{number}.bin" for number in (1, 2, 3))
+ZERO = "00" * 32
+OF_FILES: dict[str, Callable[[Model, str], object]] = {
+    "changed file": lambda model, data: change(model, data + ONE, lambda old: b"\x09" + old[1:]),
+    "truncated shard": lambda model, data: change(model, data + ONE, lambda old: old[:-1]),
+    "missing file": lambda model, data: model.store.delete(data + ONE),
+    "added file": lambda model, data: store_bytes(model.store, data + THREE, b""),
+    "renamed file": lambda model, data: rename(model, data + ONE, data + THREE),
+    "swapped files": lambda model, data: swap(model, data + ONE, data + TWO),
+}
+OF_LISTS: dict[str, Callable[[Model, str], object]] = {
+    "missing tree list": lambda model, tree: model.store.delete(tree),
+    "truncated tree list": lambda model, tree: change(model, tree, lambda old: old[:-10]),
+    "tree list without a file": lambda model, tree: change(model, tree, without_last_line),
+}
+OF_MANIFESTS: dict[str, Callable[[bytes], bytes]] = {
+    "damaged manifest": lambda old: old[:-10],
+    "manifest with another digest": edit_json(digest=f"sha256:{ZERO}", place=f"{ZERO}-0"),
+    "manifest with another tree list": edit_json(tree_sha256=ZERO),
+    "manifest of another version": edit_json(version="v4"),
+}
+
+
+def tamper(model: Model, place: str, kind: str) -> None:
+    if kind in OF_FILES:
+        OF_FILES[kind](model, model.data(place))
+    elif kind in OF_LISTS:
+        OF_LISTS[kind](model, model.tree(place))
+    else:
+        change(model, model.key("versions", "v3", "99999998.json"), OF_MANIFESTS[kind])
+
+
+@pytest.mark.parametrize("kind", [*OF_FILES, *OF_LISTS, *OF_MANIFESTS])
+def test_tampered_version(client: FsspecStorageClient, version: Version, tmp_path: Path, kind: str) -> None:
+    """`verify` and `fetch` find every change; a file that was added is not fetched."""
+    model = model_of(client, MODEL)
+    tamper(model, f"{version.digest[7:]}-0", kind)
+    with pytest.raises(IntegrityError):
+        verify(client, MODEL, "v3")
+    if kind == "added file":
+        fetch(client, MODEL, "v3", tmp_path / "local")
+        assert content(tmp_path / "local") == FILES
+        return
+    with pytest.raises(IntegrityError):
+        fetch(client, MODEL, "v3", tmp_path / "local")
+    assert not (tmp_path / "local").exists()
+
+
+def test_swapped_tree_list(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
+    """A tree list and a manifest that agree with each other, and not with the digest, are found."""
+    assert version.files == 4
+    other = publish(client, write_folder(tmp_path / "other", {**FILES, "config.json": b"[]"}), MODEL, version="v4")
+    model = model_of(client, MODEL)
+    of_other = json.loads(read_bytes(client.store, model.key("versions", "v4", "99999998.json")))
+    change(
+        model,
+        model.key("versions", "v3", "99999998.json"),
+        edit_json(**{name: of_other[name] for name in ("tree_sha256", "tree_size", "size")}),
+    )
+    tree = read_bytes(client.store, model.tree(f"{other.digest[7:]}-0"))
+    store_bytes(client.store, model.tree(f"{version.digest[7:]}-0"), tree)
+    with pytest.raises(IntegrityError, match="not those of the digest"):
+        fetch(client, MODEL, "v3", tmp_path / "local")
+
+
+@pytest.mark.parametrize("kind", ["changed", "missing", "added", "renamed", "truncated", "link"])
+def test_tampered_copy(client: FsspecStorageClient, version: Version, tmp_path: Path, kind: str) -> None:
+    """`verify` finds every change of a local copy, and names the file."""
+    target = tmp_path / "local"
+    assert fetch(client, MODEL, "v3", target) == version
+    file = target / "weights" / "1.bin"
+    if kind == "changed":
+        file.write_bytes(b"\x09" + file.read_bytes()[1:])
+    elif kind == "truncated":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif kind == "missing":
+        file.unlink()
+    elif kind == "renamed":
+        file.rename(target / "weights" / "3.bin")
+    elif kind == "added":
+        (target / "weights" / "3.bin").write_bytes(b"")
+    else:
+        file.rename(tmp_path / "1.bin")
+        file.symlink_to(tmp_path / "1.bin")
+    with pytest.raises(IntegrityError, match=r"weights/[13]\.bin"):
+        verify(client, MODEL, "v3", target)
+
+
+def test_later_format(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
+    """A manifest of a later format is refused with the advice to update."""
+    assert version.files == 4
+    model = model_of(client, MODEL)
+    change(model, model.key("versions", "v3", "99999998.json"), edit_json(format=2))
+    with pytest.raises(UnsupportedOperationError, match="Update gllm-storage"):
+        fetch(client, MODEL, "v3", tmp_path / "local")
+
+
+def test_version_deleted_meanwhile(
+    client: FsspecStorageClient, version: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader whose version is deleted while it fetches is told so, and nothing appears."""
+    read_many = client.store.read_many
+    model = model_of(client, MODEL)
+
+    def delete_first(*args: Any, **options: Any) -> Any:
+        delete_version(client, MODEL, "v3")
+        client.store.delete(model.data(f"{version.digest[7:]}-0") + "config.json")
+        return read_many(*args, **options)
+
+    monkeypatch.setattr(client.store, "read_many", delete_first)
+    with pytest.raises(ObjectNotFoundError, match="'v3' that was deleted"):
+        fetch(client, MODEL, "v3", tmp_path / "local")
+    assert not (tmp_path / "local").exists()
+
+
+def test_reading_a_version_again(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
+    """`verify` by checksums alone reads the files only of a store that has no checksums, and finds a change as well."""
+    assert verify(client, MODEL, "v3", read=False) == version
+    tamper(model_of(client, MODEL), f"{version.digest[7:]}-0", "changed file")
+    with pytest.raises(IntegrityError, match=r"weights/1\.bin"):
+        verify(client, MODEL, "v3", read=False)
+    assert isinstance(client.store, MemoryStore) or (tmp_path / "store").exists()

@@ -1,0 +1,343 @@
+"""`publish`, on the stores of this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage import LocalStorageClient
+from gllm_storage.errors import ConflictCheckUnsupportedError, ObjectExistsError, StorageError, StorageUnavailableError
+from gllm_storage.files.source import SourceChangedError
+from gllm_storage.fsspec_client import FsspecStorageClient
+from gllm_storage.memory.store import MemoryStore
+from gllm_storage.versions import publisher as publishing
+from gllm_storage.versions.catalog import list_versions, resolve
+from gllm_storage.versions.layout import model_of, place_of, slot_name
+from gllm_storage.versions.local_tree import hashed_tree
+from gllm_storage.versions.publisher import publish
+from tests.versions.support import MODEL, digest_of, keys_of, new_client, read_bytes, store_bytes, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gllm_storage.concurrency.stop import Stop
+    from gllm_storage.info import Stored
+    from gllm_storage.store.port import UploadItem, UploadRequest
+
+FILES = {"config.json": b"{}", "weights/1.bin": b"\x01" * 70_000, "weights/2.bin": b"\x02" * 70_000, "weights.txt": b""}
+OTHER_FILES = {**FILES, "config.json": b"[]"}
+
+
+@pytest.fixture(params=["memory", "file"])
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> FsspecStorageClient:
+    if request.param == "memory":
+        return new_client()
+    return LocalStorageClient({"root": str(tmp_path / "store")})
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "out", FILES)
+
+
+def stored_files(client: FsspecStorageClient, url: str) -> dict[str, bytes]:
+    key = url.removeprefix(client.store.url(""))
+    return {each.removeprefix(key): read_bytes(client.store, each) for each in client.store.list_keys(key)}
+
+
+def test_published_directory(client: FsspecStorageClient, out: Path) -> None:
+    """A version has its files under their own names, its digest, and its metadata; no mark is left."""
+    version = publish(client, out, MODEL, version="v3", metadata={"loss": 0.5})
+    assert (version.name, version.digest, version.files) == ("v3", digest_of(FILES), 4)
+    assert version.size == sum(map(len, FILES.values()))
+    assert stored_files(client, version.url) == FILES
+    assert resolve(client, MODEL, "v3") == version
+    assert resolve(client, MODEL, version.digest) == version
+    assert list(list_versions(client, MODEL)) == [version]
+    assert version.metadata == {"loss": 0.5}
+    assert keys_of(model_of(client, MODEL), "marks/") == []
+
+
+def test_second_publisher(client: FsspecStorageClient, out: Path, tmp_path: Path) -> None:
+    """The same files and metadata are a success; other files or other metadata are a conflict that changes nothing."""
+    version = publish(client, out, MODEL, version="v3", metadata={"a": 1})
+    assert publish(client, str(out), MODEL, version="v3", metadata={"a": 1}) == version
+    before = keys_of(model_of(client, MODEL))
+    other = write_folder(tmp_path / "other", OTHER_FILES)
+    with pytest.raises(ObjectExistsError, match="is published with other files"):
+        publish(client, other, MODEL, version="v3", metadata={"a": 1})
+    with pytest.raises(ObjectExistsError, match=r"with other metadata.*Publish under another name"):
+        publish(client, out, MODEL, version="v3")
+    assert keys_of(model_of(client, MODEL)) == before
+
+
+def test_equal_versions_share_files(client: FsspecStorageClient, out: Path) -> None:
+    """Two versions of equal content have one directory."""
+    one, two = (publish(client, out, MODEL, version=each) for each in ("v1", "v2"))
+    assert one.url == two.url
+    assert [each.name for each in list_versions(client, MODEL)] == ["v1", "v2"]
+
+
+def test_progress(client: FsspecStorageClient, out: Path) -> None:
+    """The callback receives all bytes once, also if they are there already."""
+
+    class Counted:
+        size = moved = 0
+
+        def set_size(self, size: int) -> None:
+            self.size = size
+
+        def relative_update(self, moved: int) -> None:
+            self.moved += moved
+
+    for version in ("v1", "v1", "v2"):
+        counted: Any = Counted()
+        publish(client, out, MODEL, version=version, callback=counted)
+        assert counted.moved == counted.size == sum(map(len, FILES.values()))
+
+
+class RecordingStore(MemoryStore):
+    """Remembers the keys of files that were sent and copied, and can fail."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.sent: list[str] = []
+        self.copied: list[str] = []
+        self.fail_at: str | None = None
+        self._own = threading.local()
+
+    def upload(self, request: UploadRequest) -> Stored:
+        if self.fail_at is not None and request.key.endswith(self.fail_at):
+            raise StorageUnavailableError("down", request.details)
+        stored = super().upload(request)
+        if "/data/" in request.key and not getattr(self._own, "is_copying", False):
+            self.sent.append(request.key.partition("/data/")[2].partition("/")[2])
+        return stored
+
+    def copy_version(self, key: str, target_key: str, *args: Any, **options: Any) -> None:
+        self._own.is_copying = True
+        try:
+            super().copy_version(key, target_key, *args, **options)
+        finally:
+            self._own.is_copying = False
+        self.copied.append(target_key)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[FsspecStorageClient, RecordingStore]:
+    client = new_client()
+    store = client.store
+    assert isinstance(store, MemoryStore)
+    recording = RecordingStore(store._filesystem, store._base.strip("/"), store.settings)
+    monkeypatch.setattr(FsspecStorageClient, "store", property(lambda _: recording))
+    return client, recording
+
+
+def test_resumed_publisher(recorded: tuple[FsspecStorageClient, RecordingStore], out: Path) -> None:
+    """After a failure nothing is visible; running it again sends only what is missing."""
+    client, store = recorded
+    store.fail_at = "2.bin"
+    with pytest.raises(StorageUnavailableError):
+        publish(client, out, MODEL, version="v3")
+    with pytest.raises(FileNotFoundError):
+        resolve(client, MODEL, "v3")
+    store.fail_at, first = None, list(store.sent)
+    store.sent.clear()
+    version = publish(client, out, MODEL, version="v3")
+    assert sorted(first + store.sent) == sorted(FILES)
+    assert stored_files(client, version.url) == FILES
+
+
+def test_shared_files_are_copied(recorded: tuple[FsspecStorageClient, RecordingStore], tmp_path: Path) -> None:
+    """A version that shares all but one of its large files with an earlier one sends one, and copies the others."""
+    client, store = recorded
+    files = {f"{number}.bin": os.urandom(2**16) for number in range(40)}
+    publish(client, write_folder(tmp_path / "v1", files), MODEL, version="v1")
+    store.sent.clear()
+    files["17.bin"] = os.urandom(2**16)
+    files["renamed.bin"] = files.pop("3.bin")
+    version = publish(client, write_folder(tmp_path / "v2", files), MODEL, version="v2")
+    assert store.sent == ["17.bin"]
+    assert len(store.copied) == 39
+    assert stored_files(client, version.url) == files
+
+
+@pytest.mark.parametrize("damage", ["content", "size", "extra", "list"])
+def test_directory_with_something_else(client: FsspecStorageClient, out: Path, damage: str) -> None:
+    """What is not ours in a directory is not overwritten: the files go to the next one."""
+    model = model_of(client, MODEL)
+    place = place_of(digest_of(FILES), 0)
+    key, data = {
+        "content": (f"{model.data(place)}config.json", b"[]"),
+        "size": (f"{model.data(place)}weights/1.bin", b""),
+        "extra": (f"{model.data(place)}more.txt", b""),
+        "list": (model.tree(place), b"x"),
+    }[damage]
+    store_bytes(client.store, key, data)
+    version = publish(client, out, MODEL, version="v3")
+    assert version.url.endswith("-1/")
+    assert stored_files(client, version.url) == FILES
+    assert read_bytes(client.store, key) == data
+    assert keys_of(model, "marks/") == []
+
+
+def test_tombstone(client: FsspecStorageClient, out: Path) -> None:
+    """A directory with a tombstone is not used."""
+    model = model_of(client, MODEL)
+    for number in range(2):
+        store_bytes(client.store, model.tomb(place_of(digest_of(FILES), number)), b"")
+    version = publish(client, out, MODEL, version="v3")
+    assert version.url.endswith("-2/")
+    assert keys_of(model, "marks/") == []
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_race_of_threads(client: FsspecStorageClient, tmp_path: Path, equal: bool) -> None:
+    """Of 16 publishers with different content one wins, with all its bytes; with equal content all do."""
+    folders = [write_folder(tmp_path / str(n), {**FILES, "config.json": b"0" if equal else b"%d" % n}) for n in range(16)]
+    results: list[object] = []
+    barrier = threading.Barrier(16)
+
+    def run(folder: Path) -> None:
+        barrier.wait()
+        try:
+            results.append(publish(client, folder, MODEL, version="v3"))
+        except ObjectExistsError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=run, args=[each]) for each in folders]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    errors = [each for each in results if isinstance(each, Exception)]
+    assert len(results) == 16
+    assert len(errors) == (0 if equal else 15)
+    version = resolve(client, MODEL, "v3")
+    found = stored_files(client, version.url)
+    assert digest_of(found) == version.digest
+    assert keys_of(model_of(client, MODEL), "marks/") == []
+
+
+def test_heartbeat(recorded: tuple[FsspecStorageClient, RecordingStore], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long publish writes further marks of the same slot, and removes none before its end."""
+    client, store = recorded
+    monkeypatch.setattr(publishing, "_HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr(publishing, "_BATCH", 1)
+    model, seen = model_of(client, MODEL), []
+    upload_many = store.upload_many
+
+    def watch(items: Sequence[UploadItem], stop: Stop, workers: int = 0) -> Sequence[Stored]:
+        seen.append(keys_of(model, "marks/"))
+        return upload_many(items, stop, workers)
+
+    monkeypatch.setattr(store, "upload_many", watch)
+    publish(client, out, MODEL, version="v3")
+    assert [len(each) for each in seen] == [2, 3, 4, 5]
+    assert all(f"/v3/{slot_name(1)}-" in mark for mark in seen[-1])
+    assert keys_of(model, "marks/") == []
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("version", ["", "a/b", "../v3", ".", None])
+def test_bad_version(client: FsspecStorageClient, out: Path, version: str) -> None:
+    """A name that is not one is a ValueError, and nothing is stored."""
+    with pytest.raises(ValueError, match="cannot be the name"):
+        publish(client, out, MODEL, version=version)
+    assert list(client.store.list_keys()) == []
+
+
+def test_twin_by_case(client: FsspecStorageClient, out: Path) -> None:
+    """A name that differs from another one only in case is refused."""
+    publish(client, out, MODEL, version="v3")
+    with pytest.raises(ObjectExistsError, match="differs only in case"):
+        publish(client, out, MODEL, version="V3")
+    with pytest.raises(FileNotFoundError, match="there is 'v3', which differs in case"):
+        resolve(client, MODEL, "V3")
+
+
+def test_model_inside_a_model(client: FsspecStorageClient, out: Path) -> None:
+    """A model inside the folders of another one is refused."""
+    publish(client, out, MODEL, version="v3")
+    with pytest.raises(ValueError, match="lies inside the model"):
+        publish(client, out, f"{MODEL}/data/inner", version="v1")
+    publish(client, out, f"{MODEL}/inner", version="v1")
+
+
+def test_missing_directory(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A directory that is missing, a file, or empty is refused, and nothing is stored."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "empty" / "folder").mkdir(parents=True)
+    for name, kind in (("missing", FileNotFoundError), ("file", NotADirectoryError), ("empty", ValueError)):
+        with pytest.raises(kind, match=name):
+            publish(client, tmp_path / name, MODEL, version="v3")
+    assert list(client.store.list_keys()) == []
+
+
+def test_impossible_files(client: FsspecStorageClient, out: Path) -> None:
+    """A socket, a link to a folder, and a name that is not a key are refused before anything is stored."""
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(out)
+        server.bind("socket")
+        with pytest.raises(StorageError, match="socket"):
+            publish(client, out, MODEL, version="v3")
+    (out / "socket").unlink()
+    (out / "loop").symlink_to(out)
+    with pytest.raises(StorageError, match=r"loop.*symbolic link to a directory"):
+        publish(client, out, MODEL, version="v3")
+    (out / "loop").unlink()
+    for name in (b"bad\xff", b"new\nline", b"back\\slash"):
+        path = os.path.join(os.fsencode(out), name)
+        with open(path, "wb"):
+            pass
+        with pytest.raises(ValueError, match=r"UTF-8|control character|backslash|surrogate"):
+            publish(client, out, MODEL, version="v3")
+        os.unlink(path)
+    (out / "link.txt").symlink_to(out / "config.json")
+    publish(client, out, MODEL, version="v3")
+
+
+def test_file_that_changes(client: FsspecStorageClient, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that no longer has its hash is an error, although its size and its modification time are the same."""
+    before = os.stat(out / "config.json")
+
+    class Changing:
+        def __init__(self, folder: str, details: Any) -> None:
+            self._tree = hashed_tree(folder, details)
+
+        def __enter__(self) -> Any:
+            tree = self._tree.__enter__()
+            (out / "config.json").write_bytes(b"[]")
+            os.utime(out / "config.json", ns=(before.st_atime_ns, before.st_mtime_ns))
+            return tree
+
+        def __exit__(self, *error: object) -> None:
+            self._tree.__exit__(None, None, None)
+
+    monkeypatch.setattr(publishing, "hashed_tree", Changing)
+    with pytest.raises(SourceChangedError, match=r"config\.json"):
+        publish(client, out, MODEL, version="v3")
+    with pytest.raises(FileNotFoundError):
+        resolve(client, MODEL, "v3")
+
+
+def test_bad_metadata(client: FsspecStorageClient, out: Path) -> None:
+    """Metadata that is not JSON, or too large, is a ValueError, and nothing is stored."""
+    for metadata in ({"a": object()}, {"a": "x" * 2**20}):
+        with pytest.raises(ValueError, match=r"must be JSON|the limit is"):
+            publish(client, out, MODEL, version="v3", metadata=metadata)
+    assert list(client.store.list_keys()) == []
+
+
+def test_store_without_exclusive_create(out: Path) -> None:
+    """A store that cannot create exclusively is refused before anything is stored."""
+    client = FsspecStorageClient({"url": "memory://plain"})
+    with pytest.raises(ConflictCheckUnsupportedError):
+        publish(client, out, MODEL, version="v3")
