@@ -49,7 +49,8 @@ class Step:
     name: str
     key: str
     act: Callable[[], Any]
-    may_stay_unanswered: bool = False
+    data: bytes = b""
+    """The content of a commit, which may land late."""
 
 
 @dataclass
@@ -94,12 +95,8 @@ class SteppedStore(ObjectStore):
                 return True
             return self.shelf.objects.setdefault(request.key, data) is data
 
-        is_commit = request.exclusive and b'"kind":"manifest"' in data
-        outcome = step("create" if request.exclusive else "put", request.key, act, is_commit)
-        if outcome == UNANSWERED:
-            self.shelf.under_way.append((request.key, data))
-            raise StorageUnavailableError("no answer", request.details)
-        if not outcome:
+        commit = data if request.exclusive and b'"kind":"manifest"' in data else b""
+        if not step("create" if request.exclusive else "put", request.key, act, commit):
             raise exists_error(request.details)
         return Stored(self.url(request.key), len(data))
 
@@ -152,11 +149,14 @@ class SteppedStore(ObjectStore):
         return tuple((key, len(objects[key])) for key in sorted(objects) if key.startswith(prefix))
 
 
-def step(name: str, key: str, act: Callable[[], Any], may_stay_unanswered: bool = False) -> Any:
+def step(name: str, key: str, act: Callable[[], Any], commit: bytes = b"") -> Any:
     """Hand a request to the explorer, and wait for the answer."""
     explorer = greenlet.getcurrent().parent
     assert explorer is not None
-    return explorer.switch(Step(name, key, act, may_stay_unanswered))
+    answer = explorer.switch(Step(name, key, act, commit))
+    if answer == UNANSWERED:
+        raise StorageUnavailableError("no answer")
+    return answer
 
 
 class Process:
@@ -183,6 +183,11 @@ class Process:
         assert self.step is not None
         self._history.update(repr((self.step.name, self.step.key, answer)).encode())
         self._advance(answer)
+
+    def kill(self) -> None:
+        """End the process; its requests do not reach the shelf any more. Closes its files."""
+        if not self._greenlet.dead:
+            self._greenlet.throw()
 
     def position(self) -> str:
         """The same for two runs in which the process had the same answers."""
@@ -222,18 +227,31 @@ class Run:
         for number, process in enumerate(self.processes):
             if process.step is not None:
                 found.append(("go", number))
-                found += [("lose", number)] if process.step.may_stay_unanswered else []
+                found += [("late", number)] if process.step.data else []
         return found + [("land", number) for number in range(len(self.shelf.under_way))]
 
     def take(self, choice: Choice) -> None:
-        """Let one thing happen."""
+        """Let one thing happen.
+
+        Args:
+            choice: ``go``: a process takes its next step. ``late``: its request is not answered, and may land later.
+                ``deaf``: it takes effect, and is not answered. ``lost``: it never takes effect. ``land``: an unanswered
+                request lands.
+        """
         kind, number = choice
         if kind == "land":
             self.shelf.land(number)
             return
         process = self.processes[number]
         assert process.step is not None
-        process.go(process.step.act() if kind == "go" else UNANSWERED)
+        if kind == "go":
+            process.go(process.step.act())
+            return
+        if kind == "late":
+            self.shelf.under_way.append((process.step.key, process.step.data))
+        elif kind == "deaf":
+            process.step.act()
+        process.go(UNANSWERED)
 
     def state(self) -> bytes:
         """The same for two runs that can only go on in the same ways."""
@@ -241,6 +259,11 @@ class Run:
             (sorted(self.shelf.objects.items()), sorted(self.shelf.under_way), [p.position() for p in self.processes])
         )
         return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+    def close(self) -> None:
+        """Kill the processes that have not ended."""
+        for each in self.processes:
+            each.kill()
 
     def results(self) -> list[Any]:
         """The results of the processes; None for those that have not ended."""
@@ -299,6 +322,7 @@ def explore(
                 todo += [[*path, each] for each in choices[1:]]
                 path = [*path, choices[0]]
                 run.take(choices[0])
+            run.close()
     found.states = len(seen)
     return found
 
@@ -327,6 +351,7 @@ def sample(
                 seen.add(run.state())
                 wrong = rule(run.shelf.objects, run.results())
                 if wrong is not None:
+                    run.close()
                     return Found(len(seen), found.runs, complete=False, wrong=wrong, path=path)
     found.states = len(seen)
     return found

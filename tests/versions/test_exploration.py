@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from gllm_storage.errors import ErrorDetails, ObjectExistsError, StorageError
+from gllm_storage.errors import ErrorDetails, ObjectExistsError, StorageError, StorageUnavailableError
 from gllm_storage.store.transfer import Progress
 from gllm_storage.versions.catalog import version_names
 from gllm_storage.versions.collector import Collector, Garbage
@@ -95,7 +95,9 @@ def what_is_wrong(cast: str, objects: dict[str, bytes], results: Sequence[Any]) 
     for word, result in zip(cast.split(), results, strict=True):
         if isinstance(result, Manifest) and result not in logs[word.partition("=")[0]].values():
             return f"a publisher of {result.version} was told that it won, and no manifest says so"
-        if isinstance(result, Exception) and not ("=" in word and isinstance(result, (ObjectExistsError, StorageError))):
+        if isinstance(result, Exception) and not (
+            "=" in word and isinstance(result, (ObjectExistsError, StorageUnavailableError))
+        ):
             return f"{word} failed: {result!r}"
     return None
 
@@ -248,18 +250,17 @@ def replaced(broken: type) -> Iterator[None]:
 def test_broken_variant(trees: dict[str, LocalTree], broken: type, cast: str) -> None:
     """A variant with one step wrong breaks a rule: the exploration would see it."""
     with replaced(broken), restarts(1):
-        found = sampled(trees, cast, seed=1, runs=6000)
-    print(broken.__name__, found.runs, found.wrong)
+        found = sampled(trees, cast, seed=1, runs=2000)
     assert found.wrong is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ordered", [True, False])
 def test_all_orders(trees: dict[str, LocalTree], ordered: bool) -> None:
     """No order of the requests of a publisher, which does not begin again, and a collector breaks a rule."""
     with restarts(1):
         found = checked(trees, "v1=x gc", ordered=ordered, most=100_000, seconds=60)
     assert found.wrong is None, found
-    print(found.states, found.runs)
     assert found.complete
 
 
