@@ -664,6 +664,17 @@ class StoreSuite:
         assert store.is_prefix("a/")
         assert not store.is_prefix("x/")
 
+    def test_first(self) -> None:
+        """The first object of a prefix in key order, and none if no key begins with it."""
+        store = self.make_store()
+        assert store.first() is None
+        for key in ("b", "a/c/d", "a0", "a/b"):
+            self.put(key, key.encode())
+        found = {prefix: store.first(prefix) for prefix in ("", "a", "a/", "a/c", "a/b", "b", "c", "a/x")}
+        urls = {prefix: info and info.url.removeprefix(store.url("")) for prefix, info in found.items()}
+        assert urls == {"": "a/b", "a": "a/b", "a/": "a/b", "a/c": "a/c/d", "a/b": "a/b", "b": "b", "c": None, "a/x": None}
+        assert all(info is None or info.size == len(urls[prefix] or "") for prefix, info in found.items())
+
     def test_list_many(self) -> None:
         """A listing of several pages is complete; `upload_many` and `delete_many` miss nothing."""
         store = self.make_store()

@@ -15,6 +15,7 @@ Example:
 from gllm_storage.versions.aliases import AliasMove, alias_history, set_alias
 from gllm_storage.versions.catalog import Version, list_versions, resolve
 from gllm_storage.versions.collector import Garbage, collect_garbage
+from gllm_storage.versions.comparison import Change, diff
 from gllm_storage.versions.deletion import Deletion, delete_version
 from gllm_storage.versions.fetching import fetch
 from gllm_storage.versions.publisher import publish
@@ -22,12 +23,14 @@ from gllm_storage.versions.verification import verify
 
 __all__ = [
     "AliasMove",
+    "Change",
     "Deletion",
     "Garbage",
     "Version",
     "alias_history",
     "collect_garbage",
     "delete_version",
+    "diff",
     "fetch",
     "list_versions",
     "publish",
