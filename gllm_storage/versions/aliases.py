@@ -51,14 +51,14 @@ def set_alias(client: CloudStorageClient, model: str, alias: str, version: str, 
         model: The path of the model, as for `publish`.
         alias: The name of the alias; as those of versions, with which it shares one namespace.
         version: The name of the version.
-        expected: The version that the alias must point to now; None if any will do, or if there is no alias yet.
+        expected: The version that the alias must point to now; None if any will do, also if the alias does not exist yet.
 
     Returns:
         The version that the alias points to.
 
     Raises:
         ValueError: If the path or a name is not valid.
-        FileNotFoundError: If there is no such version, or it was deleted; also if it is deleted at the same moment: the
+        FileNotFoundError: If the version does not exist, or was deleted; also if it is deleted at the same moment: the
             alias was moved then, and `resolve` refuses it (`ObjectNotFoundError`).
         FileExistsError: If the alias does not point to `expected`, or another process moved it at the same moment, and the
             alias was not moved; or if the name is that of a version, or differs from another name only in case

@@ -55,7 +55,7 @@ def resolve(client: CloudStorageClient, model: str, name: str) -> Version:
 
     Raises:
         ValueError: If the path or the name is not valid.
-        FileNotFoundError: If there is no such version, or it was deleted; or if the version of the alias was deleted, or
+        FileNotFoundError: If the version does not exist, or was deleted; or if the version of the alias was deleted, or
             has other files than when the alias was moved (`ObjectNotFoundError`).
         RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a
             request fails (`StorageError`).

@@ -58,16 +58,16 @@ def collect_garbage(
 ) -> list[Garbage]:
     """Delete the files of a model that no version names: those of deleted versions, and of publishers that did not end.
 
-    A published version is safe, whatever the clocks say. The grace period spares publishers that are alive: one whose files
-    are collected has to send them again. It also spares readers of a version that was just deleted.
+    A published version is safe, whatever the clocks say. The grace period spares publishers that are alive, since a publisher
+    that loses its files has to send them again. It also spares readers of a version that was just deleted.
 
     Args:
         client: The client of the store.
         model: The path of the model, as for `publish`.
         grace: A directory is left alone if a mark, a file, or the deletion of its version is younger, by the clock of the
             store. Default 1 day.
-        dry_run: Whether only to return what would be deleted. Nothing is written then, and the time of now is that of this
-            machine.
+        dry_run: Whether only to return the directories that would be deleted. Nothing is written then, and the time of now
+            is that of this machine.
 
     Returns:
         The deleted directories.
@@ -75,7 +75,7 @@ def collect_garbage(
     Raises:
         ValueError: If the path is not valid, or the grace period is negative.
         RuntimeError: If the store cannot create exclusively (`ConflictCheckUnsupportedError`), an entry of a log is damaged
-            (`IntegrityError`), or a request fails (`StorageError`). What is named by a version is there then, too.
+            (`IntegrityError`), or a request fails (`StorageError`). All versions are complete then, too.
 
     Example:
         >>> collect_garbage(client, "models/llama-ft", dry_run=True)

@@ -48,7 +48,7 @@ def diff(client: CloudStorageClient, model: str, old: str, new: str) -> Iterator
 
     Raises:
         ValueError: If the path or a name is not valid.
-        FileNotFoundError: If there is no such version (`ObjectNotFoundError`).
+        FileNotFoundError: If the version does not exist (`ObjectNotFoundError`).
         RuntimeError: If a manifest or a list of files is damaged (`IntegrityError`) or of a later format
             (`UnsupportedOperationError`), or a request fails (`StorageError`).
 

@@ -1,7 +1,7 @@
 """`fetch`: a version on this machine, complete and verified, in one step.
 
-The files go to a directory beside the destination, whose name has the digest. So a fetch that is run again goes on with the
-files that are there, and after a verification of each one the directory gets its name by one rename.
+The files go to a directory beside the destination, with the digest in its name. So a fetch that is run again goes on with
+the files that are there, and after a verification of each one the directory gets its name by one rename.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def fetch(
     Raises:
         ValueError: If the path or the name is not valid, or no file matches `include`.
         FileExistsError: If the directory exists.
-        FileNotFoundError: If there is no such version, or it was deleted, also while it was fetched
+        FileNotFoundError: If the version does not exist, or was deleted, also while it was fetched
             (`ObjectNotFoundError`).
         RuntimeError: If a file or the manifest is damaged (`IntegrityError`) or of a later format
             (`UnsupportedOperationError`); if another process fetches to the same directory (`StorageUnavailableError`); or
@@ -163,7 +163,7 @@ class _Fetch:
         return os.path.join(self._temporary, *path.split("/"))
 
     def _remove_others(self, paths: set[str]) -> None:
-        """Remove what an earlier fetch, of other files or killed, has left."""
+        """Remove the files of an earlier fetch, of other files or killed."""
         with local_errors("write", self._temporary, self._details):
             for each in list(local_paths(self._temporary)):
                 if each not in paths or os.path.islink(self._path(each)):

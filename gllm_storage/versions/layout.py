@@ -183,7 +183,7 @@ def slot_name(slot: int) -> str:
         slot: The number of an entry of a log, from 1.
 
     Raises:
-        ValueError: If there is no such slot.
+        ValueError: If the slot is out of range.
 
     Example:
         >>> slot_name(1), slot_name(2)

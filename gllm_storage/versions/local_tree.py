@@ -119,7 +119,7 @@ def hashed_tree(folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
     Raises:
         FileNotFoundError: If the directory does not exist.
         NotADirectoryError: If the path names a file.
-        ValueError: If there is no file in it, or the name of a file cannot be part of a key.
+        ValueError: If the directory has no file, or the name of a file cannot be part of a key.
         SourceChangedError: If a file changes while it is read.
         StorageError: If a file cannot be read, or is a symbolic link to a folder or a special file.
     """

@@ -104,7 +104,7 @@ class Log:
         return None
 
     def decide(self, slot: int, entry: Entry) -> Decision:
-        """Create an entry, and know at the end what the slot holds, although the answer to the request may be lost.
+        """Create an entry, and know at the end the entry of the slot, although the answer to the request may be lost.
 
         A request without an answer may still take effect, at any time. So an empty slot is taken by an `Aborted` entry:
         then the request cannot take effect any more.

@@ -76,7 +76,7 @@ def publish(
     """Publish a directory as a version of a model: completely, or not at all.
 
     All files are hashed first. Of several publishers of one version, exactly one wins, unless their files and metadata are
-    equal: then all succeed. A publisher that is run again, also on another machine, sends only what is missing. Files that
+    equal: then all succeed. A publisher that is run again, also on another machine, sends only the missing files. Files that
     an earlier version has are copied within the store. Symbolic links to files are followed; empty folders are left out.
 
     Args:
@@ -222,7 +222,7 @@ class Publisher:
     # ------------------------------------------------------------------ the files
 
     def _store_files(self, place: str, marks: Marks) -> bool:
-        """Store what is missing in a directory. Returns False if the directory holds something else."""
+        """Store the missing files of a directory. Returns False if the directory holds something else."""
         if not self._store_list(place):
             return False
         prefix = self._model.data(place)

@@ -74,7 +74,7 @@ def sha256_of(store: ObjectStore, key: str, transfer: Transfer) -> str:
     """SHA-256 of an object, hexadecimal. The object passes through a temporary file.
 
     Raises:
-        ObjectNotFoundError: If there is no object.
+        ObjectNotFoundError: If the object does not exist.
         StorageError: If the object cannot be read.
     """
     with store.scratch(transfer.details) as target:

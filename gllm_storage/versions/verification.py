@@ -67,7 +67,7 @@ def verify(
 
     Raises:
         ValueError: If the path or the name is not valid.
-        FileNotFoundError: If there is no such version (`ObjectNotFoundError`).
+        FileNotFoundError: If the version does not exist (`ObjectNotFoundError`).
         RuntimeError: If a file is missing, changed or added, or the manifest or the list of the files is damaged
             (`IntegrityError`, which names the first files); or if a request fails (`StorageError`).
 
