@@ -58,8 +58,8 @@ def collect_garbage(
 ) -> list[Garbage]:
     """Delete the files of a model that no version names: those of deleted versions, and of publishers that did not end.
 
-    A published version is safe, whatever the clocks say. The grace period spares publishers that are alive, since a publisher
-    that loses its files has to send them again. It also spares readers of a version that was just deleted.
+    A published version is safe, whatever the clocks say. The grace period spares publishers that are alive: they would have
+    to send their files again. It also spares readers of a version that was just deleted.
 
     Args:
         client: The client of the store.
@@ -130,8 +130,9 @@ class Collector:
         marks = {each: self.marks(each) for each in places}
         for each in places:
             self.end_publishers(each, marks[each])
-        named = self.named() if places else set()
-        return [self.empty(each, marks[each]) for each in places if each not in named]
+        kept = self.named() if places else set()
+        kept |= {each for each in places if self._has_foreign_mark(each, marks[each])}
+        return [self.empty(each, marks[each]) for each in places if each not in kept]
 
     def bury(self, place: str) -> None:
         """Create the tombstone of a directory, unless it has one."""
@@ -146,10 +147,9 @@ class Collector:
 
     def end_publishers(self, place: str, marks: Iterable[str]) -> None:
         """Take the slots that marks name, so that their publishers can never commit."""
-        for name in sorted({each.removeprefix(self.model.marks(place)).partition("-")[0] for each in marks}):
-            mark = mark_of(name)
-            if mark is not None:
-                version_log(self.model, mark.version, _OPERATION).create(mark.slot, Aborted())
+        found = {mark_of(each.removeprefix(self.model.marks(place))) for each in marks}
+        for mark in sorted(each for each in found if each is not None):
+            version_log(self.model, mark.version, _OPERATION).create(mark.slot, Aborted())
 
     def named(self) -> set[str]:
         """The directories that the newest entry of a version names."""
@@ -199,6 +199,10 @@ class Collector:
         trees = f"{self.model.key('trees')}/"
         found.update(each.removeprefix(trees).removesuffix(".jsonl") for each in self.store.list_keys(trees))
         return {each for each in found if is_place(each)}
+
+    def _has_foreign_mark(self, place: str, marks: Iterable[str]) -> bool:
+        """Whether an object is among the marks that is not one: it may be the mark of a publisher of a later version."""
+        return any(mark_of(each.removeprefix(self.model.marks(place))) is None for each in marks)
 
     def _is_empty(self, place: str) -> bool:
         """Whether nothing is there. On a disk, the folders of deleted files stay."""

@@ -38,7 +38,7 @@ _SLOT = re.compile(r"[0-9]{8}")
 _LOG_KEY = re.compile(r"versions/[^/]+/[0-9]{8}\.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Mark:
     """A publisher's announcement: it works in a directory, and means to commit one slot of the log of a version."""
 

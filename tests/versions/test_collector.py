@@ -71,15 +71,24 @@ def test_deleted_version(client: FsspecStorageClient, model: Model, tmp_path: Pa
     assert verify(client, MODEL, "v1") == resolve(client, MODEL, "v1")
 
 
-def test_dead_publisher(client: FsspecStorageClient, model: Model) -> None:
+@pytest.mark.parametrize("version", ["v9", "v9-rc-1"])
+def test_dead_publisher(client: FsspecStorageClient, model: Model, version: str) -> None:
     """The files and marks of a publisher that was killed go, and its slot is taken, so that it can never commit."""
     place = place_of("sha256:" + "ab" * 32, 0)
-    store_bytes(client.store, f"{model.marks(place)}v9/{LAST_SLOT - 1}-0f", b"")
+    store_bytes(client.store, f"{model.marks(place)}{version}/{LAST_SLOT - 1}-0f", b"")
     store_bytes(client.store, f"{model.data(place)}f", b"123")
     assert [each.size for each in collect_garbage(client, MODEL, grace=NO_TIME)] == [3]
-    assert version_log(model, "v9", "test").newest() == (1, Aborted())
+    assert version_log(model, version, "test").newest() == (1, Aborted())
     assert not [each for each in keys_of(model) if place in each and not each.startswith("tombs/")]
     assert [each.name for each in list_versions(client, MODEL)] == ["v1", "v2", "v3"]
+
+
+def test_foreign_mark(client: FsspecStorageClient, model: Model) -> None:
+    """A directory with a mark of an unknown form is kept: it may be one of a later version of the library."""
+    place = place_of("sha256:" + "ab" * 32, 0)
+    store_bytes(client.store, f"{model.marks(place)}v9/x", b"")
+    assert collect_garbage(client, MODEL, grace=NO_TIME) == []
+    assert keys_of(model, f"marks/{place}") == [f"marks/{place}/v9/x"]
 
 
 def test_late_files(client: FsspecStorageClient, model: Model) -> None:

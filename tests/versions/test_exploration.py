@@ -107,7 +107,7 @@ CASTS = [
     "v1=x -v1 gc",
     "v1=x gc gc",
     "v1=x v1=y gc",
-    "v1=x v2=x gc",
+    "v1=x v2-rc=x gc",
     "v1=x v1=x gc",
     "v1=x v1=x -v1 gc",
 ]

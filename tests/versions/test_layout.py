@@ -81,6 +81,7 @@ def test_invalid_digest(digest: str) -> None:
     [
         ("v3/99999998-5f0c", Mark("v3", 1)),
         ("v3/99999998", Mark("v3", 1)),
+        ("v3-rc-1/99999998-5f0c", Mark("v3-rc-1", 1)),
         ("v3/x-5f0c", None),
         ("99999998-5f0c", None),
         ("v3/x/99999998-5f0c", None),
