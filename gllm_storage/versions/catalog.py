@@ -145,7 +145,7 @@ def resolved(model: Model, name: str, operation: str) -> Manifest:
         if found is None:
             raise _missing(model, name, operation, f"has no version with digest {name}")
         return found
-    kind = find(model, require_name(name), operation)
+    kind = find(model, require_name(name))
     if kind is None or kind[0] != name:
         twin = f"; there is {kind[0]!r}, which differs in case" if kind else ""
         raise _missing(model, name, operation, f"has no version or alias {name!r}{twin}")

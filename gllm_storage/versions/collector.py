@@ -137,7 +137,7 @@ class Collector:
     def bury(self, place: str) -> None:
         """Create the tombstone of a directory, unless it has one."""
         try:
-            create_exclusively(self.store, self.model.tomb(place), b"", _OPERATION)
+            create_exclusively(self.store, self.model.tomb(place), b"")
         except ObjectExistsError:
             return
 
@@ -178,7 +178,7 @@ class Collector:
         return found.last_modified if found else None
 
     def _delete(self, keys: Iterable[str]) -> None:
-        transfer = self.store.transfer(self.model.key("data"), _OPERATION)
+        transfer = self.store.transfer(self.model.key("data"), "delete")
         waiting: list[str] = []
         for key in keys:
             waiting.append(key)
@@ -225,9 +225,9 @@ class Collector:
         if dry_run:
             return here
         key = self.model.key("tombs", f"clock-{secrets.token_hex(16)}")
-        transfer = self.store.transfer(key, _OPERATION)
+        transfer = self.store.transfer(key, "upload")
         self.store.upload(self.store.request(key, nothing(transfer.details), transfer))
         try:
-            return self.store.info(key, _OPERATION).last_modified or here
+            return self.store.info(key).last_modified or here
         finally:
             self._delete([key])

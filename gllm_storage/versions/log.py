@@ -76,7 +76,7 @@ class Log:
     def read(self, slot: int) -> Entry | None:
         """The entry of a slot; None if the slot is empty. Raises as `entry`."""
         key = self._key(slot)
-        transfer = self._store.transfer(key, self._operation)
+        transfer = self._store.transfer(key, "read")
         try:
             data = self._store.read(key, transfer)
         except ObjectNotFoundError:
@@ -98,7 +98,7 @@ class Log:
             StorageError: If the request fails. The entry may still appear, at any time, until the slot is taken.
         """
         try:
-            create_exclusively(self._store, self._key(slot), encode_entry(entry), self._operation)
+            create_exclusively(self._store, self._key(slot), encode_entry(entry))
         except ObjectExistsError:
             return self.entry(slot)
         return None
@@ -165,7 +165,7 @@ class Log:
 
     def _is_taken(self, slot: int) -> bool:
         try:
-            self._store.info(self._key(slot), self._operation)
+            self._store.info(self._key(slot), "exists")
         except ObjectNotFoundError:
             return False
         return True
@@ -181,12 +181,12 @@ def alias_log(model: Model, alias: str, operation: str) -> Log:
     return Log(model.store, f"{model.key('aliases', alias)}/", operation)
 
 
-def create_exclusively(store: ObjectStore, key: str, data: bytes, operation: str) -> None:
+def create_exclusively(store: ObjectStore, key: str, data: bytes) -> None:
     """Create a small object.
 
     Raises:
         ObjectExistsError: If it exists.
         StorageError: If the request fails.
     """
-    transfer = store.transfer(key, operation)
+    transfer = store.transfer(key, "upload")
     store.upload(store.request(key, MemorySource(data, transfer.details), transfer, exclusive=True))

@@ -217,7 +217,7 @@ class Publisher:
         )
 
     def _has_tomb(self, place: str) -> bool:
-        return exists(self._model, self._model.tomb(place), _OPERATION)
+        return exists(self._model, self._model.tomb(place))
 
     # ------------------------------------------------------------------ the files
 
@@ -238,11 +238,11 @@ class Publisher:
 
     def _store_list(self, place: str) -> bool:
         key = self._model.tree(place)
-        transfer = self._store.transfer(key, _OPERATION)
+        transfer = self._store.transfer(key, "upload")
         with open_source(self._tree.list_path, transfer.details) as source, contextlib.suppress(ObjectExistsError):
             self._store.upload(self._store.request(key, source, transfer, exclusive=True))
             return True
-        return holds(self._store, key, Content(self._tree.list_size, self._tree.list_sha256), transfer)
+        return holds(self._store, key, Content(self._tree.list_size, self._tree.list_sha256))
 
     def _store_at_once(self, prefix: str, batch: list[LocalFile]) -> bool:
         """Store the files of a directory that was empty. Returns False if another publisher works there, too."""
@@ -269,9 +269,8 @@ class Publisher:
     def _keep_or_store(self, prefix: str, file: LocalFile, earlier: Earlier | None) -> bool:
         """Store a file unless it is there. Returns False if something else is there."""
         key, entry = prefix + file.entry.path, file.entry
-        transfer = self._store.transfer(key, _OPERATION)
-        if not exists(self._model, key, _OPERATION):
-            if earlier and earlier.copy(entry, key, transfer):
+        if not exists(self._model, key):
+            if earlier and earlier.copy(entry, key):
                 self._progress(entry.size)
                 return True
             try:
@@ -281,12 +280,12 @@ class Publisher:
             else:
                 self._progress(entry.size)
                 return True
-        is_there = holds(self._store, key, entry, transfer, file.opened)
+        is_there = holds(self._store, key, entry, file.opened)
         self._progress(entry.size if is_there else 0)
         return is_there
 
     def _upload(self, key: str, file: LocalFile) -> None:
-        transfer = self._store.transfer(key, _OPERATION)
+        transfer = self._store.transfer(key, "upload")
         with file.opened(transfer.details) as source:
             request = self._store.request(key, source, transfer, exclusive=True)
             try:
@@ -319,7 +318,7 @@ class Marks:
             StorageError: If the request fails.
         """
         key = self._prefix + secrets.token_hex(16)
-        transfer = self._store.transfer(key, _OPERATION)
+        transfer = self._store.transfer(key, "upload")
         self._store.upload(self._store.request(key, MemorySource(b"", transfer.details), transfer))
         self._keys.append(key)
         self._written = time.monotonic()
@@ -337,19 +336,19 @@ class Marks:
 
     def remove(self) -> None:
         """Remove the marks. A mark that cannot be removed does no harm: garbage collection removes it."""
-        transfer = self._store.transfer(self._prefix, _OPERATION)
+        transfer = self._store.transfer(self._prefix, "delete")
         with contextlib.suppress(*OURS):
             self._store.delete_many(self._keys, transfer)
 
 
-def exists(model: Model, key: str, operation: str) -> bool:
+def exists(model: Model, key: str) -> bool:
     """Whether an object exists.
 
     Raises:
         StorageError: If the request fails.
     """
     try:
-        model.store.info(key, operation)
+        model.store.info(key, "exists")
     except ObjectNotFoundError:
         return False
     return True

@@ -34,12 +34,12 @@ def enter(model: Model, name: str, kind: Kind, operation: str) -> None:
         StorageError: If a request fails.
     """
     key = _key(model, require_name(name))
-    found = find(model, name, operation)
+    found = find(model, name)
     if found is None:
         try:
-            create_exclusively(model.store, key, encode_json({"format": FORMAT, "kind": kind, "name": name}), operation)
+            create_exclusively(model.store, key, encode_json({"format": FORMAT, "kind": kind, "name": name}))
         except ObjectExistsError:
-            found = find(model, name, operation)
+            found = find(model, name)
     if found is not None and found != (name, kind):
         other, other_kind = found
         twin = "" if other == name else ", which differs only in case"
@@ -52,7 +52,7 @@ def enter(model: Model, name: str, kind: Kind, operation: str) -> None:
         )
 
 
-def find(model: Model, name: str, operation: str) -> tuple[str, Kind] | None:
+def find(model: Model, name: str) -> tuple[str, Kind] | None:
     """The entered name that equals a name but for case, and its kind; None if there is none.
 
     Raises:
@@ -61,7 +61,7 @@ def find(model: Model, name: str, operation: str) -> tuple[str, Kind] | None:
         StorageError: If the request fails.
     """
     key = _key(model, require_name(name))
-    transfer = model.store.transfer(key, operation)
+    transfer = model.store.transfer(key, "read")
     try:
         data = model.store.read(key, transfer)
     except ObjectNotFoundError:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from gllm_storage.store.transfer import Transfer
     from gllm_storage.versions.layout import Model
     from gllm_storage.versions.local_tree import LocalTree
     from gllm_storage.versions.tree import TreeFile
@@ -52,7 +51,7 @@ class Earlier:
             if file.size >= _SMALLEST:
                 self._keys.setdefault(file.sha256, self._model.data(place) + file.path)
 
-    def copy(self, file: TreeFile, key: str, transfer: Transfer) -> bool:
+    def copy(self, file: TreeFile, key: str) -> bool:
         """Copy a file, if an earlier version has it. Returns False if the copy is not there with the right content.
 
         The source may be deleted at any time, and the copy is compared as any other object that is found: so a failure only
@@ -62,8 +61,8 @@ class Earlier:
         if source is None or source == key:
             return False
         try:
-            store.copy_version(source, key, transfer)
-            return holds(store, key, file, transfer)
+            store.copy_version(source, key, store.transfer(source, "copy"))
+            return holds(store, key, file)
         except OURS:
             return False
 

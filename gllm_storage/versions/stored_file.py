@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
     from gllm_storage.store.port import ObjectStore
-    from gllm_storage.store.transfer import Transfer
     from gllm_storage.versions.tree import TreeFile
 
 
@@ -35,7 +34,6 @@ def holds(
     store: ObjectStore,
     key: str,
     content: Content | TreeFile,
-    transfer: Transfer,
     opened: Callable[[ErrorDetails], AbstractContextManager[Source]] | None = None,
 ) -> bool:
     """Whether an object exists and has a certain content.
@@ -47,36 +45,36 @@ def holds(
         store: The store.
         key: The key.
         content: The content.
-        transfer: The operation, the settings, and the stop.
         opened: Opens the content on this machine, for a checksum of another algorithm; None if it is not here.
 
     Raises:
         StorageError: If a request fails.
     """
     try:
-        info = store.info(key, transfer.details.operation)
+        info = store.info(key)
         if info.size != content.size:
             return False
         algorithm, _, value = (info.checksum or "").partition(":")
         if algorithm == "crc64nvme" and content.crc64nvme:
             return value == content.crc64nvme
         if algorithm and opened is not None:
-            with opened(transfer.details) as source:
+            with opened(store.details(key, "upload")) as source:
                 return checksum_of(source.read_at, source.size, algorithm) == value
-        return sha256_of(store, key, transfer) == content.sha256
+        return sha256_of(store, key) == content.sha256
     except ObjectNotFoundError:
         return False
     except IntegrityError:  # the content does not match the checksum that the store has of it
         return False
 
 
-def sha256_of(store: ObjectStore, key: str, transfer: Transfer) -> str:
+def sha256_of(store: ObjectStore, key: str) -> str:
     """SHA-256 of an object, hexadecimal. The object passes through a temporary file.
 
     Raises:
         ObjectNotFoundError: If the object does not exist.
         StorageError: If the object cannot be read.
     """
+    transfer = store.transfer(key, "download")
     with store.scratch(transfer.details) as target:
         store.fetch(key, target, transfer)
         with open_source(target.temporary, transfer.details) as source:

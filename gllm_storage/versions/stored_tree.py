@@ -34,19 +34,20 @@ def stored_tree(model: Model, manifest: Manifest, operation: str) -> Iterator[It
         StorageError: If a request fails.
     """
     key = model.tree(manifest.place)
-    transfer = model.store.transfer(key, operation)
-    with model.store.scratch(transfer.details) as target:
+    details = model.store.details(key, operation)
+    transfer = model.store.transfer(key, "download")
+    with model.store.scratch(details) as target:
         try:
             model.store.fetch(key, target, transfer)
         except ObjectNotFoundError as error:
-            raise damaged(transfer.details, "the list of the files of a version is missing") from error
-        with open_source(target.temporary, transfer.details) as source:
+            raise damaged(details, "the list of the files of a version is missing") from error
+        with open_source(target.temporary, details) as source:
             if (source.size, sha256_of_source(source)) != (manifest.tree_size, manifest.tree_sha256):
-                raise damaged(transfer.details, "it is not the list that the manifest names")
+                raise damaged(details, "it is not the list that the manifest names")
         with open(target.temporary, "rb") as lines:
-            _require_digest(lines, manifest, transfer.details)
+            _require_digest(lines, manifest, details)
             lines.seek(0)
-            yield read_tree(lines, transfer.details)
+            yield read_tree(lines, details)
 
 
 def _require_digest(lines: Iterator[bytes], manifest: Manifest, details: ErrorDetails) -> None:

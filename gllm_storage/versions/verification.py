@@ -122,11 +122,10 @@ def local_paths(folder: str) -> Iterator[str]:
 
 
 def _is_stored(model: Model, key: str, file: TreeFile, *, read: bool) -> str | None:
-    transfer = model.store.transfer(key, _OPERATION)
     if not read:
-        return None if holds(model.store, key, file, transfer) else "missing or changed"
+        return None if holds(model.store, key, file) else "missing or changed"
     try:
-        return None if sha256_of(model.store, key, transfer) == file.sha256 else "changed"
+        return None if sha256_of(model.store, key) == file.sha256 else "changed"
     except FileNotFoundError:
         return "missing"
     except IntegrityError:

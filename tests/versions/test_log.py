@@ -146,10 +146,10 @@ def test_undecided_entry() -> None:
 def test_names_of_a_model() -> None:
     """A name is a version or an alias, in one spelling; entering it again changes nothing."""
     model = new_model()
-    assert find(model, "V3", "alias") is None
+    assert find(model, "V3") is None
     enter(model, "v3", "version", "publish")
     enter(model, "v3", "version", "publish")
-    assert find(model, "V3", "alias") == ("v3", "version")
+    assert find(model, "V3") == ("v3", "version")
     with pytest.raises(ObjectExistsError, match="has a version 'v3', so 'v3' cannot be an alias"):
         enter(model, "v3", "alias", "alias")
     with pytest.raises(ObjectExistsError, match="'v3', which differs only in case, so 'V3' cannot be a version"):

@@ -1,0 +1,76 @@
+"""Published versions on the servers: the complete life of a version, and publishers at the same moment."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage import versions
+from gllm_storage.errors import ObjectExistsError
+from tests.rig import server_rig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Servers
+
+MODEL = "models/llama-ft"
+ON_SERVERS = pytest.mark.parametrize("store", ["ceph", "gcs-fake", "azurite"])
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@ON_SERVERS
+def test_life_of_a_version(store: str, servers: Servers, tmp_path: Path) -> None:
+    """Publish, share files, point an alias, fetch, verify, delete, collect, and publish again."""
+    client = server_rig(store, servers.get(store)).client()
+    files = {"a.bin": b"\x01" * 100_000, "b.bin": b"\x02" * 100_000, "config.json": b"{}"}
+    one = versions.publish(client, write(tmp_path / "1", files), MODEL, version="v1", metadata={"step": 1})
+    assert versions.publish(client, tmp_path / "1", MODEL, version="v1", metadata={"step": 1}) == one
+    two = versions.publish(client, write(tmp_path / "2", {**files, "config.json": b"[]"}), MODEL, version="v2")
+    assert [each.path for each in versions.diff(client, MODEL, "v1", "v2")] == ["config.json"]
+    for version in ("v1", "v2"):
+        versions.set_alias(client, MODEL, "latest", version)
+    assert versions.resolve(client, MODEL, "latest") == two
+    versions.fetch(client, MODEL, "latest", tmp_path / "local")
+    assert versions.verify(client, MODEL, "v2", tmp_path / "local") == two
+    assert versions.verify(client, MODEL, "v1", read=False) == one
+    assert versions.delete_version(client, MODEL, "v1")
+    assert versions.collect_garbage(client, MODEL) == []
+    assert [each.url for each in versions.collect_garbage(client, MODEL, grace=dt.timedelta())] == [one.url]
+    assert versions.publish(client, tmp_path / "1", MODEL, version="v1").url == one.url.replace("-0/", "-1/")
+    assert [versions.verify(client, MODEL, each.name) for each in versions.list_versions(client, MODEL)]
+
+
+@ON_SERVERS
+def test_race(store: str, servers: Servers, tmp_path: Path) -> None:
+    """Of 8 publishers with different content at the same moment one wins, with all its bytes."""
+    rig = server_rig(store, servers.get(store))
+    folders = [write(tmp_path / str(n), {"a.bin": b"%d" % n * 1000, "b.bin": b"same"}) for n in range(8)]
+    won: list[versions.Version] = []
+    lost: list[ObjectExistsError] = []
+    barrier = threading.Barrier(len(folders))
+
+    def run(folder: Path) -> None:
+        client = rig.client()
+        barrier.wait()
+        try:
+            won.append(versions.publish(client, folder, MODEL, version="v1"))
+        except ObjectExistsError as error:
+            lost.append(error)
+
+    threads = [threading.Thread(target=run, args=[each]) for each in folders]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert (len(won), len(lost)) == (1, 7)
+    assert versions.verify(rig.client(), MODEL, "v1") == won[0]
