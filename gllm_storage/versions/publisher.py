@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import secrets
 import time
@@ -134,11 +135,24 @@ def new_manifest(model: Model, tree: LocalTree, version: str, metadata: Mapping[
         tree.list_sha256,
         f"gllm-storage/{gllm_storage.__version__}",
         entries.now(),
-        dict(metadata or {}),
+        _as_json(metadata or {}),
     )
     if len(encode_entry(manifest)) > LARGEST_ENTRY - 64:  # the number of the directory may grow
         raise ValueError(f"the metadata is too large: the limit is about {LARGEST_ENTRY} bytes with the manifest")
     return manifest
+
+
+def _as_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata as they will be read back: JSON has no tuples, and only texts as names.
+
+    Raises:
+        ValueError: If JSON cannot hold a value.
+    """
+    try:
+        values: dict[str, Any] = json.loads(json.dumps(dict(metadata), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the metadata of a version must be JSON: {error}") from error
+    return values
 
 
 class Publisher:

@@ -76,6 +76,14 @@ def test_second_publisher(client: FsspecStorageClient, out: Path, tmp_path: Path
     assert keys_of(model_of(client, MODEL)) == before
 
 
+def test_metadata_as_json(client: FsspecStorageClient, out: Path) -> None:
+    """Metadata is kept as JSON keeps it, and a second publisher with the same values succeeds."""
+    metadata: Any = {"shape": (1, 2), 3: None, "nested": {"a": [True, 0.5, "ä"]}}
+    version = publish(client, out, MODEL, version="v3", metadata=metadata)
+    assert version.metadata == {"shape": [1, 2], "3": None, "nested": {"a": [True, 0.5, "ä"]}}
+    assert publish(client, out, MODEL, version="v3", metadata=metadata) == version
+
+
 def test_equal_versions_share_files(client: FsspecStorageClient, out: Path) -> None:
     """Two versions of equal content have one directory."""
     one, two = (publish(client, out, MODEL, version=each) for each in ("v1", "v2"))
