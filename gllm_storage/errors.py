@@ -174,6 +174,9 @@ class Remedy(Enum):
     UPDATE_LIBRARY = "Update gllm-storage on this machine"
     OTHER_VERSION_NAME = "Publish under another name, or delete the version first"
     READ_ALIAS_AGAIN = "Read the alias again, and decide anew"
+    COLLECT_GARBAGE = "Collect the garbage of the model, then publish again"
+    ONE_MACHINE = "Pass one_machine=True if no other machine writes to the model meanwhile"
+    CASE_SENSITIVE_DISK = "Choose a directory on a disk that keeps both names, or leave one of the files out with include"
     MOVE_ALIAS = "Move the alias to a version that exists"
 
 

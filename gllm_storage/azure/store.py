@@ -45,6 +45,8 @@ class AzureStore(ObjectStore):
 
     provider: ClassVar[str] = "azure"
     creates_exclusively: ClassVar[bool] = True
+    replaces_at_once: ClassVar[bool] = False
+    """The blob is empty while a copy is pending, and after one that failed."""
 
     def __init__(self, requests: AzureRequests) -> None:
         self.requests = requests

@@ -168,6 +168,8 @@ class ObjectStore(ABC):
     """Name of the provider, for errors."""
     creates_exclusively: ClassVar[bool] = False
     """Whether `upload` honours `UploadRequest.exclusive` atomically. If not, `request` refuses, and so must `upload`."""
+    replaces_at_once: ClassVar[bool] = True
+    """Whether a copy that replaces an object does so atomically: readers find the old or the new content, at any moment."""
     names_targets: ClassVar[bool] = False
     """Whether `fetch` gives the path of its target to code that may rename another file to that path."""
 

@@ -1,7 +1,10 @@
 """The tree of a local directory: its files are hashed first, since the digest names the place where they will be stored.
 
-The tree list is written to a temporary file, and beside it the state of each file when it was hashed (size, times, inode),
-so that the upload can tell a file that changed since. Both are read as streams.
+The tree list is written to a temporary file, and beside it the state of each file when it was hashed (size, times, inode,
+CRC32C), so that the upload can tell a file that changed since. Both are read as streams.
+
+A write through `mmap` to a page that is dirty already changes neither the times nor the size. So the bytes that an upload
+reads are compared with the hash as well (`HashedSource`), and so is the checksum of the store.
 """
 
 from __future__ import annotations
@@ -14,15 +17,18 @@ import os
 import stat
 import struct
 import tempfile
+import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.files.source import CHUNK, local_errors, not_a_file, open_source
-from gllm_storage.store.checksums import encode, update
+from gllm_storage.errors import Remedy
+from gllm_storage.files.source import CHUNK, SourceChangedError, local_errors, not_a_file, open_source
+from gllm_storage.store.checksums import combine_crc64nvme, crc64nvme, encode, update
 from gllm_storage.versions.layout import require_path
+from gllm_storage.versions.stored_file import Content
 from gllm_storage.versions.tree import TreeDigest, TreeFile, read_tree, tree_header
 
 if TYPE_CHECKING:
@@ -32,8 +38,95 @@ if TYPE_CHECKING:
     from gllm_storage.files.source import LocalSource
 
 _STATE = struct.Struct("<5q")
+_CRC32C = struct.Struct("<I")
 _AT_A_TIME = 256
 """Files that are hashed side by side before the next ones begin."""
+
+
+class HashedSource:
+    """The content of a hashed file, which compares the bytes that are read with the hash.
+
+    The CRC of each range that is read is combined with those of the ranges beside it. So an upload that reads all bytes
+    once, in any order and by any thread, fails before it publishes them. If it reads some of them again, after a failed
+    request, the CRC of the sent content may remain unknown: `is_complete` is False then.
+
+    Args:
+        source: The file.
+        content: The content that was hashed.
+    """
+
+    def __init__(self, source: LocalSource, content: Content) -> None:
+        self._source = source
+        self._expected = content.crc64nvme
+        self._lock = threading.Lock()
+        self._by_start: dict[int, tuple[int, int]] = {}
+        self._by_end: dict[int, tuple[int, int]] = {}
+        self._count = 0
+        self.path = source.path
+        self.is_complete = False
+        """Whether the CRC of all bytes was compared, each of which was read once."""
+        if not source.size:
+            self._compare(0)
+
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes."""
+        return self._source.size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read exactly `length` bytes.
+
+        Raises:
+            SourceChangedError: If these are the last bytes that were missing, and the content is not the hashed one.
+            StorageError: If the file ends before, or cannot be read.
+        """
+        data = self._source.read_at(offset, length)
+        self._add(offset, crc64nvme(data), length)
+        return data
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill a buffer; as `read_at`."""
+        self._source.read_into(offset, view)
+        self._add(offset, crc64nvme(view), len(view))
+
+    def require_unchanged(self) -> None:
+        """Check that size and modification time are those of the opened file.
+
+        Raises:
+            SourceChangedError: If one of them differs.
+        """
+        self._source.require_unchanged()
+
+    def changed(self) -> SourceChangedError:
+        """The error for content that changed while it was read."""
+        return self._source.changed()
+
+    def _add(self, start: int, crc: int, length: int) -> None:
+        if not length:
+            return
+        end = start + length
+        with self._lock:
+            self.is_complete = False
+            self._count += length
+            if start in self._by_end:
+                before, crc_before = self._by_end.pop(start)
+                self._by_start.pop(before, None)
+                start, crc = before, combine_crc64nvme(crc_before, crc, end - start)
+            if end in self._by_start:
+                behind, crc_behind = self._by_start.pop(end)
+                self._by_end.pop(behind, None)
+                end, crc = behind, combine_crc64nvme(crc, crc_behind, behind - end)
+            self._by_start[start], self._by_end[end] = (end, crc), (start, crc)
+            if (start, end) == (0, self.size):
+                self._compare(crc)
+
+    def _compare(self, crc: int) -> None:
+        if encode(crc) != self._expected:
+            raise self.changed()
+        self.is_complete = self._count == self.size  # not if bytes were read twice: the first or the second ones were sent
+        self._by_start.clear()
+        self._by_end.clear()
+        self._count = 0
 
 
 @dataclass(frozen=True)
@@ -44,14 +137,16 @@ class LocalFile:
         entry: The line of the tree list.
         path: The local path.
         state: The state of the file when it was hashed.
+        content: The content when it was hashed.
     """
 
     entry: TreeFile
     path: str
     state: bytes
+    content: Content
 
     @contextlib.contextmanager
-    def opened(self, details: ErrorDetails) -> Iterator[LocalSource]:
+    def opened(self, details: ErrorDetails) -> Iterator[HashedSource]:
         """The content, if the file did not change since it was hashed, and does not until the end of the block.
 
         Raises:
@@ -62,10 +157,19 @@ class LocalFile:
         with open_source(self.path, details) as source:
             if _state_of(os.stat(self.path)) != self.state:
                 raise source.changed()
-            yield source
+            yield HashedSource(source, self.content)
             source.require_unchanged()
             if _state_of(os.stat(self.path)) != self.state:
                 raise source.changed()
+
+    def changed(self, details: ErrorDetails) -> SourceChangedError:
+        """The error for a file that was stored with other bytes than it had when it was hashed."""
+        return SourceChangedError(
+            f"{details.operation} of {details.url}: local file {self.path!r} changed after it was hashed, so nothing was "
+            "published",
+            details,
+            Remedy.FINISH_WRITING,
+        )
 
 
 @dataclass(frozen=True)
@@ -99,11 +203,13 @@ class LocalTree:
         """
         with open(self.list_path, "rb") as lines, open(_states_path(self.list_path), "rb") as states:
             entries = read_tree(lines, details)
-            while batch := [self._file(each, states.read(_STATE.size)) for each in itertools.islice(entries, count)]:
+            while batch := [self._file(each, states) for each in itertools.islice(entries, count)]:
                 yield batch
 
-    def _file(self, entry: TreeFile, state: bytes) -> LocalFile:
-        return LocalFile(entry, os.path.join(self.folder, *entry.path.split("/")), state)
+    def _file(self, entry: TreeFile, states: BinaryIO) -> LocalFile:
+        state, (crc32c,) = states.read(_STATE.size), _CRC32C.unpack(states.read(_CRC32C.size))
+        content = Content(entry.size, entry.sha256, entry.crc64nvme, encode(crc32c, "crc32c"))
+        return LocalFile(entry, os.path.join(self.folder, *entry.path.split("/")), state, content)
 
 
 @contextlib.contextmanager
@@ -155,7 +261,7 @@ def _hash_into(list_path: str, folder: str, details: ErrorDetails) -> LocalTree:
 
 
 def _hash_file(folder: str, path: str, details: ErrorDetails) -> tuple[TreeFile, bytes]:
-    sha256, crc = hashlib.sha256(), 0
+    sha256, crc, crc32c = hashlib.sha256(), 0, 0
     local = os.path.join(folder, *path.split("/"))
     with open_source(local, details) as source:
         state = _state_of(os.stat(local))
@@ -164,8 +270,9 @@ def _hash_file(folder: str, path: str, details: ErrorDetails) -> tuple[TreeFile,
             data = source.read_at(offset, min(CHUNK, source.size - offset))
             sha256.update(data)
             crc = update(data, crc, "crc64nvme")
+            crc32c = update(data, crc32c, "crc32c")
         source.require_unchanged()
-        return TreeFile(path, source.size, sha256.hexdigest(), encode(crc)), state
+        return TreeFile(path, source.size, sha256.hexdigest(), encode(crc)), state + _CRC32C.pack(crc32c)
 
 
 def _paths_in(folder: str, path: str, details: ErrorDetails) -> Iterator[str]:

@@ -27,8 +27,8 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import (
     OURS,
     ConflictCheckUnsupportedError,
+    IntegrityError,
     ObjectExistsError,
-    ObjectNotFoundError,
     Remedy,
     StorageUnavailableError,
 )
@@ -51,14 +51,17 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from gllm_storage.client import CloudStorageClient
-    from gllm_storage.errors import StorageError
+    from gllm_storage.errors import ErrorDetails, StorageError
+    from gllm_storage.info import Stored
     from gllm_storage.versions.layout import Model
-    from gllm_storage.versions.local_tree import LocalFile, LocalTree
+    from gllm_storage.versions.local_tree import HashedSource, LocalFile, LocalTree
     from gllm_storage.versions.log import Decision, Log
 
 _OPERATION = "publish"
 _RESTARTS = 5
 """How often a publisher begins again after a collector, or it itself, has aborted its slot."""
+_MOST_FOREIGN = 8
+"""How many directories of one content may hold something else before a publisher fails. Tombstones do not count."""
 _BATCH = 1000
 """Files that are stored before the next mark may be written."""
 _HEARTBEAT_SECONDS = 600
@@ -201,18 +204,37 @@ class Publisher:
         )
 
     def _attempt(self, slot: int) -> Decision:
-        """Store the files, and commit."""
+        """Store the files, and commit.
+
+        Raises:
+            IntegrityError: If several directories in a row hold something else.
+            StorageError: If a request fails.
+        """
+        foreign = 0
         for number in itertools.count():
             place = place_of(self._tree.digest, number)
             marks = Marks(self._model, place, self._manifest.version, slot)
             marks.write()
-            if self._has_tomb(place) or not self._store_files(place, marks):
+            has_tomb = self._has_tomb(place)
+            if has_tomb or not self._store_files(place, marks):
                 marks.remove()
+                foreign += not has_tomb
+                if foreign == _MOST_FOREIGN:
+                    raise self._all_foreign(place)
                 continue
             decision = self._log.decide(slot, replace(self._manifest, place=place))
             marks.remove()
             return decision
         raise AssertionError  # the loop has no end
+
+    def _all_foreign(self, place: str) -> IntegrityError:
+        details = self._store.details(self._model.data(place), _OPERATION)
+        return IntegrityError(
+            f"{self._details.url} was not published: each of {_MOST_FOREIGN} directories for its files, the last of them "
+            f"{details.url}, has a file with another content or another name",
+            details,
+            Remedy.COLLECT_GARBAGE,
+        )
 
     def _accepted(self, found: Manifest) -> Manifest:
         """The manifest, if it publishes our files and metadata.
@@ -231,7 +253,7 @@ class Publisher:
         )
 
     def _has_tomb(self, place: str) -> bool:
-        return exists(self._model, self._model.tomb(place))
+        return self._store.exists(self._model.tomb(place))
 
     # ------------------------------------------------------------------ the files
 
@@ -260,53 +282,80 @@ class Publisher:
 
     def _store_at_once(self, prefix: str, batch: list[LocalFile]) -> bool:
         """Store the files of a directory that was empty. Returns False if another publisher works there, too."""
-        items = [self._item(prefix, each) for each in batch]
+        sent: set[LocalFile] = set()
+        items = [self._item(prefix, each, sent) for each in batch]
         try:
-            self._store.upload_many(items, Stop(running_stop()))
+            stored = self._store.upload_many(items, Stop(running_stop()))
         except (ObjectExistsError, ConflictCheckUnsupportedError):
             return False
+        for file, each in zip(batch, stored, strict=True):
+            self._require_stored(file, prefix + file.entry.path, each, sent)
         return True
 
-    def _item(self, prefix: str, file: LocalFile) -> UploadItem:
+    def _item(self, prefix: str, file: LocalFile, sent: set[LocalFile]) -> UploadItem:
         @contextlib.contextmanager
         def watch() -> Iterator[Progress]:
             yield Progress(self._progress)
 
-        return UploadItem(prefix + file.entry.path, file.opened, watch, exclusive=True)
+        return UploadItem(prefix + file.entry.path, partial(_opened, file, sent), watch, exclusive=True)
 
-    def _store_with_care(self, prefix: str, batch: list[LocalFile], earlier: Earlier | None) -> bool:
+    def _store_with_care(self, prefix: str, batch: list[LocalFile], earlier: Earlier) -> bool:
         # Publishers of the same content begin at different files, so that together they send each one about once.
         start = secrets.randbelow(len(batch))
         tasks = [partial(self._keep_or_store, prefix, each, earlier) for each in batch[start:] + batch[:start]]
         return all(run_all(tasks, self._store.settings.max_concurrency, Stop(running_stop())))
 
-    def _keep_or_store(self, prefix: str, file: LocalFile, earlier: Earlier | None) -> bool:
+    def _keep_or_store(self, prefix: str, file: LocalFile, earlier: Earlier) -> bool:
         """Store a file unless it is there. Returns False if something else is there."""
-        key, entry = prefix + file.entry.path, file.entry
-        if not exists(self._model, key):
-            if earlier and earlier.copy(entry, key):
-                self._progress(entry.size)
+        key, size = prefix + file.entry.path, file.entry.size
+        if not self._store.exists(key):
+            if earlier.copy(file.content, key):
+                self._progress(size)
                 return True
             try:
                 self._upload(key, file)
             except ObjectExistsError:
                 pass
             else:
-                self._progress(entry.size)
+                self._progress(size)
                 return True
-        is_there = holds(self._store, key, entry, file.opened)
-        self._progress(entry.size if is_there else 0)
+        is_there = holds(self._store, key, file.content)
+        self._progress(size if is_there else 0)
         return is_there
 
     def _upload(self, key: str, file: LocalFile) -> None:
+        sent: set[LocalFile] = set()
         transfer = self._store.transfer(key, "upload")
-        with file.opened(transfer.details) as source:
+        with _opened(file, sent, transfer.details) as source:
             request = self._store.request(key, source, transfer, exclusive=True)
             try:
-                self._store.upload(request)
+                stored = self._store.upload(request)
             except ConflictCheckUnsupportedError:
                 # Not enforced for multipart uploads, as on some stores. All publishers write the same content to this key.
-                self._store.upload(replace(request, exclusive=False))
+                stored = self._store.upload(replace(request, exclusive=False))
+        self._require_stored(file, key, stored, sent)
+
+    def _require_stored(self, file: LocalFile, key: str, stored: Stored, sent: set[LocalFile]) -> None:
+        """Check that an object has the content that was hashed, although the file may have changed unnoticed.
+
+        Raises:
+            SourceChangedError: If it has not.
+            StorageError: If a request fails.
+        """
+        agrees = file.content.agrees(stored.checksum)
+        if agrees is None:
+            agrees = file in sent or holds(self._store, key, file.content)
+        if not agrees:
+            raise file.changed(self._store.details(key, "upload"))
+
+
+@contextlib.contextmanager
+def _opened(file: LocalFile, sent: set[LocalFile], details: ErrorDetails) -> Iterator[HashedSource]:
+    """Open a file, and add it to `sent` if all bytes that were read of it are those that were hashed."""
+    with file.opened(details) as source:
+        yield source
+    if source.is_complete:
+        sent.add(file)
 
 
 class Marks:
@@ -353,16 +402,3 @@ class Marks:
         transfer = self._store.transfer(self._prefix, "delete")
         with contextlib.suppress(*OURS):
             self._store.delete_many(self._keys, transfer)
-
-
-def exists(model: Model, key: str) -> bool:
-    """Whether an object exists.
-
-    Raises:
-        StorageError: If the request fails.
-    """
-    try:
-        model.store.info(key, "exists")
-    except ObjectNotFoundError:
-        return False
-    return True

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from gllm_storage.versions.layout import Model
     from gllm_storage.versions.local_tree import LocalTree
+    from gllm_storage.versions.stored_file import Content
     from gllm_storage.versions.tree import TreeFile
 
 _VERSIONS = 3
 """How many of the latest versions are looked at."""
-_SMALLEST = 2**16
+SMALLEST = 2**16
 """A smaller file is sent: one request, as a copy."""
 _MOST_FILES = 200_000
 """The most files that are remembered, about 50 MiB."""
@@ -48,23 +49,32 @@ class Earlier:
         for file in files:
             if len(self._keys) >= _MOST_FILES:
                 return
-            if file.size >= _SMALLEST:
+            if file.size >= SMALLEST:
                 self._keys.setdefault(file.sha256, self._model.data(place) + file.path)
 
-    def copy(self, file: TreeFile, key: str) -> bool:
-        """Copy a file, if an earlier version has it. Returns False if the copy is not there with the right content.
+    def copy(self, content: Content, key: str) -> bool:
+        """Copy a content, if an earlier version has it. Returns False if the copy is not there with that content.
 
-        The source may be deleted at any time, and the copy is compared as any other object that is found: so a failure only
-        means that the file is sent.
+        A damaged source would make a damaged copy, which keeps the file itself out of the directory. So the source is
+        compared first, by a checksum that the store has of it, and that version of it is copied. A source that fails is not
+        used again.
         """
-        store, source = self._model.store, self._keys.get(file.sha256)
+        store, source = self._model.store, self._keys.get(content.sha256)
         if source is None or source == key:
             return False
         try:
-            store.copy_version(source, key, store.transfer(source, "copy"))
-            return holds(store, key, file)
+            found = store.info(source, "copy")
+            if found.size == content.size and content.agrees(found.checksum):
+                # A copy that replaces the file of an equal publisher is harmless only if it does so atomically. If it need
+                # not be exclusive, it is a server-side copy on more stores.
+                exclusive = not store.replaces_at_once
+                store.copy_version(source, key, store.transfer(source, "copy"), exclusive=exclusive, version=found)
+                if holds(store, key, content):
+                    return True
         except OURS:
-            return False
+            pass
+        self._keys.pop(content.sha256, None)
+        return False
 
 
 @contextlib.contextmanager
@@ -77,7 +87,7 @@ def earlier_files(model: Model, tree: LocalTree) -> Iterator[Earlier]:
         StorageError: If the versions cannot be listed.
     """
     earlier = Earlier(model)
-    if tree.size >= _SMALLEST:
+    if tree.size >= SMALLEST:
         for version in itertools.islice(_latest_versions(model), _VERSIONS):
             with contextlib.suppress(*OURS):
                 _, entry = version_log(model, version, "publish").newest()

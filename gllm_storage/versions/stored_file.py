@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,13 +10,8 @@ from typing import TYPE_CHECKING
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import IntegrityError, ObjectNotFoundError
 from gllm_storage.files.source import CHUNK, open_source
-from gllm_storage.store.checksums import checksum_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
-    from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
     from gllm_storage.store.port import ObjectStore
     from gllm_storage.versions.tree import TreeFile
@@ -23,19 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Content:
-    """A content that is not a file of a tree; the attributes are those of `TreeFile`."""
+    """The content that an object should have.
+
+    Attributes:
+        size: Size in bytes.
+        sha256: SHA-256, hexadecimal.
+        crc64nvme: CRC-64/NVME in base64; empty if it is not known.
+        crc32c: CRC32C in base64, as GCS computes it; empty if it is not known.
+    """
 
     size: int
     sha256: str
     crc64nvme: str = ""
+    crc32c: str = ""
+
+    @classmethod
+    def of(cls, file: TreeFile) -> Content:
+        """The content of a file of a tree list."""
+        return cls(file.size, file.sha256, file.crc64nvme)
+
+    def agrees(self, checksum: str | None) -> bool | None:
+        """Whether a checksum of a store, such as ``"crc64nvme:…"``, is of this content; None if that cannot be told."""
+        algorithm, _, value = (checksum or "").partition(":")
+        known = {"crc64nvme": self.crc64nvme, "crc32c": self.crc32c, "sha256": _in_base64(self.sha256)}.get(algorithm)
+        return value == known if known else None
 
 
-def holds(
-    store: ObjectStore,
-    key: str,
-    content: Content | TreeFile,
-    opened: Callable[[ErrorDetails], AbstractContextManager[Source]] | None = None,
-) -> bool:
+def holds(store: ObjectStore, key: str, content: Content) -> bool:
     """Whether an object exists and has a certain content.
 
     The checksum of the store decides, if it is one that is known for the content: a HEAD request. Otherwise the object is
@@ -45,7 +55,6 @@ def holds(
         store: The store.
         key: The key.
         content: The content.
-        opened: Opens the content on this machine, for a checksum of another algorithm; None if it is not here.
 
     Raises:
         StorageError: If a request fails.
@@ -54,13 +63,8 @@ def holds(
         info = store.info(key)
         if info.size != content.size:
             return False
-        algorithm, _, value = (info.checksum or "").partition(":")
-        if algorithm == "crc64nvme" and content.crc64nvme:
-            return value == content.crc64nvme
-        if algorithm and opened is not None:
-            with opened(store.details(key, "upload")) as source:
-                return checksum_of(source.read_at, source.size, algorithm) == value
-        return sha256_of(store, key) == content.sha256
+        agrees = content.agrees(info.checksum)
+        return sha256_of(store, key) == content.sha256 if agrees is None else agrees
     except ObjectNotFoundError:
         return False
     except IntegrityError:  # the content does not match the checksum that the store has of it
@@ -88,3 +92,7 @@ def sha256_of_source(source: Source) -> str:
         check_stop()
         digest.update(source.read_at(offset, min(CHUNK, source.size - offset)))
     return digest.hexdigest()
+
+
+def _in_base64(hexadecimal: str) -> str:
+    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()

@@ -14,7 +14,7 @@ from gllm_storage.errors import ErrorDetails, IntegrityError
 from gllm_storage.files.source import open_source
 from gllm_storage.versions.catalog import Version, resolved, version_of
 from gllm_storage.versions.layout import model_of
-from gllm_storage.versions.stored_file import holds, sha256_of, sha256_of_source
+from gllm_storage.versions.stored_file import Content, holds, sha256_of, sha256_of_source
 from gllm_storage.versions.stored_tree import stored_tree
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def local_paths(folder: str) -> Iterator[str]:
 
 def _is_stored(model: Model, key: str, file: TreeFile, *, read: bool) -> str | None:
     if not read:
-        return None if holds(model.store, key, file) else "missing or changed"
+        return None if holds(model.store, key, Content.of(file)) else "missing or changed"
     try:
         return None if sha256_of(model.store, key) == file.sha256 else "changed"
     except FileNotFoundError:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import socket
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gllm_storage import LocalStorageClient
-from gllm_storage.errors import ConflictCheckUnsupportedError, ObjectExistsError, StorageError, StorageUnavailableError
+from gllm_storage.errors import (
+    ConflictCheckUnsupportedError,
+    IntegrityError,
+    ObjectExistsError,
+    StorageError,
+    StorageUnavailableError,
+)
 from gllm_storage.files.source import SourceChangedError
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.memory.store import MemoryStore
+from gllm_storage.store.checksums import encode, update
 from gllm_storage.versions import publisher as publishing
 from gllm_storage.versions.catalog import list_versions, resolve
 from gllm_storage.versions.layout import model_of, place_of, slot_name
@@ -22,12 +32,14 @@ from gllm_storage.versions.publisher import publish
 from tests.versions.support import MODEL, digest_of, keys_of, new_client, read_bytes, store_bytes, write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from gllm_storage.concurrency.stop import Stop
-    from gllm_storage.info import Stored
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.info import ObjectInfo, Stored
     from gllm_storage.store.port import UploadItem, UploadRequest
+    from gllm_storage.versions.local_tree import LocalTree
 
 FILES = {"config.json": b"{}", "weights/1.bin": b"\x01" * 70_000, "weights/2.bin": b"\x02" * 70_000, "weights.txt": b""}
 OTHER_FILES = {**FILES, "config.json": b"[]"}
@@ -109,7 +121,18 @@ def test_progress(client: FsspecStorageClient, out: Path) -> None:
         assert counted.moved == counted.size == sum(map(len, FILES.values()))
 
 
-class RecordingStore(MemoryStore):
+class StatingStore(MemoryStore):
+    """States a checksum of each object, as clouds do."""
+
+    algorithm = "crc64nvme"
+
+    def info(self, key: str, operation: str = "info") -> ObjectInfo:
+        content = self.content(key, self.details(key, operation)).getbuffer()
+        crc = encode(update(content, 0, self.algorithm), self.algorithm)
+        return replace(super().info(key, operation), checksum=f"{self.algorithm}:{crc}")
+
+
+class RecordingStore(StatingStore):
     """Remembers the keys of files that were sent and copied, and can fail."""
 
     def __init__(self, *args: Any) -> None:
@@ -173,6 +196,44 @@ def test_shared_files_are_copied(recorded: tuple[FsspecStorageClient, RecordingS
     assert store.sent == ["17.bin"]
     assert len(store.copied) == 39
     assert stored_files(client, version.url) == files
+
+
+@pytest.mark.parametrize("algorithm", ["crc64nvme", "crc32c"])
+def test_damaged_earlier_file(recorded: tuple[FsspecStorageClient, RecordingStore], tmp_path: Path, algorithm: str) -> None:
+    """A damaged file of an earlier version is not copied: the new version has the right bytes, in its first directory."""
+    client, store = recorded
+    store.algorithm = algorithm
+    files = {f"{number}.bin": os.urandom(2**16) for number in range(3)}
+    old = publish(client, write_folder(tmp_path / "v1", files), MODEL, version="v1")
+    damaged = old.url.removeprefix(store.url("")) + "1.bin"
+    store_bytes(store, damaged, b"\x01" * 2**16)
+    store.sent.clear()
+    store.copied.clear()
+    files["new.bin"] = b"new"
+    version = publish(client, write_folder(tmp_path / "v2", files), MODEL, version="v2")
+    assert version.url.endswith("-0/")
+    assert stored_files(client, version.url) == files
+    assert sorted(store.sent) == ["1.bin", "new.bin"]
+    assert len(store.copied) == 2
+
+
+def test_foreign_directories(client: FsspecStorageClient, out: Path) -> None:
+    """A publisher that finds something else in each directory ends with an error, and does not fill the bucket."""
+    model = model_of(client, MODEL)
+    for number in range(20):
+        store_bytes(client.store, f"{model.data(place_of(digest_of(FILES), number))}config.json", b"??")
+    with pytest.raises(IntegrityError, match=r"each of 8 directories.*-7/.*Collect the garbage"):
+        publish(client, out, MODEL, version="v3")
+    assert len(keys_of(model, "trees/")) == 8
+    assert keys_of(model, "marks/") == []
+
+
+def test_many_tombstones(client: FsspecStorageClient, out: Path) -> None:
+    """Directories with tombstones, of which there is one for each collected version, do not count."""
+    model = model_of(client, MODEL)
+    for number in range(10):
+        store_bytes(client.store, model.tomb(place_of(digest_of(FILES), number)), b"")
+    assert publish(client, out, MODEL, version="v3").url.endswith("-10/")
 
 
 @pytest.mark.parametrize("damage", ["content", "size", "extra", "list"])
@@ -334,6 +395,51 @@ def test_file_that_changes(client: FsspecStorageClient, out: Path, monkeypatch: 
         publish(client, out, MODEL, version="v3")
     with pytest.raises(FileNotFoundError):
         resolve(client, MODEL, "v3")
+
+
+class HiddenChange:
+    """Changes a file by `mmap` after it was hashed. The page is dirty already, so neither size nor times change."""
+
+    def __init__(self, path: Path, at: int) -> None:
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self._at = at
+        self._map[at] = 1  # makes the page dirty
+
+    @contextlib.contextmanager
+    def after_hash(self, folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
+        with hashed_tree(folder, details) as tree:
+            self._map[self._at] = 2
+            yield tree
+
+
+@pytest.mark.parametrize("stated", ["nothing", "crc64nvme", "crc32c"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_hidden_change(
+    client: FsspecStorageClient, out: Path, monkeypatch: pytest.MonkeyPatch, stated: str, is_first: bool
+) -> None:
+    """Bytes that change after the hash, unseen by the times of the file, are never published."""
+    big = b"\0" * (2**20 + 5) + b"\1" + bytes(2**20)
+    (out / "big").write_bytes(big)
+    if not is_first:  # in a directory with files, each one is stored on its own
+        place = place_of(digest_of({**FILES, "big": big}), 0)
+        store_bytes(client.store, f"{model_of(client, MODEL).data(place)}config.json", FILES["config.json"])
+    if stated != "nothing" and isinstance(client.store, MemoryStore):
+        memory = client.store
+        stating = StatingStore(memory._filesystem, memory._base.strip("/"), memory.settings)
+        stating.algorithm = stated
+        monkeypatch.setattr(FsspecStorageClient, "store", property(lambda _: stating))
+    change = HiddenChange(out / "big", 2**20 + 5)
+    monkeypatch.setattr(publishing, "hashed_tree", change.after_hash)
+    with pytest.raises(SourceChangedError, match="big"):
+        publish(client, out, MODEL, version="v3")
+    with pytest.raises(FileNotFoundError):
+        resolve(client, MODEL, "v3")
+    model = model_of(client, MODEL)
+    assert [each for each in keys_of(model, "data/") if each.endswith("/big")] == []
+    monkeypatch.undo()
+    version = publish(client, out, MODEL, version="v3")
+    assert stored_files(client, version.url)["big"][2**20 + 5] == 2
 
 
 def test_bad_metadata(client: FsspecStorageClient, out: Path) -> None:
