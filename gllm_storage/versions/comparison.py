@@ -63,7 +63,7 @@ def diff(client: CloudStorageClient, model: str, old: str, new: str) -> Iterator
 
 def _between(model: Model, old: Manifest, new: Manifest) -> Iterator[Change]:
     with stored_tree(model, old, _OPERATION) as before, stored_tree(model, new, _OPERATION) as after:
-        yield from _changes(before, after)
+        yield from _changes(iter(before), iter(after))
 
 
 def _changes(before: Iterator[TreeFile], after: Iterator[TreeFile]) -> Iterator[Change]:

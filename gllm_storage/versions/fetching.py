@@ -20,14 +20,16 @@ from gllm_storage.errors import (
     ObjectNotFoundError,
     Remedy,
     StorageUnavailableError,
+    UnsupportedOperationError,
 )
+from gllm_storage.files.names import FoldedClashes, fold_of_disk
 from gllm_storage.files.source import local_errors
 from gllm_storage.store.port import ReadItem
 from gllm_storage.store.transfer import Progress
 from gllm_storage.versions.catalog import Version, resolved, version_of
 from gllm_storage.versions.layout import hex_of, model_of
 from gllm_storage.versions.stored_tree import stored_tree
-from gllm_storage.versions.verification import is_local, local_paths
+from gllm_storage.versions.verification import is_local, local_paths, not_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from gllm_storage.client import CloudStorageClient
     from gllm_storage.versions.entries import Manifest
     from gllm_storage.versions.layout import Model
+    from gllm_storage.versions.stored_tree import StoredTree
     from gllm_storage.versions.tree import TreeFile
 
 _OPERATION = "fetch"
@@ -76,9 +79,10 @@ def fetch(
         FileExistsError: If the directory exists.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was fetched
             (`ObjectNotFoundError`).
-        RuntimeError: If a file or the manifest is damaged (`IntegrityError`) or of a later format
-            (`UnsupportedOperationError`); if another process fetches to the same directory (`StorageUnavailableError`); or
-            if a request or the disk fails (`StorageError`). The directory does not exist then.
+        RuntimeError: If a file or the manifest is damaged (`IntegrityError`) or of a later format, or two names are one on
+            the disk, as those that differ only in case may be (`UnsupportedOperationError`); if another process fetches to
+            the same directory (`StorageUnavailableError`); or if a request or the disk fails (`StorageError`). The directory
+            does not exist then.
 
     Example:
         >>> fetch(client, "models/llama-ft", "latest", "./local").name
@@ -115,19 +119,47 @@ class _Fetch:
         self._temporary = os.path.join(folder, f".{base}.{hex_of(manifest.digest)[:16]}.gllm-fetch")
 
     def run(self) -> None:
-        with stored_tree(self._model, self._manifest, _OPERATION) as files:
-            chosen = [each for each in files if self._is_chosen(each)]
-        if not chosen:
-            raise ValueError(f"{self._details.url} has no file that matches {self._patterns!r}")
-        self._progress.expect(sum(each.size for each in chosen))
-        with local_errors("write", self._temporary, self._details):
-            os.makedirs(self._temporary, exist_ok=True)
-        with self._locked():
-            self._remove_others({each.path for each in chosen})
-            rest = iter(chosen)
-            while batch := list(islice(rest, _BATCH)):
-                self._download(batch)
-            self._put_into_place()
+        with stored_tree(self._model, self._manifest, _OPERATION) as tree:
+            files, size = self._counted(tree)
+            if not files:
+                raise ValueError(f"{self._details.url} has no file that matches {self._patterns!r}")
+            self._progress.expect(size)
+            with self._locked():
+                self._require_names(tree)
+                self._remove_others(tree)
+                chosen = self._chosen(tree)
+                while batch := list(islice(chosen, _BATCH)):
+                    self._download(batch)
+                self._put_into_place()
+
+    def _chosen(self, tree: StoredTree) -> Iterator[TreeFile]:
+        return (each for each in tree if self._is_chosen(each))
+
+    def _counted(self, tree: StoredTree) -> tuple[int, int]:
+        files = size = 0
+        for each in self._chosen(tree):
+            files, size = files + 1, size + each.size
+        return files, size
+
+    def _require_names(self, tree: StoredTree) -> None:
+        """Check that the disk can hold all names.
+
+        Raises:
+            UnsupportedOperationError: If two of them are one there, as those that differ only in case may be.
+        """
+        fold = fold_of_disk(self._temporary)
+        if fold is None:
+            return
+        with contextlib.closing(FoldedClashes(fold)) as clashes:
+            for each in self._chosen(tree):
+                other = clashes.find(each.path, ours=True)
+                if other is not None:
+                    raise UnsupportedOperationError(
+                        f"{self._details.url} cannot be fetched to {self._target!r}: {other!r} and {each.path!r} are one "
+                        "file or folder on that disk",
+                        self._details,
+                        Remedy.CASE_SENSITIVE_DISK,
+                    )
 
     def _is_chosen(self, file: TreeFile) -> bool:
         return self._patterns is None or any(fnmatch.fnmatchcase(file.path, each) for each in self._patterns)
@@ -162,35 +194,47 @@ class _Fetch:
     def _path(self, path: str) -> str:
         return os.path.join(self._temporary, *path.split("/"))
 
-    def _remove_others(self, paths: set[str]) -> None:
+    def _remove_others(self, tree: StoredTree) -> None:
         """Remove the files of an earlier fetch, of other files or killed."""
         with local_errors("write", self._temporary, self._details):
-            for each in list(local_paths(self._temporary)):
-                if each not in paths or os.path.islink(self._path(each)):
+            for each in local_paths(self._temporary):
+                if os.path.islink(self._path(each)):  # a download would replace the file that the link leads to
                     os.unlink(self._path(each))
-            for parent, _, _ in list(os.walk(self._temporary, topdown=False))[:-1]:
-                with contextlib.suppress(OSError):  # a folder with files
-                    os.rmdir(parent)
+            for each in not_in(self._chosen(tree), local_paths(self._temporary)):
+                os.unlink(self._path(each))
+            for parent, _, _ in os.walk(self._temporary, topdown=False):
+                if parent != self._temporary:
+                    with contextlib.suppress(OSError):  # a folder with files
+                        os.rmdir(parent)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes out of the temporary directory. The lock ends with the process.
+        """Make the temporary directory, and keep other processes out of it. The lock ends with the process.
 
         Raises:
             StorageUnavailableError: If another process has the lock.
+            StorageError: If the path is a link, or the directory cannot be made.
         """
-        with local_errors("write", self._temporary, self._details):
-            fd = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY)
+        # The process that had the lock may have given the directory its name: then the lock is not one of this path.
+        while not _is_at(fd := self._open_and_lock(), self._temporary):
+            os.close(fd)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StorageUnavailableError(
-                    f"{self._details.url}: another process fetches it to {self._target!r}", self._details, Remedy.REPEAT
-                ) from error
             yield
         finally:
             os.close(fd)
+
+    def _open_and_lock(self) -> int:
+        with local_errors("write", self._temporary, self._details):
+            os.makedirs(self._temporary, exist_ok=True)
+            fd = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise StorageUnavailableError(
+                f"{self._details.url}: another process fetches it to {self._target!r}", self._details, Remedy.REPEAT
+            ) from error
+        return fd
 
     def _put_into_place(self) -> None:
         with local_errors("write", self._target, self._details):
@@ -201,6 +245,13 @@ class _Fetch:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _require_absent(target: str) -> None:

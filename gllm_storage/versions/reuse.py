@@ -14,7 +14,7 @@ from gllm_storage.versions.stored_file import holds
 from gllm_storage.versions.stored_tree import stored_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from gllm_storage.versions.layout import Model
@@ -44,7 +44,7 @@ class Earlier:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def add(self, place: str, files: Iterator[TreeFile]) -> None:
+    def add(self, place: str, files: Iterable[TreeFile]) -> None:
         """Add the files of a version."""
         for file in files:
             if len(self._keys) >= _MOST_FILES:

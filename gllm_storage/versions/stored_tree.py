@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gllm_storage.errors import ObjectNotFoundError
@@ -19,9 +20,26 @@ if TYPE_CHECKING:
     from gllm_storage.versions.tree import TreeFile
 
 
+@dataclass(frozen=True)
+class StoredTree:
+    """The files of a version, in the order of the UTF-8 bytes of their paths. Each iteration reads the list anew.
+
+    Attributes:
+        path: The local file with the list.
+        details: The operation, for errors.
+    """
+
+    path: str
+    details: ErrorDetails
+
+    def __iter__(self) -> Iterator[TreeFile]:
+        with open(self.path, "rb") as lines:
+            yield from read_tree(lines, self.details)
+
+
 @contextlib.contextmanager
-def stored_tree(model: Model, manifest: Manifest, operation: str) -> Iterator[Iterator[TreeFile]]:
-    """The files of a version, in the order of their paths.
+def stored_tree(model: Model, manifest: Manifest, operation: str) -> Iterator[StoredTree]:
+    """The files of a version.
 
     Args:
         model: The model.
@@ -44,18 +62,17 @@ def stored_tree(model: Model, manifest: Manifest, operation: str) -> Iterator[It
         with open_source(target.temporary, details) as source:
             if (source.size, sha256_of_source(source)) != (manifest.tree_size, manifest.tree_sha256):
                 raise damaged(details, "it is not the list that the manifest names")
-        with open(target.temporary, "rb") as lines:
-            _require_digest(lines, manifest, details)
-            lines.seek(0)
-            yield read_tree(lines, details)
+        tree = StoredTree(target.temporary, details)
+        _require_digest(tree, manifest)
+        yield tree
 
 
-def _require_digest(lines: Iterator[bytes], manifest: Manifest, details: ErrorDetails) -> None:
+def _require_digest(tree: StoredTree, manifest: Manifest) -> None:
     digest = TreeDigest()
-    for file in read_tree(lines, details):
+    for file in tree:
         try:
             digest.add(file)
         except ValueError as error:
-            raise damaged(details, str(error)) from error
+            raise damaged(tree.details, str(error)) from error
     if (digest.value(), digest.files, digest.size) != (manifest.digest, manifest.files, manifest.size):
-        raise damaged(details, "its files are not those of the digest in the manifest")
+        raise damaged(tree.details, "its files are not those of the digest in the manifest")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, IntegrityError
-from gllm_storage.files.source import open_source
+from gllm_storage.files.source import local_errors, open_source
 from gllm_storage.versions.catalog import Version, resolved, version_of
 from gllm_storage.versions.layout import model_of
 from gllm_storage.versions.stored_file import Content, holds, sha256_of, sha256_of_source
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from gllm_storage.client import CloudStorageClient
+    from gllm_storage.store.port import ObjectStore
     from gllm_storage.versions.layout import Model
     from gllm_storage.versions.tree import TreeFile
 
@@ -31,17 +32,29 @@ _NAMED = 5
 """The most differences that a message names."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A file that is not as the manifest says.
+@dataclass
+class _Differences:
+    """The files that are not as the manifest says: their number, and the first ones for the message."""
 
-    Attributes:
-        path: The path relative to the directory of the version.
-        kind: ``"missing"``, ``"changed"`` or ``"added"``.
-    """
+    count: int = 0
+    named: list[str] = field(default_factory=list)
 
-    path: str
-    kind: str
+    def add(self, path: str, kind: str) -> None:
+        self.count += 1
+        if len(self.named) < _NAMED:
+            self.named.append(f"{path!r} is {kind}")
+
+    def join(self, others: _Differences) -> None:
+        self.count += others.count
+        self.named = (self.named + others.named)[:_NAMED]
+
+    def __str__(self) -> str:
+        more = self.count - len(self.named)
+        return ", ".join(self.named) + (f", and {more} more" if more else "")
+
+
+class _OutOfOrderError(Exception):
+    """Some stores list the keys of a folder in another order than that of their bytes."""
 
 
 def verify(
@@ -77,25 +90,22 @@ def verify(
     """
     place = model_of(client, model)
     manifest = resolved(place, name, _OPERATION)
-    found: list[Difference] = []
-    there: Iterator[str]
-    with stored_tree(place, manifest, _OPERATION) as files:
+    found = _Differences()
+    with stored_tree(place, manifest, _OPERATION) as tree:
         if local_dir is None:
             folder = place.data(manifest.place)
-            found += _differences(files, lambda file: _is_stored(place, folder + file.path, file, read=read))
-            there = (key.removeprefix(folder) for key in place.store.list_keys(folder) if not key.endswith("/"))
+            _compare(tree, lambda file: _is_stored(place, folder + file.path, file, read=read), found)
+            _find_added_keys(place.store, folder, tree, found)
         else:
             folder = os.fspath(local_dir)
-            found += _differences(files, lambda file: is_local(folder, file))
-            there = local_paths(folder)
-    with stored_tree(place, manifest, _OPERATION) as files:
-        found += _added(there, files)
-    if found:
+            _compare(tree, lambda file: is_local(folder, file), found)
+            with local_errors("read", folder, tree.details):
+                for path in not_in(tree, local_paths(folder)):
+                    found.add(path, "added")
+    if found.count:
         details = place.store.details(place.data(manifest.place), _OPERATION)
         where = details.url if local_dir is None else repr(folder)
-        named = ", ".join(f"{each.path!r} is {each.kind}" for each in found[:_NAMED])
-        more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        raise IntegrityError(f"{where} is not version {manifest.version!r}: {named}{more}", details)
+        raise IntegrityError(f"{where} is not version {manifest.version!r}: {found}", details)
     return version_of(place, manifest)
 
 
@@ -113,12 +123,41 @@ def is_local(folder: str, file: TreeFile) -> str | None:
         return None if sha256_of_source(source) == file.sha256 else "changed"
 
 
-def local_paths(folder: str) -> Iterator[str]:
-    """The relative paths of everything below a folder that is not a folder itself."""
-    for parent, folders, names in os.walk(folder):
-        links = [each for each in folders if os.path.islink(os.path.join(parent, each))]
-        for name in [*names, *links]:
-            yield os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+def local_paths(folder: str, path: str = "") -> Iterator[str]:
+    """The relative paths of everything below a folder that is not a folder itself, in the order of their bytes.
+
+    Holds the names of one folder of each depth. A folder that does not exist has none.
+    """
+    try:
+        with os.scandir(os.path.join(folder, path)) as entries:
+            names = sorted(os.fsencode(each.name) + b"/" * each.is_dir(follow_symlinks=False) for each in entries)
+    except FileNotFoundError:
+        return
+    for name in names:
+        below = path + os.fsdecode(name)
+        if below.endswith("/"):
+            yield from local_paths(folder, below)
+        else:
+            yield below
+
+
+def not_in(files: Iterable[TreeFile], paths: Iterable[str]) -> Iterator[str]:
+    """The paths that are not in a tree. Both must be in the order of their bytes.
+
+    Raises:
+        _OutOfOrderError: If the paths are not.
+    """
+    expected = (each.path.encode() for each in files)
+    current, last = next(expected, None), b""
+    for path in paths:
+        name = os.fsencode(path)
+        if name <= last:
+            raise _OutOfOrderError
+        last = name
+        while current is not None and current < name:
+            current = next(expected, None)
+        if current != name:
+            yield path
 
 
 def _is_stored(model: Model, key: str, file: TreeFile, *, read: bool) -> str | None:
@@ -132,14 +171,26 @@ def _is_stored(model: Model, key: str, file: TreeFile, *, read: bool) -> str | N
         return "changed"
 
 
-def _differences(files: Iterator[TreeFile], compare: Callable[[TreeFile], str | None]) -> Iterator[Difference]:
+def _compare(tree: Iterable[TreeFile], compare: Callable[[TreeFile], str | None], found: _Differences) -> None:
+    files = iter(tree)
     while batch := list(islice(files, _AT_A_TIME)):
         kinds = run_all([partial(compare, each) for each in batch], os.cpu_count() or 1, Stop(running_stop()))
         for file, kind in zip(batch, kinds, strict=True):
             if kind is not None:
-                yield Difference(file.path, kind)
+                found.add(file.path, kind)
 
 
-def _added(there: Iterable[str], files: Iterator[TreeFile]) -> Iterator[Difference]:
-    expected = {each.path for each in files}
-    return (Difference(path, "added") for path in there if path not in expected)
+def _find_added_keys(store: ObjectStore, folder: str, tree: Iterable[TreeFile], found: _Differences) -> None:
+    def stored() -> Iterator[str]:
+        return (key.removeprefix(folder) for key in store.list_keys(folder) if not key.endswith("/"))
+
+    added = _Differences()
+    try:
+        for path in not_in(tree, stored()):
+            added.add(path, "added")
+    except _OutOfOrderError:
+        expected, added = {each.path for each in tree}, _Differences()
+        for path in stored():
+            if path not in expected:
+                added.add(path, "added")
+    found.join(added)

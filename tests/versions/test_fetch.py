@@ -5,14 +5,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tracemalloc
+import unicodedata
 from collections.abc import Callable  # noqa: TC003 - in a variable of the module
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gllm_storage import LocalStorageClient
-from gllm_storage.errors import IntegrityError, ObjectNotFoundError, StorageUnavailableError, UnsupportedOperationError
+from gllm_storage.errors import (
+    IntegrityError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+    UnsupportedOperationError,
+)
 from gllm_storage.memory.store import MemoryStore
+from gllm_storage.versions import fetching
 from gllm_storage.versions.aliases import set_alias
 from gllm_storage.versions.deletion import delete_version
 from gllm_storage.versions.fetching import fetch
@@ -121,6 +131,112 @@ def test_second_process(client: FsspecStorageClient, version: Version, tmp_path:
     finally:
         os.close(fd)
     fetch(client, MODEL, "v3", tmp_path / "local")
+
+
+def test_renamed_meanwhile(
+    client: FsspecStorageClient, version: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock on a directory that got its name meanwhile does not count: another process may work in a new one."""
+    target = tmp_path / "local"
+    left, flock = partial_folder(version, target), fcntl.flock
+    third: list[int] = []
+
+    def late(fd: int, operation: int) -> None:
+        if not third:  # the first process ends, its directory is moved away, and a third process begins
+            left.rename(tmp_path / "moved")
+            write_folder(left, {"weights/2.bin": FILES["weights/2.bin"]})
+            third.append(os.open(left, os.O_RDONLY))
+            flock(third[0], fcntl.LOCK_EX)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(StorageUnavailableError, match="another process fetches"):
+        fetch(client, MODEL, "v3", target, include="config.json")
+    assert content(left) == {"weights/2.bin": FILES["weights/2.bin"]}
+    assert not target.exists()
+    os.close(third[0])
+    fetch(client, MODEL, "v3", target)
+    assert content(target) == FILES
+
+
+def test_link_as_partial_folder(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
+    """A link in the place of the temporary directory is refused, and the folder behind it is not touched."""
+    precious = write_folder(tmp_path / "precious", {"mine": b"mine"})
+    partial_folder(version, tmp_path / "local").symlink_to(precious)
+    with pytest.raises(StorageError, match="gllm-fetch"):
+        fetch(client, MODEL, "v3", tmp_path / "local")
+    assert content(precious) == {"mine": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "fold", "is_refused"),
+    [
+        (("Model/a.bin", "model/a.bin"), str.casefold, True),
+        (("Model/a.bin", "model/b.bin"), str.casefold, True),
+        (("a.txt", "A.txt"), str.casefold, True),
+        (("a.txt", "b.txt"), str.casefold, False),
+        (("\u00e9", "e\u0301"), partial(unicodedata.normalize, "NFC"), True),
+        (("a.txt", "A.txt"), None, False),
+    ],
+)
+def test_twins_on_a_disk(  # noqa: PLR0917 - a table
+    client: FsspecStorageClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    paths: tuple[str, str],
+    fold: Callable[[str], str] | None,
+    is_refused: bool,
+) -> None:
+    """Two names that are one on the disk are refused before anything is downloaded, unless only one is chosen."""
+    publish(client, write_folder(tmp_path / "out", {each: each.encode() for each in paths}), MODEL, version="v1")
+    monkeypatch.setattr(fetching, "fold_of_disk", lambda _: fold)
+    if not is_refused:
+        fetch(client, MODEL, "v1", tmp_path / "local")
+        assert set(content(tmp_path / "local")) == set(paths)
+        return
+    monkeypatch.setattr(client.store, "read_many", None)
+    with pytest.raises(UnsupportedOperationError, match=r"are one file or folder.*Choose a directory on a disk"):
+        fetch(client, MODEL, "v1", tmp_path / "local")
+    assert not (tmp_path / "local").exists()
+    monkeypatch.undo()
+    fetch(client, MODEL, "v1", tmp_path / "local", include=paths[0])
+
+
+@pytest.mark.slow
+def test_memory_of_many_files(tmp_path: Path) -> None:
+    """`fetch` and `verify` hold the names of one folder, not those of all files."""
+    client = new_client()
+    out = write_folder(
+        tmp_path / "out", {f"{folder:03}/{number:03}-{'x' * 150}": b"" for folder in range(60) for number in range(50)}
+    )
+    publish(client, out, MODEL, version="v1")
+    tracemalloc.start()
+    try:
+        fetch(client, MODEL, "v1", tmp_path / "local")
+        verify(client, MODEL, "v1", tmp_path / "local")
+        assert tracemalloc.get_traced_memory()[1] < 1_300_000  # 1.8 MB if all names are held
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("added", ["b-c", "b/x", "a", "z", "b.bin"])
+def test_unordered_listing(client: FsspecStorageClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, added: str) -> None:
+    """A store that lists folder by folder, as SeaweedFS does: an added file is found, and no other one is named."""
+    files = {"b/c": b"1", "b/d": b"2", "b0": b"3", "b-a": b"4"}
+    version = publish(client, write_folder(tmp_path / "out", files), MODEL, version="v1")
+    list_keys = client.store.list_keys
+    monkeypatch.setattr(client.store, "list_keys", lambda prefix: sorted(list_keys(prefix), key=lambda key: key.split("/")))
+    assert verify(client, MODEL, "v1") == version
+    store_bytes(client.store, version.url.removeprefix(client.store.url("")) + added, b"")
+    with pytest.raises(IntegrityError, match=f": '{added}' is added$"):
+        verify(client, MODEL, "v1")
+
+
+def test_many_differences(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A message names the first files, and the number of the others."""
+    publish(client, write_folder(tmp_path / "out", {f"{number:02}": b"" for number in range(20)}), MODEL, version="v1")
+    with pytest.raises(IntegrityError, match=r"'04' is missing, and 16 more$"):
+        verify(client, MODEL, "v1", write_folder(tmp_path / "other", {"x": b""}))
 
 
 def change(model: Model, key: str, edit: Callable[[bytes], bytes]) -> None:
