@@ -60,6 +60,13 @@ class LocalStore(ObjectStore):
         """``file:///folder/key``."""
         return f"file://{self._path(key)}"
 
+    @property
+    def shows_writes_at_once(self) -> bool:
+        """Whether the folder is not on a disk that machines share through a cache of names, such as NFS."""
+        from gllm_storage.local.mounts import caches_names  # noqa: PLC0415 - only garbage collection needs it
+
+        return not caches_names(self._folder)
+
     def upload(self, request: UploadRequest) -> Stored:
         """Copy the source into the folder."""
         with self.publishing(request) as target:

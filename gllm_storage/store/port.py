@@ -273,6 +273,11 @@ class ObjectStore(ABC):
         return (info.url.removeprefix(start) for info in self.list(prefix))
 
     @property
+    def shows_writes_at_once(self) -> bool:
+        """Whether each listing and HEAD request shows all writes that ended before it, also those of other machines."""
+        return True
+
+    @property
     def finds_first(self) -> bool:
         """Whether `first` costs one request, however many objects there are. By default it may list all of them."""
         return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gllm_storage.errors import IntegrityError, ObjectNotFoundError, Remedy
 from gllm_storage.versions.entries import Aborted, AliasEntry, Deleted, Manifest
 from gllm_storage.versions.layout import is_digest, is_name, model_of, require_name
-from gllm_storage.versions.log import alias_log, version_log
+from gllm_storage.versions.log import alias_log, logged_entries, newest_in, read_entries, version_log
 from gllm_storage.versions.register import find
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def list_versions(client: CloudStorageClient, model: str) -> Iterator[Version]:
         ['v3']
     """
     place = model_of(client, model)
-    return (version_of(place, each) for each in manifests(place, "list"))
+    return (version_of(place, each) for each in manifests(place))
 
 
 def version_of(model: Model, manifest: Manifest) -> Version:
@@ -101,39 +101,25 @@ def version_of(model: Model, manifest: Manifest) -> Version:
     )
 
 
-def version_names(model: Model) -> list[str]:
-    """The names of all versions that have a log, deleted ones included.
-
-    Raises:
-        StorageError: If a request fails.
-    """
-    return _names_in(model, "versions")
-
-
 def alias_names(model: Model) -> list[str]:
     """The names of all aliases that have a log.
 
     Raises:
         StorageError: If a request fails.
     """
-    return _names_in(model, "aliases")
-
-
-def _names_in(model: Model, folder: str) -> list[str]:
-    prefix = f"{model.key(folder)}/"
+    prefix = f"{model.key('aliases')}/"
     start = model.store.url(prefix)
     folders = (each for each in model.store.list_folder(prefix) if isinstance(each, str))
     return [name for each in folders if is_name(name := each.removeprefix(start).removesuffix("/"))]
 
 
-def manifests(model: Model, operation: str) -> Iterator[Manifest]:
-    """The manifests that are the newest entries of their logs.
+def manifests(model: Model) -> Iterator[Manifest]:
+    """The manifests that are the newest entries of their logs, in the order of their names: one listing, and one read each.
 
     Raises:
         StorageError: If a request fails, or an entry is damaged.
     """
-    for name in version_names(model):
-        _, entry = version_log(model, name, operation).newest()
+    for _, entry in read_entries(model, newest_in(logged_entries(model))):
         if isinstance(entry, Manifest):
             yield entry
 
@@ -141,7 +127,7 @@ def manifests(model: Model, operation: str) -> Iterator[Manifest]:
 def resolved(model: Model, name: str, operation: str) -> Manifest:
     """The manifest that a name, an alias or a digest stands for; raises as `resolve`."""
     if is_digest(name):
-        found = next((each for each in manifests(model, operation) if each.digest == name), None)
+        found = next((each for each in manifests(model) if each.digest == name), None)
         if found is None:
             raise _missing(model, name, operation, f"has no version with digest {name}")
         return found

@@ -5,7 +5,7 @@ candidates in one batch:
 
 1. Create the tombstones, so that no publisher begins there any more.
 2. List the marks; create the slot that each one names as "aborted", so that its publisher can never commit.
-3. List the version names anew, and read the newest entry of each: a directory that one names is kept.
+3. List the logs anew, and read the newest entry of each: a directory that one names is kept.
 4. Delete the files of the others, and the marks last. The tombstones stay.
 """
 
@@ -16,20 +16,19 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gllm_storage.errors import ObjectExistsError
+from gllm_storage.errors import ObjectExistsError, Remedy, UnsupportedOperationError
 from gllm_storage.store.port import nothing
-from gllm_storage.versions.catalog import version_names
 from gllm_storage.versions.entries import Aborted, Deleted, Manifest
 from gllm_storage.versions.layout import is_place, mark_of, model_of
-from gllm_storage.versions.log import create_exclusively, version_log
+from gllm_storage.versions.log import create_exclusively, logged_entries, newest_in, read_entries, version_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from gllm_storage.client import CloudStorageClient
     from gllm_storage.info import ObjectInfo
-    from gllm_storage.versions.entries import Entry
     from gllm_storage.versions.layout import Model
+    from gllm_storage.versions.log import LoggedEntry
 
 _OPERATION = "gc"
 _AT_ONCE = 1000
@@ -54,7 +53,12 @@ class Garbage:
 
 
 def collect_garbage(
-    client: CloudStorageClient, model: str, *, grace: dt.timedelta = DEFAULT_GRACE, dry_run: bool = False
+    client: CloudStorageClient,
+    model: str,
+    *,
+    grace: dt.timedelta = DEFAULT_GRACE,
+    dry_run: bool = False,
+    one_machine: bool = False,
 ) -> list[Garbage]:
     """Delete the files of a model that no version names: those of deleted versions, and of publishers that did not end.
 
@@ -68,13 +72,16 @@ def collect_garbage(
             store. Default 1 day.
         dry_run: Whether only to return the directories that would be deleted. Nothing is written then, and the time of now
             is that of this machine.
+        one_machine: Whether no other machine writes to the model meanwhile. Needed on a disk that machines share through a
+            cache of names, such as NFS: what another one has just written may not be seen there.
 
     Returns:
         The deleted directories.
 
     Raises:
         ValueError: If the path is not valid, or the grace period is negative.
-        RuntimeError: If the store cannot create exclusively (`ConflictCheckUnsupportedError`), an entry of a log is damaged
+        RuntimeError: If the store is a disk such as NFS, and `one_machine` is not set (`UnsupportedOperationError`); if the
+            store cannot create exclusively (`ConflictCheckUnsupportedError`), an entry of a log is damaged
             (`IntegrityError`), or a request fails (`StorageError`). All versions are complete then, too.
 
     Example:
@@ -89,6 +96,14 @@ def collect_garbage(
     if dry_run:
         return [collector.described(each) for each in candidates]
     place.store.require_atomic(place.key("tombs", "0"), _OPERATION)
+    if not (one_machine or place.store.shows_writes_at_once):
+        details = place.store.details(place.key("data"), _OPERATION)
+        raise UnsupportedOperationError(
+            f"{details.url} is on a disk that may not show at once what another machine writes, so files of a version that "
+            "is being published could be deleted; nothing was deleted",
+            details,
+            Remedy.ONE_MACHINE,
+        )
     return collector.collect(candidates)
 
 
@@ -109,14 +124,16 @@ class Collector:
         Raises:
             StorageError: If a request fails, or an entry of a log is damaged.
         """
-        newest = self._newest()
-        named = {each.place for each in newest.values() if isinstance(each, Manifest)}
+        logged = list(logged_entries(self.model))
+        named = self._named_in(logged)
         found = [each for each in sorted(self._places() - named) if not self._is_empty(each)]
         if not grace or not found:
             return found
         latest = self._now(dry_run=dry_run) - grace
-        deleted = {each.place: self._time_of_newest(name) for name, each in newest.items() if isinstance(each, Deleted)}
-        return [each for each in found if self._is_older(each, latest, deleted.get(each))]
+        # A directory may be one of several deleted versions, and a later entry may have followed the deletion.
+        young = [each for each in logged if each.time is not None and each.time > latest]
+        spared = {entry.place for _, entry in read_entries(self.model, young) if isinstance(entry, Deleted)}
+        return [each for each in found if each not in spared and self._is_older(each, latest)]
 
     def collect(self, places: Iterable[str]) -> list[Garbage]:
         """Delete the directories that no version names, and none ever will.
@@ -153,7 +170,7 @@ class Collector:
 
     def named(self) -> set[str]:
         """The directories that the newest entry of a version names."""
-        return {each.place for each in self._newest().values() if isinstance(each, Manifest)}
+        return self._named_in(logged_entries(self.model))
 
     def empty(self, place: str, marks: list[str]) -> Garbage:
         """Delete the files of a directory, and then its marks."""
@@ -170,12 +187,9 @@ class Collector:
             files, size = files + 1, size + info.size
         return Garbage(self.store.url(self.model.data(place)), files, size)
 
-    def _newest(self) -> dict[str, Entry | None]:
-        return {each: version_log(self.model, each, _OPERATION).newest()[1] for each in version_names(self.model)}
-
-    def _time_of_newest(self, version: str) -> dt.datetime | None:
-        found = self.store.first(f"{self.model.key('versions', version)}/")
-        return found.last_modified if found else None
+    def _named_in(self, logged: Iterable[LoggedEntry]) -> set[str]:
+        entries = read_entries(self.model, newest_in(logged))
+        return {entry.place for _, entry in entries if isinstance(entry, Manifest)}
 
     def _delete(self, keys: Iterable[str]) -> None:
         transfer = self.store.transfer(self.model.key("data"), "delete")
@@ -213,9 +227,7 @@ class Collector:
         yield from self.store.list(self.model.data(place))
         yield from self.store.list(self.model.tree(place))
 
-    def _is_older(self, place: str, latest: dt.datetime, deleted: dt.datetime | None) -> bool:
-        if deleted is not None and deleted > latest:
-            return False
+    def _is_older(self, place: str, latest: dt.datetime) -> bool:
         objects = [*self.store.list(self.model.marks(place)), *self._objects(place)]
         return all(each.last_modified is None or each.last_modified <= latest for each in objects)
 

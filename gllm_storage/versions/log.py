@@ -7,18 +7,25 @@ order, or walk everything, HEAD requests find it: at slots 1, 2, 4, 8, … up to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, cast
 
+from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.errors import IntegrityError, ObjectExistsError, ObjectNotFoundError, StorageError
 from gllm_storage.files.source import MemorySource
+from gllm_storage.store.port import ReadItem, unwatched
 from gllm_storage.versions.entries import Aborted, Entry, decode_entry, encode_entry
-from gllm_storage.versions.layout import slot_name, slot_of
+from gllm_storage.versions.layout import is_name, slot_name, slot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
     from gllm_storage.store.port import ObjectStore
     from gllm_storage.versions.layout import Model
+
+_AT_A_TIME = 1000
+"""Entries that are read side by side before the next ones."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,67 @@ def version_log(model: Model, version: str, operation: str) -> Log:
 def alias_log(model: Model, alias: str, operation: str) -> Log:
     """The log of an alias."""
     return Log(model.store, f"{model.key('aliases', alias)}/", operation)
+
+
+@dataclass(frozen=True)
+class LoggedEntry:
+    """An entry of the log of a version.
+
+    Attributes:
+        version: The name of the version.
+        slot: The slot.
+        time: When it was written, by the clock of the store; None if the store tells no time.
+    """
+
+    version: str
+    slot: int
+    time: datetime | None
+
+
+def logged_entries(model: Model) -> Iterator[LoggedEntry]:
+    """The entries of the logs of all versions, in the order of the listing, without their content: one listing.
+
+    Entries are never removed, and each one that exists when the listing begins is in it. So the newest one of a log in it is
+    the newest at one moment since then, also if the listing has several pages.
+
+    Raises:
+        StorageError: If a request fails.
+    """
+    prefix = f"{model.key('versions')}/"
+    start = model.store.url(prefix)
+    for info in model.store.list(prefix):
+        version, _, name = info.url.removeprefix(start).partition("/")
+        slot = slot_of(name.removesuffix(".json")) if name.endswith(".json") else None
+        if slot is not None and is_name(version):
+            yield LoggedEntry(version, slot, info.last_modified)
+
+
+def newest_in(logged: Iterable[LoggedEntry]) -> list[LoggedEntry]:
+    """The newest entry of each log, in the order of the names."""
+    newest: dict[str, LoggedEntry] = {}
+    for each in logged:
+        if each.version not in newest or newest[each.version].slot < each.slot:
+            newest[each.version] = each
+    return [newest[version] for version in sorted(newest)]
+
+
+def read_entries(model: Model, logged: Iterable[LoggedEntry]) -> Iterator[tuple[LoggedEntry, Entry]]:
+    """The content of entries, many at a time.
+
+    Raises:
+        IntegrityError: If one is damaged, or was removed.
+        UnsupportedOperationError: If a later version of this library wrote it.
+        StorageError: If a request fails.
+    """
+    rest = iter(logged)
+    while batch := list(islice(rest, _AT_A_TIME)):
+        keys = [model.key("versions", each.version, f"{slot_name(each.slot)}.json") for each in batch]
+        try:
+            found = model.store.read_many([ReadItem(key, unwatched) for key in keys], Stop(running_stop()))
+        except ObjectNotFoundError as error:
+            raise IntegrityError(f"{error.message}: an entry of the log was removed", error.details) from error
+        for each, key, data in zip(batch, keys, found, strict=True):
+            yield each, decode_entry(cast("bytes", data), model.store.details(key, "read"))
 
 
 def create_exclusively(store: ObjectStore, key: str, data: bytes) -> None:

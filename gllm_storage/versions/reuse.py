@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.errors import OURS
 from gllm_storage.versions.entries import Manifest
-from gllm_storage.versions.layout import is_name, slot_of
-from gllm_storage.versions.log import version_log
+from gllm_storage.versions.log import logged_entries, newest_in, version_log
 from gllm_storage.versions.stored_file import holds
 from gllm_storage.versions.stored_tree import stored_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from datetime import datetime
 
     from gllm_storage.versions.layout import Model
     from gllm_storage.versions.local_tree import LocalTree
@@ -99,10 +97,5 @@ def earlier_files(model: Model, tree: LocalTree) -> Iterator[Earlier]:
 
 def _latest_versions(model: Model) -> list[str]:
     """The names of versions, that with the youngest entry first, by the clock of the store."""
-    times: dict[str, datetime] = {}
-    prefix = f"{model.key('versions')}/"
-    for info in model.store.list(prefix):
-        version, _, entry = info.url.removeprefix(model.store.url(prefix)).partition("/")
-        if is_name(version) and slot_of(entry.removesuffix(".json")) and info.last_modified is not None:
-            times[version] = max(times.get(version, info.last_modified), info.last_modified)
+    times = {each.version: each.time for each in newest_in(logged_entries(model)) if each.time is not None}
     return sorted(times, key=lambda each: times[each], reverse=True)

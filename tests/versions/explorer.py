@@ -27,6 +27,7 @@ import greenlet  # type: ignore[import-untyped]
 from gllm_storage.errors import OURS, ObjectNotFoundError, StorageUnavailableError
 from gllm_storage.info import ObjectInfo, Stored
 from gllm_storage.settings import TransferSettings
+from gllm_storage.store.checksums import crc64nvme, encode
 from gllm_storage.store.create import exists_error
 from gllm_storage.store.port import ObjectStore
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.files.target import LocalTarget
-    from gllm_storage.store.port import UploadItem, UploadRequest
+    from gllm_storage.store.port import ReadItem, UploadItem, UploadRequest
     from gllm_storage.store.reader import ObjectReader
     from gllm_storage.store.transfer import Transfer
 
@@ -71,9 +72,10 @@ class SteppedStore(ObjectStore):
     provider: ClassVar[str] = "stepped"
     creates_exclusively: ClassVar[bool] = True
 
-    def __init__(self, shelf: Shelf, ordered: bool = True) -> None:
+    def __init__(self, shelf: Shelf, ordered: bool = True, page: int = 1000) -> None:
         self.shelf = shelf
         self._ordered = ordered
+        self._page = page
 
     @property
     def settings(self) -> TransferSettings:
@@ -115,18 +117,25 @@ class SteppedStore(ObjectStore):
         target.write_at(0, data)
 
     def info(self, key: str, operation: str = "info") -> ObjectInfo:
-        size: int | None = step("head", key, lambda: len(self.shelf.objects[key]) if key in self.shelf.objects else None)
-        if size is None:
+        data: bytes | None = step("head", key, lambda: self.shelf.objects.get(key))
+        if data is None:
             raise ObjectNotFoundError(key, self.details(key, operation))
-        return ObjectInfo(self.url(key), size)
+        size, checksum = len(data), f"crc64nvme:{encode(crc64nvme(data))}"
+        return ObjectInfo(self.url(key), size, checksum=checksum)
 
     def delete(self, key: str) -> None:
         if not step("delete", key, lambda: self.shelf.objects.pop(key, None) is not None):
             raise ObjectNotFoundError(key, self.details(key, "delete"))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        found: Sequence[tuple[str, int]] = step("list", prefix, lambda: self._below(prefix))
-        return (ObjectInfo(self.url(key), size) for key, size in found)
+        """Each page is a request of its own, and shows the objects of that moment."""
+        last = ""
+        while True:
+            page: Sequence[tuple[str, int]] = step("list", prefix, partial(self._page_after, prefix, last))
+            yield from (ObjectInfo(self.url(key), size) for key, size in page)
+            if len(page) < self._page:
+                return
+            last = page[-1][0]
 
     def first(self, prefix: str = "") -> ObjectInfo | None:
         found: Sequence[tuple[str, int]] = step("first", prefix, lambda: self._below(prefix)[:1])
@@ -140,6 +149,31 @@ class SteppedStore(ObjectStore):
         del transfer
         for key in keys:
             step("delete", key, partial(self._discard, key))
+
+    def read_many(
+        self, items: Sequence[ReadItem], stop: Stop, *, on_error: str = "raise", workers: int = 0
+    ) -> Sequence[bytes | Exception | None]:
+        assert (on_error, workers) == ("raise", 0)
+        return [self.read(each.key, self.transfer(each.key, "read", None, stop)) for each in items]
+
+    def copy_version(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
+        """Copy on the server: one request, which may have the version that a HEAD request saw as a precondition."""
+        assert not exclusive
+
+        def act() -> bool:
+            data = self.shelf.objects.get(key)
+            if data is None or (version and version.checksum != f"crc64nvme:{encode(crc64nvme(data))}"):
+                return False
+            self.shelf.objects[target_key] = data
+            return True
+
+        if not step("copy", target_key, act):
+            raise ObjectNotFoundError(key, transfer.details)
+
+    def _page_after(self, prefix: str, last: str) -> tuple[tuple[str, int], ...]:
+        return tuple(each for each in self._below(prefix) if each[0] > last)[: self._page]
 
     def _discard(self, key: str) -> None:
         self.shelf.objects.pop(key, None)
@@ -214,9 +248,9 @@ Choice = tuple[str, int]
 class Run:
     """One run of the processes of a cast, from the start."""
 
-    def __init__(self, cast: Sequence[Work], objects: dict[str, bytes], *, ordered: bool) -> None:
+    def __init__(self, cast: Sequence[Work], objects: dict[str, bytes], *, ordered: bool = True, page: int = 1000) -> None:
         self.shelf = Shelf(dict(objects))
-        stores = [SteppedStore(self.shelf, ordered) for _ in cast]
+        stores = [SteppedStore(self.shelf, ordered, page) for _ in cast]
         self.processes = [
             Process(number, partial(work, store)) for number, (work, store) in enumerate(zip(cast, stores, strict=True))
         ]
@@ -334,14 +368,14 @@ def sample(
     *,
     seed: int,
     runs: int,
-    ordered: bool = True,
+    page: int = 1000,
 ) -> Found:
     """Run some random orders to their ends. In half of them the processes take turns rarely, as real ones do."""
     found, seen = Found(complete=False), set[bytes]()
     with sober_code():
         for number in range(runs):
             chooser = random.Random(f"{seed}-{number}")
-            run, path = Run(cast, objects or {}, ordered=ordered), list[Choice]()
+            run, path = Run(cast, objects or {}, page=page), list[Choice]()
             found.runs += 1
             while choices := run.choices():
                 again = [each for each in choices if path and each == path[-1]]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gllm_storage import LocalStorageClient
-from gllm_storage.errors import StorageUnavailableError
+from gllm_storage.errors import StorageUnavailableError, UnsupportedOperationError
 from gllm_storage.versions.catalog import list_versions, resolve
 from gllm_storage.versions.collector import Collector, collect_garbage
 from gllm_storage.versions.deletion import delete_version
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
+    from gllm_storage.info import ObjectInfo
+    from gllm_storage.store.port import ObjectStore
 
 NO_TIME = dt.timedelta()
 FILES = {"config.json": b"{}", "weights/1.bin": b"\x01" * 5000}
@@ -151,3 +156,110 @@ def test_negative_grace(client: FsspecStorageClient) -> None:
     """A negative grace period is refused."""
     with pytest.raises(ValueError, match="must not be negative"):
         collect_garbage(client, MODEL, grace=dt.timedelta(hours=-1))
+
+
+class Clock:
+    """A store whose objects have given ages, by its own clock."""
+
+    def __init__(self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._list, self._info = store.list, store.info
+        self._ages: dict[str, dt.timedelta] = {}
+        monkeypatch.setattr(store, "list", lambda prefix="": map(self._aged, self._list(prefix)))
+        monkeypatch.setattr(store, "info", lambda *args: self._aged(self._info(*args)))
+        self._store = store
+
+    def pass_days(self, days: float) -> None:
+        """Make all objects that exist older."""
+        for each in self._list(""):
+            self._ages[each.url] = self._ages.get(each.url, dt.timedelta()) + dt.timedelta(days=days)
+
+    def _aged(self, info: ObjectInfo) -> ObjectInfo:
+        assert info.last_modified is not None
+        return replace(info, last_modified=info.last_modified - self._ages.get(info.url, dt.timedelta()))
+
+
+def test_grace_of_replaced(
+    client: FsspecStorageClient, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of a version that was just deleted are spared, although its name was published again with other files."""
+    clock = Clock(client.store, monkeypatch)
+    clock.pass_days(10)
+    delete_version(client, MODEL, "v3")
+    publish(client, write_folder(tmp_path / "again", {"f": b"again"}), MODEL, version="v3")
+    assert collect_garbage(client, MODEL) == []
+    assert collect_garbage(client, MODEL, dry_run=True) == []
+    clock.pass_days(2)
+    assert len(collect_garbage(client, MODEL, dry_run=True)) == 1
+    assert len(collect_garbage(client, MODEL)) == 1
+    assert [each.name for each in list_versions(client, MODEL)] == ["v1", "v2", "v3"]
+    assert keys_of(model, f"data/{place_of(digest_of({'f': b'again'}), 0)}") != []
+
+
+@pytest.mark.parametrize("first", ["v1", "v2"])
+def test_grace_of_shared(client: FsspecStorageClient, model: Model, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """Of two deletions of versions with the same directory, the later one counts."""
+    clock = Clock(client.store, monkeypatch)
+    delete_version(client, MODEL, first)
+    clock.pass_days(9)
+    delete_version(client, MODEL, "v2" if first == "v1" else "v1")
+    assert collect_garbage(client, MODEL) == []
+    assert keys_of(model, f"data/{PLACE}") != []
+    clock.pass_days(2)
+    assert len(collect_garbage(client, MODEL)) == 1
+
+
+def test_one_pass(client: FsspecStorageClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many versions cost listings of all logs, and reads many at a time, not requests one after the other."""
+    folders = [write_folder(tmp_path / str(number), {"f": b"%d" % number}) for number in range(3)]
+    for number in range(60):
+        publish(client, folders[number % 2], MODEL, version=f"v{number}")
+    publish(client, folders[2], MODEL, version="old")
+    delete_version(client, MODEL, "old")
+    asked = Calls()
+    names = ("info", "read", "list", "first", "list_folder", "read_many", "list_keys")
+    for name in names:
+        monkeypatch.setattr(client.store, name, counted(asked, name, getattr(client.store, name)))
+    assert len(collect_garbage(client, MODEL, grace=NO_TIME)) == 1
+    assert len(asked) < 30
+    asked.clear()
+    assert len(list(list_versions(client, MODEL))) == 60
+    assert list(asked) == ["list", "read_many"]
+
+
+class Calls(list[str]):
+    """The names of the called methods."""
+
+    inside = False
+
+
+def counted(asked: Calls, name: str, method: Any) -> Any:
+    """Count the calls of a method of the store that are not made by another one."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        if asked.inside or threading.current_thread() is not threading.main_thread():
+            return method(*args, **options)
+        asked.append(name)
+        asked.inside = True
+        try:
+            found = method(*args, **options)
+            return iter(list(found)) if isinstance(found, Iterator) else found
+        finally:
+            asked.inside = False
+
+    return call
+
+
+def test_shared_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk such as NFS nothing is deleted, unless the caller says that no other machine writes."""
+    client = LocalStorageClient({"root": str(tmp_path / "store")})
+    publish(client, write_folder(tmp_path / "out", FILES), MODEL, version="v1")
+    delete_version(client, MODEL, "v1")
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"27 1 254:0 / / rw - ext4 /dev/vda rw\n28 27 0:50 / {tmp_path} rw shared:1 - nfs4 host:/x rw\n")
+    monkeypatch.setattr("gllm_storage.local.mounts._MOUNTS", str(mounts))
+    before = keys_of(model_of(client, MODEL))
+    with pytest.raises(UnsupportedOperationError, match=r"another machine writes.*one_machine=True"):
+        collect_garbage(client, MODEL, grace=NO_TIME)
+    assert keys_of(model_of(client, MODEL)) == before
+    assert len(collect_garbage(client, MODEL, grace=NO_TIME, dry_run=True)) == 1
+    assert len(collect_garbage(client, MODEL, grace=NO_TIME, one_machine=True)) == 1

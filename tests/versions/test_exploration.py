@@ -16,13 +16,12 @@ import pytest
 
 from gllm_storage.errors import ErrorDetails, ObjectExistsError, StorageError, StorageUnavailableError
 from gllm_storage.store.transfer import Progress
-from gllm_storage.versions.catalog import version_names
 from gllm_storage.versions.collector import Collector, Garbage
 from gllm_storage.versions.deletion import mark_deleted
 from gllm_storage.versions.entries import Aborted, Manifest, decode_entry, encode_entry
 from gllm_storage.versions.layout import Model, place_of, slot_of
 from gllm_storage.versions.local_tree import hashed_tree
-from gllm_storage.versions.log import Decision, Log
+from gllm_storage.versions.log import Decision, Log, logged_entries
 from gllm_storage.versions.publisher import Marks, Publisher, new_manifest
 from tests.versions.explorer import Found, SteppedStore, Work, explore, sample
 from tests.versions.support import store_bytes, write_folder
@@ -156,15 +155,15 @@ class NamedFirst(Collector):
         return self.early
 
 
-class NamesFirst(Collector):
-    """Lists the names of the versions before the tombstone."""
+class LogsFirst(Collector):
+    """Lists the logs before the tombstone."""
 
     def bury(self, place: str) -> None:
-        self.early = version_names(self.model)
+        self.early = list(logged_entries(self.model))
         super().bury(place)
 
     def named(self) -> set[str]:
-        with mock.patch("gllm_storage.versions.collector.version_names", return_value=self.early):
+        with mock.patch("gllm_storage.versions.collector.logged_entries", return_value=self.early):
             return super().named()
 
 
@@ -219,7 +218,7 @@ BROKEN: list[tuple[type, str]] = [
     (MarksFirst, "v1=x gc"),
     (WithoutAborts, "v1=x gc"),
     (NamedFirst, "v1=x gc"),
-    (NamesFirst, "v1=x gc"),
+    (LogsFirst, "v1=x gc"),
     (TombRemover, "v1=x gc gc"),
     (TombFirst, "v1=x gc"),
     (HastyLog, "v1=x gc"),
