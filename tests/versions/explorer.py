@@ -13,6 +13,7 @@ get back to a state; the random parts of keys are numbers of the process, so tha
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import random
 import time
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from gllm_storage.store.transfer import Transfer
 
 UNANSWERED = "unanswered"
+_AT = dt.datetime(2026, 11, 28, tzinfo=dt.UTC)
+"""The time of all objects: the exploration has no clock."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class SteppedStore(ObjectStore):
         last = ""
         while True:
             page: Sequence[tuple[str, int]] = step("list", prefix, partial(self._page_after, prefix, last))
-            yield from (ObjectInfo(self.url(key), size) for key, size in page)
+            yield from (ObjectInfo(self.url(key), size, last_modified=_AT) for key, size in page)
             if len(page) < self._page:
                 return
             last = page[-1][0]
@@ -396,6 +399,7 @@ def sober_code() -> Iterator[None]:
     """Let the code run without threads, clocks and chance, so that a second run is equal to the first."""
     changes: list[contextlib.AbstractContextManager[object]] = [
         mock.patch("gllm_storage.versions.publisher.run_all", run_here),
+        mock.patch("gllm_storage.versions.reuse.SMALLEST", 1),
         mock.patch("secrets.token_hex", _token),
         mock.patch("secrets.randbelow", return_value=0),
         mock.patch("gllm_storage.versions.entries.now", return_value="2026-11-28T00:00:00+00:00"),

@@ -23,8 +23,10 @@ from gllm_storage.versions.layout import Model, place_of, slot_of
 from gllm_storage.versions.local_tree import hashed_tree
 from gllm_storage.versions.log import Decision, Log, logged_entries
 from gllm_storage.versions.publisher import Marks, Publisher, new_manifest
-from tests.versions.explorer import Found, SteppedStore, Work, explore, sample
-from tests.versions.support import store_bytes, write_folder
+from gllm_storage.versions.reuse import Earlier
+from gllm_storage.versions.stored_file import Content, holds
+from tests.versions.explorer import Found, Run, SteppedStore, Work, explore, sample, sober_code
+from tests.versions.support import digest_of, store_bytes, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,13 +35,16 @@ if TYPE_CHECKING:
     from gllm_storage.versions.local_tree import LocalTree
 
 PREFIX = "m"
+FILES = {"x": {"f": b"x"}, "y": {"f": b"y"}, "z": {"f": b"x", "g": b"z"}}
+"""The trees. A publisher of z copies its first file from a version with x."""
+BY_DIGEST = {digest_of(files): files for files in FILES.values()}
 DETAILS = ErrorDetails("stepped", "stepped://m", "test")
 
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LocalTree]]:
     with ExitStack() as stack:
-        folders = {name: write_folder(tmp_path_factory.mktemp(name), {"f": name.encode()}) for name in ("x", "y")}
+        folders = {name: write_folder(tmp_path_factory.mktemp(name), files) for name, files in FILES.items()}
         yield {name: stack.enter_context(hashed_tree(str(folder), DETAILS)) for name, folder in folders.items()}
 
 
@@ -59,15 +64,24 @@ def deleter(version: str, store: SteppedStore) -> object:
     return mark_deleted(Model(store, PREFIX), version)
 
 
+def put(key: str, data: bytes, store: SteppedStore) -> None:
+    store_bytes(store, key, data)
+
+
 def works(trees: dict[str, LocalTree], cast: str) -> list[Work]:
-    """The processes of a cast, such as ``"v1=x gc -v1"``: a publisher of x as v1, a collector, and a deleter of v1."""
+    """The processes of a cast, such as ``"v1=x gc -v1"``: a publisher of x as v1, a collector, and a deleter of v1.
+
+    ``rot`` damages the first file of x in its first directory.
+    """
     found: list[Work] = []
+    damaged = f"m/data/{place_of(trees['x'].digest, 0)}/f"
     for word in cast.split():
         version, _, content = word.partition("=")
         if content:
             found.append(partial(publisher, trees[content], version))
         else:
-            found.append(collector if word == "gc" else partial(deleter, word.removeprefix("-")))
+            others: dict[str, Work] = {"gc": collector, "rot": partial(put, damaged, b"?")}
+            found.append(others.get(word) or partial(deleter, word.removeprefix("-")))
     return found
 
 
@@ -80,14 +94,24 @@ def newest(objects: dict[str, bytes]) -> dict[str, dict[int, Entry]]:
     return logs
 
 
+def what_is_missing(manifest: Manifest, objects: dict[str, bytes], *, is_damaged: bool) -> str | None:
+    if f"m/trees/{manifest.place}.jsonl" not in objects:
+        return f"the list of {manifest.place} is missing"
+    for path, data in BY_DIGEST[manifest.digest].items():
+        found = objects.get(f"m/data/{manifest.place}/{path}")
+        if found != data and not (is_damaged and manifest.version == "v0" and found == b"?"):
+            return f"file {path} of {manifest.place} has {found!r} in place of {data!r}"
+    return None
+
+
 def what_is_wrong(cast: str, objects: dict[str, bytes], results: Sequence[Any]) -> str | None:
     logs = newest(objects)
     for version, log in logs.items():
         if set(log) != set(range(1, len(log) + 1)):
             return f"the log of {version} has a gap"
         entry = log[len(log)]
-        if isinstance(entry, Manifest) and not {f"m/data/{entry.place}/f", f"m/trees/{entry.place}.jsonl"} <= set(objects):
-            return f"{version} is published, and files of {entry.place} are missing"
+        if isinstance(entry, Manifest) and (cause := what_is_missing(entry, objects, is_damaged="rot" in cast)):
+            return f"{version} is published, and {cause}"
         for slot, each in log.items():
             if isinstance(each, Aborted) and isinstance(log.get(slot - 1), Manifest):
                 return f"an aborted entry hides the manifest of {version}"
@@ -121,8 +145,13 @@ def checked(trees: dict[str, LocalTree], cast: str, **options: Any) -> Found:
     return explore(works(trees, cast), partial(what_is_wrong, cast), left_behind(trees), **options)
 
 
-def sampled(trees: dict[str, LocalTree], cast: str, **options: Any) -> Found:
-    return sample(works(trees, cast), partial(what_is_wrong, cast), left_behind(trees), **options)
+def published_before(trees: dict[str, LocalTree]) -> dict[str, bytes]:
+    """The objects of v0 with x, published before the cast begins."""
+    with sober_code():
+        run = Run([partial(publisher, trees["x"], "v0")], {})
+        while run.choices():
+            run.take(("go", 0))
+    return run.shelf.objects
 
 
 class MarksFirst(Collector):
@@ -214,6 +243,27 @@ class OverwritingLog(Log):
         return None
 
 
+class BlindEarlier(Earlier):
+    """Copies a file of an earlier version without a look at it."""
+
+    def copy(self, content: Content, key: str) -> bool:
+        store, source = self._model.store, self._keys.get(content.sha256, key)
+        if source != key:
+            store.copy_version(source, key, store.transfer(source, "copy"))
+        return source != key and holds(store, key, content)
+
+
+class TrustfulEarlier(Earlier):
+    """Takes each copy for the right content."""
+
+    def copy(self, content: Content, key: str) -> bool:
+        with mock.patch("gllm_storage.versions.reuse.holds", return_value=True):
+            store, source = self._model.store, self._keys.get(content.sha256, key)
+            if source != key:
+                store.copy_version(source, key, store.transfer(source, "copy"))
+            return source != key
+
+
 BROKEN: list[tuple[type, str]] = [
     (MarksFirst, "v1=x gc"),
     (WithoutAborts, "v1=x gc"),
@@ -223,7 +273,19 @@ BROKEN: list[tuple[type, str]] = [
     (TombFirst, "v1=x gc"),
     (HastyLog, "v1=x gc"),
     (OverwritingLog, "v1=x v1=y"),
+    (BlindEarlier, "v1=z rot"),
+    (TrustfulEarlier, "v1=z rot"),
 ]
+SHARING = [
+    "v1=z",
+    "v1=z rot",
+    "v1=z -v0 gc",
+    "v1=z v1=z gc",
+    "v1=z v2=z -v0 gc",
+    "v1=z v2=z rot gc",
+    "v1=z v1=y -v0 gc",
+]
+"""Casts that begin with v0, which has x."""
 
 
 @contextmanager
@@ -240,6 +302,8 @@ def replaced(broken: type) -> Iterator[None]:
         if kind is Log:
             for name in {"create", "decide"} & set(vars(broken)):
                 stack.enter_context(mock.patch.object(Log, name, vars(broken)[name]))
+        elif kind is Earlier:
+            stack.enter_context(mock.patch("gllm_storage.versions.reuse.Earlier", broken))
         else:
             stack.enter_context(mock.patch(f"{__name__}.{kind.__name__}", broken))
         yield
@@ -248,8 +312,9 @@ def replaced(broken: type) -> Iterator[None]:
 @pytest.mark.parametrize(("broken", "cast"), BROKEN)
 def test_broken_variant(trees: dict[str, LocalTree], broken: type, cast: str) -> None:
     """A variant with one step wrong breaks a rule: the exploration would see it."""
+    before = published_before(trees) if "z" in cast else left_behind(trees)
     with replaced(broken), restarts(1):
-        found = sampled(trees, cast, seed=1, runs=2000)
+        found = sample(works(trees, cast), partial(what_is_wrong, cast), before, seed=1, runs=2000)
     assert found.wrong is not None
 
 
@@ -263,9 +328,40 @@ def test_all_orders(trees: dict[str, LocalTree], ordered: bool) -> None:
     assert found.complete
 
 
+@pytest.mark.parametrize("page", [1000, 1])
 @pytest.mark.parametrize("cast", CASTS)
-def test_casts(trees: dict[str, LocalTree], cast: str) -> None:
-    """No order of a cast breaks a rule, of as many random ones as the time of CI allows."""
+def test_casts(trees: dict[str, LocalTree], cast: str, page: int) -> None:
+    """No order of a cast breaks a rule, of as many random ones as the time of CI allows; also with listings in pages."""
     with restarts(2):
-        found = sampled(trees, cast, seed=14, runs=400)
+        found = sample(works(trees, cast), partial(what_is_wrong, cast), left_behind(trees), seed=14, runs=150, page=page)
     assert found.wrong is None, found
+
+
+def test_copied_file(trees: dict[str, LocalTree]) -> None:
+    """A publisher of these casts copies the shared file, and sends the other one."""
+    steps: list[tuple[str, str]] = []
+    with sober_code():
+        run = Run(works(trees, "v1=z"), published_before(trees))
+        while (step := run.processes[0].step) is not None:
+            steps.append((step.name, step.key.rpartition("/")[2]))
+            run.take(("go", 0))
+    assert ("copy", "f") in steps
+    assert ("create", "g") in steps
+    assert ("create", "f") not in steps
+
+
+@pytest.mark.parametrize("cast", SHARING)
+def test_shared_files(trees: dict[str, LocalTree], cast: str) -> None:
+    """Publishers that copy files of an earlier version, which is deleted, collected or damaged meanwhile."""
+    with restarts(2):
+        found = sample(works(trees, cast), partial(what_is_wrong, cast), published_before(trees), seed=14, runs=150)
+    assert found.wrong is None, found
+
+
+@pytest.mark.slow
+def test_all_orders_of_a_copy(trees: dict[str, LocalTree]) -> None:
+    """No order of a publisher that copies a file and of the damage of that file breaks a rule."""
+    with restarts(1):
+        found = explore(works(trees, "v1=z rot"), partial(what_is_wrong, "v1=z rot"), published_before(trees), seconds=30)
+    assert found.wrong is None, found
+    assert found.complete

@@ -22,7 +22,7 @@ from gllm_storage.versions.local_tree import hashed_tree
 from gllm_storage.versions.publisher import Publisher, new_manifest
 from gllm_storage.versions.register import enter
 from tests.versions.explorer import Choice, Run, sober_code
-from tests.versions.support import write_folder
+from tests.versions.support import digest_of, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,11 +32,18 @@ if TYPE_CHECKING:
 
 DETAILS = ErrorDetails("stepped", "stepped://m", "test")
 FILES = {f"{number}.bin": b"%d" % number for number in range(4)}
+OTHER_FILES = {**FILES, "0.bin": b"new"}
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTree]:
     with hashed_tree(str(write_folder(tmp_path_factory.mktemp("out"), FILES)), DETAILS) as tree:
+        yield tree
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTree]:
+    with hashed_tree(str(write_folder(tmp_path_factory.mktemp("other"), OTHER_FILES)), DETAILS) as tree:
         yield tree
 
 
@@ -68,7 +75,8 @@ def read(name: str, store: SteppedStore) -> str:
     except ObjectNotFoundError:
         return "none"
     data = {key.removeprefix(f"m/data/{manifest.place}/"): value for key, value in store.shelf.objects.items()}
-    assert FILES.items() <= data.items()
+    assert manifest.digest in {digest_of(FILES), digest_of(OTHER_FILES)}
+    assert (FILES if manifest.digest == digest_of(FILES) else OTHER_FILES).items() <= data.items()
     assert f"m/trees/{manifest.place}.jsonl" in store.shelf.objects
     return manifest.version
 
@@ -77,7 +85,7 @@ def finished(work: Work, objects: dict[str, bytes]) -> tuple[Any, dict[str, byte
     """The result of one process without a disturbance, the objects afterwards, and the keys that it stored again."""
     run, again = Run([work], objects, ordered=True), list[str]()
     while (step := run.processes[0].step) is not None:
-        if step.name in {"put", "create"} and step.key in run.shelf.objects and "/data/" in step.key:
+        if step.name in {"put", "create", "copy"} and step.key in run.shelf.objects and "/data/" in step.key:
             again.append(step.key)
         run.take(("go", 0))
     return run.processes[0].result, run.shelf.objects, again
@@ -99,12 +107,12 @@ def disturbed(work: Work, objects: dict[str, bytes], number: int, kind: str) -> 
     return run
 
 
-OPERATIONS = ["publish", "point", "delete", "collect"]
+OPERATIONS = ["publish", "share", "point", "delete", "collect"]
 
 
 @pytest.mark.parametrize("kind", ["kill", "deaf", "lost"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_disturbed(tree: LocalTree, operation: str, kind: str) -> None:
+def test_disturbed(tree: LocalTree, other: LocalTree, operation: str, kind: str) -> None:
     """Readers see the version before or after, never between; the same call again completes, and sends no file again."""
     with sober_code():
         _, objects, _ = finished(partial(publish, tree, "v1"), {})
@@ -112,6 +120,8 @@ def test_disturbed(tree: LocalTree, operation: str, kind: str) -> None:
         if operation == "publish":
             work, reader = partial(publish, tree, "v2"), ("v2", "none", "v2")
             objects = {}
+        elif operation == "share":  # three of four files are copied from v1
+            work, reader = partial(publish, other, "v2"), ("v2", "none", "v2")
         elif operation == "point":
             work, reader = partial(point, "v1"), ("latest", "none", "v1")
         elif operation == "delete":
@@ -136,4 +146,4 @@ def test_disturbed(tree: LocalTree, operation: str, kind: str) -> None:
             assert finished(partial(read, name), end)[0] == after
             if operation == "collect":
                 assert not [key for key in end if "/data/" in key or "/trees/" in key]
-        assert count >= {"publish": 12, "point": 6, "delete": 3, "collect": 15}[operation]
+        assert count >= {"publish": 12, "share": 25, "point": 6, "delete": 3, "collect": 15}[operation]
