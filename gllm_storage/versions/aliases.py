@@ -14,7 +14,7 @@ from gllm_storage.errors import ObjectExistsError, Remedy
 from gllm_storage.versions import entries
 from gllm_storage.versions.catalog import Version, manifest_of, newest_move, pointed_to, version_of
 from gllm_storage.versions.entries import AliasEntry
-from gllm_storage.versions.layout import model_of, require_name, require_outside
+from gllm_storage.versions.layout import model_of, require_atomic, require_name, require_outside
 from gllm_storage.versions.log import alias_log
 from gllm_storage.versions.register import enter
 
@@ -71,7 +71,8 @@ def set_alias(client: CloudStorageClient, model: str, alias: str, version: str, 
         'v3'
     """
     place = model_of(client, model)
-    place.store.require_atomic(place.key("aliases", require_name(alias), "0.json"), _OPERATION)
+    require_name(alias)
+    require_atomic(place, _OPERATION)
     require_outside(place)
     target = manifest_of(place, require_name(version), _OPERATION)
     if expected is not None:

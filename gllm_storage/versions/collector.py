@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.errors import ObjectExistsError, Remedy, UnsupportedOperationError
 from gllm_storage.store.port import nothing
 from gllm_storage.versions.entries import Aborted, Deleted, Manifest
-from gllm_storage.versions.layout import is_place, mark_of, model_of
+from gllm_storage.versions.layout import is_place, mark_of, model_of, require_atomic
 from gllm_storage.versions.log import create_exclusively, logged_entries, newest_in, read_entries, version_log
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def collect_garbage(
     candidates = collector.candidates(grace, dry_run=dry_run)
     if dry_run:
         return [collector.described(each) for each in candidates]
-    place.store.require_atomic(place.key("tombs", "0"), _OPERATION)
+    require_atomic(place, _OPERATION)
     if not (one_machine or place.store.shows_writes_at_once):
         details = place.store.details(place.key("data"), _OPERATION)
         raise UnsupportedOperationError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.versions import entries
 from gllm_storage.versions.catalog import alias_names, newest_move
 from gllm_storage.versions.entries import Deleted, Manifest
-from gllm_storage.versions.layout import model_of, require_name
+from gllm_storage.versions.layout import model_of, require_atomic, require_name
 from gllm_storage.versions.log import alias_log, version_log
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def delete_version(client: CloudStorageClient, model: str, version: str) -> Dele
         Deletion(deleted=True, aliases=('latest',))
     """
     place = model_of(client, model)
-    place.store.require_atomic(place.key("versions", require_name(version), "0.json"), _OPERATION)
+    require_name(version)
+    require_atomic(place, _OPERATION)
     entry = mark_deleted(place, version)
     if entry is None:
         return Deletion(deleted=False)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from gllm_storage.paths import validate_key
@@ -35,6 +36,8 @@ _LONGEST_NAME = 128
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _PLACE = re.compile(r"[0-9a-f]{64}-(?:0|[1-9][0-9]*)")
 _SLOT = re.compile(r"[0-9]{8}")
+_MOST_FOREIGN = 1000
+"""The most keys at the beginning of a folder ``versions`` that are looked at for one of a log."""
 _LOG_KEY = re.compile(r"versions/[^/]+/[0-9]{8}\.json")
 
 
@@ -102,6 +105,19 @@ def model_of(client: CloudStorageClient, model: str) -> Model:
     return Model(client.store, url.removeprefix(client.store.url("")))
 
 
+def require_atomic(model: Model, operation: str) -> None:
+    """Check that small objects of a model are created exclusively by the store itself.
+
+    On S3 this may write an object beside the given key, and delete it. So the key is directly below the prefix: in a folder
+    of the model, that object would look like an entry of a log, or like a file of a version.
+
+    Raises:
+        ConflictCheckUnsupportedError: If they are not.
+        StorageError: If a request fails.
+    """
+    model.store.require_atomic(model.key("probe"), operation)
+
+
 def require_outside(model: Model) -> None:
     """Check that a model does not lie inside the folders of another one, where garbage collection deletes.
 
@@ -115,9 +131,8 @@ def require_outside(model: Model) -> None:
             continue
         outer = "/".join(segments[:depth])
         base = f"{outer}/" if outer else ""
-        found = model.store.first(f"{base}versions/")
-        key = found.url.removeprefix(model.store.url("")) if found else ""
-        if _LOG_KEY.fullmatch(key.removeprefix(base)):
+        keys = islice(model.store.list_keys(f"{base}versions/"), _MOST_FOREIGN)
+        if any(_LOG_KEY.fullmatch(key.removeprefix(base)) for key in keys):
             raise ValueError(f"{model.prefix!r} lies inside the model {outer!r}: publish to another path")
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
+    from gllm_storage.info import ObjectInfo
     from gllm_storage.store.port import ObjectStore
     from gllm_storage.versions.layout import Model
 
@@ -148,14 +149,15 @@ class Log:
 
     def _first_slot(self) -> int:
         found = self._store.first(self._prefix)
-        if found is None:
-            return 0
-        name = found.url.removeprefix(self._store.url(self._prefix))
-        slot = slot_of(name.removesuffix(".json"))
-        if slot is None:
-            details = self._store.details(self._prefix + name, self._operation)
-            raise IntegrityError(f"{details.url} is not an entry of the log that it is in", details)
-        return slot
+        slot = self._slot_of(found) if found else 0
+        if slot is not None:
+            return slot
+        # Something else is in the folder, as the object of an S3 probe may be.
+        return next((slot for each in self._store.list(self._prefix) if (slot := self._slot_of(each)) is not None), 0)
+
+    def _slot_of(self, info: ObjectInfo) -> int | None:
+        name = info.url.removeprefix(self._store.url(self._prefix))
+        return slot_of(name.removesuffix(".json")) if name.endswith(".json") else None
 
     def _gallop(self) -> int:
         """The newest slot. Between two HEAD requests other entries may appear: the result was the newest at one moment."""

@@ -38,7 +38,7 @@ from gllm_storage.store.transfer import Progress
 from gllm_storage.versions import entries
 from gllm_storage.versions.catalog import Version, version_of
 from gllm_storage.versions.entries import LARGEST_ENTRY, Manifest, encode_entry
-from gllm_storage.versions.layout import model_of, place_of, require_name, require_outside, slot_name
+from gllm_storage.versions.layout import model_of, place_of, require_atomic, require_name, require_outside, slot_name
 from gllm_storage.versions.local_tree import hashed_tree
 from gllm_storage.versions.log import version_log
 from gllm_storage.versions.register import enter
@@ -111,7 +111,7 @@ def publish(
     place = model_of(client, model)
     require_name(version)
     details = place.store.details(place.key("versions", version), _OPERATION)
-    place.store.require_atomic(place.key("versions", version, "0.json"), _OPERATION)
+    require_atomic(place, _OPERATION)
     with hashed_tree(os.fspath(local_dir), details) as tree:
         manifest = new_manifest(place, tree, version, metadata)
         require_outside(place)
@@ -266,6 +266,9 @@ class Publisher:
         with earlier_files(self._model, self._tree) as earlier:
             for batch in self._tree.batches(_BATCH, self._details):
                 marks.write_if_due()
+                # Publishers of the same content begin at different files, so that together they send each one about once.
+                start = secrets.randbelow(len(batch))
+                batch = batch[start:] + batch[:start]  # noqa: PLW2901 - the same files
                 is_alone = is_alone and not earlier and self._store_at_once(prefix, batch)
                 if not is_alone and not self._store_with_care(prefix, batch, earlier):
                     return False
@@ -300,9 +303,7 @@ class Publisher:
         return UploadItem(prefix + file.entry.path, partial(_opened, file, sent), watch, exclusive=True)
 
     def _store_with_care(self, prefix: str, batch: list[LocalFile], earlier: Earlier) -> bool:
-        # Publishers of the same content begin at different files, so that together they send each one about once.
-        start = secrets.randbelow(len(batch))
-        tasks = [partial(self._keep_or_store, prefix, each, earlier) for each in batch[start:] + batch[:start]]
+        tasks = [partial(self._keep_or_store, prefix, each, earlier) for each in batch]
         return all(run_all(tasks, self._store.settings.max_concurrency, Stop(running_stop())))
 
     def _keep_or_store(self, prefix: str, file: LocalFile, earlier: Earlier) -> bool:

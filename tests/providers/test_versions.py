@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+import multiprocessing
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gllm_storage import versions
 from gllm_storage.errors import ObjectExistsError
+from tests.conftest import make_rig
 from tests.rig import server_rig
+from tests.scripts import publishers
+from tests.scripts.racers import use_barrier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Servers
 
 MODEL = "models/llama-ft"
+PUBLISHERS = 32
 ON_SERVERS = pytest.mark.parametrize("store", ["ceph", "gcs-fake", "azurite"])
 
 
@@ -74,3 +81,40 @@ def test_race(store: str, servers: Servers, tmp_path: Path) -> None:
         each.join()
     assert (len(won), len(lost)) == (1, 7)
     assert versions.verify(rig.client(), MODEL, "v1") == won[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
+@pytest.mark.parametrize("store", ["file", "ceph"])
+def test_race_of_processes(
+    store: str,
+    equal: bool,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Of 32 publishers in processes with different content one wins, with all its bytes; with equal content all do."""
+    rig = make_rig(store, request)
+    shared = {f"{number:02}.bin": bytes([number]) * 2**15 for number in range(20)}
+    folders = [write(tmp_path / str(n), {**shared, "own": b"" if equal else b"%d" % n}) for n in range(PUBLISHERS)]
+    client = rig.client()
+    versions.publish(client, folders[0], "models/other", version="v1")  # the children inherit all imports and the probe
+    start = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(PUBLISHERS, start, initializer=use_barrier, initargs=(start.Barrier(PUBLISHERS),)) as processes:
+        tasks = [
+            processes.submit(publishers.publish, rig.provider, rig.settings(), str(folder), MODEL) for folder in folders
+        ]
+        outcomes = [each.result() for each in tasks]
+    version = versions.verify(client, MODEL, "v1")
+    versions.fetch(client, MODEL, "v1", tmp_path / "local")
+    winners = [folder for folder, each in zip(folders, outcomes, strict=True) if each.digest is not None]
+    assert len(winners) == (PUBLISHERS if equal else 1)
+    assert {each.digest for each in outcomes} - {None} == {version.digest}
+    assert {each.name: each.read_bytes() for each in (tmp_path / "local").iterdir()} == {
+        each.name: each.read_bytes() for each in winners[0].iterdir()
+    }
+    sent = sum(sum(each.opened) for each in outcomes) / version.size
+    record_property("sent", sent)
+    assert sent < (PUBLISHERS / 4 if equal else PUBLISHERS)
+    marks = f"{client.url(MODEL)}/marks/".removeprefix(client.store.url(""))
+    assert list(client.store.list_keys(marks)) == []

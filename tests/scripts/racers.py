@@ -50,6 +50,11 @@ def use_barrier(barrier: Barrier) -> None:
     _barrier = barrier
 
 
+def wait() -> None:
+    """Wait for all other writers."""
+    _barrier.wait(BARRIER_SECONDS)
+
+
 def race(entry: Entry, sources: Sequence[str]) -> list[list[str]]:
     """Race with one thread for each source. The threads share one client.
 
@@ -64,7 +69,7 @@ def race(entry: Entry, sources: Sequence[str]) -> list[list[str]]:
 def _run(client: Any, entry: Entry, source: str) -> list[str]:
     outcomes = []
     for number in range(entry.rounds):
-        _barrier.wait(BARRIER_SECONDS)
+        wait()
         try:
             _create(client, entry.way, source, name_of(number))
         except FileExistsError:

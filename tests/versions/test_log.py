@@ -10,7 +10,7 @@ from gllm_storage.errors import IntegrityError, ObjectExistsError, StorageUnavai
 from gllm_storage.memory.store import MemoryStore
 from gllm_storage.versions.entries import Aborted, Deleted
 from gllm_storage.versions.layout import Model
-from gllm_storage.versions.log import version_log
+from gllm_storage.versions.log import logged_entries, newest_in, version_log
 from gllm_storage.versions.register import enter, find
 from tests.versions.support import new_model, store_bytes
 
@@ -96,12 +96,18 @@ def test_slot_that_is_taken() -> None:
     assert log.read(2) is None
 
 
-def test_foreign_object_in_a_log() -> None:
-    """An object that is not an entry is refused where the listing finds it first."""
-    model = model_with(OrderedStore)
-    store_bytes(model.store, model.key("versions", "v3", "0-notes.txt"), b"")
-    with pytest.raises(IntegrityError, match=r"0-notes\.txt"):
-        version_log(model, "v3", "resolve").newest()
+@pytest.mark.parametrize("kind", [OrderedStore, CountingStore])
+@pytest.mark.parametrize("count", [0, 2])
+def test_foreign_object_in_a_log(kind: type[CountingStore], count: int) -> None:
+    """An object that is not an entry, such as that of a probe of S3, does not hide the newest entry."""
+    model = model_with(kind)
+    log = version_log(model, "v3", "resolve")
+    for name in (".gllm-probe-0f", "0-notes.txt", "99999999.json", "z"):
+        store_bytes(model.store, model.key("versions", "v3", name), b"")
+    for slot in range(1, count + 1):
+        log.create(slot, Aborted())
+    assert log.newest() == (count, Aborted() if count else None)
+    assert [(each.version, each.slot) for each in newest_in(logged_entries(model))] == ([("v3", count)] if count else [])
 
 
 class LosingStore(MemoryStore):

@@ -337,6 +337,9 @@ def test_model_inside_a_model(client: FsspecStorageClient, out: Path) -> None:
     publish(client, out, MODEL, version="v3")
     with pytest.raises(ValueError, match="lies inside the model"):
         publish(client, out, f"{MODEL}/data/inner", version="v1")
+    store_bytes(client.store, f"{MODEL}/versions/.notes", b"")
+    with pytest.raises(ValueError, match="lies inside the model"):
+        publish(client, out, f"{MODEL}/data/inner", version="v1")
     publish(client, out, f"{MODEL}/inner", version="v1")
 
 
