@@ -12,7 +12,7 @@ _MOUNTS = "/proc/self/mountinfo"
 
 
 def caches_names(folder: str) -> bool:
-    """Whether a folder is on a filesystem that may not show at once which files another machine has made.
+    """Whether a folder is on a filesystem where a listing may miss the newest files of another machine.
 
     Args:
         folder: The folder. If it does not exist, the nearest one above it counts.

@@ -73,7 +73,7 @@ def collect_garbage(
         dry_run: Whether only to return the directories that would be deleted. Nothing is written then, and the time of now
             is that of this machine.
         one_machine: Whether no other machine writes to the model meanwhile. Needed on a disk that machines share through a
-            cache of names, such as NFS: what another one has just written may not be seen there.
+            cache of names, such as NFS: there a listing may miss the newest writes of other machines.
 
     Returns:
         The deleted directories.
@@ -99,8 +99,8 @@ def collect_garbage(
     if not (one_machine or place.store.shows_writes_at_once):
         details = place.store.details(place.key("data"), _OPERATION)
         raise UnsupportedOperationError(
-            f"{details.url} is on a disk that may not show at once what another machine writes, so files of a version that "
-            "is being published could be deleted; nothing was deleted",
+            f"{details.url} is on a disk where a listing may miss the newest writes of another machine, so files of a version "
+            "that is being published could be deleted; nothing was deleted",
             details,
             Remedy.ONE_MACHINE,
         )

@@ -258,7 +258,7 @@ def test_shared_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts.write_text(f"27 1 254:0 / / rw - ext4 /dev/vda rw\n28 27 0:50 / {tmp_path} rw shared:1 - nfs4 host:/x rw\n")
     monkeypatch.setattr("gllm_storage.local.mounts._MOUNTS", str(mounts))
     before = keys_of(model_of(client, MODEL))
-    with pytest.raises(UnsupportedOperationError, match=r"another machine writes.*one_machine=True"):
+    with pytest.raises(UnsupportedOperationError, match=r"writes of another machine.*one_machine=True"):
         collect_garbage(client, MODEL, grace=NO_TIME)
     assert keys_of(model_of(client, MODEL)) == before
     assert len(collect_garbage(client, MODEL, grace=NO_TIME, dry_run=True)) == 1
