@@ -99,8 +99,8 @@ def collect_garbage(
     if not (one_machine or place.store.shows_writes_at_once):
         details = place.store.details(place.key("data"), _OPERATION)
         raise UnsupportedOperationError(
-            f"{details.url} is on a disk where a listing may miss the newest writes of another machine, so files of a version "
-            "that is being published could be deleted; nothing was deleted",
+            f"{details.url} is on a disk where a listing may miss the newest writes of another machine, so files of a "
+            "version that is being published could be deleted; nothing was deleted",
             details,
             Remedy.ONE_MACHINE,
         )
