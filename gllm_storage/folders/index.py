@@ -1,0 +1,173 @@
+"""An index of checksums in the user's cache folder, so that a second sync reads no file and sends no HEAD request.
+
+It remembers two facts: the checksum of an object by store, URL and ETag, and the checksum of a local file by path, size, times
+and inode. A listing and `stat` give these keys again. What is not in the index, or not certain, is computed anew; so the index may be
+deleted at any time, and nothing depends on it but speed.
+
+- **Several processes** use one SQLite file. Each waits up to 10 s for the other's write; when that is over, it goes on
+  without the index.
+- **A damaged file** is deleted and made anew.
+- **A file that changed while it was new.** The clock of a filesystem has ticks (4 to 10 ms on Linux, 2 s on FAT). A file that
+  changed twice within a tick has the same times before and after, so a checksum counts only if the file was already older
+  than a tick when it was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_logger = logging.getLogger("gllm_storage.folders")
+
+_FILE = "checksums-1.sqlite"
+"""The number is that of the format: another version of this library with another format uses another file."""
+_WAIT_SECONDS = 10.0
+_TICK_NS = 20_000_000
+_COARSE_TICK_NS = 2_000_000_000
+_KEPT_SECONDS = 180 * 24 * 3600
+_BATCH = 500
+"""SQLite permits 999 variables in a statement by default before version 3.32."""
+_TABLE = """
+CREATE TABLE IF NOT EXISTS checksums (
+    place TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL, checksum TEXT NOT NULL, used INTEGER NOT NULL,
+    PRIMARY KEY (place, name)
+) WITHOUT ROWID
+"""
+LOCAL = "local"
+"""The place of local files."""
+
+
+def index_file() -> str:
+    """The file of the index: in ``$GLLM_STORAGE_CACHE``, or else in ``gllm_storage`` in the user's cache folder."""
+    folder = os.environ.get("GLLM_STORAGE_CACHE")
+    if not folder:
+        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "gllm_storage")
+    return os.path.join(folder, _FILE)
+
+
+def is_settled(modified_ns: int, changed_ns: int, read_at_ns: int) -> bool:
+    """Whether a file was older than a tick of its filesystem's clock when it was read.
+
+    Args:
+        modified_ns: Its time of modification, in nanoseconds since 1970.
+        changed_ns: Its time of change (ctime).
+        read_at_ns: When the read began.
+    """
+    tick = _COARSE_TICK_NS if not modified_ns % 1_000_000_000 else _TICK_NS
+    return max(modified_ns, changed_ns) + tick < read_at_ns
+
+
+@dataclass(frozen=True)
+class Known:
+    """A checksum of one state of a file or object.
+
+    Attributes:
+        name: Path or URL.
+        state: As in `Entry.state`.
+        checksum: As in `ObjectInfo.checksum`.
+    """
+
+    name: str
+    state: str
+    checksum: str
+
+
+class ChecksumIndex:
+    """The index. Any thread may use it; a failure is logged once, and then the index is empty.
+
+    Args:
+        path: The file; None for an index that remembers nothing.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = 0
+
+    def find(self, place: str, names: Iterable[str]) -> dict[str, Known]:
+        """The checksums that are known, by name.
+
+        Args:
+            place: `LOCAL`, or the identity of a store.
+            names: Paths or URLs.
+        """
+        wanted = list(names)
+        found: dict[str, Known] = {}
+
+        def look(connection: sqlite3.Connection) -> None:
+            for start in range(0, len(wanted), _BATCH):
+                some = wanted[start : start + _BATCH]
+                marks = ",".join("?" * len(some))
+                rows = connection.execute(
+                    f"SELECT name, state, checksum FROM checksums WHERE place = ? AND name IN ({marks})",  # noqa: S608 - only marks
+                    (place, *some),
+                )
+                found.update((name, Known(name, state, checksum)) for name, state, checksum in rows)
+
+        self._use(look)
+        return found
+
+    def remember(self, place: str, known: Iterable[Known]) -> None:
+        """Remember checksums; an older state of the same file is forgotten."""
+        now = int(time.time())
+        rows = [(place, each.name, each.state, each.checksum, now) for each in known]
+
+        def write(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.executemany("INSERT OR REPLACE INTO checksums VALUES (?, ?, ?, ?, ?)", rows)
+
+        if rows:
+            self._use(write)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def _use(self, action: Callable[[sqlite3.Connection], None]) -> None:
+        with self._lock:
+            if self._path is None:
+                return
+            try:
+                try:
+                    action(self._opened(self._path))
+                except sqlite3.DatabaseError as error:
+                    if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+                        raise
+                    self._delete(self._path, error)
+                    action(self._opened(self._path))
+            except (sqlite3.Error, OSError) as error:
+                _logger.warning("the index of checksums %s cannot be used: %s; checksums are computed anew", self._path, error)
+                self._path = None
+
+    def _opened(self, path: str) -> sqlite3.Connection:
+        if self._connection is None or self._pid != os.getpid():  # SQLite's connections do not survive a fork
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, check_same_thread=False)
+            self._pid = os.getpid()
+            self._connection.execute(_TABLE)
+            with self._connection:
+                self._connection.execute("DELETE FROM checksums WHERE used < ?", (int(time.time()) - _KEPT_SECONDS,))
+        return self._connection
+
+    def _delete(self, path: str, error: Exception) -> None:
+        _logger.warning("the index of checksums %s is damaged (%s) and is made anew", path, error)
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+        for name in (path, f"{path}-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
