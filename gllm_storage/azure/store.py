@@ -52,6 +52,11 @@ class AzureStore(ObjectStore):
         self.requests = requests
 
     @property
+    def place(self) -> str:
+        """The provider and the endpoint."""
+        return f"azure {self.requests.container.primary_hostname}"
+
+    @property
     def settings(self) -> TransferSettings:
         """Part sizes, concurrency and attempts."""
         return self.requests.connection.settings

@@ -162,6 +162,10 @@ class LocalSource:
                     raise self._ended(offset)
                 offset, view = offset + count, view[count:]
 
+    def status(self) -> os.stat_result:
+        """The facts that the file system has about the open file now."""
+        return os.fstat(self._fd)
+
     def has_more(self) -> bool:
         """Whether the file goes on behind its size, and did not grow.
 

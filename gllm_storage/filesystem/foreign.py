@@ -79,6 +79,11 @@ class ForeignStore(ObjectStore):
         """The defaults, with one call at a time."""
         return self._settings
 
+    @property
+    def place(self) -> str:
+        """The provider, and the folder without its password."""
+        return f"fsspec {self.details('', 'list').url}"
+
     def url(self, key: str) -> str:
         """The URL of a key, with the password of the base, if it has one."""
         return f"{self._scheme}://{self._base}{key}"
@@ -159,6 +164,7 @@ class ForeignStore(ObjectStore):
         while True:
             attempt += 1
             transfer.stop.check()
+            transfer.accept(before)
             transfer.progress.expect(before.size)
             with _translated(details):
                 self._filesystem.get_file(self._path(key), target.temporary, callback=_Told(transfer.progress))

@@ -18,6 +18,7 @@ from gllm_storage.errors import (
     Remedy,
     StorageError,
     UnsupportedOperationError,
+    redacted,
 )
 from gllm_storage.gcs.copy import ExclusiveCopy
 from gllm_storage.gcs.errors import (
@@ -77,6 +78,11 @@ class GCSStore(ObjectStore):
         self._path = f"/storage/v1/b/{quote(bucket, safe='')}"
         self._seen = -_RECENTLY
         self._is_zonal: bool | None = None
+
+    @property
+    def place(self) -> str:
+        """The provider and the endpoint."""
+        return f"gcs {redacted(self.connection.endpoint_url)}"
 
     @property
     def settings(self) -> TransferSettings:

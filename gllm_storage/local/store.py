@@ -56,6 +56,10 @@ class LocalStore(ObjectStore):
         """The settings of transfers."""
         return self._settings
 
+    def local_folder(self, prefix: str) -> str:
+        """The folder of a prefix."""
+        return self._path(prefix)
+
     def url(self, key: str) -> str:
         """``file:///folder/key``."""
         return f"file://{self._path(key)}"
@@ -118,6 +122,7 @@ class LocalStore(ObjectStore):
         """Copy the file; begin again if it changes in place, as only a writer without this library makes it."""
 
         def to_target(source: LocalSource) -> None:
+            transfer.accept(ObjectInfo(self.url(key), source.size, _etag(source.status())))
             transfer.progress.expect(source.size)
             copy(source, target, _moves(transfer))
 

@@ -26,7 +26,7 @@ from gllm_storage.errors import OURS, StorageError, attempts_of
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import content_of
 from gllm_storage.files.target import Draft, Folders
-from gllm_storage.info import Stored
+from gllm_storage.info import ObjectInfo, Stored
 from gllm_storage.s3.errors import is_transient
 from gllm_storage.s3.requests import checksum_in
 from gllm_storage.s3.upload import write_parameters
@@ -565,6 +565,8 @@ class _Get:
             cause = "the content does not match its size or checksum"
             self._common.report(self._item.key, self._operation, cause, "corruption")
             return None
+        if self._item.accept is not None:
+            self._item.accept(ObjectInfo(self._common.store.url(self._item.key), size, facts.etag, checksum=checksum))
         self._common.states_checksums = checksum is not None
         if checksum is None and second is not None and not self._is_confirmed_by(second, facts):
             return None

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.stop import stopped_by
-from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
+from gllm_storage.errors import (
+    AccessDeniedError,
+    ObjectNotFoundError,
+    Remedy,
+    StorageError,
+    UnsupportedOperationError,
+    redacted,
+)
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
 from gllm_storage.http.pool import run_in_place
@@ -71,6 +78,11 @@ class S3Store(ObjectStore):
         self.connection = connection
         self.bucket = bucket
         self.requests = S3Requests(connection, bucket)
+
+    @property
+    def place(self) -> str:
+        """The provider and the endpoint."""
+        return f"s3 {redacted(self.connection.endpoint_url)}"
 
     @property
     def settings(self) -> S3TransferSettings:
@@ -354,21 +366,23 @@ class S3Store(ObjectStore):
             settings = replace(settings, conditional_writes="auto")
         self._plan(key, 0, settings, operation, exclusive=True)
 
-    def upload_many(self, items: Sequence[UploadItem], stop: Stop, workers: int = 0) -> Sequence[Stored]:
+    def upload_many(
+        self, items: Sequence[UploadItem], stop: Stop, workers: int = 0, *, on_error: str = "raise"
+    ) -> Sequence[Any]:
         """Store several objects: the small ones by requests that do not wait for each other's answers.
 
         Raises:
-            Exception: The first failure.
+            Exception: The first failure, if `on_error` is ``"raise"``.
         """
         pipeline = self.connection.pipeline if len(items) > 1 else None
         if pipeline is None:
-            return super().upload_many(items, stop, workers or _ONE_REQUEST_EACH)
+            return super().upload_many(items, stop, workers or _ONE_REQUEST_EACH, on_error=on_error)
         from gllm_storage.s3.small import upload_small  # noqa: PLC0415 - see above
 
         done, left = upload_small(self, pipeline, items, stop)
-        rest = super().upload_many([items[number] for number in left], stop, workers or _SIDE_BY_SIDE)
-        done.update(zip(left, rest, strict=True))
-        return [done[number] for number in range(len(items))]
+        rest = super().upload_many([items[number] for number in left], stop, workers or _SIDE_BY_SIDE, on_error=on_error)
+        found: dict[int, Stored | Exception] = {**done, **dict(zip(left, rest, strict=True))}
+        return [found[number] for number in range(len(items))]
 
     def read_many(
         self, items: Sequence[ReadItem], stop: Stop, *, on_error: str = "raise", workers: int = 0

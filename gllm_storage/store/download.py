@@ -262,6 +262,7 @@ def fetch_object(reader: ObjectReader, target: Target, transfer: Transfer) -> No
         while True:
             attempt += 1
             download = Download(get_first, get_first.head(), target, transfer.attempt())
+            transfer.accept(download.version)
             transfer.progress.expect(download.version.size)
             target.allocate(download.version.size)
             try:

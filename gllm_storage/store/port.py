@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
 
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
@@ -148,11 +148,13 @@ class ReadItem:
         key: The key of the object.
         watch: As in `UploadItem`.
         path: The local file to replace; None reads the object into memory.
+        accept: As in `Transfer`.
     """
 
     key: str
     watch: Callable[[], AbstractContextManager[Progress]]
     path: str | None = None
+    accept: Callable[[ObjectInfo], object] | None = None
 
 
 @contextmanager
@@ -172,6 +174,22 @@ class ObjectStore(ABC):
     """Whether a copy that replaces an object does so atomically: readers find the old or the new content, at any moment."""
     names_targets: ClassVar[bool] = False
     """Whether `fetch` gives the path of its target to code that may rename another file to that path."""
+
+    @property
+    def place(self) -> str:
+        """Identifies the service, without secrets: two stores with one place have one object under one URL.
+
+        By default the name of the provider. A provider with endpoints adds the endpoint.
+        """
+        return self.provider
+
+    def local_folder(self, prefix: str) -> str | None:  # noqa: ARG002 - for stores that have one
+        """The folder of this machine that holds the objects below a prefix as files; None if there is none.
+
+        Args:
+            prefix: Empty, or with a slash at its end.
+        """
+        return None
 
     @property
     @abstractmethod
@@ -494,22 +512,35 @@ class ObjectStore(ABC):
         """
         return
 
-    def upload_many(self, items: Sequence[UploadItem], stop: Stop, workers: int = 0) -> Sequence[Stored]:
+    @overload
+    def upload_many(
+        self, items: Sequence[UploadItem], stop: Stop, workers: int = 0, *, on_error: Literal["raise"] = "raise"
+    ) -> Sequence[Stored]: ...
+
+    @overload
+    def upload_many(
+        self, items: Sequence[UploadItem], stop: Stop, workers: int = 0, *, on_error: str
+    ) -> Sequence[Stored | Exception]: ...
+
+    def upload_many(
+        self, items: Sequence[UploadItem], stop: Stop, workers: int = 0, *, on_error: str = "raise"
+    ) -> Sequence[Stored | Exception]:
         """Store several objects, some at a time.
 
         Args:
             items: The uploads.
             stop: Cancels them.
             workers: How many at a time; `max_concurrency` if 0.
+            on_error: ``"raise"`` ends all uploads at the first failure; ``"return"`` puts the exception into the result.
 
         Returns:
             The stored objects, in the order of the items.
 
         Raises:
-            Exception: The first failure; uploads that were not begun by then do not begin.
+            Exception: The first failure, if `on_error` is ``"raise"``; uploads that were not begun by then do not begin.
         """
-        stored: Sequence[Stored] = self._side_by_side(
-            [partial(self._upload_item, each, stop) for each in items], stop, workers
+        stored: Sequence[Stored | Exception] = self._side_by_side(
+            [partial(self._upload_item, each, stop, on_error) for each in items], stop, workers
         )
         return stored
 
@@ -709,13 +740,18 @@ class ObjectStore(ABC):
             finally:
                 draft.discard()
 
-    def _upload_item(self, item: UploadItem, stop: Stop) -> Stored:
-        with item.watch() as progress:
-            transfer = self.transfer(item.key, "upload", progress, Stop(stop))
-            with item.open_source(transfer.details) as source:
-                progress.expect(source.size)
-                stored = self.upload(self.request(item.key, source, transfer, item.exclusive, item.options))
-            progress.finish()
+    def _upload_item(self, item: UploadItem, stop: Stop, on_error: str) -> Stored | Exception:
+        try:
+            with item.watch() as progress:
+                transfer = self.transfer(item.key, "upload", progress, Stop(stop))
+                with item.open_source(transfer.details) as source:
+                    progress.expect(source.size)
+                    stored = self.upload(self.request(item.key, source, transfer, item.exclusive, item.options))
+                progress.finish()
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            return error
         return stored
 
     def _read_item(self, item: ReadItem, stop: Stop, on_error: str, folders: FolderSyncs) -> bytes | Exception | None:
@@ -723,6 +759,8 @@ class ObjectStore(ABC):
         try:
             with item.watch() as progress, folders.joined():
                 transfer = self.transfer(item.key, operation, progress, Stop(stop))
+                if item.accept is not None:
+                    transfer = dataclasses.replace(transfer, accept=item.accept)
                 if item.path is None:
                     return self.read(item.key, transfer)
                 self.download(item.key, item.path, transfer)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from gllm_storage.errors import ErrorDetails
+    from gllm_storage.info import ObjectInfo
 
 MAX_PARTS = 10_000
 """The most parts of a multipart upload on S3."""
@@ -102,6 +103,10 @@ class Progress:
         self(self._size)
 
 
+def _any_version(version: ObjectInfo) -> None:
+    """Accept every version."""
+
+
 @dataclass(frozen=True)
 class Transfer:
     """The context of one upload or download.
@@ -111,13 +116,17 @@ class Transfer:
         settings: Part size, concurrency, attempts and memory.
         progress: Receives the size in bytes, and the bytes as they move.
         stop: Cancels the transfer when set.
+        accept: Called with each version of the object whose content a download is about to receive: its size, its ETag and
+            its checksum, if the store reports them. The last one is the version that was delivered. An exception refuses the
+            version, and ends the download.
     """
 
     details: ErrorDetails
     settings: TransferSettings
     progress: Progress = field(default_factory=Progress)
     stop: Stop = field(default_factory=Stop)
+    accept: Callable[[ObjectInfo], object] = _any_version
 
     def attempt(self) -> Transfer:
         """A copy for one attempt. Its stop ends this attempt only; the stop of the transfer ends both."""
-        return Transfer(self.details, self.settings, self.progress, Stop(self.stop))
+        return Transfer(self.details, self.settings, self.progress, Stop(self.stop), self.accept)
