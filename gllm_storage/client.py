@@ -62,6 +62,13 @@ class CloudStorageClient(ABC):
 
         return CloudStorageRegistry.get_client(provider, config)
 
+    @staticmethod
+    def _of_url(url: str) -> CloudStorageClient:
+        """The client of a URL; see `storage_client_from_url`."""
+        from gllm_storage.registry import storage_client_from_url  # noqa: PLC0415 - the registry imports this module
+
+        return storage_client_from_url(url)
+
     @abstractmethod
     def upload_file(self, local_path: str | Path, remote_path: str, check_conflict: bool = False) -> str:
         """Upload a file to cloud storage.

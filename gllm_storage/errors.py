@@ -13,6 +13,7 @@
         ├── BucketNotFoundError          the bucket or container does not exist
         ├── IntegrityError               size or checksum differ from the stored ones
         ├── ConflictCheckUnsupportedError    the store cannot create exclusively
+        ├── FolderError                  files of a folder failed, or are refused; it lists them
         ├── UnsupportedOperationError    the store cannot do this: keep that property, presign a URL
         └── StorageUnavailableError      timeouts, refused connections, 5xx after all retries
 
@@ -33,7 +34,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # Parameters that grant access: signatures of SAS and presigned URLs, tokens, the id of an upload session on GCS; and the
 # keys of connection strings.
@@ -134,6 +135,8 @@ class Remedy(Enum):
     USE_OTHER_FOLDER = "Pass check_conflict=False, or use another folder"
     REPEAT = "Repeat the call later"
     REPEAT_NOW = "Repeat the call"
+    DELETE_DIR = "Check the source; delete_dir deletes the files of a folder"
+    EXCLUDE = "Rename these files, or leave them out by exclude"
     CHECK_FIRST = "Check the object before you repeat the call"
     CHECK_CREDENTIALS = "Check that the credentials are right and not expired, and that they permit this operation"
     CHECK_CREDENTIAL_FILES = "Check the files that hold the credentials"
@@ -350,6 +353,29 @@ class IntegrityError(StorageError):
 
 class ConflictCheckUnsupportedError(StorageError):
     """The store cannot create exclusively, so ``check_conflict=True`` was refused before anything was written."""
+
+
+class FolderError(StorageError):
+    """A transfer of a folder failed for some files, or was refused before anything moved. `failures` lists the files.
+
+    Attributes:
+        failures: Path and exception of the files that failed, the first 1000 of them; empty if the transfer was refused.
+        result: The `FolderResult` with all that was done; None if it was refused, and in another process.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        details: ErrorDetails | None = None,
+        remedy: Remedy | None = None,
+        failures: Sequence[tuple[str, Exception]] = (),
+    ) -> None:
+        super().__init__(message, details, remedy)
+        self.failures = tuple(failures)
+        self.result: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.details, None, self.failures)
 
 
 class UnsupportedOperationError(StorageError):

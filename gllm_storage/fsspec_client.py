@@ -7,7 +7,7 @@ import dataclasses
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Unpack  # noqa: UP035 - the documented signatures say Dict
 
 from gllm_storage.client import CloudStorageClient
 from gllm_storage.concurrency.fork import PerProcess
@@ -27,12 +27,15 @@ from gllm_storage.paths import ExactKey, Location, split_url, without_user
 from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Mapping
 
     from _typeshed import DataclassInstance
     from fsspec import AbstractFileSystem
     from fsspec.callbacks import Callback
 
+    from gllm_storage.folders import FolderOptions, FolderResult, Plan, RemoteFolder, TransferOptions
+    from gllm_storage.folders.entries import Folder, StoredFolder
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.port import ObjectStore
 
@@ -638,6 +641,251 @@ class FsspecStorageClient(CloudStorageClient):
         """
         below = self._location.listing_prefix(folder)
         return self._within_timeout(self.store.list_folder(f"{below}/" if below and not below.endswith("/") else below))
+
+    # ------------------------------------------------------------------ folders
+
+    def upload_dir(
+        self, local_dir: str | os.PathLike[str], remote_dir: str, **options: Unpack[TransferOptions]
+    ) -> FolderResult:
+        """Upload the files of a folder that differ from the objects there, by size and checksum.
+
+        All checks come before the first byte moves. Files of the target that the source does not have stay. Empty folders
+        are not kept: stores have none.
+
+        Args:
+            local_dir: The local folder.
+            remote_dir: The remote folder: a remote path as in `upload_file`; the client's prefix if empty.
+            **options: See `TransferOptions`. Properties of `upload`, such as ``content_type``, are options as well.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            FileNotFoundError: If the local folder does not exist.
+            RuntimeError: `FolderError` if files failed, or names are refused; `StorageError` if listing fails.
+
+        Example:
+            >>> import os
+            >>> os.makedirs("out", exist_ok=True)
+            >>> for name in ("config.json", "model.safetensors", "notes.txt"):
+            ...     with open(f"out/{name}", "w") as file:
+            ...         _ = file.write(name)
+            >>> client.upload_dir("out", "v7", exclude=["*.txt"]).transferred
+            2
+            >>> client.upload_dir("out", "v7", exclude=["*.txt"]).skipped
+            2
+        """
+        from gllm_storage.folders import transfer  # noqa: PLC0415 - most processes move no folders
+
+        given = transfer.Options.of(options)
+        return transfer.transfer(transfer.local_folder(local_dir, given.links), self._remote_folder(remote_dir), given)
+
+    def download_dir(
+        self, remote_dir: str, local_dir: str | os.PathLike[str], **options: Unpack[TransferOptions]
+    ) -> FolderResult:
+        """Download the objects of a folder that differ from the local files, by size and checksum.
+
+        Each file appears complete and verified. Names that lead out of the local folder, or that its disk cannot hold beside
+        each other, are refused before anything moves.
+
+        Args:
+            remote_dir: The remote folder, as in `upload_dir`.
+            local_dir: The local folder; made if it is missing.
+            **options: See `TransferOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            FileNotFoundError: If there are no objects in the folder (`ObjectNotFoundError`).
+            RuntimeError: `FolderError` if files failed, or names are refused; `StorageError` if listing fails.
+
+        Example:
+            >>> client.download_dir("v7", "copy").transferred
+            2
+        """
+        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+
+        given = transfer.Options.of(options)
+        return transfer.transfer(self._remote_folder(remote_dir), transfer.local_folder(local_dir), given)
+
+    def sync_dir(
+        self,
+        source: str | os.PathLike[str] | RemoteFolder,
+        target: str | os.PathLike[str] | RemoteFolder,
+        *,
+        delete: bool = False,
+        max_delete: int | None = None,
+        **options: Unpack[TransferOptions],
+    ) -> FolderResult:
+        """Make a folder equal to another one: local to remote, remote to local, or remote to remote.
+
+        Deletions come last, and never after a failure or because the source is empty.
+
+        Args:
+            source: The source: a URL, a local path, or a `RemoteFolder` of a client. A URL outside this client's bucket is
+                opened by `storage_client_from_url`.
+            target: The target, likewise.
+            delete: Whether to delete files that only the target has. Files that the filter leaves out are kept.
+            max_delete: The most deletions. If there would be more, nothing is changed. None for any number.
+            **options: See `TransferOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid, both folders are local, or one lies in the other.
+            FileNotFoundError: If the source does not exist.
+            RuntimeError: `FolderError` if files failed, or names or deletions are refused; `StorageError` if listing fails.
+
+        Example:
+            >>> print(client.sync_dir("out", client.url("v7"), dry_run=True).plan)  # doctest: +ELLIPSIS
+            /.../out -> memory://models/team-a/v7/
+              transfer notes.txt (9 bytes, new)
+            1 files to transfer (9 bytes), 0 to delete, 2 equal (28 bytes), 0 problems
+        """
+        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+
+        given = transfer.Options.of(options)
+        one, other = self._any_folder(source, given.links), self._any_folder(target)
+        if not (transfer.is_remote(one) or transfer.is_remote(other)):
+            raise ValueError(f"{one.url!r} and {other.url!r} are both local; name a URL, such as 'file://{other.url}'")
+        return transfer.transfer(one, other, given, delete=delete, max_delete=max_delete)
+
+    def copy_dir(self, source_dir: str, target_dir: str, **options: Unpack[TransferOptions]) -> FolderResult:
+        """Copy the objects of a folder that differ from those of another folder of the bucket, on the server if possible.
+
+        Args:
+            source_dir: The remote folder, as in `upload_dir`.
+            target_dir: The remote folder of the copies.
+            **options: See `TransferOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid, or one folder lies in the other.
+            FileNotFoundError: If there are no objects in the folder (`ObjectNotFoundError`).
+            RuntimeError: `FolderError` if files failed, or names are refused; `StorageError` if listing fails.
+
+        Example:
+            >>> client.copy_dir("v7", "v8").transferred
+            2
+        """
+        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+
+        source, target = self._remote_folder(source_dir), self._remote_folder(target_dir)
+        return transfer.transfer(source, target, transfer.Options.of(options))
+
+    def delete_dir(self, remote_dir: str, **options: Unpack[FolderOptions]) -> FolderResult:
+        """Delete the objects of a folder.
+
+        Args:
+            remote_dir: The remote folder, as in `upload_dir`, but not empty: ``"/"`` deletes all objects of the bucket.
+            **options: See `FolderOptions`.
+
+        Returns:
+            The counts and the outcome of each object; all counts are 0 if there are no objects.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            RuntimeError: `FolderError` if objects could not be deleted; `StorageError` if listing fails.
+
+        Example:
+            >>> client.delete_dir("v8", exclude=["*.json"]).deleted
+            1
+        """
+        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+
+        if not remote_dir:
+            raise ValueError("remote_dir is empty; name a folder, or '/' for all objects of the bucket")
+        return transfer.delete(self._remote_folder(remote_dir), transfer.Options.of(options))
+
+    def check_dir(
+        self,
+        source: str | os.PathLike[str] | RemoteFolder,
+        target: str | os.PathLike[str] | RemoteFolder,
+        **options: Unpack[TransferOptions],
+    ) -> Plan:
+        """Compare two folders, by size and checksum; nothing moves.
+
+        Args:
+            source: As in `sync_dir`.
+            target: As in `sync_dir`.
+            **options: See `TransferOptions`.
+
+        Returns:
+            The differences, as the plan of `sync_dir` with ``delete=True``. `Plan.is_empty` is True if there are none.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            FileNotFoundError: If the source does not exist.
+            RuntimeError: If listing fails (`StorageError`).
+
+        Example:
+            >>> client.check_dir("copy", client.url("v7")).is_empty
+            True
+        """
+        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+
+        given = transfer.Options.of(options)
+        return transfer.check(self._any_folder(source, given.links), self._any_folder(target), given)
+
+    def apply_plan(self, plan: Plan, **options: Unpack[TransferOptions]) -> FolderResult:
+        """Run a plan that was made before, such as one from `Plan.load`.
+
+        A file that has changed since is not transferred and not deleted: it is a failure.
+
+        Args:
+            plan: The plan. URLs outside this client's bucket are opened by `storage_client_from_url`.
+            **options: See `TransferOptions`; only `callback`, `on_error` and the properties count.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If an option is not valid.
+            RuntimeError: `FolderError` if files failed or have changed, or names are refused.
+
+        Example:
+            >>> from gllm_storage.folders import Plan
+            >>> client.sync_dir("out", client.url("v9"), dry_run=True).plan.save("plan.jsonl")
+            >>> client.apply_plan(Plan.load("plan.jsonl")).transferred
+            3
+        """
+        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+
+        source = self._any_folder(plan.source) if plan.source else None
+        return transfer.apply(plan, source, self._any_folder(plan.target), transfer.Options.of(options))
+
+    def _remote_folder(self, path: str) -> StoredFolder:
+        from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - as in `upload_dir`
+
+        below = self._location.listing_prefix(path)
+        return StoredFolder(self.store, f"{below}/" if below and not below.endswith("/") else below)
+
+    def _any_folder(self, where: str | os.PathLike[str] | RemoteFolder, links: str = "follow") -> Folder:
+        """The folder of an argument of `sync_dir`."""
+        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+
+        if isinstance(where, transfer.RemoteFolder):
+            return where.client._remote_folder(where.path)  # noqa: SLF001 - of this class
+        if not isinstance(where, str) or "://" not in where:
+            return transfer.local_folder(where, links)
+        for url in (where, f"{where}/"):  # the URL of a bucket may lack the slash
+            with contextlib.suppress(ValueError):
+                return self._remote_folder(url)
+        other: Any = self._of_url(where)
+        return FsspecStorageClient._remote_folder(other, "")
 
     @property
     def store(self) -> ObjectStore:

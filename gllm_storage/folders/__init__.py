@@ -1,0 +1,23 @@
+"""Folders: transfers of many files between this machine and stores, decided by size and checksum.
+
+A transfer is a *plan* and its *execution*. The plan compares two listings, which are both in key order, as they arrive; it
+is complete, and has passed all checks, before anything moves. The execution moves the files in batches, and deletes last.
+
+| module | content |
+|---|---|
+| `entries` | the files of a folder, local or in a store |
+| `filters` | which files take part |
+| `names` | which names are refused |
+| `index` | checksums that are remembered |
+| `compare` | whether two files are equal |
+| `plan` | what has to be done |
+| `execution` | does it |
+| `transfer` | the calls of the clients |
+| `records` | lists that spill to disk |
+"""
+
+from gllm_storage.folders.execution import FolderResult, Outcome
+from gllm_storage.folders.plan import Plan, Step
+from gllm_storage.folders.transfer import FolderOptions, RemoteFolder, TransferOptions
+
+__all__ = ["FolderOptions", "FolderResult", "Outcome", "Plan", "RemoteFolder", "Step", "TransferOptions"]

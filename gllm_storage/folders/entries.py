@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from gllm_storage.errors import ErrorDetails, StorageError
@@ -17,9 +18,8 @@ from gllm_storage.files.source import local_error
 from gllm_storage.files.target import is_temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from gllm_storage.folders.filters import Filter
     from gllm_storage.store.port import ObjectStore
 
 LINKS = ("follow", "skip", "refuse")
@@ -59,6 +59,16 @@ class Problem:
     error: Exception
 
 
+class Chosen(Protocol):
+    """Decides which files take part: a `Filter`, or a `FileList`."""
+
+    def takes(self, path: str) -> bool:
+        """Whether a file takes part."""
+
+    def takes_folder(self, path: str) -> bool:
+        """Whether files of a folder may take part."""
+
+
 class Folder(Protocol):
     """One end of a transfer."""
 
@@ -66,8 +76,12 @@ class Folder(Protocol):
     def url(self) -> str:
         """The folder, for messages; without credentials."""
 
-    def entries(self, chosen: Filter) -> Iterator[Entry | Problem]:
-        """The files that a filter takes, in the order of their paths in UTF-8.
+    @property
+    def local(self) -> LocalFolder | None:
+        """The folder of this machine that holds the files; None if they are in a store elsewhere."""
+
+    def entries(self, chosen: Chosen) -> Iterator[Entry | Problem]:
+        """The files that take part, in the order of their paths in UTF-8.
 
         Raises:
             StorageError: If the folder cannot be listed.
@@ -97,31 +111,52 @@ class LocalFolder:
         """The path."""
         return self.path
 
+    @property
+    def local(self) -> LocalFolder:
+        """This folder."""
+        return self
+
     def local_path(self, path: str) -> str:
         """The path on this machine of a path below the folder."""
         return os.path.join(self.path, *path.split("/"))
 
-    def entries(self, chosen: Filter) -> Iterator[Entry | Problem]:
-        """As `Folder.entries`. Temporary files of this library are left out."""
+    def entries(self, chosen: Chosen) -> Iterator[Entry | Problem]:
+        """As `Folder.entries`; none if the folder does not exist. Temporary files of this library are left out."""
         try:
             status = os.stat(self.path)
-            if not stat.S_ISDIR(status.st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except OSError as error:
             raise self._error(self.path, error) from error
+        if not stat.S_ISDIR(status.st_mode):
+            raise self._error(self.path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
         yield from self._below("", chosen, ())
 
-    def _below(self, folder: str, chosen: Filter, parents: tuple[tuple[int, int], ...]) -> Iterator[Entry | Problem]:
+    def status(self, path: str) -> os.stat_result | None:
+        """The facts that the file system has about a file now; None if it does not exist or is not a regular file."""
+        try:
+            status = os.stat(self.local_path(path))
+        except OSError:
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None
+
+    def state(self, path: str) -> str | None:
+        """The state of a file now; None if it does not exist or is not a regular file."""
+        status = self.status(path)
+        return None if status is None else state_of(status)
+
+    def _below(self, folder: str, chosen: Chosen, parents: tuple[tuple[int, int], ...]) -> Iterator[Entry | Problem]:
         where = self.local_path(folder) if folder else self.path
         try:
             status = os.stat(where)
             current = (status.st_dev, status.st_ino)
-            if current in parents:
-                raise OSError(errno.ELOOP, "it is a link to one of its parent folders")
             with os.scandir(where) as scanned:
                 found = [(self._is_folder(each), each) for each in scanned]
         except OSError as error:
             yield Problem(folder, self._error(where, error))
+            return
+        if current in parents:
+            yield Problem(folder, self._refused(where, "it is a link to one of its parent folders"))
             return
         start = f"{folder}/" if folder else ""
         # A folder's files have a slash behind its name, which counts for the order of their paths.
@@ -169,6 +204,9 @@ class LocalFolder:
 class StoredFolder:
     """A folder in a store: the objects whose keys begin with a prefix.
 
+    Where the store is a folder of this machine, its files are listed as those of a `LocalFolder`: their state includes the
+    time of change (ctime), which an ETag of the store does not.
+
     Args:
         store: The store.
         prefix: The prefix; empty, or with a slash at its end.
@@ -177,34 +215,76 @@ class StoredFolder:
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self.store = store
         self.prefix = prefix
+        folder = store.local_folder(prefix)
+        self._local = None if folder is None else LocalFolder(folder)
 
     @property
     def url(self) -> str:
         """The URL of the folder."""
-        return self.store.url(self.prefix)
+        url = self.store.details(self.prefix, "list").url
+        return url if url.endswith("/") else f"{url}/"
+
+    @property
+    def local(self) -> LocalFolder | None:
+        """The folder of this machine, if the store is one."""
+        return self._local
 
     def key(self, path: str) -> str:
         """The key of a path below the folder."""
         return f"{self.prefix}{path}"
 
-    def entries(self, chosen: Filter) -> Iterator[Entry | Problem]:
+    def entries(self, chosen: Chosen) -> Iterator[Entry | Problem]:
         """As `Folder.entries`. Folder markers are left out."""
-        start = self.store.url(self.prefix)
-        before = b""
+        return self._listed(chosen) if self._local is None else self._local.entries(chosen)
+
+    def _listed(self, chosen: Chosen) -> Iterator[Entry | Problem]:
+        start, before = self.store.url(self.prefix), b""
         for info in self.store.list(self.prefix):
             path = info.url.removeprefix(start)
             if not info.size and (not path or path.endswith("/")):
                 continue
-            if (name := path.encode()) <= before:
-                raise self._unordered(info.url)
+            if (name := path.encode()) < before:
+                raise self._unordered()
             before = name
             if chosen.takes(path):
-                changed = info.last_modified
-                yield Entry(path, info.size, None if changed is None else int(changed.timestamp() * 1e9), info.etag, info.version)
+                yield Entry(path, info.size, nanoseconds(info.last_modified), info.etag, info.version)
 
-    def _unordered(self, url: str) -> StorageError:
+    def _unordered(self) -> StorageError:
         details = self.store.details(self.prefix, "list")
-        return StorageError(f"{url}: the store lists its objects in another order than that of their keys", details)
+        return StorageError(f"{details.url}: the store does not list its objects in the order of their keys", details)
+
+
+class FileList:
+    """The files of a list take part.
+
+    Args:
+        paths: Their paths below the folder.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = frozenset(paths)
+        self._folders = {path[:cut] for path in self.paths for cut in range(len(path)) if path[cut] == "/"}
+
+    def takes(self, path: str) -> bool:
+        """Whether the list has a file."""
+        return path in self.paths
+
+    def takes_folder(self, path: str) -> bool:
+        """Whether the list has files of a folder."""
+        return not path or path in self._folders
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def nanoseconds(moment: datetime | None) -> int | None:
+    """A time in nanoseconds since 1970, exactly."""
+    return None if moment is None else (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def moment_of(modified_ns: int | None) -> datetime | None:
+    """The time that `nanoseconds` converted."""
+    return None if modified_ns is None else _EPOCH + timedelta(microseconds=modified_ns // 1000)
 
 
 def state_of(status: os.stat_result) -> str:

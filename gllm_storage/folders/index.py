@@ -1,15 +1,18 @@
 """An index of checksums in the user's cache folder, so that a second sync reads no file and sends no HEAD request.
 
-It remembers two facts: the checksum of an object by store, URL and ETag, and the checksum of a local file by path, size, times
-and inode. A listing and `stat` give these keys again. What is not in the index, or not certain, is computed anew; so the index may be
-deleted at any time, and nothing depends on it but speed.
+It remembers two facts: checksums of an object by store, URL and ETag, and checksums of a local file by path, size, times and
+inode. A listing and `stat` give these keys again. What is not in the index, or not certain, is computed anew; so the index
+may be deleted at any time, and nothing depends on it but speed.
+
+An object may have several checksums, each of another algorithm: after a copy from Amazon S3 to Google Cloud Storage both
+objects have the checksum of the source as well, although the store of the copy computes another one.
 
 - **Several processes** use one SQLite file. Each waits up to 10 s for the other's write; when that is over, it goes on
   without the index.
 - **A damaged file** is deleted and made anew.
-- **A file that changed while it was new.** The clock of a filesystem has ticks (4 to 10 ms on Linux, 2 s on FAT). A file that
-  changed twice within a tick has the same times before and after, so a checksum counts only if the file was already older
-  than a tick when it was read.
+- **A file that changed while it was new.** The clock of a filesystem has ticks: 4 to 10 ms on Linux, 2 s on FAT. A file
+  that changed twice within a tick has the same times before and after, so a checksum counts only if the file was already
+  older than a tick when it was read.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Mapping
 
 _logger = logging.getLogger("gllm_storage.folders")
 
@@ -33,13 +36,15 @@ _FILE = "checksums-1.sqlite"
 _WAIT_SECONDS = 10.0
 _TICK_NS = 20_000_000
 _COARSE_TICK_NS = 2_000_000_000
-_KEPT_SECONDS = 180 * 24 * 3600
+_LARGE = 2**28
+"""Bytes, of about a million files; above them, old checksums are forgotten."""
+_KEPT_SECONDS = 365 * 24 * 3600
 _BATCH = 500
 """SQLite permits 999 variables in a statement by default before version 3.32."""
 _TABLE = """
 CREATE TABLE IF NOT EXISTS checksums (
-    place TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL, checksum TEXT NOT NULL, used INTEGER NOT NULL,
-    PRIMARY KEY (place, name)
+    place TEXT NOT NULL, name TEXT NOT NULL, algorithm TEXT NOT NULL, state TEXT NOT NULL, value TEXT NOT NULL,
+    added INTEGER NOT NULL, PRIMARY KEY (place, name, algorithm)
 ) WITHOUT ROWID
 """
 LOCAL = "local"
@@ -50,7 +55,8 @@ def index_file() -> str:
     """The file of the index: in ``$GLLM_STORAGE_CACHE``, or else in ``gllm_storage`` in the user's cache folder."""
     folder = os.environ.get("GLLM_STORAGE_CACHE")
     if not folder:
-        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "gllm_storage")
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        folder = os.path.join(caches, "gllm_storage")
     return os.path.join(folder, _FILE)
 
 
@@ -94,37 +100,45 @@ class ChecksumIndex:
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
 
-    def find(self, place: str, names: Iterable[str]) -> dict[str, Known]:
-        """The checksums that are known, by name.
+    def find(self, place: str, states: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """The checksums that are known.
 
         Args:
-            place: `LOCAL`, or the identity of a store.
-            names: Paths or URLs.
+            place: `LOCAL`, or `ObjectStore.place`.
+            states: The states of files or objects, by path or URL.
+
+        Returns:
+            By path or URL: the values of the checksums by their algorithms. Nothing is there about another state.
         """
-        wanted = list(names)
-        found: dict[str, Known] = {}
+        names, found = list(states), dict[str, dict[str, str]]()
 
         def look(connection: sqlite3.Connection) -> None:
-            for start in range(0, len(wanted), _BATCH):
-                some = wanted[start : start + _BATCH]
+            for start in range(0, len(names), _BATCH):
+                some = names[start : start + _BATCH]
                 marks = ",".join("?" * len(some))
                 rows = connection.execute(
-                    f"SELECT name, state, checksum FROM checksums WHERE place = ? AND name IN ({marks})",  # noqa: S608 - only marks
+                    f"SELECT name, algorithm, state, value FROM checksums WHERE place = ? AND name IN ({marks})",  # noqa: S608 - only marks
                     (place, *some),
                 )
-                found.update((name, Known(name, state, checksum)) for name, state, checksum in rows)
+                for name, algorithm, state, value in rows:
+                    if state == states[name]:
+                        found.setdefault(name, {})[algorithm] = value
 
         self._use(look)
         return found
 
     def remember(self, place: str, known: Iterable[Known]) -> None:
-        """Remember checksums; an older state of the same file is forgotten."""
+        """Remember checksums; one of an older state with the same algorithm is forgotten."""
         now = int(time.time())
-        rows = [(place, each.name, each.state, each.checksum, now) for each in known]
+        rows = [
+            (place, each.name, algorithm, each.state, value, now)
+            for each in known
+            for algorithm, _, value in [each.checksum.partition(":")]
+        ]
 
         def write(connection: sqlite3.Connection) -> None:
             with connection:
-                connection.executemany("INSERT OR REPLACE INTO checksums VALUES (?, ?, ?, ?, ?)", rows)
+                connection.executemany("INSERT OR REPLACE INTO checksums VALUES (?, ?, ?, ?, ?, ?)", rows)
 
         if rows:
             self._use(write)
@@ -149,7 +163,9 @@ class ChecksumIndex:
                     self._delete(self._path, error)
                     action(self._opened(self._path))
             except (sqlite3.Error, OSError) as error:
-                _logger.warning("the index of checksums %s cannot be used: %s; checksums are computed anew", self._path, error)
+                _logger.warning(
+                    "the index of checksums %s cannot be used (%s); checksums are computed anew", self._path, error
+                )
                 self._path = None
 
     def _opened(self, path: str) -> sqlite3.Connection:
@@ -158,8 +174,9 @@ class ChecksumIndex:
             self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, check_same_thread=False)
             self._pid = os.getpid()
             self._connection.execute(_TABLE)
-            with self._connection:
-                self._connection.execute("DELETE FROM checksums WHERE used < ?", (int(time.time()) - _KEPT_SECONDS,))
+            if os.path.getsize(path) > _LARGE:
+                with self._connection:
+                    self._connection.execute("DELETE FROM checksums WHERE added < ?", (int(time.time()) - _KEPT_SECONDS,))
         return self._connection
 
     def _delete(self, path: str, error: Exception) -> None:

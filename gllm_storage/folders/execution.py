@@ -1,0 +1,621 @@
+"""The execution of a plan: files move in batches, many at a time, and deletions come last.
+
+A file that is in another state than the plan says is not transferred: it is a failure. So is a deletion of a file that was
+replaced since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gllm_storage.concurrency.stop import Stop
+from gllm_storage.concurrency.workers import run_all
+from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy, StorageError
+from gllm_storage.files.source import open_source
+from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums
+from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder, moment_of, state_of
+from gllm_storage.folders.filters import Filter
+from gllm_storage.folders.index import is_settled
+from gllm_storage.folders.plan import merged
+from gllm_storage.folders.records import Records
+from gllm_storage.info import NO_PROPERTIES, ObjectInfo
+from gllm_storage.store.port import ReadItem, UploadItem, unwatched
+from gllm_storage.store.transfer import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from gllm_storage.files.source import Source
+    from gllm_storage.folders.entries import Folder
+    from gllm_storage.folders.index import ChecksumIndex
+    from gllm_storage.folders.plan import Plan, Step
+    from gllm_storage.info import ObjectProperties, Stored
+    from gllm_storage.store.port import ObjectStore
+
+    Callback = Any
+
+ON_ERROR = ("stop", "collect")
+"""``"stop"``: no file begins after the first failure. ``"collect"``: all others are transferred."""
+_BATCH_FILES = 1000
+_BATCH_BYTES = 2**30
+_KEPT_FAILURES = 1000
+_SHOWN_FAILURES = 20
+_COPIES = 16
+"""Copies on a server at a time."""
+_SETTLED_SECONDS = 0.025
+"""After this time, another change of a file gives it another time: longer than a tick of the clock of a filesystem."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to one file.
+
+    Attributes:
+        action: ``"transferred"``, ``"deleted"`` or ``"failed"``.
+        path: Its path below the folder.
+        size: Its size in bytes.
+        error: The reason of a failure.
+    """
+
+    action: str
+    path: str
+    size: int
+    error: str | None = None
+
+
+@dataclass
+class FolderResult:
+    """What a transfer of a folder did.
+
+    Attributes:
+        plan: The plan. `FolderResult.skipped` lists the files that were equal.
+        transferred: Number of transferred files.
+        transferred_bytes: Their bytes.
+        deleted: Number of deleted files.
+        failed: Number of files that failed.
+        not_begun: Number of files that were not transferred or deleted because another one failed before.
+    """
+
+    plan: Plan
+    transferred: int = 0
+    transferred_bytes: int = 0
+    deleted: int = 0
+    failed: int = 0
+    not_begun: int = 0
+    _records: Records = field(default_factory=Records, repr=False)
+
+    @property
+    def skipped(self) -> int:
+        """Number of files that were equal, and so not transferred."""
+        return self.plan.skipped
+
+    @property
+    def skipped_bytes(self) -> int:
+        """The bytes of the skipped files."""
+        return self.plan.skipped_bytes
+
+    def outcomes(self, *actions: str) -> Iterator[Outcome]:
+        """What happened to each file; skipped files are in ``plan.steps("skip")``.
+
+        Args:
+            *actions: The actions of `Outcome` to list; all without any.
+        """
+        for record in self._records:
+            outcome = Outcome(**record)
+            if not actions or outcome.action in actions:
+                yield outcome
+
+    def add(self, action: str, file: Entry, error: Exception | None = None) -> None:
+        """Add what happened to a file."""
+        text = None if error is None else str(error)
+        self._records.add({"action": action, "path": file.path, "size": file.size, "error": text})
+        if action == "transferred":
+            self.transferred += 1
+            self.transferred_bytes += file.size
+        elif action == "deleted":
+            self.deleted += 1
+        else:
+            self.failed += 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.transferred} files transferred ({self.transferred_bytes} bytes), {self.skipped} equal, "
+            f"{self.deleted} deleted, {self.failed} failed, {self.not_begun} not begun"
+        )
+
+
+class _NotBegunError(Exception):
+    """Another file failed before this one began."""
+
+
+class Progresses:
+    """Reports the progress of many files to one callback.
+
+    Args:
+        callback: An fsspec callback, which receives the number of files, then 1 for each complete file, and has a child for
+            the bytes of each file; or a function, which is called with each number of bytes. None reports nothing.
+    """
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback = callback
+        self._counts_files = hasattr(callback, "branched")
+        self._lock = threading.Lock()
+
+    def expect(self, files: int) -> None:
+        """Report the number of files."""
+        if self._counts_files:
+            self._callback.set_size(files)
+
+    def of(self, source: str, target: str) -> Callable[[], contextlib.AbstractContextManager[Progress]]:
+        """The `watch` of a file: see `UploadItem`."""
+        return unwatched if self._callback is None else partial(self._one, source, target)
+
+    @contextlib.contextmanager
+    def _one(self, source: str, target: str) -> Iterator[Progress]:
+        if not self._counts_files:
+            yield Progress(self._callback)
+            return
+        with self._callback.branched(source, target) as child:
+            yield Progress(child)
+        with self._lock:
+            self._callback.relative_update(1)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a plan is run.
+
+    Attributes:
+        on_error: As in `ON_ERROR`.
+        callback: As in `Progresses`.
+        properties: The properties of uploaded objects.
+    """
+
+    on_error: str = "stop"
+    callback: Callback = None
+    properties: ObjectProperties = NO_PROPERTIES
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: If `on_error` is unknown.
+        """
+        if self.on_error not in ON_ERROR:
+            raise ValueError(f"on_error={self.on_error!r}: it must be one of {', '.join(map(repr, ON_ERROR))}")
+
+
+class Execution:
+    """Runs one plan.
+
+    Args:
+        plan: The plan.
+        source: The source; None for a plan that only deletes.
+        target: The target.
+        manner: How it is run.
+        index: Remembers checksums.
+        stop: Cancels everything.
+    """
+
+    def __init__(  # noqa: PLR0917 - the plan, its two ends, and the means
+        self, plan: Plan, source: Folder | None, target: Folder, manner: Manner, index: ChecksumIndex, stop: Stop
+    ) -> None:
+        self._plan = plan
+        self._source = source
+        self._target = target
+        self._manner = manner
+        self._stop = stop
+        self._progress = Progresses(manner.callback)
+        self._source_sums = None if source is None else Checksums(source, index, stop)
+        self._target_sums = Checksums(target, index, stop)
+        self._result = FolderResult(plan)
+        self._failures: list[tuple[str, Exception]] = []
+        self._has_failed = False
+
+    def run(self) -> FolderResult:
+        """Run the plan.
+
+        Raises:
+            FolderError: If files failed. Everything else was done, or nothing more if `Manner.on_error` is ``"stop"``.
+        """
+        for each in self._plan.problems:
+            self._fail(Entry(each.path, 0), each.error)
+        self._progress.expect(self._plan.transfers)
+        for batch in _batches(self._plan.steps("transfer")):
+            if self._must_end:
+                self._result.not_begun += len(batch)
+            else:
+                self._move(batch)
+        if self._failures:
+            self._result.not_begun += self._plan.deletions
+        else:
+            self._delete()
+        if self._failures:
+            raise self._error()
+        return self._result
+
+    @property
+    def _must_end(self) -> bool:
+        return bool(self._failures) and self._manner.on_error == "stop"
+
+    def _fail(self, file: Entry, error: Exception) -> None:
+        self._result.add("failed", file, error)
+        if len(self._failures) < _KEPT_FAILURES:
+            self._failures.append((file.path, error))
+
+    def _error(self) -> FolderError:
+        result = self._result
+        shown = "; ".join(f"{path!r}: {error}" for path, error in self._failures[:_SHOWN_FAILURES])
+        more = f"; and {result.failed - _SHOWN_FAILURES} more" if result.failed > _SHOWN_FAILURES else ""
+        kept = (
+            f", and so {self._plan.deletions} files were not deleted" if self._plan.deletions and not result.deleted else ""
+        )
+        where = f"{self._plan.source} to {self._plan.target}" if self._plan.source else f"{self._plan.target}"
+        counts = f"{result.failed} files failed, {result.transferred} were transferred, {result.not_begun} not begun"
+        error = FolderError(
+            f"{where}: {counts}{kept}: {shown}{more}",
+            ErrorDetails(url=self._plan.target, operation="transfer"),
+            Remedy.REPEAT,
+            self._failures,
+        )
+        error.result = result
+        error.__cause__ = self._failures[0][1]
+        return error
+
+    # ------------------------------------------------------------------ transfers
+
+    def _move(self, batch: Sequence[Step]) -> None:
+        source, target = self._source, self._target
+        if isinstance(source, LocalFolder) and isinstance(target, StoredFolder):
+            self._upload(batch, source, target)
+        elif isinstance(source, StoredFolder) and isinstance(target, LocalFolder):
+            self._download(batch, source, target)
+        elif isinstance(source, StoredFolder) and isinstance(target, StoredFolder):
+            self._copy(batch, source, target)
+
+    def _upload(self, batch: Sequence[Step], source: LocalFolder, target: StoredFolder) -> None:
+        store, began = target.store, time.time_ns()
+        options = store.options_of(self._manner.properties, store.details(target.prefix, "upload"))
+        items = [self._upload_item(step, source, target, options) for step in batch]
+        done: list[tuple[Entry, Stored]] = []
+        settled: list[tuple[Entry, str]] = []
+        for step, each in zip(batch, store.upload_many(items, self._stop, on_error="return"), strict=True):
+            file, status = step.file, source.status(step.file.path)
+            if isinstance(each, Exception):
+                self._failed(file, each)
+            elif status is None or state_of(status) != file.state:
+                self._fail(file, changed(source.local_path(file.path), "so the object may have its new content"))
+            else:
+                self._result.add("transferred", file)
+                done.append((file, each))
+                if each.checksum is not None and is_settled(status.st_mtime_ns, status.st_ctime_ns, began):
+                    settled.append((file, each.checksum))
+        if self._source_sums is not None:
+            self._source_sums.remember(settled)
+        self._remember_uploads(done)
+
+    def _upload_item(self, step: Step, source: LocalFolder, target: StoredFolder, options: Mapping[str, Any]) -> UploadItem:
+        store, key, path = target.store, target.key(step.file.path), source.local_path(step.file.path)
+        opened = partial(_open_planned, path, step.file, sync=store.settings.sync_source)
+        # With `path`, a store may read the file without `opened`, which refuses a file that has changed.
+        may_read = source.state(step.file.path) == step.file.state and not store.settings.sync_source
+        return UploadItem(key, opened, self._watch(step, path, target), options=options, path=path if may_read else None)
+
+    def _remember_uploads(self, done: Sequence[tuple[Entry, Stored]]) -> None:
+        if self._target.local is not None:
+            self._remember_written([file for file, _ in done])
+            return
+        # A store without checksums: the local file has not changed, so its checksum is that of the object.
+        without = [file for file, each in done if each.checksum is None and each.etag is not None]
+        computed = dict(zip((each.path for each in without), self._computed(self._source_sums, without), strict=True))
+        found = [
+            (dataclasses.replace(file, state=each.etag), checksum)
+            for file, each in done
+            if (checksum := each.checksum or computed.get(file.path)) is not None
+        ]
+        self._target_sums.remember(found)
+
+    def _download(self, batch: Sequence[Step], source: StoredFolder, target: LocalFolder) -> None:
+        delivered: dict[str, ObjectInfo] = {}
+        items = [
+            ReadItem(
+                source.key(step.file.path),
+                self._watch(step, source.store.details(source.key(step.file.path), "download").url, target),
+                target.local_path(step.file.path),
+                partial(_accept, step.file, source, delivered),
+            )
+            for step in batch
+        ]
+        done = []
+        for step, each in zip(batch, source.store.read_many(items, self._stop, on_error="return"), strict=True):
+            if isinstance(each, Exception):
+                self._failed(step.file, each)
+            elif source.local is not None and source.local.state(step.file.path) != step.file.state:
+                self._fail(
+                    step.file, changed(source.local.local_path(step.file.path), "so the copy may have its new content")
+                )
+            else:
+                self._result.add("transferred", step.file)
+                done.append(step.file)
+        written = self._remember_downloads(done, delivered)
+        if self._source_sums is not None and source.local is None:
+            # A store without checksums: the file was written just now, so its checksum is that of the object.
+            found = [
+                (file, checksum)
+                for file in done
+                if (version := delivered.get(file.path)) is not None
+                and (checksum := version.checksum or written.get(file.path)) is not None
+            ]
+            self._source_sums.remember(found)
+
+    def _remember_downloads(self, files: Sequence[Entry], delivered: Mapping[str, ObjectInfo]) -> dict[str, str]:
+        """As `_remember_written`, but a file that got its name a tick after its content need not be read again."""
+        local = self._target.local
+        if local is None:
+            return {}
+        certain: list[tuple[Entry, str]] = []
+        others = []
+        for file in files:
+            status, version = local.status(file.path), delivered.get(file.path)
+            checksum = None if version is None else version.checksum
+            # Another program can open it only when it has its name, and its change would set the time of modification.
+            if checksum and status and is_settled(status.st_mtime_ns, status.st_mtime_ns, status.st_ctime_ns):
+                certain.append((dataclasses.replace(file, state=state_of(status)), checksum))
+            else:
+                others.append(file)
+        self._target_sums.remember(certain)
+        return self._remember_written(others)
+
+    def _copy(self, batch: Sequence[Step], source: StoredFolder, target: StoredFolder) -> None:
+        results = run_all([partial(self._copied, each, source, target) for each in batch], _COPIES, self._stop)
+        done: list[tuple[Entry, ObjectInfo, ObjectInfo]] = []
+        for step, each in zip(batch, results, strict=True):
+            if isinstance(each, Exception):
+                self._failed(step.file, each)
+            else:
+                self._result.add("transferred", step.file)
+                done.append((step.file, *each))
+        self._remember_copies(done)
+
+    def _remember_copies(self, done: Sequence[tuple[Entry, ObjectInfo, ObjectInfo]]) -> None:
+        """Remember that copies have the checksums of their sources; without a checksum, that they are copies."""
+        if self._source_sums is None:
+            return
+        if self._target.local is not None:
+            self._remember_written([file for file, _, _ in done])
+        of_source, of_target = list[tuple[Entry, str]](), list[tuple[Entry, str]]()
+        for (file, before, after), known in zip(done, self._source_sums.known([file for file, _, _ in done]), strict=True):
+            found = [f"{name}:{value}" for name, value in known.items()]
+            found += [info.checksum for info in (before, after) if info.checksum is not None]
+            found = found or [f"{COPY}:{secrets.token_hex(16)}"]
+            of_source += [(file, checksum) for checksum in found]
+            of_target += [(dataclasses.replace(file, state=after.etag), checksum) for checksum in found]
+        self._source_sums.remember(of_source)
+        if self._target.local is None:
+            self._target_sums.remember(of_target)
+
+    def _copied(self, step: Step, source: StoredFolder, target: StoredFolder) -> tuple[ObjectInfo, ObjectInfo] | Exception:
+        """Copy an object.
+
+        Returns:
+            The facts about the source object and about the copy; or the failure.
+        """
+        file = step.file
+        key, target_key = source.key(file.path), target.key(file.path)
+        try:
+            with self._watch(step, source.store.details(key, "copy").url, target)() as progress:
+                transfer = source.store.transfer(key, "copy", progress, Stop(self._stop))
+                transfer = dataclasses.replace(transfer, accept=partial(_accept, file, source, {}))
+                progress.expect(file.size)
+                if _is_one_store(source.store, target.store):
+                    source.store.copy_version(key, target_key, transfer, version=_version_of(file, source))
+                else:
+                    source.store.copy(key, target.store, target_key, transfer)
+                before, after = source.store.info(key, "copy"), target.store.info(target_key, "copy")
+                if not _is_planned(file, source, before):
+                    return changed(source.store.details(key, "copy").url, "so the copy may have its new content")
+                if after.size != file.size:
+                    return changed(target.store.details(target_key, "copy").url, "so it is not the copy any more")
+                progress.finish()
+        except Exception as error:  # noqa: BLE001 - each file's failure is a result
+            return error
+        return before, after
+
+    def _watch(self, step: Step, source: str, target: Folder) -> Callable[[], contextlib.AbstractContextManager[Progress]]:
+        where = f"{target.url.rstrip('/')}/{step.file.path}"
+        watch = self._progress.of(source, where)
+        return watch if self._manner.on_error == "collect" else partial(self._watched, watch)
+
+    @contextlib.contextmanager
+    def _watched(self, watch: Callable[[], contextlib.AbstractContextManager[Progress]]) -> Iterator[Progress]:
+        if self._has_failed:
+            raise _NotBegunError
+        try:
+            with watch() as progress:
+                yield progress
+        except Exception:
+            self._has_failed = True
+            raise
+
+    def _failed(self, file: Entry, error: Exception) -> None:
+        if isinstance(error, _NotBegunError):
+            self._result.not_begun += 1
+        else:
+            self._fail(file, error)
+
+    def _remember_written(self, files: Sequence[Entry]) -> dict[str, str]:
+        """Remember the checksums of local files that were written just now.
+
+        They are read once more, from the memory of the system, when a change by another program would show in their times.
+
+        Returns:
+            The checksums by path.
+        """
+        local = self._target.local
+        if local is None or not files:
+            return {}
+        time.sleep(_SETTLED_SECONDS)
+        now = [dataclasses.replace(file, state=state) for file in files if (state := local.state(file.path)) is not None]
+        found = self._computed(self._target_sums, now)
+        return {file.path: checksum for file, checksum in zip(now, found, strict=True) if checksum is not None}
+
+    @staticmethod
+    def _computed(sums: Checksums | None, files: Sequence[Entry]) -> list[str | None]:
+        if sums is None:
+            return [None] * len(files)
+        values = sums.compute(files, [ALGORITHM] * len(files))
+        return [f"{ALGORITHM}:{each[ALGORITHM]}" if each else None for each in values]
+
+    # ------------------------------------------------------------------ deletions
+
+    def _delete(self) -> None:
+        """Delete the files that are still in the state of the plan."""
+        if not self._plan.deletions:
+            return
+        waiting: list[Entry] = []
+        planned = (step.file for step in self._plan.steps("delete"))
+        for file, found in merged(planned, _files_of(self._target)):
+            if file is None or found is None:  # not in the plan; or deleted by another program
+                continue
+            if found.state != file.state or found.size != file.size:
+                self._fail(file, changed(f"{self._target.url.rstrip('/')}/{file.path}", "so it was not deleted"))
+                continue
+            waiting.append(file)
+            if len(waiting) == _BATCH_FILES:
+                self._delete_batch(waiting)
+                waiting = []
+        self._delete_batch(waiting)
+        if isinstance(self._target, LocalFolder):
+            self._remove_folders(self._target)
+
+    def _delete_batch(self, files: Sequence[Entry]) -> None:
+        if not files or self._must_end:
+            self._result.not_begun += len(files)
+            return
+        target = self._target
+        if isinstance(target, StoredFolder):
+            self._delete_objects(files, target)
+        elif isinstance(target, LocalFolder):
+            for file in files:
+                self._settle(file, _unlinked(target.local_path(file.path)))
+
+    def _delete_objects(self, files: Sequence[Entry], target: StoredFolder) -> None:
+        store = target.store
+        try:
+            store.delete_many([target.key(each.path) for each in files], store.transfer(target.prefix, "delete"))
+        except (StorageError, OSError):  # one by one, to learn which of them failed
+            results = run_all([partial(_deleted, store, target.key(each.path)) for each in files], _COPIES, self._stop)
+            for file, error in zip(files, results, strict=True):
+                self._settle(file, error)
+            return
+        for file in files:
+            self._settle(file, None)
+
+    def _settle(self, file: Entry, error: Exception | None) -> None:
+        if error is None:
+            self._result.add("deleted", file)
+        else:
+            self._fail(file, error)
+
+    def _remove_folders(self, target: LocalFolder) -> None:
+        """Remove the folders that became empty."""
+        tried = ""
+        for outcome in self._result.outcomes("deleted"):
+            folder = os.path.dirname(outcome.path)
+            while folder and folder != tried:
+                tried = folder
+                with contextlib.suppress(OSError):  # not empty
+                    os.rmdir(target.local_path(folder))
+                folder = os.path.dirname(folder)
+
+
+def changed(where: str, consequence: str) -> StorageError:
+    """The error for a file that is in another state than in the plan.
+
+    Args:
+        where: The path or URL of the file.
+        consequence: The end of the sentence.
+    """
+    details = ErrorDetails(url=where, operation="transfer")
+    return StorageError(f"{where} changed after the plan was made, {consequence}", details, Remedy.REPEAT_NOW)
+
+
+@contextlib.contextmanager
+def _open_planned(path: str, file: Entry, details: ErrorDetails, *, sync: bool) -> Iterator[Source]:
+    with open_source(path, details, sync=sync) as source:
+        if state_of(source.status()) != file.state:
+            raise changed(path, "so it was not uploaded")
+        yield source
+
+
+def _accept(file: Entry, source: StoredFolder, delivered: dict[str, ObjectInfo], version: ObjectInfo) -> None:
+    """Refuse a version that is not the one of the plan, and note the one that is delivered."""
+    if not _is_planned(file, source, version):
+        raise changed(version.url, "so it was not transferred")
+    delivered[file.path] = version
+
+
+def _is_planned(file: Entry, source: StoredFolder, version: ObjectInfo) -> bool:
+    if source.local is not None:
+        return source.local.state(file.path) == file.state
+    if version.size != file.size:
+        return False
+    if file.version is not None and version.version is not None:  # a GET answer of GCS has no ETag of the listing's kind
+        return version.version == file.version
+    return file.state in {None, version.etag}
+
+
+def _version_of(file: Entry, source: StoredFolder) -> ObjectInfo | None:
+    if source.local is not None or file.state is None:
+        return None
+    url = source.store.url(source.key(file.path))
+    return ObjectInfo(url, file.size, file.state, moment_of(file.modified_ns), version=file.version)
+
+
+def _is_one_store(one: ObjectStore, other: ObjectStore) -> bool:
+    return one is other or (type(one) is type(other) and one.place == other.place and one.url("") == other.url(""))
+
+
+def _files_of(folder: Folder) -> Iterator[Entry]:
+    return (each for each in folder.entries(Filter()) if not isinstance(each, Problem))
+
+
+def _unlinked(path: str) -> Exception | None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+    return None
+
+
+def _deleted(store: ObjectStore, key: str) -> Exception | None:
+    try:
+        store.delete(key)
+    except ObjectNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001 - each file's failure is a result
+        return error
+    return None
+
+
+def _batches(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    batch: list[Step] = []
+    size = 0
+    for step in steps:
+        if batch and (len(batch) == _BATCH_FILES or size + step.file.size > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(step)
+        size += step.file.size
+    if batch:
+        yield batch

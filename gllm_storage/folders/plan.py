@@ -1,0 +1,434 @@
+"""`Plan`: what a transfer of a folder has to do. It is complete, and has passed all checks, before anything moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy
+from gllm_storage.folders.compare import Checksums, differences
+from gllm_storage.folders.entries import Entry, FileList, LocalFolder, Problem, StoredFolder
+from gllm_storage.folders.names import FileFolderClashes, FoldedClashes, fold_of_disk, problem_of_key, problem_of_local_name
+from gllm_storage.folders.records import Records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from gllm_storage.concurrency.stop import Stop
+    from gllm_storage.folders.entries import Chosen, Folder
+    from gllm_storage.folders.index import ChecksumIndex
+
+FORMAT = "gllm-storage plan 1"
+_BATCH = 1000
+"""Pairs of files that are compared together."""
+_SHOWN = 20
+"""The most refused names that an error lists."""
+_PRINTED = 1000
+"""The most lines of a printed plan."""
+
+Two = tuple[Entry | None, Entry | None]
+"""The file of the source and the file of the target with one path."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One file of a plan.
+
+    Attributes:
+        action: ``"transfer"``, ``"delete"`` or ``"skip"``.
+        file: The file: of the source, or for a deletion of the target.
+        reason: Why it is transferred: ``"new"``, ``"size"`` or ``"checksum"`` of the target differs, or a checksum is
+            ``"unknown"``. Why it is deleted: ``"extra"``. Why it is skipped: ``"equal"``.
+    """
+
+    action: str
+    file: Entry
+    reason: str
+
+    def record(self) -> dict[str, Any]:
+        """The step as a record."""
+        return {"action": self.action, "reason": self.reason, **dataclasses.asdict(self.file)}
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Step:
+        """The step of a record."""
+        fields = dict(record)
+        return cls(fields.pop("action"), reason=fields.pop("reason"), file=Entry(**fields))
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.file.path} ({self.file.size} bytes, {self.reason})"
+
+
+class Plan:
+    """What a transfer of a folder has to do: print it, save it, or run it by `apply_plan` of a client.
+
+    Args:
+        source: The URL or path of the source; empty for a plan that only deletes.
+        target: The URL or path of the target.
+
+    Attributes:
+        source: As above.
+        target: As above.
+        transfers: Number of files to transfer.
+        transfer_bytes: Their bytes.
+        deletions: Number of files to delete.
+        skipped: Number of files that are equal.
+        skipped_bytes: Their bytes.
+        problems: Files that cannot take part, such as unreadable ones.
+
+    Example:
+        >>> plan = client.sync_dir("v3", "backup", dry_run=True).plan  # doctest: +SKIP
+        >>> print(plan)  # doctest: +SKIP
+        >>> plan.save("plan.jsonl")  # doctest: +SKIP
+        >>> client.apply_plan(Plan.load("plan.jsonl"))  # doctest: +SKIP
+    """
+
+    def __init__(self, source: str, target: str) -> None:
+        self.source = source
+        self.target = target
+        self.transfers = self.transfer_bytes = self.deletions = self.skipped = self.skipped_bytes = 0
+        self.problems: list[Problem] = []
+        self._steps = {action: Records() for action in ("transfer", "delete", "skip")}
+
+    def add(self, action: str, file: Entry, reason: str) -> None:
+        """Add a step."""
+        self._add(Step(action, file, reason))
+
+    def _add(self, step: Step) -> None:
+        self._steps[step.action].add(step.record())
+        if step.action == "transfer":
+            self.transfers += 1
+            self.transfer_bytes += step.file.size
+        elif step.action == "delete":
+            self.deletions += 1
+        else:
+            self.skipped += 1
+            self.skipped_bytes += step.file.size
+
+    def steps(self, *actions: str) -> Iterator[Step]:
+        """The steps: transfers first, deletions last, each kind in the order of the paths.
+
+        Args:
+            *actions: ``"transfer"``, ``"delete"``, ``"skip"``; without any: transfers and deletions.
+        """
+        for action in actions or ("transfer", "delete"):
+            for record in self._steps[action]:
+                yield Step.of(record)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to transfer and nothing to delete: the folders are equal."""
+        return not (self.transfers or self.deletions or self.problems)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} -> {self.target}" if self.source else self.target]
+        for number, step in enumerate(self.steps()):
+            if number == _PRINTED:
+                lines.append(f"... and {self.transfers + self.deletions - _PRINTED} more")
+                break
+            lines.append(f"  {step}")
+        lines += [f"  problem with {each.path!r}: {each.error}" for each in self.problems[:_PRINTED]]
+        lines.append(
+            f"{self.transfers} files to transfer ({self.transfer_bytes} bytes), {self.deletions} to delete, "
+            f"{self.skipped} equal ({self.skipped_bytes} bytes), {len(self.problems)} problems"
+        )
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan to a file, as JSON lines: a header, and one line for each step. It contains no secrets.
+
+        Args:
+            path: The file; an existing one is replaced.
+
+        Raises:
+            ValueError: If the plan has problems: it is not complete.
+            OSError: If the file cannot be written.
+        """
+        if self.problems:
+            raise ValueError(f"the plan has {len(self.problems)} problems, such as {self.problems[0].error}")
+        with open(path, "w", encoding="utf-8") as file:
+            self._write(file)
+
+    def _write(self, file: IO[str]) -> None:
+        counts = {"transfers": self.transfers, "deletions": self.deletions}
+        header = {"format": FORMAT, "source": self.source, "target": self.target, **counts}
+        file.write(f"{json.dumps(header)}\n")
+        for action in ("transfer", "delete"):
+            for record in self._steps[action]:
+                file.write(f"{json.dumps(record)}\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan that `save` has written.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ValueError: If the file is not a complete plan of this format.
+            OSError: If the file cannot be read.
+        """
+        with open(path, encoding="utf-8") as file:
+            try:
+                return cls._read(file)
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{os.fspath(path)!r} is not a plan that this version can read: {error}") from error
+
+    @classmethod
+    def _read(cls, file: IO[str]) -> Plan:
+        header = json.loads(file.readline() or "null")
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise ValueError(f"its first line does not say {FORMAT!r}")
+        plan = cls(header["source"], header["target"])
+        for line in file:
+            plan._add(Step.of(json.loads(line)))
+        if (plan.transfers, plan.deletions) != (header["transfers"], header["deletions"]):
+            raise ValueError("it is cut off")
+        return plan
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The wishes of the caller.
+
+    Attributes:
+        chosen: Which files take part.
+        delete: Whether files that only the target has are deleted.
+        max_delete: The most deletions; None for any number.
+        size_only: Whether files of one size count as equal.
+        moves: Whether the plan will be run. If not, names are not checked, and extra files are listed.
+    """
+
+    chosen: Chosen
+    delete: bool = False
+    max_delete: int | None = None
+    size_only: bool = False
+    moves: bool = True
+
+
+def plan_deletion(target: Folder, chosen: Chosen) -> Plan:
+    """A plan that deletes files.
+
+    Args:
+        target: The folder.
+        chosen: Which files are deleted.
+
+    Raises:
+        StorageError: If the folder cannot be listed.
+    """
+    plan = Plan("", target.url)
+    for each in target.entries(chosen):
+        if isinstance(each, Problem):
+            plan.problems.append(each)
+        else:
+            plan.add("delete", each, "chosen")
+    return plan
+
+
+def plan_transfer(source: Folder, target: Folder, wanted: Wanted, index: ChecksumIndex, stop: Stop) -> Plan:
+    """Compare two folders.
+
+    Args:
+        source: The source.
+        target: The target.
+        wanted: The wishes of the caller.
+        index: Remembers checksums.
+        stop: Cancels the requests.
+
+    Raises:
+        FileNotFoundError: If the source does not exist.
+        FolderError: If a name, or the number of deletions, is refused.
+        StorageError: If a folder cannot be listed, or a request fails.
+    """
+    _require_source(source)
+    return _Planner(source, target, wanted, index, stop).plan()
+
+
+def _require_source(source: Folder) -> None:
+    if isinstance(source, LocalFolder):
+        os.stat(source.path)
+    elif isinstance(source, StoredFolder) and source.prefix and not source.store.is_prefix(source.prefix):
+        details = source.store.details(source.prefix, "list")
+        raise ObjectNotFoundError(f"there are no objects below {source.url}", details)
+
+
+class _Planner:
+    """Makes one plan."""
+
+    def __init__(self, source: Folder, target: Folder, wanted: Wanted, index: ChecksumIndex, stop: Stop) -> None:
+        self._source = source
+        self._target = target
+        self._wanted = wanted
+        self._stop = stop
+        self._checksums = Checksums(source, index, stop), Checksums(target, index, stop)
+        self._plan = Plan(source.url, target.url)
+        self._seen = 0
+
+    def plan(self) -> Plan:
+        """As `plan_transfer`."""
+        names = _Names(self._source, self._target) if self._wanted.moves else None
+        waiting: list[Two] = []
+        try:
+            for two in self._merged():
+                self._stop.check()
+                if names is not None:
+                    names.check(*two)
+                waiting.append(two)
+                if len(waiting) == _BATCH:
+                    self._decide(waiting)
+                    waiting.clear()
+            self._decide(waiting)
+            if names is not None:
+                names.require_none()
+        finally:
+            if names is not None:
+                names.close()
+        self._require_deletions()
+        return self._plan
+
+    def _merged(self) -> Iterator[Two]:
+        chosen = self._wanted.chosen
+        missing = set(chosen.paths) if isinstance(chosen, FileList) else set()
+        for two in merged(self._files(self._source), self._files(self._target)):
+            if two[0] is not None:
+                self._seen += 1
+                missing.discard(two[0].path)
+            yield two
+        for path in sorted(missing):
+            self._plan.problems.append(Problem(path, FileNotFoundError(2, "the source has no such file", path)))
+
+    def _files(self, folder: Folder) -> Iterator[Entry]:
+        for each in folder.entries(self._wanted.chosen):
+            if isinstance(each, Problem):
+                self._plan.problems.append(each)
+            else:
+                yield each
+
+    def _decide(self, waiting: Sequence[Two]) -> None:
+        pairs = [(one, other) for one, other in waiting if one is not None and other is not None]
+        if self._wanted.size_only:
+            reasons = [None if one.size == other.size else "size" for one, other in pairs]
+        else:
+            reasons = differences(*self._checksums, pairs)
+        in_order = iter(reasons)
+        for one, other in waiting:
+            if one is not None and other is not None:
+                reason = next(in_order)
+                self._plan.add("skip" if reason is None else "transfer", one, reason or "equal")
+            elif one is not None:
+                self._plan.add("transfer", one, "new")
+            elif other is not None and (self._wanted.delete or not self._wanted.moves):
+                self._plan.add("delete", other, "extra")
+
+    def _require_deletions(self) -> None:
+        plan, most = self._plan, self._wanted.max_delete
+        if not (self._wanted.moves and plan.deletions):
+            return
+        details = ErrorDetails(url=plan.target, operation="sync")
+        if not self._seen:
+            raise FolderError(
+                f"sync of {plan.source} to {plan.target}: the source has no files, so nothing was deleted",
+                details,
+                Remedy.DELETE_DIR,
+            )
+        if most is not None and plan.deletions > most:
+            raise FolderError(
+                f"sync of {plan.source} to {plan.target}: {plan.deletions} files would be deleted, max_delete is {most}; "
+                "nothing was changed",
+                details,
+            )
+
+
+def require_names(plan: Plan, source: Folder, target: Folder) -> None:
+    """Check the names of a plan that comes from a file.
+
+    Raises:
+        FolderError: If a name is refused.
+    """
+    names = _Names(source, target)
+    try:
+        for step in plan.steps("transfer"):
+            names.check(step.file, None)
+        names.require_none()
+    finally:
+        names.close()
+
+
+def merged(source: Iterable[Entry], target: Iterable[Entry]) -> Iterator[Two]:
+    """The files of two listings in key order, with those of one path together."""
+    ones, others = iter(source), iter(target)
+    one, other = next(ones, None), next(others, None)
+    while one is not None or other is not None:
+        left = None if one is None else one.path.encode()
+        right = None if other is None else other.path.encode()
+        takes_one = right is None or (left is not None and left <= right)
+        takes_other = left is None or (right is not None and right <= left)
+        yield (one if takes_one else None), (other if takes_other else None)
+        one = next(ones, None) if takes_one else one
+        other = next(others, None) if takes_other else other
+
+
+class _Names:
+    """Collects the names that are refused."""
+
+    def __init__(self, source: Folder, target: Folder) -> None:
+        self._source = source
+        self._target = target
+        self._problem = self._problem_of(target)
+        self._clashes = FileFolderClashes()
+        local = target.local
+        fold = None if local is None else fold_of_disk(local.path)
+        self._folded = None if fold is None else FoldedClashes(fold)
+        self._refused: list[str] = []
+        self._count = 0
+
+    @staticmethod
+    def _problem_of(target: Folder) -> Callable[[str], str | None]:
+        if not isinstance(target, StoredFolder):
+            return problem_of_local_name
+        key = target.key
+        return lambda path: problem_of_key(key(path)) or (problem_of_local_name(path) if target.local else None)
+
+    def check(self, one: Entry | None, other: Entry | None) -> None:
+        """Check the next path."""
+        path = one.path if one is not None else other.path if other is not None else ""
+        ours = one is not None
+        if one is not None:
+            self._note(path, self._problem(path))
+            if other is None and (local := self._target.local) is not None and os.path.isdir(local.local_path(path)):
+                self._note(path, "it is a folder in the target")
+        if (folder := self._clashes.find(path, ours=ours)) is not None:
+            self._note(path, f"{folder!r} is a file and would be a folder")
+        if self._folded is not None and (twin := self._folded.find(path, ours=ours)) is not None:
+            self._note(path, f"on the disk of the target it is the same as {twin!r}")
+
+    def _note(self, path: str, problem: str | None) -> None:
+        if problem is None:
+            return
+        self._count += 1
+        if self._count <= _SHOWN:
+            self._refused.append(f"{path!r}: {problem}")
+
+    def require_none(self) -> None:
+        """Check that no name was refused.
+
+        Raises:
+            FolderError: If names were refused.
+        """
+        if not self._count:
+            return
+        more = f"; and {self._count - _SHOWN} more" if self._count > _SHOWN else ""
+        raise FolderError(
+            f"{self._source.url} cannot be transferred to {self._target.url}, and nothing was changed: "
+            f"{'; '.join(self._refused)}{more}",
+            ErrorDetails(url=self._target.url, operation="plan"),
+            Remedy.EXCLUDE,
+        )
+
+    def close(self) -> None:
+        """Delete the temporary file."""
+        if self._folded is not None:
+            self._folded.close()

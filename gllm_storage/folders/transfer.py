@@ -1,0 +1,246 @@
+"""The calls that the clients make: plan a transfer of a folder, and run it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.errors import timed
+from gllm_storage.folders.entries import FileList, LocalFolder, StoredFolder
+from gllm_storage.folders.execution import Execution, FolderResult, Manner
+from gllm_storage.folders.filters import Filter
+from gllm_storage.folders.index import ChecksumIndex, index_file
+from gllm_storage.folders.plan import Wanted, plan_deletion, plan_transfer, require_names
+from gllm_storage.info import NO_PROPERTIES, ObjectProperties
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from gllm_storage.folders.entries import Chosen, Folder
+    from gllm_storage.folders.plan import Plan
+    from gllm_storage.fsspec_client import FsspecStorageClient
+
+
+class FolderOptions(TypedDict, total=False):
+    """The options that all methods for folders have in common.
+
+    Attributes:
+        include: Patterns in the language of rclone's filters: only files that match one take part.
+        exclude: Patterns: files that match one do not take part.
+        rules: Rules such as ``"- *.tmp"`` and ``"+ *.bin"``, of which the first that matches decides.
+        files: Paths below the folder: only these files take part. Each must exist.
+        dry_run: Whether to plan only. The result's `plan` says what would be done. Default False.
+        callback: An fsspec callback, which receives the number of files, then 1 for each complete file, and has a child for
+            the bytes of each file; or a function, which is called with each number of bytes.
+        on_error: ``"stop"``, the default: no file begins after the first failure. ``"collect"``: all others are transferred.
+            Both end with one `FolderError` that lists the failures.
+    """
+
+    include: Iterable[str]
+    exclude: Iterable[str]
+    rules: Iterable[str]
+    files: Iterable[str]
+    dry_run: bool
+    callback: Any
+    on_error: str
+
+
+class TransferOptions(FolderOptions, total=False):
+    """The options of methods that compare and transfer files.
+
+    Attributes:
+        links: How symbolic links of a local source are treated: ``"follow"``, the default, takes the file or folder behind
+            them; ``"skip"`` leaves them out; with ``"refuse"`` each is a failure.
+        size_only: Whether files of one size count as equal, without a look at their checksums. Default False.
+        properties: The properties of uploaded objects.
+    """
+
+    links: str
+    size_only: bool
+    properties: ObjectProperties
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder of another client, as source or target of `sync_dir` and `check_dir`.
+
+    Attributes:
+        client: The client.
+        path: A remote path of that client.
+
+    Example:
+        >>> from gllm_storage import storage_client_from_url
+        >>> other = storage_client_from_url("memory://backup")
+        >>> client.sync_dir(RemoteFolder(client, "v3"), RemoteFolder(other, "v3")).failed
+        0
+    """
+
+    client: FsspecStorageClient
+    path: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """The values of `TransferOptions`; unknown names are a `TypeError`."""
+
+    include: Iterable[str] = ()
+    exclude: Iterable[str] = ()
+    rules: Iterable[str] = ()
+    files: Iterable[str] | None = None
+    dry_run: bool = False
+    callback: Any = None
+    on_error: str = "stop"
+    links: str = "follow"
+    size_only: bool = False
+    properties: ObjectProperties = NO_PROPERTIES
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Check the options of a call.
+
+        Args:
+            given: The options by name; names of `ObjectProperties` are properties.
+
+        Raises:
+            TypeError: If a name is unknown.
+            ValueError: If a value is not valid.
+        """
+        named = {each.name for each in fields(ObjectProperties)} & given.keys()
+        options = cls(**{name: value for name, value in given.items() if name not in named})
+        if named:
+            options = replace(options, properties=replace(options.properties, **{name: given[name] for name in named}))
+        return options
+
+    def chosen(self) -> Chosen:
+        """Which files take part.
+
+        Raises:
+            ValueError: If a pattern is malformed, or `files` is given together with patterns.
+        """
+        if self.files is None:
+            return Filter.of(self.include, self.exclude, self.rules)
+        if isinstance(self.files, str):
+            raise ValueError(f"files={self.files!r}: give a list of paths")  # noqa: TRY004 - a wrong option is a ValueError
+        if any(True for each in (self.include, self.exclude, self.rules) for _ in each):
+            raise ValueError("files is a complete list; leave out include, exclude and rules")
+        return FileList(self.files)
+
+    def manner(self) -> Manner:
+        """How the plan is run.
+
+        Raises:
+            ValueError: If `on_error` is unknown.
+        """
+        return Manner(self.on_error, self.callback, self.properties)
+
+
+def transfer(
+    source: Folder, target: Folder, options: Options, *, delete: bool = False, max_delete: int | None = None
+) -> FolderResult:
+    """Transfer the files of a folder that differ.
+
+    Args:
+        source: The source.
+        target: The target.
+        options: The options.
+        delete: Whether files that only the target has are deleted.
+        max_delete: The most deletions; None for any number.
+
+    Raises:
+        ValueError: If an option is not valid, or one folder lies in the other.
+        FileNotFoundError: If the source does not exist.
+        FolderError: If files failed, or something is refused.
+        StorageError: If a folder cannot be listed.
+    """
+    chosen, manner, stop = options.chosen(), options.manner(), Stop(running_stop())
+    if delete and options.files is not None:
+        raise ValueError(
+            "files and delete are both given, and files that the list does not name would be kept; leave out one"
+        )
+    if max_delete is not None and max_delete < 0:
+        raise ValueError(f"max_delete={max_delete}: it must not be negative")
+    _require_apart(source, target)
+    wanted = Wanted(chosen, delete, max_delete, options.size_only)
+    with timed(), contextlib.closing(ChecksumIndex(index_file())) as index:
+        plan = plan_transfer(source, target, wanted, index, stop)
+        if options.dry_run:
+            return FolderResult(plan)
+        return Execution(plan, source, target, manner, index, stop).run()
+
+
+def check(source: Folder, target: Folder, options: Options) -> Plan:
+    """Compare two folders; as `transfer`, but nothing moves."""
+    chosen, stop = options.chosen(), Stop(running_stop())
+    wanted = Wanted(chosen, size_only=options.size_only, moves=False)
+    with timed(), contextlib.closing(ChecksumIndex(index_file())) as index:
+        return plan_transfer(source, target, wanted, index, stop)
+
+
+def delete(target: Folder, options: Options) -> FolderResult:
+    """Delete the files of a folder.
+
+    Raises:
+        ValueError: If an option is not valid.
+        FolderError: If files could not be deleted.
+        StorageError: If the folder cannot be listed.
+    """
+    chosen, manner, stop = options.chosen(), options.manner(), Stop(running_stop())
+    with timed():
+        plan = plan_deletion(target, chosen)
+        return FolderResult(plan) if options.dry_run else _run(plan, None, target, manner, stop)
+
+
+def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -> FolderResult:
+    """Run a plan that was made before.
+
+    Raises:
+        FolderError: If files failed or changed since, or a name is refused.
+        StorageError: If the target cannot be listed.
+    """
+    manner, stop = options.manner(), Stop(running_stop())
+    with timed():
+        if source is not None:
+            _require_apart(source, target)
+            require_names(plan, source, target)
+        return _run(plan, source, target, manner, stop)
+
+
+def _run(plan: Plan, source: Folder | None, target: Folder, manner: Manner, stop: Stop) -> FolderResult:
+    with contextlib.closing(ChecksumIndex(index_file())) as index:
+        return Execution(plan, source, target, manner, index, stop).run()
+
+
+def _require_apart(source: Folder, target: Folder) -> None:
+    one, other = _root_of(source), _root_of(target)
+    if one.startswith(other) or other.startswith(one):
+        raise ValueError(f"{source.url} and {target.url}: one folder lies in the other; name folders that are apart")
+
+
+def _root_of(folder: Folder) -> str:
+    if folder.local is not None:
+        return f"{os.path.realpath(folder.local.path).rstrip('/')}/"
+    return f"{folder.store.place} {folder.url}" if isinstance(folder, StoredFolder) else folder.url
+
+
+def local_folder(path: str | os.PathLike[str], links: str = "follow") -> LocalFolder:
+    """A folder of this machine.
+
+    Args:
+        path: Its path.
+        links: As in `TransferOptions`.
+
+    Raises:
+        TypeError: If the path is not a text or a path object.
+        ValueError: If `links` is unknown.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"a local folder is a str or a path object, not {type(path).__name__}")
+    return LocalFolder(os.fsdecode(os.fspath(path)), links)
+
+
+def is_remote(folder: Folder) -> bool:
+    """Whether a folder is in a store, which may be one of this machine."""
+    return isinstance(folder, StoredFolder)

@@ -1,0 +1,178 @@
+"""Folders on every store: which files `sync_dir` transfers and deletes, after each kind of change."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gllm_storage import ObjectNotFoundError
+from gllm_storage.errors import FolderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gllm_storage.folders import Plan
+    from tests.rig import Rig
+
+FILES = [
+    "same-size-and-time.bin",
+    "touched.bin",
+    "grown.bin",
+    "moved.bin",
+    "deleted.bin",
+    "replaced.bin",
+    "Case.bin",
+    "compressed.bin",
+    "emptied.bin",
+    "unchanged.bin",
+    "rewritten.bin",
+    "gone-from-target.bin",
+    "deep/er/unchanged.bin",
+]
+CONTENT = b"0123456789" * 100
+OTHER = CONTENT[::-1]
+TRANSFERRED = {
+    "same-size-and-time.bin",
+    "grown.bin",
+    "moved-here.bin",
+    "replaced.bin",
+    "CASE.bin",
+    "compressed.bin",
+    "emptied.bin",
+    "gone-from-target.bin",
+    "new.bin",
+}
+DELETED = {"moved.bin", "deleted.bin", "Case.bin"}
+OLD = time.time() - 1000
+
+
+@pytest.fixture(autouse=True)
+def _own_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLLM_STORAGE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=["memory", "file", "ministack", "gcs-fake", "azurite"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    """A store of each provider."""
+    return make_rig(request.param, request)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    """A local folder with `FILES`, which are old enough to be remembered."""
+    folder = tmp_path / "local"
+    for name in FILES:
+        write(folder / name, CONTENT + name.encode())
+    return folder
+
+
+def write(path: Path, content: bytes, modified: float = OLD) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (modified, modified))
+
+
+def steps(plan: Plan, action: str) -> set[str]:
+    return {step.file.path for step in plan.steps(action)}
+
+
+def mutate(put: Callable[[str, bytes], object], delete: Callable[[str], object]) -> None:
+    """Change the files of the source."""
+    put("same-size-and-time.bin", OTHER + b"same-size-and-time.bin")
+    put("grown.bin", CONTENT + b"more" * 100)
+    put("moved-here.bin", CONTENT + b"moved.bin")
+    put("CASE.bin", CONTENT + b"Case.bin")
+    put("compressed.bin", gzip.compress(CONTENT))
+    put("emptied.bin", b"")
+    put("new.bin", b"new")
+    put("rewritten.bin", CONTENT + b"rewritten.bin")
+    for name in ("moved.bin", "deleted.bin", "Case.bin"):
+        delete(name)
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["index", "no-index"])
+def test_upload_table(rig: Rig, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembers: bool) -> None:
+    """Each change of the local source, and of the objects by another writer, is decided right."""
+    client = rig.client()
+    assert client.upload_dir(local, "v1").transferred == len(FILES)
+    mutate(lambda name, content: write(local / name, content), lambda name: (local / name).unlink())
+    os.utime(local / "touched.bin")
+    rig.second.put(rig.key("v1/replaced.bin"), OTHER + b"replaced.bin")
+    rig.second.delete(rig.key("v1/gone-from-target.bin"))
+    if not remembers:
+        monkeypatch.setenv("GLLM_STORAGE_CACHE", str(tmp_path / "other"))
+    plan = client.sync_dir(local, client.url("v1"), delete=True, dry_run=True).plan
+    unknown = (
+        set()
+        if remembers or has_checksums(rig)
+        else {"touched.bin", "rewritten.bin", "unchanged.bin", "deep/er/unchanged.bin"}
+    )
+    assert steps(plan, "transfer") == TRANSFERRED | unknown
+    assert steps(plan, "delete") == DELETED
+    done = client.sync_dir(local, client.url("v1"), delete=True)
+    assert (done.transferred, done.deleted) == (len(TRANSFERRED | unknown), len(DELETED))
+    found = {path.removeprefix("v1/"): rig.second.get(rig.key(path)) for path in rig.files()}
+    assert found == {str(each.relative_to(local)): each.read_bytes() for each in local.rglob("*") if each.is_file()}
+    assert client.check_dir(local, client.url("v1")).is_empty
+
+
+def has_checksums(rig: Rig) -> bool:
+    """Whether an object has a checksum, or is a local file."""
+    return rig.provider != "memory"
+
+
+def test_download_table(rig: Rig, local: Path, tmp_path: Path) -> None:
+    """Each change of the objects by another writer, and of the local copies, is decided right."""
+    client, copy = rig.client(), tmp_path / "copy"
+    client.upload_dir(local, "v1")
+    assert client.download_dir("v1", copy).transferred == len(FILES)
+    mutate(
+        lambda name, content: rig.second.put(rig.key(f"v1/{name}"), content),
+        lambda name: rig.second.delete(rig.key(f"v1/{name}")),
+    )
+    os.utime(copy / "touched.bin")
+    status = (copy / "replaced.bin").stat()
+    (copy / "replaced.bin").write_bytes(OTHER + b"replaced.bin")
+    os.utime(copy / "replaced.bin", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (copy / "gone-from-target.bin").unlink()
+    plan = client.sync_dir(client.url("v1"), copy, delete=True, dry_run=True).plan
+    unknown = set() if has_checksums(rig) else {"rewritten.bin"}
+    assert steps(plan, "transfer") == TRANSFERRED | unknown
+    assert steps(plan, "delete") == DELETED
+    client.sync_dir(client.url("v1"), copy, delete=True)
+    found = {str(each.relative_to(copy)): each.read_bytes() for each in copy.rglob("*") if each.is_file()}
+    assert found == {path.removeprefix("v1/"): rig.second.get(rig.key(path)) for path in rig.files()}
+    assert client.check_dir(client.url("v1"), copy).is_empty
+
+
+def test_copy(rig: Rig, local: Path) -> None:
+    """`copy_dir` copies what differs; a second run copies nothing; `delete_dir` deletes it."""
+    client = rig.client()
+    client.upload_dir(local, "v1")
+    assert client.copy_dir("v1", "v2").transferred == len(FILES)
+    assert client.copy_dir("v1", "v2").transferred == 0
+    rig.second.put(rig.key("v1/replaced.bin"), OTHER + b"replaced.bin")
+    assert client.copy_dir("v1", "v2").transferred == 1
+    assert rig.second.get(rig.key("v2/replaced.bin")) == OTHER + b"replaced.bin"
+    assert client.delete_dir("v2").deleted == len(FILES)
+    assert sorted(rig.files()) == sorted(f"v1/{name}" for name in FILES)
+    assert client.delete_dir("v2").deleted == 0
+
+
+def test_missing_source(rig: Rig, tmp_path: Path) -> None:
+    """A missing source is an error, and nothing is deleted because of it."""
+    client = rig.client()
+    client.upload(b"kept", "v1/kept.bin")
+    with pytest.raises(ObjectNotFoundError):
+        client.download_dir("v0", tmp_path / "copy")
+    with pytest.raises(FileNotFoundError):
+        client.sync_dir(tmp_path / "missing", client.url("v1"), delete=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FolderError, match="nothing was deleted"):
+        client.sync_dir(tmp_path / "empty", client.url("v1"), delete=True)
+    assert rig.files() == ["v1/kept.bin"]
