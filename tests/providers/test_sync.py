@@ -11,6 +11,7 @@ import pytest
 
 from gllm_storage import ObjectNotFoundError
 from gllm_storage.errors import FolderError
+from tests.conftest import make_rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
