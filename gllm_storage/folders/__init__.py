@@ -10,7 +10,7 @@ is complete, and has passed all checks, before anything moves. The execution mov
 | `names` | which names are refused |
 | `index` | checksums that are remembered |
 | `compare` | whether two files are equal |
-| `plan` | what has to be done |
+| `plan` | the steps of a transfer |
 | `execution` | does it |
 | `transfer` | the calls of the clients |
 | `records` | lists that spill to disk |

@@ -1,7 +1,7 @@
 """Whether two files are equal: by size and checksum, never by the clock.
 
-Two files of one size are equal if a checksum of one algorithm is known of both and is the same. What is known comes from
-the index; what is not, from a HEAD request for an object, and from the content of a local file. If the two ends have no
+Two files of one size are equal if a checksum of one algorithm is known of both and is the same. Known checksums come from
+the index; others, from a HEAD request for an object, and from the content of a local file. If the two ends have no
 algorithm in common even then, as an object of a store without checksums, the file counts as different.
 """
 
@@ -58,7 +58,7 @@ class Checksums:
         self._place = LOCAL if self._store is None or self.local is not None else self._store.store.place
 
     def known(self, entries: Sequence[Entry]) -> list[Values]:
-        """What the index knows about files, in their order."""
+        """The checksums in the index, for each file."""
         states = {self._name(each.path): each.state for each in entries if each.state is not None}
         found = self._index.find(self._place, states)
         return [found.get(self._name(each.path), {}) for each in entries]

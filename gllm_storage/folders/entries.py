@@ -6,8 +6,10 @@ they arrive, and neither is ever in memory completely.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sqlite3
 import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -215,6 +217,8 @@ class StoredFolder:
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self.store = store
         self.prefix = prefix
+        self.sorts = False
+        """Whether `entries` sorts the listing, on the disk: for a store whose listings have another order."""
         folder = store.local_folder(prefix)
         self._local = None if folder is None else LocalFolder(folder)
 
@@ -235,23 +239,44 @@ class StoredFolder:
 
     def entries(self, chosen: Chosen) -> Iterator[Entry | Problem]:
         """As `Folder.entries`. Folder markers are left out."""
-        return self._listed(chosen) if self._local is None else self._local.entries(chosen)
+        if self._local is not None:
+            return self._local.entries(chosen)
+        return in_key_order(self._listed(chosen)) if self.sorts else self._listed(chosen)
 
-    def _listed(self, chosen: Chosen) -> Iterator[Entry | Problem]:
+    def _listed(self, chosen: Chosen) -> Iterator[Entry]:
         start, before = self.store.url(self.prefix), b""
         for info in self.store.list(self.prefix):
             path = info.url.removeprefix(start)
             if not info.size and (not path or path.endswith("/")):
                 continue
-            if (name := path.encode()) < before:
-                raise self._unordered()
+            if (name := path.encode()) < before and not self.sorts:
+                raise UnorderedError(self)
             before = name
             if chosen.takes(path):
                 yield Entry(path, info.size, nanoseconds(info.last_modified), info.etag, info.version)
 
-    def _unordered(self) -> StorageError:
-        details = self.store.details(self.prefix, "list")
-        return StorageError(f"{details.url}: the store does not list its objects in the order of their keys", details)
+
+class UnorderedError(Exception):
+    """The store lists its objects in another order than that of their keys, as SeaweedFS does: `StoredFolder.sorts` helps.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: StoredFolder) -> None:
+        super().__init__(f"{folder.url} is not listed in the order of the keys")
+        self.folder = folder
+
+
+def in_key_order(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Sort files by their paths in UTF-8, in a temporary file."""
+    with contextlib.closing(sqlite3.connect("")) as database:
+        database.execute("CREATE TABLE entries (path BLOB PRIMARY KEY, size, modified_ns, state, version) WITHOUT ROWID")
+        rows = ((each.path.encode(), each.size, each.modified_ns, each.state, each.version) for each in entries)
+        database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+        database.commit()
+        for path, *facts in database.execute("SELECT * FROM entries ORDER BY path"):
+            yield Entry(path.decode(), *facts)
 
 
 class FileList:

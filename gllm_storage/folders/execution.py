@@ -24,7 +24,7 @@ from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums
 from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder, moment_of, state_of
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.index import is_settled
-from gllm_storage.folders.plan import merged
+from gllm_storage.folders.plan import in_order, merged
 from gllm_storage.folders.records import Records
 from gllm_storage.info import NO_PROPERTIES, ObjectInfo
 from gllm_storage.store.port import ReadItem, UploadItem, unwatched
@@ -56,7 +56,7 @@ _SETTLED_SECONDS = 0.025
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one file.
+    """The outcome for one file.
 
     Attributes:
         action: ``"transferred"``, ``"deleted"`` or ``"failed"``.
@@ -73,7 +73,7 @@ class Outcome:
 
 @dataclass
 class FolderResult:
-    """What a transfer of a folder did.
+    """The result of a transfer of a folder.
 
     Attributes:
         plan: The plan. `FolderResult.skipped` lists the files that were equal.
@@ -103,7 +103,7 @@ class FolderResult:
         return self.plan.skipped_bytes
 
     def outcomes(self, *actions: str) -> Iterator[Outcome]:
-        """What happened to each file; skipped files are in ``plan.steps("skip")``.
+        """The outcomes; skipped files are in ``plan.steps("skip")``.
 
         Args:
             *actions: The actions of `Outcome` to list; all without any.
@@ -114,7 +114,7 @@ class FolderResult:
                 yield outcome
 
     def add(self, action: str, file: Entry, error: Exception | None = None) -> None:
-        """Add what happened to a file."""
+        """Add the outcome for a file."""
         text = None if error is None else str(error)
         self._records.add({"action": action, "path": file.path, "size": file.size, "error": text})
         if action == "transferred":
@@ -480,21 +480,29 @@ class Execution:
         """Delete the files that are still in the state of the plan."""
         if not self._plan.deletions:
             return
+        for file in in_order(self._delete_unchanged):
+            self._fail(file, changed(f"{self._target.url.rstrip('/')}/{file.path}", "so it was not deleted"))
+        if isinstance(self._target, LocalFolder):
+            self._remove_folders(self._target)
+
+    def _delete_unchanged(self) -> list[Entry]:
+        """List the target again, and delete the files of the plan; those that are gone need nothing.
+
+        Returns:
+            The files that are in another state now.
+        """
+        replaced: list[Entry] = []
         waiting: list[Entry] = []
         planned = (step.file for step in self._plan.steps("delete"))
         for file, found in merged(planned, _files_of(self._target)):
-            if file is None or found is None:  # not in the plan; or deleted by another program
+            if file is None or found is None:
                 continue
-            if found.state != file.state or found.size != file.size:
-                self._fail(file, changed(f"{self._target.url.rstrip('/')}/{file.path}", "so it was not deleted"))
-                continue
-            waiting.append(file)
+            (waiting if (found.state, found.size) == (file.state, file.size) else replaced).append(file)
             if len(waiting) == _BATCH_FILES:
                 self._delete_batch(waiting)
                 waiting = []
         self._delete_batch(waiting)
-        if isinstance(self._target, LocalFolder):
-            self._remove_folders(self._target)
+        return replaced
 
     def _delete_batch(self, files: Sequence[Entry]) -> None:
         if not files or self._must_end:

@@ -1,8 +1,8 @@
 """An index of checksums in the user's cache folder, so that a second sync reads no file and sends no HEAD request.
 
 It remembers two facts: checksums of an object by store, URL and ETag, and checksums of a local file by path, size, times and
-inode. A listing and `stat` give these keys again. What is not in the index, or not certain, is computed anew; so the index
-may be deleted at any time, and nothing depends on it but speed.
+inode. A listing and `stat` give these keys again. A checksum that is not in the index, or not certain, is computed anew;
+so the index may be deleted at any time, and nothing depends on it but speed.
 
 An object may have several checksums, each of another algorithm: after a copy from Amazon S3 to Google Cloud Storage both
 objects have the checksum of the source as well, although the store of the copy computes another one.

@@ -1,16 +1,17 @@
-"""`Plan`: what a transfer of a folder has to do. It is complete, and has passed all checks, before anything moves."""
+"""`Plan`: the steps of a transfer of a folder. It is complete, and has passed all checks, before anything moves."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import errno
 import json
 import os
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy
 from gllm_storage.folders.compare import Checksums, differences
-from gllm_storage.folders.entries import Entry, FileList, LocalFolder, Problem, StoredFolder
+from gllm_storage.folders.entries import Entry, FileList, LocalFolder, Problem, StoredFolder, UnorderedError
 from gllm_storage.folders.names import FileFolderClashes, FoldedClashes, fold_of_disk, problem_of_key, problem_of_local_name
 from gllm_storage.folders.records import Records
 
@@ -29,6 +30,7 @@ _SHOWN = 20
 _PRINTED = 1000
 """The most lines of a printed plan."""
 
+T = TypeVar("T")
 Two = tuple[Entry | None, Entry | None]
 """The file of the source and the file of the target with one path."""
 
@@ -50,7 +52,7 @@ class Step:
 
     def record(self) -> dict[str, Any]:
         """The step as a record."""
-        return {"action": self.action, "reason": self.reason, **dataclasses.asdict(self.file)}
+        return {"action": self.action, "reason": self.reason, **vars(self.file)}
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Step:
@@ -63,7 +65,7 @@ class Step:
 
 
 class Plan:
-    """What a transfer of a folder has to do: print it, save it, or run it by `apply_plan` of a client.
+    """The steps of a transfer of a folder: print it, save it, or run it by `apply_plan` of a client.
 
     Args:
         source: The URL or path of the source; empty for a plan that only deletes.
@@ -80,10 +82,17 @@ class Plan:
         problems: Files that cannot take part, such as unreadable ones.
 
     Example:
-        >>> plan = client.sync_dir("v3", "backup", dry_run=True).plan  # doctest: +SKIP
-        >>> print(plan)  # doctest: +SKIP
-        >>> plan.save("plan.jsonl")  # doctest: +SKIP
-        >>> client.apply_plan(Plan.load("plan.jsonl"))  # doctest: +SKIP
+        >>> from gllm_storage import storage_client_from_url
+        >>> client = storage_client_from_url("memory://models/of-plan")
+        >>> url = client.upload_file("model.safetensors", "v3/model.safetensors")
+        >>> plan = client.copy_dir("v3", "v4", dry_run=True).plan
+        >>> print(plan)
+        memory://models/of-plan/v3/ -> memory://models/of-plan/v4/
+          transfer model.safetensors (7 bytes, new)
+        1 files to transfer (7 bytes), 0 to delete, 0 equal (0 bytes), 0 problems
+        >>> plan.save("plan.jsonl")
+        >>> client.apply_plan(Plan.load("plan.jsonl")).transferred
+        1
     """
 
     def __init__(self, source: str, target: str) -> None:
@@ -219,6 +228,10 @@ def plan_deletion(target: Folder, chosen: Chosen) -> Plan:
     Raises:
         StorageError: If the folder cannot be listed.
     """
+    return in_order(lambda: _planned_deletion(target, chosen))
+
+
+def _planned_deletion(target: Folder, chosen: Chosen) -> Plan:
     plan = Plan("", target.url)
     for each in target.entries(chosen):
         if isinstance(each, Problem):
@@ -243,14 +256,30 @@ def plan_transfer(source: Folder, target: Folder, wanted: Wanted, index: Checksu
         FolderError: If a name, or the number of deletions, is refused.
         StorageError: If a folder cannot be listed, or a request fails.
     """
-    _require_source(source)
-    return _Planner(source, target, wanted, index, stop).plan()
-
-
-def _require_source(source: Folder) -> None:
     if isinstance(source, LocalFolder):
-        os.stat(source.path)
-    elif isinstance(source, StoredFolder) and source.prefix and not source.store.is_prefix(source.prefix):
+        _require_folder(source.path)
+    return in_order(lambda: _Planner(source, target, wanted, index, stop).plan())
+
+
+def in_order(listing: Callable[[], T]) -> T:
+    """Call a function that lists folders; again if a store turns out to list in another order than that of the keys."""
+    while True:
+        try:
+            return listing()
+        except UnorderedError as error:
+            error.folder.sorts = True
+
+
+def _require_folder(path: str) -> None:
+    with contextlib.suppress(PermissionError):  # the listing says more
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(errno.ENOENT, "No such folder", path) from error
+
+
+def _require_objects(source: StoredFolder) -> None:
+    if source.prefix and not source.store.is_prefix(source.prefix):
         details = source.store.details(source.prefix, "list")
         raise ObjectNotFoundError(f"there are no objects below {source.url}", details)
 
@@ -281,6 +310,8 @@ class _Planner:
                     self._decide(waiting)
                     waiting.clear()
             self._decide(waiting)
+            if not self._seen and isinstance(self._source, StoredFolder):
+                _require_objects(self._source)
             if names is not None:
                 names.require_none()
         finally:
@@ -380,6 +411,7 @@ class _Names:
         self._problem = self._problem_of(target)
         self._clashes = FileFolderClashes()
         local = target.local
+        self._local = local if local is not None and os.path.isdir(local.path) else None
         fold = None if local is None else fold_of_disk(local.path)
         self._folded = None if fold is None else FoldedClashes(fold)
         self._refused: list[str] = []
@@ -398,7 +430,7 @@ class _Names:
         ours = one is not None
         if one is not None:
             self._note(path, self._problem(path))
-            if other is None and (local := self._target.local) is not None and os.path.isdir(local.local_path(path)):
+            if other is None and self._local is not None and os.path.isdir(self._local.local_path(path)):
                 self._note(path, "it is a folder in the target")
         if (folder := self._clashes.find(path, ours=ours)) is not None:
             self._note(path, f"{folder!r} is a file and would be a folder")

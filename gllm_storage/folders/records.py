@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 _IN_MEMORY = 2**23
 """Bytes: the records of about 60 000 files."""
 
+_AT_ONCE = 2**18
+"""Bytes of records that are read at a time."""
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Records:
     """A list of records that spills to disk. First it is written, then it is read, by one thread at a time."""
@@ -23,7 +28,7 @@ class Records:
     def add(self, record: dict[str, Any]) -> None:
         """Add a record of texts, numbers and None, which are left out."""
         kept = {name: value for name, value in record.items() if value is not None}
-        self._file.write(f"{json.dumps(kept, separators=(',', ':'))}\n".encode())
+        self._file.write(f"{_encode(kept)}\n".encode())
         self._count += 1
 
     def __len__(self) -> int:
@@ -31,12 +36,14 @@ class Records:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         position = 0
-        for _ in range(self._count):
+        while True:
             self._file.seek(position)  # another iteration, or `add`, may have moved it
-            line = self._file.readline()
-            position += len(line)
-            yield json.loads(line)
-        self._file.seek(0, 2)
+            lines = self._file.readlines(_AT_ONCE)
+            self._file.seek(0, 2)
+            if not lines:
+                return
+            position += sum(map(len, lines))
+            yield from map(json.loads, lines)
 
     def close(self) -> None:
         """Delete the records."""

@@ -73,9 +73,11 @@ class RemoteFolder:
 
     Example:
         >>> from gllm_storage import storage_client_from_url
+        >>> client = storage_client_from_url("memory://models/of-remote-folder")
         >>> other = storage_client_from_url("memory://backup")
-        >>> client.sync_dir(RemoteFolder(client, "v3"), RemoteFolder(other, "v3")).failed
-        0
+        >>> url = client.upload_file("model.safetensors", "v3/model.safetensors")
+        >>> client.sync_dir(RemoteFolder(client, "v3"), RemoteFolder(other, "v3")).transferred
+        1
     """
 
     client: FsspecStorageClient

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gllm_storage import ObjectNotFoundError
 from gllm_storage.errors import FolderError
+from gllm_storage.folders import compare
 from tests.conftest import make_rig
+from tests.unit.folders.conftest import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +71,7 @@ def local(tmp_path: Path) -> Path:
     folder = tmp_path / "local"
     for name in FILES:
         write(folder / name, CONTENT + name.encode())
+    settle(folder / FILES[-1])
     return folder
 
 
@@ -177,3 +180,21 @@ def test_missing_source(rig: Rig, tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="nothing was deleted"):
         client.sync_dir(tmp_path / "empty", client.url("v1"), delete=True)
     assert rig.files() == ["v1/kept.bin"]
+
+
+def test_second_run(rig: Rig, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run in each direction lists only: no HEAD request, no read of an object or of a local file."""
+    client = rig.client()
+    client.upload_dir(local, "v1")
+    client.download_dir("v1", tmp_path / "copy")
+    client.copy_dir("v1", "v2")
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a file was read, or a request was sent")
+
+    monkeypatch.setattr(compare, "open_source", fail)
+    for method in ("info", "open_reader", "upload", "copy"):
+        monkeypatch.setattr(type(client.store), method, fail)
+    assert client.upload_dir(local, "v1").skipped == len(FILES)
+    assert client.download_dir("v1", tmp_path / "copy").skipped == len(FILES)
+    assert client.copy_dir("v1", "v2").skipped == len(FILES)

@@ -13,6 +13,7 @@ from gllm_storage.errors import (
     BucketNotFoundError,
     ConflictCheckUnsupportedError,
     ErrorDetails,
+    FolderError,
     IntegrityError,
     NonAtomicWriteWarning,
     ObjectExistsError,
@@ -31,6 +32,7 @@ PARENTS: dict[type[Exception], set[type[Exception]]] = {
     BucketNotFoundError: {StorageError, FileNotFoundError},
     IntegrityError: {StorageError},
     ConflictCheckUnsupportedError: {StorageError},
+    FolderError: {StorageError},
     UnsupportedOperationError: {StorageError},
     StorageUnavailableError: {StorageError},
 }

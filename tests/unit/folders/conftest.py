@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gllm_storage import storage_client_from_url
+from gllm_storage.folders.index import is_settled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,7 @@ def local(tmp_path: Path) -> Path:
     folder = tmp_path / "local"
     for name in ("a.bin", "b/c.bin", "d.txt"):
         write(folder / name, name.encode())
+    settle(folder / "d.txt")
     return folder
 
 
@@ -47,6 +49,13 @@ def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     os.utime(path, (time.time() - 1000,) * 2)
+
+
+def settle(path: Path) -> None:
+    """Wait until a file is so old that its checksum may be remembered."""
+    status = path.stat()
+    while not is_settled(status.st_mtime_ns, status.st_ctime_ns, time.time_ns()):
+        time.sleep(0.005)
 
 
 def stored(client: FsspecStorageClient) -> set[str]:

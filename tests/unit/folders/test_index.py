@@ -12,7 +12,7 @@ import pytest
 from gllm_storage.folders import compare
 from gllm_storage.folders.index import ChecksumIndex, Known, is_settled
 from gllm_storage.memory.store import MemoryStore
-from tests.unit.folders.conftest import write
+from tests.unit.folders.conftest import settle, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,7 +132,7 @@ def test_touched(client: FsspecStorageClient, local: Path, monkeypatch: pytest.M
     client.upload_dir(local, "v1")
     os.utime(local / "a.bin", (time.time() - 500,) * 2)
     write(local / "d.txt", b"D.TXT")
-    time.sleep(0.03)  # a tick of the clock, after which the file may be remembered
+    settle(local / "d.txt")
     assert client.upload_dir(local, "v1").transferred == 1
     forbid(monkeypatch)
     assert client.upload_dir(local, "v1").skipped == 3

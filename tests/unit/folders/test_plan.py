@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage import ObjectInfo
+from gllm_storage.concurrency.stop import Stop
 from gllm_storage.errors import FolderError
-from gllm_storage.folders import Plan
-from gllm_storage.folders.entries import Entry
+from gllm_storage.folders import Plan, plan
+from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder
+from gllm_storage.folders.filters import Filter
+from gllm_storage.folders.index import ChecksumIndex
+from gllm_storage.folders.names import fold_of
 from gllm_storage.folders.plan import merged
+from gllm_storage.memory.store import MemoryStore
 from tests.unit.folders.conftest import stored, write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
@@ -173,3 +181,40 @@ def test_problem(client: FsspecStorageClient, local: Path, kind: str) -> None:
         client.sync_dir(local, client.url("v1"), delete=True, on_error="collect")
     assert stored(client) == {"v1/old.bin", "v1/a.bin", "v1/b/c.bin", "v1/d.txt"}
     assert [path[:3] for path, _ in collected.value.failures] == ["bad"]
+
+
+def test_unordered_listing(client: FsspecStorageClient, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that lists in the order of a folder walk is sorted on this machine."""
+    for name in ("a", "a-b/x", "a.b"):
+        write(local / "c" / name if name != "a" else local / "c" / "a" / "y", b"content")
+    in_order = MemoryStore.list
+
+    def walked(self: MemoryStore, prefix: str = "") -> Iterator[ObjectInfo]:
+        return iter(sorted(in_order(self, prefix), key=lambda info: info.url.split("/")))
+
+    monkeypatch.setattr(MemoryStore, "list", walked)
+    client.upload_dir(local, "v1")
+    urls = [info.url for info in client.list_files("v1")]
+    assert urls != sorted(urls)
+    assert client.upload_dir(local, "v1").skipped == 6
+    assert client.apply_plan(client.delete_dir("v1", dry_run=True).plan).deleted == 6
+
+
+class Endless(MemoryStore):
+    """A store with many objects, which needs no memory for them."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return (ObjectInfo(self.url(f"{prefix}folder/{number:07}.bin"), 10, str(number)) for number in range(200_000))
+
+
+@pytest.mark.slow
+def test_memory(client: FsspecStorageClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan of 200 000 files needs less than 40 MiB, also where each name has to be compared with all others."""
+    monkeypatch.setattr(plan, "fold_of_disk", lambda _: fold_of(ignores_case=True, ignores_form=True))
+    store = Endless(client.filesystem, "models")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = plan.plan_transfer(
+        StoredFolder(store, "v1/"), LocalFolder(str(tmp_path / "copy")), plan.Wanted(Filter()), ChecksumIndex(None), Stop()
+    )
+    assert found.transfers == sum(1 for _ in found.steps("transfer")) == 200_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 * 2**10
