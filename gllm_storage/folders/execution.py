@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import Stop
@@ -311,7 +312,9 @@ class Execution:
 
     def _remember_uploads(self, done: Sequence[tuple[Entry, Stored]]) -> None:
         if self._target.local is not None:
-            self._remember_written([file for file, _ in done])
+            files = [file for file, _ in done]
+            self._computed(self._source_sums, files)
+            self._remember_written(files)
             return
         # A store without checksums: the local file has not changed, so its checksum is that of the object.
         without = [file for file, each in done if each.checksum is None and each.etag is not None]
@@ -372,7 +375,7 @@ class Execution:
             else:
                 others.append(file)
         self._target_sums.remember(certain)
-        return self._remember_written(others)
+        return self._remember_written(others, delivered)
 
     def _copy(self, batch: Sequence[Step], source: StoredFolder, target: StoredFolder) -> None:
         results = run_all([partial(self._copied, each, source, target) for each in batch], _COPIES, self._stop)
@@ -451,10 +454,16 @@ class Execution:
         else:
             self._fail(file, error)
 
-    def _remember_written(self, files: Sequence[Entry]) -> dict[str, str]:
+    def _remember_written(
+        self, files: Sequence[Entry], delivered: Mapping[str, ObjectInfo] = MappingProxyType({})
+    ) -> dict[str, str]:
         """Remember the checksums of local files that were written just now.
 
         They are read once more, from the memory of the system, when a change by another program would show in their times.
+
+        Args:
+            files: The files of the plan.
+            delivered: The versions that were downloaded; their checksums tell which algorithms count.
 
         Returns:
             The checksums by path.
@@ -464,15 +473,17 @@ class Execution:
             return {}
         time.sleep(_SETTLED_SECONDS)
         now = [dataclasses.replace(file, state=state) for file in files if (state := local.state(file.path)) is not None]
-        found = self._computed(self._target_sums, now)
+        found = self._computed(self._target_sums, now, [_algorithm_of(delivered.get(each.path)) for each in now])
         return {file.path: checksum for file, checksum in zip(now, found, strict=True) if checksum is not None}
 
     @staticmethod
-    def _computed(sums: Checksums | None, files: Sequence[Entry]) -> list[str | None]:
+    def _computed(
+        sums: Checksums | None, files: Sequence[Entry], algorithms: Sequence[str] | None = None
+    ) -> list[str | None]:
         if sums is None:
             return [None] * len(files)
-        values = sums.compute(files, [ALGORITHM] * len(files))
-        return [f"{ALGORITHM}:{each[ALGORITHM]}" if each else None for each in values]
+        values = sums.compute(files, algorithms or [ALGORITHM] * len(files))
+        return [next((f"{name}:{value}" for name, value in each.items()), None) for each in values]
 
     # ------------------------------------------------------------------ deletions
 
@@ -569,6 +580,11 @@ def _accept(file: Entry, source: StoredFolder, delivered: dict[str, ObjectInfo],
     if not _is_planned(file, source, version):
         raise changed(version.url, "so it was not transferred")
     delivered[file.path] = version
+
+
+def _algorithm_of(version: ObjectInfo | None) -> str:
+    """The algorithm of an object's checksum."""
+    return ALGORITHM if version is None or version.checksum is None else version.checksum.partition(":")[0]
 
 
 def _is_planned(file: Entry, source: StoredFolder, version: ObjectInfo) -> bool:
