@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
     from fsspec.callbacks import Callback
 
-    from gllm_storage.folders import FolderOptions, FolderResult, Plan, RemoteFolder, TransferOptions
+    from gllm_storage.folders import ApplyOptions, FolderOptions, FolderResult, Plan, RemoteFolder, TransferOptions
     from gllm_storage.folders.entries import Folder, StoredFolder
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.port import ObjectStore
@@ -806,7 +806,7 @@ class FsspecStorageClient(CloudStorageClient):
 
         if not remote_dir:
             raise ValueError("remote_dir is empty; name a folder, or '/' for all objects of the bucket")
-        return transfer.delete(self._remote_folder(remote_dir), transfer.Options.of(options))
+        return transfer.delete(self._remote_folder(remote_dir), transfer.Options.of(options, transfer.FolderOptions))
 
     def check_dir(
         self,
@@ -837,16 +837,16 @@ class FsspecStorageClient(CloudStorageClient):
         from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
 
         given = transfer.Options.of(options)
-        return transfer.check(self._any_folder(source, given.links), self._any_folder(target), given)
+        return transfer.check(self._any_folder(source, given.links), self._any_folder(target, given.links), given)
 
-    def apply_plan(self, plan: Plan, **options: Unpack[TransferOptions]) -> FolderResult:
+    def apply_plan(self, plan: Plan, **options: Unpack[ApplyOptions]) -> FolderResult:
         """Run a plan that was made before, such as one from `Plan.load`.
 
         A file that has changed since is not transferred and not deleted: it is a failure.
 
         Args:
             plan: The plan. URLs outside this client's bucket are opened by `storage_client_from_url`.
-            **options: See `TransferOptions`; only `callback`, `on_error` and the properties count.
+            **options: See `ApplyOptions`. Properties of `upload`, such as ``content_type``, are options as well.
 
         Returns:
             The counts and the outcome of each file.
@@ -854,7 +854,8 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             TypeError: If an option is unknown.
             ValueError: If an option is not valid.
-            RuntimeError: `FolderError` if files failed or have changed, or names are refused.
+            RuntimeError: `FolderError` if files failed or have changed, or something is refused: names, deletions because of
+                a source without files, objects of published versions, or an endpoint that is not that of the plan.
 
         Example:
             >>> from gllm_storage.folders import Plan
@@ -865,27 +866,28 @@ class FsspecStorageClient(CloudStorageClient):
         from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
 
         source = self._any_folder(plan.source) if plan.source else None
-        return transfer.apply(plan, source, self._any_folder(plan.target), transfer.Options.of(options))
+        given = transfer.Options.of(options, transfer.ApplyOptions)
+        return transfer.apply(plan, source, self._any_folder(plan.target), given)
 
-    def _remote_folder(self, path: str) -> StoredFolder:
+    def _remote_folder(self, path: str, links: str = "follow") -> StoredFolder:
         from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - as in `upload_dir`
 
         below = self._location.listing_prefix(path)
-        return StoredFolder(self.store, f"{below}/" if below and not below.endswith("/") else below)
+        return StoredFolder(self.store, f"{below}/" if below and not below.endswith("/") else below, links)
 
     def _any_folder(self, where: str | os.PathLike[str] | RemoteFolder, links: str = "follow") -> Folder:
         """The folder of an argument of `sync_dir`."""
         from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
 
         if isinstance(where, transfer.RemoteFolder):
-            return where.client._remote_folder(where.path)  # noqa: SLF001 - of this class
+            return where.client._remote_folder(where.path, links)  # noqa: SLF001 - of this class
         if not isinstance(where, str) or "://" not in where:
             return transfer.local_folder(where, links)
         for url in (where, f"{where}/"):  # the URL of a bucket may lack the slash
             with contextlib.suppress(ValueError):
-                return self._remote_folder(url)
+                return self._remote_folder(url, links)
         other: Any = self._of_url(where)
-        return FsspecStorageClient._remote_folder(other, "")
+        return FsspecStorageClient._remote_folder(other, "", links)
 
     @property
     def store(self) -> ObjectStore:

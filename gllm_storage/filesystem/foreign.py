@@ -197,17 +197,30 @@ class ForeignStore(ObjectStore):
         """All files whose key begins with a prefix, in key order."""
         folder, details = prefix[: prefix.rfind("/") + 1], self.details(prefix, "list")
         self._filesystem.invalidate_cache()
-        try:
-            with _translated(details):
-                found: dict[str, dict[str, Any]] = self._filesystem.find(self._path(folder), detail=True)
-        except ObjectNotFoundError:
-            return
-        if not found:
-            self._require_answer(folder, details)
+        found = dict(self._files_below(self._path(folder), details))
         for name in sorted(found):
             key = self._key(name)
             if key.startswith(prefix):
                 yield info_from_fsspec(found[name], self.url(key))
+
+    def _files_below(self, top: str, details: ErrorDetails) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The names of all files in a folder, and the facts about them.
+
+        fsspec's own ``find`` leaves out the folders that it cannot list, so that their files would seem to be deleted.
+        """
+        seen, folders = {top.rstrip("/")}, [top]
+        while folders:
+            try:
+                with _translated(details):
+                    found: list[dict[str, Any]] = self._filesystem.ls(folders.pop(), detail=True)
+            except ObjectNotFoundError:  # deleted since
+                continue
+            for each in found:
+                if each["type"] != "directory":
+                    yield each["name"], each
+                elif each["name"].rstrip("/") not in seen:  # some filesystems list a folder in itself
+                    seen.add(each["name"].rstrip("/"))
+                    folders.append(each["name"])
 
     def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
         """The files and folders directly behind a prefix."""
@@ -225,16 +238,6 @@ class ForeignStore(ObjectStore):
     def _entry(self, found: dict[str, Any]) -> ObjectInfo | str:
         url = self.url(self._key(found["name"]))
         return f"{url}/" if found["type"] == "directory" else info_from_fsspec(found, url)
-
-    def _require_answer(self, folder: str, details: ErrorDetails) -> None:
-        """Most filesystems' ``find`` skips folders that it cannot list, and finds nothing on a host that does not answer."""
-        try:
-            with _translated(details):
-                self._filesystem.ls(self._path(folder), detail=False)
-        except (AccessDeniedError, StorageUnavailableError):
-            raise
-        except (StorageError, ObjectNotFoundError):
-            return
 
     def _path(self, key: str) -> str:
         return str(self._filesystem._strip_protocol(self.url(key)))  # noqa: SLF001 - fsspec's own hook for this

@@ -8,6 +8,7 @@ is complete, and has passed all checks, before anything moves. The execution mov
 | `entries` | the files of a folder, local or in a store |
 | `filters` | which files take part |
 | `names` | which names are refused |
+| `published` | which objects belong to published versions |
 | `index` | checksums that are remembered |
 | `compare` | whether two files are equal |
 | `plan` | the steps of a transfer |
@@ -18,6 +19,6 @@ is complete, and has passed all checks, before anything moves. The execution mov
 
 from gllm_storage.folders.execution import FolderResult, Outcome
 from gllm_storage.folders.plan import Plan, Step
-from gllm_storage.folders.transfer import FolderOptions, RemoteFolder, TransferOptions
+from gllm_storage.folders.transfer import ApplyOptions, FolderOptions, RemoteFolder, TransferOptions
 
-__all__ = ["FolderOptions", "FolderResult", "Outcome", "Plan", "RemoteFolder", "Step", "TransferOptions"]
+__all__ = ["ApplyOptions", "FolderOptions", "FolderResult", "Outcome", "Plan", "RemoteFolder", "Step", "TransferOptions"]

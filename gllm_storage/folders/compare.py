@@ -55,7 +55,7 @@ class Checksums:
         self._store = folder if isinstance(folder, StoredFolder) else None
         self._index = index
         self._stop = stop
-        self._place = LOCAL if self._store is None or self.local is not None else self._store.store.place
+        self._place = LOCAL if self.local is not None else folder.place
 
     def known(self, entries: Sequence[Entry]) -> list[Values]:
         """The checksums in the index, for each file."""

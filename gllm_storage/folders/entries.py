@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.files.source import local_error
 from gllm_storage.files.target import is_temporary
+from gllm_storage.folders.index import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,12 +76,19 @@ class Folder(Protocol):
     """One end of a transfer."""
 
     @property
+    def place(self) -> str:
+        """The service that holds the folder, as `ObjectStore.place`."""
+
+    @property
     def url(self) -> str:
         """The folder, for messages; without credentials."""
 
     @property
     def local(self) -> LocalFolder | None:
         """The folder of this machine that holds the files; None if they are in a store elsewhere."""
+
+    def as_target(self) -> Folder:
+        """The same folder, to be changed: links to folders are not followed."""
 
     def entries(self, chosen: Chosen) -> Iterator[Entry | Problem]:
         """The files that take part, in the order of their paths in UTF-8.
@@ -107,6 +115,22 @@ class LocalFolder:
             raise ValueError(f"links={links!r}: it must be one of {', '.join(map(repr, LINKS))}")
         self.path = os.path.abspath(path)
         self.links = links
+        self._is_target = False
+
+    @property
+    def place(self) -> str:
+        """The place of local files."""
+        return LOCAL
+
+    def as_target(self) -> LocalFolder:
+        """As `Folder.as_target`.
+
+        What is behind a link belongs to another folder: deletions must not reach it. Names that no file of a source can
+        have, dangling links, pipes and devices are left out, so that they do not stop a transfer that does not need them.
+        """
+        target = LocalFolder(self.path)
+        target._is_target = True
+        return target
 
     @property
     def url(self) -> str:
@@ -164,7 +188,7 @@ class LocalFolder:
         # A folder's files have a slash behind its name, which counts for the order of their paths.
         for is_folder, each in sorted(found, key=lambda pair: os.fsencode(f"{pair[1].name}/" if pair[0] else pair[1].name)):
             path = f"{start}{each.name}"
-            if is_temporary(each.name) or (self.links == "skip" and each.is_symlink()):
+            if is_temporary(each.name) or self._is_left_out(path, each, is_folder=is_folder):
                 continue
             if not (chosen.takes_folder(path) if is_folder else chosen.takes(path)):
                 continue
@@ -176,12 +200,18 @@ class LocalFolder:
                 yield self._entry(path, each)
 
     def _is_folder(self, each: os.DirEntry[str]) -> bool:
-        return each.is_dir(follow_symlinks=self.links == "follow")
+        try:
+            return each.is_dir(follow_symlinks=self.links == "follow" and not self._is_target)
+        except OSError:  # such as a link to itself: `_entry` says so
+            return False
+
+    def _is_left_out(self, path: str, each: os.DirEntry[str], *, is_folder: bool) -> bool:
+        if not self._is_target:
+            return self.links == "skip" and each.is_symlink()
+        return not _is_utf8(path) or not (is_folder or _is_file(each))
 
     def _problem(self, path: str, each: os.DirEntry[str]) -> Problem | None:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
+        if not _is_utf8(path):
             return Problem(path, self._refused(each.path, "its name is not UTF-8, so that no key can be made of it"))
         if self.links == "refuse" and each.is_symlink():
             return Problem(path, self._refused(each.path, "it is a symbolic link"))
@@ -212,15 +242,27 @@ class StoredFolder:
     Args:
         store: The store.
         prefix: The prefix; empty, or with a slash at its end.
+        links: As in `LocalFolder`, where the store is a folder of this machine.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, links: str = "follow") -> None:
         self.store = store
         self.prefix = prefix
         self.sorts = False
         """Whether `entries` sorts the listing, on the disk: for a store whose listings have another order."""
         folder = store.local_folder(prefix)
-        self._local = None if folder is None else LocalFolder(folder)
+        self._local = None if folder is None else LocalFolder(folder, links)
+
+    @property
+    def place(self) -> str:
+        """The place of the store."""
+        return self.store.place
+
+    def as_target(self) -> StoredFolder:
+        """As `Folder.as_target`."""
+        target = StoredFolder(self.store, self.prefix)
+        target._local = None if self._local is None else self._local.as_target()
+        return target
 
     @property
     def url(self) -> str:
@@ -242,6 +284,18 @@ class StoredFolder:
         if self._local is not None:
             return self._local.entries(chosen)
         return in_key_order(self._listed(chosen)) if self.sorts else self._listed(chosen)
+
+    def empty_markers(self) -> list[str]:
+        """The keys of the markers of folders that hold no files; as `ObjectStore.list_keys`."""
+        empty, open_markers = list[str](), list[str]()
+        for key in self.store.list_keys(self.prefix):  # the keys below a marker follow it
+            while open_markers and not key.startswith(open_markers[-1]):
+                empty.append(open_markers.pop())
+            if key.endswith("/"):
+                open_markers.append(key)
+            else:
+                open_markers.clear()
+        return empty + open_markers
 
     def _listed(self, chosen: Chosen) -> Iterator[Entry]:
         start, before = self.store.url(self.prefix), b""
@@ -297,6 +351,21 @@ class FileList:
     def takes_folder(self, path: str) -> bool:
         """Whether the list has files of a folder."""
         return not path or path in self._folders
+
+
+def _is_file(each: os.DirEntry[str]) -> bool:
+    try:
+        return each.is_file()
+    except OSError:  # such as a link to itself
+        return False
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -493,8 +493,10 @@ class Execution:
             return
         for file in in_order(self._delete_unchanged):
             self._fail(file, changed(f"{self._target.url.rstrip('/')}/{file.path}", "so it was not deleted"))
-        if isinstance(self._target, LocalFolder):
-            self._remove_folders(self._target)
+        if self._target.local is not None:
+            self._remove_folders(self._target.local)
+        elif isinstance(self._target, StoredFolder) and not (self._plan.source or self._failures):
+            self._delete_markers(self._target)
 
     def _delete_unchanged(self) -> list[Entry]:
         """List the target again, and delete the files of the plan; those that are gone need nothing.
@@ -538,6 +540,11 @@ class Execution:
         for file in files:
             self._settle(file, None)
 
+    def _delete_markers(self, target: StoredFolder) -> None:
+        """Delete the markers of folders that became empty, which consoles and other tools have made."""
+        if markers := target.empty_markers():
+            target.store.delete_many(markers, target.store.transfer(target.prefix, "delete"))
+
     def _settle(self, file: Entry, error: Exception | None) -> None:
         if error is None:
             self._result.add("deleted", file)
@@ -554,6 +561,9 @@ class Execution:
                 with contextlib.suppress(OSError):  # not empty
                     os.rmdir(target.local_path(folder))
                 folder = os.path.dirname(folder)
+        if not self._plan.source and isinstance(self._target, StoredFolder) and self._target.prefix:
+            with contextlib.suppress(OSError):
+                os.rmdir(target.path)
 
 
 def changed(where: str, consequence: str) -> StorageError:

@@ -114,11 +114,14 @@ class Filter:
         self._takes_folder = lru_cache(maxsize=1024)(self._decide_folder)
 
     @classmethod
-    def of(cls, include: Iterable[str] = (), exclude: Iterable[str] = (), rules: Iterable[str] = ()) -> Filter:
+    def of(
+        cls, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None, rules: Iterable[str] | None = None
+    ) -> Filter:
         """The filter that these options of rclone make.
 
         Args:
-            include: Patterns as of ``--include``: only files that match one of them, or a rule, take part.
+            include: Patterns as of ``--include``: only files that match one of them, or a rule, take part. An empty list
+                takes no file, as a list of patterns that match nothing; None takes all files.
             exclude: Patterns as of ``--exclude``.
             rules: Rules as of ``--filter``, such as ``"- *.tmp"`` or ``"+ *.bin"``.
 
@@ -129,7 +132,7 @@ class Filter:
         for name, patterns in {"include": include, "exclude": exclude, "rules": rules}.items():
             if isinstance(patterns, str):
                 raise ValueError(f"{name}={patterns!r}: give a list of patterns")  # noqa: TRY004 - a wrong option is a ValueError
-        included, excluded = list(include), list(exclude)
+        included, excluded = list(include or ()), list(exclude or ())
         if included and excluded:
             raise ValueError(
                 "include and exclude are both given, and a file may match both; give rules instead, of which the first that "
@@ -137,8 +140,8 @@ class Filter:
             )
         found = [Rule(takes=True, pattern=each) for each in included]
         found += [Rule(takes=False, pattern=each) for each in excluded]
-        found += [_rule_of(each) for each in rules]
-        if included:
+        found += [_rule_of(each) for each in rules or ()]
+        if include is not None:
             found.append(Rule(takes=False, pattern="/**"))
         return cls(found)
 

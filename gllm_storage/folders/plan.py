@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy
@@ -27,6 +28,7 @@ _BATCH = 1000
 """Pairs of files that are compared together."""
 _SHOWN = 20
 """The most refused names that an error lists."""
+_COUNTS = ("transfers", "deletions", "skipped", "skipped_bytes")
 _PRINTED = 1000
 """The most lines of a printed plan."""
 
@@ -70,12 +72,15 @@ class Plan:
     Args:
         source: The URL or path of the source; empty for a plan that only deletes.
         target: The URL or path of the target.
+        places: The services that hold source and target, as `Folder.place`.
 
     Attributes:
         source: As above.
         target: As above.
+        places: As above.
         transfers: Number of files to transfer.
         transfer_bytes: Their bytes.
+        replacements: Number of files to transfer that the target has already.
         deletions: Number of files to delete.
         skipped: Number of files that are equal.
         skipped_bytes: Their bytes.
@@ -95,10 +100,11 @@ class Plan:
         1
     """
 
-    def __init__(self, source: str, target: str) -> None:
+    def __init__(self, source: str, target: str, places: tuple[str, str]) -> None:
         self.source = source
         self.target = target
-        self.transfers = self.transfer_bytes = self.deletions = self.skipped = self.skipped_bytes = 0
+        self.places = places
+        self.transfers = self.transfer_bytes = self.replacements = self.deletions = self.skipped = self.skipped_bytes = 0
         self.problems: list[Problem] = []
         self._steps = {action: Records() for action in ("transfer", "delete", "skip")}
 
@@ -111,6 +117,7 @@ class Plan:
         if step.action == "transfer":
             self.transfers += 1
             self.transfer_bytes += step.file.size
+            self.replacements += step.reason != "new"
         elif step.action == "delete":
             self.deletions += 1
         else:
@@ -162,8 +169,9 @@ class Plan:
             self._write(file)
 
     def _write(self, file: IO[str]) -> None:
-        counts = {"transfers": self.transfers, "deletions": self.deletions}
-        header = {"format": FORMAT, "source": self.source, "target": self.target, **counts}
+        places = {"source_place": self.places[0], "target_place": self.places[1]}
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        header = {"format": FORMAT, "source": self.source, "target": self.target, **places, **counts}
         file.write(f"{json.dumps(header)}\n")
         for action in ("transfer", "delete"):
             for record in self._steps[action]:
@@ -191,11 +199,12 @@ class Plan:
         header = json.loads(file.readline() or "null")
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ValueError(f"its first line does not say {FORMAT!r}")
-        plan = cls(header["source"], header["target"])
+        plan = cls(header["source"], header["target"], (header["source_place"], header["target_place"]))
         for line in file:
             plan._add(Step.of(json.loads(line)))
         if (plan.transfers, plan.deletions) != (header["transfers"], header["deletions"]):
             raise ValueError("it is cut off")
+        plan.skipped, plan.skipped_bytes = header["skipped"], header["skipped_bytes"]
         return plan
 
 
@@ -232,13 +241,26 @@ def plan_deletion(target: Folder, chosen: Chosen) -> Plan:
 
 
 def _planned_deletion(target: Folder, chosen: Chosen) -> Plan:
-    plan = Plan("", target.url)
+    plan = Plan("", target.url, ("", target.place))
+    missing = _names_in(chosen)
     for each in target.entries(chosen):
         if isinstance(each, Problem):
             plan.problems.append(each)
         else:
+            missing.discard(each.path)
             plan.add("delete", each, "chosen")
+    plan.problems += _absent(missing, "the folder")
     return plan
+
+
+def _names_in(chosen: Chosen) -> set[str]:
+    """The files that a list names, each of which must exist."""
+    return set(chosen.paths) if isinstance(chosen, FileList) else set()
+
+
+def _absent(missing: Iterable[str], where: str) -> Iterator[Problem]:
+    for path in sorted(missing):
+        yield Problem(path, FileNotFoundError(errno.ENOENT, f"{where} has no such file", path))
 
 
 def plan_transfer(source: Folder, target: Folder, wanted: Wanted, index: ChecksumIndex, stop: Stop) -> Plan:
@@ -293,7 +315,7 @@ class _Planner:
         self._wanted = wanted
         self._stop = stop
         self._checksums = Checksums(source, index, stop), Checksums(target, index, stop)
-        self._plan = Plan(source.url, target.url)
+        self._plan = Plan(source.url, target.url, (source.place, target.place))
         self._seen = 0
 
     def plan(self) -> Plan:
@@ -317,19 +339,18 @@ class _Planner:
         finally:
             if names is not None:
                 names.close()
-        self._require_deletions()
+        if self._wanted.moves:
+            require_deletions(self._plan, self._wanted.max_delete)
         return self._plan
 
     def _merged(self) -> Iterator[Two]:
-        chosen = self._wanted.chosen
-        missing = set(chosen.paths) if isinstance(chosen, FileList) else set()
+        missing = _names_in(self._wanted.chosen)
         for two in merged(self._files(self._source), self._files(self._target)):
             if two[0] is not None:
                 self._seen += 1
                 missing.discard(two[0].path)
             yield two
-        for path in sorted(missing):
-            self._plan.problems.append(Problem(path, FileNotFoundError(2, "the source has no such file", path)))
+        self._plan.problems += _absent(missing, "the source")
 
     def _files(self, folder: Folder) -> Iterator[Entry]:
         for each in folder.entries(self._wanted.chosen):
@@ -354,27 +375,36 @@ class _Planner:
             elif other is not None and (self._wanted.delete or not self._wanted.moves):
                 self._plan.add("delete", other, "extra")
 
-    def _require_deletions(self) -> None:
-        plan, most = self._plan, self._wanted.max_delete
-        if not (self._wanted.moves and plan.deletions):
-            return
-        details = ErrorDetails(url=plan.target, operation="sync")
-        if not self._seen:
-            raise FolderError(
-                f"sync of {plan.source} to {plan.target}: the source has no files, so nothing was deleted",
-                details,
-                Remedy.DELETE_DIR,
-            )
-        if most is not None and plan.deletions > most:
-            raise FolderError(
-                f"sync of {plan.source} to {plan.target}: {plan.deletions} files would be deleted, max_delete is {most}; "
-                "nothing was changed",
-                details,
-            )
+
+def require_deletions(plan: Plan, most: int | None = None) -> None:
+    """Check that a plan does not delete because its source is empty, and not too much.
+
+    Args:
+        plan: The plan, which may come from `check_dir`: that reports all differences, also with an empty source.
+        most: The most deletions; None for any number.
+
+    Raises:
+        FolderError: If it does.
+    """
+    if not (plan.source and plan.deletions):
+        return
+    details = ErrorDetails(url=plan.target, operation="sync")
+    if not (plan.transfers or plan.skipped):
+        raise FolderError(
+            f"sync of {plan.source} to {plan.target}: the source has no files, so nothing was deleted",
+            details,
+            Remedy.DELETE_DIR,
+        )
+    if most is not None and plan.deletions > most:
+        raise FolderError(
+            f"sync of {plan.source} to {plan.target}: {plan.deletions} files would be deleted, max_delete is {most}; "
+            "nothing was changed",
+            details,
+        )
 
 
 def require_names(plan: Plan, source: Folder, target: Folder) -> None:
-    """Check the names of a plan that comes from a file.
+    """Check the names of a plan that comes from a file, or from `check_dir`.
 
     Raises:
         FolderError: If a name is refused.
@@ -386,6 +416,22 @@ def require_names(plan: Plan, source: Folder, target: Folder) -> None:
         names.require_none()
     finally:
         names.close()
+
+
+def require_places(plan: Plan, source: Folder | None, target: Folder) -> None:
+    """Check that the folders are those of the plan: another endpoint may have a bucket of the same name.
+
+    Raises:
+        FolderError: If they are not.
+    """
+    found = "" if source is None else source.place, target.place
+    for where, planned, place in zip((plan.source, plan.target), plan.places, found, strict=True):
+        if planned != place:
+            raise FolderError(
+                f"the plan was made for {where} of {planned!r}, and this client has that of {place!r}; nothing was changed",
+                ErrorDetails(url=where, operation="transfer"),
+                Remedy.CHECK_ENDPOINT,
+            )
 
 
 def merged(source: Iterable[Entry], target: Iterable[Entry]) -> Iterator[Two]:
@@ -414,6 +460,7 @@ class _Names:
         self._local = local if local is not None and os.path.isdir(local.path) else None
         fold = None if local is None else fold_of_disk(local.path)
         self._folded = None if fold is None else FoldedClashes(fold)
+        self._link_above = lru_cache(maxsize=1024)(self._find_link)
         self._refused: list[str] = []
         self._count = 0
 
@@ -432,10 +479,19 @@ class _Names:
             self._note(path, self._problem(path))
             if other is None and self._local is not None and os.path.isdir(self._local.local_path(path)):
                 self._note(path, "it is a folder in the target")
+            if (link := self._link_above(path.rpartition("/")[0])) is not None:
+                self._note(path, f"{link!r} is a symbolic link in the target: another folder would be changed")
         if (folder := self._clashes.find(path, ours=ours)) is not None:
             self._note(path, f"{folder!r} is a file and would be a folder")
         if self._folded is not None and (twin := self._folded.find(path, ours=ours)) is not None:
             self._note(path, f"on the disk of the target it is the same as {twin!r}")
+
+    def _find_link(self, folder: str) -> str | None:
+        """The first of a path of folders that is a link in the target; None if none is."""
+        if not folder or self._local is None:
+            return None
+        above = self._link_above(folder.rpartition("/")[0])
+        return above or (folder if os.path.islink(self._local.local_path(folder)) else None)
 
     def _note(self, path: str, problem: str | None) -> None:
         if problem is None:

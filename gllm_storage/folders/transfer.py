@@ -13,7 +13,15 @@ from gllm_storage.folders.entries import FileList, LocalFolder, StoredFolder
 from gllm_storage.folders.execution import Execution, FolderResult, Manner
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.index import ChecksumIndex, index_file
-from gllm_storage.folders.plan import Wanted, plan_deletion, plan_transfer, require_names
+from gllm_storage.folders.plan import (
+    Wanted,
+    plan_deletion,
+    plan_transfer,
+    require_deletions,
+    require_names,
+    require_places,
+)
+from gllm_storage.folders.published import require_unpublished
 from gllm_storage.info import NO_PROPERTIES, ObjectProperties
 
 if TYPE_CHECKING:
@@ -28,10 +36,13 @@ class FolderOptions(TypedDict, total=False):
     """The options that all methods for folders have in common.
 
     Attributes:
-        include: Patterns in the language of rclone's filters: only files that match one take part.
+        include: Patterns in the language of rclone's filters: only files that match one take part; none, if the list is
+            empty. Without this option all files do.
         exclude: Patterns: files that match one do not take part.
         rules: Rules such as ``"- *.tmp"`` and ``"+ *.bin"``, of which the first that matches decides.
         files: Paths below the folder: only these files take part. Each must exist.
+        force: Whether objects of published versions (`gllm_storage.versions`) may be deleted and replaced. Without it they
+            are refused before anything moves. Default False.
         dry_run: Whether to plan only. The result's `plan` says what would be done. Default False.
         callback: An fsspec callback, which receives the number of files, then 1 for each complete file, and has a child for
             the bytes of each file; or a function, which is called with each number of bytes.
@@ -39,13 +50,32 @@ class FolderOptions(TypedDict, total=False):
             Both end with one `FolderError` that lists the failures.
     """
 
-    include: Iterable[str]
-    exclude: Iterable[str]
-    rules: Iterable[str]
-    files: Iterable[str]
+    include: Iterable[str] | None
+    exclude: Iterable[str] | None
+    rules: Iterable[str] | None
+    files: Iterable[str] | None
+    force: bool
     dry_run: bool
     callback: Any
     on_error: str
+
+
+class ApplyOptions(TypedDict, total=False):
+    """The options of `apply_plan`: which files take part is in the plan.
+
+    Attributes:
+        force: As in `FolderOptions`.
+        dry_run: Whether to check only that the plan can be run. Default False.
+        callback: As in `FolderOptions`.
+        on_error: As in `FolderOptions`.
+        properties: As in `TransferOptions`.
+    """
+
+    force: bool
+    dry_run: bool
+    callback: Any
+    on_error: str
+    properties: ObjectProperties
 
 
 class TransferOptions(FolderOptions, total=False):
@@ -88,10 +118,11 @@ class RemoteFolder:
 class Options:
     """The values of `TransferOptions`; unknown names are a `TypeError`."""
 
-    include: Iterable[str] = ()
-    exclude: Iterable[str] = ()
-    rules: Iterable[str] = ()
+    include: Iterable[str] | None = None
+    exclude: Iterable[str] | None = None
+    rules: Iterable[str] | None = None
     files: Iterable[str] | None = None
+    force: bool = False
     dry_run: bool = False
     callback: Any = None
     on_error: str = "stop"
@@ -100,17 +131,21 @@ class Options:
     properties: ObjectProperties = NO_PROPERTIES
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Options:
+    def of(cls, given: Mapping[str, Any], known: type[Any] = TransferOptions) -> Options:
         """Check the options of a call.
 
         Args:
             given: The options by name; names of `ObjectProperties` are properties.
+            known: The options that count for the call, as a `TypedDict`.
 
         Raises:
             TypeError: If a name is unknown.
             ValueError: If a value is not valid.
         """
-        named = {each.name for each in fields(ObjectProperties)} & given.keys()
+        counted: frozenset[str] = known.__optional_keys__
+        named = {each.name for each in fields(ObjectProperties)} & given.keys() if "properties" in counted else set()
+        if other := sorted(given.keys() - counted - named):
+            raise TypeError(f"unknown options: {', '.join(other)}; the options are {', '.join(sorted(counted))}")
         options = cls(**{name: value for name, value in given.items() if name not in named})
         if named:
             options = replace(options, properties=replace(options.properties, **{name: given[name] for name in named}))
@@ -126,7 +161,7 @@ class Options:
             return Filter.of(self.include, self.exclude, self.rules)
         if isinstance(self.files, str):
             raise ValueError(f"files={self.files!r}: give a list of paths")  # noqa: TRY004 - a wrong option is a ValueError
-        if any(True for each in (self.include, self.exclude, self.rules) for _ in each):
+        if any(each is not None for each in (self.include, self.exclude, self.rules)):
             raise ValueError("files is a complete list; leave out include, exclude and rules")
         return FileList(self.files)
 
@@ -165,9 +200,12 @@ def transfer(
     if max_delete is not None and max_delete < 0:
         raise ValueError(f"max_delete={max_delete}: it must not be negative")
     _require_apart(source, target)
+    target = target.as_target()
     wanted = Wanted(chosen, delete, max_delete, options.size_only)
     with timed(), contextlib.closing(ChecksumIndex(index_file())) as index:
         plan = plan_transfer(source, target, wanted, index, stop)
+        if not options.force:
+            require_unpublished(plan, target)
         if options.dry_run:
             return FolderResult(plan)
         return Execution(plan, source, target, manner, index, stop).run()
@@ -186,12 +224,15 @@ def delete(target: Folder, options: Options) -> FolderResult:
 
     Raises:
         ValueError: If an option is not valid.
-        FolderError: If files could not be deleted.
+        FolderError: If files could not be deleted, or belong to a published version.
         StorageError: If the folder cannot be listed.
     """
     chosen, manner, stop = options.chosen(), options.manner(), Stop(running_stop())
+    target = target.as_target()
     with timed():
         plan = plan_deletion(target, chosen)
+        if not options.force:
+            require_unpublished(plan, target)
         return FolderResult(plan) if options.dry_run else _run(plan, None, target, manner, stop)
 
 
@@ -199,15 +240,22 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
     """Run a plan that was made before.
 
     Raises:
-        FolderError: If files failed or changed since, or a name is refused.
+        FolderError: If files failed or changed since, or something is refused: a name, deletions because of a source
+            without files, objects of published versions, or a folder at another endpoint than that of the plan.
         StorageError: If the target cannot be listed.
     """
     manner, stop = options.manner(), Stop(running_stop())
+    if source is not None:
+        _require_apart(source, target)
+    target = target.as_target()
     with timed():
+        require_places(plan, source, target)
+        require_deletions(plan)
         if source is not None:
-            _require_apart(source, target)
             require_names(plan, source, target)
-        return _run(plan, source, target, manner, stop)
+        if not options.force:
+            require_unpublished(plan, target)
+        return FolderResult(plan) if options.dry_run else _run(plan, source, target, manner, stop)
 
 
 def _run(plan: Plan, source: Folder | None, target: Folder, manner: Manner, stop: Stop) -> FolderResult:

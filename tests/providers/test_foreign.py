@@ -62,7 +62,7 @@ FAILS = {
     "delete_file": "rm_file",
     "file_exists": "info",
     "info": "info",
-    "list_files": "find",
+    "list_files": "ls",
     "list_folder": "ls",
 }
 
@@ -91,9 +91,6 @@ class TroubledFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec publi
 
     def info(self, path: Any, **kwargs: Any) -> Any:
         return self._do("info", path, **kwargs)
-
-    def find(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._do("find", path, *args, **kwargs)
 
     def ls(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         return self._do("ls", path, *args, **kwargs)
@@ -269,6 +266,27 @@ def test_translated_error(world: World, call: str, raised: Exception, expected: 
     assert world.client.url("model.bin") in str(caught.value)
     assert (world.folder / "copy.bin").read_bytes() == b"as it was"
     assert sorted(os.listdir(world.folder)) == ["copy.bin", "source.bin"]
+
+
+def test_unlistable_folder(world: World, tmp_path: Path) -> None:
+    """A folder that cannot be listed fails the listing, so that a sync deletes no copies of its files."""
+    for name in ("a", "secret/b"):
+        (world.store / "v1" / name).parent.mkdir(parents=True, exist_ok=True)
+        (world.store / "v1" / name).write_bytes(b"content")
+    world.client.sync_dir(world.client.url("v1"), f"file://{tmp_path}/copy")
+    listed = LocalFileSystem().ls
+
+    def ls(path: str, *args: Any, **kwargs: Any) -> Any:
+        if str(path).rstrip("/").endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path, *args, **kwargs)
+
+    world.troubles["ls"] = ls
+    with pytest.raises(AccessDeniedError, match="Permission denied"):
+        list(world.client.list_files("v1"))
+    with pytest.raises(AccessDeniedError):
+        world.client.sync_dir(world.client.url("v1"), f"file://{tmp_path}/copy", delete=True)
+    assert (tmp_path / "copy" / "secret" / "b").exists()
 
 
 @pytest.mark.parametrize("call", ["file_exists", "list_files", "list_folder"])

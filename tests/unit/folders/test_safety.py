@@ -1,0 +1,315 @@
+"""A transfer of a folder deletes and replaces nothing that the caller did not mean."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gllm_storage import storage_client_from_url
+from gllm_storage.errors import FolderError
+from gllm_storage.folders import Plan, RemoteFolder
+from gllm_storage.memory.store import MemoryStore
+from gllm_storage.versions import publish, set_alias, verify
+from gllm_storage.versions.layout import Model, place_of, slot_name
+from tests.unit.folders.conftest import stored, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gllm_storage.fsspec_client import FsspecStorageClient
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A folder that only a link in another folder leads to."""
+    write(tmp_path / "precious" / "sub" / "x", b"precious")
+    (tmp_path / "copy").mkdir()
+    os.symlink(tmp_path / "precious", tmp_path / "copy" / "link")
+    write(tmp_path / "copy" / "extra", b"extra")
+    return tmp_path / "precious"
+
+
+def disk(folder: Path) -> FsspecStorageClient:
+    """A client of a folder."""
+    made: Any = storage_client_from_url(f"file://{folder}")
+    client: FsspecStorageClient = made
+    return client
+
+
+@pytest.mark.parametrize("verb", ["sync", "sync file", "delete_dir", "saved plan", "check"])
+def test_delete_keeps_links(client: FsspecStorageClient, local: Path, tmp_path: Path, precious: Path, verb: str) -> None:
+    """Deletions do not reach the files behind a link in the target."""
+    client.upload_dir(local, "v1")
+    copy, url = tmp_path / "copy", client.url("v1")
+    if verb == "sync":
+        client.sync_dir(url, copy, delete=True)
+    elif verb == "sync file":
+        client.sync_dir(url, f"file://{copy}", delete=True)
+    elif verb == "delete_dir":
+        disk(tmp_path).delete_dir("copy")
+    elif verb == "saved plan":
+        client.sync_dir(url, copy, delete=True, dry_run=True).plan.save(tmp_path / "plan")
+        client.apply_plan(Plan.load(tmp_path / "plan"))
+    else:
+        client.apply_plan(client.check_dir(url, copy))
+    assert (precious / "sub" / "x").read_bytes() == b"precious"
+    assert (copy / "link").is_symlink()
+    assert not (copy / "extra").exists()
+
+
+@pytest.mark.parametrize("target", ["copy", "file"])
+@pytest.mark.parametrize("run", ["at once", "check"])
+def test_no_write_behind_links(client: FsspecStorageClient, tmp_path: Path, precious: Path, target: str, run: str) -> None:
+    """A file that a link in the target would put into another folder is refused."""
+    client.upload(b"new", "v1/link/sub/x")
+    where = tmp_path / "copy" if target == "copy" else f"file://{tmp_path}/copy"
+    plan = client.check_dir(client.url("v1"), where, links="skip")
+    with pytest.raises(FolderError, match="'link' is a symbolic link in the target"):
+        client.apply_plan(plan) if run == "check" else client.sync_dir(client.url("v1"), where)
+    assert (precious / "sub" / "x").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("kind", ["dangling", "itself", "pipe", "latin-1"])
+def test_other_names_in_target(client: FsspecStorageClient, local: Path, tmp_path: Path, kind: str) -> None:
+    """What no file of the source can be does not stop a transfer, and is kept."""
+    client.upload_dir(local, "v1")
+    write(tmp_path / "copy" / "extra", b"extra")
+    bad = tmp_path / "copy" / (os.fsdecode(b"bad\xff") if kind == "latin-1" else "bad")
+    if kind == "pipe":
+        os.mkfifo(bad)
+    elif kind == "latin-1":
+        bad.write_bytes(b"x")
+    else:
+        os.symlink("missing" if kind == "dangling" else "bad", bad)
+    result = client.sync_dir(client.url("v1"), tmp_path / "copy", delete=True)
+    assert (result.transferred, result.deleted) == (3, 1)
+    assert os.path.lexists(bad)
+
+
+def test_check_follows_links(client: FsspecStorageClient, local: Path) -> None:
+    """`check_dir` compares linked folders in both directions."""
+    os.symlink(local / "b", local / "link")
+    client.upload_dir(local, "v1")
+    assert client.check_dir(local, client.url("v1")).is_empty
+    assert client.check_dir(client.url("v1"), local).is_empty
+    assert client.check_dir(client.url("v1"), f"file://{local}").is_empty
+
+
+@pytest.mark.parametrize("empty", [[], (), iter(())], ids=["list", "tuple", "iterator"])
+def test_empty_include(client: FsspecStorageClient, local: Path, empty: Any) -> None:
+    """An empty list of patterns, or of files, takes no file; None takes all."""
+    client.upload_dir(local, "v1")
+    assert client.delete_dir("v1", include=empty).deleted == 0
+    assert client.delete_dir("v1", files=[]).deleted == 0
+    assert client.upload_dir(local, "v2", include=empty).transferred == 0
+    client.upload(b"extra", "v1/extra")
+    assert client.sync_dir(local, client.url("v1"), include=empty, delete=True).deleted == 0
+    assert len(stored(client)) == 4
+    assert client.delete_dir("v1", include=None, exclude=None, rules=None).deleted == 4
+
+
+def test_rules_beside_empty_include(client: FsspecStorageClient, local: Path) -> None:
+    """Rules still take files beside an empty list of patterns."""
+    assert client.upload_dir(local, "v1", include=[], rules=["+ *.txt"]).transferred == 1
+
+
+OTHER_OPTIONS: list[dict[str, Any]] = [
+    {"include": ["a"]}, {"exclude": ["a"]}, {"rules": []}, {"files": ["a"]}, {"links": "skip"}, {"size_only": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OTHER_OPTIONS, ids=str)
+def test_apply_options(client: FsspecStorageClient, local: Path, options: dict[str, Any]) -> None:
+    """`apply_plan` refuses options that it cannot keep, since the plan has decided."""
+    client.upload_dir(local, "v1")
+    plan = client.delete_dir("v1", dry_run=True).plan
+    with pytest.raises(TypeError, match=next(iter(options))):
+        client.apply_plan(plan, **options)
+    assert len(stored(client)) == 3
+
+
+def test_apply_dry_run(client: FsspecStorageClient, local: Path) -> None:
+    """`apply_plan` with `dry_run` changes nothing."""
+    client.upload_dir(local, "v1")
+    plan = client.delete_dir("v1", dry_run=True).plan
+    assert client.apply_plan(plan, dry_run=True).deleted == 0
+    assert len(stored(client)) == 3
+    assert client.apply_plan(plan, content_type="x/y").deleted == 3  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("options", [{"links": "skip"}, {"size_only": True}, {"content_type": "x/y"}], ids=str)
+def test_delete_options(client: FsspecStorageClient, options: dict[str, Any]) -> None:
+    """`delete_dir` refuses options that mean nothing to it."""
+    with pytest.raises(TypeError, match=next(iter(options))):
+        client.delete_dir("v1", **options)
+
+
+def test_delete_missing_file(client: FsspecStorageClient, local: Path) -> None:
+    """A file of a list that does not exist is a failure of `delete_dir`."""
+    client.upload_dir(local, "v1")
+    with pytest.raises(FolderError, match=r"'nothing': .*no such file"):
+        client.delete_dir("v1", files=["a.bin", "nothing"])
+    assert len(stored(client)) == 3
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_check_of_empty_source(client: FsspecStorageClient, local: Path, tmp_path: Path, saved: bool) -> None:
+    """The plan of `check_dir` with an empty source deletes nothing."""
+    client.upload_dir(local, "v1")
+    (tmp_path / "empty").mkdir()
+    plan = client.check_dir(tmp_path / "empty", client.url("v1"))
+    assert plan.deletions == 3
+    if saved:
+        plan.save(tmp_path / "plan")
+        plan = Plan.load(tmp_path / "plan")
+    with pytest.raises(FolderError, match="the source has no files, so nothing was deleted"):
+        client.apply_plan(plan)
+    assert len(stored(client)) == 3
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_check_of_equal_files(client: FsspecStorageClient, local: Path, tmp_path: Path, saved: bool) -> None:
+    """A plan that only deletes runs if files of the source were equal."""
+    client.upload_dir(local, "v1")
+    client.upload(b"extra", "v1/extra")
+    plan = client.check_dir(local, client.url("v1"))
+    if saved:
+        plan.save(tmp_path / "plan")
+        plan = Plan.load(tmp_path / "plan")
+        assert (plan.skipped, plan.skipped_bytes) == (3, 17)
+    assert client.apply_plan(plan).deleted == 1
+
+
+def test_plan_of_other_endpoint(
+    client: FsspecStorageClient, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan does not run on a bucket of the same name at another endpoint."""
+    client.upload_dir(local, "v1")
+    up = client.sync_dir(local, client.url("v2"), dry_run=True).plan
+    delete = client.delete_dir("v1", dry_run=True).plan
+    delete.save(tmp_path / "plan")
+    assert json.loads((tmp_path / "plan").read_text().splitlines()[0])["target_place"] == "memory"
+    monkeypatch.setattr(MemoryStore, "place", "memory of another host")
+    for plan in (up, delete, Plan.load(tmp_path / "plan")):
+        with pytest.raises(FolderError, match="this client has that of 'memory of another host'"):
+            client.apply_plan(plan)
+    assert len(stored(client)) == 3
+
+
+def test_markers(client: FsspecStorageClient, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`delete_dir` deletes the markers of folders that became empty, and keeps the others."""
+    client.upload_dir(local, "v1")
+    markers = {"v1/", "v1/b/", "v1/b/c/", "v1/e/", "v10/"}
+    listed, delete = MemoryStore.list_keys, MemoryStore.delete
+
+    def with_markers(self: MemoryStore, prefix: str = "") -> Iterator[str]:
+        return iter(sorted({*listed(self, prefix), *(key for key in markers if key.startswith(prefix))}))
+
+    def delete_marker(self: MemoryStore, key: str) -> None:
+        markers.remove(key) if key.endswith("/") else delete(self, key)
+
+    monkeypatch.setattr(MemoryStore, "list_keys", with_markers)
+    monkeypatch.setattr(MemoryStore, "delete", delete_marker)
+    client.delete_dir("v1", include=["*.txt"])
+    assert markers == {"v1/", "v1/b/", "v10/"}
+    client.delete_dir("v1")
+    assert markers == {"v10/"}
+
+
+def test_folders_of_disk(local: Path) -> None:
+    """`delete_dir` of a folder on a disk removes the folders that became empty."""
+    client = disk(local.parent)
+    client.delete_dir(local.name, exclude=["*.txt"])
+    assert sorted(path.name for path in local.iterdir()) == ["d.txt"]
+    client.delete_dir(local.name)
+    assert not local.exists()
+
+
+# ---------------------------------------------------------------- published versions
+
+
+@pytest.fixture(params=["memory", "file"])
+def published(request: pytest.FixtureRequest, tmp_path: Path, local: Path) -> FsspecStorageClient:
+    """A client with a published model."""
+    found: FsspecStorageClient = disk(tmp_path / "store") if request.param == "file" else request.getfixturevalue("client")
+    publish(found, local, "models/m", version="v1")
+    set_alias(found, "models/m", "latest", "v1")
+    return found
+
+
+def refused(call: Any) -> None:
+    """Check that a call is refused because of a published version."""
+    with pytest.raises(FolderError, match="published versions would be deleted or replaced") as caught:
+        call()
+    assert "nothing was changed" in str(caught.value)
+
+
+def test_model_is_kept(published: FsspecStorageClient, local: Path, tmp_path: Path) -> None:
+    """Deletions and replacements in a published model are refused, with each verb."""
+    url, before = published.url("models/m"), stored(published)
+    refused(lambda: published.delete_dir("models"))
+    refused(lambda: published.delete_dir("/"))
+    refused(lambda: published.delete_dir("models/m", dry_run=True))
+    refused(lambda: published.delete_dir("models/m/versions"))
+    refused(lambda: published.delete_dir("models/m/versions/v1"))
+    refused(lambda: published.sync_dir(local, url, delete=True))
+    refused(lambda: published.apply_plan(published.check_dir(local, url)))
+    (log,) = (key for key in before if "/versions/" in key)
+    write(tmp_path / "other" / log.rpartition("/")[2], b"replaced")
+    refused(lambda: published.upload_dir(tmp_path / "other", "models/m/versions/v1"))
+    assert stored(published) == before
+    assert verify(published, "models/m", "v1").digest
+
+
+def test_model_on_disk(client: FsspecStorageClient, local: Path, tmp_path: Path) -> None:
+    """The model in a store of this machine is also kept where its folder is named as a local one."""
+    publish(disk(tmp_path / "store"), local, "models/m", version="v1")
+    client.upload_dir(local, "v1")
+    refused(lambda: client.sync_dir(client.url("v1"), tmp_path / "store" / "models", delete=True))
+
+
+def test_force(published: FsspecStorageClient) -> None:
+    """With `force`, a model is deleted."""
+    saved = published.delete_dir("models/m", dry_run=True, force=True).plan
+    refused(lambda: published.apply_plan(saved))
+    assert published.apply_plan(saved, force=True).failed == 0
+    assert stored(published) == set()
+
+
+def test_beside_model(published: FsspecStorageClient, local: Path) -> None:
+    """Other objects, copies of a model, and folders that only look like one are changed as all others."""
+    published.upload_dir(local, "models/m/notes")
+    assert published.sync_dir(local, published.url("models/m/notes"), delete=True, files=None).skipped == 3
+    assert published.delete_dir("models/m/notes").deleted == 3
+    assert published.copy_dir("models/m", "backup/m").failed == 0
+    assert published.copy_dir("models/m", "backup/m").failed == 0
+    write(local / "names" / "bob.json", b"{}")
+    published.upload_dir(local, "other")
+    assert published.delete_dir("other").deleted == 4
+
+
+def test_keys_of_layout() -> None:
+    """All keys that the layout of versions makes belong to a model, and no file beside them."""
+    from gllm_storage.folders.published import _OF_MODEL  # noqa: PLC0415 - the pattern under test
+
+    place, model = place_of(f"sha256:{'a' * 64}", 3), Model(MemoryStore.__new__(MemoryStore), "m")
+    slot = slot_name(7)
+    keys = [
+        f"{model.data(place)}sub/file", model.tree(place), model.tomb(place), f"{model.marks(place)}v1/{slot}-5f0c",
+        model.key("versions", "v1", f"{slot}.json"), model.key("aliases", "latest", f"{slot}.json"),
+        model.key("names", "v1.json"),
+    ]  # fmt: skip
+    assert [key for key in keys if not _OF_MODEL.search(key)] == []
+    others = ["m/data/file", "m/names/sub/x.json", "m/versions/v1/x.json", "m/mydata/x", "m/README.md"]
+    assert [key for key in others if _OF_MODEL.search(key)] == []
+
+
+def test_remote_folder_target(client: FsspecStorageClient, tmp_path: Path, precious: Path) -> None:
+    """A folder of another client is a target without its links, too."""
+    client.upload(b"new", "v1/new")
+    client.sync_dir(RemoteFolder(client, "v1"), RemoteFolder(disk(tmp_path), "copy"), delete=True)
+    assert (precious / "sub" / "x").exists()
