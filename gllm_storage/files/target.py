@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gllm_storage.files.source import Source
 
     Buffer: TypeAlias = bytes | bytearray | memoryview
+    Note: TypeAlias = Callable[[os.stat_result], object]
 
 
 class TargetExistsError(FileExistsError):
@@ -59,6 +60,8 @@ _SHARED = stat.S_ISVTX | stat.S_IWOTH
 """The mode bits of a folder such as ``/tmp``: all users may write, and remove only their own files."""
 _AT_ONCE = 2**18
 """A file of at most this many bytes is written at once, and needs no reservation: a full disk shows as soon."""
+BACKDATE_NS = 25_000_000
+"""More than a tick of the clock of Linux's filesystems (4 to 10 ms), within which a change leaves the time as it was."""
 SCRATCH = "<temporary file>"
 """The name of a file without a name in messages."""
 _UNNAMED = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC if hasattr(os, "O_TMPFILE") else None
@@ -221,7 +224,13 @@ def _allocate(fd: int, size: int) -> None:
 
 @contextlib.contextmanager
 def atomic_target(
-    path: str, details: ErrorDetails, *, exclusive: bool = False, durable: bool = True, named: bool = False
+    path: str,
+    details: ErrorDetails,
+    *,
+    exclusive: bool = False,
+    durable: bool = True,
+    named: bool = False,
+    note: Note | None = None,
 ) -> Iterator[LocalTarget]:
     """Write a local file atomically: at every moment it is either the old file or the complete new one.
 
@@ -231,13 +240,14 @@ def atomic_target(
         exclusive: As in `Draft`.
         durable: As in `Draft`.
         named: As in `Draft`.
+        note: As in `Draft`.
 
     Raises:
         TargetExistsError: If `exclusive`, and the destination exists.
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
         StorageError: If the destination is a folder or a device, or cannot be written.
     """
-    draft = Draft(path, details, exclusive=exclusive, durable=durable, named=named)
+    draft = Draft(path, details, exclusive=exclusive, durable=durable, named=named, note=note)
     try:
         yield draft.target
         draft.settle()
@@ -421,6 +431,8 @@ class Draft:
         named: Whether the file needs a name from the start, because other code renames another file to it.
         folders: The folders of the other files of this call.
         late: Whether `publish` may be the first to look whether the destination exists: that of a list mostly does not.
+        note: Called with the state of the file when it has its name, if it still has the content of this draft. The file's
+            time of modification is then set `BACKDATE_NS` back, so that each later change gives it another time.
 
     Raises:
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
@@ -437,6 +449,7 @@ class Draft:
         named: bool = False,
         folders: Folders | None = None,
         late: bool = False,
+        note: Note | None = None,
     ) -> None:
         folders = folders or Folders()
         unseen = folders.destination(path) if late and not (exclusive or named) else None
@@ -452,6 +465,7 @@ class Draft:
         self._details = details
         self._exclusive = exclusive
         self._durable = durable
+        self._note = note
         self._mode = mode
         self._needs_reopening = named
         self._owner = os.getpid()
@@ -546,6 +560,7 @@ class Draft:
             ConflictCheckUnsupportedError: If the draft is exclusive, and the folder's filesystem cannot do that.
             StorageError: If the file cannot get its name, or its folder cannot be written to the disk.
         """
+        finished = None if self._note is None else _backdated(self._fd)
         with _naming_errors(self._path, self._details, exclusive=self._exclusive):
             self._flush()
             if self._temporary is None:
@@ -555,9 +570,20 @@ class Draft:
             else:
                 os.replace(self._temporary, self._destination)
         created, self._created = self._created, []
+        if self._note is not None and finished is not None and (named := self._state_if_same(finished)) is not None:
+            self._note(named)
         self.discard()
         if self._durable:
             sync_folders({os.path.dirname(each) for each in (self._destination, *created)}, self._details)
+
+    def _state_if_same(self, finished: os.stat_result) -> os.stat_result | None:
+        """The state of the file at the destination, if it is this one, and nothing was written since."""
+        try:
+            named = os.lstat(self._destination)
+        except OSError:
+            return None
+        same = os.path.samestat(named, finished) and named.st_size == finished.st_size
+        return named if same and named.st_mtime_ns == finished.st_mtime_ns else None
 
     def _flush(self) -> None:
         """Close the file: a network filesystem may report a full quota only here. Without a name it has to stay open."""
@@ -626,6 +652,16 @@ class Draft:
                 os.close(fd)
         if self._created:
             _remove_folders(self._created)
+
+
+def _backdated(fd: int) -> os.stat_result | None:
+    """Set the time of modification back; the state of the file then."""
+    try:
+        status = os.fstat(fd)
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns - BACKDATE_NS))
+        return os.fstat(fd)
+    except OSError:
+        return None
 
 
 def _is_device(path: str) -> bool:

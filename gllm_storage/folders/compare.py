@@ -85,15 +85,28 @@ class Checksums:
         Returns:
             Nothing for a file that is in another state now.
         """
+        found = self._read_all(entries, algorithms)
+        return [{} if read is None else {name: read.value} for name, read in zip(algorithms, found, strict=True)]
+
+    def learn(self, entries: Sequence[Entry], algorithms: Sequence[str]) -> list[str | None]:
+        """As `compute`, for checksums that count later, too.
+
+        Returns:
+            The checksums, with their algorithms; None also for a file that may change again in its state.
+        """
+        found = zip(algorithms, self._read_all(entries, algorithms), strict=True)
+        return [f"{name}:{read.value}" if read is not None and read.lasting else None for name, read in found]
+
+    def _read_all(self, entries: Sequence[Entry], algorithms: Sequence[str]) -> list[_Read | None]:
         tasks = [partial(self._read, *each) for each in zip(entries, algorithms, strict=True)]
         found = run_all(tasks, os.cpu_count() or 1, self._stop) if tasks else []
         answers = zip(entries, algorithms, found, strict=True)
         self.remember((each, f"{name}:{read.value}") for each, name, read in answers if read is not None and read.lasting)
-        return [{} if read is None else {name: read.value} for name, read in zip(algorithms, found, strict=True)]
+        return found
 
     def _name(self, path: str) -> str:
         if self.local is not None:
-            return self.local.local_path(path)
+            return _text_of(self.local.local_path(path))
         store = self._store
         return "" if store is None else store.store.details(store.key(path), "info").url
 
@@ -138,6 +151,15 @@ class _Read:
 
     value: str
     lasting: bool
+
+
+def _text_of(path: str) -> str:
+    """The text that stands for a local path in the index, which holds only UTF-8."""
+    encoded = os.fsencode(path)
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return f"bytes:{encoded.hex()}"
 
 
 def differences(source: Checksums, target: Checksums, pairs: Sequence[tuple[Entry, Entry]]) -> list[str | None]:

@@ -14,7 +14,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import Stop
@@ -287,7 +286,7 @@ class Execution:
         options = store.options_of(self._manner.properties, store.details(target.prefix, "upload"))
         items = [self._upload_item(step, source, target, options) for step in batch]
         done: list[tuple[Entry, Stored]] = []
-        settled: list[tuple[Entry, str]] = []
+        settled: list[tuple[Entry, Stored]] = []
         for step, each in zip(batch, store.upload_many(items, self._stop, on_error="return"), strict=True):
             file, status = step.file, source.status(step.file.path)
             if isinstance(each, Exception):
@@ -297,11 +296,9 @@ class Execution:
             else:
                 self._result.add("transferred", file)
                 done.append((file, each))
-                if each.checksum is not None and is_settled(status.st_mtime_ns, status.st_ctime_ns, began):
-                    settled.append((file, each.checksum))
-        if self._source_sums is not None:
-            self._source_sums.remember(settled)
-        self._remember_uploads(done)
+                if is_settled(status.st_mtime_ns, status.st_ctime_ns, began):
+                    settled.append((file, each))
+        self._remember_uploads(done, settled)
 
     def _upload_item(self, step: Step, source: LocalFolder, target: StoredFolder, options: Mapping[str, Any]) -> UploadItem:
         store, key, path = target.store, target.key(step.file.path), source.local_path(step.file.path)
@@ -310,30 +307,38 @@ class Execution:
         may_read = source.state(step.file.path) == step.file.state and not store.settings.sync_source
         return UploadItem(key, opened, self._watch(step, path, target), options=options, path=path if may_read else None)
 
-    def _remember_uploads(self, done: Sequence[tuple[Entry, Stored]]) -> None:
-        if self._target.local is not None:
-            files = [file for file, _ in done]
-            self._computed(self._source_sums, files)
-            self._remember_written(files)
+    def _remember_uploads(self, done: Sequence[tuple[Entry, Stored]], settled: Sequence[tuple[Entry, Stored]]) -> None:
+        """Remember the checksums of uploaded files and of their objects.
+
+        Args:
+            done: The files of the plan, and their objects.
+            settled: Those of them that cannot have changed since the upload began, because that would show in their times.
+        """
+        if self._source_sums is None:
             return
+        self._source_sums.remember((file, each.checksum) for file, each in settled if each.checksum is not None)
+        if self._target.local is not None:
+            self._source_sums.learn([file for file, _ in done], [ALGORITHM] * len(done))
+            self._remember_written([file for file, _ in done])
+            return
+        found = [(_at(file, each.etag), each.checksum) for file, each in done if each.checksum is not None]
         # A store without checksums: the local file has not changed, so its checksum is that of the object.
-        without = [file for file, each in done if each.checksum is None and each.etag is not None]
-        computed = dict(zip((each.path for each in without), self._computed(self._source_sums, without), strict=True))
-        found = [
-            (dataclasses.replace(file, state=each.etag), checksum)
-            for file, each in done
-            if (checksum := each.checksum or computed.get(file.path)) is not None
-        ]
+        without = [(file, each) for file, each in settled if each.checksum is None and each.etag is not None]
+        learned = self._source_sums.learn([file for file, _ in without], [ALGORITHM] * len(without))
+        for (file, each), checksum in zip(without, learned, strict=True):
+            if checksum is not None:
+                found.append((_at(file, each.etag), checksum))
         self._target_sums.remember(found)
 
     def _download(self, batch: Sequence[Step], source: StoredFolder, target: LocalFolder) -> None:
-        delivered: dict[str, ObjectInfo] = {}
+        arrived = _Arrived({}, {})
         items = [
             ReadItem(
                 source.key(step.file.path),
                 self._watch(step, source.store.details(source.key(step.file.path), "download").url, target),
                 target.local_path(step.file.path),
-                partial(_accept, step.file, source, delivered),
+                partial(_accept, step.file, source, arrived.versions),
+                partial(arrived.states.__setitem__, step.file.path),
             )
             for step in batch
         ]
@@ -348,75 +353,87 @@ class Execution:
             else:
                 self._result.add("transferred", step.file)
                 done.append(step.file)
-        written = self._remember_downloads(done, delivered)
-        if self._source_sums is not None and source.local is None:
-            # A store without checksums: the file was written just now, so its checksum is that of the object.
-            found = [
-                (file, checksum)
-                for file in done
-                if (version := delivered.get(file.path)) is not None
-                and (checksum := version.checksum or written.get(file.path)) is not None
-            ]
-            self._source_sums.remember(found)
+        self._remember_downloads(done, arrived)
 
-    def _remember_downloads(self, files: Sequence[Entry], delivered: Mapping[str, ObjectInfo]) -> dict[str, str]:
-        """As `_remember_written`, but a file that got its name a tick after its content need not be read again."""
-        local = self._target.local
-        if local is None:
-            return {}
-        certain: list[tuple[Entry, str]] = []
-        others = []
+    def _remember_downloads(self, files: Sequence[Entry], arrived: _Arrived) -> None:
+        """Remember the checksums of objects, and of the files that they became.
+
+        A file has the content of its object as long as it is in the state in which it got its name. Nothing else tells so:
+        another program may have put another file there since, also one with an old time.
+        """
+        if self._source_sums is None:
+            return
+        stated, without, others = list[tuple[Entry, Entry, str]](), list[tuple[Entry, Entry]](), list[Entry]()
         for file in files:
-            status, version = local.status(file.path), delivered.get(file.path)
-            checksum = None if version is None else version.checksum
-            # Another program can open it only when it has its name, and its change would set the time of modification.
-            if checksum and status and is_settled(status.st_mtime_ns, status.st_mtime_ns, status.st_ctime_ns):
-                certain.append((dataclasses.replace(file, state=state_of(status)), checksum))
-            else:
+            written, checksum = arrived.written(file), arrived.checksum(file)
+            if written is None:
                 others.append(file)
-        self._target_sums.remember(certain)
-        return self._remember_written(others, delivered)
+            elif checksum is None:
+                without.append((file, written))
+            else:
+                stated.append((file, written, checksum))
+        self._target_sums.remember((written, checksum) for _, written, checksum in stated)
+        if self._source_is_remote:
+            certain = [(file, checksum) for file in files if (checksum := arrived.checksum(file)) is not None]
+            self._source_sums.remember(certain)
+        self._remember_written(others, [arrived.algorithm(file) for file in others])
+        if without:  # a store without checksums: that of the file is that of the object
+            time.sleep(_SETTLED_SECONDS)
+            learned = self._target_sums.learn([written for _, written in without], [ALGORITHM] * len(without))
+            read = [(file, checksum) for (file, _), checksum in zip(without, learned, strict=True) if checksum is not None]
+            if self._source_is_remote:
+                self._source_sums.remember(read)
+
+    @property
+    def _source_is_remote(self) -> bool:
+        return self._source is not None and self._source.local is None
 
     def _copy(self, batch: Sequence[Step], source: StoredFolder, target: StoredFolder) -> None:
         results = run_all([partial(self._copied, each, source, target) for each in batch], _COPIES, self._stop)
-        done: list[tuple[Entry, ObjectInfo, ObjectInfo]] = []
+        done: list[_Copied] = []
         for step, each in zip(batch, results, strict=True):
             if isinstance(each, Exception):
                 self._failed(step.file, each)
             else:
                 self._result.add("transferred", step.file)
-                done.append((step.file, *each))
+                done.append(each)
         self._remember_copies(done)
 
-    def _remember_copies(self, done: Sequence[tuple[Entry, ObjectInfo, ObjectInfo]]) -> None:
-        """Remember that copies have the checksums of their sources; without a checksum, that they are copies."""
+    def _remember_copies(self, done: Sequence[_Copied]) -> None:
+        """Remember the checksums of both objects: all of each for both, if the target is certainly the copy."""
         if self._source_sums is None:
             return
         if self._target.local is not None:
-            self._remember_written([file for file, _, _ in done])
+            self._remember_written([each.file for each in done])
         of_source, of_target = list[tuple[Entry, str]](), list[tuple[Entry, str]]()
-        for (file, before, after), known in zip(done, self._source_sums.known([file for file, _, _ in done]), strict=True):
-            found = [f"{name}:{value}" for name, value in known.items()]
-            found += [info.checksum for info in (before, after) if info.checksum is not None]
-            found = found or [f"{COPY}:{secrets.token_hex(16)}"]
-            of_source += [(file, checksum) for checksum in found]
-            of_target += [(dataclasses.replace(file, state=after.etag), checksum) for checksum in found]
+        for each, known in zip(done, self._source_sums.known([each.file for each in done]), strict=True):
+            copy = _at(each.file, each.after.etag)
+            of_source += [(each.file, checksum) for checksum in (each.before.checksum,) if checksum is not None]
+            of_target += [(copy, checksum) for checksum in (each.after.checksum,) if checksum is not None]
+            if each.is_certain:
+                found = [f"{name}:{value}" for name, value in known.items()]
+                found += [info.checksum for info in (each.before, each.after) if info.checksum is not None]
+                found = found or [f"{COPY}:{secrets.token_hex(16)}"]
+                of_source += [(each.file, checksum) for checksum in found]
+                of_target += [(copy, checksum) for checksum in found]
         self._source_sums.remember(of_source)
         if self._target.local is None:
             self._target_sums.remember(of_target)
 
-    def _copied(self, step: Step, source: StoredFolder, target: StoredFolder) -> tuple[ObjectInfo, ObjectInfo] | Exception:
+    def _copied(self, step: Step, source: StoredFolder, target: StoredFolder) -> _Copied | Exception:
         """Copy an object.
 
         Returns:
-            The facts about the source object and about the copy; or the failure.
+            The facts about both objects; or the failure.
         """
         file = step.file
         key, target_key = source.key(file.path), target.key(file.path)
+        answers: list[Stored] = []
         try:
             with self._watch(step, source.store.details(key, "copy").url, target)() as progress:
                 transfer = source.store.transfer(key, "copy", progress, Stop(self._stop))
-                transfer = dataclasses.replace(transfer, accept=partial(_accept, file, source, {}))
+                accept = partial(_accept, file, source, {})
+                transfer = dataclasses.replace(transfer, accept=accept, stored=answers.append)
                 progress.expect(file.size)
                 if _is_one_store(source.store, target.store):
                     source.store.copy_version(key, target_key, transfer, version=_version_of(file, source))
@@ -425,12 +442,13 @@ class Execution:
                 before, after = source.store.info(key, "copy"), target.store.info(target_key, "copy")
                 if not _is_planned(file, source, before):
                     return changed(source.store.details(key, "copy").url, "so the copy may have its new content")
-                if after.size != file.size:
+                copied = _Copied(file, before, after, answers[-1] if answers else None)
+                if copied.is_replaced:
                     return changed(target.store.details(target_key, "copy").url, "so it is not the copy any more")
                 progress.finish()
         except Exception as error:  # noqa: BLE001 - each file's failure is a result
             return error
-        return before, after
+        return copied
 
     def _watch(self, step: Step, source: str, target: Folder) -> Callable[[], contextlib.AbstractContextManager[Progress]]:
         where = f"{target.url.rstrip('/')}/{step.file.path}"
@@ -454,36 +472,25 @@ class Execution:
         else:
             self._fail(file, error)
 
-    def _remember_written(
-        self, files: Sequence[Entry], delivered: Mapping[str, ObjectInfo] = MappingProxyType({})
-    ) -> dict[str, str]:
+    def _remember_written(self, files: Sequence[Entry], algorithms: Sequence[str] = ()) -> None:
         """Remember the checksums of local files that were written just now.
 
         They are read once more, from the memory of the system, when a change by another program would show in their times.
 
         Args:
             files: The files of the plan.
-            delivered: The versions that were downloaded; their checksums tell which algorithms count.
-
-        Returns:
-            The checksums by path.
+            algorithms: One for each file; `ALGORITHM` without any.
         """
         local = self._target.local
         if local is None or not files:
-            return {}
+            return
         time.sleep(_SETTLED_SECONDS)
-        now = [dataclasses.replace(file, state=state) for file in files if (state := local.state(file.path)) is not None]
-        found = self._computed(self._target_sums, now, [_algorithm_of(delivered.get(each.path)) for each in now])
-        return {file.path: checksum for file, checksum in zip(now, found, strict=True) if checksum is not None}
-
-    @staticmethod
-    def _computed(
-        sums: Checksums | None, files: Sequence[Entry], algorithms: Sequence[str] | None = None
-    ) -> list[str | None]:
-        if sums is None:
-            return [None] * len(files)
-        values = sums.compute(files, algorithms or [ALGORITHM] * len(files))
-        return [next((f"{name}:{value}" for name, value in each.items()), None) for each in values]
+        now = [
+            (_at(file, state), algorithm)
+            for file, algorithm in zip(files, algorithms or [ALGORITHM] * len(files), strict=True)
+            if (state := local.state(file.path)) is not None
+        ]
+        self._target_sums.learn([file for file, _ in now], [algorithm for _, algorithm in now])
 
     # ------------------------------------------------------------------ deletions
 
@@ -592,9 +599,79 @@ def _accept(file: Entry, source: StoredFolder, delivered: dict[str, ObjectInfo],
     delivered[file.path] = version
 
 
-def _algorithm_of(version: ObjectInfo | None) -> str:
-    """The algorithm of an object's checksum."""
-    return ALGORITHM if version is None or version.checksum is None else version.checksum.partition(":")[0]
+def _at(file: Entry, state: str | None) -> Entry:
+    """The same file in another state, or at the other end."""
+    return dataclasses.replace(file, state=state)
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """The facts about downloaded files.
+
+    Attributes:
+        versions: The versions that were delivered, by path.
+        states: The states in which the files got their names.
+    """
+
+    versions: dict[str, ObjectInfo]
+    states: dict[str, os.stat_result]
+
+    def written(self, file: Entry) -> Entry | None:
+        """The file in the state in which it got its name; None if a later change need not show in its times."""
+        state = self.states.get(file.path)
+        if state is None or not is_settled(state.st_mtime_ns, state.st_mtime_ns, state.st_ctime_ns):
+            return None
+        return _at(file, state_of(state))
+
+    def checksum(self, file: Entry) -> str | None:
+        """The checksum that the store states."""
+        version = self.versions.get(file.path)
+        return None if version is None else version.checksum
+
+    def algorithm(self, file: Entry) -> str:
+        """The algorithm in which the file is compared with the object."""
+        return (self.checksum(file) or ALGORITHM).partition(":")[0]
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """The facts about a copied object.
+
+    Attributes:
+        file: The file of the plan.
+        before: The source object.
+        after: The target object.
+        answer: The store's answer to the copy; None if it states nothing.
+    """
+
+    file: Entry
+    before: ObjectInfo
+    after: ObjectInfo
+    answer: Stored | None
+
+    @property
+    def _checksums_agree(self) -> bool | None:
+        """Whether both objects have one checksum; None if they have none of one algorithm."""
+        one, other = [(info.checksum or "").partition(":") for info in (self.before, self.after)]
+        return one == other if one[0] and one[0] == other[0] else None
+
+    @property
+    def _is_of_answer(self) -> bool | None:
+        """Whether the target has the ETag of the answer; None if that states none."""
+        etag = None if self.answer is None else self.answer.etag
+        return None if etag is None or self.after.etag is None else etag == self.after.etag
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the target is another object than the copy."""
+        if self.after.size != self.file.size or self._checksums_agree is False:
+            return True
+        return self._checksums_agree is None and self._is_of_answer is False
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the target is certainly the copy."""
+        return not self.is_replaced and (self._checksums_agree or self._is_of_answer) is True
 
 
 def _is_planned(file: Entry, source: StoredFolder, version: ObjectInfo) -> bool:

@@ -154,7 +154,7 @@ class LocalStore(ObjectStore):
         def to_target(source: LocalSource) -> None:
             self.require_version(key, version, transfer.details)
             receiving = target.receiving(target_key, transfer)
-            target.upload(target.request(target_key, source, receiving, exclusive, options))
+            transfer.stored(target.upload(target.request(target_key, source, receiving, exclusive, options)))
 
         self._read_unchanged(key, transfer, to_target)
 

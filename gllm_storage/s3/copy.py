@@ -191,6 +191,7 @@ def _copy_version(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) 
         ranges = part_ranges(size, part_size_for(size, PART_SIZE))
         created = write_object(_CopyInParts(requests, copy, version, ranges), exclusive=True, stop=copy.transfer.stop)
         require_size(created, size, _details(copy), partial(requests.delete_version, copy.target.key, created))
+        copy.transfer.stored(created)
         return
     if copy.keep_etag and parts_of_source:
         ranges = _ranges_of_source(requests, copy, version, int(parts_of_source))
@@ -201,6 +202,7 @@ def _copy_version(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) 
         ranges = part_ranges(size, part_size_for(size, PART_SIZE))
     copied = write_object(_CopyInParts(requests, copy, version, ranges), exclusive=False)
     require_size(copied, size, _details(copy))
+    copy.transfer.stored(copied)
 
 
 def _confirm_size(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
@@ -236,7 +238,10 @@ def _copy_by_one_request(requests: S3Requests, copy: Copy, version: Mapping[str,
         if is_not_found(error):
             raise not_found(copy.transfer.details) from error
         raise
-    require_any(answer.get("CopyObjectResult", {}), "ETag", "LastModified")
+    result = answer.get("CopyObjectResult", {})
+    require_any(result, "ETag", "LastModified")
+    etag = result.get("ETag", "").strip('"') or None
+    copy.transfer.stored(Stored(copy.target.url, version["ContentLength"], etag, answer.get("VersionId")))
 
 
 def properties_to_copy(requests: S3Requests, copy: Copy) -> tuple[dict[str, Any], Mapping[str, Any]]:

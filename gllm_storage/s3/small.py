@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.durability import FolderSyncs
+    from gllm_storage.files.target import Note
     from gllm_storage.s3.store import S3Store
     from gllm_storage.store.port import ReadItem, UploadItem
     from gllm_storage.store.retry import Kind
@@ -248,13 +249,13 @@ class _Files:
         self.failed: list[int] = []
         """The numbers of the objects whose files could not get their names; they have to go the normal way."""
 
-    def write(self, path: str, details: ErrorDetails, content: Content) -> Draft:
+    def write(self, path: str, details: ErrorDetails, content: Content, note: Note | None) -> Draft:
         """Write a file that gets its name later, or never.
 
         Raises:
             StorageError: If it cannot be written.
         """
-        draft = Draft(path, details, durable=self._durable, folders=self._folders, late=True)
+        draft = Draft(path, details, durable=self._durable, folders=self._folders, late=True, note=note)
         self._unnamed.add(draft)
         try:
             draft.fill(content)
@@ -599,7 +600,7 @@ class _Get:
         path = self._item.path
         if path is None:
             return bytes(content)
-        return self._files.write(path, self._common.store.details(self._item.key, "download"), content)
+        return self._files.write(path, self._common.store.details(self._item.key, "download"), content, self._item.named)
 
     def _discard_unconfirmed(self) -> None:
         if self._unconfirmed is not None and isinstance(self._unconfirmed.kept, Draft):

@@ -508,7 +508,7 @@ class S3Store(ObjectStore):
                 RESTART.again(transfer.details, attempt, "the source object was replaced", "restart", transfer.stop)
             with open_source(scratch.temporary, transfer.details) as source:
                 receiving = self.receiving(copy.target.key, transfer)
-                self.upload(UploadRequest(copy.target.key, source, receiving, copy.exclusive, options))
+                transfer.stored(self.upload(UploadRequest(copy.target.key, source, receiving, copy.exclusive, options)))
 
     def _delete(self, key: str, **condition: Any) -> None:
         connection = self.connection

@@ -149,12 +149,14 @@ class ReadItem:
         watch: As in `UploadItem`.
         path: The local file to replace; None reads the object into memory.
         accept: As in `Transfer`.
+        named: As in `Transfer`.
     """
 
     key: str
     watch: Callable[[], AbstractContextManager[Progress]]
     path: str | None = None
     accept: Callable[[ObjectInfo], object] | None = None
+    named: Callable[[os.stat_result], object] | None = None
 
 
 @contextmanager
@@ -429,7 +431,9 @@ class ObjectStore(ABC):
             IntegrityError: If the content does not match its checksum, twice.
             StorageError: If the download fails; the local file is unchanged then.
         """
-        with atomic_target(path, transfer.details, durable=transfer.settings.fsync, named=self.names_targets) as target:
+        with atomic_target(
+            path, transfer.details, durable=transfer.settings.fsync, named=self.names_targets, note=transfer.named
+        ) as target:
             self.fetch(key, target, transfer)
         transfer.progress.finish()
 
@@ -610,7 +614,8 @@ class ObjectStore(ABC):
             self.fetch(key, scratch, transfer)
             self.require_version(key, version, transfer.details)
             with open_source(scratch.temporary, transfer.details) as source:
-                target.upload(target.request(target_key, source, target.receiving(target_key, transfer), exclusive, options))
+                receiving = target.receiving(target_key, transfer)
+                transfer.stored(target.upload(target.request(target_key, source, receiving, exclusive, options)))
 
     def receiving(self, key: str, transfer: Transfer) -> Transfer:
         """A transfer as that of the target of a copy, so that its errors name the target."""
@@ -761,6 +766,8 @@ class ObjectStore(ABC):
                 transfer = self.transfer(item.key, operation, progress, Stop(stop))
                 if item.accept is not None:
                     transfer = dataclasses.replace(transfer, accept=item.accept)
+                if item.named is not None:
+                    transfer = dataclasses.replace(transfer, named=item.named)
                 if item.path is None:
                     return self.read(item.key, transfer)
                 self.download(item.key, item.path, transfer)

@@ -11,12 +11,13 @@ from gllm_storage.concurrency.stop import Stop
 from gllm_storage.settings import MIB, TransferSettings
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from fsspec.callbacks import Callback
 
     from gllm_storage.errors import ErrorDetails
-    from gllm_storage.info import ObjectInfo
+    from gllm_storage.info import ObjectInfo, Stored
 
 MAX_PARTS = 10_000
 """The most parts of a multipart upload on S3."""
@@ -107,6 +108,10 @@ def _any_version(version: ObjectInfo) -> None:
     """Accept every version."""
 
 
+def _not_noted(stored: Stored) -> None:
+    """Note nothing."""
+
+
 @dataclass(frozen=True)
 class Transfer:
     """The context of one upload or download.
@@ -119,6 +124,8 @@ class Transfer:
         accept: Called with each version of the object whose content a download is about to receive: its size, its ETag and
             its checksum, if the store reports them. The last one is the version that was delivered. An exception refuses the
             version, and ends the download.
+        stored: Called with the result of a copy, where the store's answer states it.
+        named: Called when a downloaded file has its name, as `Draft` calls it. None: the file keeps the time of its content.
     """
 
     details: ErrorDetails
@@ -126,7 +133,9 @@ class Transfer:
     progress: Progress = field(default_factory=Progress)
     stop: Stop = field(default_factory=Stop)
     accept: Callable[[ObjectInfo], object] = _any_version
+    stored: Callable[[Stored], object] = _not_noted
+    named: Callable[[os.stat_result], object] | None = None
 
     def attempt(self) -> Transfer:
         """A copy for one attempt. Its stop ends this attempt only; the stop of the transfer ends both."""
-        return Transfer(self.details, self.settings, self.progress, Stop(self.stop), self.accept)
+        return Transfer(self.details, self.settings, self.progress, Stop(self.stop), self.accept, self.stored, self.named)
