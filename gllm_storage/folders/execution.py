@@ -23,7 +23,7 @@ from gllm_storage.files.source import open_source
 from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums
 from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder, moment_of, state_of
 from gllm_storage.folders.filters import Filter
-from gllm_storage.folders.index import is_settled
+from gllm_storage.folders.index import is_new, is_settled
 from gllm_storage.folders.plan import in_order, merged
 from gllm_storage.folders.records import Records
 from gllm_storage.info import NO_PROPERTIES, ObjectInfo
@@ -282,9 +282,15 @@ class Execution:
             self._copy(batch, source, target)
 
     def _upload(self, batch: Sequence[Step], source: LocalFolder, target: StoredFolder) -> None:
-        store, began = target.store, time.time_ns()
+        store, now = target.store, time.time_ns()
         options = store.options_of(self._manner.properties, store.details(target.prefix, "upload"))
-        items = [self._upload_item(step, source, target, options) for step in batch]
+        before = [source.status(step.file.path) for step in batch]
+        items = [
+            self._upload_item(step, status, source, target, options) for step, status in zip(batch, before, strict=True)
+        ]
+        if any(status is not None and is_new(status.st_mtime_ns, status.st_ctime_ns, now) for status in before):
+            time.sleep(_SETTLED_SECONDS)  # then a change during the upload shows, and the files are remembered
+        began = time.time_ns()
         done: list[tuple[Entry, Stored]] = []
         settled: list[tuple[Entry, Stored]] = []
         for step, each in zip(batch, store.upload_many(items, self._stop, on_error="return"), strict=True):
@@ -300,11 +306,19 @@ class Execution:
                     settled.append((file, each))
         self._remember_uploads(done, settled)
 
-    def _upload_item(self, step: Step, source: LocalFolder, target: StoredFolder, options: Mapping[str, Any]) -> UploadItem:
+    def _upload_item(
+        self,
+        step: Step,
+        status: os.stat_result | None,
+        source: LocalFolder,
+        target: StoredFolder,
+        options: Mapping[str, Any],
+    ) -> UploadItem:
         store, key, path = target.store, target.key(step.file.path), source.local_path(step.file.path)
         opened = partial(_open_planned, path, step.file, sync=store.settings.sync_source)
         # With `path`, a store may read the file without `opened`, which refuses a file that has changed.
-        may_read = source.state(step.file.path) == step.file.state and not store.settings.sync_source
+        is_planned = status is not None and state_of(status) == step.file.state
+        may_read = is_planned and not store.settings.sync_source
         return UploadItem(key, opened, self._watch(step, path, target), options=options, path=path if may_read else None)
 
     def _remember_uploads(self, done: Sequence[tuple[Entry, Stored]], settled: Sequence[tuple[Entry, Stored]]) -> None:

@@ -72,6 +72,11 @@ def is_settled(modified_ns: int, changed_ns: int, read_at_ns: int) -> bool:
     return max(modified_ns, changed_ns) + tick < read_at_ns
 
 
+def is_new(modified_ns: int, changed_ns: int, now_ns: int) -> bool:
+    """Whether a file changed within the last tick of a fine clock, as `is_settled`. A time in the future does not count."""
+    return 0 <= now_ns - max(modified_ns, changed_ns) <= _TICK_NS
+
+
 @dataclass(frozen=True)
 class Known:
     """A checksum of one state of a file or object.

@@ -163,6 +163,16 @@ def test_new_file_uploaded(client: FsspecStorageClient, tmp_path: Path, monkeypa
     assert client.check_dir(path.parent, client.url("v1")).transfers == 1
 
 
+def test_new_file_is_known(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A file that was written just before its upload is remembered, also if the store states no checksum."""
+    path = tmp_path / "local" / "a"
+    path.parent.mkdir()
+    for content in (b"AAAA", b"BBBB", b"CCCC"):
+        path.write_bytes(content)
+        assert client.upload_dir(path.parent, "v1").transferred == 1
+        assert client.upload_dir(path.parent, "v1").skipped == 1
+
+
 def test_folder_not_utf8(client: FsspecStorageClient, tmp_path: Path) -> None:
     """A local folder whose own path is not UTF-8 is a source and a target as all others."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
