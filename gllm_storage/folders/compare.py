@@ -36,6 +36,7 @@ COPY = "copy"
 _REQUESTS = 32
 """HEAD requests at a time."""
 _MD5 = re.compile(r"[0-9a-f]{32}")
+"""The ETag of an object that went to S3 in one request. One that only looks so differs from every MD5."""
 
 Values = dict[str, str]
 """Checksums of one file: values by algorithms."""
@@ -123,8 +124,7 @@ class Checksums:
         if info.checksum is not None:
             name, _, value = info.checksum.partition(":")
             return {name: value}
-        # The ETag of an object that went to S3 in one request. One that only looks so differs from every MD5.
-        if info.etag is not None and _MD5.fullmatch(info.etag):
+        if info.etag is not None and may_be_md5(info.etag):
             return {"md5": base64.b64encode(bytes.fromhex(info.etag)).decode()}
         return {}
 
@@ -151,6 +151,11 @@ class _Read:
 
     value: str
     lasting: bool
+
+
+def may_be_md5(etag: str) -> bool:
+    """Whether an ETag may be the MD5 of the content, so that a local file can be compared with it."""
+    return _MD5.fullmatch(etag) is not None
 
 
 def _text_of(path: str) -> str:

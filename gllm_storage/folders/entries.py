@@ -144,6 +144,8 @@ class LocalFolder:
 
     def local_path(self, path: str) -> str:
         """The path on this machine of a path below the folder."""
+        if os.sep == "/":
+            return f"{self.path}/{path}" if self.path != "/" else f"/{path}"
         return os.path.join(self.path, *path.split("/"))
 
     def entries(self, chosen: Chosen) -> Iterator[Entry | Problem]:

@@ -20,7 +20,7 @@ from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy, StorageError
 from gllm_storage.files.source import open_source
-from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums
+from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums, may_be_md5
 from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder, moment_of, state_of
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.index import is_new, is_settled
@@ -382,8 +382,10 @@ class Execution:
             written, checksum = arrived.written(file), arrived.checksum(file)
             if written is None:
                 others.append(file)
-            elif checksum is None:
+            elif checksum is None and file.path in arrived.versions:
                 without.append((file, written))
+            elif checksum is None:
+                others.append(file)
             else:
                 stated.append((file, written, checksum))
         self._target_sums.remember((written, checksum) for _, written, checksum in stated)
@@ -391,12 +393,32 @@ class Execution:
             certain = [(file, checksum) for file in files if (checksum := arrived.checksum(file)) is not None]
             self._source_sums.remember(certain)
         self._remember_written(others, [arrived.algorithm(file) for file in others])
-        if without:  # a store without checksums: that of the file is that of the object
+        self._remember_without(self._source_sums, without, arrived)
+
+    def _remember_without(self, sums: Checksums, pairs: Sequence[tuple[Entry, Entry]], arrived: _Arrived) -> None:
+        """Remember objects of a store that states no checksums, and the files that they became.
+
+        The file has the checksums that are known of the object. Without any, an ETag that may be an MD5 serves for later
+        comparisons, and until then both have a random value in common. Otherwise the file is read.
+        """
+        known = sums.known([file for file, _ in pairs])
+        of_source, of_target = list[tuple[Entry, str]](), list[tuple[Entry, str]]()
+        unknown: list[tuple[Entry, Entry]] = []
+        for (file, written), values in zip(pairs, known, strict=True):
+            if values:
+                of_target += [(written, f"{name}:{value}") for name, value in values.items()]
+            elif self._source_is_remote and may_be_md5(arrived.versions[file.path].etag or ""):
+                common = f"{COPY}:{secrets.token_hex(16)}"
+                of_source.append((file, common))
+                of_target.append((written, common))
+            else:
+                unknown.append((file, written))
+        if unknown:
             time.sleep(_SETTLED_SECONDS)
-            learned = self._target_sums.learn([written for _, written in without], [ALGORITHM] * len(without))
-            read = [(file, checksum) for (file, _), checksum in zip(without, learned, strict=True) if checksum is not None]
-            if self._source_is_remote:
-                self._source_sums.remember(read)
+            learned = self._target_sums.learn([written for _, written in unknown], [ALGORITHM] * len(unknown))
+            of_source += [(file, each) for (file, _), each in zip(unknown, learned, strict=True) if each is not None]
+        self._target_sums.remember(of_target)
+        sums.remember(of_source if self._source_is_remote else [])
 
     @property
     def _source_is_remote(self) -> bool:
