@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
+import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -65,6 +68,7 @@ _CLIENT_DEFAULTS: dict[str, Any] = {
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
+_ISO_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
 _ANSWER_RATE = 16 * 2**20
 """Bytes per second that a server needs at least from the end of a body to its answer."""
 _FIRST_STEP = 64 * 2**20
@@ -76,6 +80,17 @@ _KNOWN = frozenset(
 )
 """The parameters that our copy of the model knows. Another one may be newer than this copy: botocore knows it."""
 _AMAZON = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".api.amazonwebservices.com.cn")
+
+
+def time_of(value: Any) -> datetime:
+    """The time in an answer of S3: as botocore's parser, which takes 0.1 ms for each object of a listing."""
+    if isinstance(value, str) and _ISO_TIME.fullmatch(value):
+        with contextlib.suppress(ValueError):  # botocore's parser says what is wrong
+            return datetime.fromisoformat(value)
+    from botocore.utils import parse_timestamp  # noqa: PLC0415 - as boto3
+
+    found: datetime = parse_timestamp(value)
+    return found
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,8 @@ class Endpoint:
 
         # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
         session = boto3.session.Session(botocore_session=shared, profile_name=self.profile_name)
+        parsers = session._session.get_component("response_parser_factory")  # noqa: SLF001 - boto3 has no way to set it
+        parsers.set_parser_defaults(timestamp_parser=time_of)
         # With given keys, boto3 does not search for credentials, which may send requests to the metadata service of EC2.
         if not (self.anonymous or self._has_keys):
             _require_printable(session.get_credentials())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ProfileNotFound
+from botocore.utils import parse_timestamp
 
 from gllm_storage import get_storage_client
-from gllm_storage.s3.connection import Endpoint
+from gllm_storage.s3.connection import Endpoint, time_of
 from gllm_storage.s3.http import client as direct_client
 from tests.promises.faulty import CEPH, NAME, behind_proxy
 
@@ -69,3 +70,23 @@ def test_bulk_without_direct_engine(servers: Servers, monkeypatch: pytest.Monkey
         paths = [f"models/{faulty.rig.key(str(number))}" for number in range(3)]
         filesystem.pipe(dict.fromkeys(paths, b"content"))
         assert filesystem.cat(paths) == dict.fromkeys(paths, b"content")
+
+
+TIMES = [
+    "2026-01-02T03:04:05.678Z", "2026-01-02T03:04:05Z", "2024-02-29T23:59:59.123456Z", "2026-01-02T03:04:05.123456789Z",
+    "2026-01-02T03:04:05+02:00", "Fri, 02 Jan 2026 03:04:05 GMT", "1767322800", 1767322800,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", TIMES, ids=str)
+def test_time_of(value: Any) -> None:
+    """A time in an answer is that of botocore's parser, which is slow."""
+    assert time_of(value) == parse_timestamp(value)
+    assert time_of(value).tzinfo is not None
+
+
+@pytest.mark.parametrize("value", ["2026-13-02T03:04:05Z", "yesterday"])
+def test_no_time(value: str) -> None:
+    """A text that is not a time is a `ValueError`, as botocore's parser raises."""
+    with pytest.raises(ValueError, match="Invalid timestamp"):
+        time_of(value)
