@@ -90,6 +90,9 @@ _ADVICE = {
         "can race"
     ),
     Remedy.USE_OTHER_FOLDER: "Leave out --no-clobber, or use another folder",
+    Remedy.DELETE_DIR: "Check the source; to delete all files of the target, use 'gllm-storage rm -r'",
+    Remedy.EXCLUDE: "Rename these files, or leave them out by --exclude",
+    Remedy.FORCE: "Use another folder, delete the version first, or give --force",
     Remedy.REPEAT: "Repeat the command later",
     Remedy.REPEAT_NOW: "Repeat the command",
     Remedy.CHECK_FIRST: "Check the object with 'gllm-storage stat' before you repeat the command",

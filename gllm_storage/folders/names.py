@@ -4,28 +4,17 @@
   segment longer than the disk permits; in a store, a key that `gllm_storage.paths` refuses.
 - A file that is also a folder: ``a`` beside ``a/b``. A store can hold both, a disk cannot, and a folder that holds both
   could not be downloaded again.
-- Two names that are one on the target's disk, because it ignores case or Unicode normalisation (macOS, Windows, FAT).
+- Two names that are one on the target's disk (`gllm_storage.files.names`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import sqlite3
-import unicodedata
-from typing import TYPE_CHECKING
 
 from gllm_storage.paths import validate_key
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Fold = Callable[[str], str]
-
 _LONGEST_SEGMENT = 255
 """Bytes: of nearly all filesystems."""
-_SAVED_AFTER = 10_000
 
 
 def problem_of_local_name(path: str) -> str | None:
@@ -79,97 +68,3 @@ class FileFolderClashes:
         found = next(folders, None)
         self._beginnings.append((path, ours))
         return found
-
-
-class FoldedClashes:
-    """Finds different paths that are one on a disk, among paths in key order. The paths are on the disk, not in memory.
-
-    Args:
-        fold: The text that such paths have in common.
-    """
-
-    def __init__(self, fold: Fold) -> None:
-        self._fold = fold
-        self._database = sqlite3.connect("")  # a temporary file, which SQLite deletes
-        self._database.execute("CREATE TABLE names (folded TEXT PRIMARY KEY, name TEXT, ours INTEGER) WITHOUT ROWID")
-        self._folders: list[str] = []
-        self._added = 0
-
-    def find(self, path: str, *, ours: bool) -> str | None:
-        """Add the next path, and its folders.
-
-        Args:
-            path: The path.
-            ours: As in `FileFolderClashes.find`.
-
-        Returns:
-            An earlier path, or a folder of one, which differs from this path or its folder; None if there is none.
-        """
-        *folders, _ = path.split("/")
-        known = 0
-        while known < min(len(self._folders), len(folders)) and self._folders[known] == folders[known]:
-            known += 1
-        self._folders = folders
-        names = ["/".join(folders[:count]) for count in range(known + 1, len(folders) + 1)]
-        return next((found for each in (*names, path) if (found := self._other(each, ours=ours)) is not None), None)
-
-    def _other(self, name: str, *, ours: bool) -> str | None:
-        folded = self._fold(name)
-        self._database.execute("INSERT OR IGNORE INTO names VALUES (?, ?, ?)", (folded, name, ours))
-        self._added += 1
-        if not self._added % _SAVED_AFTER:
-            self._database.commit()
-        found, is_ours = self._database.execute("SELECT name, ours FROM names WHERE folded = ?", (folded,)).fetchone()
-        return None if found == name or not (ours or is_ours) else str(found)
-
-    def close(self) -> None:
-        """Delete the paths."""
-        self._database.close()
-
-
-def fold_of_disk(folder: str) -> Fold | None:
-    """How the disk of a folder folds names: tried with an empty file, which is removed.
-
-    Args:
-        folder: The folder. If it does not exist, the nearest one above it counts.
-
-    Returns:
-        None if all names differ there, or if no file can be made.
-    """
-    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
-        folder = os.path.dirname(folder)
-    name = f".gllm-{secrets.token_hex(8)}-"
-    path = os.path.join(folder, f"{name}é")
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except OSError:
-        return None
-    try:
-        ignores_case = os.path.exists(os.path.join(folder, f"{name.upper()}é"))
-        ignores_form = os.path.exists(os.path.join(folder, f"{name}{unicodedata.normalize('NFD', 'é')}"))
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-    return fold_of(ignores_case=ignores_case, ignores_form=ignores_form)
-
-
-def fold_of(*, ignores_case: bool, ignores_form: bool) -> Fold | None:
-    """The fold of a disk.
-
-    Args:
-        ignores_case: Whether names that differ only in case are one.
-        ignores_form: Whether names that differ only in Unicode normalisation are one.
-    """
-    if ignores_case and ignores_form:
-        return _without_case_and_form
-    if ignores_case:
-        return str.casefold
-    return _without_form if ignores_form else None
-
-
-def _without_form(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _without_case_and_form(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -11,9 +11,10 @@ from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy
+from gllm_storage.files.names import FoldedClashes, fold_of_disk
 from gllm_storage.folders.compare import Checksums, differences
 from gllm_storage.folders.entries import Entry, FileList, LocalFolder, Problem, StoredFolder, UnorderedError
-from gllm_storage.folders.names import FileFolderClashes, FoldedClashes, fold_of_disk, problem_of_key, problem_of_local_name
+from gllm_storage.folders.names import FileFolderClashes, problem_of_key, problem_of_local_name
 from gllm_storage.folders.records import Records
 
 if TYPE_CHECKING:

@@ -144,9 +144,11 @@ class SteppedStore(ObjectStore):
         found: Sequence[tuple[str, int]] = step("first", prefix, lambda: self._below(prefix)[:1])
         return next((ObjectInfo(self.url(key), size) for key, size in found), None)
 
-    def upload_many(self, items: Sequence[UploadItem], stop: Stop, workers: int = 0) -> Sequence[Stored]:
+    def upload_many(
+        self, items: Sequence[UploadItem], stop: Stop, workers: int = 0, *, on_error: str = "raise"
+    ) -> Sequence[Any]:
         del workers
-        return [self._upload_item(each, stop) for each in items]
+        return [self._upload_item(each, stop, on_error) for each in items]
 
     def delete_many(self, keys: Sequence[str], transfer: Transfer) -> None:
         del transfer

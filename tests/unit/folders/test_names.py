@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.errors import FolderError
+from gllm_storage.files.names import FoldedClashes, fold_of, fold_of_disk
 from gllm_storage.folders import plan
-from gllm_storage.folders.names import FileFolderClashes, FoldedClashes, fold_of, fold_of_disk
+from gllm_storage.folders.names import FileFolderClashes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ import pytest
 from gllm_storage import ObjectInfo
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.errors import FolderError
+from gllm_storage.files.names import fold_of
 from gllm_storage.folders import Plan, plan
 from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.index import ChecksumIndex
-from gllm_storage.folders.names import fold_of
 from gllm_storage.folders.plan import merged
 from gllm_storage.memory.store import MemoryStore
 from tests.unit.folders.conftest import stored, write
