@@ -486,3 +486,10 @@ class timed:  # noqa: N801 - as `translation`
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, OURS):
             complete(error, self._began)
+
+
+def ends_all(error: BaseException) -> bool:
+    """Whether all other files of a call would fail for the same reason."""
+    # No HTTP status means that no request was answered, despite all retries. The next file would wait as long in vain.
+    unreachable = isinstance(error, StorageUnavailableError) and error.status is None
+    return unreachable or isinstance(error, (BucketNotFoundError, ConflictCheckUnsupportedError, ImportError))

@@ -19,7 +19,7 @@ from gllm_storage.cli.output import PROGRAM, StreamError, complain, drop, set_up
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = ("cat", "check", "completion", "cp", "du", "exists", "ls", "mv", "presign", "providers", "rm", "stat")
+_COMMANDS = ("cat", "check", "completion", "cp", "du", "exists", "ls", "mv", "presign", "providers", "rm", "stat", "sync")
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _EPILOG = f"""
 A URL names an object or a folder in a store: s3://bucket/key, gs://bucket/key, az://container/key, file:///folder/file, or

@@ -9,7 +9,7 @@ import click
 
 from gllm_storage.cli.exits import Exit, SeveralErrors, code_of, message_of
 from gllm_storage.cli.output import StreamError, complain, show_traceback
-from gllm_storage.errors import BucketNotFoundError, ConflictCheckUnsupportedError, StorageUnavailableError
+from gllm_storage.errors import ends_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,8 @@ class Failures:
 
     def __init__(self) -> None:
         self._errors: list[Exception] = []
+        self.ends_all = False
+        """Whether the other files of the command would fail, too."""
 
     @contextlib.contextmanager
     def tolerated(self) -> Iterator[None]:
@@ -46,8 +48,8 @@ class Failures:
         except Exception as error:
             if code_of(error) is Exit.BUG:
                 raise
-            self._add(error)
-            if stops_all(error):
+            self.add(error)
+            if ends_all(error):
                 raise SeveralErrors(self._errors) from error
 
     def finish(self) -> None:
@@ -59,15 +61,12 @@ class Failures:
         if self._errors:
             raise SeveralErrors(self._errors)
 
-    def _add(self, error: Exception) -> None:
+    def add(self, error: Exception) -> None:
+        """Print a failure; of those that all files would have, only the first one."""
+        if self.ends_all and ends_all(error):
+            return
+        self.ends_all |= ends_all(error)
         if click.get_current_context().meta.get(DEBUG):
             show_traceback(error)
         complain(message_of(error))
         self._errors.append(error)
-
-
-def stops_all(error: Exception) -> bool:
-    """Whether the other files of a command would fail for the same reason."""
-    # No HTTP status means that no request was answered, despite all retries. The next file would wait as long in vain.
-    unreachable = isinstance(error, StorageUnavailableError) and error.status is None
-    return unreachable or isinstance(error, (BucketNotFoundError, ConflictCheckUnsupportedError, ImportError))

@@ -67,7 +67,7 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Accept any TLS certificate, with a warning.",
         )
     )
-    return _with(command, [*options, debug_option])
+    return add_options(command, [*options, debug_option])
 
 
 def property_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ def property_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--encryption", metavar="NAME", help="Server-side encryption on S3: AES256, aws:kms, aws:kms:dsse."),
         click.option("--kms-key", metavar="KEY", help="KMS key; on Azure the encryption scope."),
     ]
-    return _with(with_properties, options)
+    return add_options(with_properties, options)
 
 
 def _pairs(option: str, name: str, text: str) -> Callable[..., Any]:
@@ -108,7 +108,7 @@ def _pairs(option: str, name: str, text: str) -> Callable[..., Any]:
 
 def side_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for settings of the source or the target only."""
-    return _with(
+    return add_options(
         command,
         [
             _config("--source-config", side=SOURCE, help="As --config, for the source only."),
@@ -119,7 +119,7 @@ def side_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def transfer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the arguments and options that ``cp`` and ``mv`` share; `sources_and_target` parses the arguments."""
-    return _with(
+    return add_options(
         command,
         [
             click.argument("paths", metavar="SOURCE... TARGET", nargs=-1, required=True, shell_complete=complete_url),
@@ -202,7 +202,8 @@ def _collected(context: click.Context) -> list[Setting]:
     return found
 
 
-def _with(command: Callable[..., Any], options: list[Callable[..., Any]]) -> Callable[..., Any]:
-    for option in reversed(options):
+def add_options(command: Callable[..., Any], options: Iterable[Callable[..., Any]]) -> Callable[..., Any]:
+    """Add click's options to a command, in this order."""
+    for option in reversed(list(options)):
         command = option(command)
     return command

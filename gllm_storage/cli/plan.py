@@ -1,4 +1,4 @@
-"""The plan of ``cp``: from its arguments to pairs of one source file and one target file."""
+"""The plan of ``cp``: from its arguments to pairs of one source and one target, which are files or folders."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from gllm_storage.cli.output import complain
 from gllm_storage.cli.places import Address, Folder, LocalPath, Stored, Stream, nothing_there, require_utf8
 from gllm_storage.cli.settings import SOURCE, TARGET, Store
 from gllm_storage.errors import StorageError
-from gllm_storage.files.target import is_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from gllm_storage.cli.places import Argument
     from gllm_storage.fsspec_client import FsspecStorageClient
-    from gllm_storage.info import ObjectInfo
 
 Place = Stream | LocalPath | Stored
 
@@ -39,14 +36,30 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """A folder to copy.
+
+    Attributes:
+        source: The source folder.
+        target: The target folder.
+    """
+
+    source: LocalPath | Folder
+    target: LocalPath | Folder
+
+
+@dataclass(frozen=True)
 class Refusal:
-    """A file, a folder or a source argument that cannot be copied; the others still are.
+    """A source argument that cannot be copied; the others still are.
 
     Attributes:
         error: The reason.
     """
 
     error: Exception
+
+
+Piece = Copy | Tree | Refusal
 
 
 @dataclass(frozen=True)
@@ -83,22 +96,38 @@ class Target:
         return self.root
 
     def below(self, name: str) -> Place:
-        """A file below the target.
+        """A file directly below the target.
 
         Args:
-            name: Its relative name, which may hold ``/``.
+            name: Its name.
 
         Raises:
             ValueError: If the name leads out of a local target, or cannot be part of a key.
         """
-        if isinstance(self.root, Stream):
-            raise ValueError("a folder cannot go to standard output; name a folder as target")  # noqa: TRY004 - as above
-        if isinstance(self.root, LocalPath):
-            return LocalPath(os.path.join(self.root.path, *_safe_segments(name)))
+        folder = self.folder(name="")
+        if isinstance(folder, LocalPath):
+            return LocalPath(os.path.join(folder.path, *_safe_segments(name)))
         require_utf8(name)
-        if isinstance(self.root, Folder):
-            return Stored(self.root.client, f"{self.root.prefix}{name}")
-        return Stored(self.root.client, f"{self.root.key}/{name}")
+        return Stored(folder.client, f"{folder.prefix}{name}")
+
+    def folder(self, name: str) -> LocalPath | Folder:
+        """The target of a source folder.
+
+        Args:
+            name: The folder's own name; empty for the content of the folder.
+
+        Raises:
+            ValueError: As in `below`.
+        """
+        name = name if self.into else ""
+        root = self.root
+        if isinstance(root, Stream):
+            raise ValueError("a folder cannot go to standard output; name a folder as target")  # noqa: TRY004 - as above
+        if isinstance(root, LocalPath):
+            return LocalPath(os.path.join(root.path, *_safe_segments(name))) if name else root
+        require_utf8(name)
+        prefix = root.prefix if isinstance(root, Folder) else f"{root.key}/"
+        return Folder(root.client, f"{prefix}{name}/" if name else prefix)
 
 
 def stores_of(sources: Sequence[Argument], target: Argument) -> list[Store]:
@@ -109,8 +138,8 @@ def stores_of(sources: Sequence[Argument], target: Argument) -> list[Store]:
 
 def plan(
     sources: Sequence[Argument], target: Argument, clients: Mapping[Store, FsspecStorageClient], *, recursive: bool
-) -> Iterator[Copy | Refusal]:
-    """Find the files to copy, while they are copied: a prefix may hold millions of objects.
+) -> Iterator[Piece]:
+    """Find the files and folders to copy, while they are copied.
 
     Args:
         sources: The source arguments.
@@ -127,7 +156,7 @@ def plan(
     return chain.from_iterable(_or_refusal(_copies(each, place, clients, recursive=recursive)) for each in sources)
 
 
-def _or_refusal(copies: Iterator[Copy | Refusal]) -> Iterator[Copy | Refusal]:
+def _or_refusal(copies: Iterator[Piece]) -> Iterator[Piece]:
     """The copies of one source; an error ends only this source, not the others."""
     try:
         yield from copies
@@ -150,7 +179,7 @@ def _target(target: Argument, clients: Mapping[Store, FsspecStorageClient]) -> T
 
 def _copies(
     source: Argument, target: Target, clients: Mapping[Store, FsspecStorageClient], *, recursive: bool
-) -> Iterator[Copy | Refusal]:
+) -> Iterator[Piece]:
     if isinstance(source, Stream):
         if target.into:
             raise ValueError("standard input has no name; name a file as target, not a folder")
@@ -161,7 +190,7 @@ def _copies(
         yield from _of_store(source, clients[Store(source.root, SOURCE)], target, recursive=recursive)
 
 
-def _of_local(source: LocalPath, target: Target, *, recursive: bool) -> Iterator[Copy | Refusal]:
+def _of_local(source: LocalPath, target: Target, *, recursive: bool) -> Iterator[Piece]:
     name = os.path.basename(source.path)
     is_folder = not name or os.path.isdir(source.path)
     if not is_folder:
@@ -172,15 +201,10 @@ def _of_local(source: LocalPath, target: Target, *, recursive: bool) -> Iterator
     if not os.path.isdir(source.path):
         raise nothing_there(source.path)
     _refuse_target_inside(target, source)
-    start = f"{name}/" if target.into and name not in {"", ".", ".."} else ""
-    for found in _files_below(source.path, ()):
-        if isinstance(found, Refusal):
-            yield found
-        else:
-            yield _copy_below(LocalPath(found), target, start, os.path.relpath(found, source.path))
+    yield Tree(source, target.folder("" if name in {".", ".."} else name))
 
 
-def _of_store(source: Address, client: FsspecStorageClient, target: Target, *, recursive: bool) -> Iterator[Copy | Refusal]:
+def _of_store(source: Address, client: FsspecStorageClient, target: Target, *, recursive: bool) -> Iterator[Piece]:
     if source.is_folder and not recursive:
         raise ValueError(f"{Folder(client, source.key).url} is a folder; give --recursive")
     name = source.key.rpartition("/")[2]
@@ -192,34 +216,12 @@ def _of_store(source: Address, client: FsspecStorageClient, target: Target, *, r
     if recursive:
         folder = Folder(client, f"{source.key}/" if name else source.key)
         _refuse_target_inside(target, folder)
-        any_file = False
-        for below, info in folder.files():
-            any_file = True
-            if below.endswith("/") or not below:
-                yield from _refused_name(info)
-                continue
-            start = f"{name}/" if target.into and name else ""
-            yield _copy_below(Stored(client, f"{folder.prefix}{below}"), target, start, below)
-        if any_file:
+        if client.store.is_prefix(folder.prefix):
+            yield Tree(folder, target.folder(name))
             return
         if source.is_folder:
             raise nothing_there(folder.url)
     yield Copy(Stored(client, source.key, source.exact), target.file(name), name)
-
-
-def _copy_below(source: Place, target: Target, start: str, below: str) -> Copy | Refusal:
-    try:
-        return Copy(source, target.below(f"{start}{below}"), below)
-    except ValueError as error:
-        return Refusal(error)
-
-
-def _refused_name(info: ObjectInfo) -> Iterator[Refusal]:
-    """A refusal for an object with content whose key ends with ``/``; an empty one only marks a folder."""
-    if info.size:
-        yield Refusal(
-            ValueError(f"{info.url} was not copied: its name ends with '/', but it has content; copy it by --exact")
-        )
 
 
 def _refuse_target_inside(target: Target, source: LocalPath | Folder) -> None:
@@ -240,29 +242,3 @@ def _safe_segments(name: str) -> list[str]:
     if any(each in {"", ".", ".."} or "\0" in each for each in segments):
         raise ValueError(f"{name!r} was not copied: it leads out of the target folder, or cannot be a local file name")
     return segments
-
-
-def _files_below(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str | Refusal]:
-    """All files below a folder, in order.
-
-    Links to folders are followed, because model caches consist of links, but not links to a parent folder.
-    """
-    try:
-        yield from _entries(folder, parents)
-    except OSError as error:  # the other folders may be readable
-        yield Refusal(error)
-
-
-def _entries(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str | Refusal]:
-    status = os.stat(folder)
-    current = (status.st_dev, status.st_ino)
-    if current in parents:
-        complain(f"warning: {folder} was skipped: it is a link to one of its parent folders")
-        return
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_dir():
-            yield from _files_below(entry.path, (*parents, current))
-        elif not is_temporary(entry.name):
-            yield entry.path

@@ -49,6 +49,12 @@ class Bars:
             self._progress.remove_task(task)
             raise
 
+    def counting(self) -> FolderBar | None:
+        """Show a bar for all files of a folder together; the callback that moves it, or None if no bars are shown."""
+        if self._progress is None:
+            return None
+        return FolderBar(self._progress, self._progress.add_task("comparing", total=None))
+
     def clear(self) -> None:
         """Remove the bars of finished files."""
         if self._progress is not None:
@@ -128,6 +134,44 @@ class _BarCallback(Callback):  # type: ignore[misc]  # fsspec publishes no types
     def relative_update(self, inc: int = 1) -> None:
         """Move the bar by a number of bytes."""
         self._advance(inc)
+
+
+class FolderBar(Callback):  # type: ignore[misc]  # as above
+    """The callback of a transfer of a folder: moves a bar by bytes, beside the number of complete files.
+
+    Args:
+        progress: As in `_BarCallback`.
+        task: The bar.
+    """
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        super().__init__()
+        self._progress = progress
+        self._task = task
+        self._files = self._complete = 0
+
+    def expect(self, files: int, size: int) -> None:
+        """Set the number of files, and their bytes."""
+        self._files = files
+        self._progress.update(self._task, total=size, description=self._text())
+
+    def relative_update(self, inc: int = 1) -> None:
+        """Count complete files."""
+        self._complete += inc
+        self._progress.update(self._task, description=self._text())
+
+    def branched(self, path_1: str, path_2: str, **_: Any) -> Callback:
+        """The callback for the bytes of one file."""
+        del path_1, path_2
+        return _FileOfFolder(self._progress, self._task)
+
+    def _text(self) -> str:
+        return f"{self._complete} of {self._files} files"
+
+
+class _FileOfFolder(_BarCallback):
+    def set_size(self, size: int) -> None:
+        """The bar has the size of all files."""
 
 
 def _shortened(name: str) -> str:

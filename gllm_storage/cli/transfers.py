@@ -51,7 +51,7 @@ def copy_file(copy: Copy, shown: Bars, *, no_clobber: bool, properties: ObjectPr
     """
     source, target = copy.source, copy.target
     if _is_same(source, target):
-        raise ValueError(f"{_shown(source)}: source and target are the same")
+        raise ValueError(f"{shown_name(source)}: source and target are the same")
     if no_clobber:
         _refuse_existing(target)
     if isinstance(target, Stream):
@@ -81,21 +81,21 @@ def move_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str:
     """
     source, target = copy.source, copy.target
     if _is_same(source, target):
-        raise ValueError(f"{_shown(source)}: source and target are the same")
+        raise ValueError(f"{shown_name(source)}: source and target are the same")
     old = _as_stored(source) if isinstance(source, LocalPath) else source
     new = _as_stored(target) if isinstance(target, LocalPath) else target
     if not (isinstance(old, Stored) and isinstance(new, Stored)):
         raise ValueError("a stream cannot be moved")  # noqa: TRY004 - wrong usage
     if old.client == new.client:
         old.client.move_file(old.remote_path, new.remote_path, check_conflict=no_clobber)
-        return _shown(target)
+        return shown_name(target)
     store, key = old.client.store, old.key
     version = old.client.info(old.remote_path)
     moved = copy_file(copy, shown, no_clobber=no_clobber)
     transfer = store.transfer(key, "move")
     # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after the command.
     run_all([partial(store.delete_version, key, version, transfer)], 1, transfer.stop)
-    return moved or _shown(target)
+    return moved or shown_name(target)
 
 
 def write_out(stored: Stored, shown: Bars) -> None:
@@ -142,7 +142,8 @@ def _is_same(source: Place, target: Place) -> bool:
     return source == target and not isinstance(source, Stream)
 
 
-def _shown(place: Place) -> str:
+def shown_name(place: Place) -> str:
+    """The URL or path of a file in output; ``-`` for a stream."""
     return place.url if isinstance(place, Stored) else getattr(place, "path", "-")
 
 

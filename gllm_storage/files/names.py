@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sqlite3
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,8 @@ class FoldedClashes:
     """
 
     def __init__(self, fold: Fold) -> None:
+        import sqlite3  # noqa: PLC0415 - not in every Python, and few disks need it
+
         self._fold = fold
         self._database = sqlite3.connect("")  # a temporary file, which SQLite deletes
         self._database.execute("CREATE TABLE names (folded TEXT PRIMARY KEY, name TEXT, ours INTEGER) WITHOUT ROWID")

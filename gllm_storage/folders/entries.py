@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sqlite3
 import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -56,10 +55,12 @@ class Problem:
     Attributes:
         path: Its path below the folder.
         error: The reason.
+        is_loop: Whether it is a link to one of its parent folders, and so contains nothing new.
     """
 
     path: str
     error: Exception
+    is_loop: bool = False
 
 
 class Chosen(Protocol):
@@ -184,7 +185,7 @@ class LocalFolder:
             yield Problem(folder, self._error(where, error))
             return
         if current in parents:
-            yield Problem(folder, self._refused(where, "it is a link to one of its parent folders"))
+            yield Problem(folder, self._refused(where, "it is a link to one of its parent folders"), is_loop=True)
             return
         start = f"{folder}/" if folder else ""
         # A folder's files have a slash behind its name, which counts for the order of their paths.
@@ -229,7 +230,9 @@ class LocalFolder:
         return Entry(path, status.st_size, status.st_mtime_ns, state_of(status))
 
     def _error(self, path: str, error: OSError) -> StorageError:
-        return local_error("read", path, error, ErrorDetails("file", self.path, "list"))
+        found = local_error("read", path, error, ErrorDetails("file", self.path, "list"))
+        found.__cause__ = error
+        return found
 
     def _refused(self, path: str, reason: str) -> StorageError:
         return StorageError(f"{path!r} cannot take part: {reason}", ErrorDetails("file", self.path, "list"))
@@ -326,6 +329,8 @@ class UnorderedError(Exception):
 
 def in_key_order(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Sort files by their paths in UTF-8, in a temporary file."""
+    import sqlite3  # noqa: PLC0415 - not in every Python, and few stores need it
+
     with contextlib.closing(sqlite3.connect("")) as database:
         database.execute("CREATE TABLE entries (path BLOB PRIMARY KEY, size, modified_ns, state, version) WITHOUT ROWID")
         rows = ((each.path.encode(), each.size, each.modified_ns, each.state, each.version) for each in entries)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy, StorageError
+from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy, StorageError, ends_all
 from gllm_storage.files.source import open_source
 from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums, may_be_md5
 from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder, moment_of, state_of
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from gllm_storage.folders.plan import Plan, Step
     from gllm_storage.info import ObjectProperties, Stored
     from gllm_storage.store.port import ObjectStore
+    from gllm_storage.store.transfer import Transfer
 
     Callback = Any
 
 ON_ERROR = ("stop", "collect")
-"""``"stop"``: no file begins after the first failure. ``"collect"``: all others are transferred."""
+"""``"stop"``: no file begins after the first failure. ``"collect"``: all others are transferred, unless `ends_all`."""
 _BATCH_FILES = 1000
 _BATCH_BYTES = 2**30
 _KEPT_FAILURES = 1000
@@ -169,6 +170,14 @@ class Progresses:
             self._callback.relative_update(1)
 
 
+def _not_shown(plan: Plan) -> None:
+    """Show nothing of a plan."""
+
+
+def _unreported(action: str, file: Entry, error: Exception | None) -> None:
+    """Report nothing."""
+
+
 @dataclass(frozen=True)
 class Manner:
     """How a plan is run.
@@ -177,11 +186,25 @@ class Manner:
         on_error: As in `ON_ERROR`.
         callback: As in `Progresses`.
         properties: The properties of uploaded objects.
+        exclusive: Whether each file is created exclusively: one that exists is a failure.
+        learns: Whether local files are read once more where their checksums are not known otherwise, to remember these.
+        removes: Whether a file is deleted at the source when it is complete at the target.
+        lists_again: Whether the target is listed again before deletions, so that files that were replaced since are kept.
+        keeps_folders: Whether local folders stay when they become empty.
+        began: Called with the plan before the first file moves.
+        report: Called with each outcome: its action, as in `Outcome`, the file, and the reason of a failure.
     """
 
     on_error: str = "stop"
     callback: Callback = None
     properties: ObjectProperties = NO_PROPERTIES
+    exclusive: bool = False
+    learns: bool = True
+    removes: bool = False
+    lists_again: bool = True
+    keeps_folders: bool = False
+    began: Callable[[Plan], object] = _not_shown
+    report: Callable[[str, Entry, Exception | None], object] = _unreported
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -226,6 +249,7 @@ class Execution:
         Raises:
             FolderError: If files failed. Everything else was done, or nothing more if `Manner.on_error` is ``"stop"``.
         """
+        self._manner.began(self._plan)
         for each in self._plan.problems:
             self._fail(Entry(each.path, 0), each.error)
         self._progress.expect(self._plan.transfers)
@@ -244,10 +268,15 @@ class Execution:
 
     @property
     def _must_end(self) -> bool:
-        return bool(self._failures) and self._manner.on_error == "stop"
+        return self._has_failed or (bool(self._failures) and self._manner.on_error == "stop")
+
+    def _note(self, action: str, file: Entry, error: Exception | None = None) -> None:
+        self._result.add(action, file, error)
+        self._manner.report(action, file, error)
 
     def _fail(self, file: Entry, error: Exception) -> None:
-        self._result.add("failed", file, error)
+        self._note("failed", file, error)
+        self._has_failed |= ends_all(error)
         if len(self._failures) < _KEPT_FAILURES:
             self._failures.append((file.path, error))
 
@@ -299,12 +328,15 @@ class Execution:
                 self._failed(file, each)
             elif status is None or state_of(status) != file.state:
                 self._fail(file, changed(source.local_path(file.path), "so the object may have its new content"))
+            elif self._manner.removes and (problem := _unlinked(source.local_path(file.path))) is not None:
+                self._fail(file, problem)
             else:
-                self._result.add("transferred", file)
+                self._note("transferred", file)
                 done.append((file, each))
                 if is_settled(status.st_mtime_ns, status.st_ctime_ns, began):
                     settled.append((file, each))
-        self._remember_uploads(done, settled)
+        if not self._manner.removes:
+            self._remember_uploads(done, settled)
 
     def _upload_item(
         self,
@@ -319,7 +351,8 @@ class Execution:
         # With `path`, a store may read the file without `opened`, which refuses a file that has changed.
         is_planned = status is not None and state_of(status) == step.file.state
         may_read = is_planned and not store.settings.sync_source
-        return UploadItem(key, opened, self._watch(step, path, target), options=options, path=path if may_read else None)
+        watch = self._watch(step, path, target)
+        return UploadItem(key, opened, watch, self._manner.exclusive, options, path if may_read else None)
 
     def _remember_uploads(self, done: Sequence[tuple[Entry, Stored]], settled: Sequence[tuple[Entry, Stored]]) -> None:
         """Remember the checksums of uploaded files and of their objects.
@@ -332,13 +365,13 @@ class Execution:
             return
         self._source_sums.remember((file, each.checksum) for file, each in settled if each.checksum is not None)
         if self._target.local is not None:
-            self._source_sums.learn([file for file, _ in done], [ALGORITHM] * len(done))
+            self._learn(self._source_sums, [file for file, _ in done])
             self._remember_written([file for file, _ in done])
             return
         found = [(_at(file, each.etag), each.checksum) for file, each in done if each.checksum is not None]
         # A store without checksums: the local file has not changed, so its checksum is that of the object.
         without = [(file, each) for file, each in settled if each.checksum is None and each.etag is not None]
-        learned = self._source_sums.learn([file for file, _ in without], [ALGORITHM] * len(without))
+        learned = self._learn(self._source_sums, [file for file, _ in without])
         for (file, each), checksum in zip(without, learned, strict=True):
             if checksum is not None:
                 found.append((_at(file, each.etag), checksum))
@@ -353,11 +386,15 @@ class Execution:
                 target.local_path(step.file.path),
                 partial(_accept, step.file, source, arrived.versions),
                 partial(arrived.states.__setitem__, step.file.path),
+                self._manner.exclusive,
             )
             for step in batch
         ]
         done = []
-        for step, each in zip(batch, source.store.read_many(items, self._stop, on_error="return"), strict=True):
+        answers = source.store.read_many(items, self._stop, on_error="return")
+        if self._manner.removes:
+            answers = self._removed(batch, answers, source)
+        for step, each in zip(batch, answers, strict=True):
             if isinstance(each, Exception):
                 self._failed(step.file, each)
             elif source.local is not None and source.local.state(step.file.path) != step.file.state:
@@ -365,9 +402,28 @@ class Execution:
                     step.file, changed(source.local.local_path(step.file.path), "so the copy may have its new content")
                 )
             else:
-                self._result.add("transferred", step.file)
+                self._note("transferred", step.file)
                 done.append(step.file)
-        self._remember_downloads(done, arrived)
+        if not self._manner.removes:
+            self._remember_downloads(done, arrived)
+
+    def _removed(self, batch: Sequence[Step], answers: Sequence[Any], source: StoredFolder) -> list[Any]:
+        """Delete the source objects that are complete at the target, in the version of the plan.
+
+        Args:
+            batch: The files.
+            answers: The failures of their transfers; all other values are successes.
+            source: The source.
+
+        Returns:
+            The answers, with the failures of the deletions.
+        """
+        removals = [
+            partial(_kept, each) if isinstance(each, Exception) else partial(_removed_version, source, step.file)
+            for step, each in zip(batch, answers, strict=True)
+        ]
+        removed = run_all(removals, _COPIES, self._stop)
+        return [problem or answer for problem, answer in zip(removed, answers, strict=True)]
 
     def _remember_downloads(self, files: Sequence[Entry], arrived: _Arrived) -> None:
         """Remember the checksums of objects, and of the files that they became.
@@ -413,9 +469,9 @@ class Execution:
                 of_target.append((written, common))
             else:
                 unknown.append((file, written))
-        if unknown:
+        if unknown and self._manner.learns:
             time.sleep(_SETTLED_SECONDS)
-            learned = self._target_sums.learn([written for _, written in unknown], [ALGORITHM] * len(unknown))
+            learned = self._learn(self._target_sums, [written for _, written in unknown])
             of_source += [(file, each) for (file, _), each in zip(unknown, learned, strict=True) if each is not None]
         self._target_sums.remember(of_target)
         sums.remember(of_source if self._source_is_remote else [])
@@ -425,15 +481,42 @@ class Execution:
         return self._source is not None and self._source.local is None
 
     def _copy(self, batch: Sequence[Step], source: StoredFolder, target: StoredFolder) -> None:
+        if self._manner.removes and _is_one_store(source.store, target.store):
+            self._move_within(batch, source, target)
+            return
         results = run_all([partial(self._copied, each, source, target) for each in batch], _COPIES, self._stop)
+        if self._manner.removes:
+            results = self._removed(batch, results, source)
         done: list[_Copied] = []
         for step, each in zip(batch, results, strict=True):
             if isinstance(each, Exception):
                 self._failed(step.file, each)
             else:
-                self._result.add("transferred", step.file)
+                self._note("transferred", step.file)
                 done.append(each)
-        self._remember_copies(done)
+        if not self._manner.removes:
+            self._remember_copies(done)
+
+    def _move_within(self, batch: Sequence[Step], source: StoredFolder, target: StoredFolder) -> None:
+        results = run_all([partial(self._moved, each, source, target) for each in batch], _COPIES, self._stop)
+        for step, error in zip(batch, results, strict=True):
+            if error is None:
+                self._note("transferred", step.file)
+            else:
+                self._failed(step.file, error)
+
+    def _moved(self, step: Step, source: StoredFolder, target: StoredFolder) -> Exception | None:
+        """Move an object within its store; the failure."""
+        key, store = source.key(step.file.path), source.store
+        try:
+            with self._watch(step, store.details(key, "move").url, target)() as progress:
+                progress.expect(step.file.size)
+                transfer = store.transfer(key, "move", None, Stop(self._stop))
+                store.move(key, target.key(step.file.path), transfer, exclusive=self._manner.exclusive)
+                progress.finish()
+        except Exception as error:  # noqa: BLE001 - each file's failure is a result
+            return error
+        return None
 
     def _remember_copies(self, done: Sequence[_Copied]) -> None:
         """Remember the checksums of both objects: all of each for both, if the target is certainly the copy."""
@@ -471,10 +554,7 @@ class Execution:
                 accept = partial(_accept, file, source, {})
                 transfer = dataclasses.replace(transfer, accept=accept, stored=answers.append)
                 progress.expect(file.size)
-                if _is_one_store(source.store, target.store):
-                    source.store.copy_version(key, target_key, transfer, version=_version_of(file, source))
-                else:
-                    source.store.copy(key, target.store, target_key, transfer)
+                self._copy_one(file, source, target, transfer)
                 before, after = source.store.info(key, "copy"), target.store.info(target_key, "copy")
                 if not _is_planned(file, source, before):
                     return changed(source.store.details(key, "copy").url, "so the copy may have its new content")
@@ -486,10 +566,23 @@ class Execution:
             return error
         return copied
 
+    def _copy_one(self, file: Entry, source: StoredFolder, target: StoredFolder, transfer: Transfer) -> None:
+        store, key, target_key = source.store, source.key(file.path), target.key(file.path)
+        exclusive, properties = self._manner.exclusive, self._manner.properties
+        if properties.given():  # a copy on the server keeps the properties of the source
+            options = target.store.options_of(properties, target.store.details(target_key, "copy"))
+            store.copy_through(key, target.store, target_key, transfer, options, exclusive=exclusive)
+        elif _is_one_store(store, target.store):
+            version = _version_of(file, source)
+            store.copy_version(key, target_key, transfer, exclusive=exclusive, version=version)
+        elif exclusive:
+            store.copy_through(key, target.store, target_key, transfer, exclusive=True)
+        else:
+            store.copy(key, target.store, target_key, transfer)
+
     def _watch(self, step: Step, source: str, target: Folder) -> Callable[[], contextlib.AbstractContextManager[Progress]]:
         where = f"{target.url.rstrip('/')}/{step.file.path}"
-        watch = self._progress.of(source, where)
-        return watch if self._manner.on_error == "collect" else partial(self._watched, watch)
+        return partial(self._watched, self._progress.of(source, where))
 
     @contextlib.contextmanager
     def _watched(self, watch: Callable[[], contextlib.AbstractContextManager[Progress]]) -> Iterator[Progress]:
@@ -498,8 +591,8 @@ class Execution:
         try:
             with watch() as progress:
                 yield progress
-        except Exception:
-            self._has_failed = True
+        except Exception as error:
+            self._has_failed |= self._manner.on_error == "stop" or ends_all(error)
             raise
 
     def _failed(self, file: Entry, error: Exception) -> None:
@@ -507,6 +600,10 @@ class Execution:
             self._result.not_begun += 1
         else:
             self._fail(file, error)
+
+    def _learn(self, sums: Checksums, files: Sequence[Entry]) -> list[str | None]:
+        """Read local files once more, if `Manner.learns`; as `Checksums.learn`."""
+        return sums.learn(files, [ALGORITHM] * len(files)) if self._manner.learns else [None] * len(files)
 
     def _remember_written(self, files: Sequence[Entry], algorithms: Sequence[str] = ()) -> None:
         """Remember the checksums of local files that were written just now.
@@ -518,7 +615,7 @@ class Execution:
             algorithms: One for each file; `ALGORITHM` without any.
         """
         local = self._target.local
-        if local is None or not files:
+        if local is None or not files or not self._manner.learns:
             return
         time.sleep(_SETTLED_SECONDS)
         now = [
@@ -534,10 +631,15 @@ class Execution:
         """Delete the files that are still in the state of the plan."""
         if not self._plan.deletions:
             return
-        for file in in_order(self._delete_unchanged):
-            self._fail(file, changed(f"{self._target.url.rstrip('/')}/{file.path}", "so it was not deleted"))
+        if self._manner.lists_again:
+            for file in in_order(self._delete_unchanged):
+                self._fail(file, changed(f"{self._target.url.rstrip('/')}/{file.path}", "so it was not deleted"))
+        else:
+            for batch in _batches(self._plan.steps("delete")):
+                self._delete_batch([step.file for step in batch])
         if self._target.local is not None:
-            self._remove_folders(self._target.local)
+            if not self._manner.keeps_folders:
+                self._remove_folders(self._target.local)
         elif isinstance(self._target, StoredFolder) and not (self._plan.source or self._failures):
             self._delete_markers(self._target)
 
@@ -574,11 +676,17 @@ class Execution:
     def _delete_objects(self, files: Sequence[Entry], target: StoredFolder) -> None:
         store = target.store
         try:
-            store.delete_many([target.key(each.path) for each in files], store.transfer(target.prefix, "delete"))
-        except (StorageError, OSError):  # one by one, to learn which of them failed
+            transfer = store.transfer(target.prefix, "delete", None, Stop(self._stop))
+            keys = [target.key(each.path) for each in files]
+            run_all([partial(store.delete_many, keys, transfer)], 1, transfer.stop)  # as in `_delete_markers`
+        except (StorageError, OSError) as error:  # one by one, to learn which of them failed
+            if ends_all(error):
+                self._fail(files[0], error)
+                self._result.not_begun += len(files) - 1
+                return
             results = run_all([partial(_deleted, store, target.key(each.path)) for each in files], _COPIES, self._stop)
-            for file, error in zip(files, results, strict=True):
-                self._settle(file, error)
+            for file, problem in zip(files, results, strict=True):
+                self._settle(file, problem)
             return
         for file in files:
             self._settle(file, None)
@@ -586,11 +694,13 @@ class Execution:
     def _delete_markers(self, target: StoredFolder) -> None:
         """Delete the markers of folders that became empty, which consoles and other tools have made."""
         if markers := target.empty_markers():
-            target.store.delete_many(markers, target.store.transfer(target.prefix, "delete"))
+            transfer = target.store.transfer(target.prefix, "delete", None, Stop(self._stop))
+            # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after this call.
+            run_all([partial(target.store.delete_many, markers, transfer)], 1, transfer.stop)
 
     def _settle(self, file: Entry, error: Exception | None) -> None:
         if error is None:
-            self._result.add("deleted", file)
+            self._note("deleted", file)
         else:
             self._fail(file, error)
 
@@ -741,6 +851,26 @@ def _unlinked(path: str) -> Exception | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        return error
+    return None
+
+
+def _kept(_: Exception) -> None:
+    """Delete nothing."""
+
+
+def _removed_version(source: StoredFolder, file: Entry) -> Exception | None:
+    """Delete a source object, if it is still in the version of the plan; the failure."""
+    store, key = source.store, source.key(file.path)
+    transfer = store.transfer(key, "move")
+    try:
+        version = store.info(key, "move")  # a listing may state the time more exactly, and so another version
+        if not _is_planned(file, source, version):
+            return store.replaced(transfer.details)
+        store.delete_version(key, version, transfer)
+    except ObjectNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001 - each file's failure is a result
         return error
     return None
 

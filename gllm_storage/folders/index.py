@@ -20,13 +20,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sqlite3
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Mapping
 
 _logger = logging.getLogger("gllm_storage.folders")
@@ -150,14 +150,20 @@ class ChecksumIndex:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
+        with self._lock:
             if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
+                with contextlib.suppress(Exception):  # such as a full disk
+                    self._connection.close()
             self._connection = None
 
     def _use(self, action: Callable[[sqlite3.Connection], None]) -> None:
         with self._lock:
             if self._path is None:
+                return
+            try:
+                import sqlite3  # noqa: PLC0415 - not in every Python
+            except ImportError:
+                self._path = None
                 return
             try:
                 try:
@@ -175,6 +181,8 @@ class ChecksumIndex:
 
     def _opened(self, path: str) -> sqlite3.Connection:
         if self._connection is None or self._pid != os.getpid():  # SQLite's connections do not survive a fork
+            import sqlite3  # noqa: PLC0415 - as in `_use`
+
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, check_same_thread=False)
             self._pid = os.getpid()
@@ -187,7 +195,7 @@ class ChecksumIndex:
     def _delete(self, path: str, error: Exception) -> None:
         _logger.warning("the index of checksums %s is damaged (%s) and is made anew", path, error)
         if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(Exception):  # as in `close`
                 self._connection.close()
             self._connection = None
         for name in (path, f"{path}-journal"):

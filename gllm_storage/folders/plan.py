@@ -46,7 +46,8 @@ class Step:
         action: ``"transfer"``, ``"delete"`` or ``"skip"``.
         file: The file: of the source, or for a deletion of the target.
         reason: Why it is transferred: ``"new"``, ``"size"`` or ``"checksum"`` of the target differs, or a checksum is
-            ``"unknown"``. Why it is deleted: ``"extra"``. Why it is skipped: ``"equal"``.
+            ``"unknown"``, or it was ``"asked"`` for without a comparison. Why it is deleted: ``"extra"`` or ``"chosen"``.
+            Why it is skipped: ``"equal"``.
     """
 
     action: str
@@ -148,11 +149,15 @@ class Plan:
                 break
             lines.append(f"  {step}")
         lines += [f"  problem with {each.path!r}: {each.error}" for each in self.problems[:_PRINTED]]
-        lines.append(
+        return "\n".join([*lines, self.summary])
+
+    @property
+    def summary(self) -> str:
+        """The last line of the printed plan: the counts."""
+        return (
             f"{self.transfers} files to transfer ({self.transfer_bytes} bytes), {self.deletions} to delete, "
             f"{self.skipped} equal ({self.skipped_bytes} bytes), {len(self.problems)} problems"
         )
-        return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a file, as JSON lines: a header, and one line for each step. It contains no secrets.
@@ -219,6 +224,8 @@ class Wanted:
         max_delete: The most deletions; None for any number.
         size_only: Whether files of one size count as equal.
         moves: Whether the plan will be run. If not, names are not checked, and extra files are listed.
+        everything: Whether all files are transferred, as by ``cp``: without a look at the target, and without those whose
+            names are refused, which are problems of the plan then.
     """
 
     chosen: Chosen
@@ -226,6 +233,7 @@ class Wanted:
     max_delete: int | None = None
     size_only: bool = False
     moves: bool = True
+    everything: bool = False
 
 
 def plan_deletion(target: Folder, chosen: Chosen) -> Plan:
@@ -326,8 +334,8 @@ class _Planner:
         try:
             for two in self._merged():
                 self._stop.check()
-                if names is not None:
-                    names.check(*two)
+                if names is not None and not self._has_possible_name(names, two):
+                    continue
                 waiting.append(two)
                 if len(waiting) == _BATCH:
                     self._decide(waiting)
@@ -344,9 +352,22 @@ class _Planner:
             require_deletions(self._plan, self._wanted.max_delete)
         return self._plan
 
+    def _has_possible_name(self, names: _Names, two: Two) -> bool:
+        """Check a name, which must be possible unless everything is transferred that can be."""
+        if not self._wanted.everything:
+            names.check(*two)
+            return True
+        path = "" if two[0] is None else two[0].path
+        problem = next(names.problems(*two), None)
+        if problem is not None:
+            where = f"{self._source.url.rstrip('/')}/{path}"
+            self._plan.problems.append(Problem(path, ValueError(f"{where!r} was not copied: {problem}")))
+        return problem is None
+
     def _merged(self) -> Iterator[Two]:
         missing = _names_in(self._wanted.chosen)
-        for two in merged(self._files(self._source), self._files(self._target)):
+        target = () if self._wanted.everything else self._files(self._target)
+        for two in merged(self._files(self._source), target):
             if two[0] is not None:
                 self._seen += 1
                 missing.discard(two[0].path)
@@ -372,7 +393,7 @@ class _Planner:
                 reason = next(in_order)
                 self._plan.add("skip" if reason is None else "transfer", one, reason or "equal")
             elif one is not None:
-                self._plan.add("transfer", one, "new")
+                self._plan.add("transfer", one, "asked" if self._wanted.everything else "new")
             elif other is not None and (self._wanted.delete or not self._wanted.moves):
                 self._plan.add("delete", other, "extra")
 
@@ -449,6 +470,10 @@ def merged(source: Iterable[Entry], target: Iterable[Entry]) -> Iterator[Two]:
         other = next(others, None) if takes_other else other
 
 
+def _path_of(one: Entry | None, other: Entry | None) -> str:
+    return one.path if one is not None else other.path if other is not None else ""
+
+
 class _Names:
     """Collects the names that are refused."""
 
@@ -474,18 +499,23 @@ class _Names:
 
     def check(self, one: Entry | None, other: Entry | None) -> None:
         """Check the next path."""
-        path = one.path if one is not None else other.path if other is not None else ""
-        ours = one is not None
+        for problem in self.problems(one, other):
+            self._note(_path_of(one, other), problem)
+
+    def problems(self, one: Entry | None, other: Entry | None) -> Iterator[str]:
+        """Why the next path is refused."""
+        path, ours = _path_of(one, other), one is not None
         if one is not None:
-            self._note(path, self._problem(path))
+            if (problem := self._problem(path)) is not None:
+                yield problem
             if other is None and self._local is not None and os.path.isdir(self._local.local_path(path)):
-                self._note(path, "it is a folder in the target")
+                yield "it is a folder in the target"
             if (link := self._link_above(path.rpartition("/")[0])) is not None:
-                self._note(path, f"{link!r} is a symbolic link in the target: another folder would be changed")
+                yield f"{link!r} is a symbolic link in the target: another folder would be changed"
         if (folder := self._clashes.find(path, ours=ours)) is not None:
-            self._note(path, f"{folder!r} is a file and would be a folder")
+            yield f"{folder!r} is a file and would be a folder"
         if self._folded is not None and (twin := self._folded.find(path, ours=ours)) is not None:
-            self._note(path, f"on the disk of the target it is the same as {twin!r}")
+            yield f"on the disk of the target it is the same as {twin!r}"
 
     def _find_link(self, folder: str) -> str | None:
         """The first of a path of folders that is a link in the target; None if none is."""
@@ -494,9 +524,7 @@ class _Names:
         above = self._link_above(folder.rpartition("/")[0])
         return above or (folder if os.path.islink(self._local.local_path(folder)) else None)
 
-    def _note(self, path: str, problem: str | None) -> None:
-        if problem is None:
-            return
+    def _note(self, path: str, problem: str) -> None:
         self._count += 1
         if self._count <= _SHOWN:
             self._refused.append(f"{path!r}: {problem}")

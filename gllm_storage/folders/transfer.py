@@ -25,9 +25,9 @@ from gllm_storage.folders.published import require_unpublished
 from gllm_storage.info import NO_PROPERTIES, ObjectProperties
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from gllm_storage.folders.entries import Chosen, Folder
+    from gllm_storage.folders.entries import Chosen, Entry, Folder
     from gllm_storage.folders.plan import Plan
     from gllm_storage.fsspec_client import FsspecStorageClient
 
@@ -129,6 +129,15 @@ class Options:
     links: str = "follow"
     size_only: bool = False
     properties: ObjectProperties = NO_PROPERTIES
+    everything: bool = False
+    """As in `Wanted`; like the next ones, for the command line."""
+    exclusive: bool = False
+    learns: bool = True
+    removes: bool = False
+    lists_again: bool = True
+    keeps_folders: bool = False
+    began: Callable[[Plan], object] | None = None
+    report: Callable[[str, Entry, Exception | None], object] | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any], known: type[Any] = TransferOptions) -> Options:
@@ -171,7 +180,9 @@ class Options:
         Raises:
             ValueError: If `on_error` is unknown.
         """
-        return Manner(self.on_error, self.callback, self.properties)
+        named = {each.name: getattr(self, each.name) for each in fields(Manner)}
+        hooks = {"began", "report"}
+        return Manner(**{name: value for name, value in named.items() if name not in hooks or value is not None})
 
 
 def transfer(
@@ -199,13 +210,14 @@ def transfer(
         )
     if max_delete is not None and max_delete < 0:
         raise ValueError(f"max_delete={max_delete}: it must not be negative")
-    _require_apart(source, target)
+    if not options.everything:
+        _require_apart(source, target)
     target = target.as_target()
-    wanted = Wanted(chosen, delete, max_delete, options.size_only)
+    wanted = Wanted(chosen, delete, max_delete, options.size_only, everything=options.everything)
     with timed(), contextlib.closing(ChecksumIndex(index_file())) as index:
         plan = plan_transfer(source, target, wanted, index, stop)
         if not options.force:
-            require_unpublished(plan, target)
+            require_unpublished(plan, source if options.removes else target)
         if options.dry_run:
             return FolderResult(plan)
         return Execution(plan, source, target, manner, index, stop).run()
@@ -219,15 +231,20 @@ def check(source: Folder, target: Folder, options: Options) -> Plan:
         return plan_transfer(source, target, wanted, index, stop)
 
 
-def delete(target: Folder, options: Options) -> FolderResult:
+def delete(target: Folder, options: Options, chosen: Chosen | None = None) -> FolderResult:
     """Delete the files of a folder.
+
+    Args:
+        target: The folder.
+        options: The options.
+        chosen: Which files are deleted, in place of the filters of the options.
 
     Raises:
         ValueError: If an option is not valid.
         FolderError: If files could not be deleted, or belong to a published version.
         StorageError: If the folder cannot be listed.
     """
-    chosen, manner, stop = options.chosen(), options.manner(), Stop(running_stop())
+    chosen, manner, stop = chosen or options.chosen(), options.manner(), Stop(running_stop())
     target = target.as_target()
     with timed():
         plan = plan_deletion(target, chosen)

@@ -221,9 +221,11 @@ def read_small(
     )
     done: dict[int, bytes | None] = {}
     with folders_synced_once() as syncs, contextlib.closing(_Files(syncs, stop, durable=store.settings.fsync)) as files:
-        left = _run([_Get(common, requests, item, number, done, files) for number, item in enumerate(items)], stop)
+        numbers = [number for number, item in enumerate(items) if not item.exclusive]
+        left = _run([_Get(common, requests, items[number], number, done, files) for number in numbers], stop)
         files.publish()
-    return done, sorted([*left, *files.failed])
+    exclusive = [number for number, item in enumerate(items) if item.exclusive]
+    return done, sorted([*exclusive, *(numbers[each] for each in left), *files.failed])
 
 
 class _Files:

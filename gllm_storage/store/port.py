@@ -15,7 +15,7 @@ import io
 import mimetypes
 import os
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
@@ -34,7 +34,7 @@ from gllm_storage.errors import (
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import MemorySource, Source, open_source
 from gllm_storage.files.spool import spool_of
-from gllm_storage.files.target import Draft, atomic_target, scratch_target
+from gllm_storage.files.target import Draft, atomic_target, rename, scratch_target, temporary_beside
 from gllm_storage.info import directly_in
 from gllm_storage.store.create import exists_error
 from gllm_storage.store.download import fetch_object, read_object
@@ -150,6 +150,7 @@ class ReadItem:
         path: The local file to replace; None reads the object into memory.
         accept: As in `Transfer`.
         named: As in `Transfer`.
+        exclusive: Whether to fail if the local file exists, atomically.
     """
 
     key: str
@@ -157,6 +158,7 @@ class ReadItem:
     path: str | None = None
     accept: Callable[[ObjectInfo], object] | None = None
     named: Callable[[os.stat_result], object] | None = None
+    exclusive: bool = False
 
 
 @contextmanager
@@ -436,6 +438,31 @@ class ObjectStore(ABC):
         ) as target:
             self.fetch(key, target, transfer)
         transfer.progress.finish()
+
+    def download_new(self, key: str, path: str, transfer: Transfer) -> None:
+        """Download an object to a new file.
+
+        Args:
+            key: The key.
+            path: The local file.
+            transfer: As in `download`.
+
+        Raises:
+            ObjectExistsError: If the file exists.
+            ConflictCheckUnsupportedError: If its folder's filesystem has neither hard links nor `renameat2`.
+            Exception: As `download`.
+        """
+        details = transfer.details
+        temporary = temporary_beside(path)
+        try:
+            Draft(path, details, exclusive=True).discard()  # before the download: the folder may refuse exclusive creates
+            self.download(key, temporary, transfer)
+            rename(temporary, path, details, exclusive=True, durable=transfer.settings.fsync)
+        except FileExistsError as error:
+            raise exists_error(ErrorDetails("file", path, details.operation)) from error
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
 
     def fetch(self, key: str, target: LocalTarget, transfer: Transfer) -> None:
         """Download an object to a file that the caller has opened; as `download`, which calls this.
@@ -770,7 +797,10 @@ class ObjectStore(ABC):
                     transfer = dataclasses.replace(transfer, named=item.named)
                 if item.path is None:
                     return self.read(item.key, transfer)
-                self.download(item.key, item.path, transfer)
+                if item.exclusive:
+                    self.download_new(item.key, item.path, transfer)
+                else:
+                    self.download(item.key, item.path, transfer)
         except Exception as error:
             if on_error == "raise":
                 raise

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gllm_storage.cli.failures import Failures
+from gllm_storage.cli.folders import Reporter, dry_run_option, filter_options, require_recursive, run_tree, takes
 from gllm_storage.cli.options import (
     clients,
     exact_option,
@@ -18,12 +19,12 @@ from gllm_storage.cli.options import (
     transfer_options,
 )
 from gllm_storage.cli.places import LocalPath, Stream
-from gllm_storage.cli.plan import Copy, plan, stores_of
+from gllm_storage.cli.plan import Copy, Tree, plan, stores_of
 from gllm_storage.cli.signals import announce
 from gllm_storage.files.durability import folders_synced_once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gllm_storage.cli.places import Argument
     from gllm_storage.info import ObjectProperties
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @transfer_options
+@dry_run_option
+@filter_options
 @property_options
 @exact_option
 @side_options
@@ -43,6 +46,8 @@ def cp(
     recursive: bool,
     verbose: bool,
     quiet: bool,
+    dry_run: bool,
+    chosen: Mapping[str, Any],
     properties: ObjectProperties,
 ) -> None:
     """Copy files: up, down, or from store to store.
@@ -52,21 +57,31 @@ def cp(
     that it cannot keep.
     """
     from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
-    from gllm_storage.cli.transfers import copy_file  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.cli.transfers import copy_file, shown_name  # noqa: PLC0415 - it imports awscrt, which --help does not need
 
     parsed, parsed_target = sources_and_target(paths, exact=exact)
     if properties.given() and isinstance(parsed_target, (Stream, LocalPath)):
         raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
+    require_recursive(chosen, recursive=recursive)
     made = clients(stores_of(parsed, parsed_target))
     failures = Failures()
+    options = {**chosen, "exclusive": no_clobber, "properties": properties, "dry_run": dry_run}
     if not isinstance(parsed_target, Stream):
         announce("the current file is complete or unchanged")
     with bars(quiet=quiet or _uses_terminal(parsed, parsed_target)) as shown, folders_synced_once():
         for each in plan(parsed, parsed_target, made, recursive=recursive):
             shown.clear()
             with failures.tolerated():
+                if isinstance(each, Tree):
+                    run_tree(each, Reporter.of_tree(each, failures, shown, verbose=verbose), options)
+                    continue
                 if not isinstance(each, Copy):
                     raise each.error
+                if not takes(chosen, each.name):
+                    continue
+                if dry_run:
+                    shown.say(shown_name(each.target))
+                    continue
                 copied = copy_file(each, shown, no_clobber=no_clobber, properties=properties)
                 if verbose and copied is not None:
                     shown.say(copied)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gllm_storage.cli.failures import Failures
+from gllm_storage.cli.folders import Reporter, dry_run_option, filter_options, require_recursive, run_tree, takes
 from gllm_storage.cli.options import (
     clients,
     exact_option,
@@ -18,7 +19,7 @@ from gllm_storage.cli.options import (
     transfer_options,
 )
 from gllm_storage.cli.places import Address, LocalPath, Stream
-from gllm_storage.cli.plan import Copy, plan, stores_of
+from gllm_storage.cli.plan import Copy, Tree, plan, stores_of
 from gllm_storage.cli.settings import SOURCE, Store
 from gllm_storage.cli.signals import announce
 from gllm_storage.concurrency.workers import run_all
@@ -32,21 +33,37 @@ if TYPE_CHECKING:
 
 @click.command()
 @transfer_options
+@click.option("-f", "--force", is_flag=True, help="Move also published versions.")
+@dry_run_option
+@filter_options
 @exact_option
 @side_options
 @store_options
-def mv(paths: Sequence[str], *, exact: bool, no_clobber: bool, recursive: bool, verbose: bool, quiet: bool) -> None:
+def mv(
+    paths: Sequence[str],
+    *,
+    exact: bool,
+    no_clobber: bool,
+    recursive: bool,
+    verbose: bool,
+    quiet: bool,
+    force: bool,
+    dry_run: bool,
+    chosen: Mapping[str, Any],
+) -> None:
     """Move files: up, down, within a store, or from store to store.
 
     A source is deleted when its copy is complete, and only in the version that was copied. A TARGET that ends with "/", or
     is a local folder, gets the files into it.
     """
     from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
-    from gllm_storage.cli.transfers import move_file  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.cli.transfers import move_file, shown_name  # noqa: PLC0415 - it imports awscrt, which --help does not need
 
     sources, target = sources_and_target(paths, exact=exact)
     if any(isinstance(each, Stream) for each in (*sources, target)):
         raise ValueError("mv moves files, not standard input or output; use cp")
+    require_recursive(chosen, recursive=recursive)
+    options = {**chosen, "exclusive": no_clobber, "force": force, "dry_run": dry_run}
     made = clients(stores_of(sources, target))
     failures = Failures()
     announce("the current file is complete at its old or its new place, or at both")
@@ -54,13 +71,21 @@ def mv(paths: Sequence[str], *, exact: bool, no_clobber: bool, recursive: bool, 
         for each in plan(sources, target, made, recursive=recursive):
             shown.clear()
             with failures.tolerated():
+                if isinstance(each, Tree):
+                    run_tree(each, Reporter.of_tree(each, failures, shown, verbose=verbose), options, removes=True)
+                    continue
                 if not isinstance(each, Copy):
                     raise each.error
+                if not takes(chosen, each.name):
+                    continue
+                if dry_run:
+                    shown.say(shown_name(each.target))
+                    continue
                 moved = move_file(each, shown, no_clobber=no_clobber)
                 if verbose:
                     shown.say(moved)
     failures.finish()
-    if recursive:
+    if recursive and not dry_run:
         _remove_empty_folders(sources, made)
 
 

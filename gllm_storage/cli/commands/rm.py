@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gllm_storage.cli.failures import Failures, stops_all
+from gllm_storage.cli.failures import Failures
+from gllm_storage.cli.folders import Reporter, dry_run_option, filter_options, require_recursive, takes, text_of
 from gllm_storage.cli.options import exact_option, store_options, stored_at, urls_argument
 from gllm_storage.cli.output import say
-from gllm_storage.cli.places import address_to_delete, nothing_there, require_object
+from gllm_storage.cli.places import Folder, address_to_delete, nothing_there, require_object
 from gllm_storage.cli.signals import announce
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import BucketNotFoundError, StorageError
-from gllm_storage.paths import ExactKey, validate_key
+from gllm_storage.errors import BucketNotFoundError
+from gllm_storage.paths import validate_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gllm_storage.cli.places import Address, Stored
-    from gllm_storage.store.port import ObjectStore
-
-_BATCH = 1000
-"""The most keys of one DeleteObjects request on S3."""
+    from gllm_storage.cli.progress import Bars
+    from gllm_storage.folders.entries import Chosen, StoredFolder
 
 
 @click.command()
 @urls_argument
 @click.option("-r", "--recursive", is_flag=True, help="Delete also all objects below URL, at any depth.")
-@click.option("-f", "--force", is_flag=True, help="Ignore missing objects.")
+@click.option("-f", "--force", is_flag=True, help="Ignore missing objects; delete also published versions.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the URLs of deleted objects.")
+@dry_run_option
+@filter_options
 @exact_option
 @store_options
-def rm(urls: Sequence[str], *, recursive: bool, force: bool, verbose: bool, exact: bool) -> None:
+def rm(
+    urls: Sequence[str],
+    *,
+    recursive: bool,
+    force: bool,
+    verbose: bool,
+    exact: bool,
+    dry_run: bool,
+    chosen: Mapping[str, Any],
+) -> None:
     """Delete objects.
 
     With --recursive, "s3://b/x" deletes "x" and all objects below "x/", but not "xy"; with --exact also those whose names no
     path can have. A relative path of a local file or folder begins with "./".
     """
+    from gllm_storage.cli.progress import Bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
+
+    require_recursive(chosen, recursive=recursive)
     addresses = [address_to_delete(each, exact=exact) for each in urls]
     objects = stored_at(addresses)
     if recursive:
@@ -48,14 +61,27 @@ def rm(urls: Sequence[str], *, recursive: bool, force: bool, verbose: bool, exac
             _require_below_root(text, where, stored)
     failures = Failures()
     announce("the current object may be deleted")
+    manner = _Manner(failures, Bars(None), chosen, force=force, verbose=verbose, dry_run=dry_run)
     for where, stored in zip(addresses, objects, strict=True):
-        if recursive:
-            _remove_folder(where, stored, failures, force=force, verbose=verbose)
-            continue
         with failures.tolerated():
+            if recursive:
+                _remove_folder(where, stored, manner)
+                continue
             require_object(where)
-            _remove(stored, force=force, verbose=verbose)
+            _remove(stored, force=force, verbose=verbose, dry_run=dry_run)
     failures.finish()
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """The options of the command."""
+
+    failures: Failures
+    shown: Bars
+    chosen: Mapping[str, Any]
+    force: bool
+    verbose: bool
+    dry_run: bool
 
 
 def _require_below_root(text: str, where: Address, stored: Stored) -> None:
@@ -67,66 +93,75 @@ def _require_below_root(text: str, where: Address, stored: Stored) -> None:
         raise ValueError(f"{text} is a bucket; to delete all its objects, end the URL with '/', as in '{text}/'")
 
 
-def _remove_folder(where: Address, stored: Stored, failures: Failures, *, force: bool, verbose: bool) -> None:
-    """Delete the objects below a prefix, folder markers included, while they are listed; then the object of that name."""
-    found = False
-    with failures.tolerated():
-        _refuse_link(where)
-        is_folder = not where.key or where.key.endswith("/")
-        keys = stored.client.store.list_keys(where.key if is_folder else f"{where.key}/")
-        while batch := list(islice(keys, _BATCH)):
-            found = True
-            deletable = _deletable(stored, batch, failures)
-            if deletable:
-                _remove_batch(stored.client.store, deletable, failures, verbose=verbose)
-        if not is_folder:
-            found |= _remove(stored, force=True, verbose=verbose)
-        if not found and not force:
-            raise nothing_there(where.url)
+def _remove_folder(where: Address, stored: Stored, manner: _Manner) -> None:
+    """Delete the objects below a prefix, folder markers included; then the object of that name."""
+    from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - for this option only
+
+    _refuse_link(where)
+    is_folder = not where.key or where.key.endswith("/")
+    folder = StoredFolder(stored.client.store, where.key if is_folder else f"{where.key}/")
+    found = _remove_below(folder, stored, manner)
+    if not is_folder and takes(manner.chosen, where.key.rpartition("/")[2]):
+        if found and folder.local is None and not (manner.verbose or manner.dry_run):
+            _delete(folder, [where.key])  # without a HEAD request
+        else:
+            found |= _remove(stored, force=True, verbose=manner.verbose, dry_run=manner.dry_run)
+    if not found and not manner.force:
+        raise nothing_there(where.url)
 
 
-def _deletable(folder: Stored, keys: list[str], failures: Failures) -> list[str]:
-    """The keys that a path can name; without ``--exact`` the other objects are reported, and stay."""
-    found = []
-    for key in keys:
-        with failures.tolerated():
-            if folder.exact:
-                folder.client.url(ExactKey(key))
-            else:
-                _require_name(key)
-            found.append(key)
-    return found
+def _remove_below(folder: StoredFolder, stored: Stored, manner: _Manner) -> bool:
+    """Delete the objects of a folder; returns whether there were any."""
+    from gllm_storage.folders.transfer import Options, delete  # noqa: PLC0415 - as above
+
+    if folder.local is not None and not os.path.isdir(folder.local.path):
+        return False
+    reporter = Reporter(manner.failures, manner.shown, text_of(Folder(stored.client, folder.prefix)), verbose=manner.verbose)
+    kept: dict[str, Any] = {"on_error": "collect", "lists_again": False, "keeps_folders": True, "force": manner.force}
+    options = Options(**{**reporter.hooks(), **kept, **manner.chosen, "dry_run": manner.dry_run})
+    possible = _Possible(folder, options.chosen(), exact=stored.exact)
+    result = reporter.reported(partial(delete, folder, options, possible), dry_run=manner.dry_run)
+    for error in possible.refused.values():
+        manner.failures.add(error)
+    if result is None or result.plan.deletions or possible.refused:
+        return True
+    markers = [] if manner.chosen else folder.empty_markers()
+    if markers and not manner.dry_run:
+        _delete(folder, markers)
+    return bool(markers)
 
 
-def _require_name(key: str) -> None:
-    try:
-        validate_key(key.removesuffix("/"))
-    except ValueError as error:
-        raise ValueError(f"{error}; --exact deletes it") from error
-
-
-def _remove_batch(store: ObjectStore, keys: list[str], failures: Failures, *, verbose: bool) -> None:
-    """Delete some objects together; if that fails, one by one, so that each failure names its object.
-
-    The last key comes first then: a folder of Azure Data Lake Storage can be deleted when it is empty.
-    """
-    try:
-        _delete(store, keys, verbose=verbose)
-    except StorageError as error:
-        if len(keys) == 1 or stops_all(error):
-            raise
-        for key in reversed(keys):
-            with failures.tolerated():
-                _delete(store, [key], verbose=verbose)
-
-
-def _delete(store: ObjectStore, keys: list[str], *, verbose: bool) -> None:
-    transfer = store.transfer(keys[0] if len(keys) == 1 else "", "delete")
+def _delete(folder: StoredFolder, keys: list[str]) -> None:
+    transfer = folder.store.transfer(keys[0] if len(keys) == 1 else "", "delete")
     # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after the command.
-    run_all([partial(store.delete_many, keys, transfer)], 1, transfer.stop)
-    if verbose:
-        for key in keys:
-            say(store.url(key))
+    run_all([partial(folder.store.delete_many, keys, transfer)], 1, transfer.stop)
+
+
+class _Possible:
+    """Takes the objects that a path can name; without ``--exact`` the others are refused, and stay."""
+
+    def __init__(self, folder: StoredFolder, chosen: Chosen, *, exact: bool) -> None:
+        self._folder = folder
+        self._chosen = chosen
+        self._exact = exact
+        self.refused: dict[str, Exception] = {}
+
+    def takes(self, path: str) -> bool:
+        """Whether an object is deleted."""
+        if not self._chosen.takes(path):
+            return False
+        key = self._folder.key(path)
+        try:
+            if not self._exact:
+                validate_key(key.removesuffix("/"))
+        except ValueError as error:
+            self.refused[path] = ValueError(f"{error}; --exact deletes it")
+            return False
+        return True
+
+    def takes_folder(self, path: str) -> bool:
+        """Whether objects of a folder may be deleted."""
+        return self._chosen.takes_folder(path)
 
 
 def _refuse_link(where: Address) -> None:
@@ -135,14 +170,17 @@ def _refuse_link(where: Address) -> None:
         raise ValueError(f"{path} is a link to a folder; name that folder: {os.path.realpath(path)}")
 
 
-def _remove(stored: Stored, *, force: bool, verbose: bool) -> bool:
+def _remove(stored: Stored, *, force: bool, verbose: bool, dry_run: bool) -> bool:
     """Delete an object; returns False if it is missing and `force` is set."""
     try:
-        stored.client.delete_file(stored.remote_path)
+        if dry_run:
+            stored.client.info(stored.remote_path)
+        else:
+            stored.client.delete_file(stored.remote_path)
     except FileNotFoundError as error:
         if not force or isinstance(error, BucketNotFoundError):
             raise
         return False
-    if verbose:
+    if verbose or dry_run:
         say(stored.url)
     return True

@@ -1,0 +1,176 @@
+"""``sync``: make a folder equal to another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gllm_storage.cli.completion import complete_url
+from gllm_storage.cli.failures import Failures
+from gllm_storage.cli.folders import Reporter, dry_run_option, end_of, filter_options, text_of
+from gllm_storage.cli.options import clients, property_options, side_options, store_options
+from gllm_storage.cli.places import Folder, LocalPath, Stream, parse_source, parse_target
+from gllm_storage.cli.plan import stores_of
+from gllm_storage.cli.settings import SOURCE, TARGET, Store
+from gllm_storage.cli.signals import announce
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gllm_storage.cli.places import Argument
+    from gllm_storage.folders import FolderResult, Plan
+    from gllm_storage.folders.entries import Folder as End
+    from gllm_storage.fsspec_client import FsspecStorageClient
+    from gllm_storage.info import ObjectProperties
+
+_LINKS = click.Choice(["follow", "skip", "refuse"])
+_ON_ERROR = click.Choice(["stop", "collect"])
+
+
+@click.command()
+@click.argument("paths", metavar="SOURCE TARGET", nargs=-1, shell_complete=complete_url)
+@click.option("--delete", is_flag=True, help="Delete the files that only TARGET has, at the end, and never after a failure.")
+@click.option("--max-delete", type=click.IntRange(min=0), metavar="N", help="Change nothing if more would be deleted.")
+@click.option("--size-only/--checksum", default=False, help="Compare sizes only, or (the default) checksums, too.")
+@click.option("--links", type=_LINKS, default="follow", show_default=True, help="Symbolic links of a local SOURCE.")
+@click.option(
+    "--on-error", type=click.Choice(["stop", "collect"]), default="stop", show_default=True, help="After a failure."
+)
+@click.option("-f", "--force", is_flag=True, help="Delete and replace also objects of published versions.")
+@click.option("--plan", "plan_to", metavar="FILE", help="Change nothing; write the plan to FILE, for --apply.")
+@click.option("--apply", "plan_from", metavar="FILE", help="Run the plan of FILE, without SOURCE and TARGET.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each file that is transferred or deleted.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@dry_run_option
+@filter_options
+@property_options
+@side_options
+@store_options
+def sync(
+    paths: Sequence[str],
+    *,
+    plan_to: str | None,
+    plan_from: str | None,
+    verbose: bool,
+    quiet: bool,
+    dry_run: bool,
+    properties: ObjectProperties,
+    **given: Any,
+) -> None:
+    """Transfer the files of SOURCE that differ from those of TARGET, by size and checksum.
+
+    Both are folders, with or without "/" at their ends. Nothing is deleted without --delete. Names that TARGET cannot have
+    are refused before anything is changed; --exclude leaves them out.
+    """
+    from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
+
+    plan = None if plan_from is None else _loaded(plan_from, paths, given, plan_to)
+    ends = _Ends.of(paths) if plan is None else _Ends.of_plan(plan)
+    if properties.given() and isinstance(ends.target, LocalPath):
+        raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
+    announce("each file is complete or unchanged")
+    failures = Failures()
+    with bars(quiet=quiet) as shown, failures.tolerated():
+        reporter = Reporter(failures, shown, text_of(ends.target), ends.local_source, verbose, deleted="delete ")
+        options = {"dry_run": dry_run or plan_to is not None, "properties": properties}
+        work = partial(_synced, ends, given) if plan is None else partial(_applied, plan, ends, given)
+        result = reporter.reported(partial(work, {**reporter.hooks(), **options}), dry_run=dry_run)
+        if result is not None and plan_to is not None:
+            result.plan.save(plan_to)
+            shown.say(result.plan.summary)
+    failures.finish()
+
+
+def _synced(ends: _Ends, given: Mapping[str, Any], options: Mapping[str, Any]) -> FolderResult:
+    from gllm_storage.folders.transfer import Options, transfer  # noqa: PLC0415 - --help does not need it
+
+    wishes = {name: given[name] for name in ("size_only", "links", "on_error", "force")}
+    source, target = ends.made(given["links"])
+    if source is None:
+        raise click.UsageError("Missing arguments 'SOURCE' and 'TARGET'")
+    wanted = Options(**{**given["chosen"], **wishes, **options})
+    return transfer(source, target, wanted, delete=given["delete"], max_delete=given["max_delete"])
+
+
+def _applied(plan: Plan, ends: _Ends, given: Mapping[str, Any], options: Mapping[str, Any]) -> FolderResult:
+    from gllm_storage.folders.transfer import Options, apply  # noqa: PLC0415 - as above
+
+    wanted = Options(**{"on_error": given["on_error"], "force": given["force"], **options})
+    return apply(plan, *ends.made(), wanted)
+
+
+def _loaded(path: str, paths: Sequence[str], given: Mapping[str, Any], plan_to: str | None) -> Plan:
+    """The plan of a file.
+
+    Raises:
+        click.UsageError: If options are given that the plan has decided.
+    """
+    from gllm_storage.folders import Plan  # noqa: PLC0415 - as above
+
+    decided = given["delete"] or given["max_delete"] is not None or given["size_only"] or given["chosen"]
+    if paths or decided or plan_to is not None:
+        raise click.UsageError("--apply runs a plan that names SOURCE, TARGET and the files; leave them out")
+    return Plan.load(path)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """The two folders.
+
+    Attributes:
+        source: The source; None for a plan that only deletes.
+        target: The target.
+        stored: Whether a local source, and a local target, count as folders of the provider ``file``.
+    """
+
+    source: LocalPath | Folder | None
+    target: LocalPath | Folder
+    stored: tuple[bool, bool]
+
+    @classmethod
+    def of(cls, paths: Sequence[str]) -> _Ends:
+        """The folders of the arguments.
+
+        Raises:
+            click.UsageError: If there are not two.
+            ValueError: If one is a stream, or not valid.
+        """
+        if len(paths) != len(("SOURCE", "TARGET")):
+            raise click.UsageError("Missing arguments 'SOURCE' and 'TARGET'" if len(paths) < 2 else "sync takes two folders")  # noqa: PLR2004 - source and target
+        source, target = parse_source(paths[0]), parse_target(paths[1])
+        both = isinstance(source, LocalPath) and isinstance(target, LocalPath)
+        return cls(*_places(source, target), (False, both))
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> _Ends:
+        """The folders of a plan, which has local ones by their paths, or by URLs if they are of the provider ``file``."""
+        target = parse_target(plan.target)
+        source, place = _places(parse_source(plan.source) if plan.source else target, target)
+        return cls(source if plan.source else None, place, ("://" in plan.source, "://" in plan.target))
+
+    @property
+    def local_source(self) -> str | None:
+        """The path of a local source."""
+        return self.source.path if isinstance(self.source, LocalPath) else None
+
+    def made(self, links: str = "follow") -> tuple[End | None, End]:
+        """Both ends of the transfer."""
+        source = None if self.source is None else end_of(self.source, stored=self.stored[0], links=links)
+        return source, end_of(self.target, stored=self.stored[1])
+
+
+def _places(source: Argument, target: Argument) -> tuple[LocalPath | Folder, LocalPath | Folder]:
+    made = clients(stores_of([source], target))
+    return _place(source, SOURCE, made), _place(target, TARGET, made)
+
+
+def _place(argument: Argument, side: str, made: Mapping[Store, FsspecStorageClient]) -> LocalPath | Folder:
+    if isinstance(argument, Stream):
+        raise ValueError("sync compares folders, not standard input or output; use cp")  # noqa: TRY004 - wrong usage
+    if isinstance(argument, LocalPath):
+        return argument
+    key = argument.key
+    return Folder(made[Store(argument.root, side)], f"{key}/" if key and not key.endswith("/") else key)
