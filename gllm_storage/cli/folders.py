@@ -16,7 +16,7 @@ from gllm_storage.cli.places import LocalPath, require_utf8
 from gllm_storage.errors import FolderError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gllm_storage.cli.failures import Failures
     from gllm_storage.cli.places import Folder
@@ -84,6 +84,13 @@ def _lines_of(path: str, *, names: bool) -> Iterator[str]:
                 yield text
 
 
+preserve_option = click.option(
+    "-p",
+    "--preserve",
+    is_flag=True,
+    callback=lambda _, __, value: ("mtime", "mode") if value else (),
+    help="Files of folders keep their times and modes, in metadata as rclone's.",
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; print what would be done.")
 
 
@@ -228,14 +235,16 @@ def takes(chosen: Mapping[str, Any], name: str) -> bool:
     return Options(**chosen).chosen().takes(name)
 
 
-def require_recursive(chosen: Mapping[str, Any], *, recursive: bool) -> None:
-    """Check that filters are given for folders only.
+def require_recursive(chosen: Mapping[str, Any], *, recursive: bool, preserve: Sequence[str] = ()) -> None:
+    """Check that filters and ``--preserve`` are given for folders only.
 
     Raises:
         click.UsageError: If they are given without ``--recursive``.
     """
     if chosen and not recursive:
         raise click.UsageError("filters choose among the files of folders; give --recursive")
+    if preserve and not recursive:
+        raise click.UsageError("--preserve is for folders; give --recursive")
 
 
 def text_of(place: LocalPath | Folder) -> Callable[[str], str]:

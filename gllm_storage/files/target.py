@@ -222,6 +222,33 @@ def _allocate(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
 
+@dataclass(frozen=True)
+class Preserved:
+    """The facts about a source file that its copy gets.
+
+    Attributes:
+        mtime_ns: The time of modification, in nanoseconds since 1970; None for that of the download.
+        mode: The permissions; bits beside those of reading, writing and execution are ignored. None for the usual ones.
+    """
+
+    mtime_ns: int | None = None
+    mode: int | None = None
+
+    def give(self, path: str | int) -> None:
+        """Give the facts to a file.
+
+        Args:
+            path: Its path, or its descriptor.
+
+        Raises:
+            OSError: If the file system refuses that.
+        """
+        if self.mode is not None:
+            os.chmod(path, self.mode & 0o777)
+        if self.mtime_ns is not None:
+            os.utime(path, ns=(self.mtime_ns, self.mtime_ns))
+
+
 @contextlib.contextmanager
 def atomic_target(
     path: str,
@@ -231,6 +258,7 @@ def atomic_target(
     durable: bool = True,
     named: bool = False,
     note: Note | None = None,
+    preserved: Callable[[], Preserved] | None = None,
 ) -> Iterator[LocalTarget]:
     """Write a local file atomically: at every moment it is either the old file or the complete new one.
 
@@ -241,13 +269,14 @@ def atomic_target(
         durable: As in `Draft`.
         named: As in `Draft`.
         note: As in `Draft`.
+        preserved: As in `Draft`.
 
     Raises:
         TargetExistsError: If `exclusive`, and the destination exists.
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
         StorageError: If the destination is a folder or a device, or cannot be written.
     """
-    draft = Draft(path, details, exclusive=exclusive, durable=durable, named=named, note=note)
+    draft = Draft(path, details, exclusive=exclusive, durable=durable, named=named, note=note, preserved=preserved)
     try:
         yield draft.target
         draft.settle()
@@ -433,6 +462,7 @@ class Draft:
         late: Whether `publish` may be the first to look whether the destination exists: that of a list mostly does not.
         note: Called with the state of the file when it has its name, if it still has the content of this draft. The file's
             time of modification is then set `BACKDATE_NS` back, so that each later change gives it another time.
+        preserved: Called before the file gets its name, for the facts that it gets from its source.
 
     Raises:
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
@@ -450,6 +480,7 @@ class Draft:
         folders: Folders | None = None,
         late: bool = False,
         note: Note | None = None,
+        preserved: Callable[[], Preserved] | None = None,
     ) -> None:
         folders = folders or Folders()
         unseen = folders.destination(path) if late and not (exclusive or named) else None
@@ -466,6 +497,7 @@ class Draft:
         self._exclusive = exclusive
         self._durable = durable
         self._note = note
+        self._preserved = preserved
         self._mode = mode
         self._needs_reopening = named
         self._owner = os.getpid()
@@ -560,7 +592,7 @@ class Draft:
             ConflictCheckUnsupportedError: If the draft is exclusive, and the folder's filesystem cannot do that.
             StorageError: If the file cannot get its name, or its folder cannot be written to the disk.
         """
-        finished = None if self._note is None else _backdated(self._fd)
+        finished = self._stamped()
         with _naming_errors(self._path, self._details, exclusive=self._exclusive):
             self._flush()
             if self._temporary is None:
@@ -575,6 +607,17 @@ class Draft:
         self.discard()
         if self._durable:
             sync_folders({os.path.dirname(each) for each in (self._destination, *created)}, self._details)
+
+    def _stamped(self) -> os.stat_result | None:
+        """Give the file its time and its mode; its state then, if a later change shows in it."""
+        if self._note is None and self._preserved is None:
+            return None
+        preserved = Preserved() if self._preserved is None else self._preserved()
+        try:
+            preserved.give(self._fd)
+            return _backdated(self._fd) if preserved.mtime_ns is None and self._note is not None else os.fstat(self._fd)
+        except OSError:  # such as FAT's, which has no modes
+            return None
 
     def _state_if_same(self, finished: os.stat_result) -> os.stat_result | None:
         """The state of the file at the destination, if it is this one, and nothing was written since."""

@@ -20,6 +20,8 @@ from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy, StorageError, ends_all
 from gllm_storage.files.source import open_source
+from gllm_storage.files.target import Preserved
+from gllm_storage.folders.attributes import as_metadata, of_metadata, of_status
 from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums, may_be_md5
 from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder, moment_of, state_of
 from gllm_storage.folders.filters import Filter
@@ -186,6 +188,7 @@ class Manner:
         on_error: As in `ON_ERROR`.
         callback: As in `Progresses`.
         properties: The properties of uploaded objects.
+        preserve: The facts about files that are preserved, as in `attributes.PRESERVED`.
         exclusive: Whether each file is created exclusively: one that exists is a failure.
         learns: Whether local files are read once more where their checksums are not known otherwise, to remember these.
         removes: Whether a file is deleted at the source when it is complete at the target.
@@ -198,6 +201,7 @@ class Manner:
     on_error: str = "stop"
     callback: Callback = None
     properties: ObjectProperties = NO_PROPERTIES
+    preserve: Sequence[str] = ()
     exclusive: bool = False
     learns: bool = True
     removes: bool = False
@@ -312,10 +316,11 @@ class Execution:
 
     def _upload(self, batch: Sequence[Step], source: LocalFolder, target: StoredFolder) -> None:
         store, now = target.store, time.time_ns()
-        options = store.options_of(self._manner.properties, store.details(target.prefix, "upload"))
+        common = store.options_of(self._manner.properties, store.details(target.prefix, "upload"))
         before = [source.status(step.file.path) for step in batch]
         items = [
-            self._upload_item(step, status, source, target, options) for step, status in zip(batch, before, strict=True)
+            self._upload_item(step, status, source, target, self._with_facts(status, target, common))
+            for step, status in zip(batch, before, strict=True)
         ]
         if any(status is not None and is_new(status.st_mtime_ns, status.st_ctime_ns, now) for status in before):
             time.sleep(_SETTLED_SECONDS)  # then a change during the upload shows, and the files are remembered
@@ -328,7 +333,7 @@ class Execution:
                 self._failed(file, each)
             elif status is None or state_of(status) != file.state:
                 self._fail(file, changed(source.local_path(file.path), "so the object may have its new content"))
-            elif self._manner.removes and (problem := _unlinked(source.local_path(file.path))) is not None:
+            elif (problem := self._settled(file, status, source, target)) is not None:
                 self._fail(file, problem)
             else:
                 self._note("transferred", file)
@@ -337,6 +342,32 @@ class Execution:
                     settled.append((file, each))
         if not self._manner.removes:
             self._remember_uploads(done, settled)
+
+    def _with_facts(
+        self, status: os.stat_result | None, target: StoredFolder, common: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """The options of an upload, with the facts that are preserved."""
+        if not self._manner.preserve or status is None or target.local is not None:
+            return common
+        return self._options_with(of_status(status, self._manner.preserve), target)
+
+    def _options_with(self, facts: Preserved, target: StoredFolder) -> Mapping[str, Any]:
+        given, store = self._manner.properties, target.store
+        metadata = {**as_metadata(facts, store.provider), **(given.metadata or {})}
+        return store.options_of(dataclasses.replace(given, metadata=metadata), store.details(target.prefix, "upload"))
+
+    def _settled(self, file: Entry, status: os.stat_result, source: LocalFolder, target: StoredFolder) -> Exception | None:
+        """Do what is left after an upload: the facts about a target file on this machine, and the end of the source.
+
+        Returns:
+            The failure.
+        """
+        try:
+            if self._manner.preserve and target.local is not None:
+                of_status(status, self._manner.preserve).give(target.local.local_path(file.path))
+        except OSError as error:
+            return error
+        return _unlinked(source.local_path(file.path)) if self._manner.removes else None
 
     def _upload_item(
         self,
@@ -387,6 +418,7 @@ class Execution:
                 partial(_accept, step.file, source, arrived.versions),
                 partial(arrived.states.__setitem__, step.file.path),
                 self._manner.exclusive,
+                partial(self._facts_of, step.file, source, arrived.versions) if self._manner.preserve else None,
             )
             for step in batch
         ]
@@ -406,6 +438,16 @@ class Execution:
                 done.append(step.file)
         if not self._manner.removes:
             self._remember_downloads(done, arrived)
+
+    def _facts_of(self, file: Entry, source: StoredFolder, versions: Mapping[str, ObjectInfo]) -> Preserved:
+        """The facts about a source file in a store; a HEAD request finds them if the answer to its download has none."""
+        if source.local is not None:
+            status = source.local.status(file.path)
+            return Preserved() if status is None else of_status(status, self._manner.preserve)
+        version = versions.get(file.path)
+        if version is None or version.metadata is None:
+            version = source.store.info(source.key(file.path), "download")
+        return of_metadata(version.metadata or {}, self._manner.preserve)
 
     def _removed(self, batch: Sequence[Step], answers: Sequence[Any], source: StoredFolder) -> list[Any]:
         """Delete the source objects that are complete at the target, in the version of the plan.
@@ -561,6 +603,8 @@ class Execution:
                 copied = _Copied(file, before, after, answers[-1] if answers else None)
                 if copied.is_replaced:
                     return changed(target.store.details(target_key, "copy").url, "so it is not the copy any more")
+                if self._manner.preserve and target.local is not None:
+                    self._facts_of(file, source, {}).give(target.local.local_path(file.path))
                 progress.finish()
         except Exception as error:  # noqa: BLE001 - each file's failure is a result
             return error
@@ -569,7 +613,10 @@ class Execution:
     def _copy_one(self, file: Entry, source: StoredFolder, target: StoredFolder, transfer: Transfer) -> None:
         store, key, target_key = source.store, source.key(file.path), target.key(file.path)
         exclusive, properties = self._manner.exclusive, self._manner.properties
-        if properties.given():  # a copy on the server keeps the properties of the source
+        if self._manner.preserve and target.local is None and not _is_one_store(store, target.store):
+            options = self._options_with(self._facts_of(file, source, {}), target)
+            store.copy_through(key, target.store, target_key, transfer, options, exclusive=exclusive)
+        elif properties.given():  # a copy on the server keeps the properties of the source
             options = target.store.options_of(properties, target.store.details(target_key, "copy"))
             store.copy_through(key, target.store, target_key, transfer, options, exclusive=exclusive)
         elif _is_one_store(store, target.store):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.errors import timed
+from gllm_storage.folders.attributes import checked
 from gllm_storage.folders.entries import FileList, LocalFolder, StoredFolder
 from gllm_storage.folders.execution import Execution, FolderResult, Manner
 from gllm_storage.folders.filters import Filter
@@ -69,6 +70,7 @@ class ApplyOptions(TypedDict, total=False):
         callback: As in `FolderOptions`.
         on_error: As in `FolderOptions`.
         properties: As in `TransferOptions`.
+        preserve: As in `TransferOptions`.
     """
 
     force: bool
@@ -76,6 +78,7 @@ class ApplyOptions(TypedDict, total=False):
     callback: Any
     on_error: str
     properties: ObjectProperties
+    preserve: Iterable[str]
 
 
 class TransferOptions(FolderOptions, total=False):
@@ -86,11 +89,14 @@ class TransferOptions(FolderOptions, total=False):
             them; ``"skip"`` leaves them out; with ``"refuse"`` each is a failure.
         size_only: Whether files of one size count as equal, without a look at their checksums. Default False.
         properties: The properties of uploaded objects.
+        preserve: Facts about files that their copies get: ``"mtime"`` and ``"mode"``. An object keeps them in its metadata,
+            in the form of rclone. Default: none. Files that are equal are not transferred, and keep the facts they have.
     """
 
     links: str
     size_only: bool
     properties: ObjectProperties
+    preserve: Iterable[str]
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ class Options:
     links: str = "follow"
     size_only: bool = False
     properties: ObjectProperties = NO_PROPERTIES
+    preserve: Iterable[str] = ()
     everything: bool = False
     """As in `Wanted`; like the next ones, for the command line."""
     exclusive: bool = False
@@ -178,9 +185,9 @@ class Options:
         """How the plan is run.
 
         Raises:
-            ValueError: If `on_error` is unknown.
+            ValueError: If `on_error`, or a name of `preserve`, is unknown.
         """
-        named = {each.name: getattr(self, each.name) for each in fields(Manner)}
+        named = {**{each.name: getattr(self, each.name) for each in fields(Manner)}, "preserve": checked(self.preserve)}
         hooks = {"began", "report"}
         return Manner(**{name: value for name, value in named.items() if name not in hooks or value is not None})
 

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.durability import FolderSyncs
-    from gllm_storage.files.target import Note
     from gllm_storage.s3.store import S3Store
     from gllm_storage.store.port import ReadItem, UploadItem
     from gllm_storage.store.retry import Kind
@@ -80,6 +79,7 @@ _ENDINGS = 256
 _OK = 200
 _WRITE_ID, _CHECKSUM, _CRC = f"x-amz-meta-{WRITE_ID}", f"x-amz-meta-{CHECKSUM}", "x-amz-checksum-crc64nvme"
 _DIGESTS = {"ChecksumCRC64NVME": _CRC, "ContentMD5": "content-md5"}
+_META = "x-amz-meta-"
 _NO_HEADERS: dict[str, str] = {}
 _NOTHING = contextlib.nullcontext()
 _DISK_WORKERS = 8
@@ -251,13 +251,14 @@ class _Files:
         self.failed: list[int] = []
         """The numbers of the objects whose files could not get their names; they have to go the normal way."""
 
-    def write(self, path: str, details: ErrorDetails, content: Content, note: Note | None) -> Draft:
+    def write(self, item: ReadItem, path: str, details: ErrorDetails, content: Content) -> Draft:
         """Write a file that gets its name later, or never.
 
         Raises:
             StorageError: If it cannot be written.
         """
-        draft = Draft(path, details, durable=self._durable, folders=self._folders, late=True, note=note)
+        manner = {"durable": self._durable, "late": True}
+        draft = Draft(path, details, folders=self._folders, note=item.named, preserved=item.preserved, **manner)
         self._unnamed.add(draft)
         try:
             draft.fill(content)
@@ -552,7 +553,8 @@ class _Get:
                 content = answer.content(None if self._item.path is None else self._common.buffer)
                 # Before the content is used: a server that confuses the two answers sends another content.
                 second = None if self._pair is None else self._pair.second()
-                return self._take(content, _Facts(size, etag), checksum_in(headers, size), second)
+                metadata = None if self._item.preserved is None else _metadata_in(headers)
+                return self._take(content, _Facts(size, etag, metadata), checksum_in(headers, size), second)
         finally:
             answer.close()
             self._close_pair()
@@ -569,7 +571,8 @@ class _Get:
             self._common.report(self._item.key, self._operation, cause, "corruption")
             return None
         if self._item.accept is not None:
-            self._item.accept(ObjectInfo(self._common.store.url(self._item.key), size, facts.etag, checksum=checksum))
+            url = self._common.store.url(self._item.key)
+            self._item.accept(ObjectInfo(url, size, facts.etag, checksum=checksum, metadata=facts.metadata))
         self._common.states_checksums = checksum is not None
         if checksum is None and second is not None and not self._is_confirmed_by(second, facts):
             return None
@@ -602,7 +605,7 @@ class _Get:
         path = self._item.path
         if path is None:
             return bytes(content)
-        return self._files.write(path, self._common.store.details(self._item.key, "download"), content, self._item.named)
+        return self._files.write(self._item, path, self._common.store.details(self._item.key, "download"), content)
 
     def _discard_unconfirmed(self) -> None:
         if self._unconfirmed is not None and isinstance(self._unconfirmed.kept, Draft):
@@ -632,6 +635,7 @@ class _Facts:
 
     size: int
     etag: str
+    metadata: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -648,6 +652,10 @@ class _Reads:
 
     get: PreparedRequest | None
     head: PreparedRequest | None
+
+
+def _metadata_in(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(_META): value for name, value in headers.items() if name.startswith(_META)}
 
 
 def _report_end(watch: Callable[[], contextlib.AbstractContextManager[Progress]], size: int) -> None:

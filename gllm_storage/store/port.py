@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.files.durability import FolderSyncs
     from gllm_storage.files.spool import Spool
-    from gllm_storage.files.target import LocalTarget
+    from gllm_storage.files.target import LocalTarget, Preserved
     from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.reader import ObjectReader
@@ -151,6 +151,7 @@ class ReadItem:
         accept: As in `Transfer`.
         named: As in `Transfer`.
         exclusive: Whether to fail if the local file exists, atomically.
+        preserved: As in `Transfer`; then `accept` gets the metadata, where the answer states them.
     """
 
     key: str
@@ -159,6 +160,7 @@ class ReadItem:
     accept: Callable[[ObjectInfo], object] | None = None
     named: Callable[[os.stat_result], object] | None = None
     exclusive: bool = False
+    preserved: Callable[[], Preserved] | None = None
 
 
 @contextmanager
@@ -433,9 +435,8 @@ class ObjectStore(ABC):
             IntegrityError: If the content does not match its checksum, twice.
             StorageError: If the download fails; the local file is unchanged then.
         """
-        with atomic_target(
-            path, transfer.details, durable=transfer.settings.fsync, named=self.names_targets, note=transfer.named
-        ) as target:
+        manner = {"durable": transfer.settings.fsync, "named": self.names_targets}
+        with atomic_target(path, transfer.details, **manner, note=transfer.named, preserved=transfer.preserved) as target:
             self.fetch(key, target, transfer)
         transfer.progress.finish()
 
@@ -795,6 +796,8 @@ class ObjectStore(ABC):
                     transfer = dataclasses.replace(transfer, accept=item.accept)
                 if item.named is not None:
                     transfer = dataclasses.replace(transfer, named=item.named)
+                if item.preserved is not None:
+                    transfer = dataclasses.replace(transfer, preserved=item.preserved)
                 if item.path is None:
                     return self.read(item.key, transfer)
                 if item.exclusive:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import Stop
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from gllm_storage.errors import ErrorDetails
+    from gllm_storage.files.target import Preserved
     from gllm_storage.info import ObjectInfo, Stored
 
 MAX_PARTS = 10_000
@@ -126,6 +127,7 @@ class Transfer:
             version, and ends the download.
         stored: Called with the result of a copy, where the store's answer states it.
         named: Called when a downloaded file has its name, as `Draft` calls it. None: the file keeps the time of its content.
+        preserved: Called for the time and the mode of a downloaded file, after `accept`; None for the usual ones.
     """
 
     details: ErrorDetails
@@ -135,7 +137,8 @@ class Transfer:
     accept: Callable[[ObjectInfo], object] = _any_version
     stored: Callable[[Stored], object] = _not_noted
     named: Callable[[os.stat_result], object] | None = None
+    preserved: Callable[[], Preserved] | None = None
 
     def attempt(self) -> Transfer:
         """A copy for one attempt. Its stop ends this attempt only; the stop of the transfer ends both."""
-        return Transfer(self.details, self.settings, self.progress, Stop(self.stop), self.accept, self.stored, self.named)
+        return replace(self, stop=Stop(self.stop))

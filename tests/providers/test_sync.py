@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gllm_storage import ObjectNotFoundError
+from gllm_storage import MemoryStorageClient, ObjectNotFoundError
 from gllm_storage.errors import FolderError
-from gllm_storage.folders import compare
+from gllm_storage.folders import RemoteFolder, compare
 from tests.conftest import make_rig
+from tests.rig import server_rig
+from tests.servers.process import clean_environment, find_program
+from tests.servers.rclone import INSTALL
 from tests.unit.folders.conftest import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gllm_storage.folders import Plan
+    from gllm_storage.folders import Plan, TransferOptions
+    from tests.conftest import Servers
     from tests.rig import Rig
 
 FILES = [
@@ -166,6 +171,59 @@ def test_copy(rig: Rig, local: Path) -> None:
     assert client.delete_dir("v2").deleted == len(FILES)
     assert sorted(rig.files()) == sorted(f"v1/{name}" for name in FILES)
     assert client.delete_dir("v2").deleted == 0
+
+
+def test_preserve(rig: Rig, tmp_path: Path) -> None:
+    """Times and modes go up, down, and to another store, small files and files in parts."""
+    client, other = rig.client(), MemoryStorageClient({"bucket_name": "other", "prefix": tmp_path.name})
+    sizes = {"small.bin": 10, "empty.bin": 0, "large.bin": 9 * 2**20}
+    for number, (name, size) in enumerate(sizes.items()):
+        write(tmp_path / "local" / name, bytes(size), OLD + number + 0.123456)
+        (tmp_path / "local" / name).chmod(0o640 + number)
+    facts: TransferOptions = {"preserve": ("mtime", "mode")}
+
+    client.upload_dir(tmp_path / "local", "v1", **facts)
+    client.download_dir("v1", tmp_path / "copy", **facts)
+    client.sync_dir(client.url("v1"), RemoteFolder(other, "v1"), **facts)
+    client.copy_dir("v1", "v2", **facts)
+    other.download_dir("v1", tmp_path / "across", **facts)
+    client.download_dir("v2", tmp_path / "within", **facts)
+    client.download_dir("v1", tmp_path / "plain")
+
+    given = facts_about(tmp_path / "local")
+    assert [facts_about(tmp_path / each) for each in ("copy", "across", "within")] == [given] * 3
+    assert not set(facts_about(tmp_path / "plain").values()) & set(given.values())
+    assert client.download_dir("v1", tmp_path / "copy").transferred == 0
+
+
+def test_rclone_times(servers: Servers, tmp_path: Path) -> None:
+    """Rclone restores times and modes that this library has stored, and this library those that rclone has stored."""
+    rig = server_rig("ministack", servers.s3("ministack"))
+    write(tmp_path / "local" / "a.bin", CONTENT, OLD + 0.123456)
+    (tmp_path / "local" / "a.bin").chmod(0o640)
+    config = rig.config
+    environment = {
+        **clean_environment(tmp_path),
+        "RCLONE_S3_PROVIDER": "Other",
+        "RCLONE_S3_ENDPOINT": config["endpoint_url"],
+        "RCLONE_S3_ACCESS_KEY_ID": config["aws_access_key_id"],
+        "RCLONE_S3_SECRET_ACCESS_KEY": config["aws_secret_access_key"],
+    }
+    remote = f":s3:{config['bucket_name']}/{rig.key('')}"
+    copy = [find_program("rclone", INSTALL), "--config", "", "copy", "--metadata"]
+
+    rig.client().upload_dir(tmp_path / "local", "ours", preserve=("mtime", "mode"))
+    subprocess.run([*copy, f"{remote}ours", tmp_path / "theirs"], check=True, env=environment)
+    subprocess.run([*copy, tmp_path / "local", f"{remote}theirs"], check=True, env=environment)
+    rig.client().download_dir("theirs", tmp_path / "ours", preserve=("mtime", "mode"))
+
+    given = facts_about(tmp_path / "local")
+    assert facts_about(tmp_path / "theirs") == facts_about(tmp_path / "ours") == given
+
+
+def facts_about(folder: Path) -> dict[str, tuple[int, int]]:
+    """Times and modes of the files of a folder."""
+    return {each.name: (each.stat().st_mtime_ns, each.stat().st_mode) for each in folder.iterdir()}
 
 
 def test_missing_source(rig: Rig, tmp_path: Path) -> None:

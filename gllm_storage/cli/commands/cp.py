@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.folders import Reporter, dry_run_option, filter_options, require_recursive, run_tree, takes
+from gllm_storage.cli.folders import (
+    Reporter,
+    dry_run_option,
+    filter_options,
+    preserve_option,
+    require_recursive,
+    run_tree,
+    takes,
+)
 from gllm_storage.cli.options import (
     clients,
     exact_option,
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @transfer_options
+@preserve_option
 @dry_run_option
 @filter_options
 @property_options
@@ -46,6 +55,7 @@ def cp(
     recursive: bool,
     verbose: bool,
     quiet: bool,
+    preserve: Sequence[str],
     dry_run: bool,
     chosen: Mapping[str, Any],
     properties: ObjectProperties,
@@ -62,10 +72,16 @@ def cp(
     parsed, parsed_target = sources_and_target(paths, exact=exact)
     if properties.given() and isinstance(parsed_target, (Stream, LocalPath)):
         raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
-    require_recursive(chosen, recursive=recursive)
+    require_recursive(chosen, recursive=recursive, preserve=preserve)
     made = clients(stores_of(parsed, parsed_target))
     failures = Failures()
-    options = {**chosen, "exclusive": no_clobber, "properties": properties, "dry_run": dry_run}
+    options = {
+        **chosen,
+        "exclusive": no_clobber,
+        "properties": properties,
+        "dry_run": dry_run,
+        "preserve": preserve,
+    }
     if not isinstance(parsed_target, Stream):
         announce("the current file is complete or unchanged")
     with bars(quiet=quiet or _uses_terminal(parsed, parsed_target)) as shown, folders_synced_once():

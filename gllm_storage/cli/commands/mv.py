@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.folders import Reporter, dry_run_option, filter_options, require_recursive, run_tree, takes
+from gllm_storage.cli.folders import (
+    Reporter,
+    dry_run_option,
+    filter_options,
+    preserve_option,
+    require_recursive,
+    run_tree,
+    takes,
+)
 from gllm_storage.cli.options import (
     clients,
     exact_option,
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
 @click.command()
 @transfer_options
 @click.option("-f", "--force", is_flag=True, help="Move also published versions.")
+@preserve_option
 @dry_run_option
 @filter_options
 @exact_option
@@ -48,6 +57,7 @@ def mv(
     verbose: bool,
     quiet: bool,
     force: bool,
+    preserve: Sequence[str],
     dry_run: bool,
     chosen: Mapping[str, Any],
 ) -> None:
@@ -62,8 +72,14 @@ def mv(
     sources, target = sources_and_target(paths, exact=exact)
     if any(isinstance(each, Stream) for each in (*sources, target)):
         raise ValueError("mv moves files, not standard input or output; use cp")
-    require_recursive(chosen, recursive=recursive)
-    options = {**chosen, "exclusive": no_clobber, "force": force, "dry_run": dry_run}
+    require_recursive(chosen, recursive=recursive, preserve=preserve)
+    options = {
+        **chosen,
+        "exclusive": no_clobber,
+        "force": force,
+        "dry_run": dry_run,
+        "preserve": preserve,
+    }
     made = clients(stores_of(sources, target))
     failures = Failures()
     announce("the current file is complete at its old or its new place, or at both")

@@ -10,7 +10,7 @@ import click
 
 from gllm_storage.cli.completion import complete_url
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.folders import Reporter, dry_run_option, end_of, filter_options, text_of
+from gllm_storage.cli.folders import Reporter, dry_run_option, end_of, filter_options, preserve_option, text_of
 from gllm_storage.cli.options import clients, property_options, side_options, store_options
 from gllm_storage.cli.places import Folder, LocalPath, Stream, parse_source, parse_target
 from gllm_storage.cli.plan import stores_of
@@ -44,6 +44,7 @@ _ON_ERROR = click.Choice(["stop", "collect"])
 @click.option("--apply", "plan_from", metavar="FILE", help="Run the plan of FILE, without SOURCE and TARGET.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each file that is transferred or deleted.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@preserve_option
 @dry_run_option
 @filter_options
 @property_options
@@ -56,6 +57,7 @@ def sync(
     plan_from: str | None,
     verbose: bool,
     quiet: bool,
+    preserve: Sequence[str],
     dry_run: bool,
     properties: ObjectProperties,
     **given: Any,
@@ -75,7 +77,11 @@ def sync(
     failures = Failures()
     with bars(quiet=quiet) as shown, failures.tolerated():
         reporter = Reporter(failures, shown, text_of(ends.target), ends.local_source, verbose, deleted="delete ")
-        options = {"dry_run": dry_run or plan_to is not None, "properties": properties}
+        options = {
+            "dry_run": dry_run or plan_to is not None,
+            "properties": properties,
+            "preserve": preserve,
+        }
         work = partial(_synced, ends, given) if plan is None else partial(_applied, plan, ends, given)
         result = reporter.reported(partial(work, {**reporter.hooks(), **options}), dry_run=dry_run)
         if result is not None and plan_to is not None:
