@@ -6,14 +6,24 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Dict, Self  # noqa: UP035 - the documented signatures say Dict
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
     from datetime import timedelta
     from pathlib import Path
     from types import TracebackType
+    from typing import Unpack
 
     from fsspec import AbstractFileSystem
     from fsspec.callbacks import Callback
 
+    from gllm_storage.folders import (
+        ApplyOptions,
+        FolderOptions,
+        FolderResult,
+        Plan,
+        RemoteFolder,
+        TransferOptions,
+    )
     from gllm_storage.info import ObjectInfo, ObjectProperties
 
 
@@ -24,8 +34,8 @@ class CloudStorageClient(ABC):
     and downloading files from cloud storage services.
 
     A third party's client needs the four abstract methods only. The others (`upload`, `copy_file`, `move_file`, `presign`,
-    `url`, `open`, `info`, `list_files`, `list_folder`, `filesystem`, `storage_options`) raise `NotImplementedError` by
-    default; `FsspecStorageClient` implements them all. `close` does nothing by default.
+    `url`, `open`, `info`, `list_files`, `list_folder`, `filesystem`, `storage_options`, and the methods for folders) raise
+    `NotImplementedError` by default; `FsspecStorageClient` implements them all. `close` does nothing by default.
 
     Clients of one class are equal if their configs are equal. A repr shows the keys of a config and none of its values.
     """
@@ -279,6 +289,161 @@ class CloudStorageClient(ABC):
             NotImplementedError: If the client implements the four abstract methods only.
         """
         raise self._not_implemented("list_folder")
+
+    def upload_dir(
+        self, local_dir: str | os.PathLike[str], remote_dir: str, **options: Unpack[TransferOptions]
+    ) -> FolderResult:
+        """Upload the files of a folder that differ from those there, by size and checksum.
+
+        Args:
+            local_dir: The local folder.
+            remote_dir: Path of the folder in the store; the client's own prefix if empty.
+            **options: See `gllm_storage.folders.TransferOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            FileNotFoundError: If the source does not exist.
+            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("upload_dir")
+
+    def download_dir(
+        self, remote_dir: str, local_dir: str | os.PathLike[str], **options: Unpack[TransferOptions]
+    ) -> FolderResult:
+        """Download the files of a folder that differ from the local ones, by size and checksum.
+
+        Args:
+            remote_dir: Path of the folder in the store; the client's own prefix if empty.
+            local_dir: The local folder; made if it is missing.
+            **options: See `gllm_storage.folders.TransferOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            FileNotFoundError: If the source does not exist.
+            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("download_dir")
+
+    def sync_dir(
+        self,
+        source: str | os.PathLike[str] | RemoteFolder,
+        target: str | os.PathLike[str] | RemoteFolder,
+        *,
+        delete: bool = False,
+        max_delete: int | None = None,
+        **options: Unpack[TransferOptions],
+    ) -> FolderResult:
+        """Make a folder equal to another one: local to remote, remote to local, or remote to remote.
+
+        Args:
+            source: The source: a URL, a local path, or a `gllm_storage.folders.RemoteFolder`.
+            target: The target, likewise.
+            delete: Whether to delete files that only the target has: last, and never after a failure. Default False.
+            max_delete: The most deletions. If there would be more, nothing is changed. None for any number.
+            **options: See `gllm_storage.folders.TransferOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            FileNotFoundError: If the source does not exist.
+            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("sync_dir")
+
+    def copy_dir(self, source_dir: str, target_dir: str, **options: Unpack[TransferOptions]) -> FolderResult:
+        """Copy the files of a folder that differ from those of another folder of the store.
+
+        Args:
+            source_dir: Path of the folder.
+            target_dir: Path of the folder of the copies.
+            **options: See `gllm_storage.folders.TransferOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            FileNotFoundError: If the source does not exist.
+            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("copy_dir")
+
+    def delete_dir(self, remote_dir: str, **options: Unpack[FolderOptions]) -> FolderResult:
+        """Delete the files of a folder.
+
+        Args:
+            remote_dir: Path of the folder, which must not be empty.
+            **options: See `gllm_storage.folders.FolderOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("delete_dir")
+
+    def check_dir(
+        self,
+        source: str | os.PathLike[str] | RemoteFolder,
+        target: str | os.PathLike[str] | RemoteFolder,
+        **options: Unpack[TransferOptions],
+    ) -> Plan:
+        """Compare two folders, by size and checksum; nothing moves.
+
+        Args:
+            source: The source: a URL, a local path, or a `gllm_storage.folders.RemoteFolder`.
+            target: The target, likewise.
+            **options: See `gllm_storage.folders.TransferOptions`.
+
+        Returns:
+            The differences; `Plan.is_empty` is True if there are none.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            FileNotFoundError: If the source does not exist.
+            RuntimeError: If listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("check_dir")
+
+    def apply_plan(self, plan: Plan, **options: Unpack[ApplyOptions]) -> FolderResult:
+        """Run a plan that was made before, by a dry run or by `check_dir`.
+
+        Args:
+            plan: The plan.
+            **options: See `gllm_storage.folders.ApplyOptions`.
+
+        Returns:
+            The counts and the outcome of each file.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If a path or an option is not valid.
+            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
+            NotImplementedError: If the client implements the four abstract methods only.
+        """
+        raise self._not_implemented("apply_plan")
 
     @property
     def filesystem(self) -> AbstractFileSystem:

@@ -32,8 +32,9 @@ from gllm_storage.errors import (
     StorageUnavailableError,
 )
 from gllm_storage.files.source import MemorySource, SourceChangedError
-from gllm_storage.files.target import atomic_target
+from gllm_storage.files.target import Preserved, atomic_target
 from gllm_storage.filesystem.base import StoreFileSystem
+from gllm_storage.info import Stored
 from gllm_storage.store.download import fetch_object
 from gllm_storage.store.port import ReadItem, UploadItem, UploadRequest, nothing, unwatched
 from gllm_storage.store.reader import ObjectChangedError, ObjectReader
@@ -756,6 +757,64 @@ class StoreSuite:
         assert local.read_bytes() == large
         failure(partial(store.read_many, items, Stop()), ObjectNotFoundError)
         self._check_memory()
+
+    def test_accept(self, tmp_path: Path, size: str) -> None:
+        """`read_many` tells each version before its file appears, and then the file; a refused version does not appear."""
+        store = self.make_store()
+        (data,) = self._contents(store, size, 1)
+        self.put(NAME, data)
+        self.put(OTHER, data)
+        versions: list[ObjectInfo] = []
+        states: list[os.stat_result] = []
+        refusal, preserved = ValueError("refused by the test"), Preserved(mtime_ns=5_000_000_001)
+
+        def refuse(_: ObjectInfo) -> None:
+            raise refusal
+
+        one, other = tmp_path / "one", tmp_path / "other"
+        one.write_bytes(b"before")
+        other.write_bytes(b"before")
+        items = [
+            ReadItem(NAME, unwatched, str(one), versions.append, states.append, preserved=lambda: preserved),
+            ReadItem(OTHER, unwatched, str(other), refuse),
+        ]
+        answers = store.read_many(items, Stop(), on_error="return")
+        assert answers[0] is None
+        assert answers[1] is refusal
+        assert (one.read_bytes(), other.read_bytes()) == (data, b"before")
+        now = store.info(NAME)
+        assert (versions[-1].url, versions[-1].size) == (store.url(NAME), len(data))
+        assert versions[-1].version == now.version if versions[-1].version else versions[-1].etag in {None, now.etag}
+        assert one.stat().st_mtime_ns == preserved.mtime_ns
+        assert [each.st_ino for each in states] in ([], [one.stat().st_ino])
+
+    def test_read_new(self, tmp_path: Path, size: str) -> None:
+        """`read_many` with `exclusive` makes new files only."""
+        store = self.make_store()
+        (data,) = self._contents(store, size, 1)
+        self.put(NAME, data)
+        one, other = tmp_path / "one", tmp_path / "other"
+        other.write_bytes(b"before")
+        items = [ReadItem(NAME, unwatched, str(each), exclusive=True) for each in (one, other)]
+        answers = store.read_many(items, Stop(), on_error="return")
+        assert answers[0] is None
+        assert isinstance(answers[1], ObjectExistsError)
+        assert (one.read_bytes(), other.read_bytes()) == (data, b"before")
+        assert sorted(each.name for each in tmp_path.iterdir() if each.is_file()) == ["one", "other"]
+
+    def test_upload_failures(self) -> None:
+        """`upload_many` with ``on_error="return"`` stores the other objects."""
+        store = self.make_store()
+        failed = ValueError("refused by the test")
+
+        def broken(_: ErrorDetails) -> Any:
+            raise failed
+
+        items = [UploadItem(NAME, partial(_in_memory, b"x"), unwatched), UploadItem(OTHER, broken, unwatched)]
+        stored, error = store.upload_many(items, Stop(), on_error="return")
+        assert isinstance(stored, Stored)
+        assert error is failed
+        self._check({NAME: b"x"})
 
     def test_writer(self, size: str) -> None:
         """A writer stores the content that was written piece by piece."""
