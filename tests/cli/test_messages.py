@@ -52,10 +52,10 @@ def test_arguments_found() -> None:
 
 def test_advised_options() -> None:
     """All options in remedies exist."""
-    shown = CliRunner().invoke(cli, ["cp", "--help"], prog_name="gllm-storage").output
+    shown = "".join(CliRunner().invoke(cli, [each, "--help"], prog_name="gllm-storage").output for each in ("cp", "sync"))
 
     advised = set(re.findall(r"--[a-z-]+", " ".join(advice(each) for each in Remedy)))
-    assert advised == {"--config", "--endpoint-url", "--no-clobber", "--profile", "--region"}
+    assert advised == {"--config", "--endpoint-url", "--exclude", "--force", "--no-clobber", "--profile", "--region"}
     assert all(re.search(rf"{option}\b", shown) for option in advised)
 
 

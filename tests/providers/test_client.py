@@ -17,6 +17,7 @@ from gllm_storage import (
     S3StorageClient,
     get_storage_client,
 )
+from gllm_storage.folders import Plan
 from tests.unit.test_registry import FourVerbs
 
 if TYPE_CHECKING:
@@ -139,8 +140,30 @@ def test_password_in_url(url: str) -> None:
         lambda client: list(client.list_folder()),
         lambda client: client.filesystem,
         lambda client: client.storage_options,
+        lambda client: client.upload_dir("out", "v1"),
+        lambda client: client.download_dir("v1", "out"),
+        lambda client: client.sync_dir("out", "memory://b/v1"),
+        lambda client: client.copy_dir("v1", "v2"),
+        lambda client: client.delete_dir("v1"),
+        lambda client: client.check_dir("out", "memory://b/v1"),
+        lambda client: client.apply_plan(Plan("", "", ("", ""))),
     ],
-    ids=["url", "open", "info", "list_files", "list_folder", "filesystem", "storage_options"],
+    ids=[
+        "url",
+        "open",
+        "info",
+        "list_files",
+        "list_folder",
+        "filesystem",
+        "storage_options",
+        "upload_dir",
+        "download_dir",
+        "sync_dir",
+        "copy_dir",
+        "delete_dir",
+        "check_dir",
+        "apply_plan",
+    ],
 )
 def test_missing_method(use: Callable[[CloudStorageClient], object], request: pytest.FixtureRequest) -> None:
     """A class with the four verbs alone raises NotImplementedError, with the names of class and method."""
