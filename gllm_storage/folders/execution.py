@@ -52,7 +52,8 @@ _BATCH_BYTES = 2**30
 _KEPT_FAILURES = 1000
 _SHOWN_FAILURES = 20
 _COPIES = 16
-"""Copies on a server at a time."""
+"""Copies on a server, and exclusive creates of small files, at a time."""
+_SMALL = 2**20
 _SETTLED_SECONDS = 0.025
 """After this time, another change of a file gives it another time: longer than a tick of the clock of a filesystem."""
 
@@ -327,7 +328,8 @@ class Execution:
         began = time.time_ns()
         done: list[tuple[Entry, Stored]] = []
         settled: list[tuple[Entry, Stored]] = []
-        for step, each in zip(batch, store.upload_many(items, self._stop, on_error="return"), strict=True):
+        answers = store.upload_many(items, self._stop, self._workers(batch), on_error="return")
+        for step, each in zip(batch, answers, strict=True):
             file, status = step.file, source.status(step.file.path)
             if isinstance(each, Exception):
                 self._failed(file, each)
@@ -342,6 +344,10 @@ class Execution:
                     settled.append((file, each))
         if not self._manner.removes:
             self._remember_uploads(done, settled)
+
+    def _workers(self, batch: Sequence[Step]) -> int:
+        """How many exclusive creates of small files go side by side; 0 leaves it to the store, which has a way for others."""
+        return _COPIES if self._manner.exclusive and all(step.file.size <= _SMALL for step in batch) else 0
 
     def _with_facts(
         self, status: os.stat_result | None, target: StoredFolder, common: Mapping[str, Any]
@@ -423,7 +429,7 @@ class Execution:
             for step in batch
         ]
         done = []
-        answers = source.store.read_many(items, self._stop, on_error="return")
+        answers = source.store.read_many(items, self._stop, on_error="return", workers=self._workers(batch))
         if self._manner.removes:
             answers = self._removed(batch, answers, source)
         for step, each in zip(batch, answers, strict=True):

@@ -102,15 +102,15 @@ def mv(
                     shown.say(moved)
     failures.finish()
     if recursive and not dry_run:
-        _remove_empty_folders(sources, made)
+        _remove_empty_folders(sources, made, markers=not chosen)
 
 
-def _remove_empty_folders(sources: Sequence[Argument], made: Mapping[Store, FsspecStorageClient]) -> None:
-    """Remove what is left of folders after all their files were moved: local folders, and folder markers of stores."""
+def _remove_empty_folders(sources: Sequence[Argument], made: Mapping[Store, FsspecStorageClient], *, markers: bool) -> None:
+    """Remove what is left of folders after their files were moved: empty local folders, and folder markers of stores."""
     for source in sources:
         if isinstance(source, LocalPath):
             _remove_local_folders(source.path)
-        elif isinstance(source, Address):
+        elif isinstance(source, Address) and markers:
             _remove_markers(made[Store(source.root, SOURCE)], source.key)
 
 
