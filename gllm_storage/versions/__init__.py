@@ -13,7 +13,7 @@ Example:
     True
 """
 
-from gllm_storage.versions.aliases import AliasMove, alias_history, set_alias
+from gllm_storage.versions.aliases import AliasMove, alias_history, list_aliases, set_alias
 from gllm_storage.versions.catalog import Version, list_versions, resolve
 from gllm_storage.versions.collector import Garbage, collect_garbage
 from gllm_storage.versions.comparison import Change, diff
@@ -37,6 +37,7 @@ __all__ = [
     "delete_version",
     "diff",
     "fetch",
+    "list_aliases",
     "list_versions",
     "publish",
     "resolve",
