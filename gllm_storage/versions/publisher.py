@@ -66,6 +66,11 @@ _MOST_FOREIGN = 8
 """How many directories of one content may hold something else before a publisher fails. Tombstones do not count."""
 _BATCH = 1000
 """Files that are stored before the next mark may be written."""
+_PATIENCE, _LONGEST_PATIENCE = 0.5, 10.0
+"""Seconds for which a publisher waits for a file that another one of the same content should send: for an empty one, and at
+most."""
+_SLOW = 16 * 2**20
+"""Bytes per second that the other one should send."""
 _HEARTBEAT_SECONDS = 600
 """Time between two marks of one publisher, so that the newest one shows that it lives."""
 
@@ -232,6 +237,7 @@ class Publisher:
         self._tree = tree
         self._manifest = manifest
         self._progress = progress
+        self._waits_for_others = True
         self._log: Log = version_log(model, manifest.version, _OPERATION)
         self._details = self._store.details(model.key("versions", manifest.version), _OPERATION)
 
@@ -320,15 +326,21 @@ class Publisher:
         if not self._store_list(place):
             return False
         prefix = self._model.data(place)
-        was_empty = is_alone = self._store.first(prefix) is None
+        was_empty = self._store.first(prefix) is None
+        rank, publishers = marks.position()
+        is_alone = was_empty and publishers == 1
         with self._reusable() as earlier:
             for batch in self._tree.batches(_BATCH, self._details):
                 marks.write_if_due()
-                # Publishers of the same content begin at different files, so that together they send each one about once.
-                start = secrets.randbelow(len(batch))
-                batch = [*batch[start:], *batch[:start]]  # noqa: PLW2901 - the same files
                 is_alone = is_alone and not earlier and self._store_at_once(prefix, batch)
-                if not is_alone and not self._store_with_care(prefix, batch, earlier):
+                if is_alone:
+                    continue
+                # Publishers of the same content share the files, so that together they send each one about once. A publisher
+                # begins with its own files, and then sends those of others that do not appear.
+                start, end = rank * len(batch) // publishers, (rank + 1) * len(batch) // publishers
+                ours = self._store_with_care(prefix, batch[start:end], earlier, is_ours=True)
+                others = ours and self._store_with_care(prefix, [*batch[end:], *batch[:start]], earlier, is_ours=False)
+                if not others:
                     return False
         # A file that is not of this tree would be read by programs that read the directory by its prefix.
         return was_empty or sum(1 for _ in self._store.list_keys(prefix)) == self._tree.files
@@ -364,14 +376,23 @@ class Publisher:
 
         return UploadItem(prefix + file.entry.path, partial(_opened, file, sent), watch, exclusive=True)
 
-    def _store_with_care(self, prefix: str, batch: Sequence[SourceFile], earlier: Earlier) -> bool:
-        tasks = [partial(self._keep_or_store, prefix, each, earlier) for each in batch]
-        return all(run_all(tasks, self._store.settings.max_concurrency, Stop(running_stop())))
+    def _store_with_care(self, prefix: str, batch: Sequence[SourceFile], earlier: Earlier, *, is_ours: bool) -> bool:
+        tasks = [partial(self._keep_or_store, prefix, each, earlier, is_ours=is_ours) for each in batch]
+        return all(run_all(tasks, self._store.settings.max_concurrency, Stop(running_stop()))) if tasks else True
 
-    def _keep_or_store(self, prefix: str, file: SourceFile, earlier: Earlier) -> bool:
+    def _appears(self, key: str, size: int) -> bool:
+        """Whether a file is there, or another publisher stores it soon. After one that did not, none is awaited."""
+        wait, until = 0.02, time.monotonic() + min(_PATIENCE + size / _SLOW, _LONGEST_PATIENCE)
+        while not (found := self._store.exists(key)) and self._waits_for_others and time.monotonic() < until:
+            Stop(running_stop()).wait(wait)
+            wait = min(2 * wait, 0.5)
+        self._waits_for_others = self._waits_for_others and found
+        return found
+
+    def _keep_or_store(self, prefix: str, file: SourceFile, earlier: Earlier, *, is_ours: bool) -> bool:
         """Store a file unless it is there. Returns False if something else is there."""
         key, size = prefix + file.entry.path, file.entry.size
-        if not self._store.exists(key):
+        if not (self._store.exists(key) if is_ours else self._appears(key, size)):
             if earlier.copy(file.content, key):
                 self._progress(size)
                 return True
@@ -433,6 +454,7 @@ class Marks:
 
     def __init__(self, model: Model, place: str, version: str, slot: int) -> None:
         self._store = model.store
+        self._folder = model.marks(place)
         self._prefix = f"{model.marks(place)}{version}/{slot_name(slot)}-"
         self._keys: list[str] = []
         self._written = 0.0
@@ -459,6 +481,17 @@ class Marks:
         """
         if time.monotonic() - self._written >= _HEARTBEAT_SECONDS:
             self.write()
+
+    def position(self) -> tuple[int, int]:
+        """The position of this publisher among those that work in the directory, from 0, and their number.
+
+        Publishers that were killed count, and those that begin later do not: it is a hint for the order of the files.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        marks = sorted({*self._store.list_keys(self._folder), *self._keys})
+        return marks.index(self._keys[0]), len(marks)
 
     def remove(self) -> None:
         """Remove the marks. A mark that cannot be removed does no harm: garbage collection removes it."""
