@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.errors import OURS, IntegrityError, ObjectNotFoundError
 from gllm_storage.files.source import open_source
 from gllm_storage.store.transfer import Progress
-from gllm_storage.versions.catalog import Version, resolved, version_of
+from gllm_storage.versions.catalog import Version, require_same, resolved, version_of
 from gllm_storage.versions.layout import model_of, require_atomic, require_name, require_outside
 from gllm_storage.versions.local_tree import HashedSource
 from gllm_storage.versions.publisher import Publisher, new_manifest
@@ -140,8 +140,12 @@ class _CopiedFile:
         )
 
     def _missing(self, error: ObjectNotFoundError) -> IntegrityError:
-        """The error for a file that is missing although its version exists; raises as `resolve` if it does not."""
-        resolved(self.model, self.manifest.version, _OPERATION)
+        """The error for a file that is missing although its version is there.
+
+        Raises:
+            ObjectNotFoundError: If the version was deleted meanwhile.
+        """
+        require_same(self.model, self.manifest, _OPERATION)
         return IntegrityError(f"a file of version {self.manifest.version!r} is missing: {error.message}", error.details)
 
 

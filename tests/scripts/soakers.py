@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage import get_storage_client, versions
-from gllm_storage.errors import IntegrityError, ObjectExistsError, ObjectNotFoundError, StorageUnavailableError
+from gllm_storage.errors import ObjectExistsError, ObjectNotFoundError, StorageUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 MODEL = "models/soak"
 NAMES = ("v0", "v1", "v2")
@@ -67,29 +67,18 @@ class _Actor:
         versions.set_alias(self._client, MODEL, ALIAS, name)
 
     def verify(self, name: str) -> None:
-        self._unless_changed(name, lambda found: versions.verify(self._client, MODEL, found.name))
+        versions.verify(self._client, MODEL, name)
 
     def fetch(self, name: str) -> None:
         local = self._folder / f"fetched-{secrets.token_hex(8)}"
-        self._unless_changed(name, lambda found: versions.fetch(self._client, MODEL, found.name, local))
-        if local.exists():
-            contents = [_bytes_of(each) for each in (self._folder / "contents").iterdir()]
-            if _bytes_of(local) not in contents:
-                self.complain(f"fetch gave other files than any publisher had: {sorted(_bytes_of(local))}")
-            shutil.rmtree(local)
+        versions.fetch(self._client, MODEL, name, local)
+        if _bytes_of(local) not in [_bytes_of(each) for each in (self._folder / "contents").iterdir()]:
+            self.complain(f"fetch gave other files than any publisher had: {sorted(_bytes_of(local))}")
+        shutil.rmtree(local)
 
     def complain(self, text: str) -> None:
         """Write a broken rule to a file."""
         (self._folder / f"wrong-{secrets.token_hex(8)}").write_text(text, encoding="utf-8")
-
-    def _unless_changed(self, name: str, read: Callable[[versions.Version], object]) -> None:
-        """Read a version: it must be complete, unless it was deleted meanwhile, and its files were collected."""
-        before = versions.resolve(self._client, MODEL, name)
-        try:
-            read(before)
-        except IntegrityError:
-            if versions.resolve(self._client, MODEL, name) == before:
-                raise
 
 
 def _bytes_of(folder: Path) -> dict[str, bytes]:
