@@ -7,7 +7,7 @@ ARGS ?=
 # Most tests wait for a server or a timeout: four workers keep two cores busy.
 WORKERS ?= 4
 
-.PHONY: help demo test test-fast torch bench lint types contract check dist docs docs-serve clean
+.PHONY: help demo test test-fast explore soak torch bench lint types contract check dist docs docs-serve clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,13 @@ test: $(VENV)/test ## Run all tests on all servers that this machine can run.
 
 test-fast: $(VENV)/test ## Run the fast tests that need no installed server.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow and not hostile and not server' $(ARGS)
+
+explore: $(VENV)/test ## Explore the orders of requests of publishers and collectors for some minutes.
+	EXPLORE=20 $(BIN)/python -m pytest -n $(WORKERS) tests/versions/test_exploration.py $(ARGS)
+
+soak: $(VENV)/test ## Kill publishers, collectors and readers of versions at random for five minutes; SOAK=SECONDS for longer.
+	PYTHON=$(PYTHON) tests/install-servers
+	SOAK=$(or $(SOAK),300) $(BIN)/python -m pytest tests/providers/test_version_soak.py $(ARGS)
 
 torch: $(VENV)/test ## Install torch (800 MB) for the tests of its DataLoader; CI does.
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.*'

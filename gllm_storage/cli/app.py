@@ -19,7 +19,32 @@ from gllm_storage.cli.output import PROGRAM, StreamError, complain, drop, set_up
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = ("cat", "check", "completion", "cp", "du", "exists", "ls", "mv", "presign", "providers", "rm", "stat", "sync")
+_COMMANDS = (
+    "alias",
+    "cat",
+    "check",
+    "completion",
+    "copy-version",
+    "cp",
+    "delete-version",
+    "diff",
+    "du",
+    "exists",
+    "fetch",
+    "gc",
+    "ls",
+    "mv",
+    "presign",
+    "providers",
+    "publish",
+    "resolve",
+    "retain",
+    "rm",
+    "stat",
+    "sync",
+    "verify",
+    "versions",
+)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _EPILOG = f"""
 A URL names an object or a folder in a store: s3://bucket/key, gs://bucket/key, az://container/key, file:///folder/file, or
@@ -40,7 +65,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if cmd_name not in _COMMANDS:
             return None
-        found: click.Command = getattr(importlib.import_module(f"gllm_storage.cli.commands.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        found: click.Command = getattr(importlib.import_module(f"gllm_storage.cli.commands.{name}"), name)
         return found
 
 
@@ -48,7 +74,10 @@ class _Commands(click.Group):
 @click.version_option(package_name="gllm-storage", prog_name=PROGRAM)
 @debug_option
 def cli() -> None:
-    """Copy, move, list and inspect objects in S3, Google Cloud Storage, Azure Blob Storage and local folders."""
+    """Copy, move, list and inspect objects in S3, Google Cloud Storage, Azure Blob Storage and local folders.
+
+    Publish directories as versions of a model, and fetch them.
+    """
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -118,6 +118,10 @@ _ADVICE = {
     Remedy.NO_PRESERVE_ETAG: "Download the object, then upload it under its new name",
     Remedy.OPEN_AGAIN: "Repeat the command",
     Remedy.GET_ALONE: "Copy it alone, or rename it",
+    Remedy.ONE_MACHINE: "Add --one-machine if no other machine writes to the model meanwhile",
+    Remedy.CASE_SENSITIVE_DISK: (
+        "Choose a directory on a disk that keeps both names, or leave one of the files out with --include"
+    ),
     Remedy.NO_WILDCARDS: "Paths have no wildcards: name each object, or the folder that has them",
 }
 """Sentences for users of the command line; the other remedies read the same for them as for callers of the library."""

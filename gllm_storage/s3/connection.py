@@ -358,6 +358,10 @@ class S3Connection:
         """Whether requests go to Amazon itself."""
         return is_amazon(self.client)
 
+    def shares_buckets_with(self, other: S3Connection) -> bool:
+        """Whether a bucket of one connection has the same name for the other: regions of Amazon share theirs."""
+        return self.endpoint_url == other.endpoint_url or (self.is_amazon and other.is_amazon)
+
     @property
     def pipeline(self) -> Pipeline | None:
         """Sends requests, and reads their answers later; None if all requests go through boto3."""

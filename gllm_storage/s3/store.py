@@ -423,7 +423,7 @@ class S3Store(ObjectStore):
 
         Args:
             key: The key of the source object.
-            target: The store of the copy.
+            target: The store of the copy; at another endpoint, the content passes through this machine.
             target_key: The key of the copy.
             transfer: The operation, the settings, the progress, and the stop.
             options: Parameters of CopyObject and CreateMultipartUpload; ``preserve_etag`` copies in the parts in which the
@@ -434,7 +434,8 @@ class S3Store(ObjectStore):
             ObjectNotFoundError: If the source object does not exist.
             StorageError: If the copy fails; nothing was changed then, and nothing is left behind.
         """
-        if not isinstance(target, S3Store):
+        # The request goes to the endpoint of the target, which may have another bucket with the name of the source.
+        if not (isinstance(target, S3Store) and target.connection.shares_buckets_with(self.connection)):
             super().copy(key, target, target_key, transfer, options)
             return
         from gllm_storage.s3.copy import Copy, Place, copy_object  # noqa: PLC0415 - see above

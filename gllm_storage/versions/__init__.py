@@ -1,7 +1,8 @@
 """Published versions: a directory that is in the store completely or not at all, on any store that creates exclusively.
 
 `publish` stores a directory as a version of a model, `fetch` brings it to another machine, verified against the digest of
-all its files. Aliases point to versions, and move atomically. `delete_version` and `collect_garbage` remove the rest.
+all its files. Aliases point to versions, and move atomically. `delete_version`, `retain` and
+`collect_garbage` remove the rest.
 
 Example:
     >>> from gllm_storage import versions
@@ -12,13 +13,15 @@ Example:
     True
 """
 
-from gllm_storage.versions.aliases import AliasMove, alias_history, set_alias
+from gllm_storage.versions.aliases import AliasMove, alias_history, list_aliases, set_alias
 from gllm_storage.versions.catalog import Version, list_versions, resolve
 from gllm_storage.versions.collector import Garbage, collect_garbage
 from gllm_storage.versions.comparison import Change, diff
+from gllm_storage.versions.copying import copy_version
 from gllm_storage.versions.deletion import Deletion, delete_version
 from gllm_storage.versions.fetching import fetch
 from gllm_storage.versions.publisher import publish
+from gllm_storage.versions.retention import Retention, retain
 from gllm_storage.versions.verification import verify
 
 __all__ = [
@@ -26,15 +29,19 @@ __all__ = [
     "Change",
     "Deletion",
     "Garbage",
+    "Retention",
     "Version",
     "alias_history",
     "collect_garbage",
+    "copy_version",
     "delete_version",
     "diff",
     "fetch",
+    "list_aliases",
     "list_versions",
     "publish",
     "resolve",
+    "retain",
     "set_alias",
     "verify",
 ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.errors import ObjectExistsError, Remedy
 from gllm_storage.versions import entries
-from gllm_storage.versions.catalog import Version, manifest_of, newest_move, pointed_to, version_of
+from gllm_storage.versions.catalog import Version, alias_names, manifest_of, newest_move, pointed_to, version_of
 from gllm_storage.versions.entries import AliasEntry
 from gllm_storage.versions.layout import model_of, require_atomic, require_name, require_outside
 from gllm_storage.versions.log import alias_log
@@ -102,6 +102,27 @@ def alias_history(client: CloudStorageClient, model: str, alias: str) -> Iterato
     return (
         AliasMove(entry.version, entry.digest, entry.time) for _, entry in log.entries() if isinstance(entry, AliasEntry)
     )
+
+
+def list_aliases(client: CloudStorageClient, model: str) -> dict[str, AliasMove]:
+    """The aliases of a model in the order of their names, each with its newest move.
+
+    Args:
+        client: The client of the store.
+        model: The path of the model, as for `publish`.
+
+    Raises:
+        ValueError: If the path is not valid.
+        RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a
+            request fails (`StorageError`).
+
+    Example:
+        >>> list_aliases(client, "models/llama-ft")["latest"].version
+        'v3'
+    """
+    place = model_of(client, model)
+    found = {alias: newest_move(alias_log(place, alias, _OPERATION))[1] for alias in sorted(alias_names(place))}
+    return {alias: AliasMove(entry.version, entry.digest, entry.time) for alias, entry in found.items() if entry is not None}
 
 
 def move(model: Model, alias: str, target: Manifest, expected: str | None) -> Manifest:

@@ -150,6 +150,17 @@ def manifest_of(model: Model, version: str, operation: str) -> Manifest:
     raise _missing(model, version, operation, f"has a version {version!r} that {state}")
 
 
+def require_same(model: Model, manifest: Manifest, operation: str) -> None:
+    """Check that a version is still in its directory, after something was missing or wrong there.
+
+    Raises:
+        ObjectNotFoundError: If it was deleted meanwhile, also if it was published again.
+        StorageError: If a request fails, or the entry is damaged.
+    """
+    if manifest_of(model, manifest.version, operation).place != manifest.place:
+        raise _missing(model, manifest.version, operation, f"has a version {manifest.version!r} that was replaced meanwhile")
+
+
 def _manifest_of_alias(model: Model, alias: str, operation: str) -> Manifest:
     _, entry = newest_move(alias_log(model, alias, operation))
     if entry is None:

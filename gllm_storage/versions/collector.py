@@ -129,7 +129,7 @@ class Collector:
         found = [each for each in sorted(self._places() - named) if not self._is_empty(each)]
         if not grace or not found:
             return found
-        latest = self._now(dry_run=dry_run) - grace
+        latest = time_of_store(self.model, write=not dry_run) - grace
         # A directory may be one of several deleted versions, and a later entry may have followed the deletion.
         young = [each for each in logged if each.time is not None and each.time > latest]
         spared = {entry.place for _, entry in read_entries(self.model, young) if isinstance(entry, Deleted)}
@@ -231,15 +231,24 @@ class Collector:
         objects = [*self.store.list(self.model.marks(place)), *self._objects(place)]
         return all(each.last_modified is None or each.last_modified <= latest for each in objects)
 
-    def _now(self, *, dry_run: bool) -> dt.datetime:
-        """The time of the store's clock; that of this machine if nothing may be written, or the store tells no time."""
-        here = dt.datetime.now(tz=dt.UTC)
-        if dry_run:
-            return here
-        key = self.model.key("tombs", f"clock-{secrets.token_hex(16)}")
-        transfer = self.store.transfer(key, "upload")
-        self.store.upload(self.store.request(key, nothing(transfer.details), transfer))
-        try:
-            return self.store.info(key).last_modified or here
-        finally:
-            self._delete([key])
+
+def time_of_store(model: Model, *, write: bool) -> dt.datetime:
+    """The time of now by the clock of the store, of which an object that is written and deleted tells.
+
+    Args:
+        model: The model.
+        write: Whether anything may be written. If not, and if the store tells no time, it is that of this machine.
+
+    Raises:
+        StorageError: If a request fails.
+    """
+    here = dt.datetime.now(tz=dt.UTC)
+    if not write:
+        return here
+    store, key = model.store, model.key("tombs", f"clock-{secrets.token_hex(16)}")
+    transfer = store.transfer(key, "upload")
+    store.upload(store.request(key, nothing(transfer.details), transfer))
+    try:
+        return store.info(key).last_modified or here
+    finally:
+        store.delete_many([key], store.transfer(key, "delete"))

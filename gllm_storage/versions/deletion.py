@@ -12,6 +12,8 @@ from gllm_storage.versions.layout import model_of, require_atomic, require_name
 from gllm_storage.versions.log import alias_log, version_log
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gllm_storage.client import CloudStorageClient
     from gllm_storage.versions.layout import Model
 
@@ -64,25 +66,43 @@ def delete_version(client: CloudStorageClient, model: str, version: str) -> Dele
     if entry is None:
         return Deletion(deleted=False)
     # After the entry: of a mover and a deleter at the same moment, at least one sees the other.
-    aliases = [each for each in alias_names(place) if _points_to(place, each, version, entry.digest)]
-    return Deletion(deleted=True, aliases=tuple(aliases))
+    return Deletion(deleted=True, aliases=tuple(_aliases(place, {(version, entry.digest)})))
 
 
-def mark_deleted(model: Model, version: str) -> Deleted | None:
+def mark_deleted(model: Model, version: str, *, only: Manifest | None = None) -> Deleted | None:
     """End the log of a version with "deleted"; raises as `delete_version`.
 
+    Args:
+        model: The model.
+        version: The name of the version.
+        only: The manifest to delete; None for any.
+
     Returns:
-        The entry; None if there was no version, or another process deleted it.
+        The entry; None if there was no such version, or another process deleted it.
     """
     log = version_log(model, version, _OPERATION)
     slot, found = log.newest()
-    if not isinstance(found, Manifest):
+    if not isinstance(found, Manifest) or (only is not None and found != only):
         return None
     # Only another deleter can take this slot: publishers leave the log of a published version alone.
     entry = Deleted(found.digest, found.place, entries.now())
     return entry if log.create(slot + 1, entry) is None else None
 
 
-def _points_to(model: Model, alias: str, version: str, digest: str) -> bool:
-    _, entry = newest_move(alias_log(model, alias, _OPERATION))
-    return entry is not None and (entry.version, entry.digest) == (version, digest)
+def aliases_to(model: Model, manifests: Iterable[Manifest]) -> list[str]:
+    """The aliases that point to one of some versions. Read after their deletion, as in `delete_version`.
+
+    Raises:
+        StorageError: If a request fails, or an entry is damaged.
+    """
+    versions = {(each.version, each.digest) for each in manifests}
+    return _aliases(model, versions) if versions else []
+
+
+def _aliases(model: Model, versions: set[tuple[str, str]]) -> list[str]:
+    found = []
+    for alias in alias_names(model):
+        _, entry = newest_move(alias_log(model, alias, _OPERATION))
+        if entry is not None and (entry.version, entry.digest) in versions:
+            found.append(alias)
+    return found

@@ -19,7 +19,7 @@ import secrets
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gllm_storage
 from gllm_storage.concurrency.stop import Stop, running_stop
@@ -46,7 +46,8 @@ from gllm_storage.versions.reuse import Earlier, earlier_files
 from gllm_storage.versions.stored_file import Content, holds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from fsspec.callbacks import Callback
 
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
     from gllm_storage.errors import ErrorDetails, StorageError
     from gllm_storage.info import Stored
     from gllm_storage.versions.layout import Model
-    from gllm_storage.versions.local_tree import HashedSource, LocalFile, LocalTree
+    from gllm_storage.versions.local_tree import HashedSource
     from gllm_storage.versions.log import Decision, Log
+    from gllm_storage.versions.tree import TreeFile
 
 _OPERATION = "publish"
 _RESTARTS = 5
@@ -64,8 +66,69 @@ _MOST_FOREIGN = 8
 """How many directories of one content may hold something else before a publisher fails. Tombstones do not count."""
 _BATCH = 1000
 """Files that are stored before the next mark may be written."""
+_PATIENCE, _LONGEST_PATIENCE = 0.5, 10.0
+"""Seconds for which a publisher waits for a file that another one of the same content should send: for an empty one, and at
+most."""
+_SLOW = 16 * 2**20
+"""Bytes per second that the other one should send."""
 _HEARTBEAT_SECONDS = 600
 """Time between two marks of one publisher, so that the newest one shows that it lives."""
+
+
+class SourceFile(Protocol):
+    """A file to publish, with known content: a local one, or one of another model."""
+
+    @property
+    def entry(self) -> TreeFile:
+        """The line of the tree list."""
+
+    @property
+    def content(self) -> Content:
+        """The content."""
+
+    def opened(self, details: ErrorDetails) -> AbstractContextManager[HashedSource]:
+        """The bytes, which are compared with the content while they are read.
+
+        Args:
+            details: The upload that reads them, for errors.
+
+        Raises:
+            StorageError: If they cannot be read, or are not the content.
+        """
+
+    def changed(self, details: ErrorDetails) -> StorageError:
+        """The error for a file of which other bytes than its content were stored."""
+
+
+class SourceTree(Protocol):
+    """The files to publish: the attributes of `LocalTree`."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the tree."""
+
+    @property
+    def files(self) -> int:
+        """Number of files."""
+
+    @property
+    def size(self) -> int:
+        """Size of all files in bytes."""
+
+    @property
+    def list_path(self) -> str:
+        """The local file with the tree list."""
+
+    @property
+    def list_size(self) -> int:
+        """The size of the tree list in bytes."""
+
+    @property
+    def list_sha256(self) -> str:
+        """The SHA-256 of the tree list, hexadecimal."""
+
+    def batches(self, count: int, details: ErrorDetails) -> Iterator[Sequence[SourceFile]]:
+        """The files in their order, at most so many at a time."""
 
 
 def publish(
@@ -121,7 +184,7 @@ def publish(
         return version_of(place, Publisher(place, tree, manifest, progress).run())
 
 
-def new_manifest(model: Model, tree: LocalTree, version: str, metadata: Mapping[str, Any] | None = None) -> Manifest:
+def new_manifest(model: Model, tree: SourceTree, version: str, metadata: Mapping[str, Any] | None = None) -> Manifest:
     """The entry that publishes a tree in its first directory.
 
     Raises:
@@ -168,12 +231,13 @@ class Publisher:
         progress: Receives the bytes as they are stored or found.
     """
 
-    def __init__(self, model: Model, tree: LocalTree, manifest: Manifest, progress: Progress) -> None:
+    def __init__(self, model: Model, tree: SourceTree, manifest: Manifest, progress: Progress) -> None:
         self._model = model
         self._store = model.store
         self._tree = tree
         self._manifest = manifest
         self._progress = progress
+        self._waits_for_others = True
         self._log: Log = version_log(model, manifest.version, _OPERATION)
         self._details = self._store.details(model.key("versions", manifest.version), _OPERATION)
 
@@ -262,18 +326,28 @@ class Publisher:
         if not self._store_list(place):
             return False
         prefix = self._model.data(place)
-        was_empty = is_alone = self._store.first(prefix) is None
-        with earlier_files(self._model, self._tree) as earlier:
+        was_empty = self._store.first(prefix) is None
+        rank, publishers = marks.position()
+        is_alone = was_empty and publishers == 1
+        with self._reusable() as earlier:
             for batch in self._tree.batches(_BATCH, self._details):
                 marks.write_if_due()
-                # Publishers of the same content begin at different files, so that together they send each one about once.
-                start = secrets.randbelow(len(batch))
-                batch = batch[start:] + batch[:start]  # noqa: PLW2901 - the same files
                 is_alone = is_alone and not earlier and self._store_at_once(prefix, batch)
-                if not is_alone and not self._store_with_care(prefix, batch, earlier):
+                if is_alone:
+                    continue
+                # Publishers of the same content share the files, so that together they send each one about once. A publisher
+                # begins with its own files, and then sends those of others that do not appear.
+                start, end = rank * len(batch) // publishers, (rank + 1) * len(batch) // publishers
+                ours = self._store_with_care(prefix, batch[start:end], earlier, is_ours=True)
+                others = ours and self._store_with_care(prefix, [*batch[end:], *batch[:start]], earlier, is_ours=False)
+                if not others:
                     return False
         # A file that is not of this tree would be read by programs that read the directory by its prefix.
         return was_empty or sum(1 for _ in self._store.list_keys(prefix)) == self._tree.files
+
+    def _reusable(self) -> AbstractContextManager[Earlier]:
+        """The files that the store can copy."""
+        return earlier_files(self._model, self._tree)
 
     def _store_list(self, place: str) -> bool:
         key = self._model.tree(place)
@@ -283,9 +357,9 @@ class Publisher:
             return True
         return holds(self._store, key, Content(self._tree.list_size, self._tree.list_sha256))
 
-    def _store_at_once(self, prefix: str, batch: list[LocalFile]) -> bool:
+    def _store_at_once(self, prefix: str, batch: Sequence[SourceFile]) -> bool:
         """Store the files of a directory that was empty. Returns False if another publisher works there, too."""
-        sent: set[LocalFile] = set()
+        sent: set[SourceFile] = set()
         items = [self._item(prefix, each, sent) for each in batch]
         try:
             stored = self._store.upload_many(items, Stop(running_stop()))
@@ -295,21 +369,30 @@ class Publisher:
             self._require_stored(file, prefix + file.entry.path, each, sent)
         return True
 
-    def _item(self, prefix: str, file: LocalFile, sent: set[LocalFile]) -> UploadItem:
+    def _item(self, prefix: str, file: SourceFile, sent: set[SourceFile]) -> UploadItem:
         @contextlib.contextmanager
         def watch() -> Iterator[Progress]:
             yield Progress(self._progress)
 
         return UploadItem(prefix + file.entry.path, partial(_opened, file, sent), watch, exclusive=True)
 
-    def _store_with_care(self, prefix: str, batch: list[LocalFile], earlier: Earlier) -> bool:
-        tasks = [partial(self._keep_or_store, prefix, each, earlier) for each in batch]
-        return all(run_all(tasks, self._store.settings.max_concurrency, Stop(running_stop())))
+    def _store_with_care(self, prefix: str, batch: Sequence[SourceFile], earlier: Earlier, *, is_ours: bool) -> bool:
+        tasks = [partial(self._keep_or_store, prefix, each, earlier, is_ours=is_ours) for each in batch]
+        return all(run_all(tasks, self._store.settings.max_concurrency, Stop(running_stop()))) if tasks else True
 
-    def _keep_or_store(self, prefix: str, file: LocalFile, earlier: Earlier) -> bool:
+    def _appears(self, key: str, size: int) -> bool:
+        """Whether a file is there, or another publisher stores it soon. After one that did not, none is awaited."""
+        wait, until = 0.02, time.monotonic() + min(_PATIENCE + size / _SLOW, _LONGEST_PATIENCE)
+        while not (found := self._store.exists(key)) and self._waits_for_others and time.monotonic() < until:
+            Stop(running_stop()).wait(wait)
+            wait = min(2 * wait, 0.5)
+        self._waits_for_others = self._waits_for_others and found
+        return found
+
+    def _keep_or_store(self, prefix: str, file: SourceFile, earlier: Earlier, *, is_ours: bool) -> bool:
         """Store a file unless it is there. Returns False if something else is there."""
         key, size = prefix + file.entry.path, file.entry.size
-        if not self._store.exists(key):
+        if not (self._store.exists(key) if is_ours else self._appears(key, size)):
             if earlier.copy(file.content, key):
                 self._progress(size)
                 return True
@@ -324,8 +407,8 @@ class Publisher:
         self._progress(size if is_there else 0)
         return is_there
 
-    def _upload(self, key: str, file: LocalFile) -> None:
-        sent: set[LocalFile] = set()
+    def _upload(self, key: str, file: SourceFile) -> None:
+        sent: set[SourceFile] = set()
         transfer = self._store.transfer(key, "upload")
         with _opened(file, sent, transfer.details) as source:
             request = self._store.request(key, source, transfer, exclusive=True)
@@ -336,7 +419,7 @@ class Publisher:
                 stored = self._store.upload(replace(request, exclusive=False))
         self._require_stored(file, key, stored, sent)
 
-    def _require_stored(self, file: LocalFile, key: str, stored: Stored, sent: set[LocalFile]) -> None:
+    def _require_stored(self, file: SourceFile, key: str, stored: Stored, sent: set[SourceFile]) -> None:
         """Check that an object has the content that was hashed, although the file may have changed unnoticed.
 
         Raises:
@@ -351,7 +434,7 @@ class Publisher:
 
 
 @contextlib.contextmanager
-def _opened(file: LocalFile, sent: set[LocalFile], details: ErrorDetails) -> Iterator[HashedSource]:
+def _opened(file: SourceFile, sent: set[SourceFile], details: ErrorDetails) -> Iterator[HashedSource]:
     """Open a file, and add it to `sent` if all bytes that were read of it are those that were hashed."""
     with file.opened(details) as source:
         yield source
@@ -371,6 +454,7 @@ class Marks:
 
     def __init__(self, model: Model, place: str, version: str, slot: int) -> None:
         self._store = model.store
+        self._folder = model.marks(place)
         self._prefix = f"{model.marks(place)}{version}/{slot_name(slot)}-"
         self._keys: list[str] = []
         self._written = 0.0
@@ -397,6 +481,17 @@ class Marks:
         """
         if time.monotonic() - self._written >= _HEARTBEAT_SECONDS:
             self.write()
+
+    def position(self) -> tuple[int, int]:
+        """The position of this publisher among those that work in the directory, from 0, and their number.
+
+        Publishers that were killed count, and those that begin later do not: it is a hint for the order of the files.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        marks = sorted({*self._store.list_keys(self._folder), *self._keys})
+        return marks.index(self._keys[0]), len(marks)
 
     def remove(self) -> None:
         """Remove the marks. A mark that cannot be removed does no harm: garbage collection removes it."""

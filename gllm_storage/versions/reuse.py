@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from gllm_storage.versions.layout import Model
-    from gllm_storage.versions.local_tree import LocalTree
+    from gllm_storage.versions.publisher import SourceTree
     from gllm_storage.versions.stored_file import Content
     from gllm_storage.versions.tree import TreeFile
 
@@ -76,7 +76,7 @@ class Earlier:
 
 
 @contextlib.contextmanager
-def earlier_files(model: Model, tree: LocalTree) -> Iterator[Earlier]:
+def earlier_files(model: Model, tree: SourceTree) -> Iterator[Earlier]:
     """The large files of the latest versions.
 
     An error of an earlier version does not keep a new one from being published: its files are sent.

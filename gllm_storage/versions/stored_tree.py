@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.errors import ObjectNotFoundError
 from gllm_storage.files.source import open_source
+from gllm_storage.versions.catalog import require_same
 from gllm_storage.versions.stored_file import sha256_of_source
 from gllm_storage.versions.tree import TreeDigest, damaged, read_tree
 
@@ -47,6 +48,7 @@ def stored_tree(model: Model, manifest: Manifest, operation: str) -> Iterator[St
         operation: The operation, for errors.
 
     Raises:
+        ObjectNotFoundError: If the list is missing because the version was deleted meanwhile.
         IntegrityError: If the list is missing, or not the one that the manifest names, or not of its digest.
         UnsupportedOperationError: If a later version of this library wrote it.
         StorageError: If a request fails.
@@ -58,6 +60,7 @@ def stored_tree(model: Model, manifest: Manifest, operation: str) -> Iterator[St
         try:
             model.store.fetch(key, target, transfer)
         except ObjectNotFoundError as error:
+            require_same(model, manifest, operation)
             raise damaged(details, "the list of the files of a version is missing") from error
         with open_source(target.temporary, details) as source:
             if (source.size, sha256_of_source(source)) != (manifest.tree_size, manifest.tree_sha256):

@@ -12,7 +12,7 @@ from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, IntegrityError
 from gllm_storage.files.source import local_errors, open_source
-from gllm_storage.versions.catalog import Version, resolved, version_of
+from gllm_storage.versions.catalog import Version, require_same, resolved, version_of
 from gllm_storage.versions.layout import model_of
 from gllm_storage.versions.stored_file import Content, holds, sha256_of, sha256_of_source
 from gllm_storage.versions.stored_tree import stored_tree
@@ -80,7 +80,7 @@ def verify(
 
     Raises:
         ValueError: If the path or the name is not valid.
-        FileNotFoundError: If the version does not exist (`ObjectNotFoundError`).
+        FileNotFoundError: If the version does not exist, or was deleted, also while it was verified (`ObjectNotFoundError`).
         RuntimeError: If a file is missing, changed or added, or the manifest or the list of the files is damaged
             (`IntegrityError`, which names the first files); or if a request fails (`StorageError`).
 
@@ -103,6 +103,8 @@ def verify(
                 for path in not_in(tree, local_paths(folder)):
                     found.add(path, "added")
     if found.count:
+        if local_dir is None:
+            require_same(place, manifest, _OPERATION)
         details = place.store.details(place.data(manifest.place), _OPERATION)
         where = details.url if local_dir is None else repr(folder)
         raise IntegrityError(f"{where} is not version {manifest.version!r}: {found}", details)

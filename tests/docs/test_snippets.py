@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SLOW = {"README.md", "docs/cli.md", "docs/s3fs.md"}
+SLOW = {"README.md", "docs/cli.md", "docs/s3fs.md", "docs/versions.md"}
 """Pages that take more than three seconds: their blocks import pandas and s3fs, or start many commands."""
 RUNNABLE = {"python", "console", "json", "toml", "ini", "bash", "sh", "shell"}
 
@@ -49,6 +49,8 @@ def s3_environment() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the files that the pages take for granted."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}", encoding="utf-8")
     weights = {"embed.weight": np.arange(4096, dtype=np.float32), "head.bias": np.zeros(8)}
     safetensors.numpy.save_file(weights, tmp_path / "model.safetensors")
     pd.DataFrame({"step": range(10), "loss": np.linspace(11.0, 1.7, 10)}).to_parquet(tmp_path / "loss.parquet")

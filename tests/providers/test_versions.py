@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gllm_storage import versions
+from gllm_storage import MemoryStorageClient, versions
 from gllm_storage.errors import ObjectExistsError
+from gllm_storage.versions import copying
 from tests.conftest import make_rig
 from tests.rig import server_rig
 from tests.scripts import publishers
@@ -19,8 +20,11 @@ from tests.scripts.racers import use_barrier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.versions.local_tree import HashedSource
     from tests.conftest import Servers
 
 MODEL = "models/llama-ft"
@@ -55,6 +59,43 @@ def test_life_of_a_version(store: str, servers: Servers, tmp_path: Path) -> None
     assert [each.url for each in versions.collect_garbage(client, MODEL, grace=dt.timedelta())] == [one.url]
     assert versions.publish(client, tmp_path / "1", MODEL, version="v1").url == one.url.replace("-0/", "-1/")
     assert [versions.verify(client, MODEL, each.name) for each in versions.list_versions(client, MODEL)]
+
+
+@ON_SERVERS
+def test_copy_version(store: str, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy has the digest; S3 copies the files itself, Azure if the client is the same."""
+    rig = server_rig(store, servers.get(store))
+    client, other = rig.client(), rig.client()
+    files = {"a.bin": b"\x01" * 100_000, "sub.bin": b"\x02" * 100_000}
+    one = versions.publish(client, write(tmp_path / "1", files), MODEL, version="v1", metadata={"step": 1})
+    passed: list[str] = []
+    opened = copying._CopiedFile.opened
+
+    def counted(self: copying._CopiedFile, details: ErrorDetails) -> AbstractContextManager[HashedSource]:
+        passed.append(self.entry.path)
+        return opened(self, details)
+
+    monkeypatch.setattr(copying._CopiedFile, "opened", counted)
+    for target, model in ((client, "models/same"), (other, "models/other")):
+        passed.clear()
+        copy = versions.copy_version(client, MODEL, "v1", target, model, version="v2")
+        assert (copy.digest, copy.metadata) == (one.digest, one.metadata)
+        assert versions.verify(other, model, "v2") == copy
+        is_copied = store == "ceph" or (store == "azurite" and target is client)
+        assert sorted(passed) == ([] if is_copied else sorted(files))
+    memory = MemoryStorageClient({"bucket_name": "copies"})
+    assert versions.copy_version(client, MODEL, "v1", memory, MODEL).digest == one.digest
+    assert versions.copy_version(memory, MODEL, "v1", other, "models/back").digest == one.digest
+
+
+def test_copy_to_other_endpoint(servers: Servers, tmp_path: Path) -> None:
+    """A bucket of the same name at another S3 endpoint is another bucket: the files pass through this machine."""
+    source, target = (server_rig(name, servers.get(name)).client() for name in ("ceph", "ministack"))
+    one = versions.publish(source, write(tmp_path / "1", {"a.bin": b"\x01" * 100_000}), MODEL, version="v1")
+    copy = versions.copy_version(source, MODEL, "v1", target, f"{MODEL}-copy")
+    assert versions.verify(target, f"{MODEL}-copy", "v1").digest == one.digest
+    assert copy.url.endswith("-0/")
+    assert list(source.store.list_keys(f"{source.url(MODEL)}-copy/".removeprefix(source.store.url("")))) == []
 
 
 @ON_SERVERS

@@ -401,9 +401,9 @@ def sober_code() -> Iterator[None]:
     """Let the code run without threads, clocks and chance, so that a second run is equal to the first."""
     changes: list[contextlib.AbstractContextManager[object]] = [
         mock.patch("gllm_storage.versions.publisher.run_all", run_here),
+        mock.patch("gllm_storage.versions.publisher._LONGEST_PATIENCE", 0),
         mock.patch("gllm_storage.versions.reuse.SMALLEST", 1),
         mock.patch("secrets.token_hex", _token),
-        mock.patch("secrets.randbelow", return_value=0),
         mock.patch("gllm_storage.versions.entries.now", return_value="2026-11-28T00:00:00+00:00"),
     ]
     with contextlib.ExitStack() as stack:

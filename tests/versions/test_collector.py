@@ -13,7 +13,7 @@ import pytest
 from gllm_storage import LocalStorageClient
 from gllm_storage.errors import StorageUnavailableError, UnsupportedOperationError
 from gllm_storage.versions.catalog import list_versions, resolve
-from gllm_storage.versions.collector import Collector, collect_garbage
+from gllm_storage.versions.collector import collect_garbage, time_of_store
 from gllm_storage.versions.deletion import delete_version
 from gllm_storage.versions.entries import Aborted
 from gllm_storage.versions.layout import LAST_SLOT, Model, model_of, place_of
@@ -106,6 +106,10 @@ def test_late_files(client: FsspecStorageClient, model: Model) -> None:
     assert keys_of(model, f"data/{place}") == []
 
 
+def two_hours_later(model: Model, *, write: bool) -> dt.datetime:
+    return time_of_store(model, write=write) + dt.timedelta(hours=2)
+
+
 @pytest.mark.parametrize("young", ["file", "mark", "deletion", "nothing"])
 def test_grace_period(client: FsspecStorageClient, model: Model, young: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A young file, mark, or deletion keeps a directory; the clock of the store decides."""
@@ -116,9 +120,8 @@ def test_grace_period(client: FsspecStorageClient, model: Model, young: str, mon
     else:
         store_bytes(client.store, f"{model.data(place)}f", b"")
         store_bytes(client.store, f"{model.marks(place)}v9/{LAST_SLOT - 1}-0f", b"")
-    real = Collector._now
     if young == "nothing":
-        monkeypatch.setattr(Collector, "_now", lambda self, **kind: real(self, **kind) + dt.timedelta(hours=2))
+        monkeypatch.setattr("gllm_storage.versions.collector.time_of_store", two_hours_later)
     found = collect_garbage(client, MODEL, grace=dt.timedelta(hours=1))
     assert len(found) == (1 if young == "nothing" else 0)
     assert bool(keys_of(model, f"data/{place}")) == (young != "nothing")
@@ -162,10 +165,9 @@ class Clock:
     """A store whose objects have given ages, by its own clock."""
 
     def __init__(self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._list, self._info = store.list, store.info
+        self._list = store.list
         self._ages: dict[str, dt.timedelta] = {}
         monkeypatch.setattr(store, "list", lambda prefix="": map(self._aged, self._list(prefix)))
-        monkeypatch.setattr(store, "info", lambda *args: self._aged(self._info(*args)))
         self._store = store
 
     def pass_days(self, days: float) -> None:

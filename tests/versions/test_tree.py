@@ -144,11 +144,11 @@ def test_list_of_a_later_format() -> None:
 
 
 def test_memory_of_many_files() -> None:
-    """A tree of 30 000 files is read and digested in less than 1 MiB."""
+    """A tree of 10 000 files is read and digested in less than 1 MiB; the lines alone have 1.5."""
 
     def rows() -> Iterator[bytes]:
         yield tree_header()
-        for number in range(30_000):
+        for number in range(10_000):
             yield TreeFile(f"{number // 1000:04}/{number:07}.bin", number, "ab" * 32, "AAAAAAAAAAA=").line()
 
     digest = TreeDigest()
@@ -159,4 +159,4 @@ def test_memory_of_many_files() -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
-    assert digest.files == 30_000
+    assert digest.files == 10_000

@@ -27,12 +27,13 @@ from gllm_storage.s3 import copy as copying
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.store.retry import RetryPolicy
 from tests.conftest import make_rig
-from tests.rig import BUCKET, MIB
+from tests.rig import BUCKET, MIB, server_rig
 from tests.waiting import eventually, main_waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.conftest import Servers
     from tests.rig import Rig
 
 CONTENT = bytes(range(256)) * (12 * MIB // 256)
@@ -120,6 +121,17 @@ def test_small_copy(rig: Rig, filesystem: S3FileSystem) -> None:
     assert seen == ["HeadObject", "CopyObject"]
     assert rig.second.get(rig.key("b")) == b"new"
     assert {name: head(rig, "b")[name] for name in PROPERTIES} == PROPERTIES
+
+
+def test_copy_to_other_endpoint(servers: Servers) -> None:
+    """To another endpoint the client sends the content, although a bucket there has the name of the source, and its key."""
+    source, target = (server_rig(name, servers.get(name)) for name in ("ceph", "ministack"))
+    key = source.key("a")
+    source.second.put(key, b"right")
+    target.second.put(key, b"wrong")
+    store = source.client().store
+    store.copy(key, target.client().store, target.key("b"), store.transfer(key, "copy"))
+    assert target.second.get(target.key("b")) == b"right"
 
 
 @pytest.mark.usefixtures("small_parts")

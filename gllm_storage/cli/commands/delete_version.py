@@ -1,0 +1,35 @@
+"""``delete-version``: delete versions of a model."""
+
+from __future__ import annotations
+
+import errno
+
+import click
+
+from gllm_storage.cli.failures import Failures
+from gllm_storage.cli.models import model_argument, models_at
+from gllm_storage.cli.options import store_options
+from gllm_storage.cli.output import complain
+
+
+@click.command("delete-version")
+@model_argument
+@click.argument("names", metavar="VERSION...", nargs=-1, required=True)
+@store_options
+def delete_version(model: str, names: tuple[str, ...]) -> None:
+    """Delete versions of a model. "gc" deletes their files later.
+
+    An alias to a deleted version is an error of "resolve" and "fetch" from now on; a warning names it.
+    """
+    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+
+    (stored,) = models_at(model)
+    failures = Failures()
+    for name in names:
+        with failures.tolerated():
+            deletion = versions.delete_version(stored.client, stored.path, name)
+            if not deletion:
+                raise FileNotFoundError(errno.ENOENT, f"No such version: {name}", stored.client.url(stored.path))
+            for alias in deletion.aliases:
+                complain(f"warning: alias {alias} points to the deleted version {name}")
+    failures.finish()

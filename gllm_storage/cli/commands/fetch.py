@@ -1,0 +1,33 @@
+"""``fetch``: a version on this machine, complete and verified."""
+
+from __future__ import annotations
+
+import click
+
+from gllm_storage.cli.models import bar, model_argument, models_at, quiet_option, show_version
+from gllm_storage.cli.options import json_option, store_options
+from gllm_storage.cli.signals import announce
+
+
+@click.command()
+@model_argument
+@click.argument("name", metavar="NAME")
+@click.argument("directory", metavar="DIRECTORY", type=click.Path())
+@click.option(
+    "--include", metavar="PATTERN", multiple=True, help="Only files that match, such as '*.safetensors'; repeatable."
+)
+@quiet_option
+@json_option
+@store_options
+def fetch(model: str, name: str, directory: str, *, include: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    """Download a version to a new directory, which appears complete and verified, or not at all.
+
+    NAME is a version, an alias or a digest. An interrupted command goes on when it is run again.
+    """
+    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+
+    (stored,) = models_at(model)
+    announce("the directory does not exist; run the command again to go on")
+    with bar(name, quiet=quiet) as callback:
+        found = versions.fetch(stored.client, stored.path, name, directory, include=include or None, callback=callback)
+    show_version(found, as_json=as_json)

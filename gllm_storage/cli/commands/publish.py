@@ -1,0 +1,63 @@
+"""``publish``: a directory becomes a version of a model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from gllm_storage.cli.models import bar, model_argument, models_at, quiet_option, show_version
+from gllm_storage.cli.options import json_option, store_options
+from gllm_storage.cli.signals import announce
+
+
+@click.command()
+@click.argument("directory", metavar="DIRECTORY", type=click.Path())
+@model_argument
+@click.argument("version", metavar="VERSION")
+@click.option(
+    "--metadata", metavar="NAME=VALUE", multiple=True, help="A fact to keep with the version; repeatable. VALUE may be JSON."
+)
+@click.option("--alias", metavar="NAME", help="Then point this alias to the version.")
+@quiet_option
+@json_option
+@store_options
+def publish(
+    directory: str,
+    model: str,
+    version: str,
+    *,
+    metadata: tuple[str, ...],
+    alias: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Publish a directory as a version of a model: completely, or not at all.
+
+    Files that an earlier version has are copied within the store. An interrupted command goes on when it is run again. A
+    version that exists with other files or metadata is not changed (exit code 4).
+    """
+    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+
+    facts = _parsed(metadata)
+    (stored,) = models_at(model)
+    announce("the version is published completely or not at all; run the command again to go on")
+    with bar(version, quiet=quiet) as callback:
+        found = versions.publish(stored.client, directory, stored.path, version=version, metadata=facts, callback=callback)
+    if alias is not None:
+        versions.set_alias(stored.client, stored.path, alias, version)
+    show_version(found, as_json=as_json)
+
+
+def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--metadata")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found

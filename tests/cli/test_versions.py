@@ -1,0 +1,150 @@
+"""The commands about published versions."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.support import environment, ok, run, url_of
+from tests.conftest import make_rig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.rig import Rig
+
+FILES = {"config.json": b"{}", "model.bin": b"\x01" * 1000}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A directory to publish."""
+    (tmp_path / "out").mkdir()
+    for name, data in FILES.items():
+        (tmp_path / "out" / name).write_bytes(data)
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def model(out: Path, tmp_path: Path) -> str:
+    """The URL of a model with the versions v1 and v2, and the alias latest."""
+    url = f"file://{tmp_path}/store/models/llama"
+    ok("publish", out, url, "v1", "--metadata", "step=1", "--metadata", "note=a b", "--alias", "latest")
+    (out / "config.json").write_bytes(b"[]")
+    (out / "new.txt").write_bytes(b"")
+    ok("publish", out, url, "v2")
+    return url
+
+
+def read_json(*arguments: str) -> Any:
+    return json.loads(ok(*arguments, "--json").out)
+
+
+@pytest.mark.parametrize("name", ["file", "ministack"])
+def test_publish_and_fetch(name: str, request: pytest.FixtureRequest, out: Path, tmp_path: Path) -> None:
+    """`publish` and `fetch` move a directory, and show the version; the same again is no error."""
+    rig: Rig = make_rig(name, request)
+    env, url = environment(rig), url_of(rig, "models/llama")
+    shown = ok("publish", out, url, "v1", env=env).out
+    assert "version:     v1\n" in shown
+    assert "files:       2\n" in shown
+    assert ok("publish", out, f"{url}/", "v1", env=env).out == shown
+    assert ok("fetch", url, "v1", tmp_path / "local", env=env).out == shown
+    assert {each.name: each.read_bytes() for each in (tmp_path / "local").iterdir()} == FILES
+    found = json.loads(ok("verify", url, "v1", tmp_path / "local", "--json", env=env).out)
+    assert (found["name"], found["files"], found["size"]) == ("v1", 2, 1002)
+    assert ok("resolve", url, found["digest"], env=env).lines == [found["url"]]
+    assert ok("ls", found["url"], env=env).lines == sorted(FILES)
+
+
+def test_listed(model: str) -> None:
+    """`versions`, `diff` and `alias` show what is there, also as JSON."""
+    assert ok("versions", model).lines == ["v1", "v2"]
+    assert ok("versions", "-l", model).lines[0].split()[1:3] == ["2", "1002"]
+    assert [(each["name"], each["metadata"]) for each in read_json("versions", model)] == [
+        ("v1", {"step": 1, "note": "a b"}),
+        ("v2", {}),
+    ]
+    assert ok("diff", model, "latest", "v2").lines == ["* config.json", "+ new.txt"]
+    assert [each["kind"] for each in read_json("diff", model, "v2", "v1")] == ["changed", "removed"]
+    assert ok("alias", model).lines == ["latest  v1"]
+    assert read_json("alias", model)["latest"]["version"] == "v1"
+
+
+def test_alias(model: str) -> None:
+    """`alias` moves an alias if it points to the expected version, and shows its moves."""
+    failed = run("alias", model, "latest", "v2", "--expected", "v2")
+    assert (failed.code, "points to 'v1', and not to 'v2'" in failed.err) == (4, True)
+    assert "version:     v2" in ok("alias", model, "latest", "v2", "--expected", "v1").out
+    assert [each.split()[-1] for each in ok("alias", model, "latest").lines] == ["v2", "v1"]
+    assert [each["version"] for each in read_json("alias", model, "latest")] == ["v2", "v1"]
+
+
+def test_copy_version(model: str, tmp_path: Path) -> None:
+    """`copy-version` copies a version to another model, with its digest and metadata."""
+    released = f"file://{tmp_path}/released/llama"
+    copy = read_json("copy-version", model, "latest", released, "--as", "1.0")
+    (one, _) = read_json("versions", model)
+    assert (copy["name"], copy["digest"], copy["metadata"]) == ("1.0", one["digest"], one["metadata"])
+    assert ok("verify", released, "1.0", "--no-read").code == 0
+
+
+def test_retain_and_gc(model: str, tmp_path: Path) -> None:
+    """`retain` and `gc` show what they would delete, and delete it."""
+    ok("alias", model, "latest", "v2")
+    shown = ok("retain", model, "--keep-younger", "0", "--keep-every", "5").lines
+    assert shown == ["keep    v2  (alias latest)", "delete  v1"]
+    assert ok("retain", model, "--dry-run", "--keep-every", "5").lines == shown
+    assert ok("versions", model).lines == ["v1", "v2"]
+    found = read_json("retain", model, "--delete", "--keep-every", "5")
+    assert (found["kept"], [each["name"] for each in found["deleted"]]) == ({"v2": ["alias latest"]}, ["v1"])
+    assert ok("gc", model).lines == []
+    would = read_json("gc", model, "--grace", "0", "--dry-run")
+    assert [each["files"] for each in would] == [3]
+    assert ok("gc", model, "--grace", "0").lines == [f"{would[0]['size']:>15}  {3:>9}  {would[0]['url']}"]
+    assert not [each for each in (tmp_path / "store").rglob("model.bin") if would[0]["url"].rstrip("/") in each.as_uri()]
+    assert ok("verify", model, "latest").code == 0
+
+
+def test_delete_version(model: str) -> None:
+    """`delete-version` names the aliases that lead nowhere now; a missing version is an error, and the others go on."""
+    deleted = run("delete-version", model, "v9", "v1")
+    assert deleted.code == 3
+    assert "No such version: v9" in deleted.err
+    assert "alias latest points to the deleted version v1" in deleted.err
+    assert run("resolve", model, "latest").code == 3
+    assert ok("versions", model).lines == ["v2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["publish", "{out}", "{model}", "v1"], (4, "is published with other files")),
+        (["publish", "{out}/missing", "{model}", "v3"], (3, "No such directory to publish")),
+        (["publish", "{out}", "{model}", "a/b"], (2, "cannot be the name of a version")),
+        (["publish", "{out}", "{model}", "v3", "--metadata", "x"], (2, "'x' is not NAME=VALUE")),
+        (["publish", "{out}", "s3://bucket", "v3"], (2, "is a bucket; name a model in it")),
+        (["fetch", "{model}", "v9", "local"], (3, "has no version or alias 'v9'")),
+        (["fetch", "{model}", "v1", "{out}"], (4, "The directory exists")),
+        (["fetch", "{model}", "v1", "local", "--include", "*.pt"], (2, "no file that matches")),
+        (["verify", "{model}", "v1", "{out}"], (7, "is not version 'v1': 'config.json' is changed, 'new.txt' is added")),
+        (["verify", "{model}", "v1", "{out}", "--no-read"], (2, "leave DIRECTORY out")),
+        (["alias", "{model}", "best"], (3, "No such alias: best")),
+        (["alias", "{model}", "best", "v9"], (3, "'v9'")),
+        (["alias", "{model}", "v1", "v2"], (4, "cannot be an alias")),
+        (["alias", "{model}", "--expected", "v1"], (2, "needs ALIAS and VERSION")),
+        (["gc", "{model}", "--grace", "soon"], (2, "--grace 'soon' is not a time")),
+        (["retain", "{model}"], (2, "--keep-last")),
+    ],
+    ids=lambda each: "-".join(each[:1]) if isinstance(each, list) else "",
+)
+def test_errors(model: str, out: Path, tmp_path: Path, arguments: list[str], expected: tuple[int, str]) -> None:
+    """Each error has the documented exit code, and names the thing."""
+    given = [each.format(model=model, out=out) for each in arguments]
+    failed = run(*[str(tmp_path / each) if each == "local" else each for each in given])
+    assert (failed.code, failed.out) == (expected[0], "")
+    assert expected[1] in failed.err
+    assert not os.path.lexists(tmp_path / "local")
