@@ -74,7 +74,7 @@ def serve(names: int, port: Connection) -> None:
     server.serve_forever()
 
 
-def measure(names: int, port: int) -> None:
+def measure(port: int) -> None:
     """Print the time and the highest memory of this process after each step."""
     from gllm_storage import S3StorageClient  # noqa: PLC0415 - the memory before counts, too
     from gllm_storage.files import names as of_disk  # noqa: PLC0415 - as above
@@ -111,7 +111,7 @@ def main(names: int) -> None:
     ours, theirs = context.Pipe()
     server = context.Process(target=serve, args=(names, theirs), daemon=True)
     server.start()
-    client = context.Process(target=measure, args=(names, ours.recv()))
+    client = context.Process(target=measure, args=(ours.recv(),))
     client.start()
     client.join()
     server.terminate()

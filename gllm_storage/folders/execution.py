@@ -346,7 +346,7 @@ class Execution:
             self._remember_uploads(done, settled)
 
     def _workers(self, batch: Sequence[Step]) -> int:
-        """How many exclusive creates of small files go side by side; 0 leaves it to the store, which has a way for others."""
+        """How many exclusive creates of small files go side by side; 0 leaves that to the store."""
         return _COPIES if self._manner.exclusive and all(step.file.size <= _SMALL for step in batch) else 0
 
     def _with_facts(
