@@ -268,7 +268,9 @@ def run_tree(tree: Tree, reporter: Reporter, options: Mapping[str, Any], *, remo
         Exception: As `sync_dir`, but for failures of single files.
     """
     are_local = isinstance(tree.source, LocalPath) and isinstance(tree.target, LocalPath)
-    source, target = end_of(tree.source, stored=are_local and removes), end_of(tree.target, stored=are_local)
+    # A file behind a link to a folder belongs to another folder, and would be listed twice if that is moved, too.
+    source = end_of(tree.source, stored=are_local and removes, links="files" if removes else "follow")
+    target = end_of(tree.target, stored=are_local)
     plain = {"everything": True, "learns": False, "on_error": "collect", "force": not removes}
     run(source, target, reporter, {**plain, "removes": removes, **options})
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.store.port import ObjectStore
 
-LINKS = ("follow", "skip", "refuse")
+LINKS = ("follow", "files", "skip", "refuse")
 """Policies for symbolic links of a local folder."""
 
 
@@ -104,8 +104,8 @@ class LocalFolder:
 
     Args:
         path: The folder.
-        links: How symbolic links below it are treated: ``"follow"`` takes the file or folder behind them, ``"skip"`` leaves
-            them out, and for ``"refuse"`` each is a problem.
+        links: How symbolic links below it are treated: ``"follow"`` takes the file or folder behind them, ``"files"`` only
+            files, ``"skip"`` leaves them out, and for ``"refuse"`` each is a problem.
 
     Raises:
         ValueError: If the policy is unknown.
@@ -210,7 +210,7 @@ class LocalFolder:
 
     def _is_left_out(self, path: str, each: os.DirEntry[str], *, is_folder: bool) -> bool:
         if not self._is_target:
-            return self.links == "skip" and each.is_symlink()
+            return each.is_symlink() and (self.links == "skip" or (self.links == "files" and _leads_to_folder(each)))
         return not _is_utf8(path) or not (is_folder or _is_file(each))
 
     def _problem(self, path: str, each: os.DirEntry[str]) -> Problem | None:
@@ -358,6 +358,13 @@ class FileList:
     def takes_folder(self, path: str) -> bool:
         """Whether the list has files of a folder."""
         return not path or path in self._folders
+
+
+def _leads_to_folder(each: os.DirEntry[str]) -> bool:
+    try:
+        return each.is_dir()
+    except OSError:  # such as a link to itself
+        return False
 
 
 def _is_file(each: os.DirEntry[str]) -> bool:

@@ -310,6 +310,8 @@ def _require_folder(path: str) -> None:
 
 
 def _require_objects(source: StoredFolder) -> None:
+    if source.local is not None and os.path.isdir(source.local.path):
+        return
     if source.prefix and not source.store.is_prefix(source.prefix):
         details = source.store.details(source.prefix, "list")
         raise ObjectNotFoundError(f"there are no objects below {source.url}", details)

@@ -86,7 +86,8 @@ class TransferOptions(FolderOptions, total=False):
 
     Attributes:
         links: How symbolic links of a local source are treated: ``"follow"``, the default, takes the file or folder behind
-            them; ``"skip"`` leaves them out; with ``"refuse"`` each is a failure.
+            them; ``"files"`` takes files, and leaves links to folders out; ``"skip"`` leaves all links out; with
+            ``"refuse"`` each is a failure.
         size_only: Whether files of one size count as equal, without a look at their checksums. Default False.
         properties: The properties of uploaded objects.
         preserve: Facts about files that their copies get: ``"mtime"`` and ``"mode"``. An object keeps them in its metadata,

@@ -88,6 +88,30 @@ def test_folder(store: Rig, tmp_path: Path) -> None:
     assert store.keys() == ["a.bin"]
 
 
+def test_links(store: Rig, tmp_path: Path) -> None:
+    """`mv -r` moves the content of linked files, and leaves links to folders, and what is behind them."""
+    (tmp_path / "run" / "sub").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_bytes(b"0")
+    (tmp_path / "run" / "sub" / "a").write_bytes(b"1")
+    (tmp_path / "run" / "inner").symlink_to("sub")
+    (tmp_path / "run" / "outer").symlink_to("../elsewhere")
+    (tmp_path / "run" / "circle").symlink_to(".")
+
+    ok("mv", "-r", tmp_path / "run", url_of(store, "v1"), env=environment(store))
+
+    assert store.keys() == ["a.bin", "v1/sub/a"]
+    assert sorted(os.listdir(tmp_path / "run")) == ["circle", "inner", "outer"]
+    assert os.listdir(tmp_path / "elsewhere") == ["kept"]
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    """`mv -r` of a folder without files removes it."""
+    (tmp_path / "run" / "sub").mkdir(parents=True)
+    ok("mv", "-r", tmp_path / "run", tmp_path / "there")
+    assert os.listdir(tmp_path) == []
+
+
 def test_replaced(servers: Servers, tmp_path: Path) -> None:
     """A source that is replaced while it is copied stays, and the command fails."""
     server = servers.s3("ministack")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gllm_storage.fsspec_client import FsspecStorageClient
     from gllm_storage.info import ObjectProperties
 
-_LINKS = click.Choice(["follow", "skip", "refuse"])
+_LINKS = click.Choice(["follow", "files", "skip", "refuse"])
 _ON_ERROR = click.Choice(["stop", "collect"])
 
 
