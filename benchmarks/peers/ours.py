@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.peers.base import Peer
@@ -29,12 +31,12 @@ def config_of(endpoint: Endpoint) -> dict[str, str]:
 
 
 class Ours(Peer):
-    """The verbs of the client; its filesystem for many files. Downloads are not synced, as those of no peer are."""
+    """The verbs of the client; its filesystem for downloads of many files. They are not synced, as those of no peer are."""
 
     how = {
         "upload": "`client.upload_file`",
         "download": '`client.download_file`, `fsync="false"`',
-        "upload_many": "`S3FileSystem.put(list, list)`",
+        "upload_many": "`client.upload_dir`",
         "download_many": '`S3FileSystem.get(list, list)`, `fsync="false"`',
         "upload_small": "`client.upload_file`",
         "exists": "`client.file_exists`",
@@ -68,7 +70,14 @@ class Ours(Peer):
         self.client.download_file(key, path)
 
     def upload_many(self, transfers: Sequence[Transfer]) -> None:
-        self.client.filesystem.put([path for path, _ in transfers], [self._path(key) for _, key in transfers])
+        if not hasattr(self.client, "upload_dir"):  # an earlier release
+            self.client.filesystem.put([path for path, _ in transfers], [self._path(key) for _, key in transfers])
+            return
+        folder, prefix = os.path.dirname(transfers[0][0]), transfers[0][1].rpartition("/")[0]
+        names = [os.path.basename(path) for path, _ in transfers]
+        some = {} if len(names) == len(os.listdir(folder)) else {"files": names}
+        # To a new folder: files that are there already would not be sent again.
+        self.client.upload_dir(folder, f"{prefix}/{uuid.uuid4().hex}", **some)
 
     def download_many(self, transfers: Sequence[Transfer]) -> None:
         self.client.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
@@ -129,7 +138,7 @@ class OursUnsigned(Ours):
     options: ClassVar[dict[str, str]] = {"sign_bodies": "never"}
     how = {
         "upload": '`client.upload_file`, `sign_bodies="never"`',
-        "upload_many": '`S3FileSystem.put(list, list)`, `sign_bodies="never"`',
+        "upload_many": '`client.upload_dir`, `sign_bodies="never"`',
         "write": '`client.open(key, "wb")`, `sign_bodies="never"`',
     }
 
@@ -158,7 +167,7 @@ class Command(Peer):
 _ON_CLOUDS = {
     "upload": "`client.upload_file`",
     "download": '`client.download_file`, `fsync="false"`',
-    "upload_many": "`filesystem.put(list, list)`",
+    "upload_many": "`client.upload_dir`",
     "download_many": '`filesystem.get(list, list)`, `fsync="false"`',
 }
 
