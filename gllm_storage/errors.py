@@ -182,6 +182,10 @@ class Remedy(Enum):
     ONE_MACHINE = "Pass one_machine=True if no other machine writes to the model meanwhile"
     CASE_SENSITIVE_DISK = "Choose a directory on a disk that keeps both names, or leave one of the files out with include"
     MOVE_ALIAS = "Move the alias to a version that exists"
+    NEW_EXECUTOR = "Repeat the call with an executor that accepts work: it transfers only what is missing"
+    INSTALL_ON_WORKERS = "Install this version of gllm-storage, with the extra of the store, where the workers run"
+    SAME_STORE = "Give the workers the settings of this process; objects in memory need an executor with threads"
+    SHARE_FOLDER = "Use workers that share this folder, or a folder in a store"
 
 
 @dataclass(frozen=True)

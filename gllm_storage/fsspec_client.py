@@ -873,7 +873,7 @@ class FsspecStorageClient(CloudStorageClient):
         from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - as in `upload_dir`
 
         below = self._location.listing_prefix(path)
-        return StoredFolder(self.store, f"{below}/" if below and not below.endswith("/") else below, links)
+        return StoredFolder(self.store, f"{below}/" if below and not below.endswith("/") else below, links, self)
 
     def _any_folder(self, where: str | os.PathLike[str] | RemoteFolder, links: str = "follow") -> Folder:
         """The folder of an argument of `sync_dir`."""

@@ -63,6 +63,7 @@ class ForeignStore(ObjectStore):
     """
 
     provider: ClassVar[str] = "fsspec"
+    serves_threads: ClassVar[bool] = False  # fsspec's ftp, for example, has one connection
     names_targets: ClassVar[bool] = True  # some filesystems write another file, and rename it
 
     def __init__(
@@ -70,6 +71,7 @@ class ForeignStore(ObjectStore):
     ) -> None:
         self._filesystem = filesystem
         self._scheme = scheme
+        self.is_in_process = scheme == "memory"
         self._base = base
         # Not every filesystem may be called by several threads: fsspec's ftp, for example, has one connection.
         self._settings = TransferSettings(max_concurrency=1, **(disk or {}))

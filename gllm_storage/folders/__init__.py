@@ -13,6 +13,9 @@ is complete, and has passed all checks, before anything moves. The execution mov
 | `compare` | whether two files are equal |
 | `plan` | the steps of a transfer |
 | `execution` | does it |
+| `mover` | transfers a batch of files |
+| `batches` | the batches that workers of an executor run |
+| `distribution` | their way to the workers, and back |
 | `transfer` | the calls of the clients |
 | `records` | lists that spill to disk |
 """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.folders.entries import Entry, Folder
-    from gllm_storage.folders.index import ChecksumIndex
+    from gllm_storage.folders.index import Facts
 
 ALGORITHM = "crc64nvme"
 """The algorithm of checksums that are computed without a need for another one: 18 GiB/s on one core."""
@@ -51,7 +51,7 @@ class Checksums:
         stop: Cancels the requests.
     """
 
-    def __init__(self, folder: Folder, index: ChecksumIndex, stop: Stop) -> None:
+    def __init__(self, folder: Folder, index: Facts, stop: Stop) -> None:
         self.local = folder.local
         self._store = folder if isinstance(folder, StoredFolder) else None
         self._index = index

@@ -10,9 +10,11 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.files.source import local_error
@@ -71,6 +73,14 @@ class Chosen(Protocol):
 
     def takes_folder(self, path: str) -> bool:
         """Whether files of a folder may take part."""
+
+
+class StoreClient(Hashable, Protocol):
+    """A client, which can be pickled."""
+
+    @property
+    def store(self) -> ObjectStore:
+        """Its store."""
 
 
 class Folder(Protocol):
@@ -248,9 +258,12 @@ class StoredFolder:
         store: The store.
         prefix: The prefix; empty, or with a slash at its end.
         links: As in `LocalFolder`, where the store is a folder of this machine.
+        client: The client of the store. A pickle has the client in place of the store, and so its config, with the
+            credentials that this contains.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, links: str = "follow") -> None:
+    def __init__(self, store: ObjectStore, prefix: str, links: str = "follow", client: StoreClient | None = None) -> None:
+        self._client = client
         self.store = store
         self.prefix = prefix
         self.sorts = False
@@ -265,9 +278,19 @@ class StoredFolder:
 
     def as_target(self) -> StoredFolder:
         """As `Folder.as_target`."""
-        target = StoredFolder(self.store, self.prefix)
+        target = StoredFolder(self.store, self.prefix, client=self._client)
         target._local = None if self._local is None else self._local.as_target()
         return target
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._client is None:
+            raise TypeError(f"{self.url} has no client, which a pickle would have in place of the store")
+        return {name: value for name, value in vars(self).items() if name != "store"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._client = _shared(state["_client"])
+        self.store = self._client.store
 
     @property
     def url(self) -> str:
@@ -313,6 +336,19 @@ class StoredFolder:
             before = name
             if chosen.takes(path):
                 yield Entry(path, info.size, nanoseconds(info.last_modified), info.etag, info.version)
+
+
+@lru_cache(maxsize=16)
+def _kept(client: StoreClient) -> StoreClient:
+    return client
+
+
+def _shared(client: StoreClient) -> StoreClient:
+    """The first of equal clients, with its connections."""
+    try:
+        return _kept(client)
+    except TypeError:  # an option of the config cannot be hashed
+        return client
 
 
 class UnorderedError(Exception):

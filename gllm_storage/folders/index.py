@@ -23,7 +23,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import sqlite3
@@ -90,6 +90,16 @@ class Known:
     name: str
     state: str
     checksum: str
+
+
+class Facts(Protocol):
+    """Remembers checksums: a `ChecksumIndex`, or the facts that a worker has learned."""
+
+    def find(self, place: str, states: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """As `ChecksumIndex.find`."""
+
+    def remember(self, place: str, known: Iterable[Known]) -> None:
+        """As `ChecksumIndex.remember`."""
 
 
 class ChecksumIndex:

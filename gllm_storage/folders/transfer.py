@@ -11,9 +11,10 @@ from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.errors import timed
 from gllm_storage.folders.attributes import checked
 from gllm_storage.folders.entries import FileList, LocalFolder, StoredFolder
-from gllm_storage.folders.execution import Execution, FolderResult, Manner
+from gllm_storage.folders.execution import Execution, FolderResult
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.index import ChecksumIndex, index_file
+from gllm_storage.folders.mover import Manner
 from gllm_storage.folders.plan import (
     Wanted,
     plan_deletion,
@@ -27,6 +28,7 @@ from gllm_storage.info import NO_PROPERTIES, ObjectProperties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Executor
 
     from gllm_storage.folders.entries import Chosen, Entry, Folder
     from gllm_storage.folders.plan import Plan
@@ -49,6 +51,11 @@ class FolderOptions(TypedDict, total=False):
             the bytes of each file; or a function, which is called with each number of bytes.
         on_error: ``"stop"``, the default: no file begins after the first failure. ``"collect"``: all others are transferred.
             Both end with one `FolderError` that lists the failures.
+        executor: A `concurrent.futures.Executor` whose workers transfer the files, in batches of up to 200 files and 64 MiB:
+            threads, processes, Dask, Ray (`gllm_storage.executors`). Comparisons and deletions are done by this process.
+            If it accepts no work, or its workers cannot import this library: `StorageError`, before anything moves.
+            With ``on_error="stop"``, batches that other processes have begun are completed after a failure. None, the
+            default: threads of this process.
     """
 
     include: Iterable[str] | None
@@ -59,6 +66,7 @@ class FolderOptions(TypedDict, total=False):
     dry_run: bool
     callback: Any
     on_error: str
+    executor: Executor | None
 
 
 class ApplyOptions(TypedDict, total=False):
@@ -69,6 +77,7 @@ class ApplyOptions(TypedDict, total=False):
         dry_run: Whether to check only that the plan can be run. Default False.
         callback: As in `FolderOptions`.
         on_error: As in `FolderOptions`.
+        executor: As in `FolderOptions`.
         properties: As in `TransferOptions`.
         preserve: As in `TransferOptions`.
     """
@@ -77,6 +86,7 @@ class ApplyOptions(TypedDict, total=False):
     dry_run: bool
     callback: Any
     on_error: str
+    executor: Executor | None
     properties: ObjectProperties
     preserve: Iterable[str]
 
@@ -133,6 +143,7 @@ class Options:
     dry_run: bool = False
     callback: Any = None
     on_error: str = "stop"
+    executor: Executor | None = None
     links: str = "follow"
     size_only: bool = False
     properties: ObjectProperties = NO_PROPERTIES
@@ -187,6 +198,7 @@ class Options:
 
         Raises:
             ValueError: If `on_error`, or a name of `preserve`, is unknown.
+            TypeError: If `executor` is not an executor.
         """
         named = {**{each.name: getattr(self, each.name) for each in fields(Manner)}, "preserve": checked(self.preserve)}
         hooks = {"began", "report"}

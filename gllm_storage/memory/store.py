@@ -41,6 +41,7 @@ class MemoryStore(ObjectStore):
 
     provider: ClassVar[str] = "memory"
     creates_exclusively: ClassVar[bool] = True
+    is_in_process = True
 
     def __init__(
         self,

@@ -178,6 +178,10 @@ class ObjectStore(ABC):
     """Whether `upload` honours `UploadRequest.exclusive` atomically. If not, `request` refuses, and so must `upload`."""
     replaces_at_once: ClassVar[bool] = True
     """Whether a copy that replaces an object does so atomically: readers find the old or the new content, at any moment."""
+    is_in_process: bool = False
+    """Whether the objects are in the memory of this process, so that no other one reaches them."""
+    serves_threads: ClassVar[bool] = True
+    """Whether several threads may call the store at a time."""
     names_targets: ClassVar[bool] = False
     """Whether `fetch` gives the path of its target to code that may rename another file to that path."""
 

@@ -13,7 +13,7 @@ import pytest
 from gllm_storage import storage_client_from_url
 from gllm_storage.errors import FolderError
 from gllm_storage.files.target import Draft
-from gllm_storage.folders import RemoteFolder, compare, entries, execution
+from gllm_storage.folders import RemoteFolder, compare, entries, mover
 from gllm_storage.memory.store import MemoryStore
 from gllm_storage.store.checksums import checksum_of
 from tests.unit.folders.conftest import settle, write
@@ -75,13 +75,13 @@ def test_changed_after_download(
 
         monkeypatch.setattr(Draft, "publish", publishing)
     else:
-        remember = execution.Execution._remember_downloads
+        remember = mover.Mover._remember_downloads
 
         def remembering(self: Any, *args: Any) -> None:
             change(path)
             remember(self, *args)
 
-        monkeypatch.setattr(execution.Execution, "_remember_downloads", remembering)
+        monkeypatch.setattr(mover.Mover, "_remember_downloads", remembering)
     one.download_dir("v1", path.parent)
     assert path.read_bytes() == b"BBBB"
     assert one.check_dir(one.url("v1"), path.parent).transfers == 1
@@ -144,11 +144,11 @@ def test_new_file_uploaded(client: FsspecStorageClient, tmp_path: Path, monkeypa
     def state_of(status: os.stat_result) -> str:
         return f"{status.st_size}-{status.st_mtime_ns}"  # as within a tick: the ctime is the old one
 
-    for module in (compare, entries, execution):
+    for module in (compare, entries, mover):
         monkeypatch.setattr(module, "state_of", state_of)
     path = tmp_path / "local" / "a"
     path.parent.mkdir()
-    remember = execution.Execution._remember_uploads
+    remember = mover.Mover._remember_uploads
 
     def remembering(self: Any, *args: Any) -> None:
         status = path.stat()
@@ -156,7 +156,7 @@ def test_new_file_uploaded(client: FsspecStorageClient, tmp_path: Path, monkeypa
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         remember(self, *args)
 
-    monkeypatch.setattr(execution.Execution, "_remember_uploads", remembering)
+    monkeypatch.setattr(mover.Mover, "_remember_uploads", remembering)
     path.write_bytes(b"AAAA")
     client.upload_dir(path.parent, "v1")
     settle(path)
