@@ -1,9 +1,4 @@
-"""Engines as `concurrent.futures.Executor`, for the option ``executor`` of the methods for folders.
-
-The option takes any `Executor`: those of `concurrent.futures`, `mpi4py.futures.MPIPoolExecutor`, loky's, and Dask's
-``client.get_executor()``. An engine that has none becomes one by a subclass of `EngineExecutor` with one method.
-`RayExecutor` is such a class.
-"""
+"""`EngineExecutor`: what an engine needs to look like a `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
@@ -29,6 +24,7 @@ class EngineExecutor(Executor, ABC):
     Example:
         >>> import threading
         >>> from concurrent.futures import Future
+        >>> from gllm_storage.executors import EngineExecutor
         >>> class ThreadsExecutor(EngineExecutor):
         ...     def start(self, call):
         ...         future = Future()
@@ -111,30 +107,3 @@ def _hand_over(future: Future[T], started: Future[T]) -> None:
         future.set_exception(error)
     else:
         future.set_result(started.result())
-
-
-class RayExecutor(EngineExecutor):
-    """An `Executor` on Ray, which must be installed. ``ray.init`` may have been called before; otherwise Ray calls it.
-
-    Args:
-        **options: Options of Ray's tasks, such as ``num_cpus=1`` or ``resources={"disk": 1}``.
-
-    Raises:
-        ImportError: If Ray is not installed.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        import ray  # noqa: PLC0415 - an optional package, which takes 1 s to import
-
-        self._cancel: Callable[[Any], object] = ray.cancel
-        self._task: Any = ray.remote(_result_of).options(**options)
-
-    def start(self, call: Callable[[], T]) -> tuple[Future[T], Callable[[], object]]:
-        """As `EngineExecutor.start`."""
-        reference = self._task.remote(call)
-        return reference.future(), partial(self._cancel, reference)
-
-
-def _result_of(call: Callable[[], T]) -> T:
-    return call()
