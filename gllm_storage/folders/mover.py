@@ -199,7 +199,8 @@ class Mover:
             batch: The steps of a plan.
         """
         there = run_all([partial(self._at_target, step.file.path) for step in batch], self._requests, self.stop)
-        found = {step.file.path: (step.file, entry) for step, entry in zip(batch, there, strict=True) if entry is not None}
+        found = {step.file.path: (step.file, each[0]) for step, each in zip(batch, there, strict=True) if each is not None}
+        self._target_sums.remember((each[0], each[1]) for each in there if each is not None and each[1] is not None)
         reasons = differences(self._source_sums, self._target_sums, list(found.values()))
         equal = {path for path, reason in zip(found, reasons, strict=True) if reason is None}
         return [step.file.path in equal for step in batch]
@@ -208,18 +209,19 @@ class Mover:
     def _requests(self) -> int:
         return 1 if isinstance(self.target, StoredFolder) and not self.target.store.serves_threads else _REQUESTS
 
-    def _at_target(self, path: str) -> Entry | None:
+    def _at_target(self, path: str) -> tuple[Entry, str | None] | None:
+        """The file of the target, with the checksum that the store states."""
         target = self.target
         if target.local is not None:
             status = target.local.status(path)
-            return None if status is None else Entry(path, status.st_size, status.st_mtime_ns, state_of(status))
+            return None if status is None else (Entry(path, status.st_size, status.st_mtime_ns, state_of(status)), None)
         if not isinstance(target, StoredFolder):
             return None
         try:
             info = target.store.info(target.key(path), "check")
         except (ObjectNotFoundError, StorageError):  # without read permission as well: then it is transferred again
             return None
-        return Entry(path, info.size, nanoseconds(info.last_modified), info.etag, info.version)
+        return Entry(path, info.size, nanoseconds(info.last_modified), info.etag, info.version), info.checksum
 
     def _upload(self, batch: Sequence[Step], source: LocalFolder, target: StoredFolder) -> list[Result]:
         store, now = target.store, time.time_ns()

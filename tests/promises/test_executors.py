@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.errors import FolderError, Remedy
-from gllm_storage.testing.faults import FaultProxy
+from gllm_storage.testing.faults import FaultProxy, RequestLog
 from tests.rig import Rig, server_rig
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.conftest import Servers
 
 FILES = 2000
+KILL_AT = 700
+"""Uploads: within a batch of each of two workers, which have 200 files."""
 SERVER = "ministack"
 
 pytestmark = pytest.mark.slow
@@ -61,33 +63,40 @@ def rig(servers: Servers, proxy: FaultProxy) -> Rig:
     return server_rig(SERVER, servers.get(SERVER), proxy.url)
 
 
+def puts(proxy: FaultProxy) -> list[RequestLog]:
+    return [each for each in proxy.requests if each.method == "PUT"]
+
+
 def require_all(rig: Rig, proxy: FaultProxy) -> None:
     """Every object is there, and at most 1.1 × the bytes were sent."""
     assert rig.files() == [f"v1/deep/{number:04}.bin" for number in range(FILES)]
     sizes = rig.client().list_files("v1")
     assert [each.size for each in sizes] == [len(content(number)) for number in range(FILES)]
     assert rig.second.get(rig.key("v1/deep/0777.bin")) == content(777)
-    assert sum(each.body_bytes for each in proxy.requests if each.method == "PUT") <= 1.1 * TOTAL
+    sent = sum(each.body_bytes for each in puts(proxy))
+    assert sent <= 1.1 * TOTAL
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("engine", ["dask", "ray"])
 def test_engine(engine: str, source: Path, tmp_path: Path, rig: Rig, proxy: FaultProxy) -> None:
     """The engine runs the batch of a killed worker again, which transfers only what is missing."""
-    job = {"engine": engine, "config": rig.settings(), "source": str(source), "total": TOTAL}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.scripts.engines", json.dumps(job)],
-        env={**os.environ, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
-        capture_output=True,
-        timeout=2 * PATIENCE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    outcome = json.loads(done.stdout.splitlines()[-1])
-    assert outcome == {"transferred": FILES, "failed": 0, "not_begun": 0, "moved": TOTAL}, done.stderr
+    job = {"engine": engine, "config": rig.settings(), "source": str(source)}
+    command = [sys.executable, "-m", "tests.scripts.engines", json.dumps(job)]
+    environment = {**os.environ, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    log = tmp_path / "log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        victim = int(process.stdout.readline())
+        eventually(lambda: len(puts(proxy)) >= KILL_AT)
+        os.kill(victim, signal.SIGKILL)
+        outcome = json.loads(process.stdout.readlines()[-1])
+    assert outcome == {"transferred": FILES, "failed": 0, "not_begun": 0, "moved": TOTAL}, log.read_text()
     require_all(rig, proxy)
-    assert all(word not in done.stderr for word in (rig.config["aws_secret_access_key"], "Signature="))
+    assert all(word not in log.read_text() for word in (rig.config["aws_secret_access_key"], "Signature="))
 
 
 def test_threads(source: Path, rig: Rig, proxy: FaultProxy) -> None:
@@ -124,3 +133,16 @@ def test_broken_pool(source: Path, rig: Rig, proxy: FaultProxy) -> None:
     assert done.transferred + done.skipped == FILES
     require_all(rig, proxy)
     assert client.sync_dir(source, client.url("v1")).transferred == 0
+
+
+def test_example(tmp_path: Path) -> None:
+    """The example of Dask works: its second run transfers nothing."""
+    done = subprocess.run(
+        [sys.executable, "examples/sync_on_dask.py"],
+        env={**os.environ, "GLLM_STORAGE_CACHE": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        timeout=2 * PATIENCE,
+        text=True,
+        check=True,
+    )
+    assert [line.split(" transferred")[0] for line in done.stdout.splitlines()] == ["1000 files", "0 files"]
