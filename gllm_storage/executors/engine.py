@@ -1,4 +1,4 @@
-"""`EngineExecutor`: what an engine needs to look like a `concurrent.futures.Executor`."""
+"""`EngineExecutor`: the base class of engines that look like a `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`Distribution`: the batches of a transfer on an executor, each until its result is there.
 
 A batch whose worker died is given to another one, at most `_ATTEMPTS` times in all. If the executor accepts no more work,
-the files of the batches without a result are failures, one by one: nothing is lost, and the next call transfers only what is
-missing.
+the files of the batches without a result are failures, one by one: nothing is lost, and the next call transfers only the
+missing files.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Distribution:
     def _collect(self) -> None:
         """Wait until at least one batch has ended, and note the outcomes."""
         wait(self._running, _POLL_SECONDS, FIRST_COMPLETED)
-        for future in [each for each in self._running if each.done()]:  # `wait` overlooks what `shutdown` has cancelled
+        for future in [each for each in self._running if each.done()]:  # `wait` overlooks those that `shutdown` cancelled
             self._settle(future)
         self._mover.stop.check()
         if self._recorder.must_end:
@@ -181,7 +181,7 @@ class Distribution:
         return replace(moved, results=results)
 
     def _remember(self) -> None:
-        """Put what the workers learned into the index."""
+        """Put the checksums that the workers learned into the index."""
         learned, self._learned = self._learned, []
         for place in {place for place, _ in learned}:
             self._index.remember(place, [known for where, known in learned if where == place])
@@ -195,7 +195,7 @@ class Distribution:
         self._recorder.record(batch.steps, failures)
 
     def _cancel(self) -> None:
-        """Cancel what has not begun, end what runs in this process, and wait for the rest, for some time."""
+        """Cancel the waiting batches, end those that run in this process, and wait for the rest, for some time."""
         self._mover.stop.set()
         wait([future for future in self._running if not future.cancel()], _STOP_SECONDS)
 
