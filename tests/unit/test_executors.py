@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,6 @@ def test_engine_down() -> None:
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Ray, `RayExecutor` is an `ImportError`."""
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError):
         executors.RayExecutor()
