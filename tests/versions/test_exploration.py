@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 PREFIX = "m"
 DEPTH = int(os.environ.get("EXPLORE", "1"))
 """How much is explored: 1 in CI."""
-RUNS = 50 * DEPTH
+RUNS = 30 * DEPTH
 """Random orders of each cast."""
 FILES = {"x": {"f": b"x"}, "y": {"f": b"y"}, "z": {"f": b"x", "g": b"z"}}
 """The trees. A publisher of z copies its first file from a version with x."""
