@@ -180,6 +180,8 @@ class Remedy(Enum):
     READ_ALIAS_AGAIN = "Read the alias again, and decide anew"
     COLLECT_GARBAGE = "Collect the garbage of the model, then publish again"
     ONE_MACHINE = "Pass one_machine=True if no other machine writes to the model meanwhile"
+    ONE_MACHINE_CACHE = "Pass one_machine=True if no other machine uses the cache"
+    WRITABLE_CACHE = "Name another cache, or a local_dir for the files"
     CASE_SENSITIVE_DISK = "Choose a directory on a disk that keeps both names, or leave one of the files out with include"
     MOVE_ALIAS = "Move the alias to a version that exists"
     NEW_EXECUTOR = "Repeat the call with an executor that accepts work: it transfers only what is missing"

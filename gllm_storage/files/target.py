@@ -161,7 +161,7 @@ class LocalTarget:
         with self.errors():
             os.ftruncate(self.fd, 0)
             if size > _AT_ONCE:
-                _allocate(self.fd, size)
+                allocate(self.fd, size)
 
     def buffer_at(self, offset: int, length: int) -> None:
         """None: a file has no memory."""
@@ -213,7 +213,12 @@ def copy(source: Source, target: LocalTarget, progress: Callable[[int], None]) -
         progress(len(data))
 
 
-def _allocate(fd: int, size: int) -> None:
+def allocate(fd: int, size: int) -> None:
+    """Make room for the content of a file on the disk.
+
+    Raises:
+        OSError: If the disk is full or fails.
+    """
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:

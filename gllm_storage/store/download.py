@@ -36,9 +36,10 @@ from gllm_storage.store.retry import RESTART, RetryPolicy
 from gllm_storage.store.transfer import part_ranges, range_size_for
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from gllm_storage.errors import ErrorDetails
+    from gllm_storage.files.partial import PartialFile
     from gllm_storage.files.target import Sink, Target
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.reader import FullAnswer
@@ -153,15 +154,32 @@ class Download:
         settings, size = self.transfer.settings, self.version.size
         if not size:
             return 0
-        try:
-            if size <= settings.part_size:
+        if size <= settings.part_size:
+            try:
                 return self._fetch_range(0, size)
-            in_parts = dataclasses.replace(self, transfer=self.transfer.attempt())
-            ranges = part_ranges(size, range_size_for(size, settings))
-            tasks = [partial(in_parts._fetch_range, *each) for each in ranges]  # noqa: SLF001 - of the same class
-            found = run_all(tasks, settings.max_concurrency, in_parts.transfer.stop, paced=True)
+            except RangesIgnoredError:
+                return self._fetch_range(0, size, resume=False)
+        return self.fetch_ranges(part_ranges(size, range_size_for(size, settings)))
+
+    def fetch_ranges(self, ranges: Sequence[tuple[int, int]]) -> int:
+        """Read some ranges concurrently, or the complete content if the endpoint ignores the Range header.
+
+        Args:
+            ranges: Offset and length of each range.
+
+        Returns:
+            As `fetch`, if the ranges are the complete content.
+
+        Raises:
+            ObjectChangedError: If the object was replaced in the meantime.
+            Exception: The SDK's exception, after all retries.
+        """
+        in_parts = dataclasses.replace(self, transfer=self.transfer.attempt())
+        tasks = [partial(in_parts._fetch_range, *each) for each in ranges]  # noqa: SLF001 - of the same class
+        try:
+            found = run_all(tasks, self.transfer.settings.max_concurrency, in_parts.transfer.stop, paced=True)
         except RangesIgnoredError:
-            return self._fetch_range(0, size, resume=False)
+            return self._fetch_range(0, self.version.size, resume=False)
         crcs = zip(found, (length for _, length in ranges), strict=True)
         return checksums.fold(crcs, self.algorithm) if self.algorithm else 0
 
@@ -280,6 +298,44 @@ def fetch_object(reader: ObjectReader, target: Target, transfer: Transfer) -> No
                 RESTART.again(transfer.details, attempt, error.message, "corruption", transfer.stop)
             else:
                 return
+
+
+def resume_object(reader: ObjectReader, target: PartialFile, transfer: Transfer) -> None:
+    """Download the bytes of an object that a partial file does not have yet.
+
+    The checksum of the store is not compared: the caller knows the SHA-256 of the content, and compares it.
+
+    Args:
+        reader: Reads the object.
+        target: Receives the bytes. After an error the next call goes on with it.
+        transfer: The operation, the settings, the progress, and the stop.
+
+    Raises:
+        ObjectNotFoundError: If the object does not exist.
+        IntegrityError: If the object has another size.
+        StorageError: If the download fails.
+    """
+    attempt = 0
+    most = range_size_for(target.size, transfer.settings)
+    with timed():
+        while target.missing(most):
+            attempt += 1
+            version = dataclasses.replace(reader.head(), checksum=None)
+            if version.size != target.size:
+                details = transfer.details
+                raise IntegrityError(
+                    f"{details.operation} of {details.url}: the object has {version.size} bytes instead of {target.size}",
+                    details,
+                    Remedy.REPORT_DAMAGE,
+                )
+            try:
+                with reader.translated():
+                    Download(reader, version, target, transfer.attempt()).fetch_ranges(target.missing(most))
+            except ObjectChangedError as error:
+                if attempt == RESTART.limit:
+                    raise replaced_too_often(transfer.details, attempt) from error
+                target.clear()
+                RESTART.again(transfer.details, attempt, "the object was replaced", "restart", transfer.stop)
 
 
 def read_object(reader: ObjectReader, transfer: Transfer) -> bytes:

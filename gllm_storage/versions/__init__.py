@@ -14,6 +14,7 @@ Example:
 """
 
 from gllm_storage.versions.aliases import AliasMove, alias_history, list_aliases, set_alias
+from gllm_storage.versions.cache import CachedVersion, list_cache, prune_cache
 from gllm_storage.versions.catalog import Version, list_versions, resolve
 from gllm_storage.versions.collector import Garbage, collect_garbage
 from gllm_storage.versions.comparison import Change, diff
@@ -26,6 +27,7 @@ from gllm_storage.versions.verification import verify
 
 __all__ = [
     "AliasMove",
+    "CachedVersion",
     "Change",
     "Deletion",
     "Garbage",
@@ -38,7 +40,9 @@ __all__ = [
     "diff",
     "fetch",
     "list_aliases",
+    "list_cache",
     "list_versions",
+    "prune_cache",
     "publish",
     "resolve",
     "retain",

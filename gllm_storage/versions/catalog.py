@@ -31,6 +31,7 @@ class Version:
         size: Size of all files in bytes.
         time: When it was published, by the clock of the publisher, in ISO 8601.
         metadata: The metadata that was published with it.
+        path: The local directory that `fetch` made or found; None otherwise. It does not count in comparisons.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Version:
     size: int
     time: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    path: str | None = field(default=None, compare=False)
 
 
 def resolve(client: CloudStorageClient, model: str, name: str) -> Version:

@@ -1,7 +1,8 @@
 """`fetch`: a version on this machine, complete and verified, in one step.
 
 The files go to a directory beside the destination, with the digest in its name. So a fetch that is run again goes on with
-the files that are there, and after a verification of each one the directory gets its name by one rename.
+the files that are there, and after a verification of each one the directory gets its name by one rename. With a cache, the
+files come from there; see `versions.cache`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import errno
 import fcntl
 import fnmatch
 import os
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import Stop, running_stop
+from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import (
     IntegrityError,
     ObjectNotFoundError,
@@ -24,27 +27,29 @@ from gllm_storage.errors import (
 )
 from gllm_storage.files.names import FoldedClashes, fold_of_disk
 from gllm_storage.files.source import local_errors
-from gllm_storage.store.port import ReadItem
 from gllm_storage.store.transfer import Progress
+from gllm_storage.versions.cache import Cache, remove_others
 from gllm_storage.versions.catalog import Version, resolved, version_of
-from gllm_storage.versions.layout import hex_of, model_of
+from gllm_storage.versions.downloading import Downloads, batches
+from gllm_storage.versions.layout import hex_of, is_digest, model_of
 from gllm_storage.versions.stored_tree import stored_tree
-from gllm_storage.versions.verification import is_local, local_paths, not_in
+from gllm_storage.versions.tree import TreeDigest
+from gllm_storage.versions.verification import is_local
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fsspec.callbacks import Callback
 
     from gllm_storage.client import CloudStorageClient
+    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.versions.cache import Lease
     from gllm_storage.versions.entries import Manifest
     from gllm_storage.versions.layout import Model
     from gllm_storage.versions.stored_tree import StoredTree
     from gllm_storage.versions.tree import TreeFile
 
 _OPERATION = "fetch"
-_BATCH = 256
-"""Files that are downloaded side by side before the next ones begin."""
 _ATTEMPTS = 3
 """How often a fetch begins again because its version was moved to another directory."""
 
@@ -53,29 +58,39 @@ def fetch(
     client: CloudStorageClient,
     model: str,
     name: str,
-    local_dir: str | os.PathLike[str],
+    local_dir: str | os.PathLike[str] | None = None,
     *,
     include: str | Sequence[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     callback: Callback | None = None,
 ) -> Version:
     """Download a version. The directory appears complete and verified, or not at all.
 
-    After an interruption, a second call goes on with the files that are complete.
+    After an interruption, a second call goes on with the bytes that have arrived.
+
+    Processes of one machine that name the same cache download each file once. With a cache, `local_dir` may be left out: the
+    `path` of the result is a directory in the cache to read from. A version that is named by its digest needs no request
+    if the cache has its files.
 
     Args:
         client: The client of the store.
         model: The path of the model, as for `publish`.
         name: The name of a version or of an alias, or a digest.
-        local_dir: The directory to make; its parent is created.
+        local_dir: The directory to make; its parent is created. None makes none: `cache` is needed then.
         include: Patterns of the paths to download, such as ``"*.safetensors"``; ``*`` also matches ``/``. None downloads
             all files.
+        cache: The directory of a cache, made if it does not exist. The SHA-256 of each file that is taken from it is
+            computed, and a damaged one is downloaded again. The files of `local_dir` share their blocks with those of the
+            cache where the disk can do that (XFS, Btrfs); otherwise they are hard links that cannot be written, or copies if
+            this process could write to them nevertheless, as root can, or if the cache is on another disk.
         callback: Receives the number of bytes of all files, and the bytes as they arrive or are found.
 
     Returns:
-        The version.
+        The version; its `path` is the local directory.
 
     Raises:
-        ValueError: If the path or the name is not valid, or no file matches `include`.
+        ValueError: If the path or the name is not valid, no file matches `include`, or neither `local_dir` nor `cache` is
+            given.
         FileExistsError: If the directory exists.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was fetched
             (`ObjectNotFoundError`).
@@ -87,50 +102,102 @@ def fetch(
     Example:
         >>> fetch(client, "models/llama-ft", "latest", "./local").name
         'v3'
+        >>> path = fetch(client, "models/llama-ft", "latest", cache="./cache").path
     """
+    if local_dir is None and cache is None:
+        raise ValueError("fetch needs local_dir or cache: a directory for the files")
     place = model_of(client, model)
-    target = os.path.abspath(os.fspath(local_dir))
-    _require_absent(target)
+    target = "" if local_dir is None else os.path.abspath(os.fspath(local_dir))
+    if target:
+        _require_absent(target)
     patterns = [include] if isinstance(include, str) else include
-    manifest = resolved(place, name, _OPERATION)
+    opened = None if cache is None else Cache(cache, place.store.details(place.prefix, _OPERATION))
+    known = opened.manifest(place, name) if opened is not None and is_digest(name) else None
+    manifest = known or resolved(place, name, _OPERATION)
     for attempt in range(_ATTEMPTS):
         try:
-            _Fetch(place, manifest, target, patterns, Progress(callback)).run()
+            path = _Fetch(place, manifest, target, patterns, Progress(callback), opened).run()
         except ObjectNotFoundError as error:
             manifest = _manifest_after(place, name, manifest, error, is_last=attempt + 1 == _ATTEMPTS)
         else:
             break
-    return version_of(place, manifest)
+    return replace(version_of(place, manifest), path=path)
 
 
+@dataclass(frozen=True)
 class _Fetch:
-    """One fetch of one version from one directory of the store."""
+    """One fetch of one version from one directory of the store. Its `target` is empty if only the cache gets the files."""
 
-    def __init__(
-        self, model: Model, manifest: Manifest, target: str, patterns: Sequence[str] | None, progress: Progress
-    ) -> None:
-        self._model = model
-        self._manifest = manifest
-        self._target = target
-        self._patterns = patterns
-        self._progress = progress
-        self._details = model.store.details(model.data(manifest.place), _OPERATION)
-        folder, base = os.path.split(target)
-        self._temporary = os.path.join(folder, f".{base}.{hex_of(manifest.digest)[:16]}.gllm-fetch")
+    model: Model
+    manifest: Manifest
+    target: str
+    patterns: Sequence[str] | None
+    progress: Progress
+    cache: Cache | None
 
-    def run(self) -> None:
-        with stored_tree(self._model, self._manifest, _OPERATION) as tree:
+    @cached_property
+    def _details(self) -> ErrorDetails:
+        return self.model.store.details(self.model.data(self.manifest.place), _OPERATION)
+
+    @cached_property
+    def _downloads(self) -> Downloads:
+        return Downloads(self.model, self.manifest, self.progress)
+
+    @cached_property
+    def _temporary(self) -> str:
+        folder, base = os.path.split(self.target)
+        return os.path.join(folder, f".{base}.{hex_of(self.manifest.digest)[:16]}.gllm-fetch")
+
+    def run(self) -> str:
+        """Fetch; returns the path of the directory."""
+        with self._opened() as (tree, lease):
             files, size = self._counted(tree)
             if not files:
-                raise ValueError(f"{self._details.url} has no file that matches {self._patterns!r}")
-            self._progress.expect(size)
+                raise ValueError(f"{self._details.url} has no file that matches {self.patterns!r}")
+            self.progress.expect(size)
+            if lease is not None and not self.target:
+                return self._directory_of(lease)
             with self._locked():
                 self._require_names(tree)
-                self._remove_others(tree)
-                chosen = self._chosen(tree)
-                while batch := list(islice(chosen, _BATCH)):
-                    self._download(batch)
+                with local_errors("write", self._temporary, self._details):
+                    remove_others(self._temporary, lambda: self._chosen(tree))
+                for batch in batches(self._chosen(tree)):
+                    self._fill(batch, lease)
                 self._put_into_place()
+        return self.target
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[StoredTree, Lease | None]]:
+        """The list of the files; with a cache, the version is held there meanwhile."""
+        if self.cache is None:
+            with stored_tree(self.model, self.manifest, _OPERATION) as tree:
+                yield tree, None
+        else:
+            with self.cache.lease(self.model, self.manifest, _OPERATION) as lease:
+                yield lease.tree, lease
+
+    def _directory_of(self, lease: Lease) -> str:
+        digest = TreeDigest()
+        for batch in batches(self._chosen(lease.tree)):
+            found = self._obtained(batch, lease)
+            if any(each.sha256 not in found for each in batch):
+                raise lease.read_only()
+            for each in batch:
+                digest.add(each)
+        return lease.directory(digest.value(), lambda: self._chosen(lease.tree))
+
+    def _obtained(self, files: Sequence[TreeFile], lease: Lease) -> set[str]:
+        """Let the cache have the contents of files; returns the SHA-256 of those that it has."""
+        reported = 0
+
+        def download(missing: Sequence[TreeFile], path_of: Callable[[TreeFile], str]) -> None:
+            nonlocal reported
+            reported += sum(each.size for each in missing)
+            self._downloads.fetch(missing, path_of)
+
+        found = lease.obtain(files, download)
+        self.progress(sum(each.size for each in files if each.sha256 in found) - reported)
+        return found
 
     def _chosen(self, tree: StoredTree) -> Iterator[TreeFile]:
         return (each for each in tree if self._is_chosen(each))
@@ -155,57 +222,37 @@ class _Fetch:
                 other = clashes.find(each.path, ours=True)
                 if other is not None:
                     raise UnsupportedOperationError(
-                        f"{self._details.url} cannot be fetched to {self._target!r}: {other!r} and {each.path!r} are one "
+                        f"{self._details.url} cannot be fetched to {self.target!r}: {other!r} and {each.path!r} are one "
                         "file or folder on that disk",
                         self._details,
                         Remedy.CASE_SENSITIVE_DISK,
                     )
 
     def _is_chosen(self, file: TreeFile) -> bool:
-        return self._patterns is None or any(fnmatch.fnmatchcase(file.path, each) for each in self._patterns)
+        return self.patterns is None or any(fnmatch.fnmatchcase(file.path, each) for each in self.patterns)
 
-    def _download(self, batch: Sequence[TreeFile]) -> None:
-        """Download the files that are not there with their content.
+    def _fill(self, batch: Sequence[TreeFile], lease: Lease | None) -> None:
+        """Bring files that are not there with their content to the temporary directory.
 
         Raises:
             IntegrityError: If a file in the store has another content.
             StorageError: If a request or the disk fails.
         """
-        missing = [each for each in batch if is_local(self._temporary, each) is not None]
-        self._progress(sum(each.size for each in batch) - sum(each.size for each in missing))
-        if not missing:
-            return
-        folder = self._model.data(self._manifest.place)
-        items = [ReadItem(folder + each.path, self._watch, self._path(each.path)) for each in missing]
-        self._model.store.read_many(items, Stop(running_stop()))
-        for each in missing:
-            if is_local(self._temporary, each) is not None:
-                os.unlink(self._path(each.path))
-                details = self._model.store.details(folder + each.path, _OPERATION)
-                raise IntegrityError(
-                    f"{details.url} does not have the SHA-256 that the manifest of version {self._manifest.version!r} names",
-                    details,
-                )
+        stop = Stop(running_stop())
+        kinds = run_all([partial(is_local, self._temporary, each) for each in batch], os.cpu_count() or 1, stop)
+        missing = [each for each, kind in zip(batch, kinds, strict=True) if kind is not None]
+        self.progress(sum(each.size for each in batch) - sum(each.size for each in missing))
+        if lease is not None:
+            found = self._obtained(missing, lease)
+            cached = [each for each in missing if each.sha256 in found]
+            if cached:
+                run_all([partial(lease.place, each, self._path(each)) for each in cached], os.cpu_count() or 1, stop)
+            missing = [each for each in missing if each.sha256 not in found]
+        if missing:
+            self._downloads.fetch(missing, self._path)
 
-    @contextlib.contextmanager
-    def _watch(self) -> Iterator[Progress]:
-        yield Progress(self._progress)
-
-    def _path(self, path: str) -> str:
-        return os.path.join(self._temporary, *path.split("/"))
-
-    def _remove_others(self, tree: StoredTree) -> None:
-        """Remove the files of an earlier fetch, of other files or killed."""
-        with local_errors("write", self._temporary, self._details):
-            for each in local_paths(self._temporary):
-                if os.path.islink(self._path(each)):  # a download would replace the file that the link leads to
-                    os.unlink(self._path(each))
-            for each in not_in(self._chosen(tree), local_paths(self._temporary)):
-                os.unlink(self._path(each))
-            for parent, _, _ in os.walk(self._temporary, topdown=False):
-                if parent != self._temporary:
-                    with contextlib.suppress(OSError):  # a folder with files
-                        os.rmdir(parent)
+    def _path(self, file: TreeFile) -> str:
+        return os.path.join(self._temporary, *file.path.split("/"))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -232,15 +279,15 @@ class _Fetch:
         except BlockingIOError as error:
             os.close(fd)
             raise StorageUnavailableError(
-                f"{self._details.url}: another process fetches it to {self._target!r}", self._details, Remedy.REPEAT
+                f"{self._details.url}: another process fetches it to {self.target!r}", self._details, Remedy.REPEAT
             ) from error
         return fd
 
     def _put_into_place(self) -> None:
-        with local_errors("write", self._target, self._details):
-            _require_absent(self._target)
-            os.rename(self._temporary, self._target)
-            fd = os.open(os.path.dirname(self._target), os.O_RDONLY)
+        with local_errors("write", self.target, self._details):
+            _require_absent(self.target)
+            os.rename(self._temporary, self.target)
+            fd = os.open(os.path.dirname(self.target), os.O_RDONLY)
             try:
                 os.fsync(fd)
             finally:

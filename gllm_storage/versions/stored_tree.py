@@ -62,12 +62,23 @@ def stored_tree(model: Model, manifest: Manifest, operation: str) -> Iterator[St
         except ObjectNotFoundError as error:
             require_same(model, manifest, operation)
             raise damaged(details, "the list of the files of a version is missing") from error
-        with open_source(target.temporary, details) as source:
-            if (source.size, sha256_of_source(source)) != (manifest.tree_size, manifest.tree_sha256):
-                raise damaged(details, "it is not the list that the manifest names")
-        tree = StoredTree(target.temporary, details)
-        _require_digest(tree, manifest)
-        yield tree
+        yield checked_tree(target.temporary, manifest, details)
+
+
+def checked_tree(path: str, manifest: Manifest, details: ErrorDetails) -> StoredTree:
+    """The files in a local copy of the list.
+
+    Raises:
+        IntegrityError: If it is not the list that the manifest names, or not of its digest.
+        UnsupportedOperationError: If a later version of this library wrote it.
+        StorageError: If it cannot be read.
+    """
+    with open_source(path, details) as source:
+        if (source.size, sha256_of_source(source)) != (manifest.tree_size, manifest.tree_sha256):
+            raise damaged(details, "it is not the list that the manifest names")
+    tree = StoredTree(path, details)
+    _require_digest(tree, manifest)
+    return tree
 
 
 def _require_digest(tree: StoredTree, manifest: Manifest) -> None:

@@ -116,7 +116,11 @@ def is_local(folder: str, file: TreeFile) -> str | None:
 
     A symbolic link is not followed: the copy of a version has none, and it may lead out of the directory.
     """
-    path = os.path.join(folder, *file.path.split("/"))
+    return difference(os.path.join(folder, *file.path.split("/")), file)
+
+
+def difference(path: str, file: TreeFile) -> str | None:
+    """The difference between a local file and the content of a file of a tree; as `is_local`."""
     if not os.path.lexists(path):
         return "missing"
     if not os.path.isfile(path) or os.path.islink(path) or os.path.getsize(path) != file.size:
