@@ -20,7 +20,7 @@ from gllm_storage.store.transfer import Progress
 from gllm_storage.versions.verification import difference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from gllm_storage.store.reader import ObjectReader
     from gllm_storage.store.transfer import Transfer
@@ -35,7 +35,7 @@ _MOST_BYTES = 2**32
 _PAUSE_SECONDS = 0.01
 
 
-def batches(files: Iterable[TreeFile]) -> Iterator[list[TreeFile]]:
+def batches(files: Iterable[TreeFile]) -> Generator[list[TreeFile], None, None]:
     """The files in groups that are downloaded side by side, before the next group begins."""
     batch: list[TreeFile] = []
     size = 0

@@ -161,8 +161,9 @@ class _Fetch:
                 self._require_names(tree)
                 with local_errors("write", self._temporary, self._details):
                     remove_others(self._temporary, lambda: self._chosen(tree))
-                for batch in batches(self._chosen(tree)):
-                    self._fill(batch, lease)
+                with contextlib.closing(batches(self._chosen(tree))) as groups:
+                    for batch in groups:
+                        self._fill(batch, lease)
                 self._put_into_place()
         return self.target
 
@@ -178,12 +179,13 @@ class _Fetch:
 
     def _directory_of(self, lease: Lease) -> str:
         digest = TreeDigest()
-        for batch in batches(self._chosen(lease.tree)):
-            found = self._obtained(batch, lease)
-            if any(each.sha256 not in found for each in batch):
-                raise lease.read_only()
-            for each in batch:
-                digest.add(each)
+        with contextlib.closing(batches(self._chosen(lease.tree))) as groups:
+            for batch in groups:
+                found = self._obtained(batch, lease)
+                if any(each.sha256 not in found for each in batch):
+                    raise lease.read_only()
+                for each in batch:
+                    digest.add(each)
         return lease.directory(digest.value(), lambda: self._chosen(lease.tree))
 
     def _obtained(self, files: Sequence[TreeFile], lease: Lease) -> set[str]:

@@ -1,0 +1,546 @@
+"""`fetch` with a cache: downloaded once for all processes of a machine, verified, and never damaged by its readers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import fcntl
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fsspec.callbacks import Callback
+
+from gllm_storage import LocalStorageClient, versions
+from gllm_storage.errors import IntegrityError, ObjectNotFoundError, StorageError, UnsupportedOperationError
+from gllm_storage.versions import cache as cache_module
+from gllm_storage.versions.cache import list_cache, prune_cache
+from gllm_storage.versions.deletion import delete_version
+from gllm_storage.versions.fetching import fetch
+from gllm_storage.versions.layout import model_of
+from gllm_storage.versions.publisher import publish
+from gllm_storage.versions.verification import verify
+from tests.scripts import fetchers
+from tests.scripts.fetchers import CONNECTIONS, MODEL, PART, Fetch
+from tests.scripts.racers import use_barrier
+from tests.versions.support import store_bytes, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gllm_storage.versions.catalog import Version
+
+LARGE = random.Random(14).randbytes(12 * PART + 1000)
+FILES = {"config.json": b"{}", "weights/1.bin": LARGE, "weights/2.bin": b"\x02" * 5000, "empty": b"", "twin": b"{}"}
+PROCESSES = 8
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> LocalStorageClient:
+    return fetchers.client_of(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def version(client: LocalStorageClient, tmp_path: Path) -> Version:
+    return publish(client, write_folder(tmp_path / "out", FILES), MODEL, version="v3")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def content(folder: str | Path | None) -> dict[str, bytes]:
+    assert folder is not None
+    found: dict[str, bytes] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            with open(path, "rb") as file:
+                found[os.path.relpath(path, folder)] = file.read()
+    return found
+
+
+def cached_file(cache: Path, version: Version, path: str) -> Path:
+    lines = (cache / "versions" / version.digest[7:] / "tree.jsonl").read_text().splitlines()
+    (line,) = [each for each in lines if f'"{path}"' in each]
+    sha256 = line.split('"sha256":"')[1][:64]
+    return cache / "files" / sha256[:2] / sha256
+
+
+def unreachable(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each request of the store fail."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a request was sent")
+
+    for name in ("read", "read_many", "open_reader", "info", "list", "list_folder", "first", "fetch", "exists"):
+        monkeypatch.setattr(client.store, name, fail)
+
+
+def keys_read(client: LocalStorageClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of the objects that are opened from now on."""
+    keys: list[str] = []
+    store: Any = client.store
+    opened, open_reader = store._read_unchanged, store.open_reader
+
+    def watch(key: str, *args: Any) -> None:
+        keys.append(key)
+        opened(key, *args)
+
+    def watch_reader(key: str, *args: Any) -> Any:
+        keys.append(key)
+        return open_reader(key, *args)
+
+    monkeypatch.setattr(store, "_read_unchanged", watch)
+    monkeypatch.setattr(store, "open_reader", watch_reader)
+    return keys
+
+
+def run_processes(fetches: list[Fetch]) -> list[int | None]:
+    """Run each fetch in a process, all at the same moment; returns the exit codes."""
+    start = multiprocessing.get_context("fork")
+    use_barrier(start.Barrier(len(fetches)))
+    processes = [start.Process(target=fetchers.fetch, args=[each]) for each in fetches]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(60)
+    return [each.exitcode for each in processes]
+
+
+def downloaded(log: Path) -> int:
+    return sum(int(line.split()[0]) for line in log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("targets", [True, False], ids=["directories", "cache alone"])
+def test_downloaded_once(version: Version, cache: Path, tmp_path: Path, targets: bool) -> None:
+    """8 processes of one machine download each content once."""
+    log, root = tmp_path / "log", str(tmp_path / "store")
+    fetches = [
+        Fetch(root, "v3", str(cache), str(tmp_path / f"local{number}") if targets else None, str(log))
+        for number in range(PROCESSES)
+    ]
+    assert run_processes(fetches) == [0] * PROCESSES
+    assert downloaded(log) == version.size - len(FILES["twin"])
+    folders = [each.target for each in fetches] if targets else [fetch_path(root, cache)]
+    assert all(content(each) == FILES for each in folders)
+
+
+def fetch_path(root: str, cache: Path) -> str | None:
+    return fetch(fetchers.client_of(root), MODEL, "v3", cache=cache).path
+
+
+def test_killed_downloader(version: Version, cache: Path, tmp_path: Path) -> None:
+    """Of 8 processes some are killed while they download: the others go on with their bytes, and have the version."""
+    log, root = tmp_path / "log", str(tmp_path / "store")
+    fetches = [
+        Fetch(root, "v3", str(cache), str(tmp_path / f"local{number}"), str(log), PART * (number < 3), number >= 3)
+        for number in range(PROCESSES)
+    ]
+    codes = run_processes(fetches)
+    killed = codes.count(-signal.SIGKILL)
+    assert killed >= 1
+    assert (codes.count(0), set(codes[3:])) == (PROCESSES - killed, {0})
+    assert all(content(each.target) == FILES for each, code in zip(fetches, codes, strict=True) if code == 0)
+    assert downloaded(log) <= version.size + killed * CONNECTIONS * PART
+    assert not list((cache / "versions" / version.digest[7:] / "incoming").iterdir())
+
+
+@pytest.mark.parametrize("with_cache", [True, False])
+def test_every_kill(version: Version, cache: Path, tmp_path: Path, with_cache: bool) -> None:
+    """A fetch that is killed again and again goes on with the bytes on the disk."""
+    log, root, target = tmp_path / "log", str(tmp_path / "store"), str(tmp_path / "local")
+    each = Fetch(root, "v3", str(cache) if with_cache else None, target, str(log), 4 * PART)
+    codes: list[int | None] = []
+    while not codes or codes[-1] != 0:
+        codes += run_processes([each])
+        assert len(codes) < 8
+    assert codes == [-signal.SIGKILL] * (len(codes) - 1) + [0]
+    assert len(codes) >= 3
+    assert content(target) == FILES
+    assert downloaded(log) <= version.size + (len(codes) - 1) * CONNECTIONS * PART
+
+
+def test_path_in_cache(client: LocalStorageClient, version: Version, cache: Path) -> None:
+    """Without a destination the result has a directory to read from, which is the same one the next time."""
+    found = fetch(client, MODEL, "v3", cache=cache)
+    assert found == version
+    assert content(found.path) == FILES
+    assert verify(client, MODEL, "v3", found.path) == version
+    assert fetch(client, MODEL, "v3", cache=cache).path == found.path
+    with pytest.raises(ValueError, match="local_dir or cache"):
+        fetch(client, MODEL, "v3")
+
+
+def test_some_files(client: LocalStorageClient, version: Version, cache: Path, tmp_path: Path) -> None:
+    """Patterns choose files, which are in a directory of their own; others are not downloaded."""
+    assert version.files == 5
+    one = fetch(client, MODEL, "v3", cache=cache, include="*.json")
+    assert content(one.path) == {"config.json": b"{}"}
+    assert sum(len(names) for _, _, names in os.walk(cache / "files")) == 1
+    fetch(client, MODEL, "v3", tmp_path / "local", cache=cache, include=["weights/*"])
+    assert set(content(tmp_path / "local")) == {"weights/1.bin", "weights/2.bin"}
+    assert content(fetch(client, MODEL, "v3", cache=cache).path) == FILES
+    assert content(one.path) == {"config.json": b"{}"}
+
+
+@pytest.mark.usefixtures("version")
+def test_shared_files(client: LocalStorageClient, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second version takes the files that it shares with the first one from the cache, also from another model."""
+    fetch(client, MODEL, "v3", cache=cache)
+    publish(client, write_folder(tmp_path / "new", {**FILES, "config.json": b"[]"}), "other", version="v1")
+    asked = keys_read(client, monkeypatch)
+    assert content(fetch(client, "other", "v1", cache=cache).path) == {**FILES, "config.json": b"[]"}
+    assert [each.rpartition("-0/")[2] for each in asked if "/data/" in each] == ["config.json"]
+
+
+def test_offline(
+    client: LocalStorageClient, version: Version, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that is named by its digest needs no request if the cache has its files."""
+    fetch(client, MODEL, "v3", cache=cache)
+    unreachable(client, monkeypatch)
+    assert fetch(client, MODEL, version.digest, tmp_path / "local", cache=cache) == version
+    assert content(tmp_path / "local") == content(fetch(client, MODEL, version.digest, cache=cache).path) == FILES
+    with pytest.raises(AssertionError, match="a request was sent"):
+        fetch(client, MODEL, "v3", cache=cache)
+    cached_file(cache, version, "weights/2.bin").unlink()
+    with pytest.raises(AssertionError, match="a request was sent"):
+        fetch(client, MODEL, version.digest, cache=cache)
+
+
+def test_offline_of_another_model(client: LocalStorageClient, version: Version, cache: Path, tmp_path: Path) -> None:
+    """A digest that was fetched from one model is looked for in the store if another model is named."""
+    fetch(client, MODEL, version.digest, cache=cache)
+    with pytest.raises(ObjectNotFoundError):
+        fetch(client, "other", version.digest, cache=cache)
+    publish(client, tmp_path / "out", "other", version="v1", metadata={"step": 1})
+    found = fetch(client, "other", version.digest, cache=cache)
+    assert (found.name, found.metadata) == ("v1", {"step": 1})
+    assert len(list_cache(cache)[0].names) == 2
+
+
+def test_deleted_version(client: LocalStorageClient, version: Version, cache: Path) -> None:
+    """A version that was deleted, of which the cache has some files only, is not found."""
+    fetch(client, MODEL, version.digest, cache=cache, include="config.json")
+    delete_version(client, MODEL, "v3")
+    versions.collect_garbage(client, MODEL, grace=dt.timedelta())
+    assert content(fetch(client, MODEL, version.digest, cache=cache, include="config.json").path) == {"config.json": b"{}"}
+    with pytest.raises(ObjectNotFoundError, match="no version with digest"):
+        fetch(client, MODEL, version.digest, cache=cache)
+
+
+def damage(path: Path, kind: str) -> None:
+    data = path.read_bytes()
+    os.chmod(path, 0o644)
+    if kind == "missing":
+        path.unlink()
+    elif kind == "changed":
+        path.write_bytes(b"\x09" + data[1:])
+    elif kind == "truncated":
+        path.write_bytes(data[:-1])
+    else:
+        path.rename(path.with_suffix(".moved"))
+        path.symlink_to(path.with_suffix(".moved"))
+
+
+@pytest.mark.parametrize("name", ["weights/1.bin", "weights/2.bin"])
+@pytest.mark.parametrize("kind", ["missing", "changed", "truncated", "link"])
+def test_damaged_entry(  # noqa: PLR0917 - fixtures
+    client: LocalStorageClient, version: Version, cache: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    """A damaged file of the cache is found and replaced, also in its directory to read from."""
+    path = fetch(client, MODEL, "v3", cache=cache).path
+    damage(cached_file(cache, version, name), kind)
+    fetch(client, MODEL, "v3", tmp_path / "local", cache=cache)
+    assert content(tmp_path / "local") == FILES
+    assert fetch(client, MODEL, "v3", cache=cache).path == path
+    assert content(path) == FILES
+    assert verify(client, MODEL, "v3", path) == version
+
+
+@pytest.mark.parametrize("kind", ["tree list", "manifest", "directory", "added file"])
+def test_damaged_cache(client: LocalStorageClient, version: Version, cache: Path, kind: str) -> None:
+    """The other files of a cache are compared as well, and made anew."""
+    path = fetch(client, MODEL, "v3", cache=cache).path
+    assert path is not None
+    folder = cache / "versions" / version.digest[7:]
+    if kind == "tree list":
+        (folder / "tree.jsonl").write_bytes(b"{}")
+    elif kind == "manifest":
+        (manifest,) = folder.glob("*.json")
+        manifest.write_bytes(manifest.read_bytes()[:-5])
+    elif kind == "directory":
+        os.unlink(os.path.join(path, "config.json"))
+    else:
+        write_folder(cache, {os.path.join(path, "new", "file"): b"x"})
+    assert fetch(client, MODEL, version.digest, cache=cache) == version
+    assert content(path) == FILES
+    assert list_cache(cache)[0].files == 4
+
+
+def test_damaged_object(client: LocalStorageClient, version: Version, cache: Path) -> None:
+    """What the store has in place of a file does not come into the cache, and an object of another size is not read."""
+    model = model_of(client, MODEL)
+    for name, data in (
+        ("weights/1.bin", LARGE[:-1] + b"x"),
+        ("weights/2.bin", b"\x03" * 5000),
+        ("weights/1.bin", LARGE[1:]),
+    ):
+        store_bytes(client.store, f"{model.data(version.digest[7:] + '-0')}{name}", data)
+        with pytest.raises(IntegrityError, match=name):
+            fetch(client, MODEL, "v3", cache=cache, include=name)
+        assert not content(cache / "files")
+
+
+def without_privileges(function: str, *args: object) -> list[str]:
+    """Call a function of this module in a process that may write only to files that have the permission, unlike root.
+
+    Returns:
+        The words that it prints.
+    """
+    program = f"import sys; from tests.versions import test_cache; test_cache.{function}(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, *map(str, args)]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def fetch_and_write(root: str, cache: str, target: str) -> None:
+    """Fetch a version, and write to one of its files, as a program that does not know about the cache."""
+    fetch(fetchers.client_of(root), MODEL, "v3", target, cache=cache)
+    path = os.path.join(target, "weights", "2.bin")
+    print(os.stat(path).st_nlink)  # noqa: T201 - read by the test
+    try:
+        with open(path, "r+b") as file:
+            file.write(b"\x09" * 10)
+    except PermissionError:
+        print("refused")  # noqa: T201
+
+
+@pytest.mark.parametrize("user", ["root", "user"])
+def test_writer(client: LocalStorageClient, version: Version, cache: Path, tmp_path: Path, user: str) -> None:
+    """A program that writes to a fetched file does not damage the cache: it may not, or has a file of its own."""
+    arguments = tmp_path / "store", cache, tmp_path / "local"
+    if user == "user":
+        assert without_privileges("fetch_and_write", *arguments) in (["2", "refused"], ["1"])  # "1" if blocks are shared
+    else:
+        fetch_and_write(*map(str, arguments))
+    assert verify(client, MODEL, "v3", fetch(client, MODEL, version.digest, cache=cache).path) == version
+    fetch(client, MODEL, "v3", tmp_path / "other", cache=cache)
+    assert content(tmp_path / "other") == FILES
+
+
+@pytest.mark.usefixtures("version")
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="Linux only")  # noqa: S108
+def test_cache_on_another_disk(client: LocalStorageClient, tmp_path: Path) -> None:
+    """A cache on another filesystem than the destination gives copies."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as cache:
+        assert without_privileges("fetch_and_write", tmp_path / "store", cache, tmp_path / "local") == ["1"]
+        fetch(client, MODEL, "v3", tmp_path / "other", cache=cache)
+        assert content(tmp_path / "other") == FILES
+
+
+def fetch_from_read_only(root: str, cache: str, target: str) -> None:
+    """Fetch from a cache to which this process may not write, which has some of the files."""
+    client = fetchers.client_of(root)
+    fetch(client, MODEL, "v3", target, cache=cache)
+    assert content(target) == FILES
+    path = fetch(client, MODEL, "v3", cache=cache, include="weights/*").path
+    assert set(content(path)) == {"weights/1.bin", "weights/2.bin"}
+    with pytest.raises(StorageError, match=r"may not write to the cache .* Name another cache"):
+        fetch(client, MODEL, "v3", cache=cache)
+    with pytest.raises(PermissionError):
+        prune_cache(cache)
+
+
+@pytest.mark.usefixtures("version")
+def test_read_only_cache(client: LocalStorageClient, cache: Path, tmp_path: Path) -> None:
+    """A cache that cannot be written gives the files that it has; the others come from the store."""
+    fetch(client, MODEL, "v3", cache=cache, include="weights/*")
+    before = content(cache)
+    folders = [each for each in (cache, *cache.rglob("*")) if each.is_dir()]
+    for each in folders:
+        each.chmod(0o500)
+    for each in (cache / "lock", *cache.glob("versions/*/*")):
+        each.chmod(0o500 if each.is_dir() else 0o400)
+    without_privileges("fetch_from_read_only", tmp_path / "store", cache, tmp_path / "local")
+    assert content(cache) == before
+    for each in folders:
+        each.chmod(0o700)
+
+
+def test_no_place_for_a_cache(client: LocalStorageClient, tmp_path: Path) -> None:
+    """A cache that cannot be made is an error, not a fetch without a cache."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"cannot write local file '.*file/cache'"):
+        fetch(client, MODEL, "v3", cache=tmp_path / "file" / "cache")
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A disk of 320 MiB that can share blocks between files."""
+    if shutil.which("mkfs.xfs") is None and os.environ.get("CI") != "true":
+        pytest.skip("mkfs.xfs is not installed; tests/install-servers installs it")
+    image, folder = tmp_path_factory.mktemp("image") / "image", tmp_path_factory.mktemp("disk")
+    with image.open("xb") as file:
+        file.truncate(320 * 2**20)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.usefixtures("version")
+def test_shared_blocks(client: LocalStorageClient, tmp_path: Path, disk: Path) -> None:
+    """On a disk that can share blocks, each fetched file is one of its own, takes no room, and may be written."""
+    cache = disk / "cache"
+    fetch(client, MODEL, "v3", cache=cache)
+    os.sync()
+    before = shutil.disk_usage(disk).used
+    for number in range(4):
+        fetch(client, MODEL, "v3", disk / f"local{number}", cache=cache)
+    os.sync()
+    assert shutil.disk_usage(disk).used - before < len(LARGE)
+    assert without_privileges("fetch_and_write", tmp_path / "store", cache, disk / "local") == ["1"]
+    assert content(fetch(client, MODEL, "v3", cache=cache).path) == content(disk / "local0") == FILES
+
+
+@pytest.mark.parametrize("full", ["cache", "destination"])
+def test_full_disk(client: LocalStorageClient, version: Version, tmp_path: Path, disk: Path, full: str) -> None:
+    """A full disk is an error that names the file; nothing appears, and the same call completes when there is room."""
+    cache, target = disk / f"cache-{full}", disk / f"local-{full}"
+    if full == "cache":
+        target = tmp_path / "local"
+    else:
+        cache = tmp_path / "cache"
+    with (disk / "filler").open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(disk).free - len(LARGE) // 2)
+    with pytest.raises(StorageError, match=os.strerror(errno.ENOSPC)):
+        fetch(client, MODEL, "v3", target, cache=cache)
+    assert not target.exists()
+    (disk / "filler").unlink()
+    assert fetch(client, MODEL, "v3", target, cache=cache) == version
+    assert content(target) == FILES
+
+
+def names(found: list[versions.CachedVersion]) -> list[str]:
+    return [each.names[0].rpartition(" ")[2] for each in found]
+
+
+@pytest.fixture
+def three(client: LocalStorageClient, cache: Path, tmp_path: Path) -> list[Version]:
+    """Three versions in the cache, used one, two and three days ago, which share a file of 40 kB."""
+    found = []
+    for day in (1, 2, 3):
+        files = {"shared": b"\x01" * 40_000, "own": bytes([day]) * 10_000}
+        found.append(publish(client, write_folder(tmp_path / f"day{day}", files), MODEL, version=f"v{day}"))
+        fetch(client, MODEL, f"v{day}", cache=cache)
+        then = time.time() - day * 86_400
+        os.utime(cache / "versions" / found[-1].digest[7:] / "used", (then, then))
+    return found
+
+
+@pytest.mark.usefixtures("three")
+def test_list(client: LocalStorageClient, cache: Path) -> None:
+    """The versions in a cache, with their names, sizes and times, the last one first."""
+    first = list_cache(cache)[0]
+    assert names(list_cache(cache)) == ["v1", "v2", "v3"]
+    assert first.names == (f"{client.url(MODEL)} v1",)
+    assert (first.files, first.size) == (2, 50_000)
+    assert abs(first.used - dt.datetime.now(tz=dt.UTC) + dt.timedelta(days=1)) < dt.timedelta(minutes=1)
+    assert content(first.path) == {"shared": b"\x01" * 40_000, "own": b"\x01" * 10_000}
+    for other in (cache / "files", cache / "nowhere"):
+        with pytest.raises(FileNotFoundError, match="no cache"):
+            list_cache(other)
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize(
+    ("options", "removed"),
+    [
+        ({}, []),
+        ({"older_than": dt.timedelta(days=2.5)}, ["v3"]),
+        ({"older_than": dt.timedelta(hours=1)}, ["v3", "v2", "v1"]),
+        ({"max_size": 70_000}, []),
+        ({"max_size": 69_999}, ["v3"]),
+        ({"max_size": 50_000}, ["v3", "v2"]),
+        ({"max_size": 0}, ["v3", "v2", "v1"]),
+        ({"max_size": 60_000, "older_than": dt.timedelta(days=1.5)}, ["v3", "v2"]),
+    ],
+)
+def test_prune(client: LocalStorageClient, cache: Path, options: dict[str, Any], removed: list[str]) -> None:
+    """Versions are removed by their last use and by size, and with them the files that no other version needs."""
+    (cache / "files" / "notes").mkdir()
+    (cache / "files" / "notes" / "mine").write_bytes(b"")
+    before = content(cache)
+    assert names(prune_cache(cache, **options, dry_run=True)) == removed
+    assert content(cache) == before
+    assert names(prune_cache(cache, **options)) == removed
+    left = [each for each in ("v1", "v2", "v3") if each not in removed]
+    assert names(list_cache(cache)) == left
+    assert len(content(cache / "files")) == (len(left) + 1 if left else 0) + 1
+    for name in ("v1", "v2", "v3"):
+        assert content(fetch(client, MODEL, name, cache=cache).path)["shared"] == b"\x01" * 40_000
+
+
+def test_prune_beside_fetch(client: LocalStorageClient, three: list[Version], cache: Path, tmp_path: Path) -> None:
+    """What a running fetch holds stays, in another process, and also if it is the oldest."""
+    log, start = tmp_path / "log", multiprocessing.get_context("fork")
+    use_barrier(start.Barrier(1))
+    cached_file(cache, three[2], "own").unlink()
+    each = Fetch(str(tmp_path / "store"), "v3", str(cache), None, str(log), stopped_after=10_000)
+    process = start.Process(target=fetchers.fetch, args=[each])
+    process.start()
+    os.waitid(os.P_PID, process.pid or 0, os.WSTOPPED | os.WNOWAIT)
+    assert names(prune_cache(cache, max_size=0)) == ["v2", "v1"]
+    os.kill(process.pid or 0, signal.SIGCONT)
+    process.join(60)
+    assert process.exitcode == 0
+    assert content(list_cache(cache)[0].path) == {"shared": b"\x01" * 40_000, "own": b"\x03" * 10_000}
+    assert downloaded(log) == 10_000
+    assert names(prune_cache(cache, max_size=0)) == ["v3"]
+    assert fetch(client, MODEL, "v3", cache=cache) == three[2]
+
+
+@pytest.mark.usefixtures("three")
+def test_prune_on_a_shared_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that machines share, the fetches of other machines may not be noticed: refused, unless told."""
+    monkeypatch.setattr(cache_module, "caches_names", lambda _: True)
+    with pytest.raises(UnsupportedOperationError, match=r"machines may share its disk.*Pass one_machine=True"):
+        prune_cache(cache, max_size=0)
+    assert len(prune_cache(cache, max_size=0, one_machine=True)) == 3
+
+
+def test_filesystem_without_locks(client: LocalStorageClient, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem that has no locks, as NFS without its lock service, is an error that says so."""
+
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    publish(client, write_folder(cache.parent / "out", FILES), MODEL, version="v3")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StorageError, match=os.strerror(errno.ENOLCK)):
+        fetch(client, MODEL, "v3", cache=cache)
+
+
+def test_progress(client: LocalStorageClient, version: Version, cache: Path, tmp_path: Path) -> None:
+    """A callback receives all bytes once, whether they are downloaded or found."""
+    for number in range(2):
+        callback = Callback()
+        fetch(client, MODEL, "v3", tmp_path / str(number), cache=cache, callback=callback)
+        assert callback.value == callback.size == version.size
