@@ -138,9 +138,9 @@ class PartialFile:
             StorageError: If the disk fails.
         """
         with self.errors():
-            os.ftruncate(self._fd, self.size)
             if durable:
                 os.fsync(self._fd)
+            os.ftruncate(self._fd, self.size)
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
         """Translate an `OSError` about this file into a `StorageError`."""

@@ -261,8 +261,10 @@ class Lease:
                 return found.difference(wrong)
             with self._working():
                 mine = [pending[each] for each, kind in wrong.items() if self._is_wrong(pending[each], kind)]
-                if mine:
-                    download(mine, self._incoming)
+                # A process that was killed may have left complete ones.
+                missing = [each for each in mine if difference(self._incoming(each), each) is not None]
+                if missing:
+                    download(missing, self._incoming)
                 for each in mine:
                     self._admit(each)
             # The others were downloaded by another process, which may have been one that the disk deceived.

@@ -156,6 +156,19 @@ def test_killed_downloader(version: Version, cache: Path, tmp_path: Path) -> Non
     assert not list((cache / "versions" / version.digest[7:] / "incoming").iterdir())
 
 
+def test_killed_before_its_name(client: LocalStorageClient, version: Version, cache: Path, tmp_path: Path) -> None:
+    """A file that was verified, and whose process was killed before it had its name, is not downloaded again."""
+    fetch(client, MODEL, "v3", cache=cache)
+    for name in ("weights/1.bin", "weights/2.bin"):
+        path = cached_file(cache, version, name)
+        path.rename(cache / "versions" / version.digest[7:] / "incoming" / path.name)
+    log = tmp_path / "log"
+    log.touch()
+    assert run_processes([Fetch(str(tmp_path / "store"), "v3", str(cache), str(tmp_path / "local"), str(log))]) == [0]
+    assert content(tmp_path / "local") == FILES
+    assert downloaded(log) == 0
+
+
 @pytest.mark.parametrize("with_cache", [True, False])
 def test_every_kill(version: Version, cache: Path, tmp_path: Path, with_cache: bool) -> None:
     """A fetch that is killed again and again goes on with the bytes on the disk."""
