@@ -23,6 +23,7 @@ from gllm_storage.versions.deletion import Deletion, delete_version
 from gllm_storage.versions.fetching import fetch
 from gllm_storage.versions.publisher import publish
 from gllm_storage.versions.retention import Retention, retain
+from gllm_storage.versions.signing import sign_version, verify_signature
 from gllm_storage.versions.verification import verify
 
 __all__ = [
@@ -47,5 +48,7 @@ __all__ = [
     "resolve",
     "retain",
     "set_alias",
+    "sign_version",
     "verify",
+    "verify_signature",
 ]
