@@ -74,7 +74,8 @@ class AzureStore(ObjectStore):
         """
         write, stop = AzureWrite(self.requests, request), request.transfer.stop
         with translated(request.details), stopped_by(stop):
-            stored = write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, stop=stop)
+            write_id = request.content_id or None
+            stored = write_object(write, exclusive=request.exclusive, policy=BLOCK_CONFLICT, write_id=write_id, stop=stop)
         return require_size(stored, request.source.size, request.details)
 
     def options_of(self, properties: ObjectProperties, details: ErrorDetails) -> Mapping[str, Any]:

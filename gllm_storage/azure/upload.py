@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import secrets
 import string
 import threading
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
@@ -48,7 +50,10 @@ MAX_BLOCKS = 50_000
 _CONTENT = ("content_type", "content_encoding", "content_disposition", "content_language", "cache_control")
 _TIERS = ("hot", "cool", "cold", "archive")
 _BLOCK_NAME = re.compile(rb"<Name>([^<]*)</Name>")
+_BLOCK = re.compile(rb"<Name>([^<]*)</Name>\s*<Size>([0-9]+)</Size>")
 _ID_LENGTH = 32
+_CRC_DIGITS = 11
+"""Characters of a CRC of 64 bits, each of which has 6."""
 _ALPHABET = string.ascii_letters + string.digits + "-_"
 _SHORTEST_TOKEN = 4
 """Random characters that distinguish the blocks of two writers: 16 million tokens."""
@@ -213,6 +218,29 @@ class _Digest:
         return self._md5.digest()
 
 
+@dataclass(frozen=True)
+class _BlockIds:
+    """The ids of the blocks of one upload.
+
+    Attributes:
+        token: Their beginning.
+        has_crc: Whether an id names the CRC-64/NVME of the content of its block, which Azure has compared. Then equal
+            contents have equal ids, and a block of an interrupted upload can be committed by the next one.
+        left: The blocks that Azure has: ids and sizes in bytes.
+    """
+
+    token: str
+    has_crc: bool = False
+    left: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, number: str, crc: int) -> str:
+        """The id of a block."""
+        if not self.has_crc:
+            return f"{self.token}{number}"
+        digits = (_ALPHABET[crc >> shift & 63] for shift in range(0, 6 * _CRC_DIGITS, 6))
+        return f"{self.token}{number}{''.join(digits)}"
+
+
 class AzureWrite:
     """A write of one blob, as `gllm_storage.store.create` requires it.
 
@@ -355,16 +383,15 @@ class AzureWrite:
         source, transfer = self._request.source, self._request.transfer.attempt()
         step = part_size_for(source.size, transfer.settings.part_size, MAX_BLOCKS)
         ranges = part_ranges(source.size, step)
-        # Ids of this write alone: two writers with the same ids would mix their blocks.
         digits = _digits_for(len(ranges))
-        token = "".join(secrets.choice(_ALPHABET) for _ in range(length - digits))
-        ids = [f"{token}{''.join(each)}" for each in islice(product(_ALPHABET, repeat=digits), len(ranges))]
+        numbers = map("".join, islice(product(_ALPHABET, repeat=digits), len(ranges)))
+        ids = self._block_ids(step, length, digits)
         digest = _Digest(source, transfer.stop)
-        tasks = [partial(self._put_block, digest, *each) for each in zip(ids, ranges, strict=True)]
-        crcs = run_all(tasks, transfer.settings.max_concurrency, transfer.stop, paced=True)
+        tasks = [partial(self._put_block, digest, ids, *each) for each in zip(numbers, ranges, strict=True)]
+        sent = run_all(tasks, transfer.settings.max_concurrency, transfer.stop, paced=True)
         source.require_unchanged()
-        crc = checksums.fold_crc64nvme((each, size) for each, (_, size) in zip(crcs, ranges, strict=True))
-        names = "".join(f"<Latest>{_base64(each.encode())}</Latest>" for each in ids)
+        crc = checksums.fold_crc64nvme((each, size) for (_, each), (_, size) in zip(sent, ranges, strict=True))
+        names = "".join(f"<Latest>{_base64(each.encode())}</Latest>" for each, _ in sent)
         document = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{names}</BlockList>'.encode()
         headers = {
             "content-type": "application/xml",
@@ -374,13 +401,39 @@ class AzureWrite:
         put_list = partial(self._put_request, headers, document, ("comp", "blocklist"))
         return self._in_thread(partial(self._commit, put_list, crc), transfer.stop)
 
-    def _put_block(self, digest: _Digest, block_id: str, part: tuple[int, int]) -> int:
+    def _block_ids(self, step: int, length: int, digits: int) -> _BlockIds:
+        """The ids of the blocks, and the blocks that an interrupted upload of this content has left."""
+        content_id = self._request.content_id
+        if not content_id or length != _ID_LENGTH:
+            # Ids of this write alone: two writers with the same ids would mix their blocks.
+            return _BlockIds("".join(secrets.choice(_ALPHABET) for _ in range(length - digits)))
+        token = hashlib.sha256(f"{content_id} {step}".encode()).hexdigest()[: length - digits - _CRC_DIGITS]
+        return _BlockIds(token, has_crc=True, left=self._blocks_left())
+
+    def _blocks_left(self) -> dict[str, int]:
+        """The ids and sizes of the uncommitted blocks. Only for speed: a failure of the request finds none."""
+        found: dict[str, int] = {}
+
+        def read(answer: Any) -> None:
+            for name, size in _BLOCK.findall(answer.http_response.body()):
+                found[base64.b64decode(name).decode(errors="replace")] = int(size)
+
+        ask = partial(self._requests.blob(self._request.key).get_block_list, "uncommitted", raw_response_hook=read)
+        with contextlib.suppress(StorageError, *SDK_ERRORS):
+            self._requests.send(ask, self.details)
+        return found
+
+    def _put_block(self, digest: _Digest, ids: _BlockIds, number: str, part: tuple[int, int]) -> tuple[str, int]:
         """Put Block. Azure checks a CRC-64 of the content, and states it in its answer; an emulator checks an MD5 alone.
 
         Returns:
-            The CRC-64/NVME of the block.
+            The id and the CRC-64/NVME of the block.
         """
         source, crc = self._request.source, digest.add(*part)
+        block_id = ids.of(number, crc)
+        if ids.left.get(block_id) == part[1]:
+            self._request.transfer.progress(part[1])
+            return block_id, crc
         # Where the store compares the CRC-64, a pass less: 0.2 s for a GiB.
         is_checked = self._requests.connection.checks.crc64
         check = Unchanged(source, part) if is_checked else SameContent(source, part, crc, "crc64nvme")
@@ -396,7 +449,7 @@ class AzureWrite:
                 raise source.changed() from error
             raise
         self._request.transfer.progress(part[1])
-        return crc
+        return block_id, crc
 
     def _put_with_crc(self, block_id: str, body: SourceBody, crc: int) -> bool:
         """Send a block with its CRC-64.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
+from gllm_storage.files.source import CHUNK
 from gllm_storage.info import Stored
 from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import SDK_ERRORS, require_any
 from gllm_storage.s3.requests import Completed
+from gllm_storage.s3.unfinished import find_unfinished
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import WRITE_ID
 
@@ -32,9 +35,10 @@ class MultipartUpload:
         upload: The upload.
         metadata: All user metadata.
         stop: Cancels it.
+        goes_on: Whether the parts of an interrupted upload of the same content are used.
     """
 
-    def __init__(self, upload: S3Upload, metadata: Mapping[str, str], stop: Stop) -> None:
+    def __init__(self, upload: S3Upload, metadata: Mapping[str, str], stop: Stop, *, goes_on: bool = False) -> None:
         self._upload = upload
         self._connection = upload.requests.connection
         self._metadata = metadata
@@ -42,6 +46,8 @@ class MultipartUpload:
         self._upload_id: str | None = None
         self._full_object = False
         self._discarded = False
+        self._goes_on = goes_on
+        self._kept: Mapping[int, Mapping[str, Any]] = {}
         self.committing = False
 
     def send(self) -> Stored:
@@ -87,6 +93,12 @@ class MultipartUpload:
         return stored
 
     def _create(self) -> None:
+        if self._goes_on:
+            lengths = [length for _, length in self._upload.plan.part_ranges(self._upload.request.source.size)]
+            earlier = find_unfinished(self._connection, self._upload.place, lengths)
+            if earlier is not None:
+                self._upload_id, self._kept, self._full_object = earlier.upload_id, earlier.parts, earlier.full_object
+                return
         answer = self._connection.checksum_headers.call(
             self._connection.client.create_multipart_upload,
             {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"},
@@ -129,9 +141,22 @@ class MultipartUpload:
     def _send_range(self, number: int, offset: int, length: int) -> tuple[dict[str, Any], int]:
         upload = self._upload
         with body_of(upload.request.source, offset, length, upload.settings, self._stop) as (body, crc):
-            part = self.send_part(number, body, crc)
+            part = self._kept_part(number, offset, length, crc) or self.send_part(number, body, crc)
         upload.request.transfer.progress(length)
         return part, crc
+
+    def _kept_part(self, number: int, offset: int, length: int, crc: int) -> dict[str, Any] | None:
+        """A part that the store has with these bytes, by its CRC-64/NVME or its MD5; None if it must be sent."""
+        found = self._kept.get(number)
+        if found is None or found.get("Size") != length:
+            return None
+        part = {"PartNumber": number, "ETag": found["ETag"]}
+        if (stated := found.get("ChecksumCRC64NVME")) is not None:
+            return {**part, "ChecksumCRC64NVME": stated} if stated == checksums.encode(crc) else None
+        md5 = hashlib.md5(usedforsecurity=False)
+        for start in range(offset, offset + length, CHUNK):
+            md5.update(self._upload.request.source.read_at(start, min(CHUNK, offset + length - start)))
+        return part if found["ETag"].strip('"') == md5.hexdigest() else None
 
     def send_part(self, number: int, body: Body, crc: int) -> dict[str, Any]:
         """Send a part.

@@ -103,7 +103,8 @@ class S3Store(ObjectStore):
             ValueError: If the options ask for impossible parts.
             ObjectExistsError: If the request is exclusive, and the object exists.
             ConflictCheckUnsupportedError: If the request is exclusive, and the endpoint cannot do that.
-            StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
+            StorageError: If the upload fails; nothing was changed then, and nothing is left behind, except parts for the
+                next upload with the same `content_id`.
         """
         from gllm_storage.s3.upload import S3Upload, S3Write  # noqa: PLC0415 - see above
 
@@ -112,7 +113,8 @@ class S3Store(ObjectStore):
         with translated(request.details), stopped_by(stop):
             plan = self._plan(request.key, request.source.size, settings, operation, exclusive=request.exclusive)
             upload = S3Upload(request, self.requests, plan, settings)
-            stored = write_object(S3Write(upload), exclusive=request.exclusive, stop=stop)
+            write_id = request.content_id or None
+            stored = write_object(S3Write(upload), exclusive=request.exclusive, write_id=write_id, stop=stop)
             stored = upload.require_size(stored, request.source.size)
             if request.key.endswith("/") and stored.size:
                 self._require_kept(request, stored)
@@ -404,6 +406,17 @@ class S3Store(ObjectStore):
             )
         found: dict[int, bytes | Exception | None] = {**small, **dict(zip(left, rest, strict=True))}
         return [found[number] for number in range(len(items))]
+
+    def discard_parts(self, prefix: str) -> None:
+        """Abort the multipart uploads of all keys with a prefix. Without the permission to list them they stay.
+
+        Raises:
+            StorageError: If a request fails.
+        """
+        from gllm_storage.s3.unfinished import abort_uploads  # noqa: PLC0415 - see above
+
+        with contextlib.suppress(AccessDeniedError), translated(self.details(prefix, "delete")):
+            abort_uploads(self.connection, self.bucket, prefix)
 
     def delete_many(self, keys: Sequence[str], transfer: Transfer) -> None:
         """Delete several objects by DeleteObjects; an object that does not exist is not an error.

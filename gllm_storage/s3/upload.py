@@ -216,6 +216,8 @@ class S3Write:
         self._upload = upload
         self._sent = attempt
         self._attempt: Attempt | None = None
+        self._attempts = 0
+        self._answer: Answer | None = None
 
     @property
     def details(self) -> ErrorDetails:
@@ -237,14 +239,24 @@ class S3Write:
         return self._attempt.send()
 
     def discard(self) -> None:
-        """Abort the multipart upload, if there is one."""
-        if self._attempt:
+        """Abort the multipart upload, if there is one.
+
+        With a content id the parts stay for the next upload, unless S3 does not take them any more.
+        """
+        keeps = self._upload.request.content_id and self._answer not in {Answer.EXISTS, Answer.CONCURRENT}
+        if self._attempt and not keeps:
             self._attempt.discard()
 
     def judge(self, error: Exception) -> Answer:
         """The meaning of an answer of S3, or of none."""
+        self._answer = self._judge(error)
+        return self._answer
+
+    def _judge(self, error: Exception) -> Answer:
         if self._attempt is None or not self._attempt.committing:
-            return Answer.FAILED
+            # Another process may have gone on with the same parts, and completed the upload.
+            is_gone = isinstance(error, ClientError) and code_of(error) == "NoSuchUpload"
+            return Answer.UNKNOWN if is_gone and self._upload.request.content_id else Answer.FAILED
         if isinstance(error, ClientError):
             return judge_answer(error, conditional=self.conditional)
         if isinstance(error, SDK_ERRORS) and type(error).__name__ not in _NOT_SENT:
@@ -253,9 +265,12 @@ class S3Write:
 
     def _new_attempt(self, write_id: str) -> Attempt:
         self._upload = self._upload.with_crc()  # now, and not before: the HEAD request may have made it unnecessary
-        kind = MultipartUpload if self._upload.plan.multipart else PutUpload
-        stop = self._upload.request.transfer.attempt().stop
-        return kind(self._upload, self._upload.metadata(write_id), stop)
+        self._attempts += 1
+        metadata, stop = self._upload.metadata(write_id), self._upload.request.transfer.attempt().stop
+        if not self._upload.plan.multipart:
+            return PutUpload(self._upload, metadata, stop)
+        # After a conflict S3 wants a new upload with all its parts.
+        return MultipartUpload(self._upload, metadata, stop, goes_on=False)
 
 
 class PutUpload:

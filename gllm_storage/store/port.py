@@ -67,6 +67,9 @@ class UploadRequest:
         exclusive: Whether the upload fails if the object exists, atomically.
         options: Properties of the object beside its content, in the provider's own terms, such as ``ContentType``; see
             `ObjectStore.options_of`.
+        content_id: Identifies the content, if nothing else is ever uploaded to this key. An object with this id counts as
+            stored by this upload, and parts of an interrupted upload are kept in the store and used by the next one. Empty
+            for an upload like any other.
     """
 
     key: str
@@ -74,6 +77,7 @@ class UploadRequest:
     transfer: Transfer
     exclusive: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    content_id: str = ""
 
     @property
     def details(self) -> ErrorDetails:
@@ -130,6 +134,7 @@ class UploadItem:
         exclusive: As in `UploadRequest`.
         options: As in `UploadRequest`.
         path: The local file that `open_source` opens, if a store may read it in another way; None if it may not.
+        content_id: As in `UploadRequest`.
     """
 
     key: str
@@ -138,6 +143,7 @@ class UploadItem:
     exclusive: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     path: str | None = None
+    content_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -602,6 +608,16 @@ class ObjectStore(ABC):
             contents: Sequence[bytes | Exception | None] = self._side_by_side(tasks, stop, workers)
         return contents
 
+    def discard_parts(self, prefix: str) -> None:  # noqa: ARG002 - for providers whose uploads leave parts
+        """Remove the parts of interrupted uploads to keys with a prefix. By default there are none.
+
+        An upload in progress fails.
+
+        Raises:
+            StorageError: If a request fails.
+        """
+        return
+
     def delete_many(self, keys: Sequence[str], transfer: Transfer) -> None:
         """Delete several objects, some at a time; an object that does not exist is not an error.
 
@@ -783,7 +799,8 @@ class ObjectStore(ABC):
                 transfer = self.transfer(item.key, "upload", progress, Stop(stop))
                 with item.open_source(transfer.details) as source:
                     progress.expect(source.size)
-                    stored = self.upload(self.request(item.key, source, transfer, item.exclusive, item.options))
+                    request = self.request(item.key, source, transfer, item.exclusive, item.options)
+                    stored = self.upload(dataclasses.replace(request, content_id=item.content_id))
                 progress.finish()
         except Exception as error:
             if on_error == "raise":

@@ -175,6 +175,7 @@ class Collector:
     def empty(self, place: str, marks: list[str]) -> Garbage:
         """Delete the files of a directory, and then its marks."""
         garbage = self.described(place)
+        self.store.discard_parts(self.model.data(place))
         self._delete(self.store.list_keys(self.model.data(place)))
         self._delete([self.model.tree(place)])
         self._delete(marks)

@@ -374,7 +374,9 @@ class Publisher:
         def watch() -> Iterator[Progress]:
             yield Progress(self._progress)
 
-        return UploadItem(prefix + file.entry.path, partial(_opened, file, sent), watch, exclusive=True)
+        return UploadItem(
+            prefix + file.entry.path, partial(_opened, file, sent), watch, exclusive=True, content_id=file.entry.sha256
+        )
 
     def _store_with_care(self, prefix: str, batch: Sequence[SourceFile], earlier: Earlier, *, is_ours: bool) -> bool:
         tasks = [partial(self._keep_or_store, prefix, each, earlier, is_ours=is_ours) for each in batch]
@@ -412,6 +414,7 @@ class Publisher:
         transfer = self._store.transfer(key, "upload")
         with _opened(file, sent, transfer.details) as source:
             request = self._store.request(key, source, transfer, exclusive=True)
+            request = replace(request, content_id=file.entry.sha256)
             try:
                 stored = self._store.upload(request)
             except ConflictCheckUnsupportedError:

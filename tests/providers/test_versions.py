@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import multiprocessing
+import random
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gllm_storage import MemoryStorageClient, versions
+from gllm_storage import MemoryStorageClient, get_storage_client, versions
 from gllm_storage.errors import ObjectExistsError
 from gllm_storage.versions import copying
 from tests.conftest import make_rig
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.versions.local_tree import HashedSource
     from tests.conftest import Servers
+    from tests.rig import Rig
 
 MODEL = "models/llama-ft"
 PUBLISHERS = 32
@@ -122,6 +125,91 @@ def test_race(store: str, servers: Servers, tmp_path: Path) -> None:
         each.join()
     assert (len(won), len(lost)) == (1, 7)
     assert versions.verify(rig.client(), MODEL, "v1") == won[0]
+
+
+PART = 5 * 2**20
+LARGE = random.Random(14).randbytes(5 * PART + 1000)
+
+
+def in_parts(rig: Rig) -> dict[str, str]:
+    """The settings for a file that goes in parts, one at a time."""
+    settings = {**rig.settings(), "part_size": str(PART), "multipart_threshold": str(PART), "max_concurrency": "1"}
+    if rig.provider == "s3":  # Ceph does not enforce the condition of a multipart upload, and so would get one PutObject
+        settings["conditional_writes"] = "enforced"
+    return settings
+
+
+def publish_and_kill(rig: Rig, folder: Path, log: Path, *killed_after: int) -> list[int | None]:
+    """Publish in one process after another, and kill each after some parts, or never if 0; returns the exit codes."""
+    start, codes = multiprocessing.get_context("fork"), []
+    for count in killed_after:
+        arguments = rig.provider, in_parts(rig), str(folder), str(log)
+        process = start.Process(target=publishers.publish_large, args=arguments, kwargs={"killed_after": count})
+        process.start()
+        process.join(60)
+        codes.append(process.exitcode)
+    return codes
+
+
+@pytest.mark.parametrize("store", ["ceph", "azurite"])
+def test_killed_within_a_file(store: str, servers: Servers, tmp_path: Path) -> None:
+    """A publisher that is killed within a large file goes on from the parts that the store has."""
+    rig = server_rig(store, servers.get(store))
+    folder, log = write(tmp_path / "1", {"large": LARGE}), tmp_path / "log"
+    assert publish_and_kill(rig, folder, log, 2, 2, 0) == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    sent = [int(each) for each in log.read_text().split()]
+    assert sum(sent) <= len(LARGE) + 2 * PART  # at each kill one part
+    client = rig.client()
+    versions.fetch(client, MODEL, "v1", tmp_path / "local")
+    assert (tmp_path / "local" / "large").read_bytes() == LARGE
+    # What a publisher leaves that is never run again is garbage.
+    versions.delete_version(client, MODEL, "v1")
+    other = write(tmp_path / "2", {"large": LARGE[: 2 * PART]})
+    assert publish_and_kill(rig, other, log, 1) == [-signal.SIGKILL]
+    assert len(rig.open_uploads()) == (store == "ceph")
+    versions.collect_garbage(client, MODEL, grace=dt.timedelta())
+    assert not rig.open_uploads()
+
+
+def test_wrong_part(servers: Servers, tmp_path: Path) -> None:
+    """A part that is there with another content, or another size, is sent."""
+    rig = server_rig("ceph", servers.get("ceph"))
+    version = versions.publish(rig.client(), write(tmp_path / "1", {"large": LARGE}), MODEL, version="v0")
+    versions.delete_version(rig.client(), MODEL, "v0")
+    rig.client().delete_file(f"{version.url}large")
+    boto3 = rig.second.client  # type: ignore[attr-defined]
+    place = {"Bucket": rig.second.bucket, "Key": f"{version.url.partition(rig.second.bucket + '/')[2]}large"}  # type: ignore[attr-defined]
+    upload = boto3.create_multipart_upload(**place)["UploadId"]
+    for number, part in enumerate([b"x" * PART, LARGE[PART : 2 * PART], LARGE[: PART + 1]], start=1):
+        boto3.upload_part(**place, UploadId=upload, PartNumber=number, Body=part)
+    log = tmp_path / "log"
+    assert publish_and_kill(rig, tmp_path / "1", log, 0) == [0]
+    assert sum(map(int, log.read_text().split())) == len(LARGE) - PART
+    versions.fetch(rig.client(), MODEL, "v1", tmp_path / "local")
+    assert (tmp_path / "local" / "large").read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("store", ["ceph", "azurite"])
+def test_publishers_share_parts(store: str, servers: Servers, tmp_path: Path) -> None:
+    """Publishers of one content at the same moment, after one that was killed, all succeed."""
+    rig = server_rig(store, servers.get(store))
+    folder = write(tmp_path / "1", {"large": LARGE[: 2 * PART + 1000]})
+    assert publish_and_kill(rig, folder, tmp_path / "log", 1) == [-signal.SIGKILL]
+    barrier = threading.Barrier(4)
+    found: list[versions.Version] = []
+
+    def run() -> None:
+        client = get_storage_client(rig.provider, in_parts(rig))
+        barrier.wait()
+        found.append(versions.publish(client, folder, MODEL, version="v1"))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(found) == 4
+    assert versions.verify(rig.client(), MODEL, "v1").digest == found[0].digest
 
 
 @pytest.mark.slow
