@@ -270,7 +270,9 @@ class S3Write:
         if not self._upload.plan.multipart:
             return PutUpload(self._upload, metadata, stop)
         # After a conflict S3 wants a new upload with all its parts.
-        return MultipartUpload(self._upload, metadata, stop, goes_on=False)
+        return MultipartUpload(
+            self._upload, metadata, stop, goes_on=bool(self._upload.request.content_id) and self._attempts == 1
+        )
 
 
 class PutUpload:
