@@ -103,4 +103,7 @@ def show_version(version: Version, *, as_json: bool) -> None:
 
 def version_as_json(version: Version) -> dict[str, Any]:
     """A version as JSON values."""
-    return {**dataclasses.asdict(version), "metadata": dict(version.metadata)}
+    found = {**dataclasses.asdict(version), "metadata": dict(version.metadata)}
+    if version.path is None:
+        del found["path"]
+    return found

@@ -148,3 +148,19 @@ def test_errors(model: str, out: Path, tmp_path: Path, arguments: list[str], exp
     assert (failed.code, failed.out) == (expected[0], "")
     assert expected[1] in failed.err
     assert not os.path.lexists(tmp_path / "local")
+
+
+def test_cache(model: str, tmp_path: Path) -> None:
+    """`fetch --cache` prints the path of the files in the cache, or makes a directory from them."""
+    path = ok("fetch", model, "v1", "--cache", tmp_path / "cache").out.strip()
+    assert path.startswith(f"{tmp_path}/cache/")
+    assert {name: read(path, name) for name in os.listdir(path)} == FILES
+    assert read_json("fetch", model, "v1", "--cache", str(tmp_path / "cache"))["path"] == path
+    ok("fetch", model, "v1", tmp_path / "local", "--cache", tmp_path / "cache")
+    assert read(str(tmp_path / "local"), "model.bin") == FILES["model.bin"]
+    assert run("fetch", model, "v1").code == 2
+
+
+def read(folder: str, name: str) -> bytes:
+    with open(os.path.join(folder, name), "rb") as file:
+        return file.read()
