@@ -316,8 +316,8 @@ class Lease:
                 os.unlink(path)
             if self._shares_blocks:
                 self._shares_blocks = _reflink(source, path)
-            if self._shares_blocks or (not os.access(source, os.W_OK, effective_ids=True) and _link(source, path)):
-                return  # root may write to a read-only file, and gets a copy
+            if self._shares_blocks or (not _may_write(source) and _link(source, path)):
+                return
         self._copy(source, path)
 
     def _copy(self, source: str, path: str) -> None:
@@ -604,6 +604,11 @@ def _wait_for(fd: int, kind: int) -> None:
             pause = min(2 * pause, _LAST_PAUSE)
         else:
             return
+
+
+def _may_write(path: str) -> bool:
+    """Whether this process may write to a file in spite of its mode, as root can."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _link(source: str, path: str) -> bool:

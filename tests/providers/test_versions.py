@@ -14,6 +14,7 @@ import pytest
 
 from gllm_storage import MemoryStorageClient, get_storage_client, versions
 from gllm_storage.errors import ObjectExistsError
+from gllm_storage.files.partial import PartialFile
 from gllm_storage.versions import copying
 from tests.conftest import make_rig
 from tests.rig import server_rig
@@ -169,6 +170,32 @@ def test_killed_within_a_file(store: str, servers: Servers, tmp_path: Path) -> N
     assert len(rig.open_uploads()) == (store == "ceph")
     versions.collect_garbage(client, MODEL, grace=dt.timedelta())
     assert not rig.open_uploads()
+
+
+@ON_SERVERS
+def test_interrupted_fetch(store: str, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch that ends within a large file goes on from the bytes on the disk."""
+    rig = server_rig(store, servers.get(store))
+    versions.publish(rig.client(), write(tmp_path / "1", {"large": LARGE[: 3 * PART]}), MODEL, version="v1")
+    client = get_storage_client(rig.provider, {**rig.settings(), "part_size": str(PART)})
+    written: list[int] = []
+    write_at = PartialFile.write_at
+
+    def watch(self: PartialFile, offset: int, data: bytes | memoryview) -> None:
+        if sum(written) > PART and not is_again:
+            raise KeyboardInterrupt
+        write_at(self, offset, data)
+        written.append(len(data))
+
+    monkeypatch.setattr(PartialFile, "write_at", watch)
+    is_again = False
+    with pytest.raises(KeyboardInterrupt):
+        versions.fetch(client, MODEL, "v1", tmp_path / "local")
+    assert not (tmp_path / "local").exists()
+    is_again = True
+    versions.fetch(client, MODEL, "v1", tmp_path / "local")
+    assert (tmp_path / "local" / "large").read_bytes() == LARGE[: 3 * PART]
+    assert sum(written) == 3 * PART
 
 
 def test_wrong_part(servers: Servers, tmp_path: Path) -> None:
