@@ -243,7 +243,14 @@ def plan_overwrite(size: int, settings: TransferSettings) -> UploadPlan:
     return UploadPlan(multipart, part_size_for(size, settings.part_size), conditional=False)
 
 
-def plan_create(size: int, settings: S3TransferSettings, enforced: ConditionalWrites, details: ErrorDetails) -> UploadPlan:
+def plan_create(
+    size: int,
+    settings: S3TransferSettings,
+    enforced: ConditionalWrites,
+    details: ErrorDetails,
+    *,
+    has_one_content: bool = False,
+) -> UploadPlan:
     """The plan of an exclusive create on an endpoint.
 
     Args:
@@ -251,6 +258,8 @@ def plan_create(size: int, settings: S3TransferSettings, enforced: ConditionalWr
         settings: Part sizes and preconditions.
         enforced: The operations whose precondition the endpoint enforces.
         details: The operation, for errors.
+        has_one_content: Whether all writers of the key write the same content. Then a check that can race is enough for a
+            multipart upload: an object that is replaced is replaced by the same content.
 
     Returns:
         The plan. It can race if the object is too large for one PutObject, or if the endpoint enforces nothing and the
@@ -262,6 +271,8 @@ def plan_create(size: int, settings: S3TransferSettings, enforced: ConditionalWr
     """
     put = enforced.put is Condition.ENFORCED
     usual = plan_overwrite(size, settings)
+    if put and usual.multipart and has_one_content and enforced.complete is Condition.CHECKED:
+        return UploadPlan(multipart=True, part_size=usual.part_size, conditional=True)
     if enforced.complete is Condition.ENFORCED and (usual.multipart or not put):
         return UploadPlan(multipart=True, part_size=usual.part_size, conditional=True)
     if put and (not usual.multipart or size <= put_limit(settings, enforced)):

@@ -109,9 +109,16 @@ class S3Store(ObjectStore):
         from gllm_storage.s3.upload import S3Upload, S3Write  # noqa: PLC0415 - see above
 
         settings = settings_of_call(self.settings, request.options)
-        stop, operation = request.transfer.stop, request.details.operation
+        stop = request.transfer.stop
         with translated(request.details), stopped_by(stop):
-            plan = self._plan(request.key, request.source.size, settings, operation, exclusive=request.exclusive)
+            plan = self._plan(
+                request.key,
+                request.source.size,
+                settings,
+                request.details.operation,
+                exclusive=request.exclusive,
+                has_one_content=bool(request.content_id),
+            )
             upload = S3Upload(request, self.requests, plan, settings)
             write_id = request.content_id or None
             stored = write_object(S3Write(upload), exclusive=request.exclusive, write_id=write_id, stop=stop)
@@ -544,12 +551,22 @@ class S3Store(ObjectStore):
         except StorageError:
             return False
 
-    def _plan(self, key: str, size: int, settings: S3TransferSettings, operation: str, *, exclusive: bool) -> UploadPlan:
+    def _plan(
+        self,
+        key: str,
+        size: int,
+        settings: S3TransferSettings,
+        operation: str,
+        *,
+        exclusive: bool,
+        has_one_content: bool = False,
+    ) -> UploadPlan:
         from gllm_storage.s3.probe import plan_create, plan_overwrite  # noqa: PLC0415 - see above
 
         if not exclusive:
             return plan_overwrite(size, settings)
-        return plan_create(size, settings, self._enforced(key), self.details(key, operation))
+        details = self.details(key, operation)
+        return plan_create(size, settings, self._enforced(key), details, has_one_content=has_one_content)
 
     def _enforced(self, key: str) -> ConditionalWrites:
         from gllm_storage.s3.probe import ALL_ENFORCED, conditional_writes  # noqa: PLC0415 - see above

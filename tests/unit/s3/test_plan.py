@@ -191,3 +191,13 @@ def test_sizes_at_limits() -> None:
     """Sizes at the limits of S3 are accepted."""
     settings = S3TransferSettings(part_size=5 * MIB, multipart_threshold=MAX_PUT)
     assert check_transfer_settings(settings) is settings
+
+
+@pytest.mark.parametrize(
+    ("size", "enforced", "multipart"),
+    [(100 * MIB, CHECKED, True), (100 * MIB, PUT_ONLY, False), (MIB, CHECKED, False), (100 * MIB, ALL_ENFORCED, True)],
+)
+def test_writers_of_one_content(size: int, enforced: ConditionalWrites, multipart: bool) -> None:
+    """If all writers of a key write the same content, a check that can race is enough for parts, without a warning."""
+    plan = plan_create(size, USUAL, enforced, DETAILS, has_one_content=True)
+    assert (plan.multipart, plan.conditional) == (multipart, True)
