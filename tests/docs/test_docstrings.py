@@ -8,10 +8,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import gllm_storage
 from gllm_storage import CloudStorageRegistry, MemoryStorageClient
-from gllm_storage.versions import publish, set_alias
+from gllm_storage.versions import fetch, publish, set_alias
 
 PACKAGE = Path(gllm_storage.__file__).parent
 NOT_RUN = {
@@ -30,12 +32,18 @@ def with_examples() -> list[str]:
 
 
 def published() -> MemoryStorageClient:
-    """A client with version v3 of the model models/llama-ft, and the alias latest."""
+    """A client with version v3 of the model models/llama-ft, and the alias latest; a cache, and a key pair that signs."""
     client = MemoryStorageClient({"bucket_name": f"examples-{secrets.token_hex(4)}"})
     Path("out").mkdir()
     Path("out/config.json").write_text("{}", encoding="utf-8")
     publish(client, "out", "models/llama-ft", version="v3", metadata={"loss": 0.7})
     set_alias(client, "models/llama-ft", "latest", "v3")
+    fetch(client, "models/llama-ft", "latest", cache="cache")
+    key, pem = ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    Path("key.pem").write_bytes(private)
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    Path("key.pub").write_bytes(public)
     return client
 
 
