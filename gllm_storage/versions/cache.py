@@ -513,12 +513,18 @@ def _contents(cache: Cache, digest: str) -> dict[bytes, int]:
         UnsupportedOperationError: If a later version of this library wrote the list of its files.
     """
     found: dict[bytes, int] = {}
+    for each in _needed(cache, digest):
+        with contextlib.suppress(FileNotFoundError):
+            found[each] = os.stat(cache.file(each.hex())).st_size
+    return found
+
+
+def _needed(cache: Cache, digest: str) -> Iterator[bytes]:
+    """The SHA-256 of each file of a version, also of those that a running fetch may add at this moment; see `_contents`."""
     tree = StoredTree(os.path.join(cache.version(digest), _TREE), cache.details)
     with contextlib.suppress(IntegrityError, FileNotFoundError):  # the next fetch of the version gets its list anew
         for each in tree:
-            with contextlib.suppress(FileNotFoundError):
-                found[bytes.fromhex(each.sha256)] = os.stat(cache.file(each.sha256)).st_size
-    return found
+            yield bytes.fromhex(each.sha256)
 
 
 def _removable(cache: Cache, older_than: dt.timedelta | None, max_size: int | None) -> list[CachedVersion]:
@@ -556,7 +562,7 @@ def _sweep(cache: Cache) -> None:
     """Remove the contents that no version needs."""
     needed: set[bytes] = set()
     for each in _digests(cache):
-        needed.update(_contents(cache, each))
+        needed.update(_needed(cache, each))
     files = os.path.join(cache.folder, "files")
     for folder in os.listdir(files):
         for name in os.listdir(os.path.join(files, folder)):

@@ -534,6 +534,23 @@ def test_prune_beside_fetch(client: LocalStorageClient, three: list[Version], ca
     assert fetch(client, MODEL, "v3", cache=cache) == three[2]
 
 
+def test_file_added_while_pruning(three: list[Version], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that a running fetch adds while `prune_cache` looks for what is needed stays."""
+    path = cached_file(cache, three[0], "own")
+    path.rename(cache / "away")
+    listdir = os.listdir
+
+    def late(folder: str) -> list[str]:
+        if folder == str(cache / "files"):
+            (cache / "away").rename(path)
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", late)
+    monkeypatch.setattr(cache_module, "_removable", lambda *_: [])
+    prune_cache(cache)
+    assert path.exists()
+
+
 @pytest.mark.usefixtures("three")
 def test_prune_on_a_shared_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a disk that machines share, the fetches of other machines may not be noticed: refused, unless told."""
