@@ -66,7 +66,7 @@ _MOST_FOREIGN = 8
 """How many directories of one content may hold something else before a publisher fails. Tombstones do not count."""
 _BATCH = 1000
 """Files that are stored before the next mark may be written."""
-_PATIENCE, _LONGEST_PATIENCE = 0.5, 10.0
+_PATIENCE, _LONGEST_PATIENCE = 1.0, 10.0
 """Seconds for which a publisher waits for a file that another one of the same content should send: for an empty one, and at
 most."""
 _SLOW = 16 * 2**20
@@ -338,9 +338,11 @@ class Publisher:
                 # Publishers of the same content share the files, so that together they send each one about once. A publisher
                 # begins with its own files, and then sends those of others that do not appear.
                 start, end = rank * len(batch) // publishers, (rank + 1) * len(batch) // publishers
-                ours = self._store_with_care(prefix, batch[start:end], earlier, is_ours=True)
-                others = ours and self._store_with_care(prefix, [*batch[end:], *batch[:start]], earlier, is_ours=False)
-                if not others:
+                if not self._store_with_care(prefix, batch[start:end], earlier, is_ours=True):
+                    return False
+                # Not more at a time than ours, or those that do not wait would all send most of the files.
+                others = [*batch[end:], *batch[:start]]
+                if not self._store_with_care(prefix, others, earlier, is_ours=False, most=max(end - start, 1)):
                     return False
         # A file that is not of this tree would be read by programs that read the directory by its prefix.
         return was_empty or sum(1 for _ in self._store.list_keys(prefix)) == self._tree.files
@@ -378,9 +380,12 @@ class Publisher:
             prefix + file.entry.path, partial(_opened, file, sent), watch, exclusive=True, content_id=file.entry.sha256
         )
 
-    def _store_with_care(self, prefix: str, batch: Sequence[SourceFile], earlier: Earlier, *, is_ours: bool) -> bool:
+    def _store_with_care(
+        self, prefix: str, batch: Sequence[SourceFile], earlier: Earlier, *, is_ours: bool, most: int = 0
+    ) -> bool:
         tasks = [partial(self._keep_or_store, prefix, each, earlier, is_ours=is_ours) for each in batch]
-        return all(run_all(tasks, self._store.settings.max_concurrency, Stop(running_stop()))) if tasks else True
+        workers = self._store.settings.max_concurrency
+        return not tasks or all(run_all(tasks, min(workers, most or workers), Stop(running_stop())))
 
     def _appears(self, key: str, size: int) -> bool:
         """Whether a file is there, or another publisher stores it soon. After one that did not, none is awaited."""
