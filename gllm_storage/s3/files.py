@@ -257,9 +257,10 @@ class ClientFiles(StoreFileSystem):
 
     def open_version(self, path: str, version: ObjectInfo, block_size: int | None, **options: Any) -> ClientFile:
         """Open one version of an object for reading. Sends no request."""
-        s3fs = sys.modules.get("s3fs.core")
-        if s3fs is not None:
-            s3fs.S3File.register(ClientFile)  # for callers that test the class; it is a subclass of `abc.ABC`
+        # The module lacks its names while another thread imports it.
+        file_class = getattr(sys.modules.get("s3fs.core"), "S3File", None)
+        if file_class is not None:
+            file_class.register(ClientFile)  # for callers that test the class; it is a subclass of `abc.ABC`
         _, key = self._place(path)
         return ClientFile(self, path, version, self._store, key, block_size=block_size, **options)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gllm_storage.concurrency.exiting import is_green
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.filesystem import foreign
+from gllm_storage.info import ObjectInfo
+from gllm_storage.s3.client import S3StorageClient
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.http.guard import Listeners
 
@@ -34,6 +36,12 @@ def listeners() -> None:
     Listeners().any()
 
 
+def open_file() -> None:
+    config = {"bucket_name": "bucket", "aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
+    files: Any = S3StorageClient(config).filesystem_to_open("rb", {})
+    assert files.open_version("bucket/a", ObjectInfo("s3://bucket/a", 1), None).size == 1
+
+
 def threads() -> None:
     assert not is_green()
 
@@ -43,6 +51,7 @@ def threads() -> None:
     [
         ("botocore.parsers", error_of_s3),
         ("botocore.handlers", listeners),
+        ("s3fs.core", open_file),
         ("aiohttp", error_of_foreign),
         ("gevent.monkey", threads),
         ("eventlet.patcher", threads),
