@@ -93,6 +93,8 @@ _ADVICE = {
     Remedy.DELETE_DIR: "Check the source; to delete all files of the target, use 'gllm-storage rm -r'",
     Remedy.EXCLUDE: "Rename these files, or leave them out by --exclude",
     Remedy.FORCE: "Use another folder, delete the version first, or give --force",
+    Remedy.ONE_MACHINE_CACHE: "Prune the cache on a disk that no other machine uses",
+    Remedy.WRITABLE_CACHE: "Name another directory by --cache, or give a directory for the files",
     Remedy.REPEAT: "Repeat the command later",
     Remedy.REPEAT_NOW: "Repeat the command",
     Remedy.CHECK_FIRST: "Check the object with 'gllm-storage stat' before you repeat the command",

@@ -52,7 +52,7 @@ def test_arguments_found() -> None:
 
 def test_advised_options() -> None:
     """All options in remedies exist."""
-    commands = {"--one-machine": "gc", "--include": "fetch", "--exclude": "sync", "--force": "sync"}
+    commands = {"--one-machine": "gc", "--cache": "fetch", "--include": "fetch", "--exclude": "sync", "--force": "sync"}
 
     advised = set(re.findall(r"--[a-z-]+", " ".join(advice(each) for each in Remedy)))
     assert advised == {"--config", "--endpoint-url", "--no-clobber", "--profile", "--region", *commands}

@@ -271,6 +271,7 @@ def test_race_of_processes(
     }
     sent = sum(sum(each.opened) for each in outcomes) / version.size
     record_property("sent", sent)
-    assert sent < (5 if equal else PUBLISHERS)
+    if equal:
+        assert sent < PUBLISHERS / 6  # 1.1 to 1.7 on a machine at rest
     marks = f"{client.url(MODEL)}/marks/".removeprefix(client.store.url(""))
     assert list(client.store.list_keys(marks)) == []
