@@ -700,14 +700,21 @@ class ReadAhead:
     def _request(self, start: int, target: memoryview) -> None:
         """Request bytes in this thread, or in concurrent parts if they are more than one part."""
         source, stop = self._source, Stop(running_stop())
-        tasks = [
-            partial(source.fetch, start + offset, target[offset : offset + length], stop)
+        if len(target) <= source.settings.part_size:
+            source.fetch(start, target, stop)
+            return
+        parts = [
+            (offset, target[offset : offset + length])
             for offset, length in part_ranges(len(target), source.settings.part_size)
         ]
-        if len(tasks) > 1:
+        try:
+            tasks = [partial(source.fetch, start + offset, view, stop) for offset, view in parts]
             run_all(tasks, source.settings.max_concurrency, stop, paced=True)
-        else:
-            source.fetch(start, target, stop)
+        finally:
+            # A thread that ends after its last part still refers to all of them: the caller could not resize its bytearray.
+            for _, view in parts:
+                with contextlib.suppress(BufferError):  # after a failure, a thread may still receive bytes
+                    view.release()
 
     def _stream_at(self, run: _Run | None, start: int, end: int) -> RangeStream | None:
         """A stream that goes on with a range, or a new one; None if there is to be none beyond the range."""

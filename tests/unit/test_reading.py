@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gllm_storage.concurrency import budget as memory_budget
+from gllm_storage.concurrency import width, workers
 from gllm_storage.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
-from gllm_storage.filesystem import reading
+from gllm_storage.filesystem import read_ahead, reading
 from gllm_storage.settings import TransferSettings
 from gllm_storage.store.retry import no_waits
 from tests.shelf import KIB, MIB, Shelf, ShelfFileSystem, ShelfReader
@@ -365,8 +366,11 @@ def test_seek_during_line() -> None:
 
 
 @pytest.mark.parametrize("size", [10_000, 200_000, MIB])
-def test_near_store(size: int) -> None:
+def test_near_store(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that answers at once is read by one connection, in the thread that reads, and with little memory."""
+    clock = SimpleNamespace(perf_counter=time.thread_time, thread_time=time.thread_time)
+    monkeypatch.setattr(read_ahead, "time", clock)  # other processes on the machine must not look like a distant store
+    monkeypatch.setattr(width, "time", clock)
     content = content_of(20 * MIB)
     shelf, filesystem = shelf_of(content, TransferSettings(part_size=MIB, max_concurrency=4))
     threads = set()
@@ -404,7 +408,14 @@ def test_distant_store() -> None:
 
 @pytest.mark.parametrize("asks", [True, False])
 def test_buffer_is_free(asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `readinto` the file refers to the caller's buffer no more, which can be resized."""
+    """After `readinto` nothing refers to the caller's buffer, which can be resized: threads that end late do not either."""
+    end = workers._TaskQueue._end
+
+    def late(queue: Any, worker: int) -> None:
+        time.sleep(0.02)
+        end(queue, worker)
+
+    monkeypatch.setattr(workers._TaskQueue, "_end", late)
     content = content_of(4 * MIB)
     monkeypatch.setattr(ShelfReader, "asks_for_places", asks)
     _, filesystem = shelf_of(content)

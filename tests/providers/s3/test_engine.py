@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 HOT = {
     "HeadObject",
     "HeadBucket",
+    "ListObjectsV2",
     "GetObject",
     "PutObject",
     "CreateMultipartUpload",
