@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import click
 from gllm_storage.cli.completion import complete_setting, complete_url
 from gllm_storage.cli.places import Stored, parse_source, parse_target
 from gllm_storage.cli.settings import SOURCE, TARGET, Setting, Store, make_clients, parse_setting
+from gllm_storage.concurrency.bandwidth import Bandwidth
+from gllm_storage.concurrency.stop import Stop, running_stop, stopped_by
 from gllm_storage.info import ObjectProperties
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 _META = "gllm_storage.settings"
 """The key of click's context for the settings that the options gave."""
+
+_RATE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:(B)|([KMGTPE])(?:iB?)?)?", re.IGNORECASE | re.ASCII)
+"""A bandwidth as rclone writes it: a number of KiB, or one with a suffix, of which each is 1024 times the one before."""
 
 # Option, config key, metavar, help.
 _NAMED = (
@@ -93,6 +99,37 @@ def property_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--kms-key", metavar="KEY", help="KMS key; on Azure the encryption scope."),
     ]
     return add_options(with_properties, options)
+
+
+def bwlimit_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that limits the bandwidth of all transfers of the command together."""
+
+    @functools.wraps(command)
+    def limited(*, bwlimit: float | None, **given: Any) -> Any:
+        if bwlimit is None:
+            return command(**given)
+        if given["paths"][-1:] == ("-",):
+            raise click.UsageError("--bwlimit is for transfers to files, not to standard output")
+        with stopped_by(Stop(running_stop(), Bandwidth(bwlimit))):
+            return command(**given)
+
+    text = "The most bytes per second, as rclone's: 10M is 10 MiB, 512 is 512 KiB; off or 0 for no limit."
+    return add_options(limited, [click.option("--bwlimit", metavar="RATE", callback=_parse_rate, help=text)])
+
+
+def _parse_rate(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None or value.lower() == "off":
+        return None
+    found = _RATE.fullmatch(value)
+    if found is None:
+        raise click.BadParameter(
+            f"{value!r} is not a rate such as 10M, 1.5M, 512k or off; timetables and UP:DOWN are not supported",
+            context,
+            parameter,
+        )
+    number, are_bytes, suffix = found.groups()
+    exponent = 0 if are_bytes else "KMGTPE".index((suffix or "K").upper()) + 1
+    return float(number) * 1024.0**exponent or None
 
 
 def _pairs(option: str, name: str, text: str) -> Callable[..., Any]:

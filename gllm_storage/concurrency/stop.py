@@ -2,7 +2,8 @@
 
 A transfer runs in several threads, and Python cannot end a thread from outside. So every thread asks: before each request,
 between the pieces of a body, and while it waits. A `Stop` answers. The thread's own stop is in a thread-local variable
-(`stopped_by`, `running_stop`), so that code far below, such as a hook inside an SDK, can ask without a parameter.
+(`stopped_by`, `running_stop`), so that code far below, such as a hook inside an SDK, can ask without a parameter. The limit
+on the bandwidth of the transfer gets there in the same way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from gllm_storage.concurrency.bandwidth import Bandwidth
 
 
 class TransferStopped(BaseException):
@@ -27,12 +30,17 @@ class Stop:
 
     Args:
         parent: Ends all attempts of the transfer, for example when an asyncio task is cancelled.
+        bandwidth: Limits the bytes per second; None for the limit of the parent.
+
+    Attributes:
+        bandwidth: The limit; None for no limit.
     """
 
-    __slots__ = ("_callbacks", "_is_set", "_parent")
+    __slots__ = ("_callbacks", "_is_set", "_parent", "bandwidth")
 
-    def __init__(self, parent: Stop | None = None) -> None:
+    def __init__(self, parent: Stop | None = None, bandwidth: Bandwidth | None = None) -> None:
         self._parent = parent
+        self.bandwidth: Bandwidth | None = parent.bandwidth if bandwidth is None and parent is not None else bandwidth
         self._is_set = False  # no Event, which costs as much as the rest of a small request's bookkeeping
         self._callbacks: list[Callable[[], None]] = []
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsspec.callbacks import Callback
 
+from gllm_storage.concurrency.bandwidth import pace
+from gllm_storage.concurrency.stop import running_stop
 from gllm_storage.errors import (
     AccessDeniedError,
     ConflictCheckUnsupportedError,
@@ -108,7 +110,9 @@ class ForeignStore(ObjectStore):
         request.transfer.stop.check()
         path = self._path(request.key)
         with _local_file(request.source) as local, _translated(request.details):
-            self._filesystem.put_file(local, path, callback=_Told(request.transfer.progress))
+            told = _Told(request.transfer.progress, request.source.size)
+            self._filesystem.put_file(local, path, callback=told)
+            told.settle()
             stored = info_from_fsspec(self._filesystem.info(path), self.url(request.key))
         request.source.require_unchanged()
         if stored.size != request.source.size:
@@ -169,7 +173,9 @@ class ForeignStore(ObjectStore):
             transfer.accept(before)
             transfer.progress.expect(before.size)
             with _translated(details):
-                self._filesystem.get_file(self._path(key), target.temporary, callback=_Told(transfer.progress))
+                told = _Told(transfer.progress, before.size)
+                self._filesystem.get_file(self._path(key), target.temporary, callback=told)
+                told.settle()
             transfer.stop.check()
             after = self.info(key, details.operation)
             if after == before:
@@ -281,13 +287,16 @@ class _ForeignReader(ObjectReader):
 class _Told(Callback):  # type: ignore[misc]  # fsspec publishes no types
     """An fsspec callback for the calls of a filesystem, which counts the bytes of one attempt for a `Progress`.
 
-    Filesystems differ in the methods that they call, and in the size that they report.
+    Filesystems differ in the methods that they call, and in the size that they report. An asynchronous filesystem calls in
+    the thread of fsspec's loop, which must not wait, since it serves other filesystems, too: then the bandwidth is limited
+    file by file.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, size: int) -> None:
         super().__init__()
         self._progress = progress
         self._told = 0
+        self._left = size  # of the bytes to wait for
 
     def call(self, hook_name: str | None = None, **kwargs: Any) -> None:
         """Called by fsspec after each change of the size or the value."""
@@ -296,6 +305,16 @@ class _Told(Callback):  # type: ignore[misc]  # fsspec publishes no types
         if more > 0:
             self._told = self.value
             self._progress(more)
+            if running_stop() is not None:
+                self._wait_for(min(more, self._left))
+
+    def settle(self) -> None:
+        """Wait, if the bandwidth is limited, for the bytes that the filesystem did not report to this thread."""
+        self._wait_for(self._left)
+
+    def _wait_for(self, count: int) -> None:
+        self._left -= count
+        pace(count)
 
 
 @contextlib.contextmanager

@@ -105,6 +105,8 @@ class Here:
     def __reduce__(self) -> tuple[type[Elsewhere], tuple[bytes]]:
         if self._packed is None:
             mover = self._mover
+            if mover.stop.bandwidth is not None:  # as in subinterpreters, the workers of another ThreadPoolExecutor
+                raise ValueError("bandwidth is given, and workers outside this interpreter cannot share a limit")
             manner = mover.manner.portable
             places = _place(mover.source), _place(mover.target)
             self._packed = pickle.dumps((mover.source, mover.target, manner, places))

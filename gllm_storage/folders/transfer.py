@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from gllm_storage.concurrency.bandwidth import Bandwidth
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.errors import timed
 from gllm_storage.folders.attributes import checked
@@ -80,6 +82,7 @@ class ApplyOptions(TypedDict, total=False):
         executor: As in `FolderOptions`.
         properties: As in `TransferOptions`.
         preserve: As in `TransferOptions`.
+        bandwidth: As in `TransferOptions`.
     """
 
     force: bool
@@ -89,6 +92,7 @@ class ApplyOptions(TypedDict, total=False):
     executor: Executor | None
     properties: ObjectProperties
     preserve: Iterable[str]
+    bandwidth: float | None
 
 
 class TransferOptions(FolderOptions, total=False):
@@ -102,12 +106,16 @@ class TransferOptions(FolderOptions, total=False):
         properties: The properties of uploaded objects.
         preserve: Facts about files that their copies get: ``"mtime"`` and ``"mode"``. An object keeps them in its metadata,
             in the form of rclone. Default: none. Files that are equal are not transferred, and keep the facts they have.
+        bandwidth: The most bytes per second of the call, averaged over all of its connections and both directions, as an int
+            or a float. Copies that the store makes on its servers are not limited. With an `executor` of other processes:
+            `ValueError`. None, the default, for no limit.
     """
 
     links: str
     size_only: bool
     properties: ObjectProperties
     preserve: Iterable[str]
+    bandwidth: float | None
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ class Options:
     size_only: bool = False
     properties: ObjectProperties = NO_PROPERTIES
     preserve: Iterable[str] = ()
+    bandwidth: float | None = None
     everything: bool = False
     """As in `Wanted`; like the next ones, for the command line."""
     exclusive: bool = False
@@ -193,6 +202,21 @@ class Options:
             raise ValueError("files is a complete list; leave out include, exclude and rules")
         return FileList(self.files)
 
+    def stop(self) -> Stop:
+        """The stop of the call, with the limit on its bandwidth.
+
+        Raises:
+            ValueError: If `bandwidth` is not a positive number, or `executor` may have workers in other processes.
+        """
+        if self.bandwidth is None:
+            return Stop(running_stop())
+        if self.executor is not None and not isinstance(self.executor, ThreadPoolExecutor):
+            raise ValueError(
+                f"bandwidth and executor={self.executor!r} are both given, and workers in other processes cannot share a "
+                "limit; leave out one, or use a ThreadPoolExecutor"
+            )
+        return Stop(running_stop(), Bandwidth(self.bandwidth))
+
     def manner(self) -> Manner:
         """How the plan is run.
 
@@ -223,7 +247,7 @@ def transfer(
         FolderError: If files failed, or something is refused.
         StorageError: If a folder cannot be listed.
     """
-    chosen, manner, stop = options.chosen(), options.manner(), Stop(running_stop())
+    chosen, manner, stop = options.chosen(), options.manner(), options.stop()
     if delete and options.files is not None:
         raise ValueError(
             "files and delete are both given, and files that the list does not name would be kept; leave out one"
@@ -245,7 +269,7 @@ def transfer(
 
 def check(source: Folder, target: Folder, options: Options) -> Plan:
     """Compare two folders; as `transfer`, but nothing moves."""
-    chosen, stop = options.chosen(), Stop(running_stop())
+    chosen, stop = options.chosen(), options.stop()
     wanted = Wanted(chosen, size_only=options.size_only, moves=False)
     with timed(), contextlib.closing(ChecksumIndex(index_file())) as index:
         return plan_transfer(source, target, wanted, index, stop)
@@ -264,7 +288,7 @@ def delete(target: Folder, options: Options, chosen: Chosen | None = None) -> Fo
         FolderError: If files could not be deleted, or belong to a published version.
         StorageError: If the folder cannot be listed.
     """
-    chosen, manner, stop = chosen or options.chosen(), options.manner(), Stop(running_stop())
+    chosen, manner, stop = chosen or options.chosen(), options.manner(), options.stop()
     target = target.as_target()
     with timed():
         plan = plan_deletion(target, chosen)
@@ -281,7 +305,7 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
             without files, objects of published versions, or a folder at another endpoint than that of the plan.
         StorageError: If the target cannot be listed.
     """
-    manner, stop = options.manner(), Stop(running_stop())
+    manner, stop = options.manner(), options.stop()
     if source is not None:
         _require_apart(source, target)
     target = target.as_target()

@@ -7,6 +7,7 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
+from gllm_storage.concurrency.bandwidth import pace, running_bandwidth
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.http.connecting import connected
 from gllm_storage.http.transport import Encrypted
@@ -115,9 +116,10 @@ class Connection:
     def send(self, head: bytes, body: Any, before_last: Callable[[], None]) -> None:
         """Send a request.
 
-        A large body goes in pieces of 256 KiB. Before each piece, a cancelled transfer ends; and an answer that is there
-        already ends the send: a server may refuse a request before it has read the body, and then stop reading. To go on
-        sending would fill the buffers of the network and end in a timeout, and the reason would be lost.
+        A large body goes in pieces of 256 KiB, or smaller ones if the bandwidth is limited. Before each piece, a cancelled
+        transfer ends; and an answer that is there already ends the send: a server may refuse a request before it has read
+        the body, and then stop reading. To go on sending would fill the buffers of the network and end in a timeout, and
+        the reason would be lost.
 
         Args:
             head: Request line and headers.
@@ -133,11 +135,14 @@ class Connection:
         self._has_begun = self._transport.leaves = False
         view = memoryview(body).cast("B") if isinstance(body, (bytes, bytearray, memoryview)) else None
         left = len(body) if view is None else len(view)
-        if not left or (view is not None and left <= _SENT_WITH_HEAD):
+        bandwidth = running_bandwidth()
+        if not left or (view is not None and left <= (_SENT_WITH_HEAD if bandwidth is None else bandwidth.piece)):
+            pace(left)
             self._transport.send(b"".join((head, view)) if view else head, before=before_last)
             return
         self._transport.send(head, more=True)
-        for data in _pieces_of(body) if view is None else _slices_of(view):
+        pieces = _pieces_of(body) if view is None else _slices_of(view)
+        for data in pieces if bandwidth is None else bandwidth.paced(pieces):
             check_stop()
             self._require_silence()
             left -= len(data)
@@ -257,6 +262,7 @@ class Connection:
         if len(left) < length:
             return self.fill(memoryview(bytearray(length)))
         self._lines = 0
+        pace(length)
         self._left = left[length:]
         return memoryview(left)[:length]
 
@@ -284,12 +290,18 @@ class Connection:
             OSError: If the connection breaks, or no byte arrives for the read timeout.
         """
         self._lines = 0
+        bandwidth = running_bandwidth()
+        if bandwidth is not None:
+            view = view[: bandwidth.piece]
         if self._left:
             count = min(len(self._left), len(view))
             view[:count] = self._left[:count]
             self._left = self._left[count:]
-            return count
-        return self._transport.receive_into(view)
+        else:
+            count = self._transport.receive_into(view)
+        if bandwidth is not None:
+            bandwidth.take(count)
+        return count
 
     def read_line(self) -> bytes:
         """Read a line of a chunked body: the size of a chunk, or a trailer.

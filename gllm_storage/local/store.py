@@ -15,6 +15,7 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gllm_storage.concurrency.bandwidth import pace
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundError, Remedy, StorageError, translation
 from gllm_storage.files.source import CHUNK, LocalSource, SourceChangedError, bytes_of, complete_source, source_of
 from gllm_storage.files.target import LocalTarget, TargetExistsError, atomic_target, copy, is_temporary, rename
@@ -434,11 +435,12 @@ class _LocalWriter:
 
 
 def _moves(transfer: Transfer) -> Callable[[int], None]:
-    """Report moved bytes, and end the transfer if it was cancelled."""
+    """Report moved bytes, wait if the bandwidth is limited, and end the transfer if it was cancelled."""
 
     def moved(count: int) -> None:
         transfer.stop.check()
         transfer.progress(count)
+        pace(count)
 
     return moved
 

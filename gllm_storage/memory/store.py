@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsspec.implementations.memory import MemoryFile
 
+from gllm_storage.concurrency.bandwidth import pace, running_bandwidth
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError
 from gllm_storage.files.source import CHUNK
 from gllm_storage.info import ObjectInfo, ObjectProperties, Stored, aware
@@ -72,6 +73,7 @@ class MemoryStore(ObjectStore):
             transfer.stop.check()
             content.write(source.read_at(offset, min(CHUNK, source.size - offset)))
             transfer.progress(min(CHUNK, source.size - offset))
+            pace(min(CHUNK, source.size - offset))
         source.require_unchanged()
         return self.publish(request, content)
 
@@ -222,7 +224,8 @@ class _MemoryReader(ObjectReader):
         content = self._store.content(self._key, self._details).getvalue()
         if self.head().etag != version.etag:
             raise ObjectChangedError
-        yield memoryview(content)[start : start + length]
+        view, bandwidth = memoryview(content)[start : start + length], running_bandwidth()
+        yield from [view] if bandwidth is None else bandwidth.paced([view])
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()

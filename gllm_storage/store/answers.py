@@ -1,6 +1,7 @@
 """Limits on the answers that urllib3 reads: for boto3, and for GCS and Azure where there are no direct connections.
 
-`guarded_pools` replaces urllib3's connections by connections that apply the limits of `store.limits`.
+`guarded_pools` replaces urllib3's connections by connections that apply the limits of `store.limits`, and the
+bandwidth of the running transfer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from gllm_storage.concurrency.bandwidth import running_bandwidth
 from gllm_storage.store.limits import COMPLETION_PATIENCE, MAX_ERROR, MAX_LINES, MalformedHTTPError, Throughput
 
 if TYPE_CHECKING:
@@ -56,11 +58,16 @@ class _PacedIO(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        bandwidth = running_bandwidth()
+        if bandwidth is not None:
+            buffer = memoryview(buffer)[: bandwidth.piece]
         began = time.monotonic()
         count: int | None = self._raw.readinto(buffer)
         if self._begun:
             self.pace.add(time.monotonic() - began, count or 0)
         self._begun = True
+        if bandwidth is not None and count:
+            bandwidth.take(count)
         return count
 
     def close(self) -> None:
@@ -179,6 +186,14 @@ def _guarded(connection_class: Any, least: float, seconds: float | None) -> Any:
 
     class Connection(connection_class):  # type: ignore[misc]  # the class is a parameter
         response_class = _guarded_response(connection_class.response_class, least, seconds)
+
+        def send(self, data: Any) -> None:
+            bandwidth = running_bandwidth()
+            if bandwidth is None or not (data and isinstance(data, (bytes, bytearray, memoryview))):
+                super().send(data)
+                return
+            for piece in bandwidth.paced([data]):
+                super().send(piece)
 
         def _handle_expect_response(self, message_body: Any) -> None:  # of botocore
             sock: Any = vars(self)["sock"]

@@ -18,6 +18,7 @@ from gllm_storage.cli.folders import (
     takes,
 )
 from gllm_storage.cli.options import (
+    bwlimit_option,
     clients,
     exact_option,
     property_options,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @transfer_options
+@bwlimit_option
 @preserve_option
 @dry_run_option
 @filter_options

@@ -19,6 +19,7 @@ from gllm_storage.cli.folders import (
     takes,
 )
 from gllm_storage.cli.options import (
+    bwlimit_option,
     clients,
     exact_option,
     side_options,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.command()
 @transfer_options
 @click.option("-f", "--force", is_flag=True, help="Move also published versions.")
+@bwlimit_option
 @preserve_option
 @dry_run_option
 @filter_options

@@ -11,7 +11,7 @@ import click
 from gllm_storage.cli.completion import complete_url
 from gllm_storage.cli.failures import Failures
 from gllm_storage.cli.folders import Reporter, dry_run_option, end_of, filter_options, preserve_option, text_of
-from gllm_storage.cli.options import clients, property_options, side_options, store_options
+from gllm_storage.cli.options import bwlimit_option, clients, property_options, side_options, store_options
 from gllm_storage.cli.places import Folder, LocalPath, Stream, parse_source, parse_target
 from gllm_storage.cli.plan import stores_of
 from gllm_storage.cli.settings import SOURCE, TARGET, Store
@@ -44,6 +44,7 @@ _ON_ERROR = click.Choice(["stop", "collect"])
 @click.option("--apply", "plan_from", metavar="FILE", help="Run the plan of FILE, without SOURCE and TARGET.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each file that is transferred or deleted.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
+@bwlimit_option
 @preserve_option
 @dry_run_option
 @filter_options
