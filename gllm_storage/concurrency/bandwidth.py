@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import Stop, running_stop
 
@@ -41,7 +41,7 @@ class Bandwidth:
     """
 
     def __init__(self, rate: float) -> None:
-        kind = type(rate)
+        kind: Any = type(rate)
         if not issubclass(kind, Real) or kind is bool or not 0 < rate <= sys.float_info.max:
             raise ValueError(f"bandwidth={rate!r}: it must be a positive number of bytes per second")
         self._rate = float(rate)
