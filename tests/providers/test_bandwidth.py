@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
+from fsspec.implementations.memory import MemoryFileSystem
 
-from gllm_storage import storage_client_from_url
+from gllm_storage import FsspecStorageClient, storage_client_from_url
+from gllm_storage.cli.app import cli
 from gllm_storage.concurrency.bandwidth import BURST_SECONDS, Bandwidth
 from gllm_storage.concurrency.stop import Stop, TransferStopped, stopped_by
 from gllm_storage.filesystem.foreign import _Told
 from gllm_storage.folders import RemoteFolder
 from gllm_storage.folders.batches import Here
 from gllm_storage.store.transfer import Progress
+from tests.conftest import make_rig
 from tests.rig import server_rig
 from tests.waiting import PATIENCE
 
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from gllm_storage.fsspec_client import FsspecStorageClient
     from tests.conftest import Servers
 
 SIZE = 7 * 2**18
@@ -49,9 +52,17 @@ def _own_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A local folder with two files of `SIZE` bytes together."""
-    return filled(tmp_path / "source", SIZE)
+def grants(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of bytes that were granted, in order."""
+    found: list[int] = []
+    take = Bandwidth.take
+
+    def noted_take(self: Bandwidth, count: int) -> None:
+        found.append(count)
+        take(self, count)
+
+    monkeypatch.setattr(Bandwidth, "take", noted_take)
+    return found
 
 
 def filled(folder: Path, size: int) -> Path:
@@ -139,17 +150,24 @@ def client_of(
 
 
 @ON_STORES
-def test_stores(store: str, engine: str, servers: Servers, folder: Path, tmp_path: Path) -> None:
-    """Files go up and down at the given rate; at no time have more bytes left than the rate permits since the first one."""
+def test_stores(store: str, engine: str, servers: Servers, tmp_path: Path, grants: list[int]) -> None:
+    """Files go up and down at the given rate, and each byte waits once.
+
+    At no time have more bytes left than the rate permits since the first one.
+    """
+    folder = filled(tmp_path / "source", SIZE)
     with relayed(servers.get(store).endpoint_url) as relay:
         client = client_of(store, engine, servers, relay.url)
         with at_least(SIZE / RATE):
             assert client.upload_dir(folder, "v1", bandwidth=RATE).transferred == 2
+        assert SIZE <= sum(grants) <= SIZE + HEADS
         assert relay.total >= SIZE
+        grants.clear()
         began = relay.arrivals[0][0]
         assert max(total - RATE * (at - began + BURST_SECONDS) for at, total in relay.arrivals) <= HEADS
         with at_least(SIZE / RATE):
             client.download_dir("v1", tmp_path / "copy", bandwidth=RATE)
+        assert SIZE <= sum(grants) <= SIZE + HEADS
     assert contents(tmp_path / "copy") == contents(folder)
 
 
@@ -165,10 +183,11 @@ def test_not_slow(store: str, engine: str, servers: Servers, tmp_path: Path) -> 
 
 
 @ON_STORES
-def test_cancel(store: str, engine: str, servers: Servers, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel(store: str, engine: str, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transfer that waits for its bandwidth ends at once when it is cancelled, and stores nothing."""
     client, stop, waits = client_of(store, engine, servers), Stop(), threading.Event()
     raised: list[BaseException] = []
+    folder = filled(tmp_path / "source", SIZE)
     wait = Stop.wait
 
     def noted_wait(self: Stop, seconds: float) -> None:
@@ -192,17 +211,22 @@ def test_cancel(store: str, engine: str, servers: Servers, folder: Path, monkeyp
     assert list(client.list_files()) == []
 
 
-@pytest.mark.parametrize("url", ["memory://bandwidth/{}", "file://{}", "local://{}"])
-def test_this_machine(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("provider", ["memory", "file", "fsspec"])
+def test_this_machine(provider: str, tmp_path: Path, grants: list[int], request: pytest.FixtureRequest) -> None:
     """Stores on this machine, and filesystems of fsspec, have the limit as well."""
-    size, rate = 2**18, 2**20
+    size, rate = 2**17, 2**20
     folder = filled(tmp_path / "source", size)
-    made: Any = storage_client_from_url(url.format(tmp_path / "store"))
-    client: FsspecStorageClient = made
+    if provider == "fsspec":
+        client = FsspecStorageClient({"url": f"memory://foreign{tmp_path}"})
+        request.addfinalizer(MemoryFileSystem.store.clear)
+    else:
+        client = make_rig(provider, request).client()
     with at_least(size / rate):
         client.upload_dir(folder, "v1", bandwidth=rate)
+    assert sum(grants) == size
     with at_least(size / rate):
         client.download_dir("v1", tmp_path / "copy", bandwidth=rate)
+    assert sum(grants) == 2 * size
     assert contents(tmp_path / "copy") == contents(folder)
 
 
@@ -242,6 +266,36 @@ def test_threads(tmp_path: Path) -> None:
         client.apply_plan(plan, bandwidth=rate)
 
 
+@pytest.mark.parametrize(
+    ("command", "granted"),
+    [
+        (["sync", "--bwlimit", "100k"], 2**14),
+        (["cp", "-r", "--bwlimit", "0.1M"], 2**14),
+        (["mv", "-r", "--bwlimit", "102400B"], 0),  # within the store
+        (["cp", "-r", "--bwlimit", "off"], 0),
+        (["sync", "--bwlimit", "0"], 0),
+    ],
+)
+def test_commands(command: list[str], granted: int, tmp_path: Path, grants: list[int]) -> None:
+    """The option `--bwlimit` of the commands limits the transfers of folders."""
+    folder = filled(tmp_path / "source", 2**14)
+    result = CliRunner().invoke(cli, [*command, str(folder), str(tmp_path / "copy")])
+    assert result.exit_code == 0, result.output
+    assert sum(grants) == granted
+    assert len(contents(tmp_path / "copy")) == 2
+
+
+@pytest.mark.parametrize("text", ["1:2", "08:00,512k", "10MB", "-1", "", "1e3"])
+def test_wrong_rates(text: str, tmp_path: Path) -> None:
+    """Other rates, such as rclone's timetables, are refused; so is a limit on standard output."""
+    result = CliRunner().invoke(cli, ["sync", f"--bwlimit={text}", str(tmp_path), str(tmp_path / "copy")])
+    assert result.exit_code == 2
+    assert "is not a rate" in result.output
+    result = CliRunner().invoke(cli, ["cp", "--bwlimit", "1M", str(tmp_path / "a"), "-"])
+    assert result.exit_code == 2
+    assert "standard output" in result.output
+
+
 def test_pickle() -> None:
     """A batch with a limit does not leave the interpreter: its copy would have no limit."""
     mover: Any = type("Limited", (), {"stop": Stop(bandwidth=Bandwidth(1))})
@@ -249,7 +303,7 @@ def test_pickle() -> None:
         pickle.dumps(Here(mover))
 
 
-@pytest.mark.parametrize("bandwidth", [0, -1, float("nan"), float("inf"), True, "10M", 10**400])
+@pytest.mark.parametrize("bandwidth", [0, -1, float("nan"), float("inf"), True, "10M", pytest.param(10**400, id="large")])
 def test_wrong_values(bandwidth: Any, tmp_path: Path) -> None:
     """The limit is a positive number."""
     client = storage_client_from_url("memory://bandwidth")
@@ -261,11 +315,12 @@ def test_wrong_values(bandwidth: Any, tmp_path: Path) -> None:
         client.delete_dir("v1", bandwidth=1)  # type: ignore[call-arg]  # the mistake
 
 
-def test_copies(servers: Servers, tmp_path: Path) -> None:
+def test_copies(servers: Servers, tmp_path: Path, grants: list[int]) -> None:
     """A copy on the server moves no bytes here, and is not limited; one between two stores is, in both directions."""
     client = client_of("ministack", "auto", servers)
     client.upload_dir(filled(tmp_path / "source", 2**16), "v1")
-    assert client.copy_dir("v1", "v2", bandwidth=2**10).transferred == 2  # 64 s, if it was limited
+    assert client.copy_dir("v1", "v2", bandwidth=2**20).transferred == 2
+    assert sum(grants) < 2**15  # of listings
     target: Any = storage_client_from_url(f"file://{tmp_path / 'store'}")
     other = client_of("gcs-fake", "", servers)
     with at_least(2**17 / 2**18):
