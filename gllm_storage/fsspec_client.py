@@ -23,7 +23,7 @@ from gllm_storage.errors import (
 from gllm_storage.files.content import local_path as path_of
 from gllm_storage.files.content import open_content
 from gllm_storage.info import NO_PROPERTIES, ObjectProperties
-from gllm_storage.paths import ExactKey, Location, split_url, without_user
+from gllm_storage.paths import ExactKey, Location, hidden_user, hides_user, split_url, without_user
 from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
 
 if TYPE_CHECKING:
@@ -853,7 +853,7 @@ class FsspecStorageClient(CloudStorageClient):
 
         Raises:
             TypeError: If an option is unknown.
-            ValueError: If an option is not valid.
+            ValueError: If an option is not valid, or a URL outside this client's bucket had a user, which plans hide.
             RuntimeError: `FolderError` if files failed or have changed, or something is refused: names, deletions because of
                 a source without files, objects of published versions, or an endpoint that is not that of the plan.
 
@@ -886,6 +886,12 @@ class FsspecStorageClient(CloudStorageClient):
         for url in (where, f"{where}/"):  # the URL of a bucket may lack the slash
             with contextlib.suppress(ValueError):
                 return self._remote_folder(url, links)
+        if hides_user(where):  # as the URLs of plans do
+            own = self._location.url("")
+            shown = without_user(own)
+            if shown == own or not _with_slash(where).startswith(shown):
+                raise hidden_user(where)
+            return self._remote_folder(own + where[len(shown) :], links)
         other: Any = self._of_url(where)
         return FsspecStorageClient._remote_folder(other, "", links)
 

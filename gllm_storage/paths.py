@@ -22,6 +22,8 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
 _ACCESS_POINT = re.compile(
     r"arn:aws[a-z\-]*:s3[a-z\-]*:[a-z0-9\-]*:[0-9]{12}:(?:outpost[:/][a-zA-Z0-9\-]+[:/])?accesspoint[:/][a-zA-Z0-9.\-]+(?=/|$)"
 )
+_HIDDEN = "***@"
+"""In place of the user name and the password of a URL."""
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
 
 
@@ -86,7 +88,20 @@ class ExactKey(str):
 
 def without_user(url: str) -> str:
     """A URL for messages, without user name and password, and without values that grant access."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", redacted(url))
+    return re.sub(r"(?<=://)[^/@]*@", _HIDDEN, redacted(url))
+
+
+def hides_user(url: str) -> bool:
+    """Whether a URL is one of `without_user`, which had a user."""
+    return f"://{_HIDDEN}" in url
+
+
+def hidden_user(url: str) -> ValueError:
+    """The error for a URL that must be opened, and hides its user."""
+    return ValueError(
+        f"{redacted(repr(url))} hides the user of the URL, as messages and plans do; use the client of that folder, or a "
+        "URL without a user, and give the user as an option of the store"
+    )
 
 
 def require_no_slash(path: str, problem: str = "names a folder; name an object") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gllm_storage.folders import Plan
 from gllm_storage.testing.faults import Answer, Fault, FaultProxy, Match
 from gllm_storage.versions import publish
 from tests.cli.support import environment, ok, on_terminal, run, shown_url, url_of
@@ -81,6 +82,14 @@ def test_plan(store: Rig, folder: Path) -> None:
     ok("sync", "--apply", file, env=env)
     assert store.keys() == [f"copy/{each}" for each in NAMES]
     assert run("sync", "--apply", file, folder, url, env=env).code == 2
+
+
+def test_hidden_user(tmp_path: Path) -> None:
+    """A plan does not contain the user of a URL: `--apply` says so, and tries no user `***`."""
+    Plan("", "sftp://***@127.0.0.1:1/x/", ("", "fsspec sftp://***@127.0.0.1:1")).save(tmp_path / "plan.jsonl")
+    done = run("sync", "--apply", tmp_path / "plan.jsonl")
+    assert done.code == 2
+    assert "hides the user of the URL" in done.err
 
 
 def test_refused(tmp_path: Path, folder: Path) -> None:

@@ -16,6 +16,7 @@ from gllm_storage.cli.places import Folder, LocalPath, Stream, parse_source, par
 from gllm_storage.cli.plan import stores_of
 from gllm_storage.cli.settings import SOURCE, TARGET, Store
 from gllm_storage.cli.signals import announce
+from gllm_storage.paths import hidden_user, hides_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -153,7 +154,14 @@ class _Ends:
 
     @classmethod
     def of_plan(cls, plan: Plan) -> _Ends:
-        """The folders of a plan, which has local ones by their paths, or by URLs if they are of the provider ``file``."""
+        """The folders of a plan, which has local ones by their paths, or by URLs if they are of the provider ``file``.
+
+        Raises:
+            ValueError: If the plan hides the user of a URL.
+        """
+        for each in (plan.source, plan.target):
+            if hides_user(each):
+                raise hidden_user(each)
         target = parse_target(plan.target)
         source, place = _places(parse_source(plan.source) if plan.source else target, target)
         return cls(source if plan.source else None, place, ("://" in plan.source, "://" in plan.target))
