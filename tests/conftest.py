@@ -70,6 +70,14 @@ _FACTORIES: dict[str, ServerFactory[Server]] = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave the index of checksums of the user alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLLM_STORAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the machine's cloud settings, and shorten the first wait between S3 retries."""

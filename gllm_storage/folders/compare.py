@@ -19,7 +19,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundError, StorageError
 from gllm_storage.files.source import open_source
 from gllm_storage.folders.entries import StoredFolder, state_of
-from gllm_storage.folders.index import LOCAL, Known, is_settled
+from gllm_storage.folders.index import LOCAL, Known, is_settled, text_of_path
 from gllm_storage.store.checksums import checksum_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Checksums:
 
     def _name(self, path: str) -> str:
         if self.local is not None:
-            return _text_of(self.local.local_path(path))
+            return text_of_path(self.local.local_path(path))
         store = self._store
         return "" if store is None else store.store.details(store.key(path), "info").url
 
@@ -156,15 +156,6 @@ class _Read:
 def may_be_md5(etag: str) -> bool:
     """Whether an ETag may be the MD5 of the content, so that a local file can be compared with it."""
     return _MD5.fullmatch(etag) is not None
-
-
-def _text_of(path: str) -> str:
-    """The text that stands for a local path in the index, which holds only UTF-8."""
-    encoded = os.fsencode(path)
-    try:
-        return encoded.decode()
-    except UnicodeDecodeError:
-        return f"bytes:{encoded.hex()}"
 
 
 def differences(source: Checksums, target: Checksums, pairs: Sequence[tuple[Entry, Entry]]) -> list[str | None]:

@@ -60,6 +60,15 @@ def index_file() -> str:
     return os.path.join(folder, _FILE)
 
 
+def text_of_path(path: str) -> str:
+    """The text that stands for a local path in the index, which holds only UTF-8."""
+    encoded = os.fsencode(path)
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return f"bytes:{encoded.hex()}"
+
+
 def is_settled(modified_ns: int, changed_ns: int, read_at_ns: int) -> bool:
     """Whether a file was older than a tick of its filesystem's clock when it was read.
 
@@ -157,6 +166,21 @@ class ChecksumIndex:
 
         if rows:
             self._use(write)
+
+    def forget(self, place: str, names: Iterable[str]) -> None:
+        """Forget all checksums of files or objects.
+
+        Args:
+            place: As in `find`.
+            names: Their paths or URLs.
+        """
+        rows = [(place, name) for name in names]
+
+        def delete(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.executemany("DELETE FROM checksums WHERE place = ? AND name = ?", rows)
+
+        self._use(delete)
 
     def close(self) -> None:
         """Close the file."""

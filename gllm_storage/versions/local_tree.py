@@ -1,7 +1,8 @@
 """The tree of a local directory: its files are hashed first, since the digest names the place where they will be stored.
 
 The tree list is written to a temporary file, and beside it the state of each file when it was hashed (size, times, inode,
-CRC32C), so that the upload can tell a file that changed since. Both are read as streams.
+CRC32C), so that the upload can tell a file that changed since. Both are read as streams. A file whose hashes are in
+the index is not read (`HashIndex`).
 
 A write through `mmap` to a page that is dirty already changes neither the times nor the size. So the bytes that an upload
 reads are compared with the hash as well (`HashedSource`), and so is the checksum of the store.
@@ -9,6 +10,7 @@ reads are compared with the hash as well (`HashedSource`), and so is the checksu
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import hashlib
@@ -18,7 +20,8 @@ import stat
 import struct
 import tempfile
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -27,12 +30,13 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import Remedy
 from gllm_storage.files.source import CHUNK, SourceChangedError, local_errors, not_a_file, open_source
 from gllm_storage.store.checksums import combine_crc64nvme, crc64nvme, encode, update
+from gllm_storage.versions.hash_index import HashIndex, hash_index
 from gllm_storage.versions.layout import require_path
 from gllm_storage.versions.stored_file import Content
 from gllm_storage.versions.tree import TreeDigest, TreeFile, read_tree, tree_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import LocalSource
@@ -138,12 +142,14 @@ class LocalFile:
         path: The local path.
         state: The state of the file when it was hashed.
         content: The content when it was hashed.
+        hashes: Forgets the hashes of the file if they are not of its content.
     """
 
     entry: TreeFile
     path: str
     state: bytes
     content: Content
+    hashes: HashIndex = field(repr=False, compare=False)
 
     @contextlib.contextmanager
     def opened(self, details: ErrorDetails) -> Iterator[HashedSource]:
@@ -154,16 +160,21 @@ class LocalFile:
             SourceChangedError: If the file changed.
             StorageError: If the file cannot be read.
         """
-        with open_source(self.path, details) as source:
-            if _state_of(os.stat(self.path)) != self.state:
-                raise source.changed()
-            yield HashedSource(source, self.content)
-            source.require_unchanged()
-            if _state_of(os.stat(self.path)) != self.state:
-                raise source.changed()
+        try:
+            with open_source(self.path, details) as source:
+                if _state_of(os.stat(self.path)) != self.state:
+                    raise source.changed()
+                yield HashedSource(source, self.content)
+                source.require_unchanged()
+                if _state_of(os.stat(self.path)) != self.state:
+                    raise source.changed()
+        except SourceChangedError:
+            self.hashes.forget(self.path)
+            raise
 
     def changed(self, details: ErrorDetails) -> SourceChangedError:
         """The error for a file that was stored with other bytes than it had when it was hashed."""
+        self.hashes.forget(self.path)
         return SourceChangedError(
             f"{details.operation} of {details.url}: local file {self.path!r} changed after it was hashed, so nothing was "
             "published",
@@ -184,6 +195,7 @@ class LocalTree:
         list_path: The temporary file with the tree list.
         list_size: Its size in bytes.
         list_sha256: Its SHA-256, hexadecimal.
+        hashes: The index of the hashes.
     """
 
     folder: str
@@ -193,6 +205,7 @@ class LocalTree:
     list_path: str
     list_size: int
     list_sha256: str
+    hashes: HashIndex
 
     def batches(self, count: int, details: ErrorDetails) -> Iterator[list[LocalFile]]:
         """The files, so many at a time.
@@ -209,12 +222,12 @@ class LocalTree:
     def _file(self, entry: TreeFile, states: BinaryIO) -> LocalFile:
         state, (crc32c,) = states.read(_STATE.size), _CRC32C.unpack(states.read(_CRC32C.size))
         content = Content(entry.size, entry.sha256, entry.crc64nvme, encode(crc32c, "crc32c"))
-        return LocalFile(entry, os.path.join(self.folder, *entry.path.split("/")), state, content)
+        return LocalFile(entry, _local_path(self.folder, entry.path), state, content, self.hashes)
 
 
 @contextlib.contextmanager
 def hashed_tree(folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
-    """Hash all files of a directory, on all cores.
+    """Hash all files of a directory, on all cores; those that the index knows are not read.
 
     Symbolic links to files are followed. Empty folders are not part of a version.
 
@@ -233,14 +246,15 @@ def hashed_tree(folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
         raise FileNotFoundError(errno.ENOENT, "No such directory to publish", folder)
     if not os.path.isdir(folder):
         raise NotADirectoryError(errno.ENOTDIR, "Only a directory can be published", folder)
-    with tempfile.TemporaryDirectory(prefix="gllm-storage-") as scratch:
-        tree = _hash_into(os.path.join(scratch, "tree.jsonl"), folder, details)
+    with tempfile.TemporaryDirectory(prefix="gllm-storage-") as scratch, hash_index() as hashes:
+        tree = _hash_into(os.path.join(scratch, "tree.jsonl"), folder, hashes, details)
+        hashes.write()
         if not tree.files:
             raise ValueError(f"directory {folder!r} has no file: there is nothing to publish")
         yield tree
 
 
-def _hash_into(list_path: str, folder: str, details: ErrorDetails) -> LocalTree:
+def _hash_into(list_path: str, folder: str, hashes: HashIndex, details: ErrorDetails) -> LocalTree:
     digest, list_hash = TreeDigest(), hashlib.sha256()
     paths = _paths_in(folder, "", details)
     with open(list_path, "wb") as lines, open(_states_path(list_path), "wb") as states:
@@ -251,20 +265,36 @@ def _hash_into(list_path: str, folder: str, details: ErrorDetails) -> LocalTree:
 
         write(tree_header())
         while batch := list(itertools.islice(paths, _AT_A_TIME)):
-            tasks = [partial(_hash_file, folder, each, details) for each in batch]
-            for entry, state in run_all(tasks, os.cpu_count() or 1, Stop(running_stop())):
+            for path, (content, state) in zip(batch, _contents(folder, batch, hashes, details), strict=True):
+                entry = TreeFile(path, content.size, content.sha256, content.crc64nvme)
                 digest.add(entry)
                 write(entry.line())
-                states.write(state)
+                states.write(state + _CRC32C.pack(int.from_bytes(base64.b64decode(content.crc32c))))
         size = lines.tell()
-    return LocalTree(folder, digest.value(), digest.files, digest.size, list_path, size, list_hash.hexdigest())
+    return LocalTree(folder, digest.value(), digest.files, digest.size, list_path, size, list_hash.hexdigest(), hashes)
 
 
-def _hash_file(folder: str, path: str, details: ErrorDetails) -> tuple[TreeFile, bytes]:
+def _contents(
+    folder: str, paths: Sequence[str], hashes: HashIndex, details: ErrorDetails
+) -> Iterator[tuple[Content, bytes]]:
+    """The contents and the states of files."""
+    files = {each: _local_path(folder, each) for each in paths}
+    statuses = {}
+    for local in files.values():
+        with contextlib.suppress(OSError):  # `_hash_file` says so
+            statuses[local] = os.stat(local)
+    known = hashes.find(statuses)
+    tasks = [partial(_hash_file, local, hashes, details) for local in files.values() if local not in known]
+    hashed = iter(run_all(tasks, os.cpu_count() or 1, Stop(running_stop())) if tasks else [])
+    for local in files.values():
+        yield (known[local], _state_of(statuses[local])) if local in known else next(hashed)
+
+
+def _hash_file(local: str, hashes: HashIndex, details: ErrorDetails) -> tuple[Content, bytes]:
     sha256, crc, crc32c = hashlib.sha256(), 0, 0
-    local = os.path.join(folder, *path.split("/"))
+    began = time.time_ns()
     with open_source(local, details) as source:
-        state = _state_of(os.stat(local))
+        state, before = _state_of(os.stat(local)), source.status()
         for offset in range(0, source.size, CHUNK):
             check_stop()
             data = source.read_at(offset, min(CHUNK, source.size - offset))
@@ -272,7 +302,13 @@ def _hash_file(folder: str, path: str, details: ErrorDetails) -> tuple[TreeFile,
             crc = update(data, crc, "crc64nvme")
             crc32c = update(data, crc32c, "crc32c")
         source.require_unchanged()
-        return TreeFile(path, source.size, sha256.hexdigest(), encode(crc)), state + _CRC32C.pack(crc32c)
+        content = Content(source.size, sha256.hexdigest(), encode(crc), encode(crc32c, "crc32c"))
+        hashes.learn(local, before, source.status(), began, content)
+        return content, state
+
+
+def _local_path(folder: str, path: str) -> str:
+    return os.path.join(folder, *path.split("/"))
 
 
 def _paths_in(folder: str, path: str, details: ErrorDetails) -> Iterator[str]:

@@ -20,6 +20,7 @@ from tests.conftest import make_rig
 from tests.rig import server_rig
 from tests.scripts import publishers
 from tests.scripts.racers import use_barrier
+from tests.versions.support import opened_in, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +64,22 @@ def test_life_of_a_version(store: str, servers: Servers, tmp_path: Path) -> None
     assert [each.url for each in versions.collect_garbage(client, MODEL, grace=dt.timedelta())] == [one.url]
     assert versions.publish(client, tmp_path / "1", MODEL, version="v1").url == one.url.replace("-0/", "-1/")
     assert [versions.verify(client, MODEL, each.name) for each in versions.list_versions(client, MODEL)]
+
+
+@ON_SERVERS
+def test_one_changed_shard(store: str, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second version of a directory reads and sends the changed shard only: the index knows the others, the store copies them."""
+    monkeypatch.setenv("GLLM_STORAGE_CACHE", str(tmp_path / "cache"))
+    client, out = server_rig(store, servers.get(store)).client(), tmp_path / "out"
+    settled(write(out, {f"{number}.bin": bytes([number]) * 100_000 for number in range(8)}))
+    versions.publish(client, out, MODEL, version="v1")
+    (out / "5.bin").write_bytes(b"new" * 100_000)
+    for expected in ({"5.bin"}, set()):
+        with opened_in(settled(out)) as opened:
+            version = versions.publish(client, out, MODEL, version="v2")
+        assert opened == expected
+    assert versions.verify(client, MODEL, "v2") == version
+    assert versions.verify(client, MODEL, "v2", out) == version
 
 
 @ON_SERVERS

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from typing import TYPE_CHECKING
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from gllm_storage import MemoryStorageClient
 from gllm_storage.files.source import MemorySource
+from gllm_storage.folders.index import is_settled
 from gllm_storage.store.checksums import crc64nvme, encode
 from gllm_storage.versions.layout import Model, model_of
 from gllm_storage.versions.tree import TreeDigest, TreeFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from gllm_storage.store.port import ObjectStore
@@ -66,3 +71,27 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
 def clear_memory() -> None:
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
+def settled(folder: Path) -> Path:
+    """Wait until the checksums of all files may be remembered."""
+    for path in folder.rglob("*"):
+        status = path.stat()
+        while not is_settled(status.st_mtime_ns, status.st_ctime_ns, time.time_ns()):
+            time.sleep(0.005)
+    return folder
+
+
+@contextmanager
+def opened_in(folder: Path) -> Iterator[set[str]]:
+    """The files of a folder that are opened during the block."""
+    found, start, real = set[str](), f"{folder}{os.sep}", os.open
+
+    def counted(path: Any, *args: Any, **kwargs: Any) -> int:
+        if isinstance(path, str) and path.startswith(start):
+            found.add(path.removeprefix(start))
+        return real(path, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", counted)
+        yield found
