@@ -15,12 +15,13 @@ import pytest
 from gllm_storage import MemoryStorageClient, get_storage_client, versions
 from gllm_storage.errors import ObjectExistsError
 from gllm_storage.files.partial import PartialFile
+from gllm_storage.files.source import SourceChangedError
 from gllm_storage.versions import copying
 from tests.conftest import make_rig
 from tests.rig import server_rig
 from tests.scripts import publishers
 from tests.scripts.racers import use_barrier
-from tests.versions.support import opened_in, settled
+from tests.versions.support import claim, opened_in, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,7 @@ def test_life_of_a_version(store: str, servers: Servers, tmp_path: Path) -> None
 
 @ON_SERVERS
 def test_one_changed_shard(store: str, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second version of a directory reads and sends the changed shard only: the index knows the others, the store copies them."""
+    """A second version reads the changed shard only: the index knows the others, and the store copies them."""
     monkeypatch.setenv("GLLM_STORAGE_CACHE", str(tmp_path / "cache"))
     client, out = server_rig(store, servers.get(store)).client(), tmp_path / "out"
     settled(write(out, {f"{number}.bin": bytes([number]) * 100_000 for number in range(8)}))
@@ -80,6 +81,21 @@ def test_one_changed_shard(store: str, servers: Servers, tmp_path: Path, monkeyp
         assert opened == expected
     assert versions.verify(client, MODEL, "v2") == version
     assert versions.verify(client, MODEL, "v2", out) == version
+
+
+@ON_SERVERS
+@pytest.mark.parametrize("size", [1000, 10 * 2**20])
+def test_wrong_hash(store: str, size: int, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes in the index that are not of the file are found while it is sent, and forgotten: the next call works."""
+    monkeypatch.setenv("GLLM_STORAGE_CACHE", str(tmp_path / "cache"))
+    client, out = server_rig(store, servers.get(store)).client(), tmp_path / "out"
+    settled(write(out, {"a.bin": b"a" * size, "b.bin": b"b" * size, "c.bin": b"c" * size}))
+    claim(out / "b.bin", b"x" * size)
+    with pytest.raises(SourceChangedError, match=r"b\.bin"):
+        versions.publish(client, out, MODEL, version="v1")
+    assert not list(versions.list_versions(client, MODEL))
+    version = versions.publish(client, out, MODEL, version="v1")
+    assert versions.verify(client, MODEL, "v1") == versions.verify(client, MODEL, "v1", out) == version
 
 
 @ON_SERVERS

@@ -15,8 +15,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from gllm_storage import MemoryStorageClient
 from gllm_storage.files.source import MemorySource
 from gllm_storage.folders.index import is_settled
-from gllm_storage.store.checksums import crc64nvme, encode
+from gllm_storage.store.checksums import crc64nvme, encode, update
+from gllm_storage.versions.hash_index import hash_index
 from gllm_storage.versions.layout import Model, model_of
+from gllm_storage.versions.stored_file import Content
 from gllm_storage.versions.tree import TreeDigest, TreeFile
 
 if TYPE_CHECKING:
@@ -95,3 +97,11 @@ def opened_in(folder: Path) -> Iterator[set[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "open", counted)
         yield found
+
+
+def claim(path: Path, data: bytes) -> None:
+    """Let the index say that a file, in its state, has a certain content."""
+    file, crc32c = tree_file("x", data), encode(update(data, 0, "crc32c"), "crc32c")
+    with hash_index() as hashes:
+        status = path.stat()
+        hashes.learn(str(path), status, status, time.time_ns(), Content(len(data), file.sha256, file.crc64nvme, crc32c))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,11 +14,9 @@ from gllm_storage.files.source import SourceChangedError
 from gllm_storage.folders import index
 from gllm_storage.folders.index import index_file
 from gllm_storage.versions.fetching import fetch
-from gllm_storage.versions.hash_index import hash_index
 from gllm_storage.versions.publisher import publish
-from gllm_storage.versions.stored_file import Content
 from gllm_storage.versions.verification import verify
-from tests.versions.support import MODEL, digest_of, new_client, opened_in, settled, tree_file, write_folder
+from tests.versions.support import MODEL, claim, digest_of, new_client, opened_in, settled, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,18 +46,6 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> FsspecStorageClien
     if request.param == "memory":
         return new_client()
     return LocalStorageClient({"root": str(tmp_path / "store")})
-
-
-def content_of(data: bytes) -> Content:
-    return Content.of(tree_file("x", data))
-
-
-def claim(path: Path, data: bytes) -> None:
-    """Let the index say that a file, in its state, has a certain content."""
-    with hash_index() as hashes:
-        status = path.stat()
-        content = Content(len(data), content_of(data).sha256, content_of(data).crc64nvme, "AAAAAA==")
-        hashes.learn(str(path), status, status, time.time_ns(), content)
 
 
 def test_unchanged(client: FsspecStorageClient, out: Path) -> None:
