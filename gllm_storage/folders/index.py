@@ -9,7 +9,7 @@ objects have the checksum of the source as well, although the store of the copy 
 
 - **Several processes** use one SQLite file. Each waits up to 10 s for the other's write; when that is over, it goes on
   without the index.
-- **A damaged file** is deleted and made anew.
+- **A damaged file**, or one with another table, is deleted and made anew.
 - **A file that changed while it was new.** The clock of a filesystem has ticks: 4 to 10 ms on Linux, 2 s on FAT. A file
   that changed twice within a tick has the same times before and after, so a checksum counts only if the file was already
   older than a tick when it was read.
@@ -203,7 +203,7 @@ class ChecksumIndex:
                 try:
                     action(self._opened(self._path))
                 except sqlite3.DatabaseError as error:
-                    if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+                    if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
                         raise
                     self._delete(self._path, error)
                     action(self._opened(self._path))
@@ -235,3 +235,8 @@ class ChecksumIndex:
         for name in (path, f"{path}-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    """Whether the file is damaged, or has a table with other columns; not whether it is locked, or cannot be opened."""
+    return "malformed" in str(error) or getattr(error, "sqlite_errorname", "") == "SQLITE_ERROR"

@@ -142,9 +142,10 @@ def publish(
 ) -> Version:
     """Publish a directory as a version of a model: completely, or not at all.
 
-    All files are hashed first. Of several publishers of one version, exactly one wins, unless their files and metadata are
-    equal: then all succeed. A publisher that is run again, also on another machine, sends only the missing files. Files that
-    an earlier version has are copied within the store. Symbolic links to files are followed; empty folders are left out.
+    All files are hashed first; a file whose hashes the index of this user has is read only if it must be sent. Of several
+    publishers of one version, exactly one wins, unless their files and metadata are equal: then all succeed. A publisher
+    that is run again, also on another machine, sends only the missing files. Files that an earlier version has are copied
+    within the store. Symbolic links to files are followed; empty folders are left out.
 
     Args:
         client: The client of the store.

@@ -170,13 +170,16 @@ def damage(file: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damaged_index(out: Path, kind: str) -> None:
-    """A damaged index costs only time: all files are read, and the version is right."""
+    """A damaged index costs only time: all files are read, and the version is right. It is made anew, if it can be."""
     client = new_client()
     publish(client, out, MODEL, version="v1")
     damage(out.parent / "cache" / os.path.basename(index_file()), kind)
     with opened_in(out) as opened:
         assert publish(client, out, MODEL, version="v2").digest == digest_of(FILES)
     assert opened == set(FILES)
+    with opened_in(out) as opened:
+        publish(client, out, MODEL, version="v3")
+    assert opened == (set(FILES) if kind == "directory" else set())
 
 
 def test_locked_index(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
