@@ -107,6 +107,31 @@ def test_refused(tmp_path: Path, folder: Path) -> None:
     assert run("sync", tmp_path / "missing", tmp_path / "target").code == 3
 
 
+def test_size_only(folder: Path, tmp_path: Path) -> None:
+    """`--size-only` compares sizes, and `--checksum` and the default the content, too."""
+    ok("sync", folder, tmp_path / "copy")
+    (folder / "a.bin").write_bytes(b"A.bin")
+    (folder / "sub" / "b.bin").write_bytes(b"longer content")
+    larger, other = (str(tmp_path / "copy" / each) for each in ("sub/b.bin", "a.bin"))
+    assert ok("sync", "--dry-run", "--size-only", folder, tmp_path / "copy").lines == [larger]
+    for options in ([], ["--checksum"]):
+        assert ok("sync", "--dry-run", *options, folder, tmp_path / "copy").lines == [other, larger]
+
+
+@pytest.mark.parametrize(
+    ("links", "taken"),
+    [("follow", ["dir/b.bin", "dir/deep/c d#é.txt", "link"]), ("files", ["link"]), ("skip", []), ("refuse", None)],
+)
+def test_links(folder: Path, tmp_path: Path, links: str, taken: list[str] | None) -> None:
+    """`--links` says which symbolic links of a local source are followed."""
+    (folder / "link").symlink_to("a.bin")
+    (folder / "dir").symlink_to("sub")
+    done = run("sync", "--links", links, folder, tmp_path / "copy")
+    assert (done.code == 0) == (taken is not None), done
+    assert files_in(tmp_path / "copy") == ([] if taken is None else sorted([*NAMES, *taken]))
+    assert ("symbolic link" in done.err) == (taken is None)
+
+
 FILTERS = [
     (("--include", "*.bin"), NAMES[:2]),
     (("--exclude", "/sub/"), NAMES[:1]),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
+import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,11 +15,13 @@ import pytest
 from gllm_storage.folders import compare
 from gllm_storage.folders.index import ChecksumIndex, Known, is_settled
 from gllm_storage.memory.store import MemoryStore
+from gllm_storage.store.checksums import crc64nvme, encode
 from tests.unit.folders.conftest import settle, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gllm_storage import ObjectInfo
     from gllm_storage.fsspec_client import FsspecStorageClient
 
 KNOWN = Known("file", "state", "crc64nvme:value")
@@ -42,6 +47,41 @@ def test_second_run(client: FsspecStorageClient, local: Path, tmp_path: Path, mo
     assert client.upload_dir(local, "v1").skipped == 3
     assert client.download_dir("v1", tmp_path / "copy").skipped == 3
     assert client.copy_dir("v1", "v2").skipped == 3
+
+
+def test_without_index(client: FsspecStorageClient, local: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the index, each file of equal size costs a HEAD request, many at a time, and a read of the local file."""
+    names = [f"many/{number:02}" for number in range(40)]
+    for name in names:
+        write(local / name, name.encode())
+    settle(local / names[-1])
+    client.upload_dir(local, "v1")
+    write(local / "a.bin", b"of another size")
+    write(local / "new.bin", b"new")
+    shutil.rmtree(cache)
+    asked, read = list[str](), list[str]()
+    together = threading.Barrier(8)
+    info, open_source = MemoryStore.info, compare.open_source
+
+    def ask(self: MemoryStore, key: str, operation: str = "info") -> ObjectInfo:
+        asked.append(key)
+        if len(asked) <= together.parties:
+            together.wait(10)  # broken if one request follows the other
+        value = self.content(key, self.details(key, operation)).getvalue()
+        return replace(info(self, key, operation), checksum=f"crc64nvme:{encode(crc64nvme(value))}")
+
+    def opened(path: str, *rest: Any, **options: Any) -> Any:
+        read.append(os.path.relpath(path, local))
+        return open_source(path, *rest, **options)
+
+    monkeypatch.setattr(MemoryStore, "info", ask)
+    monkeypatch.setattr(compare, "open_source", opened)
+    plan = client.check_dir(local, client.url("v1"))
+    same = ["b/c.bin", "d.txt", *names]
+    assert (sorted(asked), sorted(read)) == ([f"v1/{name}" for name in same], same)
+    assert [each.file.path for each in plan.steps()] == ["a.bin", "new.bin"]
+    assert client.check_dir(local, client.url("v1")).transfers == 2
+    assert len(asked) == len(read) == len(same)
 
 
 def test_new_file(client: FsspecStorageClient, tmp_path: Path) -> None:
