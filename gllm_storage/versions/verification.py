@@ -72,8 +72,8 @@ def verify(
         model: The path of the model, as for `publish`.
         name: The name of a version or of an alias, or a digest.
         local_dir: A copy of the version on this machine, as `fetch` makes it; None compares the files in the store.
-        read: Whether the files in the store are read. If not, the checksums that the store has of them are compared, by one
-            HEAD request for each file; a file without such a checksum is read nevertheless.
+        read: Whether the files in the store are read. If not, the CRC-64 that the store has of each file is compared, by one
+            HEAD request. A file without one is read nevertheless: on GCS, in local folders and in memory that is each file.
 
     Returns:
         The version, if every file is there with its content, and no other file.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gllm_storage
+from gllm_storage.errors import Remedy
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -61,3 +62,10 @@ def test_api_names() -> None:
     """The API page has every public name."""
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     assert [name for name in gllm_storage.__all__ if not re.search(rf"^::: gllm_storage\.{name}$", page, re.MULTILINE)] == []
+
+
+def test_remedies() -> None:
+    """The table of remedies has each member once, and nothing else."""
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    table = page.partition("| member | after |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(each.name for each in Remedy)

@@ -9,6 +9,7 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
 
@@ -16,8 +17,10 @@ from gllm_storage import MemoryStorageClient, get_storage_client, versions
 from gllm_storage.errors import ObjectExistsError
 from gllm_storage.files.partial import PartialFile
 from gllm_storage.files.source import SourceChangedError
+from gllm_storage.testing.faults import FaultProxy
 from gllm_storage.versions import copying
 from tests.conftest import make_rig
+from tests.promises.faulty import proxied
 from tests.rig import server_rig
 from tests.scripts import publishers
 from tests.scripts.racers import use_barrier
@@ -123,6 +126,22 @@ def test_copy_version(store: str, servers: Servers, tmp_path: Path, monkeypatch:
     memory = MemoryStorageClient({"bucket_name": "copies"})
     assert versions.copy_version(client, MODEL, "v1", memory, MODEL).digest == one.digest
     assert versions.copy_version(memory, MODEL, "v1", other, "models/back").digest == one.digest
+
+
+@ON_SERVERS
+def test_verify_without_reading(store: str, servers: Servers, tmp_path: Path) -> None:
+    """`read=False` requests no byte of the files where the store has their CRC-64; GCS has CRC32C, so they are read."""
+    server, files = servers.get(store), {"a.bin": b"\x01" * 100_000, "config.json": b"{}"}
+    with FaultProxy(server.endpoint_url) as proxy:
+        client = proxied(server_rig(store, server), proxy).client()
+        one = versions.publish(client, write(tmp_path / "1", files), MODEL, version="v1")
+        before = len(proxy.requests)
+        assert versions.verify(client, MODEL, "v1", read=False) == one
+        paths = [(each.method, unquote(each.path)) for each in proxy.requests[before:]]
+    asked = [(method, path.rpartition("/")[2]) for method, path in paths if f"{MODEL}/data/" in path]
+    read = sorted(files) if store == "gcs-fake" else []
+    head = "GET" if store == "gcs-fake" else "HEAD"
+    assert sorted(asked) == sorted([*((head, name) for name in files), *(("GET", name) for name in read)])
 
 
 def test_copy_to_other_endpoint(servers: Servers, tmp_path: Path) -> None:

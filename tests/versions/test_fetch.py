@@ -377,10 +377,9 @@ def test_version_deleted_meanwhile(
     assert not (tmp_path / "local").exists()
 
 
-def test_reading_a_version_again(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
-    """`verify` by checksums alone reads the files only of a store that has no checksums, and finds a change as well."""
+def test_store_without_checksums(client: FsspecStorageClient, version: Version) -> None:
+    """`verify` with `read=False` reads the files of a store that has no checksums, and finds a change."""
     assert verify(client, MODEL, "v3", read=False) == version
     tamper(model_of(client, MODEL), f"{version.digest[7:]}-0", "changed file")
     with pytest.raises(IntegrityError, match=r"weights/1\.bin"):
         verify(client, MODEL, "v3", read=False)
-    assert isinstance(client.store, MemoryStore) or (tmp_path / "store").exists()
