@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from fsspec.callbacks import Callback
 
 from gllm_storage import LocalStorageClient
 from gllm_storage.errors import IntegrityError, ObjectExistsError, ObjectNotFoundError, StorageUnavailableError
@@ -53,6 +54,14 @@ def test_copy(client: FsspecStorageClient, target: FsspecStorageClient) -> None:
     assert verify(target, "released/llama", "v1") == copy
     assert copy_version(client, MODEL, copy.digest, target, "released/llama") == copy
     assert keys_of(model_of(target, "released/llama"), "marks/") == []
+
+
+def test_progress(client: FsspecStorageClient, target: FsspecStorageClient) -> None:
+    """A callback receives all bytes once, whether they are copied or found."""
+    for version in ("v1", "v1", "v2"):
+        callback = Callback()
+        copy_version(client, MODEL, "v1", target, "released/llama", version=version, callback=callback)
+        assert callback.value == callback.size == sum(map(len, FILES.values()))
 
 
 def test_new_name(client: FsspecStorageClient, target: FsspecStorageClient) -> None:

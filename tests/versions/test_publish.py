@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import mmap
 import os
 import socket
+import tempfile
 import threading
+from collections.abc import Callable  # noqa: TC003 - in a variable of the module
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gllm_storage import LocalStorageClient
+from gllm_storage import LocalStorageClient, MemoryStorageClient
 from gllm_storage.errors import (
+    AccessDeniedError,
     ConflictCheckUnsupportedError,
     IntegrityError,
     ObjectExistsError,
@@ -25,15 +30,20 @@ from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.memory.store import MemoryStore
 from gllm_storage.store.checksums import encode, update
 from gllm_storage.versions import publisher as publishing
+from gllm_storage.versions.aliases import set_alias
 from gllm_storage.versions.catalog import list_versions, resolve
+from gllm_storage.versions.collector import collect_garbage
+from gllm_storage.versions.copying import copy_version
+from gllm_storage.versions.deletion import delete_version
 from gllm_storage.versions.layout import model_of, place_of, slot_name
 from gllm_storage.versions.local_tree import hashed_tree
 from gllm_storage.versions.publisher import publish
+from gllm_storage.versions.retention import retain
+from tests.promises.test_bad_input import as_nobody
 from tests.versions.support import MODEL, digest_of, keys_of, new_client, read_bytes, store_bytes, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
@@ -222,6 +232,27 @@ def test_shared_files_are_copied(recorded: tuple[FsspecStorageClient, RecordingS
     assert stored_files(client, version.url) == files
 
 
+def test_small_files_are_sent(recorded: tuple[FsspecStorageClient, RecordingStore], tmp_path: Path) -> None:
+    """A file of 64 KiB is copied from an earlier version; a smaller one is sent."""
+    client, store = recorded
+    files = {"large": os.urandom(2**16), "small": os.urandom(2**16 - 1)}
+    publish(client, write_folder(tmp_path / "v1", files), MODEL, version="v1")
+    store.sent.clear()
+    publish(client, write_folder(tmp_path / "v2", {**files, "new": b""}), MODEL, version="v2")
+    assert (sorted(store.sent), len(store.copied)) == (["new", "small"], 1)
+
+
+def test_three_versions(recorded: tuple[FsspecStorageClient, RecordingStore], tmp_path: Path) -> None:
+    """The files of the three latest versions are copied, not those of earlier ones."""
+    client, store = recorded
+    files = {f"{number}.bin": os.urandom(2**16) for number in range(1, 5)}
+    for number, (name, data) in enumerate(files.items(), 1):
+        publish(client, write_folder(tmp_path / f"v{number}", {name: data}), MODEL, version=f"v{number}")
+    store.sent.clear()
+    publish(client, write_folder(tmp_path / "all", files), MODEL, version="v5")
+    assert (store.sent, len(store.copied)) == (["1.bin"], 3)
+
+
 @pytest.mark.parametrize("algorithm", ["crc64nvme", "crc32c"])
 def test_damaged_earlier_file(recorded: tuple[FsspecStorageClient, RecordingStore], tmp_path: Path, algorithm: str) -> None:
     """A damaged file of an earlier version is not copied: the new version has the right bytes, in its first directory."""
@@ -400,6 +431,22 @@ def test_impossible_files(client: FsspecStorageClient, out: Path, monkeypatch: p
     publish(client, out, MODEL, version="v3")
 
 
+@pytest.mark.parametrize("denied", ["weights.txt", "weights"])
+def test_unreadable(denied: str) -> None:
+    """A file or a directory without read permission is an error that names it, and nothing is stored."""
+    client = new_client()
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folder is closed to other users
+        os.chmod(folder, 0o755)  # noqa: S103 - other users must enter
+        out = write_folder(Path(folder), FILES)
+        (out / denied).chmod(0)
+        with as_nobody(), pytest.raises(AccessDeniedError, match=f"{denied}.*Permission denied"):
+            publish(client, out, MODEL, version="v3")
+        assert list(client.store.list_keys()) == []
+        (out / denied).chmod(0o755)
+        with as_nobody():
+            assert publish(client, out, MODEL, version="v3").digest == digest_of(FILES)
+
+
 def test_file_that_changes(client: FsspecStorageClient, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that no longer has its hash is an error, although its size and its modification time are the same."""
     before = os.stat(out / "config.json")
@@ -477,8 +524,29 @@ def test_bad_metadata(client: FsspecStorageClient, out: Path) -> None:
     assert list(client.store.list_keys()) == []
 
 
-def test_store_without_exclusive_create(out: Path) -> None:
-    """A store that cannot create exclusively is refused before anything is stored."""
-    client = FsspecStorageClient({"url": "memory://plain"})
+ON_PLAIN: dict[str, Callable[[FsspecStorageClient, Path], object]] = {
+    "publish": lambda plain, out: publish(plain, out, MODEL, version="v3"),
+    "set_alias": lambda plain, _: set_alias(plain, MODEL, "latest", "v1"),
+    "delete_version": lambda plain, _: delete_version(plain, MODEL, "v1"),
+    "retain": lambda plain, _: retain(plain, MODEL, keep_last=1, dry_run=False),
+    "collect_garbage": lambda plain, _: collect_garbage(plain, MODEL, grace=dt.timedelta()),
+    "copy_version": lambda plain, _: copy_version(plain, MODEL, "v1", plain, "released/llama"),
+}
+
+
+@pytest.mark.parametrize("function", ON_PLAIN)
+def test_store_without_exclusive_create(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """A store that cannot create exclusively is refused before a request to store or delete anything; it can be read."""
+    client = MemoryStorageClient({"bucket_name": "plain"})
+    for number in (1, 2):
+        publish(client, write_folder(tmp_path / f"v{number}", {"f": b"%d" % number}), MODEL, version=f"v{number}")
+    store_bytes(client.store, f"{MODEL}/data/{'0' * 64}-0/garbage", b"")
+    before = {key: read_bytes(client.store, key) for key in client.store.list_keys()}
+    plain = FsspecStorageClient({"url": "memory://plain"})
+    assert [each.name for each in list_versions(plain, MODEL)] == ["v1", "v2"]
+    for request in ("upload", "delete"):
+        monkeypatch.setattr(type(plain.store), request, None)
     with pytest.raises(ConflictCheckUnsupportedError):
-        publish(client, out, MODEL, version="v3")
+        ON_PLAIN[function](plain, out)
+    monkeypatch.undo()
+    assert {key: read_bytes(client.store, key) for key in client.store.list_keys()} == before

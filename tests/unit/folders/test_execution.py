@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from gllm_storage.memory.store import MemoryStore
 from tests.unit.folders.conftest import stored, write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
@@ -67,7 +70,7 @@ def test_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: FsspecSto
 
 
 @pytest.mark.parametrize("change", ["content", "deleted", "grown"])
-def test_changed_source(client: FsspecStorageClient, local: Path, tmp_path: Path, change: str) -> None:
+def test_changed_source(client: FsspecStorageClient, local: Path, change: str) -> None:
     """A local file that changed after the plan was made is a failure, and not transferred."""
     plan = client.sync_dir(local, client.url("v1"), dry_run=True).plan
     status = (local / "a.bin").stat()
@@ -82,7 +85,6 @@ def test_changed_source(client: FsspecStorageClient, local: Path, tmp_path: Path
         client.apply_plan(plan, on_error="collect")
     assert [path for path, _ in caught.value.failures] == ["a.bin"]
     assert stored(client) == {"v1/b/c.bin", "v1/d.txt"}
-    assert tmp_path.exists()
 
 
 def test_changed_object(client: FsspecStorageClient, local: Path, tmp_path: Path) -> None:
@@ -216,6 +218,38 @@ def test_deletion_fails(client: FsspecStorageClient, local: Path, monkeypatch: p
     with pytest.raises(FolderError, match=r"'a\.bin': locked"):
         client.delete_dir("v1")
     assert stored(client) == {"v1/a.bin"}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("on_error", ["stop", "collect"])
+def test_full_disk(client: FsspecStorageClient, disk: Path, on_error: str) -> None:
+    """A full disk is an error that names the file; no file is there in part, and the same call completes with room."""
+    for name, size in (("1", 1000), ("2", 700_000), ("3", 1000)):
+        client.upload(name.encode() * size, f"v1/{name}")
+    (disk / "filler").write_bytes(bytes(2**19))
+    with pytest.raises(FolderError, match=os.strerror(errno.ENOSPC)) as caught:
+        client.download_dir("v1", disk / "copy", on_error=on_error)
+    (failed,) = caught.value.result.outcomes("failed")
+    assert failed.path == "2"
+    there = {path.name: path.read_bytes() for path in (disk / "copy").iterdir()}
+    assert there == {name: name.encode() * 1000 for name in there}
+    assert sorted(there) == sorted(each.path for each in caught.value.result.outcomes("transferred"))
+    (disk / "filler").unlink()
+    result = client.download_dir("v1", disk / "copy", on_error=on_error)
+    assert (result.transferred, result.skipped) == (3 - len(there), len(there))
+    assert (disk / "copy" / "2").read_bytes() == b"2" * 700_000
 
 
 def test_interrupt(client: FsspecStorageClient, tmp_path: Path) -> None:
