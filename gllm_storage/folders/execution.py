@@ -62,7 +62,7 @@ class FolderResult:
     """The result of a transfer of a folder.
 
     Attributes:
-        plan: The plan. `FolderResult.skipped` lists the files that were equal.
+        plan: The plan. ``plan.steps("skip")`` lists the files that were equal.
         transferred: Number of transferred files.
         transferred_bytes: Their bytes.
         deleted: Number of deleted files.

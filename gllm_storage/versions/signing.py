@@ -158,7 +158,7 @@ class _Hashes:
         self._name = name
         self._ignored = ignored
 
-    def add_ignored_paths(self, *, model_path: object, paths: Iterable[str | os.PathLike[str]]) -> None:  # noqa: ARG002
+    def add_ignored_paths(self, *, model_path: object, paths: Iterable[str | os.PathLike[str]]) -> None:  # noqa: ARG002 - called by name
         """Leave out the paths that the signature leaves out."""
         self._ignored += [os.fspath(each) for each in paths]
 

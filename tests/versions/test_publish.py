@@ -536,13 +536,16 @@ ON_PLAIN: dict[str, Callable[[FsspecStorageClient, Path], object]] = {
 
 @pytest.mark.parametrize("function", ON_PLAIN)
 def test_store_without_exclusive_create(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
-    """A store that cannot create exclusively is refused before a request to store or delete anything; it can be read."""
+    """A store that cannot create exclusively is refused before a request that writes or deletes, also if it is empty."""
+    plain = FsspecStorageClient({"url": "memory://plain"})
+    if function != "copy_version":  # which has nothing to copy
+        with pytest.raises(ConflictCheckUnsupportedError):
+            ON_PLAIN[function](plain, out)
     client = MemoryStorageClient({"bucket_name": "plain"})
     for number in (1, 2):
         publish(client, write_folder(tmp_path / f"v{number}", {"f": b"%d" % number}), MODEL, version=f"v{number}")
     store_bytes(client.store, f"{MODEL}/data/{'0' * 64}-0/garbage", b"")
     before = {key: read_bytes(client.store, key) for key in client.store.list_keys()}
-    plain = FsspecStorageClient({"url": "memory://plain"})
     assert [each.name for each in list_versions(plain, MODEL)] == ["v1", "v2"]
     for request in ("upload", "delete"):
         monkeypatch.setattr(type(plain.store), request, None)
