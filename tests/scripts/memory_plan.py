@@ -44,7 +44,7 @@ def planned(folder: str) -> Plan:
 
 def main(folder: str, count: int) -> None:
     """Print the number of steps, and the growth, where steps may take 1 MiB before they are on the disk."""
-    plan.fold_of_disk = lambda _: fold_of(ignores_case=True, ignores_form=True)
+    vars(plan)["fold_of_disk"] = lambda _: fold_of(ignores_case=True, ignores_form=True)
     records._IN_MEMORY = 2**20
     planned(folder)
     idle = peak()

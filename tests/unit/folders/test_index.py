@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gllm_storage.files.source import open_source
 from gllm_storage.folders import compare
 from gllm_storage.folders.index import ChecksumIndex, Known, is_settled
 from gllm_storage.memory.store import MemoryStore
@@ -61,7 +62,7 @@ def test_without_index(client: FsspecStorageClient, local: Path, cache: Path, mo
     shutil.rmtree(cache)
     asked, read = list[str](), list[str]()
     together = threading.Barrier(8)
-    info, open_source = MemoryStore.info, compare.open_source
+    info = MemoryStore.info
 
     def ask(self: MemoryStore, key: str, operation: str = "info") -> ObjectInfo:
         asked.append(key)
