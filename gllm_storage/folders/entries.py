@@ -22,7 +22,7 @@ from gllm_storage.files.target import is_temporary
 from gllm_storage.folders.index import LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from gllm_storage.store.port import ObjectStore
 
@@ -313,29 +313,47 @@ class StoredFolder:
             return self._local.entries(chosen)
         return in_key_order(self._listed(chosen)) if self.sorts else self._listed(chosen)
 
-    def empty_markers(self) -> list[str]:
-        """The keys of the markers of folders that hold no files; as `ObjectStore.list_keys`."""
-        empty, open_markers = list[str](), list[str]()
-        for key in self.store.list_keys(self.prefix):  # the keys below a marker follow it
-            while open_markers and not key.startswith(open_markers[-1]):
-                empty.append(open_markers.pop())
-            if key.endswith("/"):
-                open_markers.append(key)
-            else:
-                open_markers.clear()
-        return empty + open_markers
+    def empty_markers(self, among: Container[str] | None = None) -> list[str]:
+        """The keys of folder markers, which have no content, with nothing below them but such markers.
+
+        Args:
+            among: Only these keys; the other markers stay, and so do those above them. None for all.
+
+        Raises:
+            StorageError: If the folder cannot be listed.
+        """
+        markers = [key for key in self.store.list_keys(self.prefix) if key.endswith("/")]
+        empty = {key for key in markers if among is None or key in among}
+        for key in markers if empty else ():
+            if key not in empty:
+                empty.difference_update(folders_of(key))
+        start = self.store.url("")
+        # The second listing has the sizes. It comes after the first one: a key that got content in between is kept.
+        for info in self.store.list(self.prefix) if empty else ():
+            key = info.url.removeprefix(start)
+            if info.size or not key.endswith("/"):
+                empty.difference_update(folders_of(key))
+        return sorted(empty)
 
     def _listed(self, chosen: Chosen) -> Iterator[Entry]:
-        start, before = self.store.url(self.prefix), b""
+        start, before = self.store.url(self.prefix), None
         for info in self.store.list(self.prefix):
             path = info.url.removeprefix(start)
             if not info.size and (not path or path.endswith("/")):
                 continue
-            if (name := path.encode()) < before and not self.sorts:
+            name = path.encode()
+            if name == before:  # a store that lists a key twice
+                continue
+            if before is not None and name < before and not self.sorts:
                 raise UnorderedError(self)
             before = name
             if chosen.takes(path):
                 yield Entry(path, info.size, nanoseconds(info.last_modified), info.etag, info.version)
+
+
+def folders_of(key: str) -> Iterator[str]:
+    """The keys of the markers of the folders that hold a key; a key that ends with a slash is its own marker, too."""
+    return (key[: position + 1] for position, character in enumerate(key) if character == "/")
 
 
 @lru_cache(maxsize=16)

@@ -17,7 +17,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy, StorageError, ends_all
 from gllm_storage.folders.batches import batches_of
 from gllm_storage.folders.distribution import Distribution
-from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder
+from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder, folders_of
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.mover import Mover, NotBegunError, Progresses, changed, unlinked
 from gllm_storage.folders.plan import in_order, merged
@@ -128,11 +128,22 @@ class Execution:
         manner: How it is run.
         index: Remembers checksums.
         stop: Cancels everything.
+        takes_all: Whether no filter leaves files of a deletion out. Then markers of empty folders are deleted everywhere in
+            the target, and otherwise only above the files that were deleted.
     """
 
     def __init__(  # noqa: PLR0917 - the plan, its two ends, and the means
-        self, plan: Plan, source: Folder | None, target: Folder, manner: Manner, index: ChecksumIndex, stop: Stop
+        self,
+        plan: Plan,
+        source: Folder | None,
+        target: Folder,
+        manner: Manner,
+        index: ChecksumIndex,
+        stop: Stop,
+        *,
+        takes_all: bool = False,
     ) -> None:
+        self._takes_all = takes_all
         self._plan = plan
         self._target = target
         self._manner = manner
@@ -283,10 +294,16 @@ class Execution:
 
     def _delete_markers(self, target: StoredFolder) -> None:
         """Delete the markers of folders that became empty, which consoles and other tools have made."""
-        if markers := target.empty_markers():
+        above = None if self._takes_all else self._folders_above(target)
+        if markers := target.empty_markers(above):
             transfer = target.store.transfer(target.prefix, "delete", None, Stop(self._stop))
             # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after this call.
             run_all([partial(target.store.delete_many, markers, transfer)], 1, transfer.stop)
+
+    def _folders_above(self, target: StoredFolder) -> set[str]:
+        """The folders of the files that were deleted, as keys of markers."""
+        deleted = (target.key(each.path) for each in self._result.outcomes("deleted"))
+        return {folder for key in deleted for folder in folders_of(key) if folder.startswith(target.prefix)}
 
     def _settle(self, file: Entry, error: Exception | None) -> None:
         if error is None:

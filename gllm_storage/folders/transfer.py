@@ -294,7 +294,8 @@ def delete(target: Folder, options: Options, chosen: Chosen | None = None) -> Fo
         plan = plan_deletion(target, chosen)
         if not options.force:
             require_unpublished(plan, target)
-        return FolderResult(plan) if options.dry_run else _run(plan, None, target, manner, stop)
+        takes_all = all(each is None for each in (options.include, options.exclude, options.rules, options.files))
+        return FolderResult(plan) if options.dry_run else _run(plan, None, target, manner, stop, takes_all=takes_all)
 
 
 def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -> FolderResult:
@@ -319,9 +320,11 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
         return FolderResult(plan) if options.dry_run else _run(plan, source, target, manner, stop)
 
 
-def _run(plan: Plan, source: Folder | None, target: Folder, manner: Manner, stop: Stop) -> FolderResult:
+def _run(
+    plan: Plan, source: Folder | None, target: Folder, manner: Manner, stop: Stop, *, takes_all: bool = False
+) -> FolderResult:
     with contextlib.closing(ChecksumIndex(index_file())) as index:
-        return Execution(plan, source, target, manner, index, stop).run()
+        return Execution(plan, source, target, manner, index, stop, takes_all=takes_all).run()
 
 
 def _require_apart(source: Folder, target: Folder) -> None:

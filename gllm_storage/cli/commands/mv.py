@@ -127,10 +127,9 @@ def _remove_local_folders(path: str) -> None:
 
 
 def _remove_markers(client: FsspecStorageClient, key: str) -> None:
+    from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - for this option only
+
     store, prefix = client.store, key if not key or key.endswith("/") else f"{key}/"
-    start = store.url("")
-    objects = {info.url.removeprefix(start) for info in store.list(prefix)}
-    markers = [each for each in store.list_keys(prefix) if each not in objects and each.endswith("/")]
-    if markers:
+    if markers := StoredFolder(store, prefix).empty_markers():
         transfer = store.transfer("", "delete")
         run_all([lambda: store.delete_many(markers, transfer)], 1, transfer.stop)

@@ -201,7 +201,7 @@ def test_plan_of_other_endpoint(
 
 
 def test_markers(client: FsspecStorageClient, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`delete_dir` deletes the markers of folders that became empty, and keeps the others."""
+    """`delete_dir` deletes the markers of folders that became empty; with a filter, only above the files that it deleted."""
     client.upload_dir(local, "v1")
     markers = {"v1/", "v1/b/", "v1/b/c/", "v1/e/", "v10/"}
     listed, delete = MemoryStore.list_keys, MemoryStore.delete
@@ -215,9 +215,39 @@ def test_markers(client: FsspecStorageClient, local: Path, monkeypatch: pytest.M
     monkeypatch.setattr(MemoryStore, "list_keys", with_markers)
     monkeypatch.setattr(MemoryStore, "delete", delete_marker)
     client.delete_dir("v1", include=["*.txt"])
-    assert markers == {"v1/", "v1/b/", "v10/"}
+    assert markers == {"v1/", "v1/b/", "v1/b/c/", "v1/e/", "v10/"}
+    client.delete_dir("v1", files=["b/c.bin"])
+    assert markers == {"v1/", "v1/b/", "v1/b/c/", "v1/e/", "v10/"}
+    client.upload(b"", "v1/b/c/x")
+    client.delete_dir("v1", files=["b/c/x"])
+    assert markers == {"v1/", "v1/e/", "v10/"}
     client.delete_dir("v1")
     assert markers == {"v10/"}
+
+
+@pytest.mark.parametrize("options", [{"files": ["x.tmp"]}, {"include": ["*.tmp"]}, {"exclude": ["*/", "y"]}], ids=str)
+def test_content_behind_slash(client: FsspecStorageClient, options: dict[str, Any]) -> None:
+    """`delete_dir` with a filter keeps an object with content whose key ends with a slash, and markers elsewhere."""
+    keys = {"d/x.tmp": b"x", "d/y": b"y", "d/keep/": b"DATA", "d/empty/": b""}
+    for number, (key, content) in enumerate(keys.items()):
+        client.upload(content, f"upload{number}")
+        objects: Any = vars(client.store)["_filesystem"].store  # no path can name such a key
+        start = f"/{client.store.url('').removeprefix('memory://')}"
+        objects[f"{start}{key}"] = objects.pop(f"{start}upload{number}")
+    assert client.delete_dir("d", **options).deleted == 1
+    assert stored(client) == {"d/y", "d/keep/", "d/empty/"}
+
+
+def test_key_listed_twice(client: FsspecStorageClient, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that lists a key twice has it once: `sync_dir` does not delete a file that is equal."""
+    client.upload_dir(local, "v1")
+    listed = MemoryStore.list
+    twice = lambda store, prefix="": (each for info in listed(store, prefix) for each in (info, info))  # noqa: E731 - short
+    monkeypatch.setattr(MemoryStore, "list", twice)
+    result = client.sync_dir(local, client.url("v1"), delete=True)
+    assert (result.deleted, result.skipped) == (0, 3)
+    assert client.copy_dir("v1", "v2").transferred == 3
+    assert client.delete_dir("v2").deleted == 3
 
 
 def test_folders_of_disk(local: Path) -> None:
