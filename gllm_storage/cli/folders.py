@@ -271,7 +271,7 @@ def run_tree(tree: Tree, reporter: Reporter, options: Mapping[str, Any], *, remo
     # A file behind a link to a folder belongs to another folder, and would be listed twice if that is moved, too.
     source = end_of(tree.source, stored=are_local and removes, links="files" if removes else "follow")
     target = end_of(tree.target, stored=are_local)
-    plain = {"everything": True, "learns": False, "on_error": "collect", "force": not removes}
+    plain = {"everything": True, "learns": False, "on_error": "collect"}
     run(source, target, reporter, {**plain, "removes": removes, **options})
 
 

@@ -20,6 +20,7 @@ from gllm_storage.files.target import Draft, rename, scratch_target, temporary_b
 from gllm_storage.registry import storage_client_from_url
 from gllm_storage.store import checksums
 from gllm_storage.store.create import exists_error
+from gllm_storage.store.port import is_same_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,11 +92,21 @@ def move_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str:
         return shown_name(target)
     store, key = old.client.store, old.key
     version = old.client.info(old.remote_path)
+    if (old.key, old.client.provider) == (new.key, new.client.provider) and _is_version(new, version):
+        # One store at two endpoints: after the copy onto itself, the only object would be deleted.
+        raise ValueError(f"{shown_name(source)}: source and target are the same object")
     moved = copy_file(copy, shown, no_clobber=no_clobber)
     transfer = store.transfer(key, "move")
     # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after the command.
     run_all([partial(store.delete_version, key, version, transfer)], 1, transfer.stop)
     return moved or shown_name(target)
+
+
+def _is_version(stored: Stored, version: ObjectInfo) -> bool:
+    try:
+        return is_same_version(stored.client.info(stored.remote_path), version)
+    except FileNotFoundError:
+        return False
 
 
 def write_out(stored: Stored, shown: Bars) -> None:

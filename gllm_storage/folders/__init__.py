@@ -9,6 +9,7 @@ is complete, and has passed all checks, before anything moves. The execution mov
 | `filters` | which files take part |
 | `names` | which names are refused |
 | `published` | which objects belong to published versions |
+| `overlap` | whether a plan would change files that it reads |
 | `index` | checksums that are remembered |
 | `compare` | whether two files are equal |
 | `plan` | the steps of a transfer |

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.files.source import local_error
 from gllm_storage.files.target import is_temporary
+from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.index import LOCAL
 
 if TYPE_CHECKING:
@@ -349,6 +350,15 @@ class StoredFolder:
             before = name
             if chosen.takes(path):
                 yield Entry(path, info.size, nanoseconds(info.last_modified), info.etag, info.version)
+
+
+def files_of(folder: Folder) -> Iterator[Entry]:
+    """All files of a folder that can be listed, in key order.
+
+    Raises:
+        StorageError: If the folder cannot be listed.
+    """
+    return (each for each in folder.entries(Filter()) if not isinstance(each, Problem))
 
 
 def folders_of(key: str) -> Iterator[str]:

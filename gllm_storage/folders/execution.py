@@ -17,8 +17,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy, StorageError, ends_all
 from gllm_storage.folders.batches import batches_of
 from gllm_storage.folders.distribution import Distribution
-from gllm_storage.folders.entries import Entry, LocalFolder, Problem, StoredFolder, folders_of
-from gllm_storage.folders.filters import Filter
+from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder, files_of, folders_of
 from gllm_storage.folders.mover import Mover, NotBegunError, Progresses, changed, unlinked
 from gllm_storage.folders.plan import in_order, merged
 from gllm_storage.folders.records import Records
@@ -253,7 +252,7 @@ class Execution:
         replaced: list[Entry] = []
         waiting: list[Entry] = []
         planned = (step.file for step in self._plan.steps("delete"))
-        for file, found in merged(planned, _files_of(self._target)):
+        for file, found in merged(planned, files_of(self._target)):
             if file is None or found is None:
                 continue
             (waiting if (found.state, found.size) == (file.state, file.size) else replaced).append(file)
@@ -324,10 +323,6 @@ class Execution:
         if not self._plan.source and isinstance(self._target, StoredFolder) and self._target.prefix:
             with contextlib.suppress(OSError):
                 os.rmdir(target.path)
-
-
-def _files_of(folder: Folder) -> Iterator[Entry]:
-    return (each for each in folder.entries(Filter()) if not isinstance(each, Problem))
 
 
 def _deleted(store: ObjectStore, key: str) -> Exception | None:

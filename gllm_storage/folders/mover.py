@@ -449,7 +449,10 @@ class Mover:
             with self._watch(step)() as progress:
                 progress.expect(step.file.size)
                 transfer = store.transfer(key, "move", None, Stop(self.stop))
-                store.move(key, target.key(step.file.path), transfer, exclusive=self.manner.exclusive)
+                version = store.info(key, "move")
+                if not _is_planned(step.file, source, version):
+                    return changed(transfer.details.url, "so it was not moved")
+                store.move(key, target.key(step.file.path), transfer, exclusive=self.manner.exclusive, version=version)
                 progress.finish()
         except Exception as error:  # noqa: BLE001 - each file's failure is a result
             return error

@@ -10,11 +10,12 @@ import re
 from typing import TYPE_CHECKING
 
 from gllm_storage.errors import ErrorDetails, FolderError, Remedy
-from gllm_storage.folders.entries import LocalFolder, StoredFolder
+from gllm_storage.folders.entries import LocalFolder, StoredFolder, files_of
 from gllm_storage.folders.filters import Filter
+from gllm_storage.folders.plan import in_order, merged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from gllm_storage.folders.entries import Folder
     from gllm_storage.folders.plan import Plan
@@ -27,12 +28,20 @@ _OF_MODEL = re.compile(
     rf"|(?:versions|aliases)/{_NAME}/[0-9]{{8}}\.json\Z|names/{_NAME}\.json\Z)"
 )
 _LOG = re.compile(rf"{_NAME}/[0-9]{{8}}\.json")
+_MARK = re.compile(rf"{_PLACE}/.+")
+"""A publisher works there, who has no entry of a log yet if this is the first version."""
 _SHOWN = 5
 """The most keys that an error lists."""
 
 
-def require_unpublished(plan: Plan, target: Folder) -> None:
+def require_unpublished(plan: Plan, folder: Folder, *, replaces: bool = True, removes: bool = False) -> None:
     """Check that a plan deletes and replaces no object of a published version. New objects may be added.
+
+    Args:
+        plan: The plan.
+        folder: The target; or the source, if `removes` is set.
+        replaces: Whether a transfer replaces a file that exists.
+        removes: Whether the plan removes the files that it transfers from the folder.
 
     Raises:
         FolderError: If it does.
@@ -40,22 +49,47 @@ def require_unpublished(plan: Plan, target: Folder) -> None:
     """
     if not (plan.deletions or plan.replacements):
         return
-    models = _Models(target)
+    models = _Models(folder)
     refused, count = list[str](), 0
-    for step in plan.steps():
-        if step.reason != "new" and (model := models.of(step.file.path)) is not None:
+    for path in _moved(plan) if removes else _changed(plan, models, folder, replaces=replaces):
+        if (model := models.of(path)) is not None:
             count += 1
             if count <= _SHOWN:
-                refused.append(f"{step.file.path!r} of the model {model!r}")
+                refused.append(f"{path!r} of the model {model!r}")
     if not count:
         return
     more = f", and {count - _SHOWN} more" if count > _SHOWN else ""
     raise FolderError(
-        f"objects of published versions would be deleted or replaced in {target.url}: {', '.join(refused)}{more}; "
+        f"objects of published versions would be deleted or replaced in {folder.url}: {', '.join(refused)}{more}; "
         "nothing was changed",
-        ErrorDetails(url=target.url, operation="plan"),
+        ErrorDetails(url=folder.url, operation="plan"),
         Remedy.FORCE,
     )
+
+
+def _moved(plan: Plan) -> Iterator[str]:
+    return (step.file.path for step in plan.steps("transfer"))
+
+
+def _changed(plan: Plan, models: _Models, target: Folder, *, replaces: bool) -> Iterator[str]:
+    """The files of the target that a plan deletes or replaces."""
+    asked = False
+    for step in plan.steps():
+        if step.reason == "asked":
+            asked = asked or (replaces and models.of(step.file.path) is not None)
+        elif step.reason != "new" and (replaces or step.action == "delete"):
+            yield step.file.path
+    if asked:  # the plan was made without a look at the target
+        yield from in_order(lambda: list(_existing(plan, models, target)))
+
+
+def _existing(plan: Plan, models: _Models, target: Folder) -> Iterator[str]:
+    asked = (
+        step.file for step in plan.steps("transfer") if step.reason == "asked" and models.of(step.file.path) is not None
+    )
+    for one, other in merged(asked, files_of(target)):
+        if one is not None and other is not None:
+            yield one.path
 
 
 class _Models:
@@ -71,7 +105,7 @@ class _Models:
         for found in _OF_MODEL.finditer(key):
             base = key[: found.end()]
             if base not in self._known:
-                self._known[base] = any(_LOG.fullmatch(each) for each in self._versions(base))
+                self._known[base] = self._has(f"{base}versions/", _LOG) or self._has(f"{base}marks/", _MARK)
             if self._known[base]:
                 return base.rstrip("/")
         return None
@@ -82,10 +116,13 @@ class _Models:
             return folder.local.local_path(path)
         return folder.key(path) if isinstance(folder, StoredFolder) else path
 
-    def _versions(self, base: str) -> Iterator[str]:
-        """The paths below the versions of a model; the first one tells mostly."""
-        prefix, folder = f"{base}versions/", self._target
+    def _has(self, prefix: str, pattern: re.Pattern[str]) -> bool:
+        """Whether there is a key of a form below a prefix; the first one tells mostly."""
+        folder = self._target
         if folder.local is not None:
-            return (each.path for each in LocalFolder(prefix).entries(Filter()))
-        store = folder.store if isinstance(folder, StoredFolder) else None
-        return (key.removeprefix(prefix) for key in store.list_keys(prefix)) if store is not None else iter(())
+            paths: Iterable[str] = (each.path for each in LocalFolder(prefix).entries(Filter()))
+        elif isinstance(folder, StoredFolder):
+            paths = (key.removeprefix(prefix) for key in folder.store.list_keys(prefix))
+        else:
+            paths = ()
+        return any(pattern.fullmatch(each) for each in paths)

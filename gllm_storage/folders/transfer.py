@@ -17,6 +17,7 @@ from gllm_storage.folders.execution import Execution, FolderResult
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.index import ChecksumIndex, index_file
 from gllm_storage.folders.mover import Manner
+from gllm_storage.folders.overlap import require_apart, require_kept_sources
 from gllm_storage.folders.plan import (
     Wanted,
     plan_deletion,
@@ -255,13 +256,16 @@ def transfer(
     if max_delete is not None and max_delete < 0:
         raise ValueError(f"max_delete={max_delete}: it must not be negative")
     if not options.everything:
-        _require_apart(source, target)
+        require_apart(source, target)
     target = target.as_target()
     wanted = Wanted(chosen, delete, max_delete, options.size_only, everything=options.everything)
     with timed(), contextlib.closing(ChecksumIndex(index_file())) as index:
         plan = plan_transfer(source, target, wanted, index, stop)
+        require_kept_sources(plan, source, target, removes=options.removes)
         if not options.force:
-            require_unpublished(plan, source if options.removes else target)
+            require_unpublished(plan, target, replaces=not options.exclusive)
+            if options.removes:
+                require_unpublished(plan, source, removes=True)
         if options.dry_run:
             return FolderResult(plan)
         return Execution(plan, source, target, manner, index, stop).run()
@@ -308,13 +312,14 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
     """
     manner, stop = options.manner(), options.stop()
     if source is not None:
-        _require_apart(source, target)
+        require_apart(source, target)
     target = target.as_target()
     with timed():
         require_places(plan, source, target)
         require_deletions(plan)
         if source is not None:
             require_names(plan, source, target)
+            require_kept_sources(plan, source, target)
         if not options.force:
             require_unpublished(plan, target)
         return FolderResult(plan) if options.dry_run else _run(plan, source, target, manner, stop)
@@ -325,18 +330,6 @@ def _run(
 ) -> FolderResult:
     with contextlib.closing(ChecksumIndex(index_file())) as index:
         return Execution(plan, source, target, manner, index, stop, takes_all=takes_all).run()
-
-
-def _require_apart(source: Folder, target: Folder) -> None:
-    one, other = _root_of(source), _root_of(target)
-    if one.startswith(other) or other.startswith(one):
-        raise ValueError(f"{source.url} and {target.url}: one folder lies in the other; name folders that are apart")
-
-
-def _root_of(folder: Folder) -> str:
-    if folder.local is not None:
-        return f"{os.path.realpath(folder.local.path).rstrip('/')}/"
-    return f"{folder.store.place} {folder.url}" if isinstance(folder, StoredFolder) else folder.url
 
 
 def local_folder(path: str | os.PathLike[str], links: str = "follow") -> LocalFolder:

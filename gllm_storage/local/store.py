@@ -159,7 +159,9 @@ class LocalStore(ObjectStore):
 
         self._read_unchanged(key, transfer, to_target)
 
-    def move(self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False) -> None:
+    def move(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
         """Rename the file; copy and delete it if it is a link, or if the target is on another file system.
 
         Raises:
@@ -168,11 +170,12 @@ class LocalStore(ObjectStore):
             StorageError: If the file cannot be moved.
         """
         details, path = transfer.details, self._path(key)
-        self.info(key, details.operation)  # a folder is not an object
+        if version is None:
+            self.info(key, details.operation)  # a folder is not an object
         if exclusive:
             self._require_absent(target_key, self.details(target_key, details.operation))  # for speed: the link decides
         if os.path.islink(path):
-            super().move(key, target_key, transfer, exclusive=exclusive)
+            super().move(key, target_key, transfer, exclusive=exclusive, version=version)
             return
         try:
             rename(path, self._path(target_key), details, exclusive=exclusive, durable=transfer.settings.fsync)
@@ -181,7 +184,7 @@ class LocalStore(ObjectStore):
         except StorageError as error:
             if getattr(error.__cause__, "errno", None) != errno.EXDEV:
                 raise
-            super().move(key, target_key, transfer, exclusive=exclusive)
+            super().move(key, target_key, transfer, exclusive=exclusive, version=version)
 
     def _read_unchanged(self, key: str, transfer: Transfer, read: Callable[[LocalSource], None]) -> None:
         attempt = 0

@@ -693,7 +693,9 @@ class ObjectStore(ABC):
             self.require_version(key, version, transfer.details)
             self.copy(key, self, target_key, transfer)
 
-    def move(self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False) -> None:
+    def move(
+        self, key: str, target_key: str, transfer: Transfer, *, exclusive: bool = False, version: ObjectInfo | None = None
+    ) -> None:
         """Move an object within the store: copy one version of it, and then delete that version.
 
         Args:
@@ -701,6 +703,7 @@ class ObjectStore(ABC):
             target_key: Its new key.
             transfer: The operation, the settings, the progress, and the stop.
             exclusive: Whether to fail if the target exists, atomically.
+            version: The version to move; None for the one of now.
 
         Raises:
             ObjectNotFoundError: If the object does not exist.
@@ -709,7 +712,7 @@ class ObjectStore(ABC):
             StorageUnavailableError: If the object was replaced meanwhile. The replacement was not deleted.
             StorageError: If the copy fails, and then nothing was changed; or if the object cannot be deleted.
         """
-        version = self.info(key, transfer.details.operation)
+        version = version or self.info(key, transfer.details.operation)
         self.copy_version(key, target_key, transfer, exclusive=exclusive, version=version)
         self.delete_version(key, version, transfer)
 

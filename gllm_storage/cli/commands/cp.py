@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @click.command()
 @transfer_options
 @bwlimit_option
+@click.option("-f", "--force", is_flag=True, help="Replace also files of published versions, in folders.")
 @preserve_option
 @dry_run_option
 @filter_options
@@ -57,6 +58,7 @@ def cp(
     recursive: bool,
     verbose: bool,
     quiet: bool,
+    force: bool,
     preserve: Sequence[str],
     dry_run: bool,
     chosen: Mapping[str, Any],
@@ -80,6 +82,7 @@ def cp(
     options = {
         **chosen,
         "exclusive": no_clobber,
+        "force": force,
         "properties": properties,
         "dry_run": dry_run,
         "preserve": preserve,
