@@ -172,10 +172,20 @@ def info_from_fsspec(entry: Mapping[str, Any], url: str) -> ObjectInfo:
     return ObjectInfo(
         url=url,
         size=int(entry.get("size") or 0),
-        etag=None if etag is None else str(etag).strip('"'),
+        etag=None if etag is None else plain_etag(str(etag)),
         last_modified=aware(modified),
         metadata=entry.get("metadata"),
     )
+
+
+def strong_etag(etag: str) -> str:
+    """An ETag without the mark ``W/``, which proxies that compress answers add: the store has it without."""
+    return etag.removeprefix("W/")
+
+
+def plain_etag(etag: str) -> str:
+    """An ETag without quotes, and without the mark ``W/``; as in `strong_etag`."""
+    return strong_etag(etag).strip('"')
 
 
 def aware(moment: object) -> datetime | None:

@@ -15,6 +15,7 @@ from gllm_storage.azure.errors import UnreadableAnswerError, is_transient, statu
 from gllm_storage.azure.requests import GARBLED, facts_in, info_of, is_folder
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.http.sender import BROKEN
+from gllm_storage.info import plain_etag
 from gllm_storage.store.checksums import MD5_UNDERSCORED
 from gllm_storage.store.diagnosis import of_connection
 from gllm_storage.store.reader import (
@@ -176,11 +177,11 @@ class AzureReader(ObjectReader):
             UnreadableAnswerError: If the answer is not a range of Azure.
         """
         etag, found = headers.get("etag", ""), _RANGE.fullmatch(headers.get("content-range", ""))
-        if etag.strip('"') == version.etag and headers.get("content-length") == "0" == str(version.size):
+        if plain_etag(etag) == version.etag and headers.get("content-length") == "0" == str(version.size):
             return  # Azurite's answer for an empty blob
         if not etag or found is None:
             raise UnreadableAnswerError(f"its answer has no {'Content-Range' if etag else 'ETag'}")
-        if etag.strip('"') != version.etag:
+        if plain_etag(etag) != version.etag:
             raise ObjectChangedError
         if int(found[2]) != version.size:
             raise lengths_differ(self._details, version.size, int(found[2]))

@@ -13,7 +13,7 @@ from gllm_storage.azure.errors import SDK_ERRORS, UnreadableAnswerError, is_tran
 from gllm_storage.azure.listing import checked_listings
 from gllm_storage.errors import OURS, ObjectNotFoundError, StorageError
 from gllm_storage.http.dates import read_date
-from gllm_storage.info import ObjectInfo, aware
+from gllm_storage.info import ObjectInfo, aware, plain_etag
 from gllm_storage.store import retry
 from gllm_storage.store.checksums import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, kept_checksum
 
@@ -259,7 +259,7 @@ def info_of(properties: BlobProperties | Facts, *, listed: bool = False) -> Obje
     return ObjectInfo(
         url=url_of(properties.container, properties.name),
         size=int(properties.size),
-        etag=str(properties.etag).strip('"'),
+        etag=plain_etag(str(properties.etag)),
         last_modified=aware(properties.last_modified),
         checksum=None if listed else _checksum(properties),
         metadata=None if listed else lowered(properties.metadata),

@@ -23,7 +23,7 @@ from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import StorageError
 from gllm_storage.files.source import CHUNK
-from gllm_storage.info import Stored
+from gllm_storage.info import Stored, plain_etag
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM_UNDERSCORED, MD5_UNDERSCORED, WRITE_ID_UNDERSCORED
 from gllm_storage.store.create import Answer
@@ -524,7 +524,7 @@ class AzureWrite:
         return Stored(
             url=url_of(self._requests.name, self._request.key),
             size=self._request.source.size,
-            etag=answer["etag"].strip('"'),
+            etag=plain_etag(answer["etag"]),
             version=answer.get("x-ms-version-id"),
             checksum=f"crc64nvme:{checksums.encode(crc)}",
         )

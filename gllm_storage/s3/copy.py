@@ -26,7 +26,7 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import Remedy, StorageError, StorageUnavailableError
-from gllm_storage.info import Stored
+from gllm_storage.info import Stored, plain_etag, strong_etag
 from gllm_storage.s3.errors import SDK_ERRORS, is_not_found, not_found, require_any, status_of, translated
 from gllm_storage.s3.requests import Completed, size_in
 from gllm_storage.s3.settings import MAX_PUT
@@ -173,7 +173,7 @@ def _version_to_copy(requests: S3Requests, copy: Copy) -> Mapping[str, Any]:
         StorageUnavailableError: If it is not the version to copy.
     """
     version = _head(requests, copy)
-    if copy.etag and version["ETag"].strip('"') != copy.etag:
+    if copy.etag and plain_etag(version["ETag"]) != copy.etag:
         raise StorageUnavailableError(
             f"{copy.transfer.details.operation} of {copy.source.url}: the object was replaced meanwhile",
             copy.transfer.details,
@@ -184,7 +184,7 @@ def _version_to_copy(requests: S3Requests, copy: Copy) -> Mapping[str, Any]:
 
 def _copy_version(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
     size = version["ContentLength"]
-    parts_of_source = version["ETag"].strip('"').partition("-")[2]
+    parts_of_source = plain_etag(version["ETag"]).partition("-")[2]
     if copy.exclusive or (copy.keep_etag and parts_of_source) or size > min(copy.threshold, MAX_PUT):
         _confirm_size(requests, copy, version)
     if copy.exclusive:
@@ -214,18 +214,20 @@ def _confirm_size(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) 
     """
     parameters = {**requests.connection.parameters("GetObject"), **copy.source.parameters()}
     try:
-        answer = requests.connection.client.get_object(**_any(parameters), Range="bytes=0-0", IfMatch=version["ETag"])
+        answer = requests.connection.client.get_object(
+            **_any(parameters), Range="bytes=0-0", IfMatch=strong_etag(version["ETag"])
+        )
     except ClientError as error:
         raise (ObjectChangedError if _is_changed(error) else error) from error
     answer["Body"].close()
     size = size_in(answer)
-    if answer.get("ETag") == version["ETag"] and size not in {None, version["ContentLength"]}:
+    if plain_etag(answer.get("ETag") or "") == plain_etag(version["ETag"]) and size not in {None, version["ContentLength"]}:
         raise lengths_differ(_details(copy), version["ContentLength"], size or 0)
 
 
 def _copy_by_one_request(requests: S3Requests, copy: Copy, version: Mapping[str, Any]) -> None:
     """CopyObject. One request copies one version, whichever it is, so it needs no precondition."""
-    pinned = {"CopySourceIfMatch": version["ETag"]} if copy.etag else {}
+    pinned = {"CopySourceIfMatch": strong_etag(version["ETag"])} if copy.etag else {}
     wanted = {**_storage(copy, version), **_parameters(requests, copy, "CopyObject"), **pinned}
     parameters = _accepted(requests, "CopyObject", wanted)
     try:
@@ -240,7 +242,7 @@ def _copy_by_one_request(requests: S3Requests, copy: Copy, version: Mapping[str,
         raise
     result = answer.get("CopyObjectResult", {})
     require_any(result, "ETag", "LastModified")
-    etag = result.get("ETag", "").strip('"') or None
+    etag = plain_etag(result.get("ETag", "")) or None
     copy.transfer.stored(Stored(copy.target.url, version["ContentLength"], etag, answer.get("VersionId")))
 
 
@@ -369,7 +371,7 @@ class _CopyInParts:
                 UploadId=str(self._upload_id),
                 PartNumber=number,
                 CopySource=_any(self._copy.source.parameters()),
-                CopySourceIfMatch=self._version["ETag"],
+                CopySourceIfMatch=strong_etag(self._version["ETag"]),
                 CopySourceRange=f"bytes={offset}-{offset + length - 1}",
             )
         except ClientError as error:

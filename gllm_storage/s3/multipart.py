@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.files.source import CHUNK
-from gllm_storage.info import Stored
+from gllm_storage.info import Stored, plain_etag, strong_etag
 from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import SDK_ERRORS, require_any
 from gllm_storage.s3.requests import Completed
@@ -156,7 +156,7 @@ class MultipartUpload:
         md5 = hashlib.md5(usedforsecurity=False)
         for start in range(offset, offset + length, CHUNK):
             md5.update(self._upload.request.source.read_at(start, min(CHUNK, offset + length - start)))
-        return part if found["ETag"].strip('"') == md5.hexdigest() else None
+        return part if plain_etag(found["ETag"]) == md5.hexdigest() else None
 
     def send_part(self, number: int, body: Body, crc: int) -> dict[str, Any]:
         """Send a part.
@@ -177,7 +177,7 @@ class MultipartUpload:
         send = partial(self._send_body, number, body, checksums.encode(crc))
         answer = send_intact(send, body, self._upload.settings.max_attempts, self._upload.request.details)
         require_any(answer, "ETag")
-        part = {"PartNumber": number, "ETag": answer["ETag"]}
+        part = {"PartNumber": number, "ETag": strong_etag(answer["ETag"])}
         return {**part, "ChecksumCRC64NVME": checksums.encode(crc)} if answer.get("ChecksumCRC64NVME") else part
 
     def _send_body(self, number: int, body: Body, encoded: str) -> Any:

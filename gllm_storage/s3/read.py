@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from botocore.exceptions import ClientError
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
-from gllm_storage.info import ObjectInfo
+from gllm_storage.info import ObjectInfo, plain_etag
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_transient, status_of, translated
 from gllm_storage.s3.requests import info_from_head, size_in
 from gllm_storage.store.diagnosis import of_connection
@@ -200,7 +200,7 @@ class S3Reader(ObjectReader):
             RangesIgnoredError: If it is the complete object, and a range was requested.
             StorageError: If the object is longer or shorter than the version.
         """
-        etag = str(answer.get("ETag", "")).strip('"')
+        etag = plain_etag(str(answer.get("ETag", "")))
         if etag and version.etag and etag != version.etag:
             raise ObjectChangedError
         content_range = answer.get("ContentRange")
@@ -246,7 +246,7 @@ def _version_of(answer: Mapping[str, Any], start: int, end: int | None, url: str
     first, last, size = map(int, found.groups())
     if (first, last + 1) != slice(start, end).indices(size)[:2] or answer.get("ContentLength") != last + 1 - first:
         return None
-    return ObjectInfo(url, size, etag=str(answer.get("ETag", "")).strip('"') or None)
+    return ObjectInfo(url, size, etag=plain_etag(str(answer.get("ETag", ""))) or None)
 
 
 def _chunks(body: Any, details: ErrorDetails, buffer: Memory | None = None) -> Generator[bytes | memoryview, None, None]:

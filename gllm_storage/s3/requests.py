@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, Remedy, StorageError
-from gllm_storage.info import ObjectInfo
+from gllm_storage.info import ObjectInfo, plain_etag
 from gllm_storage.s3.body import crc64nvme_of, md5_of
 from gllm_storage.s3.errors import (
     SDK_ERRORS,
@@ -133,7 +133,7 @@ class S3Requests:
             raise
         self._seen = time.monotonic()
         if checksums and _checksum(answer) is None:  # else a download has to compare with the checksum
-            self.confirm(key, answer["ContentLength"], answer["ETag"].strip('"'))
+            self.confirm(key, answer["ContentLength"], plain_etag(answer["ETag"]))
         return answer
 
     def confirm(self, key: str, size: int, etag: str) -> None:
@@ -186,7 +186,7 @@ class S3Requests:
         Returns:
             None if the object is complete, is another writer's, or if that is unknown.
         """
-        etag = str(answer.get("ETag") or "").strip('"')
+        etag = plain_etag(str(answer.get("ETag") or ""))
         if etag and etag == etag_of_parts(whole.etags):
             return None
         is_same = whole.checksum and whole.checksum == answer.get("ChecksumCRC64NVME")
@@ -384,7 +384,7 @@ def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
     return ObjectInfo(
         url=url,
         size=answer["ContentLength"],
-        etag=answer["ETag"].strip('"'),
+        etag=plain_etag(answer["ETag"]),
         last_modified=answer.get("LastModified"),
         checksum=_checksum(answer),
         metadata=metadata_of(answer),
@@ -421,7 +421,7 @@ def info_from_listing(entry: Mapping[str, Any], url: str) -> ObjectInfo:
     return ObjectInfo(
         url=url,
         size=entry["Size"],
-        etag=str(entry.get("ETag", "")).strip('"') or None,
+        etag=plain_etag(str(entry.get("ETag", ""))) or None,
         last_modified=entry.get("LastModified"),
     )
 

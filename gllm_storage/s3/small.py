@@ -26,7 +26,7 @@ from gllm_storage.errors import OURS, StorageError, attempts_of
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import content_of
 from gllm_storage.files.target import Draft, Folders
-from gllm_storage.info import ObjectInfo, Stored
+from gllm_storage.info import ObjectInfo, Stored, plain_etag
 from gllm_storage.s3.errors import is_transient
 from gllm_storage.s3.requests import checksum_in
 from gllm_storage.s3.upload import write_parameters
@@ -478,7 +478,7 @@ class _Put:
 
     def end(self, answer: Answer) -> int | None:
         headers, item = answer.headers, self._item
-        etag = headers.get("etag", "").strip('"')
+        etag = plain_etag(headers.get("etag", ""))
         if not etag:
             self._common.report(item.key, "upload", "the answer holds no ETag")
             return None
@@ -545,7 +545,7 @@ class _Get:
             return self._confirm(answer, self._unconfirmed)
         try:
             headers, size = answer.headers, answer.length
-            etag = headers.get("etag", "").strip('"')
+            etag = plain_etag(headers.get("etag", ""))
             is_complete = answer.status == _OK and "content-range" not in headers and etag
             if not is_complete or size is None or size > self._common.most:
                 return None
@@ -594,7 +594,7 @@ class _Get:
     def _is_confirmed_by(self, answer: Answer, facts: _Facts) -> bool:
         """Whether the answer to a HeadObject states the same facts, which are remembered then."""
         headers, size = answer.headers, facts.size
-        stated = answer.status, headers.get("etag", "").strip('"'), headers.get("content-length")
+        stated = answer.status, plain_etag(headers.get("etag", "")), headers.get("content-length")
         if stated != (_OK, facts.etag, str(size)) or checksum_in(headers, size) is not None:
             return False
         self._common.requests.confirm(self._item.key, size, facts.etag)

@@ -16,7 +16,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import StorageError, note_attempts
 from gllm_storage.files.source import CHUNK
 from gllm_storage.http.pool import run_in_place
-from gllm_storage.info import Stored
+from gllm_storage.info import Stored, plain_etag
 from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import (
     DIGEST_CODES,
@@ -171,7 +171,7 @@ class S3Upload:
 
     def stored(self, answer: Mapping[str, Any], crc: int, size: int) -> Stored:
         """The stored object of that size, from the answer to the request that made it."""
-        etag = str(answer.get("ETag") or "").strip('"') or None
+        etag = plain_etag(str(answer.get("ETag") or "")) or None
         url = f"s3://{self.requests.bucket}/{self.request.key}"
         checksum = f"crc64nvme:{checksums.encode(crc)}"
         return Stored(url, size, etag, answer.get("VersionId"), checksum)

@@ -11,6 +11,8 @@ import pytest
 from gllm_storage import storage_client_from_url
 from gllm_storage.errors import FolderError
 from gllm_storage.folders import Plan, RemoteFolder
+from gllm_storage.folders.entries import StoredFolder
+from gllm_storage.folders.transfer import Options, transfer
 from gllm_storage.memory.store import MemoryStore
 from gllm_storage.versions import publish, set_alias, verify
 from gllm_storage.versions.layout import Model, place_of, slot_name
@@ -308,6 +310,36 @@ def test_force(published: FsspecStorageClient) -> None:
     refused(lambda: published.apply_plan(saved))
     assert published.apply_plan(saved, force=True).failed == 0
     assert stored(published) == set()
+
+
+@pytest.mark.parametrize("removes", [False, True], ids=["cp", "mv"])
+def test_into_model(published: FsspecStorageClient, local: Path, removes: bool) -> None:
+    """``cp -r`` and ``mv -r`` replace no file of a published version, and may add files, as `upload_dir` does."""
+    (data,) = {key.partition("a.bin")[0] for key in stored(published) if "/data/" in key and key.endswith("a.bin")}
+    published.upload(b"other", "elsewhere/a.bin")
+    target, given = StoredFolder(published.store, data), {"everything": True, "removes": removes}
+    refused(lambda: transfer(StoredFolder(published.store, "elsewhere/"), target, Options(**given)))
+    assert verify(published, "models/m", "v1").digest
+    with pytest.raises(FolderError, match="exists"):
+        transfer(StoredFolder(published.store, "elsewhere/"), target, Options(**given, exclusive=True))
+    published.upload(b"new", "new/sub/new.txt")
+    assert transfer(StoredFolder(published.store, "new/"), target, Options(**given)).transferred == 1
+    assert transfer(StoredFolder(published.store, "elsewhere/"), target, Options(**given, force=True)).transferred == 1
+    if removes:
+        refused(lambda: transfer(target, StoredFolder(published.store, "out/"), Options(**given)))
+    assert stored(published) >= {f"{data}a.bin", f"{data}d.txt", f"{data}sub/new.txt"}
+
+
+def test_model_before_first_version(published: FsspecStorageClient) -> None:
+    """The marks of a publisher make a model, before the first version is in a log."""
+    (data,) = {key.partition("a.bin")[0] for key in stored(published) if "/data/" in key and key.endswith("a.bin")}
+    place = data.split("/")[-2]
+    for key in stored(published):
+        if "/versions/" in key or "/aliases/" in key:
+            published.delete_file(key)
+    published.upload(b"", f"models/m/marks/{place}/v1/{slot_name(1)}-5f0c")
+    refused(lambda: published.delete_dir("models/m"))
+    refused(lambda: published.delete_dir(data))
 
 
 def test_beside_model(published: FsspecStorageClient, local: Path) -> None:
