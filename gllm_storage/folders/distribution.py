@@ -159,6 +159,9 @@ class Distribution:
                 self._fail(batch, error)
             return
         del self._running[future]
+        if (problem := _problem_of(moved, len(batch.steps))) is not None:
+            self._fail(batch, TypeError(problem))
+            return
         if moved.host:
             moved = self._checked(batch, moved)
         self._recorder.record(batch.steps, moved.results)
@@ -198,6 +201,15 @@ class Distribution:
         """Cancel the waiting batches, end those that run in this process, and wait for the rest, for some time."""
         self._mover.stop.set()
         wait([future for future in self._running if not future.cancel()], _STOP_SECONDS)
+
+
+def _problem_of(moved: object, files: int) -> str | None:
+    """Why a result cannot be that of a batch, such as of an executor that returns another object."""
+    if not isinstance(moved, Moved):
+        return f"it returned {type(moved).__name__!r} in place of the outcomes of {files} files"
+    if len(moved.results) != files or not all(each is None or isinstance(each, Exception) for each in moved.results):
+        return f"it returned other outcomes than those of {files} files"
+    return None
 
 
 def _lost(error: Exception, url: str, consequence: str) -> StorageError:

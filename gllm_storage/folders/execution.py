@@ -208,17 +208,18 @@ class Execution:
 
     def _error(self) -> FolderError:
         result = self._result
-        shown = "; ".join(f"{path!r}: {error}" for path, error in self._failures[:_SHOWN_FAILURES])
+        shown = "; ".join(f"{path!r}: {_without_repeat(error)}" for path, error in self._failures[:_SHOWN_FAILURES])
         more = f"; and {result.failed - _SHOWN_FAILURES} more" if result.failed > _SHOWN_FAILURES else ""
         kept = (
             f", and so {self._plan.deletions} files were not deleted" if self._plan.deletions and not result.deleted else ""
         )
         where = f"{self._plan.source} to {self._plan.target}" if self._plan.source else f"{self._plan.target}"
         counts = f"{result.failed} files failed, {result.transferred} were transferred, {result.not_begun} not begun"
+        needs_executor = any(getattr(each, "remedy", None) is Remedy.NEW_EXECUTOR for _, each in self._failures)
         error = FolderError(
             f"{where}: {counts}{kept}: {shown}{more}",
             ErrorDetails(url=self._plan.target, operation="transfer"),
-            Remedy.REPEAT,
+            Remedy.NEW_EXECUTOR if needs_executor else Remedy.REPEAT,
             self._failures,
         )
         error.result = result
@@ -323,6 +324,12 @@ class Execution:
         if not self._plan.source and isinstance(self._target, StoredFolder) and self._target.prefix:
             with contextlib.suppress(OSError):
                 os.rmdir(target.path)
+
+
+def _without_repeat(error: Exception) -> str:
+    """An error, without the advice to repeat the call: the `FolderError` says that once, for all files."""
+    repeats = {Remedy.REPEAT, Remedy.REPEAT_NOW, Remedy.NEW_EXECUTOR}
+    return error.describe(None) if isinstance(error, StorageError) and error.remedy in repeats else str(error)
 
 
 def _deleted(store: ObjectStore, key: str) -> Exception | None:

@@ -33,6 +33,12 @@ _COUNTS = ("transfers", "deletions", "skipped", "skipped_bytes")
 _PRINTED = 1000
 """The most lines of a printed plan."""
 
+_STEP_TYPES = {"action": str, "reason": str, "path": str, "size": int, "modified_ns": int, "state": str, "version": str}
+_HEADER_TYPES = {
+    **dict.fromkeys(("source", "target", "source_place", "target_place"), str),
+    **dict.fromkeys(_COUNTS, int),
+}
+
 T = TypeVar("T")
 Two = tuple[Entry | None, Entry | None]
 """The file of the source and the file of the target with one path."""
@@ -63,6 +69,24 @@ class Step:
         """The step of a record."""
         fields = dict(record)
         return cls(fields.pop("action"), reason=fields.pop("reason"), file=Entry(**fields))
+
+    @classmethod
+    def checked(cls, record: object) -> Step:
+        """The step of a record that comes from a file.
+
+        Raises:
+            ValueError: If a field is missing or unknown, or has another type or value than `save` writes.
+        """
+        if not isinstance(record, dict):
+            raise ValueError(f"{record!r} is not a step")  # noqa: TRY004 - what is wrong is the file
+        for name, value in record.items():
+            if name not in _STEP_TYPES or type(value) is not _STEP_TYPES[name]:
+                raise ValueError(f"a step has {name}={value!r}")
+        if missing := {"action", "reason", "path", "size"} - record.keys():
+            raise ValueError(f"a step has no {', '.join(sorted(missing))}")
+        if record["action"] not in {"transfer", "delete"} or record["size"] < 0:
+            raise ValueError(f"a step has action={record['action']!r}, size={record['size']}")
+        return cls.of(record)
 
     def __str__(self) -> str:
         return f"{self.action} {self.file.path} ({self.file.size} bytes, {self.reason})"
@@ -205,9 +229,12 @@ class Plan:
         header = json.loads(file.readline() or "null")
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ValueError(f"its first line does not say {FORMAT!r}")
+        for name, kind in _HEADER_TYPES.items():
+            if type(header.get(name)) is not kind:
+                raise ValueError(f"its first line has {name}={header.get(name)!r}")
         plan = cls(header["source"], header["target"], (header["source_place"], header["target_place"]))
         for line in file:
-            plan._add(Step.of(json.loads(line)))
+            plan._add(Step.checked(json.loads(line)))
         if (plan.transfers, plan.deletions) != (header["transfers"], header["deletions"]):
             raise ValueError("it is cut off")
         plan.skipped, plan.skipped_bytes = header["skipped"], header["skipped_bytes"]

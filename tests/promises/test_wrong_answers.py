@@ -28,9 +28,9 @@ from tests.promises.faulty import (
     content_of,
     one_each,
 )
-from tests.rig import BUCKET, MIB
+from tests.rig import BUCKET, MIB, server_rig
 from tests.servers.hostile import CLOUDS as HOSTILE_CLOUDS
-from tests.servers.hostile import Hostile, Reply, client_of
+from tests.servers.hostile import Asked, Hostile, Reply, client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -461,3 +461,36 @@ def test_checksum_in_head_only(cloud: str, looked: bool, local: Path) -> None:
         with pytest.raises(IntegrityError):
             client.filesystem.cat(["bucket/x", "bucket/y"])
     assert local.read_bytes() == PREVIOUS
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weak_etags(engine: str, servers: Servers, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a proxy that weakens ETags, files of folders are downloaded, copied and moved, and parts are completed."""
+    monkeypatch.setenv("GLLM_STORAGE_CACHE", str(local.parent / "cache"))
+    server = servers.s3("ministack")
+    rig, parts = server_rig("ministack", server), {"multipart_threshold": "5MiB", "part_size": "5MiB"}
+
+    def weakened(asked: Asked) -> Reply:
+        headers = {name: value for name, value in asked.headers.items() if name != "accept-encoding"}
+        url = f"{server.endpoint_url}{quote(asked.path)}"
+        answer = requests.request(asked.method, url, params=asked.query, headers=headers, data=asked.body, timeout=30)
+        kept = {
+            name: value for name, value in answer.headers.items() if name.lower() not in {"transfer-encoding", "connection"}
+        }
+        if etag := answer.headers.get("ETag"):
+            kept["ETag"] = f"W/{etag}"
+        return Reply(answer.status_code, answer.content, kept)
+
+    with Hostile(weakened) as proxy:
+        client = dataclasses.replace(
+            rig, config={**rig.config, "endpoint_url": proxy.url, "engine": engine, **parts}
+        ).client()
+        client.upload(b"x" * 1000, "weak/a")
+        client.upload(b"y" * 6 * MIB, "weak/b")
+        assert client.info("weak/a").etag == next(each.etag for each in client.list_files("weak/a"))
+        assert client.copy_dir("weak", "copied").transferred == 2
+        assert client.download_dir("copied", local.parent / "weak").transferred == 2
+        assert client.open("weak/a", "rb").read() == b"x" * 1000
+        client.move_file("weak/a", "weak/c")
+        assert client.delete_dir("weak").deleted == 2
+    assert (local.parent / "weak" / "b").stat().st_size == 6 * MIB

@@ -19,7 +19,7 @@ from gllm_storage import StorageError, get_storage_client, storage_client_from_u
 from gllm_storage.errors import FolderError, Remedy
 from gllm_storage.filesystem.foreign import ForeignStore
 from gllm_storage.folders import RemoteFolder, compare, distribution
-from gllm_storage.folders.batches import run_batch
+from gllm_storage.folders.batches import Moved, run_batch
 from gllm_storage.local.store import LocalStore
 from tests.scripts.unimportable import hide
 from tests.unit.folders.conftest import settle, stored
@@ -207,6 +207,25 @@ def test_failures(disk: FsspecStorageClient, many: Path, pool: Executor, on_erro
     assert isinstance(error.failures[0][1], StorageError)
     assert result.transferred + result.not_begun == FILES - 1
     assert (result.not_begun > 0) == (on_error == "stop")
+
+
+@pytest.mark.parametrize("result", [None, 5, {"done": 20}, Moved([]), Moved([None] * 21), Moved(["x"] * 20)], ids=repr)  # type: ignore[list-item]
+def test_other_result(disk: FsspecStorageClient, many: Path, result: Any) -> None:
+    """A result that is not that of the batch is a failure of each of its files, and the others are transferred."""
+
+    class Other(Recording):
+        def submit(self, fn: Any, /, *args: Any, **named: Any) -> Future[Any]:
+            future = super().submit(fn, *args, **named)
+            if len(self.batches) == 1:
+                future = Future()
+                future.set_result(result)
+            return future
+
+    with pytest.raises(FolderError, match=r"the executor did not do its work .*it returned") as caught:
+        disk.sync_dir(many, disk.url("v1"), executor=Other(), on_error="collect")
+    found = caught.value.result
+    assert found is not None
+    assert (found.failed, found.transferred, len(list(found.outcomes("failed")))) == (BATCH, FILES - BATCH, BATCH)
 
 
 def test_shut_down(client: FsspecStorageClient, local: Path) -> None:

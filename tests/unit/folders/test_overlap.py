@@ -75,12 +75,13 @@ def test_upwards(nested: FsspecStorageClient, removes: bool) -> None:
     }
 
 
-def test_moved_version(nested: FsspecStorageClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moved_version(nested: FsspecStorageClient) -> None:
     """``mv -r`` does not move a file that was replaced after the plan was made."""
     store = nested.store
     replace = lambda _plan: nested.upload(b"other content", "a/b/x")  # noqa: E731 - short
-    with pytest.raises(FolderError, match="changed after the plan was made, so it was not moved"):
+    with pytest.raises(FolderError, match="changed after the plan was made, so it was not moved") as caught:
         everything(StoredFolder(store, "a/"), StoredFolder(store, "c/"), removes=True, began=replace)
+    assert str(caught.value).count("Repeat the call") == 1
     assert content(nested) == {"c/x": "a/x", "c/b/b/x": "a/b/b/x", "a/b/x": "other content"}
 
 

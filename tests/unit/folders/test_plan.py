@@ -72,6 +72,26 @@ def test_damaged_plan(client: FsspecStorageClient, local: Path, tmp_path: Path, 
         Plan.load(path)
 
 
+OTHER_VALUES = [
+    ('"path": "a.bin"', '"path": 5'), ('"path": "a.bin"', '"path": null'), ('"size": 5', '"size": "5"'),
+    ('"size": 5', '"size": true'), ('"size": 5', '"size": -5'), ('"action": "transfer"', '"action": "skip"'),
+    ('"action": "transfer"', '"action": []'), ('"state": "', '"state": ["'), ('"reason": "new"', '"reason": {}'),
+    ('"path": "a.bin"', '"path": "a.bin", "other": 1'), ('"path": "a.bin", ', ""), ('"deletions": 0', '"deletions": "0"'),
+    ('"target": "', '"target": 7, "x": "'), ('"skipped": 0', '"skipped": null'), ('"size": 5', '"size": 5.5'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), OTHER_VALUES)
+def test_other_value(client: FsspecStorageClient, local: Path, tmp_path: Path, before: str, after: str) -> None:
+    """A plan with a value of another type, or a field that is missing or unknown, is refused when it is read."""
+    path = tmp_path / "plan"
+    client.sync_dir(local, client.url("v1"), dry_run=True).plan.save(path)
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(ValueError, match="is not a plan that this version can read"):
+        Plan.load(path)
+
+
 def test_hostile_plan(client: FsspecStorageClient, local: Path, tmp_path: Path) -> None:
     """A plan from a file is checked again: its names may lead out of the target."""
     client.upload_dir(local, "v1")

@@ -313,7 +313,7 @@ def test_force(published: FsspecStorageClient) -> None:
 
 
 @pytest.mark.parametrize("removes", [False, True], ids=["cp", "mv"])
-def test_into_model(published: FsspecStorageClient, local: Path, removes: bool) -> None:
+def test_into_model(published: FsspecStorageClient, removes: bool) -> None:
     """``cp -r`` and ``mv -r`` replace no file of a published version, and may add files, as `upload_dir` does."""
     (data,) = {key.partition("a.bin")[0] for key in stored(published) if "/data/" in key and key.endswith("a.bin")}
     published.upload(b"other", "elsewhere/a.bin")
