@@ -126,6 +126,28 @@ def test_replaced(servers: Servers, tmp_path: Path) -> None:
     assert rig.second.get(rig.key("a")) == b"newer"
 
 
+def test_upwards(servers: Servers) -> None:
+    """`mv -r` and `cp -r` change no file that they read, also if the target is the same store at another name."""
+    rig = server_rig("ministack", servers.s3("ministack"))
+    names = ("a/x", "a/b/x", "a/b/b/x")
+    for name in names:
+        rig.second.put(rig.key(name), name.encode())
+    assert "//127.0.0.1:" in rig.config["endpoint_url"]
+    other = f"endpoint_url={rig.config['endpoint_url'].replace('127.0.0.1', 'localhost')}"
+
+    env = environment(rig)
+    for extra in ((), ("--target-config", other)):
+        for verb in ("mv", "cp"):
+            done = run(verb, "-r", url_of(rig, "a/b/"), url_of(rig, "a/"), *extra, env=env)
+            assert done.code == 10
+            assert "files of the source would be replaced" in done.err
+    assert run("sync", "--delete", url_of(rig, "a/b/"), url_of(rig, "a/"), "--target-config", other, env=env).code == 10
+    assert run("mv", "-r", url_of(rig, "a/"), url_of(rig, "a/"), "--target-config", other, env=env).code == 10
+    assert run("mv", url_of(rig, "a/x"), url_of(rig, "a/x"), "--target-config", other, env=env).code == 2
+
+    assert {name: rig.second.get(rig.key(name)) for name in names} == {name: name.encode() for name in names}
+
+
 def test_stream_refused(tmp_path: Path) -> None:
     """Standard input and output cannot be moved."""
     assert run("mv", "-", tmp_path / "x").code == 2

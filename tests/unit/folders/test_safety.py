@@ -317,7 +317,8 @@ def test_into_model(published: FsspecStorageClient, removes: bool) -> None:
     """``cp -r`` and ``mv -r`` replace no file of a published version, and may add files, as `upload_dir` does."""
     (data,) = {key.partition("a.bin")[0] for key in stored(published) if "/data/" in key and key.endswith("a.bin")}
     published.upload(b"other", "elsewhere/a.bin")
-    target, given = StoredFolder(published.store, data), {"everything": True, "removes": removes}
+    target = StoredFolder(published.store, data)
+    given: dict[str, Any] = {"everything": True, "removes": removes}
     refused(lambda: transfer(StoredFolder(published.store, "elsewhere/"), target, Options(**given)))
     assert verify(published, "models/m", "v1").digest
     with pytest.raises(FolderError, match="exists"):
