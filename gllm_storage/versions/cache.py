@@ -12,6 +12,7 @@
         <hash of the URL>.json      the manifest of the version, as the model at that URL has it
         incoming/<SHA-256>          a content that is being downloaded; the next process goes on with it
         folders/<digest>/…          a complete directory to read from, or one with some files of the version
+    versions/<random>.pruned/       a version that `prune_cache` is removing, or was when it was killed
 
 The locks are those of `flock`: the kernel releases them when a process ends, however it ends.
 
@@ -69,7 +70,10 @@ _NOT_IN_KERNEL = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, err
 _COPIED_AT_ONCE = 2**26
 _FIRST_PAUSE = 0.005
 _LAST_PAUSE = 0.1
-_LOCK, _USED, _TREE = "lock", "used", "tree.jsonl"
+_LOCK, _USED, _TREE, _INCOMING = "lock", "used", "tree.jsonl", "incoming"
+_PRUNED = ".pruned"
+_BLOCK = 512
+"""Bytes of a block as `os.stat` counts them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class CachedVersion:
         digest: The digest of the version.
         names: The version's URL and name in each store that it was fetched from, such as ``"s3://b/models/llama-ft v3"``.
         files: Number of its files that the cache has; equal contents count once.
-        size: Size of these files in bytes. Versions may share files.
+        size: Size of these files in bytes, and of the bytes of others that an interrupted fetch has left. Versions may
+            share files.
         used: When a fetch last used it.
         path: The complete directory to read from, if there is one.
     """
@@ -180,8 +185,7 @@ class Cache:
     def _add(self, stack: contextlib.ExitStack, model: Model, manifest: Manifest, tree: StoredTree) -> None:
         folder = self.version(manifest.digest)
         with local_errors("write", folder, self.details), self._registering():
-            os.makedirs(os.path.join(folder, "incoming"), exist_ok=True)
-            os.makedirs(os.path.join(folder, "folders"), exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
             self._write_manifest(model, manifest)
             with open(tree.path, "rb") as lines:
                 _write(os.path.join(folder, _TREE), lines.read())
@@ -285,7 +289,7 @@ class Lease:
         return not os.path.lexists(path) or (kind != "missing" and difference(path, file) is not None)
 
     def _incoming(self, file: TreeFile) -> str:
-        return os.path.join(self._folder, "incoming", file.sha256)
+        return os.path.join(self._folder, _INCOMING, file.sha256)
 
     def _admit(self, file: TreeFile) -> None:
         source, path = self._incoming(file), self.cache.file(file.sha256)
@@ -300,6 +304,7 @@ class Lease:
         with contextlib.ExitStack() as stack:
             with local_errors("write", path, self._details):
                 stack.enter_context(self.cache.locked(path, fcntl.LOCK_EX))
+                os.makedirs(os.path.join(self._folder, _INCOMING), exist_ok=True)
             yield
 
     def place(self, file: TreeFile, path: str) -> None:
@@ -378,7 +383,7 @@ class Lease:
         """Make a directory have exactly some files. Each is replaced at once: other processes may read the directory."""
         os.makedirs(folder, exist_ok=True)
         remove_others(folder, files)
-        between = os.path.join(self._folder, "incoming", "link")
+        between = os.path.join(self._folder, _INCOMING, "link")
         for each in files():
             if self._is_right(folder, each):
                 continue
@@ -441,7 +446,8 @@ def prune_cache(
     Args:
         cache: The directory of the cache.
         older_than: Removes versions that no fetch has used for so long.
-        max_size: Removes the versions that were not used for the longest time, until the files have at most so many bytes.
+        max_size: Removes what interrupted fetches have left, and then the versions that were not used for the longest time,
+            until the files have at most so many bytes.
         dry_run: Whether to remove nothing, and to return what would be removed.
         one_machine: Whether no other machine uses the cache. Needed on a disk that machines share, such as NFS, where a
             fetch of another machine may not be noticed.
@@ -470,10 +476,12 @@ def prune_cache(
         if found.is_read_only:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), found.folder)
         with found.locked(os.path.join(found.folder, _LOCK), fcntl.LOCK_EX):  # no fetch registers meanwhile
-            removed = _removable(found, older_than, max_size)
+            removed, interrupted = _removable(found, older_than, max_size)
             if not dry_run:
                 for each in removed:
-                    shutil.rmtree(found.version(each.digest))
+                    _take_away(found, found.version(each.digest))
+                for each in interrupted:
+                    _take_away(found, os.path.join(found.version(each.digest), _INCOMING))
                 _sweep(found)
     return removed
 
@@ -492,18 +500,33 @@ def _digests(cache: Cache) -> list[str]:
 def _versions(cache: Cache) -> list[CachedVersion]:
     with local_errors("read", cache.folder, cache.details):
         found = [_version(cache, each) for each in _digests(cache)]
-    return sorted(found, key=lambda each: each.used, reverse=True)
+    return sorted(filter(None, found), key=lambda each: each.used, reverse=True)
 
 
-def _version(cache: Cache, digest: str) -> CachedVersion:
+def _version(cache: Cache, digest: str) -> CachedVersion | None:
+    """A version; None if `prune_cache` has removed it meanwhile."""
     folder = cache.version(digest)
-    manifests = [_manifest_in(os.path.join(folder, each)) for each in os.listdir(folder) if each.endswith(".json")]
-    names = sorted(f"{url} {manifest.version}" for url, manifest in filter(None, manifests))
-    sizes = _contents(cache, digest).values()
-    path = os.path.join(folder, _USED)
-    used = dt.datetime.fromtimestamp(os.stat(path if os.path.exists(path) else folder).st_mtime, tz=dt.UTC)
-    path = os.path.join(folder, "folders", hex_of(digest))
-    return CachedVersion(digest, tuple(names), len(sizes), sum(sizes), used, path if os.path.isdir(path) else None)
+    with contextlib.suppress(FileNotFoundError):
+        manifests = [_manifest_in(os.path.join(folder, each)) for each in os.listdir(folder) if each.endswith(".json")]
+        names = sorted(f"{url} {manifest.version}" for url, manifest in filter(None, manifests))
+        sizes = _contents(cache, digest).values()
+        size = sum(sizes) + _size_of_incoming(cache, digest)
+        path = os.path.join(folder, _USED)
+        used = dt.datetime.fromtimestamp(os.stat(path if os.path.exists(path) else folder).st_mtime, tz=dt.UTC)
+        path = os.path.join(folder, "folders", hex_of(digest))
+        return CachedVersion(digest, tuple(names), len(sizes), size, used, path if os.path.isdir(path) else None)
+    return None
+
+
+def _size_of_incoming(cache: Cache, digest: str) -> int:
+    """Size of the contents of a version that were not downloaded completely, in bytes."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(cache.version(digest), _INCOMING)) as entries:
+        for each in entries:
+            with contextlib.suppress(FileNotFoundError):  # it is complete now
+                found = each.stat(follow_symlinks=False)
+                size += max(found.st_size, _BLOCK * found.st_blocks)  # a full disk leaves blocks behind the end of a file
+    return size
 
 
 def _contents(cache: Cache, digest: str) -> dict[bytes, int]:
@@ -527,23 +550,43 @@ def _needed(cache: Cache, digest: str) -> Iterator[bytes]:
             yield bytes.fromhex(each.sha256)
 
 
-def _removable(cache: Cache, older_than: dt.timedelta | None, max_size: int | None) -> list[CachedVersion]:
-    """The versions to remove: those that were not used for the longest time first."""
+def _removable(
+    cache: Cache, older_than: dt.timedelta | None, max_size: int | None
+) -> tuple[list[CachedVersion], list[CachedVersion]]:
+    """The versions to remove, and those of which only the incomplete files are removed.
+
+    The versions that were not used for the longest time are first.
+    """
     versions = _versions(cache)
     held = {each.digest for each in versions if _is_held(cache, each)}
     oldest = None if older_than is None else dt.datetime.now(tz=dt.UTC) - older_than
+    incoming = {each.digest: _size_of_incoming(cache, each.digest) for each in versions}
     kept: set[bytes] = set()
-    size, is_full, removable = 0, False, []
+    size, is_full, removable, others = 0, False, [], []
     for each in sorted(versions, key=lambda each: each.digest not in held):  # those that are held, and then by their use
         contents = _contents(cache, each.digest)
         more = sum(length for content, length in contents.items() if content not in kept)
+        more += incoming[each.digest] if each.digest in held else 0
         is_full = is_full or (max_size is not None and size + more > max_size)
         if each.digest not in held and (is_full or (oldest is not None and each.used < oldest)):
             removable.append(each)
         else:
             size += more
             kept.update(contents)
-    return removable[::-1]
+            others.append(each)
+    interrupted = []
+    for each in others:
+        more = incoming[each.digest]
+        if each.digest in held or not more:
+            continue
+        is_full = is_full or (max_size is not None and size + more > max_size)
+        if not is_full:
+            size += more
+        else:
+            # Of a version without any complete file, nothing is left then.
+            (interrupted if each.files else removable).append(each)
+    removable.sort(key=lambda each: each.used)
+    return removable, interrupted[::-1]
 
 
 def _is_held(cache: Cache, version: CachedVersion) -> bool:
@@ -558,8 +601,18 @@ def _is_held(cache: Cache, version: CachedVersion) -> bool:
     return False
 
 
+def _take_away(cache: Cache, folder: str) -> None:
+    """Let a folder of a version vanish in one step, which a kill cannot divide; `_sweep` removes what is in it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, os.path.join(cache.folder, "versions", secrets.token_hex(8) + _PRUNED))
+
+
 def _sweep(cache: Cache) -> None:
-    """Remove the contents that no version needs."""
+    """Remove the contents that no version needs, and what was taken away, also by a `prune_cache` that was killed."""
+    versions = os.path.join(cache.folder, "versions")
+    for each in os.listdir(versions):
+        if each.endswith(_PRUNED):
+            shutil.rmtree(os.path.join(versions, each))
     needed: set[bytes] = set()
     for each in _digests(cache):
         needed.update(_needed(cache, each))

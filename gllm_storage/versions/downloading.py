@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -111,6 +112,7 @@ class Downloads:
         reader, transfer = self._store.open_reader(key), self._store.transfer(key, "download", progress, stop)
         with local_errors("write", path, transfer.details):
             os.makedirs(os.path.dirname(path), exist_ok=True)
+            _unlink_unless_own(path)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             target = PartialFile(
@@ -146,6 +148,20 @@ class Downloads:
         return IntegrityError(
             f"{details.url} does not have the SHA-256 that the manifest of version {self._manifest.version!r} names", details
         )
+
+
+def _unlink_unless_own(path: str) -> None:
+    """Unlink a file that has another name too, as in a cache, or that this process may not write.
+
+    A fetch with a cache makes such files. A download that wrote to one would write to the file of the cache.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or not os.access(path, os.W_OK):
+            os.unlink(path)
 
 
 def _sha256_behind(target: PartialFile, ended: threading.Event) -> str:

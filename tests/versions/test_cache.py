@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import fcntl
+import glob
 import multiprocessing
 import os
 import random
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,8 +25,9 @@ from gllm_storage import LocalStorageClient, versions
 from gllm_storage.errors import IntegrityError, ObjectNotFoundError, StorageError, UnsupportedOperationError
 from gllm_storage.versions import cache as cache_module
 from gllm_storage.versions.cache import list_cache, prune_cache
+from gllm_storage.versions.catalog import resolved
 from gllm_storage.versions.deletion import delete_version
-from gllm_storage.versions.fetching import fetch
+from gllm_storage.versions.fetching import _Fetch, fetch
 from gllm_storage.versions.layout import model_of
 from gllm_storage.versions.publisher import publish
 from gllm_storage.versions.verification import verify
@@ -35,7 +38,6 @@ from tests.versions.support import store_bytes, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gllm_storage.versions.catalog import Version
 
@@ -534,6 +536,152 @@ def test_prune_beside_fetch(client: LocalStorageClient, three: list[Version], ca
     assert fetch(client, MODEL, "v3", cache=cache) == three[2]
 
 
+def test_killed_prune(client: LocalStorageClient, cache: Path, tmp_path: Path) -> None:
+    """After a kill of `prune_cache` before any of its changes, the cache is listed, used, and pruned as before."""
+    files = {"config": b"{}", "weights": b"\x01" * 100}
+    publish(client, write_folder(tmp_path / "out", files), MODEL, version="v1")
+    fetch(client, MODEL, "v1", cache=cache)
+    for steps in range(32):
+        folder = shutil.copytree(cache, tmp_path / f"cache{steps}")
+        child = os.fork()
+        if not child:
+            kill_before_change(steps)
+            prune_cache(folder, max_size=0)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert len(list_cache(folder)) == (steps == 0)
+        assert content(fetch(client, MODEL, "v1", cache=folder).path) == files
+        prune_cache(folder, max_size=0)
+        assert not content(folder / "versions")
+        assert not content(folder / "files")
+        if not status:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    assert steps >= 10
+
+
+def kill_before_change(steps: int) -> None:
+    """Let this process be killed before it renames or removes a file or folder for the n-th time."""
+    left = steps
+
+    def watch(act: Any) -> Any:
+        def call(*args: Any, **options: Any) -> None:
+            nonlocal left
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            act(*args, **options)
+
+        return call
+
+    for name in ("unlink", "rmdir", "rename"):
+        setattr(os, name, watch(getattr(os, name)))
+
+
+@pytest.mark.parametrize("when", ["before the first", "between", "after its files"])
+def test_list_beside_prune(three: list[Version], cache: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """A version that `prune_cache` removes while the cache is listed is left out."""
+    function = {"before the first": "_digests", "between": "_manifest_in", "after its files": "_contents"}[when]
+    original: Any = getattr(cache_module, function)
+
+    def prune_meanwhile(*args: Any) -> Any:
+        found = original(*args)
+        with monkeypatch.context() as patch:
+            patch.setattr(cache_module, function, original)
+            prune_cache(cache, older_than=dt.timedelta(days=1.5))
+        return found
+
+    monkeypatch.setattr(cache_module, function, prune_meanwhile)
+    assert {each.digest for each in list_cache(cache)} <= {three[0].digest, three[1].digest, three[2].digest}
+    assert names(list_cache(cache)) == ["v1"]
+
+
+@pytest.mark.parametrize("leaves_files", [True, False])
+def test_incoming_is_counted(client: LocalStorageClient, three: list[Version], cache: Path, leaves_files: bool) -> None:
+    """The bytes that an interrupted fetch has left count, and are removed first."""
+    incoming = cache / "versions" / three[0].digest[7:] / "incoming"
+    (incoming / ("0" * 64)).write_bytes(b"\x01" * 2**20)
+    if not leaves_files:
+        for name in ("own", "shared"):
+            for each in three:
+                cached_file(cache, each, name).unlink(missing_ok=True)
+    files = 70_000 if leaves_files else 0
+    assert list_cache(cache)[0].size == (50_000 if leaves_files else 0) + 2**20
+    assert prune_cache(cache, max_size=files + 2**20) == []
+    assert names(prune_cache(cache, max_size=files + 2**20 - 1, dry_run=True)) == ([] if leaves_files else ["v1"])
+    assert incoming.exists()
+    assert names(prune_cache(cache, max_size=files + 2**20 - 1)) == ([] if leaves_files else ["v1"])
+    assert not incoming.exists()
+    assert not list(cache.glob("versions/*.pruned"))
+    assert sum(each.size for each in list_cache(cache)) == (150_000 if leaves_files else 0)
+    cached_file(cache, three[1], "shared").unlink(missing_ok=True)
+    assert content(fetch(client, MODEL, "v1", cache=cache).path) == {"shared": b"\x01" * 40_000, "own": b"\x01" * 10_000}
+
+
+def test_held_incoming_stays(client: LocalStorageClient, three: list[Version], cache: Path) -> None:
+    """The bytes that a running fetch downloads at this moment count, and stay."""
+    opened = cache_module.Cache(cache, client.store.details(MODEL, "fetch"))
+    model = model_of(client, MODEL)
+    (cache / "versions" / three[2].digest[7:] / "incoming" / ("0" * 64)).write_bytes(b"\x01" * 2**20)
+    with opened.lease(model, resolved(model, "v3", "fetch"), "fetch"):
+        assert names(prune_cache(cache, max_size=2**20 + 50_000)) == ["v2", "v1"]
+    assert list_cache(cache)[0].size == 50_000 + 2**20
+    assert names(prune_cache(cache, max_size=2**20 + 49_999)) == []
+    assert names(prune_cache(cache, max_size=0)) == ["v3"]
+
+
+def fetch_over_links(root: str, cache: str, target: str) -> None:
+    """Leave an interrupted fetch with files of the cache, damage one, and fetch again without the cache."""
+    client = fetchers.client_of(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Fetch, "_put_into_place", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(client, MODEL, "v3", target, cache=cache)
+    (folder,) = glob.glob(os.path.join(os.path.dirname(target), ".*.gllm-fetch"))
+    path = os.path.join(folder, "weights", "1.bin")
+    damage(Path(path), "changed")
+    os.chmod(path, 0o444)
+    before = content(os.path.join(cache, "files"))
+    fetch(client, MODEL, "v3", target)
+    assert content(target) == FILES
+    assert content(os.path.join(cache, "files")) == before
+
+
+def raise_interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("version")
+@pytest.mark.parametrize("user", ["root", "user"])
+def test_links_of_an_interrupted_fetch(client: LocalStorageClient, cache: Path, tmp_path: Path, user: str) -> None:
+    """A fetch that goes on replaces the hard links into a cache, and does not write to the files of the cache."""
+    arguments = tmp_path / "store", cache, tmp_path / "local"
+    if user == "user":
+        without_privileges("fetch_over_links", *arguments)
+    else:
+        fetch(client, MODEL, "v3", cache=cache)
+        fetch_over_links(*map(str, arguments))
+
+
+def fetch_after_kills(root: str, cache: str) -> None:
+    """Fetch after kills of a process between the verification of a file and its name, and a damage of that file."""
+    client = fetchers.client_of(root)
+    for kind in ("changed", "truncated", "link"):
+        shutil.rmtree(cache, ignore_errors=True)
+        fetch(client, MODEL, "v3", cache=cache, include="weights/1.bin")
+        (path,), (version,) = Path(cache).glob("files/*/*"), Path(cache).glob("versions/*")
+        path = path.rename(version / "incoming" / path.name)
+        damage(path, kind)
+        os.chmod(path, 0o444)
+        assert content(fetch(client, MODEL, "v3", cache=cache).path) == FILES
+
+
+@pytest.mark.usefixtures("version")
+def test_read_only_incoming(cache: Path, tmp_path: Path) -> None:
+    """A read-only file that a killed process left, and that is damaged, is downloaded again."""
+    without_privileges("fetch_after_kills", tmp_path / "store", cache)
+
+
 def test_file_added_while_pruning(three: list[Version], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that a running fetch adds while `prune_cache` looks for what is needed stays."""
     path = cached_file(cache, three[0], "own")
@@ -546,7 +694,7 @@ def test_file_added_while_pruning(three: list[Version], cache: Path, monkeypatch
         return listdir(folder)
 
     monkeypatch.setattr(os, "listdir", late)
-    monkeypatch.setattr(cache_module, "_removable", lambda *_: [])
+    monkeypatch.setattr(cache_module, "_removable", lambda *_: ([], []))
     prune_cache(cache)
     assert path.exists()
 
