@@ -172,7 +172,7 @@ def info_from_fsspec(entry: Mapping[str, Any], url: str) -> ObjectInfo:
     return ObjectInfo(
         url=url,
         size=int(entry.get("size") or 0),
-        etag=None if etag is None else plain_etag(str(etag)),
+        etag=None if etag is None else plain_etag(str(etag)) or None,
         last_modified=aware(modified),
         metadata=entry.get("metadata"),
     )

@@ -198,7 +198,7 @@ class S3Requests:
             return None  # such as credentials without read permission
         if found is None or found.size == whole.size:
             return None
-        is_ours = (found.metadata or {}).get(WRITE_ID) == whole.write_id or found.etag == etag
+        is_ours = (found.metadata or {}).get(WRITE_ID) == whole.write_id or (bool(etag) and found.etag == etag)
         return found if is_ours else None
 
     def delete_version(self, key: str, stored: Stored) -> None:
@@ -384,7 +384,7 @@ def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
     return ObjectInfo(
         url=url,
         size=answer["ContentLength"],
-        etag=plain_etag(answer["ETag"]),
+        etag=plain_etag(answer["ETag"]) or None,
         last_modified=answer.get("LastModified"),
         checksum=_checksum(answer),
         metadata=metadata_of(answer),

@@ -257,7 +257,7 @@ class S3Store(ObjectStore):
         """
         try:
             self.require_version(key, version, transfer.details)
-            self._delete(key, IfMatch=f'"{version.etag}"')
+            self._delete(key, **({"IfMatch": f'"{version.etag}"'} if version.etag else {}))
         except ObjectNotFoundError:
             return
         except StorageError as error:

@@ -68,15 +68,27 @@ def find_unfinished(connection: S3Connection, place: Mapping[str, Any], lengths:
 def abort_uploads(connection: S3Connection, bucket: str, prefix: str) -> None:
     """Abort the unfinished uploads of all keys with a prefix.
 
+    An upload that another process completes or aborts meanwhile is not an error.
+
     Raises:
-        botocore.exceptions.ClientError: If the store refuses the listing.
+        botocore.exceptions.ClientError: If the store refuses a request.
         botocore.exceptions.BotoCoreError: If no answer arrives.
     """
-    while uploads := list(_uploads(connection, bucket, prefix)):
-        for each in uploads:
-            connection.client.abort_multipart_upload(
-                **connection.parameters("AbortMultipartUpload"), Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]
-            )
+    aborted: set[tuple[str, str]] = set()
+    # Some stores still list an upload for a while after it was aborted.
+    while found := {(each["Key"], each["UploadId"]) for each in _uploads(connection, bucket, prefix)} - aborted:
+        for key, upload_id in sorted(found):
+            _abort(connection, bucket, key, upload_id)
+        aborted |= found
+
+
+def _abort(connection: S3Connection, bucket: str, key: str, upload_id: str) -> None:
+    parameters = connection.parameters("AbortMultipartUpload")
+    try:
+        connection.client.abort_multipart_upload(**parameters, Bucket=bucket, Key=key, UploadId=upload_id)
+    except ClientError as error:
+        if code_of(error) != "NoSuchUpload":
+            raise
 
 
 def _uploads(connection: S3Connection, bucket: str, prefix: str) -> Iterator[Mapping[str, Any]]:

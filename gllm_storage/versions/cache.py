@@ -574,7 +574,7 @@ def _removable(
             size += more
             kept.update(contents)
             others.append(each)
-    interrupted = []
+    interrupted: list[CachedVersion] = []
     for each in others:
         more = incoming[each.digest]
         if each.digest in held or not more:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from gllm_storage.errors import redacted
 from gllm_storage.paths import validate_key
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def model_of(client: CloudStorageClient, model: str) -> Model:
 
     if not isinstance(client, FsspecStorageClient):
         raise TypeError(f"{type(client).__name__} has no object store: published versions need a client of this library")
+    if isinstance(model, str) and (not model or model.endswith("/")):
+        problem = "ends with '/', which names a folder" if model else "is empty"
+        raise ValueError(f"remote path {redacted(repr(model))} {problem}; name a model, as in 'models/llama-ft'")
     url = client.url(model)
     return Model(client.store, url.removeprefix(client.store.url("")))
 

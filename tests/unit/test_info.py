@@ -9,6 +9,7 @@ import pytest
 
 from gllm_storage import ObjectInfo
 from gllm_storage.info import aware, info_from_fsspec
+from gllm_storage.s3.requests import info_from_head, info_from_listing
 
 MOMENT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
@@ -29,6 +30,7 @@ ENTRIES: dict[str, tuple[dict[str, Any], ObjectInfo]] = {
     "no size": ({"size": None}, ObjectInfo("u", 0)),
     "nothing": ({}, ObjectInfo("u", 0)),
     "empty": ({"size": 0, "ETag": "", "LastModified": ""}, ObjectInfo("u", 0)),
+    "empty tag": ({"size": 0, "ETag": '""'}, ObjectInfo("u", 0)),
     "number tag": ({"size": 3, "etag": 17}, ObjectInfo("u", 3, "17")),
 }
 
@@ -37,6 +39,13 @@ ENTRIES: dict[str, tuple[dict[str, Any], ObjectInfo]] = {
 def test_entry(entry: dict[str, Any], expected: ObjectInfo) -> None:
     """The entry of any filesystem becomes an ObjectInfo."""
     assert info_from_fsspec(entry, "u") == expected
+
+
+@pytest.mark.parametrize(("tag", "expected"), [('""', None), ("", None), ('"abc"', "abc"), ("abc", "abc")])
+def test_tag_of_s3(tag: str, expected: str | None) -> None:
+    """A HEAD request and a listing state the same ETag, also none at all."""
+    assert info_from_head({"ContentLength": 3, "ETag": tag}, "u").etag == expected
+    assert info_from_listing({"Size": 3, "ETag": tag}, "u").etag == expected
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,14 @@ def test_path_that_escapes(path: str) -> None:
         require_path(path)
 
 
+@pytest.mark.parametrize("path", ["", "/", "x/", "/x/", "memory://b/x/"])
+def test_not_a_model(path: str) -> None:
+    """A path that cannot be that of a model is refused with the advice to name a model, not an object."""
+    with pytest.raises(ValueError, match="name a model") as caught:
+        model_of(new_client(), path)
+    assert repr(path) in str(caught.value)
+
+
 def test_model_of_a_path_or_url() -> None:
     """A model is named by a relative path or by its URL."""
     client = new_client()
