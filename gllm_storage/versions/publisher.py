@@ -2,7 +2,8 @@
 
 The design, with the failure sequences, is docs/design/versions.md. The order of the requests is the protocol:
 
-1. Read the newest entry of the version: a manifest decides at once.
+1. Read the newest entry of the version: a manifest decides at once. If another tool has deleted files of it, a publisher of
+   equal files stores them again.
 2. Write a mark that names the slot of the coming entry; *then* look for a tombstone of the directory.
 3. Store the files that are missing, never replacing one.
 4. Create the entry exclusively: the commit.
@@ -250,11 +251,15 @@ class Publisher:
 
         Raises:
             ObjectExistsError: If the version exists with other files or metadata.
+            IntegrityError: If the version exists, lacks files, and cannot get them again.
             StorageError: If a request fails, or the slot was aborted again and again.
         """
         failure: StorageError | None = None
         for _ in range(_RESTARTS):
             slot, entry = self._log.newest()
+            if isinstance(entry, Manifest) and self._is_ours(entry) and self._lacks_files(entry):
+                self._repair(slot, entry)
+                slot, entry = self._log.newest()
             if not isinstance(entry, Manifest):
                 decision = self._attempt(slot + 1)
                 entry, failure = decision.entry, decision.failure
@@ -307,7 +312,7 @@ class Publisher:
         Raises:
             ObjectExistsError: If it does not.
         """
-        if found.digest == self._manifest.digest and found.metadata == self._manifest.metadata:
+        if self._is_ours(found):
             self._progress.finish()
             return found
         what = "metadata" if found.digest == self._manifest.digest else "files"
@@ -316,6 +321,42 @@ class Publisher:
             self._details,
             Remedy.OTHER_VERSION_NAME,
         )
+
+    def _is_ours(self, found: Manifest) -> bool:
+        return found.digest == self._manifest.digest and found.metadata == self._manifest.metadata
+
+    # ------------------------------------------------------------------ files that another tool has deleted
+
+    def _lacks_files(self, found: Manifest) -> bool:
+        """Whether files of a published version, or their list, are not there: one HEAD request and one listing."""
+        if not self._store.exists(self._model.tree(found.place)):
+            return True
+        return sum(1 for _ in self._store.list_keys(self._model.data(found.place))) < found.files
+
+    def _repair(self, slot: int, found: Manifest) -> None:
+        """Store the missing files of a version again, in the directory that its manifest names.
+
+        No collector deletes there while the manifest is the newest entry. If the version is deleted meanwhile, the files are
+        garbage, which the next collection deletes. The mark names the slot of the manifest: a collector that ends the
+        publishers of the directory finds that slot taken, so it cannot hide the manifest behind an "aborted" entry.
+
+        Raises:
+            IntegrityError: If something else is in the directory.
+            StorageError: If a request fails.
+        """
+        marks = Marks(self._model, found.place, found.version, slot)
+        marks.write()
+        is_list_ours = (self._tree.list_size, self._tree.list_sha256) == (found.tree_size, found.tree_sha256)
+        is_whole = is_list_ours and self._store_files(found.place, marks)
+        marks.remove()
+        if not is_whole:
+            details = self._store.details(self._model.data(found.place), _OPERATION)
+            raise IntegrityError(
+                f"{self._details.url} lacks files, which cannot be stored again: {details.url} has a file with another "
+                "content or another name",
+                details,
+                Remedy.DELETE_VERSION,
+            )
 
     def _has_tomb(self, place: str) -> bool:
         return self._store.exists(self._model.tomb(place))

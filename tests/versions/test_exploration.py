@@ -140,9 +140,8 @@ def what_is_wrong(cast: str, objects: dict[str, bytes], results: Sequence[Any]) 
         entry = log[len(log)]
         if isinstance(entry, Manifest) and (cause := what_is_missing(entry, objects, is_damaged="rot" in cast)):
             return f"{version} is published, and {cause}"
-        for slot, each in log.items():
-            if isinstance(each, Aborted) and isinstance(log.get(slot - 1), Manifest):
-                return f"an aborted entry hides the manifest of {version}"
+    if hidden := what_is_hidden(logs):
+        return hidden
     for word, result in zip(cast.split(), results, strict=True):
         if isinstance(result, Manifest) and result not in logs[re.split("[=<]", word)[0]].values():
             return f"a publisher of {result.version} was told that it won, and no manifest says so"
@@ -151,6 +150,14 @@ def what_is_wrong(cast: str, objects: dict[str, bytes], results: Sequence[Any]) 
             expected += (ObjectNotFoundError, *([IntegrityError] if "rot" in cast else []))
         if isinstance(result, Exception) and not isinstance(result, expected):
             return f"{word} failed: {result!r}"
+    return None
+
+
+def what_is_hidden(logs: dict[str, dict[int, Entry]]) -> str | None:
+    for version, log in logs.items():
+        for slot, each in log.items():
+            if isinstance(each, Aborted) and isinstance(log.get(slot - 1), Manifest):
+                return f"an aborted entry hides the manifest of {version}"
     return None
 
 
@@ -387,6 +394,21 @@ def test_shared_files(trees: dict[str, LocalTree], cast: str) -> None:
     """Publishers that copy files of an earlier version, which is deleted, collected or damaged meanwhile."""
     with restarts(2):
         found = sample(works(trees, cast), partial(what_is_wrong, cast), published_before(trees), seed=14, runs=RUNS)
+    assert found.wrong is None, found
+
+
+@pytest.mark.parametrize("cast", ["v0=x v0=x gc", "v0=x v0=x -v0 gc", "v0=x -v0 v1=x gc"])
+def test_repair(trees: dict[str, LocalTree], cast: str) -> None:
+    """A version whose files another tool has deleted is complete when one publisher of equal files has ended."""
+    before = {key: data for key, data in published_before(trees).items() if "/data/" not in key and "/trees/" not in key}
+
+    def rule(objects: dict[str, bytes], results: Sequence[Any]) -> str | None:
+        if isinstance(results[0], Manifest) or not isinstance(newest(objects)["v0"][max(newest(objects)["v0"])], Manifest):
+            return what_is_wrong(cast, objects, results)
+        return what_is_hidden(newest(objects))
+
+    with restarts(2):
+        found = sample(works(trees, cast), rule, before, seed=14, runs=RUNS)
     assert found.wrong is None, found
 
 

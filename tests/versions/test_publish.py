@@ -39,6 +39,7 @@ from gllm_storage.versions.layout import model_of, place_of, slot_name
 from gllm_storage.versions.local_tree import hashed_tree
 from gllm_storage.versions.publisher import publish
 from gllm_storage.versions.retention import retain
+from gllm_storage.versions.verification import verify
 from tests.promises.test_bad_input import as_nobody
 from tests.versions.support import MODEL, digest_of, keys_of, new_client, read_bytes, store_bytes, write_folder
 
@@ -270,6 +271,52 @@ def test_damaged_earlier_file(recorded: tuple[FsspecStorageClient, RecordingStor
     assert stored_files(client, version.url) == files
     assert sorted(store.sent) == ["1.bin", "new.bin"]
     assert len(store.copied) == 2
+
+
+def remove_keys(client: FsspecStorageClient, folder: str) -> None:
+    model = model_of(client, MODEL)
+    for key in [*model.store.list_keys(f"{model.prefix}/{folder}")]:
+        model.store.delete(key)
+
+
+@pytest.mark.parametrize("folder", ["data", "trees", "data/*/weights/1.bin", ""])
+def test_repair(client: FsspecStorageClient, out: Path, folder: str) -> None:
+    """A publisher of equal files stores those again that another tool has deleted."""
+    published = publish(client, out, MODEL, version="v3")
+    remove_keys(client, folder.replace("*", place_of(published.digest, 0)))
+    assert publish(client, out, MODEL, version="v3").digest == published.digest
+    assert verify(client, MODEL, "v3").digest == published.digest
+    assert not keys_of(model_of(client, MODEL), "marks")
+
+
+@pytest.mark.parametrize("folder", ["data", "", "trees"])
+def test_deleted_meanwhile(client: FsspecStorageClient, out: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that another tool deletes just before the commit are stored by the next publisher."""
+    store_files = publishing.Publisher._store_files
+
+    def delete_afterwards(self: publishing.Publisher, *args: Any) -> bool:
+        found = store_files(self, *args)
+        remove_keys(client, folder)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing.Publisher, "_store_files", delete_afterwards)
+        publish(client, out, MODEL, version="v3")
+    version = publish(client, out, MODEL, version="v3")
+    assert verify(client, MODEL, "v3") == version
+
+
+def test_not_repaired(client: FsspecStorageClient, out: Path) -> None:
+    """A version that lacks a file, and has another file in its place, names the way out, which works."""
+    version = publish(client, out, MODEL, version="v3")
+    data = model_of(client, MODEL).data(place_of(version.digest, 0))
+    client.store.delete(f"{data}config.json")
+    store_bytes(client.store, f"{data}weights.txt", b"foreign")
+    with pytest.raises(IntegrityError, match=r"lacks files.*Delete the version, and publish it again"):
+        publish(client, out, MODEL, version="v3")
+    delete_version(client, MODEL, "v3")
+    assert publish(client, out, MODEL, version="v3").digest == version.digest
+    assert verify(client, MODEL, "v3").digest == version.digest
 
 
 def test_foreign_directories(client: FsspecStorageClient, out: Path) -> None:
