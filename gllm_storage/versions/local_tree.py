@@ -1,8 +1,8 @@
 """The tree of a local directory: its files are hashed first, since the digest names the place where they will be stored.
 
-The tree list is written to a temporary file, and beside it the state of each file when it was hashed (size, times, inode,
-CRC32C), so that the upload can tell a file that changed since. Both are read as streams. A file whose hashes are in
-the index is not read (`HashIndex`).
+The tree list is written to a temporary file, and to a second one the state of each file when it was hashed (size, times,
+inode, CRC32C), so that the upload can tell a file that changed since. Both are read as streams. They have no names, so they
+are gone with the process, however it ends. A file whose hashes are in the index is not read (`HashIndex`).
 
 A write through `mmap` to a page that is dirty already changes neither the times nor the size. So the bytes that an upload
 reads are compared with the hash as well (`HashedSource`), and so is the checksum of the store.
@@ -18,7 +18,6 @@ import itertools
 import os
 import stat
 import struct
-import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import Remedy
 from gllm_storage.files.source import CHUNK, SourceChangedError, local_errors, not_a_file, open_source
+from gllm_storage.files.target import scratch_target
 from gllm_storage.store.checksums import combine_crc64nvme, crc64nvme, encode, update
 from gllm_storage.versions.hash_index import HashIndex, hash_index
 from gllm_storage.versions.layout import require_path
@@ -195,6 +195,7 @@ class LocalTree:
         list_path: The temporary file with the tree list.
         list_size: Its size in bytes.
         list_sha256: Its SHA-256, hexadecimal.
+        states_path: The temporary file with the states of the files.
         hashes: The index of the hashes.
     """
 
@@ -205,6 +206,7 @@ class LocalTree:
     list_path: str
     list_size: int
     list_sha256: str
+    states_path: str
     hashes: HashIndex
 
     def batches(self, count: int, details: ErrorDetails) -> Iterator[list[LocalFile]]:
@@ -214,7 +216,7 @@ class LocalTree:
             count: The most files of a batch.
             details: The operation, for errors.
         """
-        with open(self.list_path, "rb") as lines, open(_states_path(self.list_path), "rb") as states:
+        with open(self.list_path, "rb") as lines, open(self.states_path, "rb") as states:
             entries = read_tree(lines, details)
             while batch := [self._file(each, states) for each in itertools.islice(entries, count)]:
                 yield batch
@@ -246,18 +248,18 @@ def hashed_tree(folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
         raise FileNotFoundError(errno.ENOENT, "No such directory to publish", folder)
     if not os.path.isdir(folder):
         raise NotADirectoryError(errno.ENOTDIR, "Only a directory can be published", folder)
-    with tempfile.TemporaryDirectory(prefix="gllm-storage-") as scratch, hash_index() as hashes:
-        tree = _hash_into(os.path.join(scratch, "tree.jsonl"), folder, hashes, details)
+    with scratch_target(details) as lines, scratch_target(details) as states, hash_index() as hashes:
+        tree = _hash_into(lines.temporary, states.temporary, folder, hashes, details)
         hashes.write()
         if not tree.files:
             raise ValueError(f"directory {folder!r} has no file: there is nothing to publish")
         yield tree
 
 
-def _hash_into(list_path: str, folder: str, hashes: HashIndex, details: ErrorDetails) -> LocalTree:
+def _hash_into(list_path: str, states_path: str, folder: str, hashes: HashIndex, details: ErrorDetails) -> LocalTree:
     digest, list_hash = TreeDigest(), hashlib.sha256()
     paths = _paths_in(folder, "", details)
-    with open(list_path, "wb") as lines, open(_states_path(list_path), "wb") as states:
+    with open(list_path, "wb") as lines, open(states_path, "wb") as states:
 
         def write(line: bytes) -> None:
             lines.write(line)
@@ -271,7 +273,8 @@ def _hash_into(list_path: str, folder: str, hashes: HashIndex, details: ErrorDet
                 write(entry.line())
                 states.write(state + _CRC32C.pack(int.from_bytes(base64.b64decode(content.crc32c))))
         size = lines.tell()
-    return LocalTree(folder, digest.value(), digest.files, digest.size, list_path, size, list_hash.hexdigest(), hashes)
+    found = list_hash.hexdigest()
+    return LocalTree(folder, digest.value(), digest.files, digest.size, list_path, size, found, states_path, hashes)
 
 
 def _contents(
@@ -347,7 +350,3 @@ def _state_of(status: os.stat_result) -> bytes:
 
 def _signed(number: int) -> int:
     return number & (2**63 - 1)
-
-
-def _states_path(list_path: str) -> str:
-    return f"{list_path}.states"

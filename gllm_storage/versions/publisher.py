@@ -146,7 +146,8 @@ def publish(
     All files are hashed first; a file whose hashes the index of this user has is read only if it must be sent. Of several
     publishers of one version, exactly one wins, unless their files and metadata are equal: then all succeed. A publisher
     that is run again, also on another machine, sends only the missing files. Files that an earlier version has are copied
-    within the store. Symbolic links to files are followed; empty folders are left out.
+    within the store. If the version exists with equal files and metadata, and another tool has deleted some of its files,
+    they are stored again. Symbolic links to files are followed; empty folders are left out.
 
     Args:
         client: The client of the store.
@@ -166,7 +167,8 @@ def publish(
         FileExistsError: If the version exists with other files or metadata, or the name is that of an alias, or differs
             from another name only in case (`ObjectExistsError`).
         RuntimeError: If a file changes while it is read (`SourceChangedError`); if the store cannot create exclusively
-            (`ConflictCheckUnsupportedError`); or if a request fails (`StorageError`).
+            (`ConflictCheckUnsupportedError`); if the version exists, lacks files, and has other ones in their place
+            (`IntegrityError`); or if a request fails (`StorageError`).
 
     Example:
         >>> version = publish(client, "./out", "models/llama-ft", version="v3", metadata={"loss": 0.7})

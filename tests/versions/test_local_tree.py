@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +73,17 @@ def test_bytes_read_twice(file: LocalFile) -> None:
         for start, length in [(0, 10), (5, 20), (0, 10), (10, SIZE - 10)]:
             source.read_at(start, length)
         assert not source.is_complete
+
+
+def test_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The temporary files have no names, so a publisher that is killed leaves none."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with hashed_tree(str(write_folder(tmp_path / "out", {"f": b"x", "g": b"y"})), DETAILS) as tree:
+        assert not os.listdir(tmp_path / "temporary")
+        for _ in range(2):
+            assert [each.entry.path for batch in tree.batches(1, DETAILS) for each in batch] == ["f", "g"]
+        assert not os.listdir(tmp_path / "temporary")
 
 
 def test_empty_file(tmp_path: Path) -> None:
