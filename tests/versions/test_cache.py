@@ -23,6 +23,7 @@ from fsspec.callbacks import Callback
 
 from gllm_storage import LocalStorageClient, versions
 from gllm_storage.errors import IntegrityError, ObjectNotFoundError, StorageError, UnsupportedOperationError
+from gllm_storage.files import partial
 from gllm_storage.versions import cache as cache_module
 from gllm_storage.versions.cache import list_cache, prune_cache
 from gllm_storage.versions.catalog import resolved
@@ -455,6 +456,22 @@ def test_full_disk(client: LocalStorageClient, version: Version, tmp_path: Path,
     (disk / "filler").unlink()
     assert fetch(client, MODEL, "v3", target, cache=cache) == version
     assert content(target) == FILES
+
+
+def test_half_of_the_room(
+    client: LocalStorageClient, version: Version, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file for which a full disk gave a part of the room, as ext4 does, gives it back."""
+
+    def allocate(fd: int, size: int) -> None:
+        os.posix_fallocate(fd, 0, size // 2)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(partial, "allocate", allocate)
+    with pytest.raises(StorageError, match=os.strerror(errno.ENOSPC)):
+        fetch(client, MODEL, version.name, cache=cache, include="weights/1.bin")
+    (found,) = list_cache(cache)
+    assert (found.files, found.size) == (0, 0)
 
 
 def names(found: list[versions.CachedVersion]) -> list[str]:
