@@ -201,7 +201,7 @@ class Reporter:
         try:
             result = action()
         except FolderError as error:
-            if error.result is None:
+            if error.result is None or not error.result.failed:
                 raise
             if self.failures.ends_all:
                 self.failures.finish()

@@ -165,11 +165,11 @@ class Execution:
         Progresses(self._manner.callback).expect(self._plan.transfers)
         if self._mover is not None and self._plan.transfers:
             self._transfer(self._mover)
-        if self._failures:
+        if self._failures or self._result.not_begun:
             self._result.not_begun += self._plan.deletions
         else:
             self._delete()
-        if self._failures:
+        if self._failures or self._result.not_begun:
             raise self._error()
         return self._result
 
@@ -223,7 +223,7 @@ class Execution:
             self._failures,
         )
         error.result = result
-        error.__cause__ = self._failures[0][1]
+        error.__cause__ = self._failures[0][1] if self._failures else None
         return error
 
     # ------------------------------------------------------------------ deletions

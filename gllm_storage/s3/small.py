@@ -187,7 +187,7 @@ class _Job(Protocol):
 
 def upload_small(
     store: S3Store, pipeline: Pipeline, items: Sequence[UploadItem], stop: Stop
-) -> tuple[dict[int, Stored], list[int]]:
+) -> tuple[dict[int, Stored | Exception], list[int]]:
     """Store the small objects among some uploads.
 
     Args:
@@ -197,7 +197,7 @@ def upload_small(
         stop: Cancels them.
 
     Returns:
-        The stored objects by number, and the numbers that have to go the normal way.
+        The stored objects by number, or the failures of their callbacks; and the numbers that have to go the normal way.
 
     Raises:
         TransferStopped: If `stop` was set.
@@ -205,14 +205,14 @@ def upload_small(
     numbers = [number for number, item in enumerate(items) if not item.exclusive]
     common = _Common(store, pipeline)
     done: dict[int, Stored] = {}
-    left = _run([_Put(common, items[number], number, done) for number in numbers], stop)
+    left = _run([_Put(common, items[number], number, done) for number in numbers], common, stop)
     exclusive = [number for number, item in enumerate(items) if item.exclusive]
-    return done, sorted([*exclusive, *(numbers[each] for each in left)])
+    return {**done, **common.unreported}, sorted([*exclusive, *(numbers[each] for each in left)])
 
 
 def read_small(
     store: S3Store, pipeline: Pipeline, items: Sequence[ReadItem], stop: Stop
-) -> tuple[dict[int, bytes | None], list[int]]:
+) -> tuple[dict[int, bytes | Exception | None], list[int]]:
     """Read the small objects among some; as `upload_small`."""
     common = _Common(store, pipeline)
     requests = _Reads(
@@ -222,10 +222,11 @@ def read_small(
     done: dict[int, bytes | None] = {}
     with folders_synced_once() as syncs, contextlib.closing(_Files(syncs, stop, durable=store.settings.fsync)) as files:
         numbers = [number for number, item in enumerate(items) if not item.exclusive]
-        left = _run([_Get(common, requests, items[number], number, done, files) for number in numbers], stop)
+        left = _run([_Get(common, requests, items[number], number, done, files) for number in numbers], common, stop)
         files.publish()
     exclusive = [number for number, item in enumerate(items) if item.exclusive]
-    return done, sorted([*exclusive, *(numbers[each] for each in left), *files.failed])
+    left_over = sorted([*exclusive, *(numbers[each] for each in left), *files.failed])
+    return {**done, **common.unreported}, left_over
 
 
 class _Files:
@@ -363,6 +364,19 @@ class _Common:
         """Whether the last answer to a GetObject stated a checksum."""
         self._puts: list[tuple[Mapping[str, Any], PreparedRequest | None, bool]] = []
         self._types: dict[str, str | None] = {}
+        self.unreported: dict[int, Exception] = {}
+        """The failures of callbacks, by the numbers of their objects, which are complete."""
+
+    def report_end(self, number: int, watch: Callable[[], contextlib.AbstractContextManager[Progress]], size: int) -> None:
+        """Report the end of an object. After a callback failed, nothing more is reported, and no request begins here."""
+        if watch is unwatched or self.unreported:
+            return
+        try:
+            with watch() as progress:
+                progress.expect(size)
+                progress.finish()
+        except Exception as error:  # noqa: BLE001 - not a failure of the request, which must not be sent again
+            self.unreported[number] = error
 
     def prepare(self, method: str, operation: str, **parameters: Any) -> PreparedRequest | None:
         """Prepare the requests of an operation."""
@@ -484,8 +498,7 @@ class _Put:
             return None
         size, url = self._size, self._common.store.url(item.key)
         self._done[self._number] = Stored(url, size, etag, headers.get("x-amz-version-id"), f"crc64nvme:{self._crc}")
-        if item.watch is not unwatched:
-            _report_end(item.watch, size)
+        self._common.report_end(self._number, item.watch, size)
         return size
 
 
@@ -624,8 +637,7 @@ class _Get:
             size: Its size in bytes.
             content: Its content; None if that is in a file.
         """
-        if self._item.watch is not unwatched:
-            _report_end(self._item.watch, size)
+        self._common.report_end(self.number, self._item.watch, size)
         self._done[self.number] = content
 
 
@@ -658,12 +670,6 @@ def _metadata_in(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.removeprefix(_META): value for name, value in headers.items() if name.startswith(_META)}
 
 
-def _report_end(watch: Callable[[], contextlib.AbstractContextManager[Progress]], size: int) -> None:
-    with watch() as progress:
-        progress.expect(size)
-        progress.finish()
-
-
 def _matches(content: Content, checksum: str) -> bool:
     algorithm, expected = checksum.split(":", 1)
     if algorithm == "crc64nvme":
@@ -672,9 +678,9 @@ def _matches(content: Content, checksum: str) -> bool:
     return found == expected
 
 
-def _run(jobs: Sequence[_Job], stop: Stop) -> list[int]:
+def _run(jobs: Sequence[_Job], common: _Common, stop: Stop) -> list[int]:
     """Run jobs, many at a time; returns the numbers of those that have to go the normal way."""
-    team = _Team(jobs)
+    team = _Team(jobs, common)
     run_all([partial(team.lead, stop), partial(team.help, stop)], 2, stop)
     return sorted(team.left)
 
@@ -682,8 +688,9 @@ def _run(jobs: Sequence[_Job], stop: Stop) -> list[int]:
 class _Team:
     """Two threads that share the jobs; the second begins when an object has turned out to be heavy."""
 
-    def __init__(self, jobs: Sequence[_Job]) -> None:
+    def __init__(self, jobs: Sequence[_Job], common: _Common) -> None:
         self._jobs = jobs
+        self._common = common
         self._lock = threading.Lock()
         self._numbers = iter(range(len(jobs)))
         self._help = threading.Event()
@@ -742,7 +749,10 @@ class _Team:
             number = next(self._numbers, None)
         if number is None:
             return False
-        self._begin(number, in_progress)
+        if self._common.unreported:
+            self.left.append(number)
+        else:
+            self._begin(number, in_progress)
         return True
 
     def _begin(self, number: int, in_progress: _InProgress) -> None:

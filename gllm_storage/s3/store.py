@@ -63,6 +63,13 @@ _PRECONDITION_FAILED = 412
 _NOT_IMPLEMENTED = 501
 
 
+def _require_reported(found: Mapping[int, object], on_error: str) -> None:
+    """Raise the failure of a callback among the results of small objects, if failures are raised."""
+    failure = next((each for each in found.values() if isinstance(each, Exception)), None)
+    if failure is not None and on_error == "raise":
+        raise failure
+
+
 class S3Store(ObjectStore):
     """The objects of one bucket.
 
@@ -389,6 +396,7 @@ class S3Store(ObjectStore):
         from gllm_storage.s3.small import upload_small  # noqa: PLC0415 - see above
 
         done, left = upload_small(self, pipeline, items, stop)
+        _require_reported(done, on_error)
         rest = super().upload_many([items[number] for number in left], stop, workers or _SIDE_BY_SIDE, on_error=on_error)
         found: dict[int, Stored | Exception] = {**done, **dict(zip(left, rest, strict=True))}
         return [found[number] for number in range(len(items))]
@@ -408,6 +416,7 @@ class S3Store(ObjectStore):
 
         with folders_synced_once():
             small, left = read_small(self, pipeline, items, stop)
+            _require_reported(small, on_error)
             rest = super().read_many(
                 [items[number] for number in left], stop, on_error=on_error, workers=workers or _SIDE_BY_SIDE
             )

@@ -6,12 +6,14 @@ import gzip
 import os
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gllm_storage import MemoryStorageClient, ObjectNotFoundError
-from gllm_storage.errors import FolderError
+from gllm_storage import MemoryStorageClient, ObjectNotFoundError, versions
+from gllm_storage.errors import FolderError, StorageError
 from gllm_storage.folders import RemoteFolder, compare
 from tests.conftest import make_rig
 from tests.rig import server_rig
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gllm_storage.folders import Plan, TransferOptions
+    from gllm_storage.fsspec_client import FsspecStorageClient
     from tests.conftest import Servers
     from tests.rig import Rig
 
@@ -256,3 +259,67 @@ def test_second_run(rig: Rig, local: Path, tmp_path: Path, monkeypatch: pytest.M
     assert client.upload_dir(local, "v1").skipped == len(FILES)
     assert client.download_dir("v1", tmp_path / "copy").skipped == len(FILES)
     assert client.copy_dir("v1", "v2").skipped == len(FILES)
+
+
+def failing(calls: list[int]) -> Callable[[int], None]:
+    """A callback whose fifth call fails."""
+
+    def fail(moved: int) -> None:
+        calls.append(moved)
+        if len(calls) == 5:
+            raise OSError("the screen is gone")
+
+    return fail
+
+
+@pytest.fixture(params=["memory", "ministack"])
+def hundred(request: pytest.FixtureRequest, tmp_path: Path) -> FsspecStorageClient:
+    """A client, and a local folder with 100 files."""
+    (tmp_path / "local").mkdir()
+    for number in range(100):
+        (tmp_path / "local" / f"{number:03}").write_bytes(b"content")
+    return make_rig(request.param, request).client()
+
+
+@pytest.mark.parametrize("call", ["upload", "upload in threads", "download"])
+def test_callback_raises(hundred: FsspecStorageClient, call: str, tmp_path: Path) -> None:
+    """A callback that raises is a failure, and nothing is deleted."""
+    client, source, target = hundred, str(tmp_path / "local"), hundred.url("v1")
+    if call == "download":
+        client.upload_dir(source, "v1")
+        source, target = target, str(tmp_path / "down")
+        (tmp_path / "down").mkdir()
+        (tmp_path / "down" / "old").write_bytes(b"old")
+    else:
+        client.upload(b"old", "v1/old")
+    executor = ThreadPoolExecutor(2) if call == "upload in threads" else None
+    with executor or nullcontext(), pytest.raises(FolderError, match="the screen is gone") as caught:
+        client.sync_dir(source, target, delete=True, callback=failing([]), executor=executor)
+    result = caught.value.result
+    assert (result.failed, result.deleted, result.not_begun + result.transferred) == (1, 0, 100)
+    if call == "download":
+        there = sum(1 for _ in (tmp_path / "down").iterdir())
+        assert (tmp_path / "down" / "old").exists()
+    else:
+        there = sum(1 for _ in client.list_files("v1/"))
+        assert client.file_exists("v1/old")
+    assert result.transferred + 1 <= there <= result.transferred + 3
+
+
+def test_callback_collect(hundred: FsspecStorageClient, tmp_path: Path) -> None:
+    """With ``on_error="collect"``, only the file whose callback failed is a failure."""
+    with pytest.raises(FolderError, match="the screen is gone") as caught:
+        hundred.upload_dir(tmp_path / "local", "v1", callback=failing([]), on_error="collect")
+    assert (caught.value.result.failed, caught.value.result.transferred) == (1, 99)
+
+
+def test_publish_callback(hundred: FsspecStorageClient, tmp_path: Path) -> None:
+    """A callback that raises ends `publish` and `fetch`: neither the version nor the directory appears."""
+    client, local = hundred, tmp_path / "local"
+    with pytest.raises((OSError, StorageError), match="the screen is gone"):
+        versions.publish(client, local, "m", version="1", callback=failing([]))
+    assert list(versions.list_versions(client, "m")) == []
+    versions.publish(client, local, "m", version="1")
+    with pytest.raises((OSError, StorageError), match="the screen is gone"):
+        versions.fetch(client, "m", "1", tmp_path / "fetched", callback=failing([]))
+    assert not (tmp_path / "fetched").exists()
