@@ -754,7 +754,7 @@ class FsspecStorageClient(CloudStorageClient):
         given = transfer.Options.of(options)
         one, other = self._any_folder(source, given.links), self._any_folder(target)
         if not (transfer.is_remote(one) or transfer.is_remote(other)):
-            raise ValueError(f"{one.url!r} and {other.url!r} are both local; name a URL, such as 'file://{other.url}'")
+            raise ValueError(f"{one.url!r} and {other.url!r} are both local; name a URL, such as client.url('v2')")
         return transfer.transfer(one, other, given, delete=delete, max_delete=max_delete)
 
     def copy_dir(self, source_dir: str, target_dir: str, **options: Unpack[TransferOptions]) -> FolderResult:
@@ -842,7 +842,7 @@ class FsspecStorageClient(CloudStorageClient):
     def apply_plan(self, plan: Plan, **options: Unpack[ApplyOptions]) -> FolderResult:
         """Run a plan that was made before, such as one from `Plan.load`.
 
-        A file that has changed since is not transferred and not deleted: it is a failure.
+        A source file, or a file to delete, that has changed since is a failure. It is not transferred, and not deleted.
 
         Args:
             plan: The plan. URLs outside this client's bucket are opened by `storage_client_from_url`.
@@ -852,7 +852,7 @@ class FsspecStorageClient(CloudStorageClient):
             The counts and the outcome of each file.
 
         Raises:
-            TypeError: If an option is unknown.
+            TypeError: If an option is unknown, or `plan` is not a plan.
             ValueError: If an option is not valid, or a URL outside this client's bucket had a user, which plans hide.
             RuntimeError: `FolderError` if files failed or have changed, or something is refused: names, deletions because of
                 a source without files, objects of published versions, or an endpoint that is not that of the plan.
@@ -863,8 +863,11 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.apply_plan(Plan.load("plan.jsonl")).transferred
             3
         """
+        from gllm_storage.folders import plan as plans  # noqa: PLC0415 - as in `upload_dir`
         from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
 
+        if not isinstance(plan, plans.Plan):
+            raise TypeError(f"plan is a Plan, as from Plan.load(path), not {type(plan).__name__}")
         source = self._any_folder(plan.source) if plan.source else None
         given = transfer.Options.of(options, transfer.ApplyOptions)
         return transfer.apply(plan, source, self._any_folder(plan.target), given)
@@ -872,6 +875,8 @@ class FsspecStorageClient(CloudStorageClient):
     def _remote_folder(self, path: str, links: str = "follow") -> StoredFolder:
         from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - as in `upload_dir`
 
+        if not isinstance(path, str):
+            raise ValueError(f"a remote folder is a str, not {type(path).__name__}: {path!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
         below = self._location.listing_prefix(path)
         return StoredFolder(self.store, f"{below}/" if below and not below.endswith("/") else below, links, self)
 
@@ -880,6 +885,8 @@ class FsspecStorageClient(CloudStorageClient):
         from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
 
         if isinstance(where, transfer.RemoteFolder):
+            if not isinstance(where.client, FsspecStorageClient):
+                raise TypeError(f"{type(where.client).__name__} has no folders; the built-in clients have")
             return where.client._remote_folder(where.path, links)  # noqa: SLF001 - of this class
         if not isinstance(where, str) or "://" not in where:
             return transfer.local_folder(where, links)

@@ -74,6 +74,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (StorageError, Exit.FAILED),
     (FileNotFoundError, Exit.NOT_FOUND),
     (FileExistsError, Exit.EXISTS),
+    (NotADirectoryError, Exit.USAGE),
     (PermissionError, Exit.DENIED),
     (BrokenPipeError, Exit.BROKEN_PIPE),
     (OSError, Exit.FAILED),

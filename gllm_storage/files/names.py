@@ -16,6 +16,25 @@ if TYPE_CHECKING:
 _SAVED_AFTER = 10_000
 
 
+def local_directory(name: str, path: str | os.PathLike[str]) -> str:
+    """The path of an argument that names a directory of this machine.
+
+    Args:
+        name: The argument.
+        path: Its value.
+
+    Raises:
+        TypeError: If it is not a text or a path object.
+        ValueError: If it is a URL.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} is a str or a path object, not {type(path).__name__}")
+    text = os.fsdecode(os.fspath(path))
+    if "://" in text:
+        raise ValueError(f"{name} {text!r} is a URL; a directory of this machine is needed, such as './out'")
+    return text
+
+
 class FoldedClashes:
     """Finds different paths that are one on a disk, among paths in key order. The paths are on the disk, not in memory.
 

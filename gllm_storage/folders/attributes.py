@@ -32,7 +32,10 @@ def checked(names: Iterable[str]) -> tuple[str, ...]:
 
     Raises:
         ValueError: If one is unknown.
+        TypeError: If they are not texts.
     """
+    if not hasattr(names, "__iter__"):
+        raise TypeError(f"preserve={names!r}: it is a list of {', '.join(map(repr, PRESERVED))}")
     found = (names,) if isinstance(names, str) else tuple(names)
     if unknown := [each for each in found if each not in PRESERVED]:
         raise ValueError(f"preserve={unknown[0]!r}: it must be one of {', '.join(map(repr, PRESERVED))}")

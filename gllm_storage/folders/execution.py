@@ -214,7 +214,8 @@ class Execution:
             f", and so {self._plan.deletions} files were not deleted" if self._plan.deletions and not result.deleted else ""
         )
         where = f"{self._plan.source} to {self._plan.target}" if self._plan.source else f"{self._plan.target}"
-        counts = f"{result.failed} files failed, {result.transferred} were transferred, {result.not_begun} not begun"
+        failed = "1 file" if result.failed == 1 else f"{result.failed} files"
+        counts = f"{failed} failed, {result.transferred} were transferred, {result.not_begun} not begun"
         needs_executor = any(getattr(each, "remedy", None) is Remedy.NEW_EXECUTOR for _, each in self._failures)
         error = FolderError(
             f"{where}: {counts}{kept}: {shown}{more}",

@@ -311,11 +311,14 @@ def plan_transfer(source: Folder, target: Folder, wanted: Wanted, index: Checksu
 
     Raises:
         FileNotFoundError: If the source does not exist.
+        NotADirectoryError: If it is a file.
         FolderError: If a name, or the number of deletions, is refused.
         StorageError: If a folder cannot be listed, or a request fails.
     """
     if isinstance(source, LocalFolder):
         _require_folder(source.path)
+    if source.local is not None and os.path.isfile(source.local.path):
+        raise NotADirectoryError(errno.ENOTDIR, "The source is a file; a folder is needed", source.local.path)
     return in_order(lambda: _Planner(source, target, wanted, index, stop).plan())
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from gllm_storage.concurrency.bandwidth import Bandwidth
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.errors import timed
+from gllm_storage.files.names import local_directory
 from gllm_storage.folders.attributes import checked
 from gllm_storage.folders.entries import FileList, LocalFolder, StoredFolder
 from gllm_storage.folders.execution import Execution, FolderResult
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
 
+    from gllm_storage.client import CloudStorageClient
     from gllm_storage.folders.entries import Chosen, Entry, Folder
     from gllm_storage.folders.plan import Plan
-    from gllm_storage.fsspec_client import FsspecStorageClient
 
 
 class FolderOptions(TypedDict, total=False):
@@ -72,7 +73,23 @@ class FolderOptions(TypedDict, total=False):
     executor: Executor | None
 
 
-class ApplyOptions(TypedDict, total=False):
+class PropertyOptions(TypedDict, total=False):
+    """The properties of uploaded objects, each by its name, as in `ObjectProperties`."""
+
+    content_type: str | None
+    content_encoding: str | None
+    content_disposition: str | None
+    content_language: str | None
+    cache_control: str | None
+    metadata: Mapping[str, str] | None
+    tags: Mapping[str, str] | None
+    storage_class: str | None
+    acl: str | None
+    encryption: str | None
+    kms_key: str | None
+
+
+class ApplyOptions(PropertyOptions, total=False):
     """The options of `apply_plan`: which files take part is in the plan.
 
     Attributes:
@@ -96,7 +113,7 @@ class ApplyOptions(TypedDict, total=False):
     bandwidth: float | None
 
 
-class TransferOptions(FolderOptions, total=False):
+class TransferOptions(FolderOptions, PropertyOptions, total=False):
     """The options of methods that compare and transfer files.
 
     Attributes:
@@ -136,7 +153,7 @@ class RemoteFolder:
         1
     """
 
-    client: FsspecStorageClient
+    client: CloudStorageClient
     path: str
 
 
@@ -180,10 +197,13 @@ class Options:
             TypeError: If a name is unknown.
             ValueError: If a value is not valid.
         """
+        properties: frozenset[str] = PropertyOptions.__optional_keys__
         counted: frozenset[str] = known.__optional_keys__
-        named = {each.name for each in fields(ObjectProperties)} & given.keys() if "properties" in counted else set()
-        if other := sorted(given.keys() - counted - named):
-            raise TypeError(f"unknown options: {', '.join(other)}; the options are {', '.join(sorted(counted))}")
+        if other := sorted(given.keys() - counted):
+            raise TypeError(
+                f"unknown options: {', '.join(other)}; the options are {', '.join(sorted(counted - properties))}"
+            )
+        named = properties & given.keys()
         options = cls(**{name: value for name, value in given.items() if name not in named})
         if named:
             options = replace(options, properties=replace(options.properties, **{name: given[name] for name in named}))
@@ -253,6 +273,8 @@ def transfer(
         raise ValueError(
             "files and delete are both given, and files that the list does not name would be kept; leave out one"
         )
+    if max_delete is not None and (isinstance(max_delete, bool) or not isinstance(max_delete, int)):
+        raise TypeError(f"max_delete={max_delete!r}: it is a number of files, or None for any number")
     if max_delete is not None and max_delete < 0:
         raise ValueError(f"max_delete={max_delete}: it must not be negative")
     if not options.everything:
@@ -341,11 +363,9 @@ def local_folder(path: str | os.PathLike[str], links: str = "follow") -> LocalFo
 
     Raises:
         TypeError: If the path is not a text or a path object.
-        ValueError: If `links` is unknown.
+        ValueError: If `links` is unknown, or the path is a URL.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"a local folder is a str or a path object, not {type(path).__name__}")
-    return LocalFolder(os.fsdecode(os.fspath(path)), links)
+    return LocalFolder(local_directory("a local folder", path), links)
 
 
 def is_remote(folder: Folder) -> bool:

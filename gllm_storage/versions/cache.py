@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import OURS, ErrorDetails, IntegrityError, Remedy, StorageError, UnsupportedOperationError
+from gllm_storage.files.names import local_directory
 from gllm_storage.files.source import local_errors, open_source
 from gllm_storage.files.target import atomic_target, copy
 from gllm_storage.local.mounts import caches_names
@@ -110,7 +111,7 @@ class Cache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], details: ErrorDetails) -> None:
-        self.folder = os.path.abspath(os.fspath(folder))
+        self.folder = os.path.abspath(local_directory("cache", folder))
         self.details = details
         self.is_read_only = False
         """Whether this process may not write to the cache. It takes what is there."""
@@ -487,7 +488,7 @@ def prune_cache(
 
 
 def _existing(cache: str | os.PathLike[str], operation: str) -> Cache:
-    folder = os.path.abspath(os.fspath(cache))
+    folder = os.path.abspath(local_directory("cache", cache))
     if not os.path.isfile(os.path.join(folder, _TAG_NAME)):
         raise FileNotFoundError(errno.ENOENT, "There is no cache of published versions", folder)
     return Cache(folder, ErrorDetails(url=folder, operation=operation))

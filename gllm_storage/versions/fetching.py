@@ -25,7 +25,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
     UnsupportedOperationError,
 )
-from gllm_storage.files.names import FoldedClashes, fold_of_disk
+from gllm_storage.files.names import FoldedClashes, fold_of_disk, local_directory
 from gllm_storage.files.source import local_errors
 from gllm_storage.store.transfer import Progress
 from gllm_storage.versions.cache import Cache, remove_others
@@ -89,8 +89,8 @@ def fetch(
         The version; its `path` is the local directory.
 
     Raises:
-        ValueError: If the path or the name is not valid, no file matches `include`, or neither `local_dir` nor `cache` is
-            given.
+        ValueError: If the path or the name is not valid, no file matches `include`, `local_dir` or `cache` is a URL, or
+            neither of them is given.
         FileExistsError: If the directory exists.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was fetched
             (`ObjectNotFoundError`).
@@ -107,7 +107,7 @@ def fetch(
     if local_dir is None and cache is None:
         raise ValueError("fetch needs local_dir or cache: a directory for the files")
     place = model_of(client, model)
-    target = "" if local_dir is None else os.path.abspath(os.fspath(local_dir))
+    target = "" if local_dir is None else os.path.abspath(local_directory("local_dir", local_dir))
     if target:
         _require_absent(target)
     patterns = [include] if isinstance(include, str) else include

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import secrets
 import time
 from dataclasses import replace
@@ -33,6 +32,7 @@ from gllm_storage.errors import (
     Remedy,
     StorageUnavailableError,
 )
+from gllm_storage.files.names import local_directory
 from gllm_storage.files.source import MemorySource, open_source
 from gllm_storage.store.port import UploadItem
 from gllm_storage.store.transfer import Progress
@@ -47,6 +47,7 @@ from gllm_storage.versions.reuse import Earlier, earlier_files
 from gllm_storage.versions.stored_file import Content, holds
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
@@ -161,7 +162,8 @@ def publish(
         The version.
 
     Raises:
-        ValueError: If a name, the path of the model, or the metadata are not valid, or the directory has no file.
+        ValueError: If a name, the path of the model, or the metadata are not valid, or the directory is a URL or has
+            no file.
         FileNotFoundError: If the directory does not exist.
         NotADirectoryError: If `local_dir` is a file.
         FileExistsError: If the version exists with other files or metadata, or the name is that of an alias, or differs
@@ -179,7 +181,7 @@ def publish(
     require_name(version)
     details = place.store.details(place.key("versions", version), _OPERATION)
     require_atomic(place, _OPERATION)
-    with hashed_tree(os.fspath(local_dir), details) as tree:
+    with hashed_tree(local_directory("local_dir", local_dir), details) as tree:
         manifest = new_manifest(place, tree, version, metadata)
         require_outside(place)
         enter(place, version, "version", _OPERATION)

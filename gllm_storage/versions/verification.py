@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, IntegrityError
+from gllm_storage.files.names import local_directory
 from gllm_storage.files.source import local_errors, open_source
 from gllm_storage.versions.catalog import Version, require_same, resolved, version_of
 from gllm_storage.versions.layout import model_of
@@ -79,7 +80,7 @@ def verify(
         The version, if every file is there with its content, and no other file.
 
     Raises:
-        ValueError: If the path or the name is not valid.
+        ValueError: If the path or the name is not valid, or `local_dir` is a URL.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was verified (`ObjectNotFoundError`).
         RuntimeError: If a file is missing, changed or added, or the manifest or the list of the files is damaged
             (`IntegrityError`, which names the first files); or if a request fails (`StorageError`).
@@ -88,6 +89,7 @@ def verify(
         >>> verify(client, "models/llama-ft", "v3").name
         'v3'
     """
+    folder = "" if local_dir is None else local_directory("local_dir", local_dir)
     place = model_of(client, model)
     manifest = resolved(place, name, _OPERATION)
     found = _Differences()
@@ -97,7 +99,6 @@ def verify(
             _compare(tree, lambda file: _is_stored(place, folder + file.path, file, read=read), found)
             _find_added_keys(place.store, folder, tree, found)
         else:
-            folder = os.fspath(local_dir)
             _compare(tree, lambda file: is_local(folder, file), found)
             with local_errors("read", folder, tree.details):
                 for path in not_in(tree, local_paths(folder)):

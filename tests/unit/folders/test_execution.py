@@ -7,20 +7,22 @@ import os
 import pickle
 import subprocess
 import threading
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fsspec.callbacks import Callback
 
-from gllm_storage import StorageError, storage_client_from_url
+from gllm_storage import ObjectProperties, StorageError, storage_client_from_url, versions
 from gllm_storage.errors import FolderError
 from gllm_storage.folders import Plan, RemoteFolder
+from gllm_storage.folders.transfer import PropertyOptions
 from gllm_storage.memory.store import MemoryStore
 from tests.unit.folders.conftest import stored, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
     from gllm_storage.info import Stored
@@ -168,7 +170,7 @@ def test_callback(client: FsspecStorageClient, local: Path, tmp_path: Path, call
 
 def test_properties(client: FsspecStorageClient, local: Path) -> None:
     """Properties of single uploads are options."""
-    client.upload_dir(local, "v1", content_type="x/y", metadata={"run": "17"})  # type: ignore[call-arg]
+    client.upload_dir(local, "v1", content_type="x/y", metadata={"run": "17"})
     found = client.info("v1/b/c.bin")
     assert (found.content_type, found.metadata) == ("x/y", {"run": "17"})
     client.copy_dir("v1", "v2")
@@ -178,7 +180,7 @@ def test_properties(client: FsspecStorageClient, local: Path) -> None:
 def test_store_to_store(client: FsspecStorageClient, local: Path, tmp_path: Path) -> None:
     """A sync between two stores, by client or by URL; a second one transfers nothing."""
     client.upload_dir(local, "v1")
-    other: Any = storage_client_from_url(f"file://{tmp_path}/store")
+    other = storage_client_from_url(f"file://{tmp_path}/store")
     target = RemoteFolder(other, "v1")
     assert client.sync_dir(client.url("v1"), target).transferred == 3
     assert client.sync_dir(client.url("v1"), f"file://{tmp_path}/store/v1").transferred == 0
@@ -191,7 +193,53 @@ def test_both_local(client: FsspecStorageClient, local: Path, tmp_path: Path) ->
     """Two local folders are refused, with the way out."""
     with pytest.raises(ValueError, match="are both local"):
         client.sync_dir(local, tmp_path / "copy")
+    with pytest.raises(ValueError, match=r"name a URL, such as client\.url\('v2'\)"):
+        client.sync_dir(local, "v2")
     assert client.sync_dir(local, f"file://{tmp_path}/copy").transferred == 3
+
+
+def test_property_options() -> None:
+    """All properties of an upload are options, for type checkers as well."""
+    assert list(PropertyOptions.__annotations__) == [each.name for each in fields(ObjectProperties)]
+
+
+@pytest.mark.parametrize("name", ["s3://b/v2", "file:///v2"])
+def test_url_as_directory(client: FsspecStorageClient, local: Path, name: str) -> None:
+    """A URL where a directory of this machine is needed is refused, and no folder ``s3:`` appears."""
+    client.upload_dir(local, "v1")
+    versions.publish(client, local, "m", version="1")
+    for call in (
+        lambda: client.download_dir("v1", name),
+        lambda: client.upload_dir(name, "v1"),
+        lambda: versions.fetch(client, "m", "1", name),
+        lambda: versions.fetch(client, "m", "1", cache=name),
+        lambda: versions.publish(client, name, "m", version="2"),
+        lambda: versions.verify(client, "m", "1", name),
+        lambda: versions.list_cache(name),
+        lambda: versions.prune_cache(name, max_size=0),
+    ):
+        with pytest.raises(ValueError, match="is a URL; a directory of this machine is needed"):
+            call()
+
+
+def test_file_as_source(client: FsspecStorageClient, local: Path) -> None:
+    """A file is no folder."""
+    for source in (str(local / "a.bin"), f"file://{local}/a.bin"):
+        with pytest.raises(NotADirectoryError, match="a folder is needed"):
+            client.sync_dir(source, client.url("v1"))
+
+
+def test_wrong_types(client: FsspecStorageClient, local: Path) -> None:
+    """Values of other types are refused by their names."""
+    wrong: Any = client
+    with pytest.raises(TypeError, match="max_delete='1'"):
+        wrong.sync_dir(local, client.url("v1"), delete=True, max_delete="1")
+    with pytest.raises(TypeError, match="preserve=True"):
+        wrong.upload_dir(local, "v1", preserve=True)
+    with pytest.raises(TypeError, match=r"Plan\.load\(path\), not str"):
+        wrong.apply_plan("p.jsonl")
+    with pytest.raises(ValueError, match="a remote folder is a str, not PosixPath"):
+        wrong.upload_dir(local, Path("x"))
 
 
 def test_delete_dir(client: FsspecStorageClient, local: Path) -> None:
