@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from gllm_storage.concurrency.bandwidth import Bandwidth
 from gllm_storage.concurrency.stop import Stop, running_stop
-from gllm_storage.errors import timed
+from gllm_storage.errors import AccessDeniedError, ErrorDetails, FolderError, Remedy, timed
 from gllm_storage.files.names import local_directory
 from gllm_storage.folders.attributes import checked
 from gllm_storage.folders.entries import FileList, LocalFolder, StoredFolder
@@ -48,8 +48,8 @@ class FolderOptions(TypedDict, total=False):
         exclude: Patterns: files that match one do not take part.
         rules: Rules such as ``"- *.tmp"`` and ``"+ *.bin"``, of which the first that matches decides.
         files: Paths below the folder: only these files take part. Each must exist.
-        force: Whether objects of published versions (`gllm_storage.versions`) may be deleted and replaced. Without it they
-            are refused before anything moves. Default False.
+        force: Whether objects of published versions (`gllm_storage.versions`) may be deleted and replaced, and the target
+            folder may have the name of an object. Without it both are refused before anything moves. Default False.
         dry_run: Whether to plan only. The result's `plan` says what would be done. Default False.
         callback: An fsspec callback, which receives the number of files, then 1 for each complete file, and has a child for
             the bytes of each file; or a function, which is called with each number of bytes.
@@ -288,6 +288,8 @@ def transfer(
             require_unpublished(plan, target, replaces=not options.exclusive)
             if options.removes:
                 require_unpublished(plan, source, removes=True)
+        if plan.transfers and not (options.everything or options.force):
+            _require_no_object(target)
         if options.dry_run:
             return FolderResult(plan)
         return Execution(plan, source, target, manner, index, stop).run()
@@ -352,6 +354,20 @@ def _run(
 ) -> FolderResult:
     with contextlib.closing(ChecksumIndex(index_file())) as index:
         return Execution(plan, source, target, manner, index, stop, takes_all=takes_all).run()
+
+
+def _require_no_object(target: Folder) -> None:
+    """Check that no object has the name of a folder: no local folder could have both. Unreadable objects do not count."""
+    if not isinstance(target, StoredFolder) or target.local is not None or not target.prefix:
+        return
+    with contextlib.suppress(AccessDeniedError):
+        if target.store.exists(target.prefix.removesuffix("/")):
+            raise FolderError(
+                f"{target.url.rstrip('/')} is an object; nothing was changed: a folder of that name could not be downloaded "
+                "beside it",
+                ErrorDetails(url=target.url, operation="plan"),
+                Remedy.OTHER_NAME,
+            )
 
 
 def local_folder(path: str | os.PathLike[str], links: str = "follow") -> LocalFolder:

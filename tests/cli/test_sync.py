@@ -105,6 +105,11 @@ def test_refused(tmp_path: Path, folder: Path) -> None:
     assert files_in(tmp_path / "target") == ["x", "y"]
     assert run("sync", folder).code == run("sync", folder, "-").code == 2
     assert run("sync", tmp_path / "missing", tmp_path / "target").code == 3
+    file, a_url = run("sync", folder / NAMES[0], "memory://b/x"), run("fetch", "memory://b/m", "v1", "s3://b/x")
+    assert (file.code, a_url.code) == (2, 2)
+    assert "a folder is needed" in file.err
+    assert "a directory of this machine is needed" in a_url.err
+    assert run("publish", folder / NAMES[0], "memory://b/m", "v1").code == 2
 
 
 def test_size_only(folder: Path, tmp_path: Path) -> None:

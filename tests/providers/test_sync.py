@@ -323,3 +323,17 @@ def test_publish_callback(hundred: FsspecStorageClient, tmp_path: Path) -> None:
     with pytest.raises((OSError, StorageError), match="the screen is gone"):
         versions.fetch(client, "m", "1", tmp_path / "fetched", callback=failing([]))
     assert not (tmp_path / "fetched").exists()
+
+
+@pytest.mark.parametrize("store", ["memory", "ministack", "gcs-fake", "azurite"])
+def test_object_as_target(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A target folder with the name of an object is refused; ``force`` permits it."""
+    client = make_rig(store, request).client()
+    client.upload(b"object", "x/a.txt")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "f").write_bytes(b"f")
+    with pytest.raises(FolderError, match=r"x/a\.txt is an object; nothing was changed"):
+        client.upload_dir(tmp_path / "local", "x/a.txt")
+    assert not client.file_exists("x/a.txt/f")
+    assert client.upload_dir(tmp_path / "local", "x/a.txt", force=True).transferred == 1
+    assert client.upload_dir(tmp_path / "local", "x/a.txt").skipped == 1
