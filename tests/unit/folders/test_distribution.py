@@ -370,6 +370,7 @@ def test_secrets(local: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pyt
             return super().submit(fn, *args, **given)
 
     monkeypatch.setattr(type(client.store), "list", lambda *_: iter(()))
+    monkeypatch.setattr(type(client.store), "exists", lambda *_: False)
     with pytest.raises(FolderError) as caught:
         client.upload_dir(local, "v1", executor=Showing())
     shown += [caplog.text, str(caught.value), repr(caught.value.failures), str(caught.value.result.plan)]
@@ -386,7 +387,7 @@ def test_properties(disk: FsspecStorageClient, local: Path, monkeypatch: pytest.
         return {}
 
     monkeypatch.setattr(LocalStore, "options_of", noting)
-    disk.upload_dir(local, "v1", executor=Recording(), content_type="x/y", metadata={"run": "17"})  # type: ignore[call-arg]
+    disk.upload_dir(local, "v1", executor=Recording(), content_type="x/y", metadata={"run": "17"})
     assert [(each.content_type, each.metadata) for each in seen] == [("x/y", {"run": "17"})]
 
 

@@ -140,7 +140,7 @@ def test_apply_dry_run(client: FsspecStorageClient, local: Path) -> None:
     plan = client.delete_dir("v1", dry_run=True).plan
     assert client.apply_plan(plan, dry_run=True).deleted == 0
     assert len(stored(client)) == 3
-    assert client.apply_plan(plan, content_type="x/y").deleted == 3  # type: ignore[call-arg]
+    assert client.apply_plan(plan, content_type="x/y").deleted == 3
 
 
 @pytest.mark.parametrize("options", [{"links": "skip"}, {"size_only": True}, {"content_type": "x/y"}], ids=str)

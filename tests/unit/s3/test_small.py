@@ -120,7 +120,8 @@ def test_requests_in_progress(seconds: float, most: int, monkeypatch: pytest.Mon
     """A near store gets a few requests at a time, a distant one many."""
     clock, in_progress = [0.0], [0]
     monkeypatch.setattr(small, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    assert small._run([Waited(Slow(clock, seconds), in_progress) for _ in range(200)], Stop()) == []
+    common: Any = SimpleNamespace(unreported={})
+    assert small._run([Waited(Slow(clock, seconds), in_progress) for _ in range(200)], common, Stop()) == []
     assert max(in_progress) == most
 
 
