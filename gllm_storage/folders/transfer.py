@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -31,6 +30,7 @@ from gllm_storage.folders.published import require_unpublished
 from gllm_storage.info import NO_PROPERTIES, ObjectProperties
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
 
