@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import fnmatch
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -27,6 +26,7 @@ from gllm_storage.errors import (
 )
 from gllm_storage.files.names import FoldedClashes, fold_of_disk, local_directory
 from gllm_storage.files.source import local_errors
+from gllm_storage.folders.filters import Filter
 from gllm_storage.store.transfer import Progress
 from gllm_storage.versions.cache import Cache, remove_others
 from gllm_storage.versions.catalog import Version, resolved, version_of
@@ -77,8 +77,9 @@ def fetch(
         model: The path of the model, as for `publish`.
         name: The name of a version or of an alias, or a digest.
         local_dir: The directory to make; its parent is created. None makes none: `cache` is needed then.
-        include: Patterns of the paths to download, such as ``"*.safetensors"``; ``*`` also matches ``/``. None downloads
-            all files.
+        include: Patterns of the paths to download, as for `upload_dir` and in rclone: ``"*.safetensors"`` matches in any
+            folder, ``"/config.json"`` at the top only, ``"weights/**"`` a folder, ``"*.{bin,txt}"`` one of two. None
+            downloads all files.
         cache: The directory of a cache, made if it does not exist. The SHA-256 of each file that is taken from it is
             computed, and a damaged one is downloaded again. The files of `local_dir` share their blocks with those of the
             cache where the disk can do that (XFS, Btrfs); otherwise they are hard links that cannot be written, or copies if
@@ -89,8 +90,8 @@ def fetch(
         The version; its `path` is the local directory.
 
     Raises:
-        ValueError: If the path or the name is not valid, no file matches `include`, `local_dir` or `cache` is a URL, or
-            neither of them is given.
+        ValueError: If the path, the name or a pattern is not valid, no file matches `include`, `local_dir` or `cache` is a
+            URL, or neither of them is given.
         FileExistsError: If the directory exists.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was fetched
             (`ObjectNotFoundError`).
@@ -110,13 +111,13 @@ def fetch(
     target = "" if local_dir is None else os.path.abspath(local_directory("local_dir", local_dir))
     if target:
         _require_absent(target)
-    patterns = [include] if isinstance(include, str) else include
+    chosen = Filter.of([include] if isinstance(include, str) else include)
     opened = None if cache is None else Cache(cache, place.store.details(place.prefix, _OPERATION))
     known = opened.manifest(place, name) if opened is not None and is_digest(name) else None
     manifest = known or resolved(place, name, _OPERATION)
     for attempt in range(_ATTEMPTS):
         try:
-            path = _Fetch(place, manifest, target, patterns, Progress(callback), opened).run()
+            path = _Fetch(place, manifest, target, chosen, Progress(callback), opened).run()
         except ObjectNotFoundError as error:
             manifest = _manifest_after(place, name, manifest, error, is_last=attempt + 1 == _ATTEMPTS)
         else:
@@ -131,7 +132,7 @@ class _Fetch:
     model: Model
     manifest: Manifest
     target: str
-    patterns: Sequence[str] | None
+    chosen: Filter
     progress: Progress
     cache: Cache | None
 
@@ -153,7 +154,8 @@ class _Fetch:
         with self._opened() as (tree, lease):
             files, size = self._counted(tree)
             if not files:
-                raise ValueError(f"{self._details.url} has no file that matches {self.patterns!r}")
+                patterns = [each.pattern for each in self.chosen.rules if each.takes]
+                raise ValueError(f"{self._details.url} has no file that matches {patterns!r}")
             self.progress.expect(size)
             if lease is not None and not self.target:
                 return self._directory_of(lease)
@@ -202,7 +204,7 @@ class _Fetch:
         return found
 
     def _chosen(self, tree: StoredTree) -> Iterator[TreeFile]:
-        return (each for each in tree if self._is_chosen(each))
+        return (each for each in tree if self.chosen.takes(each.path))
 
     def _counted(self, tree: StoredTree) -> tuple[int, int]:
         files = size = 0
@@ -229,9 +231,6 @@ class _Fetch:
                         self._details,
                         Remedy.CASE_SENSITIVE_DISK,
                     )
-
-    def _is_chosen(self, file: TreeFile) -> bool:
-        return self.patterns is None or any(fnmatch.fnmatchcase(file.path, each) for each in self.patterns)
 
     def _fill(self, batch: Sequence[TreeFile], lease: Lease | None) -> None:
         """Bring files that are not there with their content to the temporary directory.

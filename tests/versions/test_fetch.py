@@ -81,6 +81,23 @@ def test_some_files(client: FsspecStorageClient, tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(
+    "patterns",
+    [["1.bin", "config.json"], ["/weights/1.bin", "/config.json"], ["weights/", "*.json"], ["{1.bin,*.json}"], ["**"]],
+    ids=str,
+)
+def test_patterns_as_folders(client: FsspecStorageClient, tmp_path: Path, patterns: list[str]) -> None:
+    """A pattern means the same for `fetch` as for `upload_dir`."""
+    out = write_folder(tmp_path / "out", FILES)
+    publish(client, out, MODEL, version="v1")
+    client.upload_dir(out, "copy", include=patterns)
+    copied = {info.url.removeprefix(f"{client.url('copy')}/") for info in client.list_files("copy")}
+    fetch(client, MODEL, "v1", tmp_path / "local", include=patterns)
+    assert set(content(tmp_path / "local")) == copied
+    with pytest.raises(ValueError, match="stands alone"):
+        fetch(client, MODEL, "v1", tmp_path / "other", include=["a]"])
+
+
 @pytest.mark.usefixtures("version")
 def test_existing_destination(client: FsspecStorageClient, tmp_path: Path) -> None:
     """A destination that exists is not touched, whatever it is."""

@@ -14,7 +14,10 @@ from gllm_storage.cli.signals import announce
 @click.argument("name", metavar="NAME")
 @click.argument("directory", metavar="[DIRECTORY]", required=False, type=click.Path())
 @click.option(
-    "--include", metavar="PATTERN", multiple=True, help="Only files that match, such as '*.safetensors'; repeatable."
+    "--include",
+    metavar="PATTERN",
+    multiple=True,
+    help="Only files that match; patterns as in rclone: '*.bin' in any folder, '/a.bin' at the top. Repeatable.",
 )
 @click.option("--cache", metavar="DIRECTORY", type=click.Path(), help="A cache that all processes of a machine share.")
 @quiet_option
