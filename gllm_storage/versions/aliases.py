@@ -16,7 +16,7 @@ from gllm_storage.versions.catalog import Version, alias_names, manifest_of, new
 from gllm_storage.versions.entries import AliasEntry
 from gllm_storage.versions.layout import model_of, require_atomic, require_name, require_outside
 from gllm_storage.versions.log import alias_log
-from gllm_storage.versions.register import enter
+from gllm_storage.versions.register import enter, require_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,19 @@ def set_alias(client: CloudStorageClient, model: str, alias: str, version: str, 
         require_name(expected)
     enter(place, alias, "alias", _OPERATION)
     return version_of(place, move(place, alias, target, expected))
+
+
+def require_alias(client: CloudStorageClient, model: str, alias: str, version: str) -> None:
+    """Check, before a version is published, that an alias may have its name then.
+
+    Raises:
+        ValueError: If a name is not valid, or the alias has the name of the version.
+        FileExistsError: If another version has the name, or another name differs only in case (`ObjectExistsError`).
+        RuntimeError: If a request fails (`StorageError`).
+    """
+    if require_name(alias).lower() == require_name(version).lower():
+        raise ValueError(f"alias {alias!r} has the name of the version; give it another one")
+    require_free(model_of(client, model), alias, "alias", _OPERATION)
 
 
 def alias_history(client: CloudStorageClient, model: str, alias: str) -> Iterator[AliasMove]:

@@ -40,16 +40,25 @@ def enter(model: Model, name: str, kind: Kind, operation: str) -> None:
             create_exclusively(model.store, key, encode_json({"format": FORMAT, "kind": kind, "name": name}))
         except ObjectExistsError:
             found = find(model, name)
-    if found is not None and found != (name, kind):
-        other, other_kind = found
-        twin = "" if other == name else ", which differs only in case"
-        details = model.store.details(key, operation)
-        raise ObjectExistsError(
-            f"{model.store.url(model.prefix)} has {'an' if other_kind == 'alias' else 'a'} {other_kind} {other!r}{twin}, so "
-            f"{name!r} cannot be {'an' if kind == 'alias' else 'a'} {kind}",
-            details,
-            Remedy.OTHER_NAME,
-        )
+    _require_same(model, name, kind, found, operation)
+
+
+def require_free(model: Model, name: str, kind: Kind, operation: str) -> None:
+    """Check that a name can be entered, without doing so; raises as `enter`."""
+    _require_same(model, name, kind, find(model, name), operation)
+
+
+def _require_same(model: Model, name: str, kind: Kind, found: tuple[str, Kind] | None, operation: str) -> None:
+    if found is None or found == (name, kind):
+        return
+    other, other_kind = found
+    twin = "" if other == name else ", which differs only in case"
+    raise ObjectExistsError(
+        f"{model.store.url(model.prefix)} has {'an' if other_kind == 'alias' else 'a'} {other_kind} {other!r}{twin}, so "
+        f"{name!r} cannot be {'an' if kind == 'alias' else 'a'} {kind}",
+        model.store.details(_key(model, name), operation),
+        Remedy.OTHER_NAME,
+    )
 
 
 def find(model: Model, name: str) -> tuple[str, Kind] | None:

@@ -74,6 +74,25 @@ def test_listed(model: str) -> None:
     assert read_json("alias", model)["latest"]["version"] == "v1"
 
 
+@pytest.mark.parametrize(("name", "code"), [("a/b", 2), ("v3", 2), ("V3", 2), ("v1", 4), ("LATEST", 4)])
+def test_publish_with_wrong_alias(model: str, out: Path, name: str, code: int) -> None:
+    """An alias that cannot have its name is refused before anything is published."""
+    failed = run("publish", out, model, "v3", "--alias", name)
+    assert (failed.code, failed.out) == (code, "")
+    assert ok("versions", model).lines == ["v1", "v2"]
+
+
+def test_failed_alias(out: Path, tmp_path: Path) -> None:
+    """If the alias cannot be moved after the version is published, the command says that it is published."""
+    (tmp_path / "store" / "models" / "llama").mkdir(parents=True)
+    (tmp_path / "store" / "models" / "llama" / "aliases").write_bytes(b"not a folder")
+    url = f"file://{tmp_path}/store/models/llama"
+    failed = run("publish", out, url, "v1", "--alias", "latest")
+    assert failed.code != 0
+    assert "v1 is published; the alias latest was perhaps not moved" in failed.err
+    assert ok("versions", url).lines == ["v1"]
+
+
 def test_alias(model: str) -> None:
     """`alias` moves an alias if it points to the expected version, and shows its moves."""
     failed = run("alias", model, "latest", "v2", "--expected", "v2")

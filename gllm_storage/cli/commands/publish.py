@@ -9,6 +9,7 @@ import click
 
 from gllm_storage.cli.models import bar, model_argument, models_at, quiet_option, show_version
 from gllm_storage.cli.options import json_option, store_options
+from gllm_storage.cli.output import complain
 from gllm_storage.cli.signals import announce
 
 
@@ -19,7 +20,7 @@ from gllm_storage.cli.signals import announce
 @click.option(
     "--metadata", metavar="NAME=VALUE", multiple=True, help="A fact to keep with the version; repeatable. VALUE may be JSON."
 )
-@click.option("--alias", metavar="NAME", help="Then point this alias to the version.")
+@click.option("--alias", metavar="NAME", help="Then point this alias to the version; its name is checked first.")
 @quiet_option
 @json_option
 @store_options
@@ -39,14 +40,23 @@ def publish(
     version that exists with other files or metadata is not changed (exit code 4).
     """
     from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.versions.aliases import require_alias  # noqa: PLC0415 - as above
 
     facts = _parsed(metadata)
     (stored,) = models_at(model)
+    if alias is not None:
+        require_alias(stored.client, stored.path, alias, version)
     announce("the version is published completely or not at all; run the command again to go on")
     with bar(version, quiet=quiet) as callback:
         found = versions.publish(stored.client, directory, stored.path, version=version, metadata=facts, callback=callback)
     if alias is not None:
-        versions.set_alias(stored.client, stored.path, alias, version)
+        announce("the version is published, but perhaps the alias was not moved")
+        try:
+            versions.set_alias(stored.client, stored.path, alias, version)
+        except Exception as error:
+            moved = "was not moved" if isinstance(error, FileExistsError) else "was perhaps not moved"
+            complain(f"{version} is published; the alias {alias} {moved}")
+            raise
     show_version(found, as_json=as_json)
 
 
