@@ -132,6 +132,7 @@ class Remedy(Enum):
         "Pass check_conflict=False, use another store, or set conditional_writes='best-effort' to accept a check that can "
         "race"
     )
+    OTHER_STORE = "Use another store"
     USE_OTHER_FOLDER = "Pass check_conflict=False, or use another folder"
     REPEAT = "Repeat the call later"
     REPEAT_NOW = "Repeat the call"

@@ -15,16 +15,20 @@ Slots count down from 99999999 in keys, so that the newest entry of a log is the
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from gllm_storage.errors import redacted
+from gllm_storage.errors import ConflictCheckUnsupportedError, Remedy, redacted
 from gllm_storage.paths import validate_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gllm_storage.client import CloudStorageClient
+    from gllm_storage.errors import ErrorDetails
     from gllm_storage.store.port import ObjectStore
 
 LAST_SLOT = 99_999_999
@@ -119,7 +123,29 @@ def require_atomic(model: Model, operation: str) -> None:
         ConflictCheckUnsupportedError: If they are not.
         StorageError: If a request fails.
     """
-    model.store.require_atomic(model.key("probe"), operation)
+    with exclusive_creates(model.store.details(model.prefix, operation)):
+        model.store.require_atomic(model.key("probe"), operation)
+
+
+@contextlib.contextmanager
+def exclusive_creates(details: ErrorDetails) -> Iterator[None]:
+    """Give the error of a store that does not create exclusively: no argument of these functions could do without.
+
+    Args:
+        details: The model or its object, and the operation.
+
+    Raises:
+        ConflictCheckUnsupportedError: If the block raises it.
+    """
+    try:
+        yield
+    except ConflictCheckUnsupportedError as error:
+        raise ConflictCheckUnsupportedError(
+            f"{details.url}: the store cannot create objects exclusively, which published versions need; nothing was "
+            "published or changed",
+            details,
+            Remedy.OTHER_STORE,
+        ) from error
 
 
 def require_outside(model: Model) -> None:

@@ -15,7 +15,7 @@ from gllm_storage.errors import IntegrityError, ObjectExistsError, ObjectNotFoun
 from gllm_storage.files.source import MemorySource
 from gllm_storage.store.port import ReadItem, unwatched
 from gllm_storage.versions.entries import Aborted, Entry, decode_entry, encode_entry
-from gllm_storage.versions.layout import is_name, slot_name, slot_of
+from gllm_storage.versions.layout import exclusive_creates, is_name, slot_name, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -259,4 +259,5 @@ def create_exclusively(store: ObjectStore, key: str, data: bytes) -> None:
         StorageError: If the request fails.
     """
     transfer = store.transfer(key, "upload")
-    store.upload(store.request(key, MemorySource(data, transfer.details), transfer, exclusive=True))
+    with exclusive_creates(transfer.details):
+        store.upload(store.request(key, MemorySource(data, transfer.details), transfer, exclusive=True))

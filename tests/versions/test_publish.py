@@ -22,6 +22,7 @@ from gllm_storage.errors import (
     ConflictCheckUnsupportedError,
     IntegrityError,
     ObjectExistsError,
+    Remedy,
     StorageError,
     StorageUnavailableError,
 )
@@ -596,7 +597,20 @@ def test_store_without_exclusive_create(out: Path, tmp_path: Path, monkeypatch: 
     assert [each.name for each in list_versions(plain, MODEL)] == ["v1", "v2"]
     for request in ("upload", "delete"):
         monkeypatch.setattr(type(plain.store), request, None)
-    with pytest.raises(ConflictCheckUnsupportedError):
+    with pytest.raises(ConflictCheckUnsupportedError, match="Use another store") as caught:
         ON_PLAIN[function](plain, out)
+    assert MODEL in caught.value.url or "released/llama" in caught.value.url
     monkeypatch.undo()
     assert {key: read_bytes(client.store, key) for key in client.store.list_keys()} == before
+
+
+def test_disk_without_links(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that turns out not to create exclusively gives the same advice."""
+    client = LocalStorageClient({"root": str(tmp_path / "store")})
+
+    def upload(_: object) -> None:
+        raise ConflictCheckUnsupportedError("no hard links", remedy=Remedy.USE_OTHER_FOLDER)
+
+    monkeypatch.setattr(client.store, "upload", upload)
+    with pytest.raises(ConflictCheckUnsupportedError, match="Use another store"):
+        publish(client, out, MODEL, version="v3")
