@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,18 @@ def models_at(*urls: str) -> list[StoredModel]:
             raise ValueError(f"{each.url} is a bucket; name a model in it, as in {each.url.rstrip('/')}/models/llama")
     made = clients(Store(each.root) for each in addresses)
     return [StoredModel(made[Store(each.root)], f"/{each.key.rstrip('/')}") for each in addresses]
+
+
+def require_model(stored: StoredModel) -> None:
+    """Check that there is a model, for commands that found nothing: its path may have a typing error.
+
+    Raises:
+        FileNotFoundError: If there is no object below its path.
+        StorageError: If the request fails.
+    """
+    url = stored.client.url(stored.path)
+    if stored.client.store.first(f"{url.removeprefix(stored.client.store.url(''))}/") is None:
+        raise FileNotFoundError(errno.ENOENT, "no model", url)
 
 
 def period(option: str, text: str) -> dt.timedelta:

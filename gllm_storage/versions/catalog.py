@@ -148,8 +148,11 @@ def manifest_of(model: Model, version: str, operation: str) -> Manifest:
             details = model.store.details(model.key("versions", version), operation)
             raise IntegrityError(f"{details.url} has the manifest of another version, {entry.version!r}", details)
         return entry
-    state = "was deleted" if isinstance(entry, Deleted) else "is not published"
-    raise _missing(model, version, operation, f"has a version {version!r} that {state}")
+    if isinstance(entry, Deleted):
+        raise _missing(model, version, operation, f"has a version {version!r} that was deleted")
+    if find(model, version) == (version, "alias"):
+        raise _missing(model, version, operation, f"has no version {version!r}: that is an alias; name a version")
+    raise _missing(model, version, operation, f"has no version {version!r}")
 
 
 def require_same(model: Model, manifest: Manifest, operation: str) -> None:

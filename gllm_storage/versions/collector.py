@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.errors import ObjectExistsError, Remedy, UnsupportedOperationError
 from gllm_storage.store.port import nothing
 from gllm_storage.versions.entries import Aborted, Deleted, Manifest
-from gllm_storage.versions.layout import is_place, mark_of, model_of, require_atomic
+from gllm_storage.versions.layout import is_place, mark_of, model_of, require_atomic, require_period
 from gllm_storage.versions.log import create_exclusively, logged_entries, newest_in, read_entries, version_log
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def collect_garbage(
         The deleted directories.
 
     Raises:
-        ValueError: If the path is not valid, or the grace period is negative.
+        ValueError: If the path is not valid, or the grace period is negative or not a `timedelta`.
         RuntimeError: If the store is a disk such as NFS, and `one_machine` is not set (`UnsupportedOperationError`); if the
             store cannot create exclusively (`ConflictCheckUnsupportedError`), an entry of a log is damaged
             (`IntegrityError`), or a request fails (`StorageError`). All versions are complete then, too.
@@ -88,8 +88,7 @@ def collect_garbage(
         >>> collect_garbage(client, "models/llama-ft", dry_run=True)
         []
     """
-    if grace < dt.timedelta():
-        raise ValueError(f"grace must not be negative: {grace}")
+    require_period("grace", grace)
     place = model_of(client, model)
     collector = Collector(place)
     candidates = collector.candidates(grace, dry_run=dry_run)

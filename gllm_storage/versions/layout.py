@@ -16,6 +16,7 @@ Slots count down from 99999999 in keys, so that the newest entry of a log is the
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import re
 from dataclasses import dataclass
 from itertools import islice
@@ -176,12 +177,26 @@ def require_name(name: str) -> str:
         ValueError: If it is not one segment of letters, digits, ``.``, ``_`` and ``-`` that begins with a letter or digit,
             or is longer than 128 characters.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r} is not a name: give the name of a version or of an alias as a text")  # noqa: TRY004 - documented
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ValueError(
             f"{name!r} cannot be the name of a version or an alias: it must have 1 to {_LONGEST_NAME} letters, digits, '.', "
             "'_' and '-', and begin with a letter or a digit"
         )
     return name
+
+
+def require_period(argument: str, period: object) -> None:
+    """Check a length of time.
+
+    Raises:
+        ValueError: If it is not a `datetime.timedelta`, or negative.
+    """
+    if not isinstance(period, dt.timedelta):
+        raise ValueError(f"{argument}={period!r} is not a datetime.timedelta, such as timedelta(days=30)")  # noqa: TRY004 - documented
+    if period < dt.timedelta():
+        raise ValueError(f"{argument} must not be negative: {period}")
 
 
 def is_name(name: str) -> bool:
@@ -203,7 +218,7 @@ def hex_of(digest: str) -> str:
 
 def is_digest(text: str) -> bool:
     """Whether a text has the form of a digest."""
-    return _DIGEST.fullmatch(text) is not None
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
 def place_of(digest: str, number: int) -> str:

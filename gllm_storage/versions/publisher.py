@@ -221,10 +221,26 @@ def _as_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If JSON cannot hold a value.
     """
     try:
-        values: dict[str, Any] = json.loads(json.dumps(dict(metadata), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"the metadata of a version must be JSON: {error}") from error
+        given = dict(metadata)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the metadata of a version must be JSON: names with values, not {metadata!r}") from error
+    for name, value in given.items():
+        try:
+            json.dumps({name: value}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"the metadata of a version must be JSON, and {name!r} is not: {_problem(value, error)}"
+            ) from error
+    values: dict[str, Any] = json.loads(json.dumps(given))
     return values
+
+
+def _problem(value: object, error: Exception) -> str:
+    if isinstance(value, float):
+        return f"JSON has no {value!r}; leave it out, or give it as a text"
+    if hasattr(value, "__float__"):
+        return f"it is a {type(value).__module__}.{type(value).__name__}; convert it with float() or int()"
+    return str(error)
 
 
 class Publisher:

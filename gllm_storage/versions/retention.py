@@ -10,7 +10,7 @@ from gllm_storage.versions.catalog import Version, alias_names, newest_move, ver
 from gllm_storage.versions.collector import time_of_store
 from gllm_storage.versions.deletion import aliases_to, mark_deleted
 from gllm_storage.versions.entries import Manifest
-from gllm_storage.versions.layout import model_of, require_atomic
+from gllm_storage.versions.layout import model_of, require_atomic, require_period
 from gllm_storage.versions.log import alias_log, logged_entries, newest_in, read_entries
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ def retain(
         >>> retain(client, "models/llama-ft", keep_last=10).deleted
         ()
     """
-    if min(keep_last, keep_every) < 0 or (keep_younger is not None and keep_younger < dt.timedelta()):
+    if min(keep_last, keep_every) < 0:
         raise ValueError("a rule of retention must not be negative")
+    if keep_younger is not None:
+        require_period("keep_younger", keep_younger)
     if not (keep_last or keep_every or keep_younger):
         raise ValueError("name a rule of retention: keep_last, keep_every or keep_younger")
     place = model_of(client, model)

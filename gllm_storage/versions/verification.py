@@ -81,7 +81,9 @@ def verify(
 
     Raises:
         ValueError: If the path or the name is not valid, or `local_dir` is a URL.
-        FileNotFoundError: If the version does not exist, or was deleted, also while it was verified (`ObjectNotFoundError`).
+        FileNotFoundError: If the version does not exist, or was deleted, also while it was verified (`ObjectNotFoundError`);
+            or if `local_dir` does not exist.
+        NotADirectoryError: If `local_dir` is a file.
         RuntimeError: If a file is missing, changed or added, or the manifest or the list of the files is damaged
             (`IntegrityError`, which names the first files); or if a request fails (`StorageError`).
 
@@ -91,6 +93,8 @@ def verify(
     """
     folder = "" if local_dir is None else local_directory("local_dir", local_dir)
     place = model_of(client, model)
+    if folder:
+        os.scandir(folder).close()
     manifest = resolved(place, name, _OPERATION)
     found = _Differences()
     with stored_tree(place, manifest, _OPERATION) as tree:

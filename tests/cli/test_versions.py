@@ -93,6 +93,15 @@ def test_failed_alias(out: Path, tmp_path: Path) -> None:
     assert ok("versions", url).lines == ["v1"]
 
 
+@pytest.mark.parametrize("command", [["versions"], ["alias"], ["gc"], ["gc", "--dry-run"], ["retain", "--keep-last", "1"]])
+def test_no_model(tmp_path: Path, command: list[str]) -> None:
+    """A command about a model that does not exist says so."""
+    failed = run(*command, f"file://{tmp_path}/store/lama")
+    assert (failed.code, failed.out) == (3, "")
+    assert "no model" in failed.err
+    assert not (tmp_path / "store").exists()
+
+
 def test_alias(model: str) -> None:
     """`alias` moves an alias if it points to the expected version, and shows its moves."""
     failed = run("alias", model, "latest", "v2", "--expected", "v2")
@@ -152,7 +161,10 @@ def test_delete_version(model: str) -> None:
         (["verify", "{model}", "v1", "{out}"], (7, "is not version 'v1': 'config.json' is changed, 'new.txt' is added")),
         (["verify", "{model}", "v1", "{out}", "--no-read"], (2, "leave DIRECTORY out")),
         (["alias", "{model}", "best"], (3, "No such alias: best")),
-        (["alias", "{model}", "best", "v9"], (3, "'v9'")),
+        (["alias", "{model}", "best", "v9"], (3, "has no version 'v9'")),
+        (["alias", "{model}", "best", "latest"], (3, "has no version 'latest': that is an alias; name a version")),
+        (["delete-version", "{model}", "latest"], (3, "that is an alias")),
+        (["verify", "{model}", "v1", "nodir"], (3, "nodir")),
         (["alias", "{model}", "v1", "v2"], (4, "cannot be an alias")),
         (["alias", "{model}", "--expected", "v1"], (2, "needs ALIAS and VERSION")),
         (["gc", "{model}", "--grace", "soon"], (2, "--grace 'soon' is not a time")),

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from gllm_storage import LocalStorageClient, MemoryStorageClient
@@ -569,6 +570,13 @@ def test_bad_metadata(client: FsspecStorageClient, out: Path) -> None:
     for metadata in ({"a": object()}, {"a": "x" * 2**20}):
         with pytest.raises(ValueError, match=r"must be JSON|the limit is"):
             publish(client, out, MODEL, version="v3", metadata=metadata)
+    for metadata, told in {
+        "nan": ({"epoch": 1, "loss": float("nan")}, "'loss' is not: JSON has no nan"),
+        "scalar": ({"epoch": 1, "loss": np.float32(1)}, r"'loss' is not: .*float32; convert it with float\(\)"),
+        "pairs": (7, "not 7"),
+    }.values():
+        with pytest.raises(ValueError, match=told):
+            publish(client, out, MODEL, version="v3", metadata=metadata)  # type: ignore[arg-type]
     assert list(client.store.list_keys()) == []
 
 
@@ -602,6 +610,19 @@ def test_store_without_exclusive_create(out: Path, tmp_path: Path, monkeypatch: 
     assert MODEL in caught.value.url or "released/llama" in caught.value.url
     monkeypatch.undo()
     assert {key: read_bytes(client.store, key) for key in client.store.list_keys()} == before
+
+
+def test_wrong_types(client: FsspecStorageClient, out: Path) -> None:
+    """A number instead of a length of time, or a `Version` instead of its name, is an error that says what is needed."""
+    version = publish(client, out, MODEL, version="v3")
+    for call in (
+        lambda: collect_garbage(client, MODEL, grace=0),  # type: ignore[arg-type]
+        lambda: retain(client, MODEL, keep_younger=30),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ValueError, match=r"is not a datetime\.timedelta"):
+            call()
+    with pytest.raises(ValueError, match="is not a name"):
+        resolve(client, MODEL, version)  # type: ignore[arg-type]
 
 
 def test_disk_without_links(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from gllm_storage.cli.models import model_argument, models_at, show_version
+from gllm_storage.cli.models import model_argument, models_at, require_model, show_version
 from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.output import say, say_json
 
@@ -36,6 +36,8 @@ def alias(model: str, alias: str | None, version: str | None, *, expected: str |
         raise click.UsageError("--expected needs ALIAS and VERSION")
     if alias is None:
         found = versions.list_aliases(stored.client, stored.path)
+        if not found:
+            require_model(stored)
         if as_json:
             say_json({name: asdict(move) for name, move in found.items()})
         for name, move in () if as_json else found.items():

@@ -29,7 +29,9 @@ def delete_version(model: str, names: tuple[str, ...]) -> None:
         with failures.tolerated():
             deletion = versions.delete_version(stored.client, stored.path, name)
             if not deletion:
-                raise FileNotFoundError(errno.ENOENT, f"No such version: {name}", stored.client.url(stored.path))
+                is_alias = any(versions.alias_history(stored.client, stored.path, name))
+                hint = ", that is an alias; name a version" if is_alias else ""
+                raise FileNotFoundError(errno.ENOENT, f"No such version: {name}{hint}", stored.client.url(stored.path))
             for alias in deletion.aliases:
                 complain(f"warning: alias {alias} points to the deleted version {name}")
     failures.finish()

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from gllm_storage.cli.models import model_argument, models_at, period
+from gllm_storage.cli.models import model_argument, models_at, period, require_model
 from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.output import say, say_json
 
@@ -32,6 +32,7 @@ def gc(model: str, *, dry_run: bool, grace: str, one_machine: bool, as_json: boo
 
     spared = period("--grace", grace)
     (stored,) = models_at(model)
+    require_model(stored)
     found = versions.collect_garbage(stored.client, stored.path, grace=spared, dry_run=dry_run, one_machine=one_machine)
     if as_json:
         say_json([asdict(each) for each in found])

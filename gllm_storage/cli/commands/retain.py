@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gllm_storage.cli.models import model_argument, models_at, period, version_as_json
+from gllm_storage.cli.models import model_argument, models_at, period, require_model, version_as_json
 from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.output import complain, say, say_json
 
@@ -35,6 +35,7 @@ def retain(model: str, *, keep_last: int, keep_every: int, keep_younger: str | N
 
     younger = None if keep_younger is None else period("--keep-younger", keep_younger)
     (stored,) = models_at(model)
+    require_model(stored)
     found = versions.retain(
         stored.client, stored.path, keep_last=keep_last, keep_every=keep_every, keep_younger=younger, dry_run=dry_run
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gllm_storage.cli.models import model_argument, models_at, version_as_json
+from gllm_storage.cli.models import model_argument, models_at, require_model, version_as_json
 from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.output import say, say_json_array
 
@@ -19,7 +19,9 @@ def versions(model: str, *, long_format: bool, as_json: bool) -> None:
     from gllm_storage.versions import list_versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
 
     (stored,) = models_at(model)
-    found = list_versions(stored.client, stored.path)
+    found = list(list_versions(stored.client, stored.path))
+    if not found:
+        require_model(stored)
     if as_json:
         say_json_array(version_as_json(each) for each in found)
         return
