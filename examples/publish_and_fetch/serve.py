@@ -1,5 +1,6 @@
 """Serve the version that the alias "latest" names, and change to a new one without a pause.
 
+pip install '.[s3]' numpy safetensors      # the extra of the store: s3, gcs or azure; a folder needs none
 python examples/publish_and_fetch/serve.py s3://bucket/models folder 8000
 curl localhost:8000/?x=2
 """
@@ -66,7 +67,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Handler.served = Served(storage_client_from_url(sys.argv[1]), Path(sys.argv[2]))
+    if not sys.argv[3:]:
+        sys.exit("usage: serve.py URL FOLDER PORT")
+    try:
+        Handler.served = Served(storage_client_from_url(sys.argv[1]), Path(sys.argv[2]))
+    except FileNotFoundError as missing:
+        sys.exit(f"there is nothing to serve; run train.py first: {missing}")
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler)
     threading.Thread(target=Handler.served.follow, daemon=True).start()
     print(f"listening   on port {server.server_port} with {Handler.served.version.name}", flush=True)

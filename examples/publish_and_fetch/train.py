@@ -1,5 +1,6 @@
 """Train a model, and publish a checkpoint after each epoch. Run again after a kill, it goes on with the newest one.
 
+pip install '.[s3]' numpy safetensors      # the extra of the store: s3, gcs or azure; a folder needs none
 python examples/publish_and_fetch/train.py s3://bucket/models          # or gs://, az://, file:///folder
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from gllm_storage import CloudStorageClient, ObjectNotFoundError, storage_client_from_url, versions
+from gllm_storage import CloudStorageClient, storage_client_from_url, versions
 
 MODEL = "line"
 EPOCHS = 5
@@ -46,14 +47,17 @@ def train(client: CloudStorageClient, folder: Path) -> None:
 
 def newest(client: CloudStorageClient, folder: Path) -> tuple[dict[str, np.ndarray], int]:
     """The weights of the newest checkpoint and its epoch; new ones if there is none."""
-    try:
-        version = versions.fetch(client, MODEL, "latest", folder / "newest")
-    except ObjectNotFoundError:
+    version = max(versions.list_versions(client, MODEL), key=lambda each: each.metadata["epoch"], default=None)
+    if version is None:
         return {"slope": np.zeros(()), "offset": np.zeros(())}, 0
+    versions.fetch(client, MODEL, version.name, folder / "newest")
+    versions.set_alias(client, MODEL, "latest", version.name)  # a kill may have come between publish and set_alias
     print(f"resuming    {version.name}")
     return safetensors.numpy.load_file(folder / "newest" / "model.safetensors"), version.metadata["epoch"]
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit("usage: train.py URL, such as file:///folder")
     with tempfile.TemporaryDirectory() as scratch:
         train(storage_client_from_url(sys.argv[1]), Path(scratch))

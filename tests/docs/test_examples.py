@@ -58,6 +58,30 @@ def test_train_again(url: str) -> None:
     assert train(url)[0] == "resuming    epoch-5"
 
 
+def test_train_after_kill(url: str) -> None:
+    """After a kill between the publication and the move of the alias, training goes on from the published checkpoint."""
+    client = storage_client_from_url(url)
+    versions.set_alias(client, "line", "latest", "epoch-4")
+    assert train(url)[0] == "resuming    epoch-5"
+    assert versions.resolve(client, "line", "latest").name == "epoch-5"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [(["train.py"], "usage"), (["serve.py"], "usage"), (["serve.py", "{url}", "{folder}", "0"], "run train.py first")],
+    ids=["train", "serve", "empty store"],
+)
+def test_wrong_use(command: list[str], told: str, tmp_path: Path) -> None:
+    """A program that cannot begin says what is missing, without a traceback."""
+    program, *rest = (each.format(url=f"file://{tmp_path}/empty", folder=tmp_path / "served") for each in command)
+    done = subprocess.run(
+        [sys.executable, PROGRAMS / program, *rest], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_served(url: str, server: str) -> None:
     """The server answers with the newest version, and follows the alias."""
     first = answer(server)
