@@ -36,7 +36,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import Stop
@@ -82,6 +82,8 @@ ALL_ENFORCED = ConditionalWrites(Condition.ENFORCED, Condition.ENFORCED)
 _logger = logging.getLogger(__name__)
 
 _PRECONDITION_FAILED = 412
+_SERVER_ERROR = 500
+_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, NoCredentialsError)
 _REFUSALS = {400, 405, 501}
 _found: dict[tuple[str, str], ConditionalWrites] = {}
 # The results are plain values, which a forked child can use. A lock may be locked for ever there.
@@ -126,15 +128,24 @@ class _Probe:
         self._where: dict[str, Any] = {"Bucket": bucket, "Key": f"{folder}.gllm-probe-{secrets.token_hex(16)}"}
         self._details = ErrorDetails("s3", f"s3://{bucket}/{self._where['Key']}", "probe of conditional writes")
         self._versions: list[str] = []
+        self._may_exist = True
 
     def run(self) -> ConditionalWrites:
         """Find out what the endpoint enforces."""
         try:
-            require_any(self._put(b"probe"), "ETag")
+            self._put_first()
             put = _condition(lambda: self._put(b"again", IfNoneMatch="*"))
             return ConditionalWrites(put, self._complete())
         finally:
             self._delete()
+
+    def _put_first(self) -> None:
+        try:
+            require_any(self._put(b"probe"), "ETag")
+        except (ClientError, *_NOT_SENT) as error:
+            # The store refused, or got nothing: there is no object, so the warning of a failed delete would mislead.
+            self._may_exist = isinstance(error, ClientError) and (status_of(error) or _SERVER_ERROR) >= _SERVER_ERROR
+            raise
 
     def _put(self, body: bytes, **condition: str) -> Any:
         parameters = {**self._connection.parameters("PutObject"), **self._where, **condition}
@@ -186,6 +197,8 @@ class _Probe:
         return Condition.CHECKED if found is Condition.ENFORCED else found
 
     def _delete(self) -> None:
+        if not self._may_exist:
+            return
         delete = partial(self._client.delete_object, **self._connection.parameters("DeleteObject"), **self._where)
         try:
             # A delete without the version would leave it in a bucket with versions, and a delete marker on top.

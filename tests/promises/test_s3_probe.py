@@ -148,6 +148,14 @@ def test_denied(faulty: Faulty, source: Path, step: str) -> None:
     faulty.assert_holds()
 
 
+def test_refused_at_once(faulty: Faulty, source: Path) -> None:
+    """If the store refuses the first write of the probe, no object is deleted, and no warning names one."""
+    faulty.inject(FIRST_PUT, Says(403), times=None)
+    with pytest.raises(AccessDeniedError):
+        create(faulty, source)
+    assert faulty.sent("DeleteObject") == []
+
+
 def test_delete_denied(faulty: Faulty, source: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without delete permission, a create succeeds, and the log names the object that the probe left."""
     faulty.inject(of_probe("DeleteObject"), Says(403), times=None)
