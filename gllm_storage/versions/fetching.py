@@ -115,13 +115,14 @@ def fetch(
     opened = None if cache is None else Cache(cache, place.store.details(place.prefix, _OPERATION))
     known = opened.manifest(place, name) if opened is not None and is_digest(name) else None
     manifest = known or resolved(place, name, _OPERATION)
-    for attempt in range(_ATTEMPTS):
-        try:
-            path = _Fetch(place, manifest, target, chosen, Progress(callback), opened).run()
-        except ObjectNotFoundError as error:
-            manifest = _manifest_after(place, name, manifest, error, is_last=attempt + 1 == _ATTEMPTS)
-        else:
-            break
+    with _remains_named(_temporary_of(target, manifest)):
+        for attempt in range(_ATTEMPTS):
+            try:
+                path = _Fetch(place, manifest, target, chosen, Progress(callback), opened).run()
+            except ObjectNotFoundError as error:
+                manifest = _manifest_after(place, name, manifest, error, is_last=attempt + 1 == _ATTEMPTS)
+            else:
+                break
     return replace(version_of(place, manifest), path=path)
 
 
@@ -146,8 +147,7 @@ class _Fetch:
 
     @cached_property
     def _temporary(self) -> str:
-        folder, base = os.path.split(self.target)
-        return os.path.join(folder, f".{base}.{hex_of(self.manifest.digest)[:16]}.gllm-fetch")
+        return _temporary_of(self.target, self.manifest)
 
     def run(self) -> str:
         """Fetch; returns the path of the directory."""
@@ -293,6 +293,23 @@ class _Fetch:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _temporary_of(target: str, manifest: Manifest) -> str:
+    folder, base = os.path.split(target)
+    return os.path.join(folder, f".{base}.{hex_of(manifest.digest)[:16]}.gllm-fetch")
+
+
+@contextlib.contextmanager
+def _remains_named(temporary: str) -> Iterator[None]:
+    """Say where the files are that have arrived, if the version is damaged: a second call alone may not help then."""
+    try:
+        yield
+    except IntegrityError as error:
+        if not os.path.isdir(temporary):
+            raise
+        remains = f"the files that have arrived are in {temporary!r}"
+        raise IntegrityError(f"{error.message}; {remains}", error.details) from error
 
 
 def _is_at(fd: int, path: str) -> bool:

@@ -168,7 +168,7 @@ def publish(
         NotADirectoryError: If `local_dir` is a file.
         FileExistsError: If the version exists with other files or metadata, or the name is that of an alias, or differs
             from another name only in case (`ObjectExistsError`).
-        RuntimeError: If a file changes while it is read (`SourceChangedError`); if the store cannot create exclusively
+        RuntimeError: If a file changes while it is read (`StorageError`); if the store cannot create exclusively
             (`ConflictCheckUnsupportedError`); if the version exists, lacks files, and has other ones in their place
             (`IntegrityError`); or if a request fails (`StorageError`).
 

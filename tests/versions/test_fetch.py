@@ -333,9 +333,11 @@ def test_tampered_version(client: FsspecStorageClient, version: Version, tmp_pat
         fetch(client, MODEL, "v3", tmp_path / "local")
         assert content(tmp_path / "local") == FILES
         return
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError) as caught:
         fetch(client, MODEL, "v3", tmp_path / "local")
     assert not (tmp_path / "local").exists()
+    left = partial_folder(version, tmp_path / "local")
+    assert (str(left) in str(caught.value)) == left.exists() == (kind in OF_FILES)
 
 
 def test_swapped_tree_list(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
