@@ -138,7 +138,10 @@ class Remedy(Enum):
     REPEAT_NOW = "Repeat the call"
     DELETE_DIR = "Check the source; delete_dir deletes the files of a folder"
     EXCLUDE = "Rename these files, or leave them out by exclude"
-    FORCE = "Use another folder, delete_version and collect_garbage, or pass force=True"
+    FORCE = (
+        "Use another folder; delete_version and collect_garbage remove versions, and keep the names; to remove a complete "
+        "model, pass force=True"
+    )
     CHECK_FIRST = "Check the object before you repeat the call"
     CHECK_CREDENTIALS = "Check that the credentials are right and not expired, and that they permit this operation"
     CHECK_CREDENTIAL_FILES = "Check the files that hold the credentials"

@@ -93,7 +93,10 @@ _ADVICE = {
     Remedy.USE_OTHER_FOLDER: "Leave out --no-clobber, or use another folder",
     Remedy.DELETE_DIR: "Check the source; to delete all files of the target, use 'gllm-storage rm -r'",
     Remedy.EXCLUDE: "Rename these files, or leave them out by --exclude",
-    Remedy.FORCE: "Use another folder, delete the version first, or give --force",
+    Remedy.FORCE: (
+        "Use another folder; 'gllm-storage delete-version' and 'gllm-storage gc' remove versions, and keep the names; to "
+        "remove a complete model, give --force"
+    ),
     Remedy.ONE_MACHINE_CACHE: "Prune the cache on a disk that no other machine uses",
     Remedy.WRITABLE_CACHE: "Name another directory by --cache, or give a directory for the files",
     Remedy.REPEAT: "Repeat the command later",

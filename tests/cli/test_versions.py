@@ -147,6 +147,15 @@ def test_delete_version(model: str) -> None:
     assert ok("versions", model).lines == ["v2"]
 
 
+def test_remove_model(model: str) -> None:
+    """What is left of a model without versions is removed by force, as the refusal says."""
+    assert run("delete-version", model, "v1", "v2").code == 0
+    ok("gc", model, "--grace", "0")
+    assert "to remove a complete model, give --force" in run("rm", "-r", model).err
+    ok("rm", "-r", "--force", model)
+    assert run("versions", model).code == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
