@@ -178,7 +178,7 @@ def require_name(name: str) -> str:
             or is longer than 128 characters.
     """
     if not isinstance(name, str):
-        raise ValueError(f"{name!r} is not a name: give the name of a version or of an alias as a text")  # noqa: TRY004 - documented
+        raise ValueError(f"{name!r} cannot be the name of a version or an alias: give a text")  # noqa: TRY004 - documented
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ValueError(
             f"{name!r} cannot be the name of a version or an alias: it must have 1 to {_LONGEST_NAME} letters, digits, '.', "

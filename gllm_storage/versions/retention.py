@@ -90,7 +90,7 @@ def retain(
     if min(keep_last, keep_every) < 0:
         raise ValueError("a rule of retention must not be negative")
     if keep_younger is not None:
-        require_period("keep_younger", keep_younger)
+        require_period("rule of retention keep_younger", keep_younger)
     if not (keep_last or keep_every or keep_younger):
         raise ValueError("name a rule of retention: keep_last, keep_every or keep_younger")
     place = model_of(client, model)

@@ -621,7 +621,7 @@ def test_wrong_types(client: FsspecStorageClient, out: Path) -> None:
     ):
         with pytest.raises(ValueError, match=r"is not a datetime\.timedelta"):
             call()
-    with pytest.raises(ValueError, match="is not a name"):
+    with pytest.raises(ValueError, match="give a text"):
         resolve(client, MODEL, version)  # type: ignore[arg-type]
 
 
