@@ -295,7 +295,7 @@ def test_full_disk(rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Non
                 assert str(path) in str(caught.value)
                 assert os.strerror(errno.EFBIG) in str(caught.value)
                 assert isinstance(caught.value.__cause__, OSError)
-        monkeypatch.setattr("gllm_storage.files.target._allocate", lambda *_: None)
+        monkeypatch.setattr("gllm_storage.files.target.allocate", lambda *_: None)
 
 
 @pytest.mark.hostile
