@@ -7,7 +7,10 @@ ListObjects if the server ignores that parameter, too.
 
 from __future__ import annotations
 
+import contextlib
 import operator
+import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.s3.errors import UnreadableAnswerError, require_any
@@ -23,6 +26,7 @@ _OF_LISTINGS = ("Name", "IsTruncated", "KeyCount", "MaxKeys")
 _LISTS = ("Contents", "Versions", "DeleteMarkers")
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 """The values of XML's ``boolean``."""
+_ISO_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
 
 
 def pages_of(client: S3Client, parameters: Mapping[str, Any], method: str = "list_objects_v2") -> Iterator[dict[str, Any]]:
@@ -84,6 +88,17 @@ def buckets_of(client: S3Client) -> list[dict[str, Any]]:
         if not token:
             return found
         position = {"ContinuationToken": token}
+
+
+def time_of(value: Any) -> datetime:
+    """The time in an answer of S3: as botocore's parser, which takes 0.1 ms for each object of a listing."""
+    if isinstance(value, str) and _ISO_TIME.fullmatch(value):
+        with contextlib.suppress(ValueError):  # botocore's parser says what is wrong
+            return datetime.fromisoformat(value)
+    from botocore.utils import parse_timestamp  # noqa: PLC0415 - it takes 70 ms to import, for stores with another format
+
+    found: datetime = parse_timestamp(value)
+    return found
 
 
 def truth_of(text: str | None) -> bool:

@@ -5,13 +5,10 @@ boto3's client takes 0.3 s to make, and its parser 70 µs for each object; this 
 
 from __future__ import annotations
 
-import contextlib
-import re
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
-from gllm_storage.s3.listing import truth_of
+from gllm_storage.s3.listing import time_of, truth_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,7 +43,6 @@ FIELDS: Mapping[str, Any] = {
 """The elements of the document: the type of a text, or the elements of an element; in a list if it may occur many times."""
 _ENCODED = ("Delimiter", "Prefix", "StartAfter")
 _ENCODED_BELOW = (("Contents", "Key"), ("CommonPrefixes", "Prefix"))
-_ISO_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
 
 
 def read_listing(document: bytes) -> dict[str, Any]:
@@ -103,16 +99,6 @@ def _value(node: Element, name: str, kind: Any) -> Any:
     return _READERS[kind](node.text or "")
 
 
-def _time_of(text: str) -> datetime:
-    if _ISO_TIME.fullmatch(text):
-        with contextlib.suppress(ValueError):  # botocore's parser names the mistake
-            return datetime.fromisoformat(text)
-    from botocore.utils import parse_timestamp  # noqa: PLC0415 - it takes 70 ms to import, for stores with another format
-
-    found: datetime = parse_timestamp(text)
-    return found
-
-
 def _decode(found: dict[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         if name in found:
@@ -124,5 +110,5 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "integer": int,
     "long": int,
     "string": str,
-    "timestamp": _time_of,
+    "timestamp": time_of,
 }

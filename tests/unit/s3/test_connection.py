@@ -11,8 +11,9 @@ from botocore.exceptions import ProfileNotFound
 from botocore.utils import parse_timestamp
 
 from gllm_storage import get_storage_client
-from gllm_storage.s3.connection import Endpoint, time_of
+from gllm_storage.s3.connection import Endpoint
 from gllm_storage.s3.http import client as direct_client
+from gllm_storage.s3.listing import time_of
 from tests.promises.faulty import CEPH, NAME, behind_proxy
 
 if TYPE_CHECKING:
