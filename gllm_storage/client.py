@@ -63,7 +63,7 @@ class CloudStorageClient(ABC):
         Raises:
             ValueError: If the provider is not supported.
 
-        Example:
+        Examples:
             >>> client = CloudStorageClient.get_storage_client("memory", {"bucket_name": "models", "prefix": "team-a"})
             >>> client.url("v3/model.safetensors")
             'memory://models/team-a/v3/model.safetensors'

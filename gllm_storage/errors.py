@@ -58,7 +58,7 @@ _HEADER = re.compile(r"(header (?:value|part)[^'\"]*)(b?(['\"])).*\3", re.IGNORE
 def redacted(text: str) -> str:
     """A text for messages and logs: without passwords in URLs, and without values that grant access.
 
-    Example:
+    Examples:
         >>> redacted("https://user:p@ss@minio.example.com/models?X-Amz-Signature=8f3c&partNumber=2")
         'https://user:***@minio.example.com/models?X-Amz-Signature=***&partNumber=2'
     """

@@ -52,7 +52,7 @@ class FsspecStorageClient(CloudStorageClient):
 
     Threads may share a client. It can be pickled, and used in a forked child. Two clients are equal if their settings are.
 
-    Example:
+    Examples:
         >>> from gllm_storage import storage_client_from_url
         >>> client = storage_client_from_url("memory://models/team-a")  # likewise s3://, gs://, az://, file://
         >>> client.upload_file("model.safetensors", "v3/model.safetensors")
@@ -191,7 +191,7 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If the upload fails (`StorageError`); `ConflictCheckUnsupportedError` if check_conflict is True and
                 the store cannot create exclusively.
 
-        Example:
+        Examples:
             >>> client.upload_file("model.safetensors", "v4/model.safetensors", check_conflict=True)
             'memory://models/team-a/v4/model.safetensors'
             >>> client.upload_file("model.safetensors", "v4/model.safetensors", check_conflict=True)
@@ -217,7 +217,7 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If the download fails (`StorageError`); `IntegrityError` if the content does not match its
                 checksum.
 
-        Example:
+        Examples:
             >>> client.download_file("v3/model.safetensors", "copy.safetensors")
             PosixPath('copy.safetensors')
         """
@@ -236,7 +236,7 @@ class FsspecStorageClient(CloudStorageClient):
             ValueError: If the remote path is not valid.
             RuntimeError: If the request fails (`StorageError`); `AccessDeniedError` without read permission.
 
-        Example:
+        Examples:
             >>> client.file_exists("v3/model.safetensors"), client.file_exists("v3")
             (True, False)
         """
@@ -257,7 +257,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
             RuntimeError: If the deletion fails (`StorageError`).
 
-        Example:
+        Examples:
             >>> client.delete_file("v4/model.safetensors")
             True
         """
@@ -290,7 +290,7 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             Exception: As `upload_file`.
 
-        Example:
+        Examples:
             >>> from fsspec.callbacks import Callback
             >>> callback = Callback()  # or fsspec.callbacks.TqdmCallback() for a progress bar
             >>> url = client.upload_with_progress("model.safetensors", "v3/model.safetensors", callback)
@@ -333,7 +333,7 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If the upload fails (`StorageError`); `UnsupportedOperationError`, before anything is sent, if the
                 store cannot keep a property; `ConflictCheckUnsupportedError` as in `upload_file`.
 
-        Example:
+        Examples:
             >>> client.upload(b'{"layers": 12}', "v4/config.json", content_type="application/json", metadata={"run": "17"})
             'memory://models/team-a/v4/config.json'
             >>> client.info("v4/config.json").content_type
@@ -371,7 +371,7 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If the copy fails, and then the target is unchanged (`StorageError`);
                 `ConflictCheckUnsupportedError` as in `upload_file`.
 
-        Example:
+        Examples:
             >>> client.copy_file("v4/config.json", "v5/config.json", check_conflict=True)
             'memory://models/team-a/v5/config.json'
         """
@@ -406,7 +406,7 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: If the copy fails, and then nothing was changed (`StorageError`); or if the source was replaced or
                 cannot be deleted, and then both exist.
 
-        Example:
+        Examples:
             >>> client.move_file("v5/config.json", "v6/config.json")
             'memory://models/team-a/v6/config.json'
             >>> client.file_exists("v5/config.json")
@@ -437,7 +437,7 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: `UnsupportedOperationError` if the store has no such URLs, or the credentials cannot sign;
                 `StorageError` if they cannot be read.
 
-        Example:
+        Examples:
             >>> client.presign("v6/config.json")
             Traceback (most recent call last):
                 ...
@@ -455,7 +455,7 @@ class FsspecStorageClient(CloudStorageClient):
         Transfers of other threads go on. The client, its open files and its `filesystem` can be used again: the next request
         opens new connections.
 
-        Example:
+        Examples:
             >>> with client:
             ...     client.file_exists("v6/config.json")
             True
@@ -501,7 +501,7 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             ValueError: If the remote path is not valid.
 
-        Example:
+        Examples:
             >>> client.url("v3/model.safetensors")
             'memory://models/team-a/v3/model.safetensors'
             >>> client.url("/other/model.safetensors")
@@ -526,7 +526,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileExistsError: If the mode is exclusive and the object exists.
             RuntimeError: If the store refuses or cannot be reached (`StorageError`).
 
-        Example:
+        Examples:
             >>> with client.open("v3/config.json", "w") as file:
             ...     _ = file.write("{}")
             >>> with client.open("v3/config.json") as file:
@@ -550,7 +550,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
             RuntimeError: If the request fails (`StorageError`).
 
-        Example:
+        Examples:
             >>> client.info("v3/config.json").size
             2
         """
@@ -612,7 +612,7 @@ class FsspecStorageClient(CloudStorageClient):
             ValueError: If a remote path cannot begin with the prefix.
             RuntimeError: If listing fails (`StorageError`), also while the objects are iterated.
 
-        Example:
+        Examples:
             >>> for each in client.list_files("v3/"):
             ...     print(each.url)
             memory://models/team-a/v3/config.json
@@ -635,7 +635,7 @@ class FsspecStorageClient(CloudStorageClient):
             ValueError: If a remote path cannot begin with the folder.
             RuntimeError: If listing fails (`StorageError`).
 
-        Example:
+        Examples:
             >>> list(client.list_folder())
             ['memory://models/team-a/v3/', 'memory://models/team-a/v4/', 'memory://models/team-a/v6/']
         """
@@ -666,7 +666,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the local folder does not exist.
             RuntimeError: `FolderError` if files failed, or names are refused; `StorageError` if listing fails.
 
-        Example:
+        Examples:
             >>> import os
             >>> os.makedirs("out", exist_ok=True)
             >>> for name in ("config.json", "model.safetensors", "notes.txt"):
@@ -704,7 +704,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If there are no objects in the folder (`ObjectNotFoundError`).
             RuntimeError: `FolderError` if files failed, or names are refused; `StorageError` if listing fails.
 
-        Example:
+        Examples:
             >>> client.download_dir("v7", "copy").transferred
             2
         """
@@ -743,7 +743,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the source does not exist.
             RuntimeError: `FolderError` if files failed, or names or deletions are refused; `StorageError` if listing fails.
 
-        Example:
+        Examples:
             >>> print(client.sync_dir("out", client.url("v7"), dry_run=True).plan)  # doctest: +ELLIPSIS
             /.../out -> memory://models/team-a/v7/
               transfer notes.txt (9 bytes, new)
@@ -774,7 +774,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If there are no objects in the folder (`ObjectNotFoundError`).
             RuntimeError: `FolderError` if files failed, or names are refused; `StorageError` if listing fails.
 
-        Example:
+        Examples:
             >>> client.copy_dir("v7", "v8").transferred
             2
         """
@@ -798,7 +798,7 @@ class FsspecStorageClient(CloudStorageClient):
             ValueError: If a path or an option is not valid.
             RuntimeError: `FolderError` if objects could not be deleted; `StorageError` if listing fails.
 
-        Example:
+        Examples:
             >>> client.delete_dir("v8", exclude=["*.json"]).deleted
             1
         """
@@ -830,7 +830,7 @@ class FsspecStorageClient(CloudStorageClient):
             FileNotFoundError: If the source does not exist.
             RuntimeError: If listing fails (`StorageError`).
 
-        Example:
+        Examples:
             >>> client.check_dir("copy", client.url("v7")).is_empty
             True
         """
@@ -857,7 +857,7 @@ class FsspecStorageClient(CloudStorageClient):
             RuntimeError: `FolderError` if files failed or have changed, or something is refused: names, deletions because of
                 a source without files, objects of published versions, or an endpoint that is not that of the plan.
 
-        Example:
+        Examples:
             >>> from gllm_storage.folders import Plan
             >>> client.sync_dir("out", client.url("v9"), dry_run=True).plan.save("plan.jsonl")
             >>> client.apply_plan(Plan.load("plan.jsonl")).transferred
@@ -926,7 +926,7 @@ class FsspecStorageClient(CloudStorageClient):
 
         They contain the secrets of the config: do not log them.
 
-        Example:
+        Examples:
             ``pandas.read_csv(client.url("data.csv"), storage_options=client.storage_options)``
         """
         return {name: value for name, value in self.config.items() if name not in {"url", *DISK_OPTIONS}}

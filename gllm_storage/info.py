@@ -77,7 +77,7 @@ class ObjectProperties:
     Raises:
         ValueError: If a value is not a text, is empty, or has a control character.
 
-    Example:
+    Examples:
         >>> ObjectProperties(content_type="application/json", metadata={"run": "17"}).given()
         {'content_type': 'application/json', 'metadata': {'run': '17'}}
     """

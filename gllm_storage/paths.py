@@ -53,7 +53,7 @@ def split_bucket(path: str) -> tuple[str, str]:
     On S3 a bucket may also be the ARN of an access point, which contains slashes:
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-naming.html
 
-    Example:
+    Examples:
         >>> split_bucket("models/v3/model.bin")
         ('models', 'v3/model.bin')
         >>> split_bucket("arn:aws:s3:eu-west-1:123456789012:accesspoint/models/v3/model.bin")
@@ -78,7 +78,7 @@ class ExactKey(str):
     URLs change them. The verbs of S3, GCS, Azure and of stores whose names are not files accept such a key as an
     `ExactKey`. It begins at the root of the bucket; the prefix of the client does not count.
 
-    Example:
+    Examples:
         >>> client.delete_file(ExactKey("team//model.bin"))  # doctest: +SKIP
         True
     """

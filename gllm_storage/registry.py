@@ -125,7 +125,7 @@ class CloudStorageRegistry:
             ValueError: If `provider` is not a name.
             TypeError: If `client_class` is not a subclass of `CloudStorageClient`.
 
-        Example:
+        Examples:
             >>> from gllm_storage import CloudStorageRegistry, MemoryStorageClient
             >>> class TapeClient(MemoryStorageClient):
             ...     provider = "tape"
@@ -209,7 +209,7 @@ def get_storage_client(provider: str, config: Dict[str, str]) -> CloudStorageCli
     Raises:
         ValueError: If the provider name is not recognized, or the config is wrong.
 
-    Example:
+    Examples:
         >>> from gllm_storage import get_storage_client
         >>> client = get_storage_client("file", {"root": "/data/models"})
         >>> client.url("v3/model.safetensors")
@@ -232,7 +232,7 @@ def storage_client_from_url(url: str, config: Mapping[str, Any] | None = None) -
     Raises:
         ValueError: If the URL is not a URL, its scheme is unknown, or the config is wrong or contradicts the URL.
 
-    Example:
+    Examples:
         >>> from gllm_storage import storage_client_from_url
         >>> storage_client_from_url("memory://models/team-a").url("model.bin")
         'memory://models/team-a/model.bin'
@@ -284,7 +284,7 @@ def register_filesystems(*protocols: str) -> list[str]:
         ValueError: If the library has no filesystem for a named protocol.
         ImportError: If the extra of a named protocol is not installed; the message names the command that installs it.
 
-    Example:
+    Examples:
         >>> import gllm_storage, pandas
         >>> gllm_storage.register_filesystems("s3")  # doctest: +SKIP
         ['s3']

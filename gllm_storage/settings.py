@@ -413,7 +413,7 @@ def as_strings(settings_class: type[DataclassInstance], config: Mapping[str, Any
     Returns:
         The config. A value of another type stays as it is: `parse_config` reports it.
 
-    Example:
+    Examples:
         >>> from gllm_storage.s3.settings import S3Settings
         >>> as_strings(S3Settings, {"max_concurrency": 4, "anonymous": True, "read_timeout": timedelta(minutes=2)})
         {'max_concurrency': '4', 'anonymous': 'true', 'read_timeout': '120s'}
@@ -438,7 +438,7 @@ def read_option(options: Mapping[str, Any], name: str, parse: Callable[[str], An
     Raises:
         ValueError: If the value cannot be parsed, or has another type.
 
-    Example:
+    Examples:
         >>> read_option({"part_size": "8MiB"}, "part_size", size, None), read_option({}, "part_size", size, None)
         (8388608, None)
     """

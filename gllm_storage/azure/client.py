@@ -71,7 +71,7 @@ class AzureStorageClient(FsspecStorageClient):
                 all mistakes.
             ImportError: If the extra is not installed.
 
-        Example:
+        Examples:
             >>> client = AzureStorageClient({"container_name": "models", "account_name": "acme", "anonymous": "true"})
             >>> client.url("v3/model.safetensors")
             'az://models/v3/model.safetensors'

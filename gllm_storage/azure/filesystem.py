@@ -82,7 +82,7 @@ class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignor
     Raises:
         ValueError: If no account is named, or the connection string is malformed.
 
-    Example:
+    Examples:
         >>> filesystem = AzureBlobFileSystem(account_name="models", anon=True)
         >>> filesystem.ls("public")
     """

@@ -89,7 +89,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
 
-    Example:
+    Examples:
         >>> run(["exists", "memory://bucket/model.bin"])
         <Exit.NO: 1>
     """

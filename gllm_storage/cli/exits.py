@@ -173,7 +173,7 @@ def message_of(error: BaseException) -> str:
 def advice(remedy: Remedy) -> str:
     """A remedy as a sentence for users of the command line.
 
-    Example:
+    Examples:
         >>> advice(Remedy.SET_REGION)
         'Set --region to the region of the bucket'
     """

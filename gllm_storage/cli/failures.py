@@ -21,7 +21,7 @@ DEBUG = "gllm_storage.debug"
 class Failures:
     """The failures of a command so far.
 
-    Example:
+    Examples:
         >>> failures = Failures()
         >>> for name in names:
         ...     with failures.tolerated():

@@ -169,7 +169,7 @@ def parse(text: str, *, exact: bool = False) -> Argument:
     Raises:
         ValueError: If it is an impossible URL, or a URL with a typing error.
 
-    Example:
+    Examples:
         >>> parse("s3://bucket/v3/model.bin")
         Address(root='s3://bucket', key='v3/model.bin', exact=False)
     """

@@ -71,7 +71,7 @@ def parse_setting(option: str, text: str, side: str = "") -> Setting:
         ValueError: If the text has another form, or the URL sets the key. The message leaves the value out: it may be a
             secret.
 
-    Example:
+    Examples:
         >>> parse_setting("--config", "s3.region_name=eu-central-1")
         Setting(option='--config', key='region_name', value='eu-central-1', scope='s3', side='')
     """

@@ -21,7 +21,7 @@ class EngineExecutor(Executor, ABC):
     This class does the rest: `submit` refuses work after `shutdown`, `shutdown` waits for the calls, and the cancellation of
     a future cancels its call.
 
-    Example:
+    Examples:
         >>> import threading
         >>> from concurrent.futures import Future
         >>> from gllm_storage.executors import EngineExecutor

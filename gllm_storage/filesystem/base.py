@@ -69,7 +69,7 @@ class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishe
     size, downloads are complete and verified, errors are those of `gllm_storage.errors`, and nothing is cached: each answer
     comes from the store.
 
-    Example:
+    Examples:
         >>> class ShelfFileSystem(StoreFileSystem):
         ...     provider = scheme = protocol = "shelf"
         ...

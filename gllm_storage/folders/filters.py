@@ -101,7 +101,7 @@ class Filter:
     Raises:
         ValueError: If a pattern is malformed.
 
-    Example:
+    Examples:
         >>> chosen = Filter.of(include=["*.safetensors", "/config.json"])
         >>> [path for path in ("a/model.safetensors", "config.json", "a/config.json") if chosen.takes(path)]
         ['a/model.safetensors', 'config.json']

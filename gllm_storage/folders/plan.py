@@ -112,7 +112,7 @@ class Plan:
         skipped_bytes: Their bytes.
         problems: Files that cannot take part, such as unreadable ones.
 
-    Example:
+    Examples:
         >>> from gllm_storage import storage_client_from_url
         >>> client = storage_client_from_url("memory://models/of-plan")
         >>> url = client.upload_file("model.safetensors", "v3/model.safetensors")

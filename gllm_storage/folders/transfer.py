@@ -144,7 +144,7 @@ class RemoteFolder:
         client: The client.
         path: A remote path of that client.
 
-    Example:
+    Examples:
         >>> from gllm_storage import storage_client_from_url
         >>> client = storage_client_from_url("memory://models/of-remote-folder")
         >>> other = storage_client_from_url("memory://backup")

@@ -22,7 +22,7 @@ class GCSStorageClient(FsspecStorageClient):
 
     It needs the extra: ``pip install '.[gcs]'``.
 
-    Example:
+    Examples:
         >>> client = GCSStorageClient({"bucket_name": "models", "prefix": "team-a"})
         >>> client.url("v3/model.safetensors")
         'gs://models/team-a/v3/model.safetensors'

@@ -138,7 +138,7 @@ def connection_of(options: Mapping[str, Any]) -> GCSConnection:
         options: gcsfs's options, of which these count: ``endpoint_url``, ``token``, ``project``, ``access`` and
             ``requester_pays``; and the options of `GCSFileSystem`. Options without meaning for a connection are ignored.
 
-    Example:
+    Examples:
         >>> connection = connection_of({"token": "anon", "endpoint_url": "http://localhost:4443"})
         >>> connection.store("models").url("v3/model.bin")
         'gs://models/v3/model.bin'

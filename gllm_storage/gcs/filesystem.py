@@ -85,7 +85,7 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # g
         google.auth.exceptions.GoogleAuthError: If there are no credentials although the options name some.
         ValueError: If the credentials cannot be read.
 
-    Example:
+    Examples:
         >>> filesystem = GCSFileSystem(token="anon")
         >>> filesystem.cat_file("gs://public-bucket/model.json")  # doctest: +SKIP
     """

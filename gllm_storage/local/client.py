@@ -47,7 +47,7 @@ class LocalStorageClient(FsspecStorageClient):
     Exclusive creates are atomic (by a hard link, or ``renameat2``), files appear when they are complete, and URLs are
     ``file:///…``.
 
-    Example:
+    Examples:
         >>> from gllm_storage import LocalStorageClient
         >>> client = LocalStorageClient({"root": "/data/models", "prefix": "team-a"})
         >>> client.url("v3/model.safetensors")

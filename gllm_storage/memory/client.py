@@ -42,7 +42,7 @@ class MemorySettings:
 class MemoryStorageClient(FsspecStorageClient):
     """Storage client on the memory of this process, which it shares with fsspec; URLs are ``memory://…``.
 
-    Example:
+    Examples:
         >>> from gllm_storage import MemoryStorageClient
         >>> client = MemoryStorageClient({"bucket_name": "models"})
         >>> with client.open("v3/config.json", "x") as file:

@@ -35,7 +35,7 @@ class S3StorageClient(FsspecStorageClient):
     `NonAtomicWriteWarning` is issued. If a service enforces the precondition on neither operation, the call is refused
     before anything is written.
 
-    Example:
+    Examples:
         >>> client = S3StorageClient({"bucket_name": "models", "endpoint_url": "https://minio.example.com"})
         >>> client.upload_file("model.safetensors", "v3/model.safetensors", check_conflict=True)
     """
@@ -120,7 +120,7 @@ class S3StorageClient(FsspecStorageClient):
 
         s3fs accepts them as well.
 
-        Example:
+        Examples:
             >>> pandas.read_parquet(client.url("data.parquet"), storage_options=client.storage_options)
         """
         return self.settings.storage_options()

@@ -69,7 +69,7 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  
         TypeError: If an option is unknown.
         ValueError: If a value is impossible.
 
-    Example:
+    Examples:
         >>> fs = S3FileSystem(endpoint_url="https://minio.example.com", key="…", secret="…")
     """
 

@@ -91,7 +91,7 @@ def subscribe(callback: Callable[[RetryEvent], object]) -> Callable[[], None]:
     Returns:
         A function that ends the subscription.
 
-    Example:
+    Examples:
         >>> events = []
         >>> unsubscribe = subscribe(events.append)
         >>> unsubscribe()

@@ -93,7 +93,7 @@ class StoreSuite:
     A capability that the description does not declare is tested to be refused. pytest makes an instance for each test; the
     bucket is empty when a test begins, and `make_store`, `make_store_at` and the second client use this bucket.
 
-    Example:
+    Examples:
         >>> class TestFolder(StoreSuite):
         ...     faults = False  # there is no HTTP
         ...

@@ -4,7 +4,7 @@
 all its files. Aliases point to versions, and move atomically. `delete_version`, `retain` and
 `collect_garbage` remove the rest.
 
-Example:
+Examples:
     >>> from gllm_storage import versions
     >>> version = versions.publish(client, "./out", "models/llama-ft", version="v3", metadata={"loss": 0.7})
     >>> versions.set_alias(client, "models/llama-ft", "latest", "v3").name

@@ -66,7 +66,7 @@ def set_alias(client: CloudStorageClient, model: str, alias: str, version: str, 
         RuntimeError: If the store cannot create exclusively (`ConflictCheckUnsupportedError`), an entry is damaged
             (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> set_alias(client, "models/llama-ft", "latest", "v3").name
         'v3'
     """
@@ -107,7 +107,7 @@ def alias_history(client: CloudStorageClient, model: str, alias: str) -> Iterato
         RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a
             request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> next(alias_history(client, "models/llama-ft", "latest")).version
         'v3'
     """
@@ -129,7 +129,7 @@ def list_aliases(client: CloudStorageClient, model: str) -> dict[str, AliasMove]
         RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a
             request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> list_aliases(client, "models/llama-ft")["latest"].version
         'v3'
     """

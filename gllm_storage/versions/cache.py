@@ -424,7 +424,7 @@ def list_cache(cache: str | os.PathLike[str]) -> list[CachedVersion]:
         FileNotFoundError: If there is no cache in the directory.
         RuntimeError: If the cache cannot be read (`StorageError`).
 
-    Example:
+    Examples:
         >>> [each.names for each in list_cache("./cache")]
         [('memory://.../models/llama-ft v3',)]
     """
@@ -461,7 +461,7 @@ def prune_cache(
         RuntimeError: If the cache is on a disk such as NFS, and `one_machine` is not set (`UnsupportedOperationError`); or
             if a file cannot be removed (`StorageError`).
 
-    Example:
+    Examples:
         >>> removed = prune_cache("./cache", older_than=dt.timedelta(days=30), max_size=200 * 2**30)
         >>> removed
         []

@@ -62,7 +62,7 @@ def resolve(client: CloudStorageClient, model: str, name: str) -> Version:
         RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a
             request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> resolve(client, "models/llama-ft", "v3").url
         'memory://.../models/llama-ft/data/...-0/'
     """
@@ -82,7 +82,7 @@ def list_versions(client: CloudStorageClient, model: str) -> Iterator[Version]:
         RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`), or a
             request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> [version.name for version in list_versions(client, "models/llama-ft")]
         ['v3']
     """

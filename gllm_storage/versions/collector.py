@@ -84,7 +84,7 @@ def collect_garbage(
             store cannot create exclusively (`ConflictCheckUnsupportedError`), an entry of a log is damaged
             (`IntegrityError`), or a request fails (`StorageError`). All versions are complete then, too.
 
-    Example:
+    Examples:
         >>> collect_garbage(client, "models/llama-ft", dry_run=True)
         []
     """

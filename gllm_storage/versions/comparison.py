@@ -52,7 +52,7 @@ def diff(client: CloudStorageClient, model: str, old: str, new: str) -> Iterator
         RuntimeError: If a manifest or a list of files is damaged (`IntegrityError`) or of a later format
             (`UnsupportedOperationError`), or a request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> list(diff(client, "models/llama-ft", "v3", "latest"))
         []
     """

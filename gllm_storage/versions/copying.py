@@ -77,7 +77,7 @@ def copy_version(
             (`UnsupportedOperationError`); if the target cannot create exclusively (`ConflictCheckUnsupportedError`); or if a
             request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> copy_version(client, "models/llama-ft", "latest", client, "released/llama", version="1.0").name
         '1.0'
     """

@@ -55,7 +55,7 @@ def delete_version(client: CloudStorageClient, model: str, version: str) -> Dele
         RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`); if the
             store cannot create exclusively (`ConflictCheckUnsupportedError`), or if a request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> delete_version(client, "models/llama-ft", "v3")
         Deletion(deleted=True, aliases=('latest',))
     """

@@ -100,7 +100,7 @@ def fetch(
             the same directory (`StorageUnavailableError`); or if a request or the disk fails (`StorageError`). The directory
             does not exist then.
 
-    Example:
+    Examples:
         >>> fetch(client, "models/llama-ft", "latest", "./local").name
         'v3'
         >>> path = fetch(client, "models/llama-ft", "latest", cache="./cache").path

@@ -245,7 +245,7 @@ def slot_name(slot: int) -> str:
     Raises:
         ValueError: If the slot is out of range.
 
-    Example:
+    Examples:
         >>> slot_name(1), slot_name(2)
         ('99999998', '99999997')
     """
@@ -264,7 +264,7 @@ def slot_of(text: str) -> int | None:
 def mark_of(name: str) -> Mark | None:
     """The mark that a key below `Model.marks` stands for; None if the key has another form.
 
-    Example:
+    Examples:
         >>> mark_of("v3/99999998-5f0c")
         Mark(version='v3', slot=1)
     """

@@ -172,7 +172,7 @@ def publish(
             (`ConflictCheckUnsupportedError`); if the version exists, lacks files, and has other ones in their place
             (`IntegrityError`); or if a request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> version = publish(client, "./out", "models/llama-ft", version="v3", metadata={"loss": 0.7})
         >>> version.name, version.files
         ('v3', 1)

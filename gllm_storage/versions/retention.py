@@ -83,7 +83,7 @@ def retain(
             store cannot create exclusively (`ConflictCheckUnsupportedError`); or if a request fails (`StorageError`): some
             of the versions may be deleted then.
 
-    Example:
+    Examples:
         >>> retain(client, "models/llama-ft", keep_last=10).deleted
         ()
     """

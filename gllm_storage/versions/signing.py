@@ -69,7 +69,7 @@ def sign_version(
         RuntimeError: If the list of the files is damaged (`IntegrityError`), or a request fails (`StorageError`).
         Exception: An exception of the package, as for a key that it cannot use.
 
-    Example:
+    Examples:
         >>> from model_signing import signing
         >>> signer = signing.Config().use_elliptic_key_signer(private_key="key.pem")
         >>> sign_version(client, "models/llama-ft", "v3", "v3.sig", signer).name
@@ -116,7 +116,7 @@ def verify_signature(
             (`IntegrityError`); if the signature has other hashes than the SHA-256 of complete files
             (`UnsupportedOperationError`); or if a request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> from model_signing import verifying
         >>> verifier = verifying.Config().use_elliptic_key_verifier(public_key="key.pub")
         >>> verify_signature(client, "models/llama-ft", "v3", "v3.sig", verifier).name

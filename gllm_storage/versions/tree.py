@@ -58,7 +58,7 @@ class TreeFile:
 class TreeDigest:
     """Computes the digest of a tree, file by file.
 
-    Example:
+    Examples:
         >>> digest = TreeDigest()
         >>> digest.add(TreeFile("a.txt", 0, hashlib.sha256().hexdigest(), "AAAAAAAAAAA="))
         >>> digest.value()

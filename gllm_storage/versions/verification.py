@@ -87,7 +87,7 @@ def verify(
         RuntimeError: If a file is missing, changed or added, or the manifest or the list of the files is damaged
             (`IntegrityError`, which names the first files); or if a request fails (`StorageError`).
 
-    Example:
+    Examples:
         >>> verify(client, "models/llama-ft", "v3").name
         'v3'
     """

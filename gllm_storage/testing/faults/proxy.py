@@ -62,7 +62,7 @@ class FaultProxy:
     Attributes:
         url: ``"http://127.0.0.1:PORT"``, or the same with ``https``; empty before the proxy is entered.
 
-    Example:
+    Examples:
         >>> from gllm_storage.testing.faults import DropResponse, Fault, FaultProxy, Match
         >>> with FaultProxy("http://127.0.0.1:9000") as proxy:
         ...     proxy.inject(Fault(Match(method="PUT"), DropResponse()))
