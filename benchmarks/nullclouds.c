@@ -298,13 +298,17 @@ static int serve_resource(int fd, const char *key) {
     return reply(fd, "200 OK", JSON, text);
 }
 
-static int serve_list(int fd, const char *query, int azure) {
+/* `container`: of Azure; NULL for Google. */
+static int serve_list(int fd, const char *query, const char *container) {
     char prefix[4096], dir[8192];
     parameter(query, "prefix", prefix, sizeof prefix);
     char *text; size_t size;
     FILE *out = open_memstream(&text, &size);
-    fputs(azure ? "<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ServiceEndpoint=\"\" ContainerName=\"c\"><Blobs>"
-                : "{\"kind\":\"storage#objects\",\"items\":[", out);
+    if (container)
+        fprintf(out, "<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ServiceEndpoint=\"\" ContainerName=\"%s\"><Blobs>",
+            container);
+    else
+        fputs("{\"kind\":\"storage#objects\",\"items\":[", out);
     const char *slash = strrchr(prefix, '/');
     snprintf(dir, sizeof dir, "%s/%.*s", root, slash ? (int)(slash - prefix) : 0, prefix);
     struct dirent **entries;
@@ -318,7 +322,7 @@ static int serve_list(int fd, const char *query, int azure) {
         if (strncmp(key, prefix, strlen(prefix))) continue;
         int f = open_key(key, &st);
         if (f < 0) continue;
-        if (azure)
+        if (container)
             fprintf(out, "<Blob><Name>%s</Name><Properties><Creation-Time>" DATE "</Creation-Time><Last-Modified>" DATE
                 "</Last-Modified><Etag>0x8DA0000000000000</Etag><Content-Length>%lld</Content-Length>"
                 "<Content-Type>application/octet-stream</Content-Type><BlobType>BlockBlob</BlobType>"
@@ -332,9 +336,9 @@ static int serve_list(int fd, const char *query, int azure) {
         close(f);
     }
     if (count >= 0) free(entries);
-    fputs(azure ? "</Blobs><NextMarker/></EnumerationResults>" : "]}", out);
+    fputs(container ? "</Blobs><NextMarker/></EnumerationResults>" : "]}", out);
     fclose(out);
-    int rc = reply(fd, "200 OK", azure ? XML : JSON, text);
+    int rc = reply(fd, "200 OK", container ? XML : JSON, text);
     free(text);
     return rc;
 }
@@ -352,11 +356,11 @@ typedef struct {
 } Request;
 
 static int answer_azure(int fd, const Request *r) {
-    char *key = strchr(r->path + 1, '/');
-    key = key ? strchr(key + 1, '/') : NULL;
+    const char *container = strchr(r->path + 1, '/');
+    char *key = container ? strchr(container + 1, '/') : NULL;
     if (key) unquote(++key);
     int is_read = !strcmp(r->method, "GET") || !strcmp(r->method, "HEAD");
-    if (is_read && strstr(r->query, "comp=list")) return serve_list(fd, r->query, 1);
+    if (is_read && strstr(r->query, "comp=list")) return serve_list(fd, r->query, container ? container + 1 : "");
     if (is_read && key && *key) return serve_object(fd, key, r->head, *r->method == 'G', 1);
     if (is_read) return reply(fd, "200 OK", OF_AZURE, "");
     if (!strcmp(r->method, "DELETE")) return reply(fd, "202 Accepted", "x-ms-request-id: 0\r\n", "");
@@ -451,7 +455,7 @@ static int answer_google(int fd, const Request *r) {
     if (!after) return reply(fd, "200 OK", JSON, "{\"kind\":\"storage#bucket\",\"name\":\"b\"}");
     if (!strcmp(after, "/storageLayout"))
         return reply(fd, "200 OK", JSON, "{\"kind\":\"storage#storageLayout\",\"bucket\":\"b\",\"locationType\":\"region\"}");
-    if (!strcmp(after, "/o")) return serve_list(fd, r->query, 0);
+    if (!strcmp(after, "/o")) return serve_list(fd, r->query, NULL);
     char *key = after + 3;
     unquote(key);
     return is_download || strstr(r->query, "alt=media") ? serve_object(fd, key, r->head, 1, 0) : serve_resource(fd, key);

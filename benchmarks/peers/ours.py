@@ -31,13 +31,13 @@ def config_of(endpoint: Endpoint) -> dict[str, str]:
 
 
 class Ours(Peer):
-    """The verbs of the client; its filesystem for downloads of many files. They are not synced, as those of no peer are."""
+    """The verbs of the client. Downloads are not synced, as those of no peer are."""
 
     how = {
         "upload": "`client.upload_file`",
         "download": '`client.download_file`, `fsync="false"`',
         "upload_many": "`client.upload_dir`",
-        "download_many": '`S3FileSystem.get(list, list)`, `fsync="false"`',
+        "download_many": '`client.download_dir`, `fsync="false"`',
         "upload_small": "`client.upload_file`",
         "exists": "`client.file_exists`",
         "download_small": '`client.download_file`, `fsync="false"`',
@@ -80,7 +80,11 @@ class Ours(Peer):
         self.client.upload_dir(folder, f"{prefix}/{uuid.uuid4().hex}", **some)
 
     def download_many(self, transfers: Sequence[Transfer]) -> None:
-        self.client.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
+        if not hasattr(self.client, "download_dir"):  # an earlier release
+            self.client.filesystem.get([self._path(key) for _, key in transfers], [path for path, _ in transfers])
+            return
+        folder, prefix = os.path.dirname(transfers[0][0]), transfers[0][1].rpartition("/")[0]
+        self.client.download_dir(prefix, folder, files=[os.path.basename(path) for path, _ in transfers])
 
     def upload_small(self, path: str, key: str) -> None:
         self.client.upload_file(path, key)
@@ -128,7 +132,7 @@ class OursSynced(Ours):
     options: ClassVar[dict[str, str]] = {}
     how = {
         "download": "`client.download_file`",
-        "download_many": "`S3FileSystem.get(list, list)`",
+        "download_many": "`client.download_dir`",
     }
 
 
@@ -168,7 +172,7 @@ _ON_CLOUDS = {
     "upload": "`client.upload_file`",
     "download": '`client.download_file`, `fsync="false"`',
     "upload_many": "`client.upload_dir`",
-    "download_many": '`filesystem.get(list, list)`, `fsync="false"`',
+    "download_many": '`client.download_dir`, `fsync="false"`',
 }
 
 
