@@ -7,6 +7,10 @@ ARGS ?=
 # Most tests wait for a server or a timeout: four workers keep two cores busy.
 WORKERS ?= 4
 
+# Machines of containers often set this to 1. uv installs packages without bytecode, so every process that a test starts would
+# compile its imports anew: S3 takes 1.6 s of CPU time then, instead of 0.6 s, and the tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo test test-fast explore soak torch bench lint types contract check dist docs docs-serve clean
 
 help: ## List the targets.

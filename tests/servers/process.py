@@ -74,7 +74,6 @@ def clean_environment(directory: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "HOME": str(directory),
         "TMPDIR": str(directory),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
