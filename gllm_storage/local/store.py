@@ -254,10 +254,9 @@ class LocalStore(ObjectStore):
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All files whose key begins with a prefix, in key order; temporary files of unfinished writes are left out."""
-        for key in sorted(self._keys_in(prefix[: prefix.rfind("/") + 1])):
-            if key.startswith(prefix):
-                with contextlib.suppress(ObjectNotFoundError):  # deleted since, or not a regular file
-                    yield self.info(key, "list")
+        for key in self._keys(prefix):
+            with contextlib.suppress(ObjectNotFoundError):  # deleted since, or not a regular file
+                yield self.info(key, "list")
 
     def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
         """The files and folders directly behind a prefix, empty folders included."""
@@ -277,18 +276,30 @@ class LocalStore(ObjectStore):
             with contextlib.suppress(ObjectNotFoundError):  # deleted since, or not a regular file
                 yield self.info(key, "list")
 
-    def _keys_in(self, folder: str) -> Iterator[str]:
-        details = self.details(folder, "list")
+    def _keys(self, prefix: str) -> Iterator[str]:
+        """The keys with a prefix, in order; only the folders above the current key are in memory. Links are not followed."""
+        with translated(self.details(prefix, "list")):
+            waiting = [self._entries_of(prefix[: prefix.rfind("/") + 1])]
+            while waiting:
+                key = next(waiting[-1], None)
+                if key is None:
+                    waiting.pop()
+                elif not key.startswith(prefix):
+                    continue
+                elif key.endswith("/"):
+                    waiting.append(self._entries_of(key))
+                else:
+                    yield key
 
-        def fail(error: OSError) -> None:
-            if error.errno not in _ABSENT:
-                raise error
-
-        with translated(details):
-            for parent, _, names in os.walk(self._path(folder), onerror=fail):
-                for name in names:
-                    if not is_temporary(name):
-                        yield os.path.join(parent, name).removeprefix(self._folder)
+    def _entries_of(self, folder: str) -> Iterator[str]:
+        try:
+            with os.scandir(self._path(folder)) as entries:
+                names = [_name_in_order(each) for each in entries]
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return iter(())
+            raise
+        return iter(sorted(f"{folder}{name}" for name in names if name is not None))
 
     def _path(self, key: str) -> str:
         return self._folder + key
@@ -463,6 +474,13 @@ def _translate(error: OSError, details: ErrorDetails) -> Exception:
 def _require_file(status: os.stat_result, details: ErrorDetails) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ObjectNotFoundError(f"{details.url} is not a file (file {details.operation})", details)
+
+
+def _name_in_order(entry: os.DirEntry[str]) -> str | None:
+    """A folder's name has a slash at its end, which counts for the order of its keys; None for what has no keys."""
+    if _is_folder(entry):
+        return None if entry.is_symlink() else f"{entry.name}/"
+    return None if is_temporary(entry.name) else entry.name
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

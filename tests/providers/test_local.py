@@ -558,3 +558,24 @@ def test_permission_errors(tmp_path: Path) -> None:
         assert isinstance(raised.value, PermissionError)
         assert isinstance(raised.value, StorageError)
         assert "Permission denied" in str(raised.value)
+
+
+def test_listing_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing reads a folder when it comes to it, so it has one in memory; links to folders are left out."""
+    for name in ("a.txt", "a/b", "a0", "c/d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b").symlink_to("a")
+    scandir, read = os.scandir, []
+
+    def counted(path: str) -> Any:
+        read.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    store = LocalStore(str(tmp_path))
+    found = [(info.url, len(read)) for info in store.list()]
+    assert found == [(store.url(key), number) for key, number in (("a.txt", 1), ("a/b", 2), ("a0", 2), ("c/d", 3))]
+    read.clear()
+    assert [info.url for info in store.list("a")] == [store.url(key) for key in ("a.txt", "a/b", "a0")]
+    assert len(read) == 2
