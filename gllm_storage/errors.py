@@ -142,6 +142,7 @@ class Remedy(Enum):
         "Use another folder; delete_version and collect_garbage remove versions, and keep the names; to remove a complete "
         "model, pass force=True"
     )
+    FOLDER_BESIDE_OBJECT = "Choose another folder, or pass force=True to have both"
     CHECK_FIRST = "Check the object before you repeat the call"
     CHECK_CREDENTIALS = "Check that the credentials are right and not expired, and that they permit this operation"
     CHECK_CREDENTIAL_FILES = "Check the files that hold the credentials"

@@ -97,6 +97,7 @@ _ADVICE = {
         "Use another folder; 'gllm-storage delete-version' and 'gllm-storage gc' remove versions, and keep the names; to "
         "remove a complete model, give --force"
     ),
+    Remedy.FOLDER_BESIDE_OBJECT: "Choose another folder, or give --force to have both",
     Remedy.ONE_MACHINE_CACHE: "Prune the cache on a disk that no other machine uses",
     Remedy.WRITABLE_CACHE: "Name another directory by --cache, or give a directory for the files",
     Remedy.REPEAT: "Repeat the command later",

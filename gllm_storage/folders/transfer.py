@@ -288,8 +288,7 @@ def transfer(
             require_unpublished(plan, target, replaces=not options.exclusive)
             if options.removes:
                 require_unpublished(plan, source, removes=True)
-        if plan.transfers and not (options.everything or options.force):
-            _require_no_object(target)
+            _require_no_object(plan, target)
         if options.dry_run:
             return FolderResult(plan)
         return Execution(plan, source, target, manner, index, stop).run()
@@ -330,8 +329,9 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
     """Run a plan that was made before.
 
     Raises:
-        FolderError: If files failed or changed since, or something is refused: a name, deletions because of a source
-            without files, objects of published versions, or a folder at another endpoint than that of the plan.
+        FolderError: If files failed or changed since, or something is refused: a name, also that of the target folder,
+            deletions because of a source without files, objects of published versions, or a folder at another endpoint than
+            that of the plan.
         StorageError: If the target cannot be listed.
     """
     manner, stop = options.manner(), options.stop()
@@ -346,6 +346,7 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
             require_kept_sources(plan, source, target)
         if not options.force:
             require_unpublished(plan, target)
+            _require_no_object(plan, target)
         return FolderResult(plan) if options.dry_run else _run(plan, source, target, manner, stop)
 
 
@@ -356,9 +357,16 @@ def _run(
         return Execution(plan, source, target, manner, index, stop, takes_all=takes_all).run()
 
 
-def _require_no_object(target: Folder) -> None:
-    """Check that no object has the name of a folder: no local folder could have both. Unreadable objects do not count."""
-    if not isinstance(target, StoredFolder) or target.local is not None or not target.prefix:
+def _require_no_object(plan: Plan, target: Folder) -> None:
+    """Check that no object has the name of the target folder: no local folder could have both.
+
+    Unreadable objects do not count. A plan without transfers adds nothing to the folder.
+
+    Raises:
+        FolderError: If there is one.
+        StorageError: If the request fails.
+    """
+    if not plan.transfers or not isinstance(target, StoredFolder) or target.local is not None or not target.prefix:
         return
     with contextlib.suppress(AccessDeniedError):
         if target.store.exists(target.prefix.removesuffix("/")):
@@ -366,7 +374,7 @@ def _require_no_object(target: Folder) -> None:
                 f"{target.url.rstrip('/')} is an object; nothing was changed: a folder of that name could not be downloaded "
                 "beside it",
                 ErrorDetails(url=target.url, operation="plan"),
-                Remedy.OTHER_NAME,
+                Remedy.FOLDER_BESIDE_OBJECT,
             )
 
 

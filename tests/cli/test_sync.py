@@ -178,6 +178,22 @@ def test_dry_run(command: str, store: Rig, folder: Path, tmp_path: Path) -> None
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.parametrize("command", ["cp", "mv", "sync"])
+def test_object_as_folder(command: str, request: pytest.FixtureRequest, folder: Path) -> None:
+    """A target folder with the name of an object is refused, with the advice; ``--force`` permits it."""
+    rig = make_rig("gcs-fake", request)
+    env, url = environment(rig), url_of(rig, "v3")
+    rig.client().upload(b"object", "v3")
+    call = (command, *(() if command == "sync" else ("-r",)), folder, url)
+    refused = run(*call, env=env)
+    assert (refused.code, refused.out) == (10, "")
+    assert "is an object; nothing was changed" in refused.err
+    assert "--force" in refused.err
+    assert files_in(folder) == NAMES
+    ok(*call, "--force", env=env)
+    assert rig.client().file_exists("v3/a.bin")
+
+
 def test_filters_need_folder(folder: Path) -> None:
     """Filters without `-r` are a usage error."""
     done = run("cp", "--exclude", "*", folder / "a.bin", folder / "copy")
@@ -225,7 +241,7 @@ def test_requests(servers: Servers, tmp_path: Path) -> None:
             counts.append(dict(Counter(each.operation for each in proxy.requests) - before))
 
     up, down, _, again = counts
-    assert up == {"PutObject": 60}
+    assert up == {"HeadObject": 1, "HeadBucket": 1, "PutObject": 60}  # there is no object x
     assert (down["GetObject"], down["ListObjectsV2"]) == (60, 2)
     assert again == {"ListObjectsV2": 1}
 

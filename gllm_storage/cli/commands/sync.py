@@ -40,7 +40,7 @@ _ON_ERROR = click.Choice(["stop", "collect"])
 @click.option(
     "--on-error", type=click.Choice(["stop", "collect"]), default="stop", show_default=True, help="After a failure."
 )
-@click.option("-f", "--force", is_flag=True, help="Delete and replace also objects of published versions.")
+@click.option("-f", "--force", is_flag=True, help="Change also published versions; also beside an object of TARGET's name.")
 @click.option("--plan", "plan_to", metavar="FILE", help="Change nothing; write the plan to FILE, for --apply.")
 @click.option("--apply", "plan_from", metavar="FILE", help="Run the plan of FILE, without SOURCE and TARGET.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each file that is transferred or deleted.")

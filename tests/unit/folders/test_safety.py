@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from gllm_storage.versions.layout import Model, place_of, slot_name
 from tests.unit.folders.conftest import stored, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
@@ -73,6 +74,45 @@ def test_no_write_behind_links(client: FsspecStorageClient, tmp_path: Path, prec
     with pytest.raises(FolderError, match="'link' is a symbolic link in the target"):
         client.apply_plan(plan) if run == "check" else client.sync_dir(client.url("v1"), where)
     assert (precious / "sub" / "x").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["refused", "force"])
+@pytest.mark.parametrize("verb", ["upload_dir", "copy_dir", "sync_dir", "cp", "mv", "dry run", "saved plan", "check"])
+def test_object_as_folder(client: FsspecStorageClient, local: Path, tmp_path: Path, verb: str, force: bool) -> None:
+    """No verb makes a folder beside an object of its name; ``force`` permits it."""
+    client.upload_dir(local, "v1")
+    given: dict[str, Any] = {"force": force}
+    plan = client.check_dir(client.url("v1"), client.url("v2"))
+    plan.save(tmp_path / "plan")
+    client.upload(b"object", "v2")
+    plain = partial(Options, everything=True, learns=False, on_error="collect", force=force)
+    ends = StoredFolder(client.store, "v1/"), StoredFolder(client.store, "v2/")
+    calls: dict[str, Callable[[], object]] = {
+        "upload_dir": lambda: client.upload_dir(local, "v2", **given),
+        "copy_dir": lambda: client.copy_dir("v1", "v2", **given),
+        "sync_dir": lambda: client.sync_dir(client.url("v1"), client.url("v2"), **given),
+        "cp": lambda: transfer(*ends, plain()),
+        "mv": lambda: transfer(*ends, plain(removes=True)),
+        "dry run": lambda: transfer(*ends, plain(dry_run=True)),
+        "saved plan": lambda: client.apply_plan(Plan.load(tmp_path / "plan"), **given),
+        "check": lambda: client.apply_plan(plan, **given),
+    }
+    before = stored(client)
+    if force:
+        calls[verb]()
+        assert ("v2/a.bin" in stored(client)) == (verb != "dry run")
+        return
+    with pytest.raises(FolderError, match="v2 is an object; nothing was changed"):
+        calls[verb]()
+    assert stored(client) == before
+
+
+def test_deletions_beside_object(client: FsspecStorageClient, local: Path) -> None:
+    """A plan that only deletes runs also beside an object of the folder's name: it adds nothing."""
+    client.upload_dir(local, "v1")
+    client.upload(b"object", "v1")
+    assert client.apply_plan(client.delete_dir("v1", dry_run=True).plan).deleted == 3
+    assert stored(client) == {"v1"}
 
 
 @pytest.mark.parametrize("kind", ["dangling", "itself", "pipe", "latin-1"])
