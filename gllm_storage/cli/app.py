@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     "alias",
+    "cache",
     "cat",
     "check",
     "completion",

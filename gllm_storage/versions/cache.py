@@ -11,10 +11,13 @@
         tree.jsonl                  the list of the files, as in the store
         <hash of the URL>.json      the manifest of the version, as the model at that URL has it
         incoming/<SHA-256>          a content that is being downloaded; the next process goes on with it
+        incoming.<machine>/…        the same, on a disk that machines share; see `local.mounts.own_name`
         folders/<digest>/…          a complete directory to read from, or one with some files of the version
     versions/<random>.pruned/       a version that `prune_cache` is removing, or was when it was killed
 
-The locks are those of `flock`: the kernel releases them when a process ends, however it ends.
+The locks are those of `flock`: the kernel releases them when a process ends, however it ends. On a disk that machines share,
+they may not exclude the processes of other machines. So each machine has its own files there until they are complete, and
+renames them; if two machines download the same content, the second rename replaces a file by an equal one.
 
 A content is trusted by its bytes alone: each fetch computes the SHA-256 of each file that it takes from the cache, and
 downloads a damaged one again. Nothing waits for the disk, since a power cut does no more than a damaged disk.
@@ -45,7 +48,7 @@ from gllm_storage.errors import OURS, ErrorDetails, IntegrityError, Remedy, Stor
 from gllm_storage.files.names import local_directory
 from gllm_storage.files.source import local_errors, open_source
 from gllm_storage.files.target import atomic_target, copy
-from gllm_storage.local.mounts import caches_names
+from gllm_storage.local.mounts import caches_names, own_name
 from gllm_storage.versions.entries import Manifest, decode_entry, encode_entry
 from gllm_storage.versions.layout import hex_of
 from gllm_storage.versions.stored_tree import StoredTree, checked_tree, stored_tree
@@ -246,6 +249,7 @@ class Lease:
         self.cache = cache
         self._folder = cache.version(manifest.digest)
         self._details = cache.details
+        self._own = own_name(cache.folder)
         self._shares_blocks = True
 
     def obtain(self, files: Iterable[TreeFile], download: Download) -> set[str]:
@@ -290,7 +294,11 @@ class Lease:
         return not os.path.lexists(path) or (kind != "missing" and difference(path, file) is not None)
 
     def _incoming(self, file: TreeFile) -> str:
-        return os.path.join(self._folder, _INCOMING, file.sha256)
+        return os.path.join(self._incoming_folder, file.sha256)
+
+    @property
+    def _incoming_folder(self) -> str:
+        return os.path.join(self._folder, f"{_INCOMING}{self._own}")
 
     def _admit(self, file: TreeFile) -> None:
         source, path = self._incoming(file), self.cache.file(file.sha256)
@@ -305,7 +313,7 @@ class Lease:
         with contextlib.ExitStack() as stack:
             with local_errors("write", path, self._details):
                 stack.enter_context(self.cache.locked(path, fcntl.LOCK_EX))
-                os.makedirs(os.path.join(self._folder, _INCOMING), exist_ok=True)
+                os.makedirs(self._incoming_folder, exist_ok=True)
             yield
 
     def place(self, file: TreeFile, path: str) -> None:
@@ -355,9 +363,14 @@ class Lease:
             raise self.read_only()
         with self._working(), local_errors("write", target, self._details):
             if not os.path.isdir(target):
-                temporary = f"{target}.new"
+                temporary = f"{target}{self._own}.new"
                 self._fill(temporary, files)
-                os.rename(temporary, target)
+                try:
+                    os.rename(temporary, target)
+                except OSError as error:
+                    if not (self._own and error.errno in {errno.EEXIST, errno.ENOTEMPTY}):
+                        raise
+                    shutil.rmtree(temporary)  # another machine has made the directory meanwhile
             elif not self._is_exact(target, files):
                 self._fill(target, files)
         return target
@@ -384,7 +397,7 @@ class Lease:
         """Make a directory have exactly some files. Each is replaced at once: other processes may read the directory."""
         os.makedirs(folder, exist_ok=True)
         remove_others(folder, files)
-        between = os.path.join(self._folder, _INCOMING, "link")
+        between = os.path.join(self._incoming_folder, "link")
         for each in files():
             if self._is_right(folder, each):
                 continue
@@ -482,7 +495,8 @@ def prune_cache(
                 for each in removed:
                     _take_away(found, found.version(each.digest))
                 for each in interrupted:
-                    _take_away(found, os.path.join(found.version(each.digest), _INCOMING))
+                    for folder in _incoming_folders(found, each.digest):
+                        _take_away(found, folder)
                 _sweep(found)
     return removed
 
@@ -522,12 +536,23 @@ def _version(cache: Cache, digest: str) -> CachedVersion | None:
 def _size_of_incoming(cache: Cache, digest: str) -> int:
     """Size of the contents of a version that were not downloaded completely, in bytes."""
     size = 0
-    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(cache.version(digest), _INCOMING)) as entries:
-        for each in entries:
-            with contextlib.suppress(FileNotFoundError):  # it is complete now
-                found = each.stat(follow_symlinks=False)
-                size += max(found.st_size, _BLOCK * found.st_blocks)  # a full disk leaves blocks behind the end of a file
+    for folder in _incoming_folders(cache, digest):
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for each in entries:
+                with contextlib.suppress(FileNotFoundError):  # it is complete now
+                    found = each.stat(follow_symlinks=False)
+                    size += max(
+                        found.st_size, _BLOCK * found.st_blocks
+                    )  # a full disk leaves blocks behind the end of a file
     return size
+
+
+def _incoming_folders(cache: Cache, digest: str) -> list[str]:
+    """The folders of contents that are being downloaded: one, or one for each machine."""
+    folder = cache.version(digest)
+    with contextlib.suppress(FileNotFoundError):
+        return [os.path.join(folder, each) for each in os.listdir(folder) if each.partition(".")[0] == _INCOMING]
+    return []
 
 
 def _contents(cache: Cache, digest: str) -> dict[bytes, int]:

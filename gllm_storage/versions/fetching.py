@@ -27,6 +27,7 @@ from gllm_storage.errors import (
 from gllm_storage.files.names import FoldedClashes, fold_of_disk, local_directory
 from gllm_storage.files.source import local_errors
 from gllm_storage.folders.filters import Filter
+from gllm_storage.local.mounts import own_name
 from gllm_storage.store.transfer import Progress
 from gllm_storage.versions.cache import Cache, remove_others
 from gllm_storage.versions.catalog import Version, resolved, version_of
@@ -285,8 +286,8 @@ class _Fetch:
         return fd
 
     def _put_into_place(self) -> None:
+        _require_absent(self.target)
         with local_errors("write", self.target, self._details):
-            _require_absent(self.target)
             os.rename(self._temporary, self.target)
             fd = os.open(os.path.dirname(self.target), os.O_RDONLY)
             try:
@@ -297,7 +298,7 @@ class _Fetch:
 
 def _temporary_of(target: str, manifest: Manifest) -> str:
     folder, base = os.path.split(target)
-    return os.path.join(folder, f".{base}.{hex_of(manifest.digest)[:16]}.gllm-fetch")
+    return os.path.join(folder, f".{base}.{hex_of(manifest.digest)[:16]}{own_name(folder)}.gllm-fetch")
 
 
 @contextlib.contextmanager

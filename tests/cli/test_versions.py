@@ -178,6 +178,11 @@ def test_remove_model(model: str) -> None:
         (["alias", "{model}", "--expected", "v1"], (2, "needs ALIAS and VERSION")),
         (["gc", "{model}", "--grace", "soon"], (2, "--grace 'soon' is not a time")),
         (["retain", "{model}"], (2, "--keep-last")),
+        (["cache", "list", "{out}"], (3, "no cache of published versions")),
+        (["cache", "prune", "{out}"], (2, "Name a rule: --older-than or --max-size")),
+        (["cache", "prune", "{out}", "--max-size", "2 apples"], (2, "--max-size '2 apples' is not a size")),
+        (["cache", "prune", "{out}", "--older-than", "soon"], (2, "--older-than 'soon' is not a time")),
+        (["cache", "sweep", "{out}"], (2, "No such command 'sweep'")),
     ],
     ids=lambda each: "-".join(each[:1]) if isinstance(each, list) else "",
 )
@@ -199,6 +204,27 @@ def test_cache(model: str, tmp_path: Path) -> None:
     ok("fetch", model, "v1", tmp_path / "local", "--cache", tmp_path / "cache")
     assert read(str(tmp_path / "local"), "model.bin") == FILES["model.bin"]
     assert run("fetch", model, "v1").code == 2
+
+
+def test_cache_commands(model: str, tmp_path: Path) -> None:
+    """`cache list` and `cache prune` show versions, with their model; `prune` removes them without ``--dry-run``."""
+    cache = str(tmp_path / "cache")
+    for name in ("v1", "v2"):
+        ok("fetch", model, name, "--cache", cache)
+    newest, oldest = read_json("cache", "list", cache)
+    assert (newest["names"], oldest["names"]) == ([f"{model} v2"], [f"{model} v1"])
+    assert (newest["files"], newest["size"], os.path.isdir(newest["path"])) == (3, 1002, True)
+    lines = ok("cache", "list", cache).lines
+    assert lines[0].split() == [newest["digest"], "3", "1002", newest["used"], model, "v2"]
+
+    rules = ("cache", "prune", cache, "--max-size", "1002")
+    assert ok(*rules, "--dry-run").lines == lines[1:]
+    assert read_json("cache", "prune", cache, "--older-than", "1h") == []
+    assert ok("cache", "list", cache).lines == lines
+    assert ok(*rules).lines == lines[1:]
+    assert ok("cache", "list", cache).lines == lines[:1]
+    assert read_json("cache", "prune", cache, "--max-size", "0", "--one-machine") == [newest]
+    assert not os.listdir(f"{cache}/versions")
 
 
 def read(folder: str, name: str) -> bytes:

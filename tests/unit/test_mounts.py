@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage.local import mounts
-from gllm_storage.local.mounts import caches_names, kind_of
+from gllm_storage.local.mounts import caches_names, kind_of, own_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +55,22 @@ def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, kin
     listed.write_text(_MOUNTS)
     monkeypatch.setattr(mounts, "_MOUNTS", str(listed))
     assert (kind_of(folder), caches_names(folder)) == (kind, caches)
+
+
+def test_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each machine has a name of its own on a disk that machines share, also for a folder that does not exist yet."""
+    assert own_name(str(tmp_path)) == ""
+    monkeypatch.setattr(mounts, "caches_names", lambda _: True)
+    names = [own_name(str(tmp_path)), own_name(f"{tmp_path}/not/there")]
+    for kernel in ("one\n", "two\n"):
+        (tmp_path / "boot_id").write_text(kernel)
+        monkeypatch.setattr(mounts, "_BOOT_ID", str(tmp_path / "boot_id"))
+        names.append(own_name(str(tmp_path)))
+    monkeypatch.setattr(mounts, "_BOOT_ID", str(tmp_path / "hidden"))
+    names.append(own_name(str(tmp_path)))
+    assert names[0] == names[1]
+    assert len(set(names)) == 4
+    assert all(each.startswith(".") and each[1:].isalnum() for each in names)
 
 
 def test_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from fsspec.callbacks import Callback
 from gllm_storage import LocalStorageClient, versions
 from gllm_storage.errors import IntegrityError, ObjectNotFoundError, StorageError, UnsupportedOperationError
 from gllm_storage.files import partial
+from gllm_storage.local import mounts
 from gllm_storage.versions import cache as cache_module
 from gllm_storage.versions.cache import list_cache, prune_cache
 from gllm_storage.versions.catalog import resolved
@@ -723,6 +724,93 @@ def test_prune_on_a_shared_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UnsupportedOperationError, match=r"machines may share its disk.*Pass one_machine=True"):
         prune_cache(cache, max_size=0)
     assert len(prune_cache(cache, max_size=0, one_machine=True)) == 3
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with the name of this machine, on a disk that machines share, and whose locks exclude none of them."""
+    name = tmp_path / "machine"
+    name.write_text("a")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(mounts, "caches_names", lambda _: True)
+    monkeypatch.setattr(mounts, "_BOOT_ID", str(name))
+    return name
+
+
+@pytest.mark.parametrize("moment", ["download", "directory"])
+@pytest.mark.parametrize("target", [None, "local"])
+def test_two_machines(
+    client: LocalStorageClient,
+    version: Version,
+    cache: Path,
+    *,
+    machine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    target: str | None,
+    moment: str,
+) -> None:
+    """Where locks do not exclude another machine, both fetch the version, and neither writes to the files of the other."""
+    others: list[Version] = []
+
+    def fetch_elsewhere() -> None:
+        if not others:
+            others.append(version)
+            machine.write_text("b")
+            others.append(fetch(client, MODEL, "v3", tmp_path / "b" if target else None, cache=cache))
+            machine.write_text("a")
+
+    class _Callback(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            if inc and moment == "download":
+                fetch_elsewhere()
+
+    def rename(source: str, path: str, rename: Any = os.rename) -> None:
+        if moment == "directory":
+            fetch_elsewhere()
+        rename(source, path)
+
+    monkeypatch.setattr(os, "rename", rename)
+    mine = fetch(client, MODEL, "v3", tmp_path / "a" if target else None, cache=cache, callback=_Callback())
+    for each in (mine, others[1]):
+        assert content(each.path) == FILES
+    assert {each.read_bytes() for each in cache.glob("files/*/*")} == set(FILES.values())
+    assert not [each for each in glob.glob(f"{cache}/versions/*/**", recursive=True) if each.endswith(".new")]
+    assert [(each.files, each.size) for each in list_cache(cache)] == [(4, len(LARGE) + 5002)]
+
+
+def test_two_machines_one_target(client: LocalStorageClient, version: Version, machine: Path, tmp_path: Path) -> None:
+    """Of two machines that fetch to one directory without locks, one is told that the directory exists."""
+
+    class _Callback(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            if inc and machine.read_text() == "a":
+                machine.write_text("b")
+                fetch(client, MODEL, version.name, tmp_path / "local")
+
+    with pytest.raises(FileExistsError, match="The directory exists"):
+        fetch(client, MODEL, "v3", tmp_path / "local", callback=_Callback())
+    assert content(tmp_path / "local") == FILES
+
+
+def test_left_by_a_machine(client: LocalStorageClient, version: Version, cache: Path, machine: Path) -> None:
+    """What interrupted fetches of two machines left counts, and is pruned."""
+
+    class _Callback(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            if inc > 0 and sum(each.stat().st_size for each in cache.glob("versions/*/incoming*/*")) > PART:
+                raise RuntimeError("enough")
+
+    for name in ("a", "b"):
+        machine.write_text(name)
+        with pytest.raises(RuntimeError, match="enough"):
+            fetch(client, MODEL, version.name, cache=cache, callback=_Callback())
+    folders = list(cache.glob("versions/*/incoming*"))
+    assert len(folders) == 2
+    (found,) = list_cache(cache)
+    assert found.size >= sum(each.stat().st_size for folder in folders for each in folder.iterdir()) > 2 * PART
+    assert prune_cache(cache, max_size=0, one_machine=True) == [found]
+    assert not os.listdir(cache / "versions")
 
 
 def test_filesystem_without_locks(client: LocalStorageClient, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 @click.command()
 @transfer_options
 @bwlimit_option
-@click.option("-f", "--force", is_flag=True, help="Folders: replace also published files; also beside an object of the name.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Folders: replace also published files; also beside an object of the name."
+)
 @preserve_option
 @dry_run_option
 @filter_options

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @transfer_options
-@click.option("-f", "--force", is_flag=True, help="Folders: move also published versions; also beside an object of the name.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Folders: move also published versions; also beside an object of the name."
+)
 @bwlimit_option
 @preserve_option
 @dry_run_option
