@@ -424,6 +424,24 @@ def attempts_of(error: BaseException | None) -> int | None:
     return None
 
 
+class user_code:  # noqa: N801 - as `translation`
+    """Mark an exception that leaves the block as one of the user's code, such as a callback: no block translates it."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            error.__dict__["gllm_of_user"] = True
+
+
+def is_of_user(error: BaseException) -> bool:
+    """Whether an exception comes from the user's code, as `user_code` has marked it."""
+    return "gllm_of_user" in error.__dict__
+
+
 class translation:  # noqa: N801 - a context manager, used as a function; a generator costs five times as much
     """Raise an error of this module in place of an SDK's, with the attempts and the time.
 
@@ -436,7 +454,7 @@ class translation:  # noqa: N801 - a context manager, used as a function; a gene
         answered: Adds the HTTP status, code and request id of an SDK's exception to details that lack them.
 
     Raises:
-        StorageError: Or another error of `OURS`; other exceptions pass unchanged.
+        StorageError: Or another error of `OURS`; other exceptions pass unchanged, and so do those of `user_code`.
     """
 
     __slots__ = ("_answered", "_began", "_details", "_sdk_errors", "_translate")
@@ -465,7 +483,7 @@ class translation:  # noqa: N801 - a context manager, used as a function; a gene
                 error.details = self._answered(error.details, cause)
             redact(cause)
             complete(error, self._began)
-        elif isinstance(error, self._sdk_errors):
+        elif isinstance(error, self._sdk_errors) and not is_of_user(error):
             redact(error)
             translated = self._translate(error, self._details)
             if isinstance(translated, OURS):

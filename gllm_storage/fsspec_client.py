@@ -281,7 +281,7 @@ class FsspecStorageClient(CloudStorageClient):
             remote_path: As in `upload_file`.
             callback: An fsspec callback, which receives the size in bytes, then the number of bytes as they are sent,
                 together never more than the size; or a function, which is called with each number of bytes. None reports
-                nothing.
+                nothing. An exception that it raises ends the transfer, and is raised as it is.
             check_conflict: As in `upload_file`.
 
         Returns:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gllm_storage.concurrency.stop import check_stop
-from gllm_storage.errors import OURS, AccessDeniedError, Remedy, StorageError
+from gllm_storage.errors import OURS, AccessDeniedError, Remedy, StorageError, is_of_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ class local_errors:  # noqa: N801 - a context manager, used as a function; a gen
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # Some errors of this library are OSErrors, too. ValueError: a null character in the path.
-        if isinstance(error, (OSError, ValueError)) and not isinstance(error, OURS):
+        if isinstance(error, (OSError, ValueError)) and not isinstance(error, OURS) and not is_of_user(error):
             raise local_error(self._action, self._path, error, self._details) from error
 
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from gllm_storage.errors import OURS, ConflictCheckUnsupportedError, Remedy
+from gllm_storage.errors import OURS, ConflictCheckUnsupportedError, Remedy, is_of_user
 from gllm_storage.files.durability import WriteBack, libc, start_write_back, sync_file, sync_folders
 from gllm_storage.files.source import CHUNK, local_error, local_errors, not_a_file, require_regular
 
@@ -352,7 +352,7 @@ class _naming_errors:  # noqa: N801 - as `local_errors`
         return
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, (OSError, ValueError)) or isinstance(error, OURS):
+        if not isinstance(error, (OSError, ValueError)) or isinstance(error, OURS) or is_of_user(error):
             return
         if self._exclusive and isinstance(error, FileExistsError):
             raise TargetExistsError(*error.args) from error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec.asyn import AsyncFileSystem
 from fsspec.callbacks import Callback, NoOpCallback
 
+from gllm_storage.errors import user_code
 from gllm_storage.store.port import unwatched
 from gllm_storage.store.transfer import Progress
 
@@ -99,5 +100,5 @@ class Watched:
     def _one(self, source: str, target: str) -> Iterator[Progress]:
         with self.callback.branched(source, target) as child:
             yield Progress(child)
-        with self._lock:
+        with self._lock, user_code():
             self.callback.relative_update(1)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, ends_all
+from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, ends_all, user_code
 from gllm_storage.files.source import open_source
 from gllm_storage.files.target import Preserved
 from gllm_storage.folders.attributes import as_metadata, of_metadata, of_status
@@ -86,7 +86,7 @@ class Progresses:
             return
         with self._callback.branched(source, target) as child:
             yield Progress(child)
-        with self._lock:
+        with self._lock, user_code():
             self._callback.relative_update(1)
 
 

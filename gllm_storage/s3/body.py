@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.fork import PerProcess
+from gllm_storage.concurrency.stop import TransferStopped
 from gllm_storage.files.source import CHUNK, MemorySource
 from gllm_storage.s3.errors import (
     DIGEST_CODES,
@@ -41,6 +42,17 @@ _logger = logging.getLogger(__name__)
 
 _BAD_REQUEST = 400
 _CHECKSUM_REFUSALS = {"InvalidArgument", "InvalidRequest", "NotImplemented", "UnsupportedHeader", "XNotImplemented"}
+
+
+class _CallbackFailed(TransferStopped):
+    """Carries the exception of a progress callback out of the request that reads a body.
+
+    The request must not be sent again: botocore wraps an `Exception`, and an `OSError` looks like a broken connection.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Section(io.RawIOBase):
@@ -88,7 +100,10 @@ class _Section(io.RawIOBase):
     def _count(self) -> None:
         """Report the bytes of the reads before this one."""
         if self._is_sending and self._progress is not None and self._position > self._reported:
-            self._progress(self._position - self._reported)
+            try:
+                self._progress(self._position - self._reported)
+            except Exception as error:
+                raise _CallbackFailed(error) from error
             self._reported = self._position
 
 
@@ -363,21 +378,25 @@ def body_of(
     Raises:
         StorageError: If the source cannot be read, or has changed.
         TransferStopped: If the transfer was cancelled.
+        Exception: The exception of `progress`.
     """
-    if length <= CHUNK:
-        data = source.read_at(offset, length)
-        yield data, checksums.crc64nvme(data)
-    elif isinstance(source, MemorySource):
-        view = source.view_at(offset, length)
-        yield ViewSection(view, stop, progress), checksums.crc64nvme(view)
-    elif length <= settings.memory_limit // _SHARE:
-        limit = settings.memory_limit
-        with in_flight(length, limit, stop), _buffer(length, limit) as view:
-            source.read_into(offset, view)
+    try:
+        if length <= CHUNK:
+            data = source.read_at(offset, length)
+            yield data, checksums.crc64nvme(data)
+        elif isinstance(source, MemorySource):
+            view = source.view_at(offset, length)
             yield ViewSection(view, stop, progress), checksums.crc64nvme(view)
-    else:
-        checksum = checksums.crc_of(source.read_at, length, start=offset)
-        yield FileSection(source, offset, length, stop, checksum, progress), checksum
+        elif length <= settings.memory_limit // _SHARE:
+            limit = settings.memory_limit
+            with in_flight(length, limit, stop), _buffer(length, limit) as view:
+                source.read_into(offset, view)
+                yield ViewSection(view, stop, progress), checksums.crc64nvme(view)
+        else:
+            checksum = checksums.crc_of(source.read_at, length, start=offset)
+            yield FileSection(source, offset, length, stop, checksum, progress), checksum
+    except _CallbackFailed as failed:
+        raise failed.error from failed.error.__cause__
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import Stop
+from gllm_storage.errors import user_code
 from gllm_storage.settings import MIB, TransferSettings
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class Progress:
         with self._lock:
             self._size = size
             if self._set_size is not None:
-                self._set_size(size)
+                with user_code():
+                    self._set_size(size)
 
     def __call__(self, moved: int) -> None:
         """Report that so many more bytes were moved."""
@@ -98,7 +100,8 @@ class Progress:
             if more > 0:
                 self._reported += more
                 if self._update is not None:
-                    self._update(more)
+                    with user_code():
+                        self._update(more)
 
     def finish(self) -> None:
         """Report that all bytes were moved."""

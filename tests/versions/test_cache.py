@@ -760,7 +760,7 @@ def test_two_machines(
             others.append(fetch(client, MODEL, "v3", tmp_path / "b" if target else None, cache=cache))
             machine.write_text("a")
 
-    class _Callback(Callback):
+    class _Callback(Callback):  # type: ignore[misc]  # fsspec has no types
         def relative_update(self, inc: int = 1) -> None:
             if inc and moment == "download":
                 fetch_elsewhere()
@@ -782,7 +782,7 @@ def test_two_machines(
 def test_two_machines_one_target(client: LocalStorageClient, version: Version, machine: Path, tmp_path: Path) -> None:
     """Of two machines that fetch to one directory without locks, one is told that the directory exists."""
 
-    class _Callback(Callback):
+    class _Callback(Callback):  # type: ignore[misc]  # fsspec has no types
         def relative_update(self, inc: int = 1) -> None:
             if inc and machine.read_text() == "a":
                 machine.write_text("b")
@@ -796,7 +796,7 @@ def test_two_machines_one_target(client: LocalStorageClient, version: Version, m
 def test_left_by_a_machine(client: LocalStorageClient, version: Version, cache: Path, machine: Path) -> None:
     """What interrupted fetches of two machines left counts, and is pruned."""
 
-    class _Callback(Callback):
+    class _Callback(Callback):  # type: ignore[misc]  # fsspec has no types
         def relative_update(self, inc: int = 1) -> None:
             if inc > 0 and sum(each.stat().st_size for each in cache.glob("versions/*/incoming*/*")) > PART:
                 raise RuntimeError("enough")
