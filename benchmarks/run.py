@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -116,7 +117,7 @@ def describe_peers(pythons: Pythons, names: Sequence[str]) -> dict[str, dict[str
         done = subprocess.run(
             [pythons.of(name), "-c", _MAIN, name, "--describe"],
             cwd=pythons.code,
-            env={**_environment(), FLOOR_PROGRAM: pythons.floor, "HOME": pythons.code},
+            env={**environment_of(), FLOOR_PROGRAM: pythons.floor, "HOME": pythons.code},
             capture_output=True,
             text=True,
             check=False,
@@ -263,28 +264,39 @@ def _measure(bench: Bench, job: Job, peer: str, *, warm_process: bool = False) -
         command = [python, "-c", _MAIN, peer]
         given = Task(endpoint, bench.layout, job.verb, job.size, job.count, job.step, warm_process)
         task = json.dumps(given.to_dict()).encode()
-    environment = _environment(endpoint) | {
+    environment = environment_of(endpoint) | {
         "HOME": bench.layout.home_with_keys if chain else bench.layout.home,
         FLOOR_PROGRAM: bench.pythons.floor,
     }
     if not chain and (entry_of(peer).by_environment or peer == "gllm-storage, command"):
-        environment |= _keys(endpoint)
+        environment |= keys_of(endpoint)
     if job.cores:
         command = ["taskset", "--cpu-list", ",".join(map(str, sorted(os.sched_getaffinity(0))[: job.cores])), *command]
-    output, figures = _run_process(command, task, environment, bench.pythons.code)
+    output, figures = run_process(command, environment, bench.pythons.code, task)
     return figures | ({} if job.is_first else json.loads(output))
 
 
-def _run_process(
-    command: list[str], task: bytes, environment: dict[str, str], folder: str
+def run_process(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: str,
+    task: bytes = b"",
+    seconds: float = _TIMEOUT_SECONDS,
 ) -> tuple[bytes, dict[str, float]]:
     """Run a process to its end.
+
+    Args:
+        command: The program and its arguments.
+        environment: Its environment.
+        folder: Its working directory.
+        task: Its standard input.
+        seconds: The time after which it is killed.
 
     Returns:
         The last line of its output, and the figures of the complete process.
 
     Raises:
-        WorkerError: If it fails.
+        WorkerError: If it fails, or does not end in time.
     """
     start = time.perf_counter()
     with subprocess.Popen(
@@ -293,7 +305,7 @@ def _run_process(
         if child.stdin is None or child.stdout is None or child.stderr is None:
             raise RuntimeError("Popen made no pipes")
         errors = child.stderr
-        timer = threading.Timer(_TIMEOUT_SECONDS, child.kill)
+        timer = threading.Timer(seconds, child.kill)
         timer.start()
         said: list[bytes] = []
         listener = threading.Thread(target=lambda: said.append(errors.read()))
@@ -316,12 +328,14 @@ def _run_process(
     answer = (output.splitlines() or [b""])[-1]
     # Some native runtimes crash sometimes when the interpreter ends, after the job.
     crashed = child.returncode < 0 and answer.endswith(b"}")
+    if wall > seconds and child.returncode == -signal.SIGKILL:
+        raise WorkerError(f"did not end in {seconds:.0f} s")
     if child.returncode and not crashed:
         raise WorkerError(_tail(said[0].decode(errors="replace")) or f"ended with {child.returncode}")
     return answer, {"process_wall": wall, "process_cpu": usage.ru_utime + usage.ru_stime}
 
 
-def _environment(endpoint: Endpoint | None = None) -> dict[str, str]:
+def environment_of(endpoint: Endpoint | None = None) -> dict[str, str]:
     """An environment without the machine's settings of AWS, proxies and Python, which trusts the endpoint's certificate."""
     keep = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     if endpoint is None or endpoint.ca is None:
@@ -329,7 +343,8 @@ def _environment(endpoint: Endpoint | None = None) -> dict[str, str]:
     return keep | {"SSL_CERT_FILE": endpoint.ca, "REQUESTS_CA_BUNDLE": endpoint.ca}
 
 
-def _keys(endpoint: Endpoint) -> dict[str, str]:
+def keys_of(endpoint: Endpoint) -> dict[str, str]:
+    """The environment variables with the keys and the region of an endpoint."""
     keys = {"AWS_ACCESS_KEY_ID": endpoint.access_key, "AWS_SECRET_ACCESS_KEY": endpoint.secret_key}
     return keys | {"AWS_REGION": endpoint.region, "AWS_DEFAULT_REGION": endpoint.region}
 
@@ -346,7 +361,7 @@ def _ask_objects(bench: Bench, command: str, given: dict[str, Any]) -> dict[str,
         capture_output=True,
         text=True,
         cwd=servers.ROOT,
-        env=_environment(bench.direct) | _keys(bench.direct) | {"HOME": bench.layout.home},
+        env=environment_of(bench.direct) | keys_of(bench.direct) | {"HOME": bench.layout.home},
         check=False,
     )
     if done.returncode:

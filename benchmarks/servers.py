@@ -14,7 +14,7 @@ import struct
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from benchmarks.layout import Endpoint
@@ -156,8 +156,14 @@ def _objects(folder: str) -> str:
 
 
 @contextlib.contextmanager
-def rig_server(name: str, folder: str) -> Iterator[Endpoint]:
-    """Run a server of the tests, with an empty bucket."""
+def rig_server(name: str, folder: str, *, tls: bool = False) -> Iterator[Endpoint]:
+    """Run a server of the tests, with an empty bucket.
+
+    Args:
+        name: One of `RIG_SERVERS`.
+        folder: A folder for the data of the server.
+        tls: Whether it speaks https.
+    """
     import tests.servers  # noqa: PLC0415 - it needs the extra `test`
     from tests.rig import BUCKET, make_bucket  # noqa: PLC0415
 
@@ -165,11 +171,11 @@ def rig_server(name: str, folder: str) -> Iterator[Endpoint]:
     place.mkdir()
     with contextlib.ExitStack() as stack:
         try:
-            server = stack.enter_context(getattr(tests.servers, name)(place))
+            server = stack.enter_context(getattr(tests.servers, f"{name}_tls" if tls else name)(place))
         except tests.servers.ServerUnavailableError as why:
             raise SystemExit(str(why)) from None
         make_bucket(server)
-        yield Endpoint(server.endpoint_url, BUCKET, server.access_key, server.secret_key)
+        yield Endpoint(server.endpoint_url, BUCKET, server.access_key, server.secret_key, ca=server.ca_bundle)
 
 
 class Proxy:
@@ -180,9 +186,21 @@ class Proxy:
         seen: The counted requests and bytes, after the proxy has ended.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, child: subprocess.Popen[bytes], output: IO[bytes]) -> None:
         self.url = url
         self.seen: dict[str, Any] = {}
+        self._child = child
+        self._output = output
+
+    def read(self, ask: signal.Signals = signal.SIGUSR1) -> dict[str, Any]:
+        """The requests and bytes so far, as in `seen`.
+
+        Args:
+            ask: The signal that is sent to the proxy; SIGTERM ends it.
+        """
+        self._child.send_signal(ask)
+        found: dict[str, Any] = json.loads(self._output.readline())
+        return found
 
 
 @contextlib.contextmanager
@@ -204,10 +222,9 @@ def proxy(program: str, endpoint: Endpoint, delay_ms: int = 0, bandwidth: int = 
     with _running(command, stdout=subprocess.PIPE) as child:
         if child.stdout is None:
             raise RuntimeError("no output of the proxy")
-        found = Proxy(f"{target.scheme}://{_LOOPBACK}:{int(child.stdout.readline())}")
+        found = Proxy(f"{target.scheme}://{_LOOPBACK}:{int(child.stdout.readline())}", child, child.stdout)
         yield found
-        child.send_signal(signal.SIGTERM)
-        found.seen = json.loads(child.stdout.readline())
+        found.seen = found.read(signal.SIGTERM)
 
 
 def _free_port() -> int:

@@ -4,8 +4,8 @@
  *
  * Listens on a free port of 127.0.0.1 and prints it. Every answer's first byte comes DELAY_MS late: an answer begins where
  * the server speaks after the client did, so a `100 Continue` costs a round trip of its own, as it does on a network.
- * Each direction of each connection passes at most BYTES_PER_SECOND (0: as many as can be). On SIGTERM or SIGINT it prints
- * one line of JSON: connections, requests by method, bytes up and down.
+ * Each direction of each connection passes at most BYTES_PER_SECOND (0: as many as can be). On SIGUSR1 it prints one line of
+ * JSON: connections, requests by method, bytes up and down; on SIGTERM or SIGINT it does so and ends.
  *
  * A thread for each direction, and splice() through a pipe: the bytes never enter this process, so that its own cost stays
  * small beside a client's.
@@ -149,6 +149,18 @@ static void *accept_all(void *arg) {
     return NULL;
 }
 
+static void print_counts(void) {
+    printf("{\"connections\": %lld, \"bytes_up\": %lld, \"bytes_down\": %lld, \"requests\": {",
+           (long long)connections, (long long)bytes_up, (long long)bytes_down);
+    const char *comma = "";
+    for (int i = 0; i < METHODS; i++) {
+        printf("%s\"%.*s\": %lld", comma, (int)strlen(methods[i]) - 1, methods[i], (long long)counts[i]);
+        comma = ", ";
+    }
+    printf("}}\n");
+    fflush(stdout);
+}
+
 int main(int argc, char **argv) {
     if (argc != 5) { fprintf(stderr, "usage: slowproxy HOST PORT DELAY_MS BYTES_PER_SECOND\n"); return 2; }
     delay_ms = atol(argv[3]);
@@ -160,6 +172,7 @@ int main(int argc, char **argv) {
     sigemptyset(&ends);
     sigaddset(&ends, SIGTERM);
     sigaddset(&ends, SIGINT);
+    sigaddset(&ends, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &ends, NULL); /* all threads; main waits for them below */
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -171,14 +184,9 @@ int main(int argc, char **argv) {
     pthread_t acceptor;
     if (pthread_create(&acceptor, NULL, accept_all, &listener)) return 1;
     int signal_number;
-    sigwait(&ends, &signal_number);
-    printf("{\"connections\": %lld, \"bytes_up\": %lld, \"bytes_down\": %lld, \"requests\": {",
-           (long long)connections, (long long)bytes_up, (long long)bytes_down);
-    const char *comma = "";
-    for (int i = 0; i < METHODS; i++) {
-        printf("%s\"%.*s\": %lld", comma, (int)strlen(methods[i]) - 1, methods[i], (long long)counts[i]);
-        comma = ", ";
-    }
-    printf("}}\n");
+    do {
+        sigwait(&ends, &signal_number);
+        print_counts();
+    } while (signal_number == SIGUSR1);
     return 0;
 }

@@ -81,6 +81,18 @@ def install(python: str) -> None:
     subprocess.run([python, "-m", "compileall", "-q", installed], check=True)
 
 
+def awscli_program() -> str:
+    """The program ``aws``, in an environment of its own, because it asks for another botocore than s3fs."""
+    program = VENV / "awscli" / "bin" / "aws"
+    if not program.exists():
+        print("benchmarks: installing awscli", file=sys.stderr)
+        folder = program.parents[1]
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        command = [_uv(), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
+        subprocess.run([*command, "awscli"], check=True)
+    return str(program)
+
+
 def _python() -> str:
     return str(VENV / "bin" / "python")
 

@@ -126,6 +126,7 @@ class LocalFolder:
         if links not in LINKS:
             raise ValueError(f"links={links!r}: it must be one of {', '.join(map(repr, LINKS))}")
         self.path = os.path.abspath(path)
+        self._start = self.path if self.path.endswith("/") else f"{self.path}/"
         self.links = links
         self._is_target = False
 
@@ -157,7 +158,7 @@ class LocalFolder:
     def local_path(self, path: str) -> str:
         """The path on this machine of a path below the folder."""
         if os.sep == "/":
-            return f"{self.path}/{path}" if self.path != "/" else f"/{path}"
+            return f"{self._start}{path}"
         return os.path.join(self.path, *path.split("/"))
 
     def entries(self, chosen: Chosen) -> Iterator[Entry | Problem]:
@@ -200,9 +201,10 @@ class LocalFolder:
             return
         start = f"{folder}/" if folder else ""
         # A folder's files have a slash behind its name, which counts for the order of their paths.
-        for is_folder, each in sorted(found, key=lambda pair: os.fsencode(f"{pair[1].name}/" if pair[0] else pair[1].name)):
-            path = f"{start}{each.name}"
-            if is_temporary(each.name) or self._is_left_out(path, each, is_folder=is_folder):
+        for is_folder, each in sorted(found, key=lambda pair: f"{pair[1].name}/" if pair[0] else pair[1].name):
+            name = each.name
+            path = f"{start}{name}"
+            if (name.startswith(".") and is_temporary(name)) or self._is_left_out(path, each, is_folder=is_folder):
                 continue
             if not (chosen.takes_folder(path) if is_folder else chosen.takes(path)):
                 continue
@@ -439,6 +441,8 @@ def _is_file(each: os.DirEntry[str]) -> bool:
 
 
 def _is_utf8(path: str) -> bool:
+    if path.isascii():
+        return True
     try:
         path.encode()
     except UnicodeEncodeError:

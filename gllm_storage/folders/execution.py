@@ -10,7 +10,7 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
@@ -75,7 +75,7 @@ class FolderResult:
     deleted: int = 0
     failed: int = 0
     not_begun: int = 0
-    _records: Records = field(default_factory=Records, repr=False)
+    _records: Records[Sequence[Any]] = field(default_factory=lambda: Records(tuple, tuple), repr=False)
 
     @property
     def skipped(self) -> int:
@@ -94,14 +94,12 @@ class FolderResult:
             *actions: The actions of `Outcome` to list; all without any.
         """
         for record in self._records:
-            outcome = Outcome(**record)
-            if not actions or outcome.action in actions:
-                yield outcome
+            if not actions or record[0] in actions:
+                yield Outcome(*record)
 
     def add(self, action: str, file: Entry, error: Exception | None = None) -> None:
         """Add the outcome for a file."""
-        text = None if error is None else str(error)
-        self._records.add({"action": action, "path": file.path, "size": file.size, "error": text})
+        self._records.add((action, file.path, file.size, None if error is None else str(error)))
         if action == "transferred":
             self.transferred += 1
             self.transferred_bytes += file.size

@@ -151,6 +151,8 @@ class Filter:
         Args:
             path: Its path below the folder, with ``/``.
         """
+        if not self.rules:
+            return True
         return _first(self._files, path) and self.takes_folder(path.rpartition("/")[0])
 
     def takes_folder(self, path: str) -> bool:
@@ -159,7 +161,7 @@ class Filter:
         Args:
             path: Its path below the folder of the transfer, without a slash at its end; empty for that folder itself.
         """
-        return not path or self._takes_folder(path)
+        return not (path and self.rules) or self._takes_folder(path)
 
     def _decide_folder(self, path: str) -> bool:
         return _first(self._folders, f"{path}/") and self.takes_folder(path.rpartition("/")[0])

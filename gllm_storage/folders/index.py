@@ -62,6 +62,8 @@ def index_file() -> str:
 
 def text_of_path(path: str) -> str:
     """The text that stands for a local path in the index, which holds only UTF-8."""
+    if path.isascii():
+        return path
     encoded = os.fsencode(path)
     try:
         return encoded.decode()
@@ -116,11 +118,16 @@ class ChecksumIndex:
 
     Args:
         path: The file; None for an index that remembers nothing.
+        pause: Seconds between two writes: a write waits for the disk two or three times. Meanwhile other processes do not
+            see what is remembered, and a kill loses it. By default each call writes.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, pause: float = 0.0) -> None:
         self._path = path
+        self._pause = pause
         self._lock = threading.Lock()
+        self._waiting: list[tuple[str, str, str, str, str, int]] = []
+        self._written = time.monotonic()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
 
@@ -135,6 +142,7 @@ class ChecksumIndex:
             By path or URL: the values of the checksums by their algorithms. Nothing is there about another state.
         """
         names, found = list(states), dict[str, dict[str, str]]()
+        self._write()
 
         def look(connection: sqlite3.Connection) -> None:
             for start in range(0, len(names), _BATCH):
@@ -160,6 +168,18 @@ class ChecksumIndex:
             for algorithm, _, value in [each.checksum.partition(":")]
         ]
 
+        with self._lock:
+            self._waiting += rows
+            is_due = time.monotonic() - self._written >= self._pause
+        if is_due:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what waits."""
+        with self._lock:
+            rows, self._waiting = self._waiting, []
+            self._written = time.monotonic()
+
         def write(connection: sqlite3.Connection) -> None:
             with connection:
                 connection.executemany("INSERT OR REPLACE INTO checksums VALUES (?, ?, ?, ?, ?, ?)", rows)
@@ -175,6 +195,7 @@ class ChecksumIndex:
             names: Their paths or URLs.
         """
         rows = [(place, name) for name in names]
+        self._write()
 
         def delete(connection: sqlite3.Connection) -> None:
             with connection:
@@ -183,7 +204,8 @@ class ChecksumIndex:
         self._use(delete)
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what waits, and close the file."""
+        self._write()
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():
                 with contextlib.suppress(Exception):  # such as a full disk

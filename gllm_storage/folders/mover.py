@@ -75,9 +75,14 @@ class Progresses:
         if self._counts_files:
             self._callback.set_size(files)
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a callback."""
+        return self._callback is not None
+
     def of(self, source: str, target: str) -> Callable[[], contextlib.AbstractContextManager[Progress]]:
         """The `watch` of a file: see `UploadItem`."""
-        return unwatched if self._callback is None else partial(self._one, source, target)
+        return partial(self._one, source, target) if self.is_shown else unwatched
 
     @contextlib.contextmanager
     def _one(self, source: str, target: str) -> Iterator[Progress]:
@@ -530,6 +535,8 @@ class Mover:
             progress.finish()
 
     def _progress_of(self, step: Step) -> Callable[[], contextlib.AbstractContextManager[Progress]]:
+        if not self.progress.is_shown:
+            return unwatched
         source, path = self.source, step.file.path
         where = source.local_path(path) if isinstance(source, LocalFolder) else f"{source.url.rstrip('/')}/{path}"
         return self.progress.of(where, f"{self.target.url.rstrip('/')}/{path}")
@@ -601,7 +608,7 @@ def _accept(file: Entry, source: StoredFolder, delivered: dict[str, ObjectInfo],
 
 def _at(file: Entry, state: str | None) -> Entry:
     """The same file in another state, or at the other end."""
-    return dataclasses.replace(file, state=state)
+    return Entry(file.path, file.size, file.modified_ns, state, file.version)
 
 
 @dataclass(frozen=True)

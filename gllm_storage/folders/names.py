@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from gllm_storage.paths import validate_key
+from gllm_storage.paths import is_plain, validate_key
 
 _LONGEST_SEGMENT = 255
 """Bytes: of nearly all filesystems."""
@@ -23,6 +23,8 @@ def problem_of_local_name(path: str) -> str | None:
     Args:
         path: The path below the folder, with ``/``.
     """
+    if is_plain(path, _LONGEST_SEGMENT):
+        return None
     for segment in path.split("/"):
         if segment in {"", ".", ".."}:
             return f"its segment {segment!r} leads to another file"
@@ -64,7 +66,9 @@ class FileFolderClashes:
         """
         while self._beginnings and not path.startswith(self._beginnings[-1][0]):
             self._beginnings.pop()
-        folders = (each for each, is_ours in self._beginnings if (ours or is_ours) and path.startswith(f"{each}/"))
-        found = next(folders, None)
+        found = None
+        if self._beginnings:
+            folders = (each for each, is_ours in self._beginnings if (ours or is_ours) and path.startswith(f"{each}/"))
+            found = next(folders, None)
         self._beginnings.append((path, ours))
         return found

@@ -61,8 +61,20 @@ class Step:
     reason: str
 
     def record(self) -> dict[str, Any]:
-        """The step as a record."""
-        return {"action": self.action, "reason": self.reason, **vars(self.file)}
+        """The step as a record, without the facts that are not known."""
+        facts = {name: value for name, value in vars(self.file).items() if value is not None}
+        return {"action": self.action, "reason": self.reason, **facts}
+
+    def fields(self) -> tuple[Any, ...]:
+        """The step as fields, from which `of_fields` makes it again."""
+        file = self.file
+        return self.action, self.reason, file.path, file.size, file.modified_ns, file.state, file.version
+
+    @classmethod
+    def of_fields(cls, fields: Sequence[Any]) -> Step:
+        """The step of its fields."""
+        action, reason, *facts = fields
+        return cls(action, Entry(*facts), reason)
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Step:
@@ -132,14 +144,14 @@ class Plan:
         self.places = places
         self.transfers = self.transfer_bytes = self.replacements = self.deletions = self.skipped = self.skipped_bytes = 0
         self.problems: list[Problem] = []
-        self._steps = {action: Records() for action in ("transfer", "delete", "skip")}
+        self._steps = {action: Records(Step.fields, Step.of_fields) for action in ("transfer", "delete", "skip")}
 
     def add(self, action: str, file: Entry, reason: str) -> None:
         """Add a step."""
         self._add(Step(action, file, reason))
 
     def _add(self, step: Step) -> None:
-        self._steps[step.action].add(step.record())
+        self._steps[step.action].add(step)
         if step.action == "transfer":
             self.transfers += 1
             self.transfer_bytes += step.file.size
@@ -157,8 +169,7 @@ class Plan:
             *actions: ``"transfer"``, ``"delete"``, ``"skip"``; without any: transfers and deletions.
         """
         for action in actions or ("transfer", "delete"):
-            for record in self._steps[action]:
-                yield Step.of(record)
+            yield from self._steps[action]
 
     @property
     def is_empty(self) -> bool:
@@ -204,8 +215,8 @@ class Plan:
         header = {"format": FORMAT, "source": self.source, "target": self.target, **places, **counts}
         file.write(f"{json.dumps(header)}\n")
         for action in ("transfer", "delete"):
-            for record in self._steps[action]:
-                file.write(f"{json.dumps(record)}\n")
+            for step in self._steps[action]:
+                file.write(f"{json.dumps(step.record())}\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -492,14 +503,22 @@ def merged(source: Iterable[Entry], target: Iterable[Entry]) -> Iterator[Two]:
     """The files of two listings in key order, with those of one path together."""
     ones, others = iter(source), iter(target)
     one, other = next(ones, None), next(others, None)
-    while one is not None or other is not None:
-        left = None if one is None else one.path.encode()
-        right = None if other is None else other.path.encode()
-        takes_one = right is None or (left is not None and left <= right)
-        takes_other = left is None or (right is not None and right <= left)
-        yield (one if takes_one else None), (other if takes_other else None)
-        one = next(ones, None) if takes_one else one
-        other = next(others, None) if takes_other else other
+    while one is not None and other is not None:
+        if one.path == other.path:
+            yield one, other
+            one, other = next(ones, None), next(others, None)
+        elif one.path < other.path:  # texts have the order of their bytes in UTF-8
+            yield one, None
+            one = next(ones, None)
+        else:
+            yield None, other
+            other = next(others, None)
+    while one is not None:
+        yield one, None
+        one = next(ones, None)
+    while other is not None:
+        yield None, other
+        other = next(others, None)
 
 
 def _path_of(one: Entry | None, other: Entry | None) -> str:

@@ -4,50 +4,71 @@ from __future__ import annotations
 
 import json
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-_IN_MEMORY = 2**23
-"""Bytes: the records of about 60 000 files."""
-
-_AT_ONCE = 2**18
-"""Bytes of records that are read at a time."""
+_IN_MEMORY = 8192
+"""The most values in memory: a step of a plan is about 600 bytes, and as many as its path."""
+_BLOCK = 1024
+"""Values of one line of the file. The encoder of JSON takes five times as long for as many lines of one value."""
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
+T = TypeVar("T")
 
-class Records:
-    """A list of records that spills to disk. First it is written, then it is read, by one thread at a time."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, prefix="gllm-storage-")  # noqa: SIM115 - closed by `close`
-        self._count = 0
+class Records(Generic[T]):
+    """A list that spills to disk. First it is written, then it is read, by one thread at a time.
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Add a record of texts, numbers and None, which are left out."""
-        kept = {name: value for name, value in record.items() if value is not None}
-        self._file.write(f"{_encode(kept)}\n".encode())
-        self._count += 1
+    Args:
+        pack: Gives the fields of a value, texts, numbers and None, for the disk.
+        unpack: Gives a value of its fields.
+    """
+
+    def __init__(self, pack: Callable[[T], Sequence[Any]], unpack: Callable[[list[Any]], T]) -> None:
+        self._pack = pack
+        self._unpack = unpack
+        self._recent: list[T] = []
+        self._file: IO[bytes] | None = None
+        self._spilled = 0
+
+    def add(self, value: T) -> None:
+        """Add a value."""
+        self._recent.append(value)
+        if len(self._recent) >= _IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="gllm-storage-")  # noqa: SIM115 - closed by `close`
+        for start in range(0, len(self._recent), _BLOCK):
+            fields = list(map(self._pack, self._recent[start : start + _BLOCK]))
+            self._file.write(f"{_encode(fields)}\n".encode())
+        self._spilled += len(self._recent)
+        self._recent.clear()
 
     def __len__(self) -> int:
-        return self._count
+        return self._spilled + len(self._recent)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[T]:
         position = 0
-        while True:
+        while self._file is not None:
             self._file.seek(position)  # another iteration, or `add`, may have moved it
-            lines = self._file.readlines(_AT_ONCE)
+            line = self._file.readline()
             self._file.seek(0, 2)
-            if not lines:
-                return
-            position += sum(map(len, lines))
-            yield from map(json.loads, lines)
+            if not line:
+                break
+            position += len(line)
+            yield from map(self._unpack, json.loads(line))
+        yield from self._recent
 
     def close(self) -> None:
         """Delete the records."""
-        self._file.close()
+        self._recent.clear()
+        if self._file is not None:
+            self._file.close()
 
     def __del__(self) -> None:
-        self._file.close()
+        self.close()

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from gllm_storage.folders.entries import Chosen, Entry, Folder
     from gllm_storage.folders.plan import Plan
 
+_PAUSE_SECONDS = 1.0
+"""Between two writes to the index: two for each batch would take a tenth of the time of an upload of small files."""
+
 
 class FolderOptions(TypedDict, total=False):
     """The options that all methods for folders have in common.
@@ -281,7 +284,7 @@ def transfer(
         require_apart(source, target)
     target = target.as_target()
     wanted = Wanted(chosen, delete, max_delete, options.size_only, everything=options.everything)
-    with timed(), contextlib.closing(ChecksumIndex(index_file())) as index:
+    with timed(), contextlib.closing(ChecksumIndex(index_file(), _PAUSE_SECONDS)) as index:
         plan = plan_transfer(source, target, wanted, index, stop)
         require_kept_sources(plan, source, target, removes=options.removes)
         if not options.force:
@@ -298,7 +301,7 @@ def check(source: Folder, target: Folder, options: Options) -> Plan:
     """Compare two folders; as `transfer`, but nothing moves."""
     chosen, stop = options.chosen(), options.stop()
     wanted = Wanted(chosen, size_only=options.size_only, moves=False)
-    with timed(), contextlib.closing(ChecksumIndex(index_file())) as index:
+    with timed(), contextlib.closing(ChecksumIndex(index_file(), _PAUSE_SECONDS)) as index:
         return plan_transfer(source, target, wanted, index, stop)
 
 
@@ -353,7 +356,7 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
 def _run(
     plan: Plan, source: Folder | None, target: Folder, manner: Manner, stop: Stop, *, takes_all: bool = False
 ) -> FolderResult:
-    with contextlib.closing(ChecksumIndex(index_file())) as index:
+    with contextlib.closing(ChecksumIndex(index_file(), _PAUSE_SECONDS)) as index:
         return Execution(plan, source, target, manner, index, stop, takes_all=takes_all).run()
 
 

@@ -43,9 +43,9 @@ def planned(folder: str) -> Plan:
 
 
 def main(folder: str, count: int) -> None:
-    """Print the number of steps, and the growth, where steps may take 1 MiB before they are on the disk."""
+    """Print the number of steps, and the growth, where a thousand steps are in memory before they are on the disk."""
     vars(plan)["fold_of_disk"] = lambda _: fold_of(ignores_case=True, ignores_form=True)
-    records._IN_MEMORY = 2**20
+    records._IN_MEMORY = records._BLOCK
     planned(folder)
     idle = peak()
     Many.count = count

@@ -78,13 +78,17 @@ def read_listing(document: bytes) -> dict[str, Any]:
 def _structure(node: Element, fields: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in node:
-        name = each.tag.rpartition("}")[2]
+        name = each.tag[each.tag.rfind("}") + 1 :]
         kind = fields.get(name)
+        if kind is None:
+            continue
         if isinstance(kind, list):
             found.setdefault(name, []).append(_value(each, name, kind[0]))
-        elif kind is not None:
-            if name in found:
-                raise ValueError(f"the element {name} occurs twice")
+        elif name in found:
+            raise ValueError(f"the element {name} occurs twice")
+        elif kind == "string" and not len(each):  # most of them
+            found[name] = each.text or ""
+        else:
             found[name] = _value(each, name, kind)
     return found
 

@@ -14,7 +14,7 @@ import pytest
 
 from gllm_storage.files.source import open_source
 from gllm_storage.folders import compare
-from gllm_storage.folders.index import ChecksumIndex, Known, is_settled
+from gllm_storage.folders.index import LOCAL, ChecksumIndex, Known, is_settled
 from gllm_storage.memory.store import MemoryStore
 from gllm_storage.store.checksums import crc64nvme, encode
 from tests.unit.folders.conftest import settle, write
@@ -177,3 +177,18 @@ def test_touched(client: FsspecStorageClient, local: Path, monkeypatch: pytest.M
     assert client.upload_dir(local, "v1").transferred == 1
     forbid(monkeypatch)
     assert client.upload_dir(local, "v1").skipped == 3
+
+
+def test_pause(cache: Path) -> None:
+    """An index with a pause finds what it remembers at once; other connections see it when the index is closed."""
+    path, known = str(cache / "checksums.sqlite"), [Known("a.bin", "1", "crc64nvme:AA==")]
+    index, other = ChecksumIndex(path, pause=3600), ChecksumIndex(path)
+    index.remember(LOCAL, known)
+    assert other.find(LOCAL, {"a.bin": "1"}) == {}
+    assert index.find(LOCAL, {"a.bin": "1"}) == {"a.bin": {"crc64nvme": "AA=="}}
+    index.remember(LOCAL, [Known("b.bin", "1", "crc64nvme:BB==")])
+    index.forget(LOCAL, ["b.bin"])
+    index.remember(LOCAL, [Known("c.bin", "1", "crc64nvme:CC==")])
+    index.close()
+    assert set(other.find(LOCAL, dict.fromkeys(["a.bin", "b.bin", "c.bin"], "1"))) == {"a.bin", "c.bin"}
+    other.close()

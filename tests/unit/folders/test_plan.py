@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from gllm_storage.memory.store import MemoryStore
 from tests.unit.folders.conftest import stored, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from gllm_storage import ObjectInfo
@@ -280,3 +281,24 @@ def test_memory(tmp_path: Path) -> None:
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     assert found["steps"] == 60_000
     assert found["grown"] < 3  # MiB: 1; 6 if the steps are in memory, 23 if the files are
+
+
+def calls(action: Callable[[], object]) -> int:
+    """The number of calls of functions of an action, in this thread."""
+    profile = cProfile.Profile()
+    profile.runcall(action)
+    return sum(each.callcount for each in profile.getstats())
+
+
+@pytest.mark.parametrize(("verb", "most"), [("upload_dir", 65), ("download_dir", 95)])
+def test_cost(client: FsspecStorageClient, tmp_path: Path, verb: str, most: int) -> None:
+    """The plan takes few calls of functions for each file: 54 and 84, of which the memory store has its part."""
+    counts = []
+    for number in (100, 400):
+        folder = tmp_path / str(number)
+        for each in range(number):
+            write(folder / f"part-{each // 50}" / f"shard-{each:05}.bin", b"content")
+        client.upload_dir(folder, str(number))
+        ends = (folder, "other") if verb == "upload_dir" else (str(number), tmp_path / "other")
+        counts.append(calls(lambda ends=ends: getattr(client, verb)(*ends, dry_run=True)))  # type: ignore[misc]
+    assert (counts[1] - counts[0]) / 300 < most
