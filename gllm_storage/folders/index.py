@@ -119,7 +119,7 @@ class ChecksumIndex:
     Args:
         path: The file; None for an index that remembers nothing.
         pause: Seconds between two writes: a write waits for the disk two or three times. Meanwhile other processes do not
-            see what is remembered, and a kill loses it. By default each call writes.
+            see the new checksums, and a kill loses them. By default each call writes.
     """
 
     def __init__(self, path: str | None, pause: float = 0.0) -> None:
@@ -175,7 +175,7 @@ class ChecksumIndex:
             self._write()
 
     def _write(self) -> None:
-        """Write what waits."""
+        """Write the waiting checksums."""
         with self._lock:
             rows, self._waiting = self._waiting, []
             self._written = time.monotonic()
@@ -204,7 +204,7 @@ class ChecksumIndex:
         self._use(delete)
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write the waiting checksums, and close the file."""
         self._write()
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():
