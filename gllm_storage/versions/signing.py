@@ -13,6 +13,7 @@ import base64
 import copy
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,6 @@ from gllm_storage.versions.layout import model_of
 from gllm_storage.versions.stored_tree import stored_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import model_signing.manifest
     import model_signing.signing
     import model_signing.verifying
@@ -43,7 +42,7 @@ def sign_version(
     signature: str | os.PathLike[str],
     signer: model_signing.signing.Config,
     *,
-    ignore: Iterable[str] = GIT_PATHS,
+    ignore: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = GIT_PATHS,
 ) -> Version:
     """Sign a version, by the list of its files: no file is read.
 
@@ -56,15 +55,15 @@ def sign_version(
         signature: The local file to write, a Sigstore bundle.
         signer: A configuration of the package with a signer, such as one of ``use_elliptic_key_signer``. Its configuration
             of hashes is not used.
-        ignore: Files and folders that the signature leaves out. The default is that of ``model_signing``, which needs the
-            option ``--no-ignore-git-paths`` to verify a signature that includes them.
+        ignore: Files and folders that the signature leaves out, as relative paths. The default is that of ``model_signing``,
+            which needs the option ``--no-ignore-git-paths`` to verify a signature that includes them.
 
     Returns:
         The version.
 
     Raises:
         ImportError: If the extra is not installed.
-        ValueError: If the path or the name is not valid.
+        ValueError: If the path, the name or a path of `ignore` is not valid, or the signature would leave out all files.
         FileNotFoundError: If the version does not exist (`ObjectNotFoundError`).
         RuntimeError: If the list of the files is damaged (`IntegrityError`), or a request fails (`StorageError`).
         Exception: An exception of the package, as for a key that it cannot use.
@@ -76,11 +75,12 @@ def sign_version(
         'v3'
     """
     require_extra("signing", "model_signing")
+    ignored = _relative_paths(ignore)
     place = model_of(client, model)
     manifest = resolved(place, name, "sign")
     with stored_tree(place, manifest, "sign") as tree:
         # A copy: the configuration of the caller stays as it is.
-        configured = copy.copy(signer).set_hashing_config(_hashes(tree, manifest.model, ignore))
+        configured = copy.copy(signer).set_hashing_config(_hashes(tree, manifest.model, ignored))
         configured.sign(Path(place.prefix), os.fspath(signature))
     return version_of(place, manifest)
 
@@ -94,8 +94,8 @@ def verify_signature(
 ) -> Version:
     """Check that a signature is one of exactly the files of a version, by their list: no file is read.
 
-    The signature may be one of ``model_signing sign`` for the directory that was published. `verify` compares the files
-    themselves with the list.
+    The signature may be one of ``model_signing sign`` for the directory that was published. Files that it says it leaves out
+    are not compared; one of no file is refused. `verify` compares the files themselves with the list.
 
     Args:
         client: The client of the store.
@@ -112,7 +112,7 @@ def verify_signature(
         ImportError: If the extra is not installed.
         ValueError: If the path or the name is not valid.
         FileNotFoundError: If the version does not exist (`ObjectNotFoundError`), or the file of the signature does not.
-        RuntimeError: If the signature is not valid, or one of other files, or the list of the files is damaged
+        RuntimeError: If the signature is not valid, or one of other files or of no file, or the list of the files is damaged
             (`IntegrityError`); if the signature has other hashes than the SHA-256 of complete files
             (`UnsupportedOperationError`); or if a request fails (`StorageError`).
 
@@ -145,9 +145,27 @@ def verify_signature(
     return version_of(place, manifest)
 
 
-def _hashes(files: Iterable[TreeFile], model: str, ignore: Iterable[str]) -> Any:
+def _relative_paths(ignore: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """The paths that a signature leaves out. A text or a path alone is one of them.
+
+    Raises:
+        ValueError: If one is not a path below a directory.
+    """
+    if isinstance(ignore, (bytes, bytearray)) or not isinstance(ignore, (str, os.PathLike, Iterable)):
+        raise ValueError(f"ignore={ignore!r}: give a path, or a list of paths")  # noqa: TRY004 - a wrong option is a ValueError
+    return [_relative_path(each) for each in ([ignore] if isinstance(ignore, (str, os.PathLike)) else ignore)]
+
+
+def _relative_path(given: str | os.PathLike[str]) -> str:
+    path = PurePosixPath(given) if isinstance(given, (str, os.PathLike)) else None
+    if path is None or path.is_absolute() or not path.parts or ".." in path.parts:
+        raise ValueError(f"ignore has {given!r}: name files and folders by their paths in the directory of the version")
+    return str(path)
+
+
+def _hashes(files: Iterable[TreeFile], model: str, ignored: Iterable[str]) -> Any:
     """What the package takes for its `model_signing.hashing.Config`: its hashes are those of the list."""
-    return _Hashes(files, PurePosixPath(model).name, list(ignore))
+    return _Hashes(files, PurePosixPath(model).name, list(ignored))
 
 
 class _Hashes:
@@ -163,7 +181,11 @@ class _Hashes:
         self._ignored += [os.fspath(each) for each in paths]
 
     def hash(self, model_path: object, *, files_to_hash: Iterable[Path] | None = None) -> model_signing.manifest.Manifest:
-        """The paths and the SHA-256 of all files; of those in `files_to_hash`, if the verifier ignores others."""
+        """The paths and the SHA-256 of all files; of those in `files_to_hash`, if the verifier ignores others.
+
+        Raises:
+            ValueError: If that is no file: a statement of no file would be one of every version.
+        """
         from model_signing._hashing.hashing import Digest  # noqa: PLC0415 - an extra; it has no public name
         from model_signing.manifest import Manifest, SerializationType  # noqa: PLC0415 - an extra
 
@@ -175,6 +197,8 @@ class _Hashes:
             for each in self._files
             if not self._is_ignored(each.path) and (wanted is None or each.path in wanted)
         ]
+        if not items:
+            raise ValueError(f"the signature names no file of the version; it ignores {self._ignored}")
         return Manifest(self._name, items, kind)
 
     def _is_ignored(self, path: str) -> bool:
@@ -191,5 +215,5 @@ def _method_of(signature: Path) -> str | None:
         payload = json.loads(base64.b64decode(json.loads(signature.read_bytes())["dsseEnvelope"]["payload"]))
         found = payload["predicate"]["serialization"]
         return f"{found['hash_type']} of {found['method']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,6 @@ from tests.versions.support import MODEL, new_client, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from click.testing import Result
 
@@ -139,6 +139,43 @@ def test_equal_statements(client: MemoryStorageClient, keys: Keys, tmp_path: Pat
     keys.verifier().set_hashing_config(config).verify(tmp_path / "out", ours)
     assert verify_signature(client, MODEL, "v3", theirs, keys.verifier()).name == "v3"
     assert verify_signature(client, MODEL, "v3", ours, keys.verifier()).name == "v3"
+
+
+@pytest.mark.parametrize("ignore", ["weights", Path("weights"), ("weights/",), "./weights"])
+def test_one_ignored(client: MemoryStorageClient, keys: Keys, tmp_path: Path, ignore: Any) -> None:
+    """A text or a path alone is one path, and not the paths of its letters."""
+    sign_version(client, MODEL, "v3", tmp_path / "sig", keys.signer(), ignore=ignore)
+    found = statement(tmp_path / "sig")["predicate"]
+    assert found["serialization"]["ignore_paths"] == ["weights"]
+    assert [each["name"] for each in found["resources"]] == [".gitattributes", "config.json", "empty", "weights.txt"]
+
+
+@pytest.mark.parametrize(
+    "ignore", [".", "", ["."], ["./"], "..", "a/../..", "/weights", Path(), list(FILES), 5, [5], b"empty"]
+)
+def test_refused_ignore(client: MemoryStorageClient, keys: Keys, tmp_path: Path, ignore: Any) -> None:
+    """A signature that would leave out all files, or nothing that could be in the version, is not written."""
+    with pytest.raises(ValueError, match="ignore"):
+        sign_version(client, MODEL, "v3", tmp_path / "sig", keys.signer(), ignore=ignore)
+    assert not (tmp_path / "sig").exists()
+
+
+@pytest.mark.parametrize("kind", ["ignored", "unsigned"])
+def test_nothing_signed(client: MemoryStorageClient, keys: Keys, tmp_path: Path, kind: str) -> None:
+    """A signature of no file, which the package makes and accepts for any directory, is not one of a version."""
+    config, out = HASHES().set_ignored_paths(paths=["."]), write_folder(tmp_path / "out", FILES)
+    keys.signer().set_hashing_config(config).sign(out, tmp_path / "sig")
+    verifier = keys.verifier().set_ignore_unsigned_files(kind == "unsigned")
+    with pytest.raises(IntegrityError, match="no file"):
+        verify_signature(client, MODEL, "v3", tmp_path / "sig", verifier)
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"\xff", b"[]", b'"x"'])
+def test_no_bundle(client: MemoryStorageClient, keys: Keys, tmp_path: Path, data: bytes) -> None:
+    """A file that is not a signature is refused, however it is built."""
+    (tmp_path / "sig").write_bytes(data)
+    with pytest.raises(IntegrityError, match="is not a valid signature of"):
+        verify_signature(client, MODEL, "v3", tmp_path / "sig", keys.verifier())
 
 
 def statement(signature: Path) -> dict[str, Any]:
