@@ -8,13 +8,17 @@ and write afterwards, and several ignore ``mode="create"`` silently.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import pickle
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fsspec import AbstractFileSystem
 from fsspec.callbacks import Callback
 
 from gllm_storage.concurrency.bandwidth import pace
@@ -39,9 +43,7 @@ from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIg
 from gllm_storage.store.retry import RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
-
-    from fsspec import AbstractFileSystem
+    from collections.abc import Generator, Iterator
 
     from gllm_storage.files.source import Source
     from gllm_storage.files.target import LocalTarget
@@ -52,6 +54,12 @@ _DENIED = {401, 403}
 _BUSY = {408, 429}
 _FIRST_SERVER_ERROR = 500
 _OF_A_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_WITHOUT_PLACE = frozenset(
+    {"asynchronous", "auto_mkdir", "batch_size", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
+)
+"""Options of all fsspec filesystems. They do not decide which files a filesystem has."""
+_ROUNDS = 100_000
+"""Of the hash of the options, which may have a password: each guess at it takes as long as the hash, about 40 ms."""
 
 
 class ForeignStore(ObjectStore):
@@ -83,10 +91,20 @@ class ForeignStore(ObjectStore):
         """The defaults, with one call at a time."""
         return self._settings
 
-    @property
+    @cached_property
     def place(self) -> str:
-        """The provider, and the folder without its password."""
-        return f"fsspec {self.details('', 'list').url}"
+        """The provider, and the folder without its user; a hash stands for the user and for the storage options.
+
+        An option may decide which server or account a URL leads to, as webdav's ``base_url`` does.
+        """
+        url, shown = self.url(""), f"fsspec {self.details('', 'list').url}"
+        named = self._filesystem.storage_options
+        options = {name: value for name, value in named.items() if name not in _WITHOUT_PLACE}
+        facts = [self._filesystem.storage_args, options, "" if without_user(url) == url else url]
+        if not any(facts):
+            return shown
+        digest = hashlib.pbkdf2_hmac("sha256", _text_of(facts).encode(), b"gllm-storage place", _ROUNDS, 8)
+        return f"{shown} with options {digest.hex()}"
 
     def url(self, key: str) -> str:
         """The URL of a key, with the password of the base, if it has one."""
@@ -328,6 +346,26 @@ def _local_file(source: Source) -> Iterator[str]:
             file.write(source.read_at(offset, min(CHUNK, source.size - offset)))
         file.flush()
         yield file.name
+
+
+def _text_of(value: object) -> str:
+    """A text of a storage option: the same one in each process, and for no other option."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{_text_of(name)}: {_text_of(each)}' for name, each in value.items()))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_text_of, value))}]"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(_text_of, value)))}}}"
+    if isinstance(value, AbstractFileSystem):
+        return f"{type(value)}{_text_of([value.storage_args, value.storage_options])}"
+    return repr(value) if value is None or isinstance(value, (str, bytes, int, float)) else _text_of_object(value)
+
+
+def _text_of_object(value: object) -> str:
+    try:
+        return repr(pickle.dumps(value))
+    except Exception:  # noqa: BLE001 - each class has its own; no other process can have such an object
+        return f"{type(value)} at {id(value)}"
 
 
 def _version_of(info: ObjectInfo) -> tuple[object, ...]:

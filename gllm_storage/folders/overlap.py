@@ -57,7 +57,7 @@ def require_kept_sources(plan: Plan, source: Folder, target: Folder, *, removes:
         return
     found = list(islice(_targets_among_sources(plan, one, other), _SHOWN))
     if not _is_nested(source, target):
-        found = [path for path in found if _is_one_object(path, source, target)]
+        found = [path for path in found if _is_one_object(path, f"{one}{path}".removeprefix(other), source, target)]
     if found:
         raise FolderError(
             f"{plan.source} and {plan.target}: one folder lies in the other, and files of the source would be replaced or "
@@ -78,13 +78,15 @@ def _is_nested(source: Folder, target: Folder) -> bool:
 
 
 def _roots_of(source: Folder, target: Folder) -> tuple[str, str] | None:
-    """Where two folders begin, if they may have files in common: paths of this machine, or prefixes of keys."""
+    """Where two folders begin, if they may have files in common: paths of this machine, prefixes of keys, or URLs."""
     if source.local is not None and target.local is not None:
         return _root_of(source), _root_of(target)
     if not (isinstance(source, StoredFolder) and isinstance(target, StoredFolder)):
         return None
     if source.local is not None or target.local is not None or source.store.provider != target.store.provider:
         return None
+    if source.store.provider == "fsspec":  # the key of a file depends on the folder of the client
+        return source.url, target.url
     return source.prefix, target.prefix
 
 
@@ -105,12 +107,12 @@ def _changed(plan: Plan, change: str, source: str, target: str) -> Iterator[Entr
             yield dataclasses.replace(step.file, path=key.removeprefix(source))
 
 
-def _is_one_object(path: str, source: Folder, target: Folder) -> bool:
-    """Whether a key names the same object in both stores."""
+def _is_one_object(path: str, target_path: str, source: Folder, target: Folder) -> bool:
+    """Whether two paths, whose names are equal, are those of one object."""
     if not (isinstance(source, StoredFolder) and isinstance(target, StoredFolder)):
         return True
-    key = source.key(path)
     try:
-        return is_same_version(source.store.info(key, "plan"), target.store.info(key, "plan"))
+        one = source.store.info(source.key(path), "plan")
+        return is_same_version(one, target.store.info(target.key(target_path), "plan"))
     except ObjectNotFoundError:
         return False

@@ -484,7 +484,7 @@ def require_names(plan: Plan, source: Folder, target: Folder) -> None:
 
 
 def require_places(plan: Plan, source: Folder | None, target: Folder) -> None:
-    """Check that the folders are those of the plan: another endpoint may have a bucket of the same name.
+    """Check that the folders are those of the plan: another endpoint, or other options, may have a folder of the same name.
 
     Raises:
         FolderError: If they are not.
@@ -495,7 +495,7 @@ def require_places(plan: Plan, source: Folder | None, target: Folder) -> None:
             raise FolderError(
                 f"the plan was made for {where} of {planned!r}, and this client has that of {place!r}; nothing was changed",
                 ErrorDetails(url=where, operation="transfer"),
-                Remedy.CHECK_ENDPOINT,
+                Remedy.CHECK_OPTIONS if place.startswith("fsspec ") else Remedy.CHECK_ENDPOINT,
             )
 
 

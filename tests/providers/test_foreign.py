@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -23,6 +26,7 @@ from fsspec.registry import _registry, known_implementations
 from gllm_storage import (
     AccessDeniedError,
     ConflictCheckUnsupportedError,
+    FolderError,
     FsspecStorageClient,
     IntegrityError,
     ObjectNotFoundError,
@@ -34,6 +38,8 @@ from gllm_storage import (
 from gllm_storage.concurrency.stop import Stop, TransferStopped
 from gllm_storage.errors import Remedy
 from gllm_storage.files.source import MemorySource
+from gllm_storage.folders import Plan, RemoteFolder, transfer
+from gllm_storage.folders.entries import StoredFolder
 from gllm_storage.info import Stored, url_in_listing
 from gllm_storage.store.port import UploadItem, UploadRequest, nothing, unwatched
 from gllm_storage.store.ranges import ObjectSlices, read_slice
@@ -645,3 +651,124 @@ def test_no_password(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     assert caught.value.url == "troubled://***@host/models/model.bin"
     (world.store / "model.bin").write_bytes(CONTENT)
     assert client.info("model.bin").url == "troubled://user:hunter2@host/models/model.bin"
+
+
+class NetFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+    """The files of a folder that an option names, as webdav's option ``base_url`` names the server."""
+
+    protocol = "net"
+
+    def __init__(self, base_url: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.base_url = base_url
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> str:
+        return str(path).removeprefix("net://").strip("/")
+
+    def _at(self, path: str) -> str:
+        return f"{self.base_url}/{self._strip_protocol(path)}".rstrip("/")
+
+    def _entry(self, path: str) -> dict[str, Any]:
+        found = os.stat(self._at(path))
+        kind = "directory" if os.path.isdir(self._at(path)) else "file"
+        return {"name": self._strip_protocol(path), "size": found.st_size, "type": kind, "mtime": found.st_mtime}
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return self._entry(path)
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        names = [f"{path}/{name}".strip("/") for name in sorted(os.listdir(self._at(path)))]
+        return [self._entry(name) for name in names] if detail else names
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        return Path(self._at(path)).read_bytes()[start:end]
+
+    def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
+        Path(lpath).write_bytes(Path(self._at(rpath)).read_bytes())
+
+    def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
+        Path(self._at(rpath)).parent.mkdir(parents=True, exist_ok=True)
+        Path(self._at(rpath)).write_bytes(Path(lpath).read_bytes())
+
+    def rm_file(self, path: str) -> None:
+        os.unlink(self._at(path))
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Iterator[Callable[..., FsspecStorageClient]]:
+    """Makes a client of a server of `NetFileSystem`, with files by their paths; all have one URL."""
+    fsspec.register_implementation("net", NetFileSystem, clobber=True)
+
+    def make(server: str, **files: str) -> FsspecStorageClient:
+        for name, content in files.items():
+            path = tmp_path / server / name.replace("_", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return FsspecStorageClient({"url": "net://", "base_url": str(tmp_path / server)})
+
+    yield make
+    _registry.pop("net")
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("verb", ["sync_dir", "move"])
+def test_two_servers(nets: Callable[..., FsspecStorageClient], tmp_path: Path, verb: str) -> None:
+    """Two servers with one URL are two stores: files go from one to the other."""
+    a, b = nets("A", m_x="new", n_x="KEEP"), nets("B", n_x="old!")
+    source, target = RemoteFolder(a, "m"), RemoteFolder(b, "n")
+    if verb == "sync_dir":
+        b.sync_dir(source, target)
+    else:
+        transfer.transfer(StoredFolder(a.store, "m/"), StoredFolder(b.store, "n/"), transfer.Options(removes=True))
+    assert files_in(tmp_path / "B") == {"n/x": "new"}
+    assert files_in(tmp_path / "A") == ({"m/x": "new"} if verb == "sync_dir" else {}) | {"n/x": "KEEP"}
+
+
+def test_servers_have_one_path(nets: Callable[..., FsspecStorageClient], tmp_path: Path) -> None:
+    """A folder is synced with that of the same name on another server, and both are compared."""
+    a, b = nets("A", m_x="new"), nets("B", m_x="old!", m_y="extra")
+    assert not a.check_dir(RemoteFolder(a, "m"), RemoteFolder(b, "m")).is_empty
+    a.sync_dir(RemoteFolder(a, "m"), RemoteFolder(b, "m"), delete=True)
+    assert files_in(tmp_path / "B") == {"m/x": "new"}
+    with pytest.raises(ValueError, match="one folder lies in the other"):
+        a.sync_dir(RemoteFolder(a, "m"), RemoteFolder(nets("A"), "m"))
+
+
+def test_plan_of_a_server(nets: Callable[..., FsspecStorageClient], tmp_path: Path) -> None:
+    """A saved plan runs on the server that it was made for, and contains no option."""
+    a, b = nets("A", k_x="1"), nets("B", k_x="1")
+    a.delete_dir("k", dry_run=True).plan.save(tmp_path / "plan")
+    plan = Plan.load(tmp_path / "plan")
+    with pytest.raises(FolderError, match="with options") as caught:
+        b.apply_plan(plan)
+    assert caught.value.remedy is Remedy.CHECK_OPTIONS
+    assert files_in(tmp_path / "B") == {"k/x": "1"}
+    assert str(tmp_path / "A") not in (tmp_path / "plan").read_text()
+    assert nets("A").apply_plan(plan).deleted == 1
+
+
+def test_places(world: World) -> None:
+    """The place tells users, passwords and options apart, hides them, and is the same in another process."""
+
+    def place(url: str = "", **options: Any) -> str:
+        return FsspecStorageClient({"url": url or f"troubled://{world.store}", **options}).store.place
+
+    assert place() == f"fsspec troubled://{world.store}"
+    assert place(use_listings_cache="false") == place()
+    options: dict[str, Any] = {"token": "hunter2", "more": {"b": [1, None], "a": (2.5, {"x"})}, "at": Path("x")}
+    users = [place(f"troubled://{user}@host/x") for user in ("a:hunter2", "b:hunter2", "a:other")]
+    found = [place(token="hunter2"), place(token="other"), place(**options), *users]
+    assert len(set(found)) == len(found)
+    assert "hunter2" not in str(found)
+    code = (
+        "import sys, pickle; from tests.providers.test_foreign import *; "
+        f"known_implementations['troubled'] = {known_implementations['troubled']!r}; "
+        "print(pickle.load(sys.stdin.buffer).store.place)"
+    )
+    client = FsspecStorageClient({"url": f"troubled://{world.store}", **options})
+    answer = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(client), capture_output=True, check=True)
+    assert answer.stdout.decode().strip() == client.store.place == place(**options)
