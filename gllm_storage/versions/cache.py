@@ -117,7 +117,7 @@ class Cache:
         self.folder = os.path.abspath(local_directory("cache", folder))
         self.details = details
         self.is_read_only = False
-        """Whether this process may not write to the cache. It takes what is there."""
+        """Whether this process may not write to the cache. It takes the files that are there."""
         with local_errors("write", self.folder, details):
             self._make()
 
@@ -460,9 +460,9 @@ def prune_cache(
     Args:
         cache: The directory of the cache.
         older_than: Removes versions that no fetch has used for so long.
-        max_size: Removes what interrupted fetches have left, and then the versions that were not used for the longest time,
+        max_size: Removes the files of interrupted fetches, and then the versions that were not used for the longest time,
             until the files have at most so many bytes.
-        dry_run: Whether to remove nothing, and to return what would be removed.
+        dry_run: Whether to remove nothing, and to return the versions that would be removed.
         one_machine: Whether no other machine uses the cache. Needed on a disk that machines share, such as NFS, where a
             fetch of another machine may not be noticed.
 
@@ -628,7 +628,7 @@ def _is_held(cache: Cache, version: CachedVersion) -> bool:
 
 
 def _take_away(cache: Cache, folder: str) -> None:
-    """Let a folder of a version vanish in one step, which a kill cannot divide; `_sweep` removes what is in it."""
+    """Let a folder of a version vanish in one step, which a kill cannot divide; `_sweep` removes its files."""
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, os.path.join(cache.folder, "versions", secrets.token_hex(8) + _PRUNED))
 
