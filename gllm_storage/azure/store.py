@@ -211,14 +211,14 @@ class AzureStore(ObjectStore):
             yield from (info_of(each, listed=True) for each in page if not _is_marker(each))
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
-        """All names that begin with a prefix, folder markers included.
+        """All names that begin with a prefix, folder markers included, but no folders of a hierarchical namespace.
 
         Raises:
             StorageError: If the request for a page fails.
         """
-        listing = self.requests.container.list_blobs(name_starts_with=prefix or None)
+        listing = self.requests.container.list_blobs(name_starts_with=prefix or None, include=["metadata"])
         for page in self.requests.pages(listing, self.details(prefix, "list")):
-            yield from (each.name for each in page)
+            yield from (each.name for each in page if each.name.endswith("/") or not is_folder(each.metadata))
 
     def list_folder(self, prefix: str = "") -> Iterator[ObjectInfo | str]:
         """The blobs directly behind a prefix, and the URLs of the folders there, which end with ``/``; in URL order.

@@ -300,6 +300,8 @@ class ObjectStore(ABC):
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """All keys that begin with a prefix, in key order, also those of folder markers, which `list` may leave out.
 
+        A folder marker has a key that ends with a slash. The folders of a hierarchical namespace of Azure are not objects.
+
         Raises:
             StorageError: If a request for a page fails; a listing is never cut short.
         """

@@ -216,10 +216,11 @@ class Collector:
 
     def _has_foreign_mark(self, place: str, marks: Iterable[str]) -> bool:
         """Whether an object is among the marks that is not one: it may be the mark of a publisher of a later version."""
-        return any(mark_of(each.removeprefix(self.model.marks(place))) is None for each in marks)
+        names = (each.removeprefix(self.model.marks(place)) for each in marks if not each.endswith("/"))
+        return any(mark_of(each) is None for each in names)
 
     def _is_empty(self, place: str) -> bool:
-        """Whether nothing is there. On a disk, the folders of deleted files stay."""
+        """Whether nothing is there. On a disk and in a hierarchical namespace, the folders of deleted files stay."""
         prefixes = (self.model.data(place), self.model.tree(place), self.model.marks(place))
         return all(self.store.first(each) is None for each in prefixes)
 

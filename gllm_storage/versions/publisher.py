@@ -2,8 +2,8 @@
 
 The design, with the failure sequences, is docs/design/versions.md. The order of the requests is the protocol:
 
-1. Read the newest entry of the version: a manifest decides at once. If another tool has deleted files of it, a publisher of
-   equal files stores them again.
+1. Read the newest entry of the version: a manifest decides at once. If a listing shows that another tool has deleted files
+   of it, a publisher of equal files stores them again.
 2. Write a mark that names the slot of the coming entry; *then* look for a tombstone of the directory.
 3. Store the files that are missing, never replacing one.
 4. Create the entry exclusively: the commit.
@@ -29,6 +29,7 @@ from gllm_storage.errors import (
     ConflictCheckUnsupportedError,
     IntegrityError,
     ObjectExistsError,
+    ObjectNotFoundError,
     Remedy,
     StorageUnavailableError,
 )
@@ -44,7 +45,7 @@ from gllm_storage.versions.local_tree import hashed_tree
 from gllm_storage.versions.log import version_log
 from gllm_storage.versions.register import enter
 from gllm_storage.versions.reuse import Earlier, earlier_files
-from gllm_storage.versions.stored_file import Content, holds
+from gllm_storage.versions.stored_file import Content, holds, listed_files
 
 if TYPE_CHECKING:
     import os
@@ -148,7 +149,8 @@ def publish(
     publishers of one version, exactly one wins, unless their files and metadata are equal: then all succeed. A publisher
     that is run again, also on another machine, sends only the missing files. Files that an earlier version has are copied
     within the store. If the version exists with equal files and metadata, and another tool has deleted some of its files,
-    they are stored again. Symbolic links to files are followed; empty folders are left out.
+    they are stored again: names and sizes are compared, not contents. Symbolic links to files are followed; empty folders
+    are left out.
 
     Args:
         client: The client of the store.
@@ -169,7 +171,7 @@ def publish(
         FileExistsError: If the version exists with other files or metadata, or the name is that of an alias, or differs
             from another name only in case (`ObjectExistsError`).
         RuntimeError: If a file changes while it is read (`StorageError`); if the store cannot create exclusively
-            (`ConflictCheckUnsupportedError`); if the version exists, lacks files, and has other ones in their place
+            (`ConflictCheckUnsupportedError`); if the version exists, and another tool has put other files there
             (`IntegrityError`); or if a request fails (`StorageError`).
 
     Examples:
@@ -277,7 +279,7 @@ class Publisher:
         failure: StorageError | None = None
         for _ in range(_RESTARTS):
             slot, entry = self._log.newest()
-            if isinstance(entry, Manifest) and self._is_ours(entry) and self._lacks_files(entry):
+            if isinstance(entry, Manifest) and self._is_ours(entry) and not self._seems_complete(entry):
                 self._repair(slot, entry)
                 slot, entry = self._log.newest()
             if not isinstance(entry, Manifest):
@@ -345,13 +347,25 @@ class Publisher:
     def _is_ours(self, found: Manifest) -> bool:
         return found.digest == self._manifest.digest and found.metadata == self._manifest.metadata
 
-    # ------------------------------------------------------------------ files that another tool has deleted
+    # ------------------------------------------------------------------ files that another tool has changed
 
-    def _lacks_files(self, found: Manifest) -> bool:
-        """Whether files of a published version, or their list, are not there: one HEAD request and one listing."""
-        if not self._store.exists(self._model.tree(found.place)):
-            return True
-        return sum(1 for _ in self._store.list_keys(self._model.data(found.place))) < found.files
+    def _seems_complete(self, found: Manifest) -> bool:
+        """Whether a version has its files and their list, all of the right size: one HEAD request and one listing."""
+        try:
+            size = self._store.info(self._model.tree(found.place)).size
+        except ObjectNotFoundError:
+            return False
+        return size == found.tree_size and self._lists_tree(found.place)
+
+    def _lists_tree(self, place: str) -> bool:
+        """Whether the listing of a directory has the files of the tree, with their sizes, and no other ones."""
+        batches = self._tree.batches(_BATCH, self._details)
+        expected = ((each.entry.path, each.entry.size) for batch in batches for each in batch)
+        unmatched: set[tuple[str, int] | None] = set()  # empty but for one pair, unless a store lists in another order
+        for pair in itertools.zip_longest(expected, listed_files(self._model, place)):
+            if pair[0] != pair[1]:
+                unmatched.symmetric_difference_update(pair)
+        return not unmatched
 
     def _repair(self, slot: int, found: Manifest) -> None:
         """Store the missing files of a version again, in the directory that its manifest names.
@@ -361,19 +375,19 @@ class Publisher:
         publishers of the directory finds that slot taken, so it cannot hide the manifest behind an "aborted" entry.
 
         Raises:
-            IntegrityError: If something else is in the directory.
+            IntegrityError: If something else is in the directory, and the manifest is the newest entry still.
             StorageError: If a request fails.
         """
         marks = Marks(self._model, found.place, found.version, slot)
         marks.write()
         is_list_ours = (self._tree.list_size, self._tree.list_sha256) == (found.tree_size, found.tree_sha256)
-        is_whole = is_list_ours and self._store_files(found.place, marks)
+        is_complete = is_list_ours and self._store_files(found.place, marks)
         marks.remove()
-        if not is_whole:
+        if not is_complete and self._log.newest() == (slot, found):
             details = self._store.details(self._model.data(found.place), _OPERATION)
             raise IntegrityError(
-                f"{self._details.url} lacks files, which cannot be stored again: {details.url} has a file with another "
-                "content or another name",
+                f"{details.url} or the list of its files, {self._store.url(self._model.tree(found.place))}, has other files "
+                f"than version {found.version!r}, which was published there; they were not changed",
                 details,
                 Remedy.DELETE_VERSION,
             )
@@ -407,7 +421,7 @@ class Publisher:
                 if not self._store_with_care(prefix, others, earlier, is_ours=False, most=max(end - start, 1)):
                     return False
         # A file that is not of this tree would be read by programs that read the directory by its prefix.
-        return was_empty or sum(1 for _ in self._store.list_keys(prefix)) == self._tree.files
+        return was_empty or self._lists_tree(place)
 
     def _reusable(self) -> AbstractContextManager[Earlier]:
         """The files that the store can copy."""
@@ -560,7 +574,8 @@ class Marks:
         Raises:
             StorageError: If the request fails.
         """
-        marks = sorted({*self._store.list_keys(self._folder), *self._keys})
+        found = (each for each in self._store.list_keys(self._folder) if not each.endswith("/"))  # without folder markers
+        marks = sorted({*found, *self._keys})
         return marks.index(self._keys[0]), len(marks)
 
     def remove(self) -> None:

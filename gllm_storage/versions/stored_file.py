@@ -12,8 +12,11 @@ from gllm_storage.errors import IntegrityError, ObjectNotFoundError
 from gllm_storage.files.source import CHUNK, open_source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gllm_storage.files.source import Source
     from gllm_storage.store.port import ObjectStore
+    from gllm_storage.versions.layout import Model
     from gllm_storage.versions.tree import TreeFile
 
 
@@ -69,6 +72,18 @@ def holds(store: ObjectStore, key: str, content: Content) -> bool:
         return False
     except IntegrityError:  # the content does not match the checksum that the store has of it
         return False
+
+
+def listed_files(model: Model, place: str) -> Iterator[tuple[str, int]]:
+    """The paths and sizes of all files in a directory of a model, in the order of the listing; without folder markers.
+
+    Raises:
+        StorageError: If a request fails.
+    """
+    start = model.store.url(model.data(place))
+    for info in model.store.list(model.data(place)):
+        if not info.url.endswith("/"):
+            yield info.url.removeprefix(start), info.size
 
 
 def sha256_of(store: ObjectStore, key: str) -> str:

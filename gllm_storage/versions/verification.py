@@ -15,14 +15,13 @@ from gllm_storage.files.names import local_directory
 from gllm_storage.files.source import local_errors, open_source
 from gllm_storage.versions.catalog import Version, require_same, resolved, version_of
 from gllm_storage.versions.layout import model_of
-from gllm_storage.versions.stored_file import Content, holds, sha256_of, sha256_of_source
+from gllm_storage.versions.stored_file import Content, holds, listed_files, sha256_of, sha256_of_source
 from gllm_storage.versions.stored_tree import stored_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from gllm_storage.client import CloudStorageClient
-    from gllm_storage.store.port import ObjectStore
     from gllm_storage.versions.layout import Model
     from gllm_storage.versions.tree import TreeFile
 
@@ -101,7 +100,7 @@ def verify(
         if local_dir is None:
             folder = place.data(manifest.place)
             _compare(tree, lambda file: _is_stored(place, folder + file.path, file, read=read), found)
-            _find_added_keys(place.store, folder, tree, found)
+            _find_added_files(place, manifest.place, tree, found)
         else:
             _compare(tree, lambda file: is_local(folder, file), found)
             with local_errors("read", folder, tree.details):
@@ -191,9 +190,9 @@ def _compare(tree: Iterable[TreeFile], compare: Callable[[TreeFile], str | None]
                 found.add(file.path, kind)
 
 
-def _find_added_keys(store: ObjectStore, folder: str, tree: Iterable[TreeFile], found: _Differences) -> None:
+def _find_added_files(model: Model, place: str, tree: Iterable[TreeFile], found: _Differences) -> None:
     def stored() -> Iterator[str]:
-        return (key.removeprefix(folder) for key in store.list_keys(folder) if not key.endswith("/"))
+        return (path for path, _ in listed_files(model, place))
 
     added = _Differences()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import multiprocessing
 import random
+import re
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from gllm_storage.files.partial import PartialFile
 from gllm_storage.files.source import SourceChangedError
 from gllm_storage.testing.faults import FaultProxy
 from gllm_storage.versions import copying
+from gllm_storage.versions.publisher import Marks
 from tests.conftest import make_rig
 from tests.promises.faulty import proxied
 from tests.rig import server_rig
@@ -68,6 +70,44 @@ def test_life_of_a_version(store: str, servers: Servers, tmp_path: Path) -> None
     assert [each.url for each in versions.collect_garbage(client, MODEL, grace=dt.timedelta())] == [one.url]
     assert versions.publish(client, tmp_path / "1", MODEL, version="v1").url == one.url.replace("-0/", "-1/")
     assert [versions.verify(client, MODEL, each.name) for each in versions.list_versions(client, MODEL)]
+
+
+def mark_folders(rig: Rig) -> None:
+    """Give each folder its marker: on Azure that of a hierarchical namespace, elsewhere a key that ends with a slash."""
+    keys = list(rig.client().store.list_keys(rig.prefix))
+    for folder in {key[: end.start()] for key in keys for end in re.finditer("/", key) if end.start() > len(rig.prefix)}:
+        if rig.provider == "azure":
+            container = rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+            container.upload_blob(folder, b"", metadata={"hdi_isfolder": "true"}, overwrite=True)
+        else:
+            rig.second.put(f"{folder}/", b"")
+
+
+@ON_SERVERS
+def test_folder_markers(store: str, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Markers of folders, as some tools and each hierarchical namespace of Azure make them, are not files of a version."""
+    rig = server_rig(store, servers.get(store))
+    client, out, write_mark = rig.client(), write(tmp_path / "1", {"a": b"a"}), Marks.write
+
+    def write_marks(self: Marks) -> None:
+        write_mark(self)
+        mark_folders(rig)
+
+    (out / "b").mkdir()
+    (out / "b" / "c").write_bytes(b"c")
+    monkeypatch.setattr(Marks, "write", write_marks)
+    one = versions.publish(client, out, MODEL, version="v1")
+    mark_folders(rig)
+    assert versions.verify(client, MODEL, "v1") == one
+    assert versions.publish(client, out, MODEL, version="v2").url == one.url
+    rig.second.delete(f"{one.url.removeprefix(client.store.url(''))}b/c")
+    assert versions.publish(client, out, MODEL, version="v1") == one
+    assert versions.verify(client, MODEL, "v1") == one
+    for version in ("v1", "v2"):
+        versions.delete_version(client, MODEL, version)
+    assert [each.files for each in versions.collect_garbage(client, MODEL, grace=dt.timedelta())] == [3]
+    assert list(client.list_files(one.url)) == []
+    assert versions.collect_garbage(client, MODEL, grace=dt.timedelta()) == []
 
 
 @ON_SERVERS

@@ -308,17 +308,30 @@ def test_deleted_meanwhile(client: FsspecStorageClient, out: Path, folder: str, 
     assert verify(client, MODEL, "v3") == version
 
 
-def test_not_repaired(client: FsspecStorageClient, out: Path) -> None:
-    """A version that lacks a file, and has another file in its place, names the way out, which works."""
+@pytest.mark.parametrize("damage", ["lacks", "renamed", "added", "size", "list"])
+def test_not_repaired(client: FsspecStorageClient, out: Path, damage: str) -> None:
+    """A version in which another tool has put something else is not a success; the error names the way out, which works."""
     version = publish(client, out, MODEL, version="v3")
-    data = model_of(client, MODEL).data(place_of(version.digest, 0))
-    client.store.delete(f"{data}config.json")
-    store_bytes(client.store, f"{data}weights.txt", b"foreign")
-    with pytest.raises(IntegrityError, match=r"lacks files.*Delete the version, and publish it again"):
+    model, place = model_of(client, MODEL), place_of(version.digest, 0)
+    data = model.data(place)
+    if damage in {"lacks", "renamed"}:
+        client.store.delete(f"{data}config.json")
+    key = {"renamed": f"{data}zz", "added": f"{data}zz", "list": model.tree(place)}.get(damage, f"{data}weights.txt")
+    store_bytes(client.store, key, b"foreign")
+    with pytest.raises(IntegrityError, match="other files than"):
         publish(client, out, MODEL, version="v3")
+    with pytest.raises(IntegrityError, match=r"other files than.*Delete the version, and publish it again"):
+        copy_version(memory_copy(out), "other", "v3", client, MODEL)
     delete_version(client, MODEL, "v3")
     assert publish(client, out, MODEL, version="v3").digest == version.digest
     assert verify(client, MODEL, "v3").digest == version.digest
+
+
+def memory_copy(out: Path) -> FsspecStorageClient:
+    """A client with a model `other`, which has the directory as v3."""
+    client = MemoryStorageClient({"bucket_name": "copy"})
+    publish(client, out, "other", version="v3")
+    return client
 
 
 def test_foreign_directories(client: FsspecStorageClient, out: Path) -> None:
