@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,8 @@ from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, 
 from gllm_storage.files.names import FoldedClashes, fold_of_disk
 from gllm_storage.folders.compare import Checksums, differences
 from gllm_storage.folders.entries import Entry, FileList, LocalFolder, Problem, StoredFolder, UnorderedError
+from gllm_storage.folders.filters import Filter
+from gllm_storage.folders.links import TargetLinks
 from gllm_storage.folders.names import FileFolderClashes, problem_of_key, problem_of_local_name
 from gllm_storage.folders.records import Records
 
@@ -264,6 +267,8 @@ class Wanted:
         moves: Whether the plan will be run. If not, names are not checked, and extra files are listed.
         everything: Whether all files are transferred, as by ``cp``: without a look at the target, and without those whose
             names are refused, which are problems of the plan then.
+        exclusive: Whether a file that exists in the target will be a failure, and not be replaced.
+        removes: Whether the source files will be deleted.
     """
 
     chosen: Chosen
@@ -272,6 +277,8 @@ class Wanted:
     size_only: bool = False
     moves: bool = True
     everything: bool = False
+    exclusive: bool = False
+    removes: bool = False
 
 
 def plan_deletion(target: Folder, chosen: Chosen) -> Plan:
@@ -372,21 +379,24 @@ class _Planner:
 
     def plan(self) -> Plan:
         """As `plan_transfer`."""
-        names = _Names(self._source, self._target) if self._wanted.moves else None
+        names = _Names(self._source, self._target, moves=self._wanted.removes) if self._wanted.moves else None
         waiting: list[Two] = []
         try:
             for two in self._merged():
                 self._stop.check()
                 if names is not None and not self._has_possible_name(names, two):
                     continue
+                if two[0] is None and two[1] is not None and self._sees_all and not self._wanted.chosen.takes(two[1].path):
+                    continue
                 waiting.append(two)
                 if len(waiting) == _BATCH:
-                    self._decide(waiting)
+                    self._decide(waiting, names)
                     waiting.clear()
-            self._decide(waiting)
+            self._decide(waiting, names)
             if not self._seen and isinstance(self._source, StoredFolder):
                 _require_objects(self._source)
             if names is not None:
+                names.check_sources(self._plan)
                 names.require_none()
         finally:
             if names is not None:
@@ -400,16 +410,18 @@ class _Planner:
         if not self._wanted.everything:
             names.check(*two)
             return True
-        path = "" if two[0] is None else two[0].path
         problem = next(names.problems(*two), None)
         if problem is not None:
-            where = f"{self._source.url.rstrip('/')}/{path}"
-            self._plan.problems.append(Problem(path, ValueError(f"{where!r} was not copied: {problem}")))
+            self._leave_out(_path_of(*two), problem)
         return problem is None
+
+    def _leave_out(self, path: str, problem: str) -> None:
+        where = f"{self._source.url.rstrip('/')}/{path}"
+        self._plan.problems.append(Problem(path, ValueError(f"{where!r} was not copied: {problem}")))
 
     def _merged(self) -> Iterator[Two]:
         missing = _names_in(self._wanted.chosen)
-        target = () if self._wanted.everything else self._files(self._target)
+        target = () if self._wanted.everything else self._files(self._target, Filter() if self._sees_all else None)
         for two in merged(self._files(self._source), target):
             if two[0] is not None:
                 self._seen += 1
@@ -417,14 +429,19 @@ class _Planner:
             yield two
         self._plan.problems += _absent(missing, "the source")
 
-    def _files(self, folder: Folder) -> Iterator[Entry]:
-        for each in folder.entries(self._wanted.chosen):
+    @property
+    def _sees_all(self) -> bool:
+        """Whether names are compared with all objects of the target. Its listing has them anyway."""
+        return self._wanted.moves and self._target.local is None
+
+    def _files(self, folder: Folder, chosen: Chosen | None = None) -> Iterator[Entry]:
+        for each in folder.entries(chosen or self._wanted.chosen):
             if isinstance(each, Problem):
                 self._plan.problems.append(each)
             else:
                 yield each
 
-    def _decide(self, waiting: Sequence[Two]) -> None:
+    def _decide(self, waiting: Sequence[Two], names: _Names | None) -> None:
         pairs = [(one, other) for one, other in waiting if one is not None and other is not None]
         if self._wanted.size_only:
             reasons = [None if one.size == other.size else "size" for one, other in pairs]
@@ -434,11 +451,24 @@ class _Planner:
         for one, other in waiting:
             if one is not None and other is not None:
                 reason = next(in_order)
-                self._plan.add("skip" if reason is None else "transfer", one, reason or "equal")
+                if reason is None:
+                    self._plan.add("skip", one, "equal")
+                else:
+                    self._transfer(one, reason, names)
             elif one is not None:
-                self._plan.add("transfer", one, "asked" if self._wanted.everything else "new")
+                self._transfer(one, "asked" if self._wanted.everything else "new", names)
             elif other is not None and (self._wanted.delete or not self._wanted.moves):
                 self._plan.add("delete", other, "extra")
+
+    def _transfer(self, file: Entry, reason: str, names: _Names | None) -> None:
+        # An exclusive create neither follows a link nor replaces a file.
+        problem = None if names is None or self._wanted.exclusive else names.problem_of_target(file)
+        if problem is None:
+            self._plan.add("transfer", file, reason)
+        elif self._wanted.everything:
+            self._leave_out(file.path, problem)
+        elif names is not None:
+            names.note(file.path, problem)
 
 
 def require_deletions(plan: Plan, most: int | None = None) -> None:
@@ -478,6 +508,9 @@ def require_names(plan: Plan, source: Folder, target: Folder) -> None:
     try:
         for step in plan.steps("transfer"):
             names.check(step.file, None)
+            if (problem := names.problem_of_target(step.file)) is not None:
+                names.note(step.file.path, problem)
+        names.check_sources(plan)
         names.require_none()
     finally:
         names.close()
@@ -528,16 +561,17 @@ def _path_of(one: Entry | None, other: Entry | None) -> str:
 class _Names:
     """Collects the names that are refused."""
 
-    def __init__(self, source: Folder, target: Folder) -> None:
+    def __init__(self, source: Folder, target: Folder, *, moves: bool = False) -> None:
         self._source = source
         self._target = target
+        self._links = TargetLinks(source, target, moves=moves)
         self._problem = self._problem_of(target)
         self._clashes = FileFolderClashes()
         local = target.local
         self._local = local if local is not None and os.path.isdir(local.path) else None
         fold = None if local is None else fold_of_disk(local.path)
         self._folded = None if fold is None else FoldedClashes(fold)
-        self._link_above = lru_cache(maxsize=1024)(self._find_link)
+        self._obstacle = lru_cache(maxsize=1024)(self._find_obstacle)
         self._refused: list[str] = []
         self._count = 0
 
@@ -551,31 +585,48 @@ class _Names:
     def check(self, one: Entry | None, other: Entry | None) -> None:
         """Check the next path."""
         for problem in self.problems(one, other):
-            self._note(_path_of(one, other), problem)
+            self.note(_path_of(one, other), problem)
 
     def problems(self, one: Entry | None, other: Entry | None) -> Iterator[str]:
         """Why the next path is refused."""
-        path, ours = _path_of(one, other), one is not None
+        path, ours, obstacle = _path_of(one, other), one is not None, None
         if one is not None:
             if (problem := self._problem(path)) is not None:
                 yield problem
             if other is None and self._local is not None and os.path.isdir(self._local.local_path(path)):
                 yield "it is a folder in the target"
-            if (link := self._link_above(path.rpartition("/")[0])) is not None:
-                yield f"{link!r} is a symbolic link in the target: another folder would be changed"
-        if (folder := self._clashes.find(path, ours=ours)) is not None:
+            if (obstacle := self._obstacle(path.rpartition("/")[0])) is not None:
+                yield obstacle
+        if (folder := self._clashes.find(path, ours=ours)) is not None and obstacle is None:
             yield f"{folder!r} is a file and would be a folder"
         if self._folded is not None and (twin := self._folded.find(path, ours=ours)) is not None:
             yield f"on the disk of the target it is the same as {twin!r}"
 
-    def _find_link(self, folder: str) -> str | None:
-        """The first of a path of folders that is a link in the target; None if none is."""
+    def _find_obstacle(self, folder: str) -> str | None:
+        """Why no file can be written below a folder of the target; None if it can."""
         if not folder or self._local is None:
             return None
-        above = self._link_above(folder.rpartition("/")[0])
-        return above or (folder if os.path.islink(self._local.local_path(folder)) else None)
+        if (above := self._obstacle(folder.rpartition("/")[0])) is not None:
+            return above
+        try:
+            mode = os.lstat(self._local.local_path(folder)).st_mode
+        except (OSError, ValueError):  # such as a folder that does not exist yet, or an impossible name
+            return None
+        if stat.S_ISLNK(mode):
+            return f"{folder!r} is a symbolic link in the target: another folder would be changed"
+        return None if stat.S_ISDIR(mode) else f"{folder!r} is a file and would be a folder"
 
-    def _note(self, path: str, problem: str) -> None:
+    def problem_of_target(self, file: Entry) -> str | None:
+        """Why a file must not be written to its path in the target; None if it may."""
+        return None if self._local is None else self._links.problem(file)
+
+    def check_sources(self, plan: Plan) -> None:
+        """Check that no link in the target leads to a file that the plan reads."""
+        for path, problem in self._links.links_to_sources(plan).items():
+            self.note(path, problem)
+
+    def note(self, path: str, problem: str) -> None:
+        """Refuse a path."""
         self._count += 1
         if self._count <= _SHOWN:
             self._refused.append(f"{path!r}: {problem}")

@@ -115,6 +115,113 @@ def test_deletions_beside_object(client: FsspecStorageClient, local: Path) -> No
     assert stored(client) == {"v1"}
 
 
+LINKED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "source": ({"s/a": "AAAA", "s/b": "BBBB", "d/x": "X"}, {"d/a": "s/b"}),
+    "equal sibling of source": ({"s/a": "AAAA", "s/b": "BBBB", "d/b": "BBBB"}, {"d/a": "s/b"}),
+    "new in source": ({"s/a": "AAAA", "d/x": "X"}, {"d/a": "s/new"}),
+    "sibling": ({"s/a": "NEW!", "s/b": "old2", "d/b": "old2"}, {"d/a": "d/b"}),
+    "extra": ({"s/a": "NEW!", "d/b": "old2"}, {"d/a": "d/b"}),
+    "common": ({"s/a": "NEW!", "s/b": "two", "o/x": "old"}, {"d/a": "o/x", "d/b": "o/x"}),
+    "linked source": ({"s/a": "AAAA", "o/f": "ffff", "d/x": "X"}, {"s/l": "o/f", "d/a": "o/f"}),
+    "chain": ({"s/a": "AAAA", "s/b": "BBBB", "d/x": "X"}, {"o": "s", "d/a": "o/b"}),
+}  # fmt: skip
+
+
+def laid_out(folder: Path, case: str) -> dict[str, bytes]:
+    """Make the files and links of a case of `LINKED`; the content of the files."""
+    files, links = LINKED[case]
+    for name, content in files.items():
+        write(folder / name, content.encode())
+    for name, leads_to in links.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        os.symlink(folder / leads_to, folder / name)
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def run_onto_links(folder: Path, case: str, run: str) -> None:
+    """Transfer the folder ``s`` of a case of `LINKED` to ``d``."""
+    client, source, target = disk(folder), folder / "s", f"file://{folder}/d"
+    if run == "sync":
+        client.sync_dir(source, target, delete=True)
+    elif run == "plan":
+        links = {folder / name: folder / leads_to for name, leads_to in LINKED[case][1].items() if name.startswith("d/")}
+        for link in links:
+            link.unlink()
+        plan = client.sync_dir(source, target, dry_run=True).plan
+        for link, leads_to in links.items():
+            os.symlink(leads_to, link)
+        client.apply_plan(plan)
+    else:
+        whole = StoredFolder(client.store, "s/", "files" if run == "mv" else "follow")
+        given = Options(everything=True, removes=run == "mv", on_error="collect")
+        transfer(whole, StoredFolder(client.store, "d/"), given)
+
+
+@pytest.mark.parametrize(
+    ("case", "run"),
+    [
+        *((case, "cp") for case in LINKED),
+        *((case, "sync") for case in ("source", "common", "linked source")),
+        ("source", "mv"),
+        ("sibling", "mv"),
+        ("source", "plan"),
+        ("linked source", "plan"),
+    ],
+)
+def test_links_to_files_in_use(tmp_path: Path, case: str, run: str) -> None:
+    """A link in the target to a file that is also read, or written, under another name is refused."""
+    before = laid_out(tmp_path, case)
+    with pytest.raises(FolderError, match=r"'[ab]': .*link in the target"):
+        run_onto_links(tmp_path, case, run)
+    now = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()}
+    # cp -r and mv -r do what can be done.
+    assert set(before.values()) - {b"old", b"old2", b"X"} <= set(now.values())
+    if run in {"sync", "plan"}:
+        assert now.items() >= before.items()
+
+
+def test_link_to_sibling(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A download refuses a link to a sibling that would be replaced, and keeps one whose file is equal."""
+    client.upload(b"NEW!", "m/latest.bin")
+    client.upload(b"old2", "m/v2.bin")
+    write(tmp_path / "m" / "v2.bin", b"old2")
+    os.symlink("v2.bin", tmp_path / "m" / "latest.bin")
+    with pytest.raises(FolderError, match=r"'latest.bin'.*link in the target"):
+        client.download_dir("m", tmp_path / "m")
+    assert (tmp_path / "m" / "v2.bin").read_bytes() == b"old2"
+    client.upload(b"old2", "m/latest.bin")
+    assert client.download_dir("m", tmp_path / "m", size_only=True).skipped == 2
+
+
+def test_link_to_other_file(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A link to a file outside both folders is kept, and the file behind it is replaced."""
+    client.upload(b"new", "m/a")
+    write(tmp_path / "big" / "a", b"old")
+    (tmp_path / "m").mkdir()
+    os.symlink(tmp_path / "big" / "a", tmp_path / "m" / "a")
+    assert client.download_dir("m", tmp_path / "m").transferred == 1
+    assert (tmp_path / "big" / "a").read_bytes() == b"new"
+    assert (tmp_path / "m" / "a").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["local", "file", "memory"])
+def test_file_in_the_way(client: FsspecStorageClient, tmp_path: Path, kind: str) -> None:
+    """A file in the place of a folder is refused before anything moves, also if a filter leaves it out."""
+    write(tmp_path / "s" / "a" / "b", b"new")
+    write(tmp_path / "s" / "first", b"first")
+    client.upload_dir(tmp_path / "s", "s")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a").write_bytes(b"kept")
+    client.upload(b"kept", "m/a")
+    target = {"local": tmp_path / "m", "file": f"file://{tmp_path}/m", "memory": client.url("m")}[kind]
+    filters: list[dict[str, Any]] = [{"exclude": ["/a"]}, {"include": ["/a/**", "/first"]}, {"files": ["a/b", "first"]}]
+    for chosen in filters:
+        with pytest.raises(FolderError, match=r"nothing was changed: 'a/b'.*'a' is a file"):
+            client.sync_dir(client.url("s"), str(target), **chosen)
+    assert not (tmp_path / "m" / "first").exists()
+    assert stored(client) == {"s/a/b", "s/first", "m/a"}
+
+
 @pytest.mark.parametrize("kind", ["dangling", "itself", "pipe", "latin-1"])
 def test_other_names_in_target(client: FsspecStorageClient, local: Path, tmp_path: Path, kind: str) -> None:
     """What no file of the source can be does not stop a transfer, and is kept."""
@@ -416,3 +523,21 @@ def test_remote_folder_target(client: FsspecStorageClient, tmp_path: Path, preci
     client.upload(b"new", "v1/new")
     client.sync_dir(RemoteFolder(client, "v1"), RemoteFolder(disk(tmp_path), "copy"), delete=True)
     assert (precious / "sub" / "x").exists()
+
+
+@pytest.mark.parametrize("other_name", [os.link, os.symlink], ids=["hard", "symbolic"])
+def test_copy_onto_itself(tmp_path: Path, other_name: Any) -> None:
+    """``cp -r`` onto another name of the source file says so, and ``mv -r`` onto a hard link removes the source."""
+    write(tmp_path / "s" / "a", b"AAAA")
+    (tmp_path / "d").mkdir()
+    other_name(tmp_path / "s" / "a", tmp_path / "d" / "a")
+    store = disk(tmp_path).store
+    source, target = StoredFolder(store, "s/"), StoredFolder(store, "d/")
+    with pytest.raises(FolderError, match=r"same file|link in the target to 'a' in the source"):
+        transfer(source, target, Options(everything=True))
+    with pytest.raises(FolderError, match="exists"):
+        transfer(source, target, Options(everything=True, exclusive=True))
+    if other_name is os.link:
+        assert transfer(source, target, Options(everything=True, removes=True)).transferred == 1
+        assert not (tmp_path / "s" / "a").exists()
+    assert (tmp_path / "d" / "a").read_bytes() == b"AAAA"
