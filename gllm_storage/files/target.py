@@ -66,6 +66,8 @@ SCRATCH = "<temporary file>"
 """The name of a file without a name in messages."""
 _UNNAMED = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC if hasattr(os, "O_TMPFILE") else None
 """The flags that open a file without a name; None on systems other than Linux."""
+_OPENS_PATHS = hasattr(os, "O_PATH")
+"""Whether the system opens a folder only to tell its path: Linux."""
 _linkable: set[int] = set()
 """The devices on which a file without a name got one."""
 _DEVICE_FOLDERS = ("/dev/", "/proc/")
@@ -159,7 +161,10 @@ class LocalTarget:
             StorageError: If there is not enough room.
         """
         with self.errors():
-            os.ftruncate(self.fd, 0)
+            if os.fstat(
+                self.fd
+            ).st_size:  # an empty file cut to 0 bytes counts as a replaced one: ext4 writes it when it is closed
+                os.ftruncate(self.fd, 0)
             if size > _AT_ONCE:
                 allocate(self.fd, size)
 
@@ -428,10 +433,23 @@ def _plain_folder(folder: str) -> str:
     if os.sep != "/" or not folder.startswith("/") or _has_devices(f"{folder}/"):
         return ""
     try:
-        real = os.path.realpath(folder)
+        real = _real_folder(folder) if _OPENS_PATHS else os.path.realpath(folder)
     except (OSError, ValueError):
         return ""
     return real if os.path.isdir(real) and real != "/" and not _has_devices(f"{real}/") else ""
+
+
+def _real_folder(folder: str) -> str:
+    """The path of a folder without links, from the kernel: `os.path.realpath` takes 3 microseconds for each name in it.
+
+    Raises:
+        OSError: If there is no such folder, or no ``/proc``.
+    """
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _place_of(path: str, details: ErrorDetails, *, exclusive: bool) -> tuple[str, int | None]:

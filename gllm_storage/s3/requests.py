@@ -132,7 +132,7 @@ class S3Requests:
             self.require_bucket(details)
             raise
         self._seen = time.monotonic()
-        if checksums and _checksum(answer) is None:  # else a download has to compare with the checksum
+        if checksums and _checksum(answer, metadata_of(answer)) is None:  # else a download has to compare with the checksum
             self.confirm(key, answer["ContentLength"], plain_etag(answer["ETag"]))
         return answer
 
@@ -381,13 +381,14 @@ def _error(bucket: str, failure: dict[str, Any], attempts: int, transfer: Transf
 
 def info_from_head(answer: Mapping[str, Any], url: str) -> ObjectInfo:
     """The facts in the answer to a HeadObject or GetObject."""
+    metadata = metadata_of(answer)
     return ObjectInfo(
         url=url,
         size=answer["ContentLength"],
         etag=plain_etag(answer["ETag"]) or None,
         last_modified=answer.get("LastModified"),
-        checksum=_checksum(answer),
-        metadata=metadata_of(answer),
+        checksum=_checksum(answer, metadata),
+        metadata=metadata,
         version=answer.get("VersionId"),
         content_type=answer.get("ContentType"),
         content_encoding=answer.get("ContentEncoding") or None,
@@ -432,10 +433,10 @@ def metadata_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
     return {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
 
 
-def _checksum(answer: Mapping[str, Any]) -> str | None:
+def _checksum(answer: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
     """The full-object checksum: ours from the metadata, which was computed from the file, or else the store's own."""
-    stored = {algorithm: answer[name] for name, algorithm in _CHECKSUM_FIELDS.items() if name in answer}
-    kept = metadata_of(answer).get(CHECKSUM, "")
+    stored = {_CHECKSUM_FIELDS[name]: answer[name] for name in _CHECKSUM_FIELDS.keys() & answer.keys()}
+    kept = metadata.get(CHECKSUM, "")
     if not (kept or stored):
         return None
     return _chosen(kept, answer["ContentLength"], stored, answer.get("ChecksumType"), str(answer.get("ETag", "")))

@@ -287,6 +287,39 @@ def test_many_targets(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("has_paths", [True, False], ids=["kernel", "realpath"])
+def test_linked_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_paths: bool) -> None:
+    """A folder is found behind links and dots; a missing one, a file and a closed ``/proc`` are left to the usual way."""
+    monkeypatch.setattr(local_files, "_OPENS_PATHS", has_paths)
+    (tmp_path / "a b/c").mkdir(parents=True)
+    (tmp_path / "one").symlink_to("a b")
+    (tmp_path / "two").symlink_to(tmp_path / "one/c")
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "file").touch()
+    real = os.path.realpath(tmp_path)
+    for name in ("two/x", "one/c/x", "one/../a b/c/x", "a b//c/x"):
+        assert Folders().destination(f"{tmp_path}/{name}") == f"{real}/a b/c/x"
+    for name in ("dangling/x", "missing/x", "file/x"):
+        assert Folders().destination(f"{tmp_path}/{name}") is None
+
+
+def test_folders_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel tells no paths, such as without ``/proc``, a file gets into its folder nevertheless."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    read = os.readlink
+
+    def closed(path: str) -> str:
+        if str(path).startswith("/proc/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return read(path)
+
+    monkeypatch.setattr("gllm_storage.files.target.os.readlink", closed)
+    publish(tmp_path / "link/a")
+    assert (tmp_path / "real/a").read_bytes() == b"new"
+    assert (tmp_path / "link").is_symlink()
+
+
 @pytest.mark.parametrize("durable", [True, False], ids=["durable", "fast"])
 def test_late_targets(tmp_path: Path, durable: bool) -> None:
     """Files of one call look late for their destinations: permissions are kept, links and folders are refused."""
@@ -433,6 +466,22 @@ def test_second_allocation(size: int, tmp_path: Path) -> None:
         assert not any(target.read_at(0, size + 7))
         target.write_at(0, b"a" * size)
     assert tree(tmp_path) == {"a": b"a" * size}
+
+
+@pytest.mark.parametrize("size", [3, RESERVED], ids=["small", "reserved"])
+def test_no_cut(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty file is not cut to 0 bytes: ext4 takes it for a replaced one, and writes it to the disk when it is closed."""
+    cuts: list[int] = []
+    real = os.ftruncate
+
+    def cut(fd: int, length: int) -> None:
+        cuts.append(length)
+        real(fd, length)
+
+    monkeypatch.setattr("gllm_storage.files.target.os.ftruncate", cut)
+    publish(tmp_path / "a", b"x" * size)
+    assert cuts == []
+    assert tree(tmp_path) == {"a": b"x" * size}
 
 
 def test_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
