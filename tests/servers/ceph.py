@@ -33,8 +33,9 @@ OSD_PORTS = 4  # for clients, for other OSDs, and for the heartbeats of both
 # The unusual settings are the result of measurements. Without the short paxos intervals, a start takes 13.6 s instead of
 # 1.3 s. Without [osd] monmap and the two "update on start", 3 of 12 starts failed with "wrong fsid". Without tcp_nodelay,
 # the server answers 21 small GETs per second instead of 400. Without the gc settings, deleted data stays in memory for two
-# hours. The admin socket is disabled because its path could exceed the limit of 107 bytes. The cluster log is disabled
-# because it goes to /var/log/ceph for any value of "log file".
+# hours. Without the settings of threads, shards and one gc object in [client.rgw], an idle cluster takes 2.2 % of a
+# processor instead of 0.6 %, and each of four test processes keeps one. The admin socket is disabled because its path could
+# exceed the limit of 107 bytes. The cluster log is disabled because it goes to /var/log/ceph for any value of "log file".
 CONFIGURATION = """\
 [global]
 fsid = {fsid}
@@ -81,6 +82,12 @@ ms bind port max = {osd_port_max}
 rgw frontends = beast {frontend} tcp_nodelay=1
 rgw data = {directory}/rgw
 rgw dynamic resharding = false
+rgw enable lc threads = false
+rgw enable quota threads = false
+rgw run sync thread = false
+rgw objexp hints num shards = 1
+rgw objexp gc interval = 86400
+rgw gc max objs = 1
 rgw gc obj min wait = 2
 rgw gc processor period = 3
 rgw gc processor max time = 3
