@@ -47,7 +47,7 @@ def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Serve
     with reserved_ports() as (port,):
         # Not the `ministack` program: with TLS, it also listens on port 443 if it has the permission. "--workers 0"
         # serves in this process, without child processes. -P prevents imports from the current directory.
-        command = [python, "-P", "-m", "hypercorn", "ministack.app:app"]
+        command = [python, "-P", str(Path(__file__).with_name("ministack_child.py")), "ministack.app:app"]
         command += ["--bind", f"{LOOPBACK}:{port}", "--workers", "0", "--keep-alive", "75", "--log-level", "WARNING"]
         if certificate:
             command += ["--certfile", certificate.chain, "--keyfile", certificate.key]
