@@ -11,7 +11,7 @@ import pytest
 from gllm_storage.folders import Plan
 from gllm_storage.testing.faults import Answer, Fault, FaultProxy, Match
 from gllm_storage.versions import publish
-from tests.cli.support import environment, ok, on_terminal, run, shown_url, url_of
+from tests.cli.support import environment, ok, on_terminal, run, run_python, shown_url, url_of
 from tests.conftest import make_rig
 from tests.rig import Rig, server_rig
 
@@ -90,6 +90,45 @@ def test_hidden_user(tmp_path: Path) -> None:
     done = run("sync", "--apply", tmp_path / "plan.jsonl")
     assert done.code == 2
     assert "hides the user of the URL" in done.err
+    assert "sync --apply FILE TARGET" in done.err
+
+
+HOSTED = """
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+
+class Hosted(MemoryFileSystem):
+    protocol, store, pseudo_dirs = "hosted", {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(f"/{path.rpartition('@')[2].removeprefix('hosted://')}")
+
+fsspec.register_implementation("hosted", Hosted)
+folder, file = sys.argv[1:]
+url = "hosted://joe:secret-1@host-1/dir"
+assert not run(["sync", folder, url, "--plan", file])
+assert "joe" not in open(file).read() and "secret-1" not in open(file).read()
+codes = [
+    run(["sync", "--apply", file]),
+    run(["sync", "--apply", file, folder]),
+    run(["sync", "--apply", file, folder, "hosted://joe:secret-1@host-2/dir"]),
+    run(["sync", "--apply", file, folder + "/sub", url]),
+    run(["sync", "--apply", file, "-", url]),
+]
+assert codes == [2] * len(codes), codes
+assert not Hosted.store
+assert not run(["sync", "--apply", file, folder, url])
+print(sorted(Hosted.store))
+"""
+
+
+def test_named_again(tmp_path: Path, folder: Path) -> None:
+    """A plan that hides a user runs with the folders, named again; other folders are refused."""
+    done = run_python(HOSTED, folder, tmp_path / "plan.jsonl")
+    assert done.code == 0, done
+    assert done.lines[-1] == str([f"/host-1/dir/{name}" for name in NAMES])
+    assert "secret-1" not in done.err
 
 
 def test_refused(tmp_path: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from gllm_storage.cli.places import Folder, LocalPath, Stream, parse_source, par
 from gllm_storage.cli.plan import stores_of
 from gllm_storage.cli.settings import SOURCE, TARGET, Store
 from gllm_storage.cli.signals import announce
-from gllm_storage.paths import hidden_user, hides_user
+from gllm_storage.paths import hides_user, without_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _LINKS = click.Choice(["follow", "files", "skip", "refuse"])
 _ON_ERROR = click.Choice(["stop", "collect"])
+_DECIDED = "--apply runs a plan that names SOURCE, TARGET and the files; leave them out"
 
 
 @click.command()
@@ -42,7 +44,9 @@ _ON_ERROR = click.Choice(["stop", "collect"])
 )
 @click.option("-f", "--force", is_flag=True, help="Change also published versions; also beside an object of TARGET's name.")
 @click.option("--plan", "plan_to", metavar="FILE", help="Change nothing; write the plan to FILE, for --apply.")
-@click.option("--apply", "plan_from", metavar="FILE", help="Run the plan of FILE, without SOURCE and TARGET.")
+@click.option(
+    "--apply", "plan_from", metavar="FILE", help="Run the plan of FILE; name SOURCE and TARGET only if it hides a user."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Print the URL or path of each file that is transferred or deleted.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
 @bwlimit_option
@@ -71,8 +75,8 @@ def sync(
     """
     from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
 
-    plan = None if plan_from is None else _loaded(plan_from, paths, given, plan_to)
-    ends = _Ends.of(paths) if plan is None else _Ends.of_plan(plan)
+    plan = None if plan_from is None else _loaded(plan_from, given, plan_to)
+    ends = _Ends.of(paths) if plan is None else _Ends.of_plan(plan, paths)
     if properties.given() and isinstance(ends.target, LocalPath):
         raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
     announce("each file is complete or unchanged")
@@ -110,7 +114,7 @@ def _applied(plan: Plan, ends: _Ends, given: Mapping[str, Any], options: Mapping
     return apply(plan, *ends.made(), wanted)
 
 
-def _loaded(path: str, paths: Sequence[str], given: Mapping[str, Any], plan_to: str | None) -> Plan:
+def _loaded(path: str, given: Mapping[str, Any], plan_to: str | None) -> Plan:
     """The plan of a file.
 
     Raises:
@@ -119,8 +123,8 @@ def _loaded(path: str, paths: Sequence[str], given: Mapping[str, Any], plan_to: 
     from gllm_storage.folders import Plan  # noqa: PLC0415 - as above
 
     decided = given["delete"] or given["max_delete"] is not None or given["size_only"] or given["chosen"]
-    if paths or decided or plan_to is not None:
-        raise click.UsageError("--apply runs a plan that names SOURCE, TARGET and the files; leave them out")
+    if decided or plan_to is not None:
+        raise click.UsageError(_DECIDED)
     return Plan.load(path)
 
 
@@ -153,17 +157,21 @@ class _Ends:
         return cls(*_places(source, target), (False, both))
 
     @classmethod
-    def of_plan(cls, plan: Plan) -> _Ends:
+    def of_plan(cls, plan: Plan, paths: Sequence[str]) -> _Ends:
         """The folders of a plan, which has local ones by their paths, or by URLs if they are of the provider ``file``.
 
+        Args:
+            plan: The plan.
+            paths: The arguments, for a plan that hides the user of a URL.
+
         Raises:
-            ValueError: If the plan hides the user of a URL.
+            click.UsageError: If arguments are given for another plan, or name other folders than the plan.
+            ValueError: If the plan hides the user of a URL, and no arguments are given.
         """
-        for each in (plan.source, plan.target):
-            if hides_user(each):
-                raise hidden_user(each)
-        target = parse_target(plan.target)
-        source, place = _places(parse_source(plan.source) if plan.source else target, target)
+        planned = [each for each in (plan.source, plan.target) if each]
+        named = _with_users(planned, paths)
+        target = parse_target(named[-1])
+        source, place = _places(parse_source(named[0]), target)
         return cls(source if plan.source else None, place, ("://" in plan.source, "://" in plan.target))
 
     @property
@@ -175,6 +183,40 @@ class _Ends:
         """Both ends of the transfer."""
         source = None if self.source is None else end_of(self.source, stored=self.stored[0], links=links)
         return source, end_of(self.target, stored=self.stored[1])
+
+
+def _with_users(planned: Sequence[str], paths: Sequence[str]) -> Sequence[str]:
+    """The folders of a plan; those whose user it hides as the arguments name them.
+
+    Raises:
+        click.UsageError: If the plan hides none, and there are arguments, or if they name other folders.
+        ValueError: If it hides one, and there are no arguments.
+    """
+    hidden = next((each for each in planned if hides_user(each)), None)
+    if hidden is None:
+        if paths:
+            raise click.UsageError(_DECIDED)
+        return planned
+    names = "TARGET" if len(planned) == 1 else "SOURCE TARGET"
+    if not paths:
+        raise ValueError(
+            f"the plan hides the user of the URL {hidden}; name the folders of the plan again: sync --apply FILE {names}"
+        )
+    if len(paths) != len(planned) or any(map(_differ, planned, paths)):
+        raise click.UsageError(f"the plan is for {' and '.join(planned)}; give {names} of the same folders")
+    return [path if hides_user(each) else each for each, path in zip(planned, paths, strict=True)]
+
+
+def _differ(planned: str, path: str) -> bool:
+    return _shown(planned) != _shown(path)
+
+
+def _shown(path: str) -> str:
+    """A folder as plans show it: without a user and a slash at its end."""
+    parsed = parse_source(path)
+    if isinstance(parsed, LocalPath):
+        return os.path.abspath(parsed.path)
+    return "-" if isinstance(parsed, Stream) else without_user(parsed.url).rstrip("/")
 
 
 def _places(source: Argument, target: Argument) -> tuple[LocalPath | Folder, LocalPath | Folder]:
