@@ -113,7 +113,7 @@ def bwlimit_option(command: Callable[..., Any]) -> Callable[..., Any]:
         with stopped_by(Stop(running_stop(), Bandwidth(bwlimit))):
             return command(**given)
 
-    text = "The most bytes per second, as rclone's: 10M is 10 MiB, 512 is 512 KiB; off or 0 for no limit."
+    text = "The most bytes per second, up and down together: 10M is 10 MiB, 512 is 512 KiB; off or 0 for no limit."
     return add_options(limited, [click.option("--bwlimit", metavar="RATE", callback=_parse_rate, help=text)])
 
 
