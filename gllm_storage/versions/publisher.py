@@ -67,6 +67,8 @@ _RESTARTS = 5
 """How often a publisher begins again after a collector, or it itself, has aborted its slot."""
 _MOST_FOREIGN = 8
 """How many directories of one content may hold something else before a publisher fails. Tombstones do not count."""
+_PASSES = 2
+"""How often the files of a directory are stored, if another tool deletes some of them meanwhile."""
 _BATCH = 1000
 """Files that are stored before the next mark may be written."""
 _PATIENCE, _LONGEST_PATIENCE = 1.0, 10.0
@@ -323,7 +325,7 @@ class Publisher:
         details = self._store.details(self._model.data(place), _OPERATION)
         return IntegrityError(
             f"{self._details.url} was not published: each of {_MOST_FOREIGN} directories for its files, the last of them "
-            f"{details.url}, has a file with another content or another name",
+            f"{details.url}, has a file with another content or another name, or lost files meanwhile",
             details,
             Remedy.COLLECT_GARBAGE,
         )
@@ -398,11 +400,29 @@ class Publisher:
     # ------------------------------------------------------------------ the files
 
     def _store_files(self, place: str, marks: Marks) -> bool:
-        """Store the missing files of a directory. Returns False if the directory holds something else."""
-        if not self._store_list(place):
-            return False
+        """Store the missing files of a directory. Returns False if the directory holds something else, or loses files.
+
+        Another tool, which does not know the marks, may delete files meanwhile: a first upload may take hours. So the files
+        are listed at its end, and the missing ones are stored again.
+        """
         prefix = self._model.data(place)
-        was_empty = self._store.first(prefix) is None
+        for _ in range(_PASSES):
+            if not self._store_list(place):
+                return False
+            was_empty = self._store.first(prefix) is None
+            if not self._store_tree(prefix, marks, was_empty=was_empty):
+                return False
+            if was_empty and not self._store.shows_writes_at_once:
+                return True  # a listing may miss files that another machine has just stored
+            # A file that is not of this tree would be read by programs that read the directory by its prefix.
+            if self._lists_tree(place):
+                return True
+            marks.write()  # it may be gone, as may the entry of the name
+            enter(self._model, self._manifest.version, "version", _OPERATION)
+        return False
+
+    def _store_tree(self, prefix: str, marks: Marks, *, was_empty: bool) -> bool:
+        """Store the missing files, but not their list. Returns False if something else is in their place."""
         rank, publishers = marks.position()
         is_alone = was_empty and publishers == 1
         with self._reusable() as earlier:
@@ -420,8 +440,7 @@ class Publisher:
                 others = [*batch[end:], *batch[:start]]
                 if not self._store_with_care(prefix, others, earlier, is_ours=False, most=max(end - start, 1)):
                     return False
-        # A file that is not of this tree would be read by programs that read the directory by its prefix.
-        return was_empty or self._lists_tree(place)
+        return True
 
     def _reusable(self) -> AbstractContextManager[Earlier]:
         """The files that the store can copy."""

@@ -362,7 +362,7 @@ def test_broken_variant(trees: dict[str, LocalTree], broken: type, cast: str) ->
 def test_all_orders(trees: dict[str, LocalTree], ordered: bool) -> None:
     """No order of the requests of a publisher, which does not begin again, and a collector breaks a rule."""
     with restarts(1):
-        found = checked(trees, "v1=x gc", ordered=ordered, most=100_000, seconds=60)
+        found = checked(trees, "v1=x gc", ordered=ordered, most=100_000, seconds=120)
     assert found.wrong is None, found
     assert found.complete
 

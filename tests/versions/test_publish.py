@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import mmap
 import os
 import socket
@@ -306,6 +307,39 @@ def test_deleted_meanwhile(client: FsspecStorageClient, out: Path, folder: str, 
         publish(client, out, MODEL, version="v3")
     version = publish(client, out, MODEL, version="v3")
     assert verify(client, MODEL, "v3") == version
+
+
+@pytest.mark.parametrize("folder", ["data", "", "data/*/weights/1.bin"])
+def test_deleted_during_upload(client: FsspecStorageClient, out: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that another tool deletes while others are sent are stored again before the first commit."""
+    store_tree, times = publishing.Publisher._store_tree, itertools.count()
+
+    def delete_once(self: publishing.Publisher, *args: Any, **kwargs: Any) -> bool:
+        found = store_tree(self, *args, **kwargs)
+        if not next(times):
+            remove_keys(client, folder.replace("*", place_of(digest_of(FILES), 0)))
+        return found
+
+    monkeypatch.setattr(publishing.Publisher, "_store_tree", delete_once)
+    version = publish(client, out, MODEL, version="v3")
+    assert version.url.endswith("-0/")
+    assert verify(client, MODEL, "v3") == version
+    assert next(times) == 2
+
+
+def test_deleted_again_and_again(client: FsspecStorageClient, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If another tool deletes files as long as the publisher works, nothing is published, and the error says so."""
+    store_tree = publishing.Publisher._store_tree
+
+    def delete(self: publishing.Publisher, *args: Any, **kwargs: Any) -> bool:
+        found = store_tree(self, *args, **kwargs)
+        remove_keys(client, "data")
+        return found
+
+    monkeypatch.setattr(publishing.Publisher, "_store_tree", delete)
+    with pytest.raises(IntegrityError, match=r"each of 8 directories.*or lost files meanwhile"):
+        publish(client, out, MODEL, version="v3")
+    assert keys_of(model_of(client, MODEL), "versions/") == []
 
 
 @pytest.mark.parametrize("damage", ["lacks", "renamed", "added", "size", "list"])
