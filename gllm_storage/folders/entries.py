@@ -450,6 +450,7 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
+_SECOND = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -461,6 +462,13 @@ def nanoseconds(moment: datetime | None) -> int | None:
 def moment_of(modified_ns: int | None) -> datetime | None:
     """The time that `nanoseconds` converted."""
     return None if modified_ns is None else _EPOCH + timedelta(microseconds=modified_ns // 1000)
+
+
+def may_be_one_time(one: int | None, other: int | None) -> bool:
+    """Whether two answers about the time of a file may be of one state: one may be in seconds only, or not known."""
+    if one is None or other is None:
+        return True
+    return one == other or (not (one % _SECOND and other % _SECOND) and abs(one - other) < _SECOND)
 
 
 def state_of(status: os.stat_result) -> str:

@@ -17,7 +17,7 @@ from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy, StorageError, ends_all
 from gllm_storage.folders.batches import batches_of
 from gllm_storage.folders.distribution import Distribution
-from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder, files_of, folders_of
+from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder, files_of, folders_of, may_be_one_time
 from gllm_storage.folders.mover import Mover, NotBegunError, Progresses, changed, unlinked
 from gllm_storage.folders.plan import in_order, merged
 from gllm_storage.folders.records import Records
@@ -255,7 +255,7 @@ class Execution:
         for file, found in merged(planned, files_of(self._target)):
             if file is None or found is None:
                 continue
-            (waiting if (found.state, found.size) == (file.state, file.size) else replaced).append(file)
+            (waiting if _is_unchanged(file, found) else replaced).append(file)
             if len(waiting) == _BATCH_FILES:
                 self._delete_batch(waiting)
                 waiting = []
@@ -329,6 +329,12 @@ def _without_repeat(error: Exception) -> str:
     """An error, without the advice to repeat the call: the `FolderError` says that once, for all files."""
     repeats = {Remedy.REPEAT, Remedy.REPEAT_NOW, Remedy.NEW_EXECUTOR}
     return error.describe(None) if isinstance(error, StorageError) and error.remedy in repeats else str(error)
+
+
+def _is_unchanged(planned: Entry, found: Entry) -> bool:
+    if (planned.state, planned.size) != (found.state, found.size):
+        return False
+    return planned.state is not None or may_be_one_time(planned.modified_ns, found.modified_ns)
 
 
 def _deleted(store: ObjectStore, key: str) -> Exception | None:

@@ -22,7 +22,7 @@ from gllm_storage.files.source import open_source
 from gllm_storage.files.target import Preserved
 from gllm_storage.folders.attributes import as_metadata, of_metadata, of_status
 from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums, differences, may_be_md5
-from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder, moment_of, nanoseconds, state_of
+from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder, may_be_one_time, moment_of, nanoseconds, state_of
 from gllm_storage.folders.index import is_new, is_settled
 from gllm_storage.info import NO_PROPERTIES, ObjectInfo
 from gllm_storage.store.port import ReadItem, UploadItem, unwatched
@@ -688,7 +688,9 @@ def _is_planned(file: Entry, source: StoredFolder, version: ObjectInfo) -> bool:
         return False
     if file.version is not None and version.version is not None:  # a GET answer of GCS has no ETag of the listing's kind
         return version.version == file.version
-    return file.state in {None, version.etag}
+    if file.state is not None:
+        return file.state == version.etag
+    return may_be_one_time(file.modified_ns, nanoseconds(version.last_modified))
 
 
 def _version_of(file: Entry, source: StoredFolder) -> ObjectInfo | None:

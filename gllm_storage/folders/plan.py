@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from gllm_storage.errors import ErrorDetails, FolderError, ObjectNotFoundError, Remedy
+from gllm_storage.errors import AccessDeniedError, ErrorDetails, FolderError, ObjectNotFoundError, Remedy
 from gllm_storage.files.names import FoldedClashes, fold_of_disk
 from gllm_storage.folders.compare import Checksums, differences
 from gllm_storage.folders.entries import Entry, FileList, LocalFolder, Problem, StoredFolder, UnorderedError
@@ -358,10 +358,14 @@ def _require_folder(path: str) -> None:
 
 
 def _require_objects(source: StoredFolder) -> None:
-    if source.local is not None and os.path.isdir(source.local.path):
-        return
-    if source.prefix and not source.store.is_prefix(source.prefix):
-        details = source.store.details(source.prefix, "list")
+    details = source.store.details(source.prefix, "list")
+    if source.local is not None:
+        if not os.path.isdir(source.local.path):
+            raise ObjectNotFoundError(f"there is no folder {source.url}", details)
+    elif not source.prefix:
+        with contextlib.suppress(AccessDeniedError):  # a bucket whose objects can be listed exists
+            source.store.require_bucket("list")
+    elif not source.store.is_prefix(source.prefix):
         raise ObjectNotFoundError(f"there are no objects below {source.url}", details)
 
 
