@@ -164,11 +164,12 @@ def info_from_fsspec(entry: Mapping[str, Any], url: str) -> ObjectInfo:
     """Convert the entry of any fsspec filesystem. The filesystems have different names for the same facts.
 
     Args:
-        entry: The result of `AbstractFileSystem.info`.
+        entry: The result of `AbstractFileSystem.info`. An unknown size becomes 0: callers that compare sizes must check it.
         url: URL of the object.
     """
     etag = next((entry[name] for name in ("ETag", "etag", "content_hash", "md5") if entry.get(name)), None)
-    modified = next((entry[name] for name in ("LastModified", "mtime", "modified", "created") if entry.get(name)), None)
+    times = ("LastModified", "mtime", "modified", "Last-Modified", "created")
+    modified = next((entry[name] for name in times if entry.get(name)), None)
     return ObjectInfo(
         url=url,
         size=int(entry.get("size") or 0),
@@ -192,7 +193,8 @@ def aware(moment: object) -> datetime | None:
     """Convert a time to a `datetime` with a time zone.
 
     Args:
-        moment: Seconds since 1970, an ISO 8601 text, or a `datetime`. Without a time zone it is UTC, as in fsspec.
+        moment: Seconds since 1970, a text of ISO 8601 or of a header of HTTP, or a `datetime`. Without a time zone it is
+            UTC, as in fsspec.
 
     Returns:
         The time, or None if it is of another form.
@@ -201,12 +203,21 @@ def aware(moment: object) -> datetime | None:
         if isinstance(moment, (int, float)):
             return datetime.fromtimestamp(moment, tz=UTC)
         if isinstance(moment, str):
-            moment = datetime.fromisoformat(moment)
+            moment = _moment_of_text(moment)
     except (ValueError, OverflowError, OSError):
         return None
     if not isinstance(moment, datetime):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _moment_of_text(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - few filesystems need it
+
+        return parsedate_to_datetime(text)
 
 
 def in_order(entries: Iterable[ObjectInfo | str]) -> list[ObjectInfo | str]:

@@ -131,7 +131,8 @@ class ForeignStore(ObjectStore):
             told = _Told(request.transfer.progress, request.source.size)
             self._filesystem.put_file(local, path, callback=told)
             told.settle()
-            stored = info_from_fsspec(self._filesystem.info(path), self.url(request.key))
+            entry = self._filesystem.info(path)
+        stored = self._described(entry, self.url(request.key), request.details)
         request.source.require_unchanged()
         if stored.size != request.source.size:
             raise IntegrityError(
@@ -204,30 +205,116 @@ class ForeignStore(ObjectStore):
             before = after
 
     def info(self, key: str, operation: str = "info") -> ObjectInfo:
-        """The facts that the filesystem has about a file; a folder is not an object."""
+        """The facts that the filesystem has about a file; a folder is not an object.
+
+        Raises:
+            ObjectNotFoundError: If the file does not exist.
+            StorageError: If the request fails, or the filesystem does not know the size.
+        """
+        return self._described(self._entry_of(key, operation), self.url(key), self.details(key, operation))
+
+    def exists(self, key: str) -> bool:
+        """Whether a file exists now, also one of unknown size."""
+        try:
+            self._entry_of(key, "exists")
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def _entry_of(self, key: str, operation: str) -> dict[str, Any]:
         details = self.details(key, operation)
         self._filesystem.invalidate_cache()  # it may answer from a listing made before another process's write
         with _translated(details):
-            entry = self._filesystem.info(self._path(key))
+            entry: dict[str, Any] = self._filesystem.info(self._path(key))
         if entry.get("type") == "directory":
             raise ObjectNotFoundError(f"{details.url} is a folder, not a file", details)
-        return info_from_fsspec(entry, self.url(key))
+        return entry
+
+    def _described(self, entry: Mapping[str, Any], url: str, details: ErrorDetails) -> ObjectInfo:
+        if entry.get("size") is None:  # such as a web server that compresses the file
+            kind = type(self._filesystem).__name__
+            raise StorageError(
+                f"{without_user(url)}: {kind} does not tell the size of the file, so that no copy could be verified", details
+            )
+        return info_from_fsspec(entry, url)
 
     def delete(self, key: str) -> None:
-        """Delete by the filesystem's ``rm_file``."""
-        self.info(key, "delete")
-        with _translated(self.details(key, "delete")):
+        """Delete by the filesystem's ``rm_file``; of a link to a folder, or to nothing, the link.
+
+        A folder is not an object. Several filesystems, such as webdav, would delete it with its content.
+        """
+        details = self.details(key, "delete")
+        try:
+            self._entry_of(key, "delete")
+        except (ObjectNotFoundError, StorageError):
+            if not self._is_listed(key, details):
+                raise
+        with _translated(details):
             self._filesystem.rm_file(self._path(key))
+
+    def _is_listed(self, key: str, details: ErrorDetails) -> bool:
+        """Whether the listing of its folder has a key, and not as a folder: a link of which `info` follows, for example."""
+        try:
+            with _translated(details):
+                found: list[dict[str, Any]] = self._filesystem.ls(self._path(key[: key.rfind("/") + 1]), detail=True)
+        except (ObjectNotFoundError, StorageError):
+            return False
+        return any(self._key(each["name"]) == key and each["type"] != "directory" for each in found)
+
+    def require_bucket(self, operation: str = "info", *, recently: bool = True) -> None:  # noqa: ARG002 - always requested anew
+        """Check that the folder exists.
+
+        Raises:
+            ObjectNotFoundError: If it does not, or is a file.
+            StorageError: If it cannot be listed.
+        """
+        details, path = self.details("", operation), self._path("")
+        self._filesystem.invalidate_cache()
+        with _translated(details):
+            found: list[dict[str, Any]] = self._filesystem.ls(path, detail=True)
+            exists = bool(found) or not path.strip("/") or self._filesystem.isdir(path)
+        if not exists:
+            raise ObjectNotFoundError(f"{details.url} does not exist", details)
+        if any(not self._key(each["name"]) and each["type"] != "directory" for each in found):
+            raise ObjectNotFoundError(f"{details.url} is a file, not a folder", details)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All files whose key begins with a prefix, in key order."""
-        folder, details = prefix[: prefix.rfind("/") + 1], self.details(prefix, "list")
+        details = self.details(prefix, "list")
+        for key, entry in self._listed(prefix, details):
+            if (found := self._found(key, entry, details)) is not None:
+                yield found
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """As `ObjectStore.list_keys`, without a request for the size of each file."""
+        return (key for key, _ in self._listed(prefix, self.details(prefix, "list")))
+
+    def _listed(self, prefix: str, details: ErrorDetails) -> Iterator[tuple[str, dict[str, Any]]]:
         self._filesystem.invalidate_cache()
-        found = dict(self._files_below(self._path(folder), details))
+        found = dict(self._files_below(self._path(prefix[: prefix.rfind("/") + 1]), details))
         for name in sorted(found):
             key = self._key(name)
-            if key.startswith(prefix):
-                yield info_from_fsspec(found[name], self.url(key))
+            if key and key.startswith(prefix):  # a file at the place of the folder is listed in itself
+                yield key, found[name]
+
+    def _found(self, key: str, entry: dict[str, Any], details: ErrorDetails) -> ObjectInfo | None:
+        """The facts about a file of a listing; None if it does not exist any more.
+
+        A listing of a web server has no sizes, and several filesystems list a link with the size and the time of the link.
+        """
+        is_file = entry["type"] == "file"
+        if is_file and entry.get("size") is not None:
+            return info_from_fsspec(entry, self.url(key))
+        try:
+            with _translated(details):
+                behind: dict[str, Any] = self._filesystem.info(self._path(key))
+        except (ObjectNotFoundError, StorageError) as error:
+            if is_file and not isinstance(error, ObjectNotFoundError):
+                raise
+            behind = {}
+        if behind and behind.get("type") != "directory":
+            return self._described(behind, self.url(key), details)
+        return None if is_file else info_from_fsspec({**entry, "size": entry.get("size") or 0}, self.url(key))
 
     def _files_below(self, top: str, details: ErrorDetails) -> Iterator[tuple[str, dict[str, Any]]]:
         """The names of all files in a folder, and the facts about them.
@@ -259,11 +346,13 @@ class ForeignStore(ObjectStore):
                 found: list[dict[str, Any]] = self._filesystem.ls(self._path(prefix), detail=True)
         except ObjectNotFoundError:
             return
-        yield from in_order(self._entry(each) for each in found)
+        details = self.details(prefix, "list")
+        described = (self._child(each, details) for each in found)
+        yield from in_order(each for each in described if each is not None)
 
-    def _entry(self, found: dict[str, Any]) -> ObjectInfo | str:
-        url = self.url(self._key(found["name"]))
-        return f"{url}/" if found["type"] == "directory" else info_from_fsspec(found, url)
+    def _child(self, entry: dict[str, Any], details: ErrorDetails) -> ObjectInfo | str | None:
+        key = self._key(entry["name"])
+        return f"{self.url(key)}/" if entry["type"] == "directory" else self._found(key, entry, details)
 
     def _path(self, key: str) -> str:
         return str(self._filesystem._strip_protocol(self.url(key)))  # noqa: SLF001 - fsspec's own hook for this

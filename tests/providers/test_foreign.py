@@ -12,7 +12,7 @@ import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -772,3 +772,155 @@ def test_places(world: World) -> None:
     client = FsspecStorageClient({"url": f"troubled://{world.store}", **options})
     answer = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(client), capture_output=True, check=True)
     assert answer.stdout.decode().strip() == client.store.place == place(**options)
+
+
+class _Plain(SimpleHTTPRequestHandler):
+    """Python's own web server, whose listings have no sizes. It does not tell the size of files that end with ``.gz``."""
+
+    protocol_version = "HTTP/1.0"
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if not (keyword == "Content-Length" and self.path.endswith(".gz")):
+            super().send_header(keyword, value)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[FsspecStorageClient]:
+    """A client of a web server for the files of the folder ``site``."""
+    (tmp_path / "site" / "b").mkdir(parents=True)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Plain, directory=str(tmp_path / "site"))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield FsspecStorageClient({"url": f"http://127.0.0.1:{server.server_port}/"})
+        server.shutdown()
+        thread.join()
+
+
+def test_folder_over_http(site: FsspecStorageClient, tmp_path: Path) -> None:
+    """A folder of a web server is downloaded; a file whose size the listing does not tell is not an empty file."""
+    files = {"a": "AAAA", "b/c": "CC", "empty": ""}
+    for name, content in files.items():
+        (tmp_path / "site" / name).write_text(content)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "a").touch()
+    assert [each.size for each in site.list_files()] == [4, 2, 0]
+    assert site.download_dir("", tmp_path / "copy").transferred == 3
+    assert files_in(tmp_path / "copy") == files
+    assert {each.size for each in site.list_folder() if not isinstance(each, str)} == {4, 0}
+    plan = site.sync_dir(site.url("b"), f"file://{tmp_path}/other", dry_run=True).plan
+    (tmp_path / "site" / "b" / "c").write_text("DD")
+    os.utime(tmp_path / "site" / "b" / "c", (1, 1))
+    with pytest.raises(FolderError, match="changed after the plan"):
+        site.apply_plan(plan)
+
+
+def test_unknown_size(site: FsspecStorageClient, tmp_path: Path) -> None:
+    """A file of unknown size is there, and neither equal to an empty file nor downloaded unverified."""
+    (tmp_path / "site" / "a.gz").write_text("AAAA")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "a.gz").touch()
+    assert site.file_exists("a.gz")
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: site.info("a.gz"),
+        lambda: site.download_file("a.gz", tmp_path / "copy" / "a.gz"),
+        lambda: site.download_dir("", tmp_path / "copy"),
+        lambda: list(site.list_files()),
+    )
+    for call in calls:
+        with pytest.raises(StorageError, match=r"a\.gz: HTTPFileSystem does not tell the size"):
+            call()
+    assert files_in(tmp_path / "copy") == {"a.gz": ""}
+
+
+def touched(path: Path, content: str) -> None:
+    """Replace a file by another one of the same size, with another time."""
+    before = path.stat().st_mtime
+    path.write_text(content)
+    os.utime(path, (before + 2, before + 2))
+
+
+@pytest.mark.parametrize("change", ["extra", "source"])
+def test_changed_since_plan(world: World, tmp_path: Path, change: str) -> None:
+    """A file without an ETag that was replaced since the plan by one of the same size is neither deleted nor transferred."""
+    for name in ("s/a", "m/extra"):
+        (world.store / name).parent.mkdir()
+        (world.store / name).write_text("old!")
+    client = world.client
+    plan = client.sync_dir(client.url("s"), client.url("m"), delete=True, dry_run=True).plan
+    plan.save(tmp_path / "plan")
+    touched(world.store / ("m/extra" if change == "extra" else "s/a"), "new!")
+    with pytest.raises(FolderError, match="changed after the plan was made"):
+        client.apply_plan(Plan.load(tmp_path / "plan"))
+    assert (world.store / "m" / "extra").read_text() == ("new!" if change == "extra" else "old!")
+    assert (world.store / "m" / "a").exists() is (change == "extra")
+
+
+@pytest.mark.parametrize("scheme", ["file", "troubled"])
+def test_move_onto_itself(world: World, scheme: str) -> None:
+    """A move between two URLs of one folder deletes nothing."""
+    (world.store / "m").mkdir()
+    (world.store / "m" / "a").write_text("content")
+    url = f"{scheme}://{world.store}/m"
+    client: Any = storage_client_from_url(url) if scheme == "file" else FsspecStorageClient({"url": url, "x": "1"})
+    source, target = StoredFolder(world.client.store, "m/"), StoredFolder(client.store, "")
+    for options in (transfer.Options(removes=True), transfer.Options(removes=True, everything=True)):
+        with pytest.raises(FolderError):
+            transfer.transfer(source, target, options)
+        assert files_in(world.store) == {"m/a": "content"}
+
+
+@pytest.mark.parametrize("to", ["folder", "nothing", "itself", "file"])
+def test_delete_links(world: World, tmp_path: Path, to: str) -> None:
+    """A deletion deletes the link that the listing has, not the files behind it, or is a failure."""
+    (tmp_path / "behind").mkdir()
+    (tmp_path / "behind" / "file").write_text("kept")
+    link = world.store / "m" / "link"
+    link.parent.mkdir()
+    names = {"folder": "behind", "nothing": "nothing", "itself": "store/m/link", "file": "behind/file"}
+    link.symlink_to(tmp_path / names[to])
+    (world.store / "m" / "a").write_text("a")
+    assert world.client.delete_dir("m").deleted == 2
+    assert list((world.store / "m").iterdir()) == []
+    link.symlink_to(tmp_path / names[to])
+    assert world.client.delete_file("m/link")
+    assert not link.is_symlink()
+    assert files_in(tmp_path / "behind") == {"file": "kept"}
+    for missing in ("m/link", "m"):
+        with pytest.raises(ObjectNotFoundError):
+            world.client.delete_file(missing)
+
+
+def test_link_to_file(world: World, tmp_path: Path) -> None:
+    """A link to a file has the facts about that file in listings, too, so that it can be transferred."""
+    (world.store / "m").mkdir()
+    (world.store / "m" / "file").write_text("content")
+    (world.store / "m" / "link").symlink_to("file")
+    os.utime(world.store / "m" / "link", (1, 1), follow_symlinks=False)
+    assert [each.last_modified for each in world.client.list_files("m/")] == [world.client.info("m/file").last_modified] * 2
+    world.client.download_dir("m", tmp_path / "copy")
+    assert files_in(tmp_path / "copy") == {"file": "content", "link": "content"}
+
+
+@pytest.mark.parametrize("call", ["download_dir", "sync_dir", "check_dir"])
+@pytest.mark.parametrize("url", ["file://{}/nope", "troubled://{}/nope", "zip://nope::{}/x.zip", "troubled://{}/x.zip"])
+def test_missing_root(world: World, tmp_path: Path, url: str, call: str) -> None:
+    """A source whose folder does not exist, or is a file, is an error, also where it is the root of the client."""
+    with zipfile.ZipFile(world.store / "x.zip", "w") as archive:
+        archive.writestr("in/a", "a")
+    client: Any = storage_client_from_url(url.format(world.store))
+    target = tmp_path / "copy"
+    with pytest.raises((ObjectNotFoundError, NotADirectoryError)):
+        client.download_dir("", target) if call == "download_dir" else getattr(client, call)(
+            RemoteFolder(client, ""), target
+        )
+    assert not target.exists()
+
+
+def test_empty_root(world: World, tmp_path: Path) -> None:
+    """A source that exists and is empty is not an error."""
+    local: Any = storage_client_from_url(f"file://{world.store}")
+    for client in (world.client, local):
+        assert client.download_dir("", tmp_path / "copy").transferred == 0

@@ -27,6 +27,7 @@ ENTRIES: dict[str, tuple[dict[str, Any], ObjectInfo]] = {
     "webdav": ({"size": 3, "modified": MOMENT, "created": MOMENT - timedelta(1)}, ObjectInfo("u", 3, None, MOMENT)),
     "md5": ({"size": 3, "md5": "m"}, ObjectInfo("u", 3, "m")),
     "text time": ({"size": 3, "LastModified": "2026-03-01T12:30:00Z"}, ObjectInfo("u", 3, None, MOMENT)),
+    "http": ({"size": 3, "Last-Modified": "Sun, 01 Mar 2026 12:30:00 GMT"}, ObjectInfo("u", 3, None, MOMENT)),
     "no size": ({"size": None}, ObjectInfo("u", 0)),
     "nothing": ({}, ObjectInfo("u", 0)),
     "empty": ({"size": 0, "ETag": "", "LastModified": ""}, ObjectInfo("u", 0)),
