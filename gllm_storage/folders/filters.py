@@ -23,12 +23,13 @@ that takes files also takes the folders that the pattern names, and ``- **`` lea
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 _TOKEN = re.compile(
     r"""
@@ -127,12 +128,10 @@ class Filter:
 
         Raises:
             ValueError: If a pattern or a rule is malformed; if `include` and `exclude` are both given, because a file may
-                match both; or if one of them is a text instead of a list of texts.
+                match both; or if one of them is not a list of texts.
         """
-        for name, patterns in {"include": include, "exclude": exclude, "rules": rules}.items():
-            if isinstance(patterns, str):
-                raise ValueError(f"{name}={patterns!r}: give a list of patterns")  # noqa: TRY004 - a wrong option is a ValueError
-        included, excluded = list(include or ()), list(exclude or ())
+        included, excluded = texts("include", include, "patterns"), texts("exclude", exclude, "patterns")
+        given = texts("rules", rules, "rules")
         if included and excluded:
             raise ValueError(
                 "include and exclude are both given, and a file may match both; give rules instead, of which the first that "
@@ -140,7 +139,7 @@ class Filter:
             )
         found = [Rule(takes=True, pattern=each) for each in included]
         found += [Rule(takes=False, pattern=each) for each in excluded]
-        found += [_rule_of(each) for each in rules or ()]
+        found += [_rule_of(each) for each in given]
         if include is not None:
             found.append(Rule(takes=False, pattern="/**"))
         return cls(found)
@@ -165,6 +164,26 @@ class Filter:
 
     def _decide_folder(self, path: str) -> bool:
         return _first(self._folders, f"{path}/") and self.takes_folder(path.rpartition("/")[0])
+
+
+def texts(name: str, values: Iterable[str] | None, kind: str) -> list[str]:
+    """The texts of an option; none if it is None.
+
+    Args:
+        name: The option, for errors.
+        values: Its value.
+        kind: The kind of its texts, for errors.
+
+    Raises:
+        ValueError: If the value is not a list or the like, or has something else than texts.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable | None):
+        raise ValueError(f"{name}={values!r}: give a list of {kind}")  # noqa: TRY004 - a wrong option is a ValueError
+    found = list(values or ())
+    for each in found:
+        if not isinstance(each, str):
+            raise ValueError(f"{name} has {each!r}: give a list of {kind}, as texts")  # noqa: TRY004 - as above
+    return found
 
 
 def _first(rules: Sequence[tuple[bool, re.Pattern[str]]], path: str) -> bool:

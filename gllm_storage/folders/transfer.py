@@ -14,7 +14,7 @@ from gllm_storage.files.names import local_directory
 from gllm_storage.folders.attributes import checked
 from gllm_storage.folders.entries import FileList, LocalFolder, StoredFolder
 from gllm_storage.folders.execution import Execution, FolderResult
-from gllm_storage.folders.filters import Filter
+from gllm_storage.folders.filters import Filter, texts
 from gllm_storage.folders.index import ChecksumIndex, index_file
 from gllm_storage.folders.mover import Manner
 from gllm_storage.folders.overlap import require_apart, require_kept_sources
@@ -220,11 +220,10 @@ class Options:
         """
         if self.files is None:
             return Filter.of(self.include, self.exclude, self.rules)
-        if isinstance(self.files, str):
-            raise ValueError(f"files={self.files!r}: give a list of paths")  # noqa: TRY004 - a wrong option is a ValueError
+        files = texts("files", self.files, "paths")
         if any(each is not None for each in (self.include, self.exclude, self.rules)):
             raise ValueError("files is a complete list; leave out include, exclude and rules")
-        return FileList(self.files)
+        return FileList(files)
 
     def stop(self) -> Stop:
         """The stop of the call, with the limit on its bandwidth.

@@ -50,7 +50,7 @@ from gllm_storage.files.source import local_errors, open_source
 from gllm_storage.files.target import atomic_target, copy
 from gllm_storage.local.mounts import caches_names, own_name
 from gllm_storage.versions.entries import Manifest, decode_entry, encode_entry
-from gllm_storage.versions.layout import hex_of
+from gllm_storage.versions.layout import hex_of, require_count, require_period, time_before
 from gllm_storage.versions.stored_tree import StoredTree, checked_tree, stored_tree
 from gllm_storage.versions.verification import difference, local_paths, not_in
 
@@ -110,11 +110,12 @@ class Cache:
         details: The operation, for errors.
 
     Raises:
+        ValueError: If the directory is a URL, or empty.
         StorageError: If the directory cannot be made.
     """
 
     def __init__(self, folder: str | os.PathLike[str], details: ErrorDetails) -> None:
-        self.folder = os.path.abspath(local_directory("cache", folder))
+        self.folder = cache_folder(folder)
         self.details = details
         self.is_read_only = False
         """Whether this process may not write to the cache. It takes the files that are there."""
@@ -427,6 +428,19 @@ def remove_others(folder: str, files: Callable[[], Iterable[TreeFile]]) -> None:
                 os.rmdir(parent)
 
 
+def cache_folder(cache: str | os.PathLike[str]) -> str:
+    """The absolute path of the directory of a cache.
+
+    Raises:
+        TypeError: If it is not a text or a path object.
+        ValueError: If it is a URL, or empty, as a variable that is not set.
+    """
+    path = local_directory("cache", cache)
+    if not path:
+        raise ValueError("cache is empty; name a directory, such as './cache'")
+    return os.path.abspath(path)
+
+
 def list_cache(cache: str | os.PathLike[str]) -> list[CachedVersion]:
     """The versions in a cache, the one that was used last first.
 
@@ -434,6 +448,7 @@ def list_cache(cache: str | os.PathLike[str]) -> list[CachedVersion]:
         cache: The directory of the cache.
 
     Raises:
+        ValueError: If the directory is a URL, or empty.
         FileNotFoundError: If there is no cache in the directory.
         RuntimeError: If the cache cannot be read (`StorageError`).
 
@@ -470,6 +485,7 @@ def prune_cache(
         The removed versions.
 
     Raises:
+        ValueError: If the directory is a URL, or empty; or if a limit is negative, or of another type.
         FileNotFoundError: If there is no cache in the directory.
         RuntimeError: If the cache is on a disk such as NFS, and `one_machine` is not set (`UnsupportedOperationError`); or
             if a file cannot be removed (`StorageError`).
@@ -479,6 +495,10 @@ def prune_cache(
         >>> removed
         []
     """
+    if older_than is not None:
+        require_period("older_than", older_than)
+    if max_size is not None:
+        require_count("max_size", max_size)
     found = _existing(cache, "prune")
     if caches_names(found.folder) and not one_machine:
         raise UnsupportedOperationError(
@@ -502,7 +522,7 @@ def prune_cache(
 
 
 def _existing(cache: str | os.PathLike[str], operation: str) -> Cache:
-    folder = os.path.abspath(local_directory("cache", cache))
+    folder = cache_folder(cache)
     if not os.path.isfile(os.path.join(folder, _TAG_NAME)):
         raise FileNotFoundError(errno.ENOENT, "There is no cache of published versions", folder)
     return Cache(folder, ErrorDetails(url=folder, operation=operation))
@@ -585,7 +605,7 @@ def _removable(
     """
     versions = _versions(cache)
     held = {each.digest for each in versions if _is_held(cache, each)}
-    oldest = None if older_than is None else dt.datetime.now(tz=dt.UTC) - older_than
+    oldest = None if older_than is None else time_before(dt.datetime.now(tz=dt.UTC), older_than)
     incoming = {each.digest: _size_of_incoming(cache, each.digest) for each in versions}
     kept: set[bytes] = set()
     size, is_full, removable, others = 0, False, [], []
@@ -636,17 +656,22 @@ def _take_away(cache: Cache, folder: str) -> None:
 def _sweep(cache: Cache) -> None:
     """Remove the contents that no version needs, and what was taken away, also by a `prune_cache` that was killed."""
     versions = os.path.join(cache.folder, "versions")
-    for each in os.listdir(versions):
-        if each.endswith(_PRUNED):
-            shutil.rmtree(os.path.join(versions, each))
+    for folder in _folders_in(versions):
+        if folder.endswith(_PRUNED):
+            shutil.rmtree(folder)
     needed: set[bytes] = set()
     for each in _digests(cache):
         needed.update(_needed(cache, each))
-    files = os.path.join(cache.folder, "files")
-    for folder in os.listdir(files):
-        for name in os.listdir(os.path.join(files, folder)):
+    for folder in _folders_in(os.path.join(cache.folder, "files")):
+        for name in os.listdir(folder):
             if _HEX.fullmatch(name) and bytes.fromhex(name) not in needed:
-                os.unlink(os.path.join(files, folder, name))
+                os.unlink(os.path.join(folder, name))
+
+
+def _folders_in(folder: str) -> list[str]:
+    """The folders in a folder of the cache: other programs may leave files there, such as ``.DS_Store``."""
+    with os.scandir(folder) as entries:
+        return [each.path for each in entries if each.is_dir(follow_symlinks=False)]
 
 
 def _name_of(model: Model) -> str:

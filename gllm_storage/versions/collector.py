@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gllm_storage.errors import ObjectExistsError, Remedy, UnsupportedOperationError
 from gllm_storage.store.port import nothing
 from gllm_storage.versions.entries import Aborted, Deleted, Manifest
-from gllm_storage.versions.layout import is_place, mark_of, model_of, require_atomic, require_period
+from gllm_storage.versions.layout import is_place, mark_of, model_of, require_atomic, require_period, time_before
 from gllm_storage.versions.log import create_exclusively, logged_entries, newest_in, read_entries, version_log
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Collector:
         found = [each for each in sorted(self._places() - named) if not self._is_empty(each)]
         if not grace or not found:
             return found
-        latest = time_of_store(self.model, write=not dry_run) - grace
+        latest = time_before(time_of_store(self.model, write=not dry_run), grace)
         # A directory may be one of several deleted versions, and a later entry may have followed the deletion.
         young = [each for each in logged if each.time is not None and each.time > latest]
         spared = {entry.place for _, entry in read_entries(self.model, young) if isinstance(entry, Deleted)}

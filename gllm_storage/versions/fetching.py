@@ -25,11 +25,11 @@ from gllm_storage.errors import (
     UnsupportedOperationError,
 )
 from gllm_storage.files.names import FoldedClashes, fold_of_disk, local_directory
-from gllm_storage.files.source import local_errors
+from gllm_storage.files.source import local_error, local_errors
 from gllm_storage.folders.filters import Filter
 from gllm_storage.local.mounts import own_name
 from gllm_storage.store.transfer import Progress
-from gllm_storage.versions.cache import Cache, remove_others
+from gllm_storage.versions.cache import Cache, cache_folder, remove_others
 from gllm_storage.versions.catalog import Version, resolved, version_of
 from gllm_storage.versions.downloading import Downloads, batches
 from gllm_storage.versions.layout import hex_of, is_digest, model_of
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 _OPERATION = "fetch"
 _ATTEMPTS = 3
 """How often a fetch begins again because its version was moved to another directory."""
+_OCCUPIED = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 def fetch(
@@ -92,7 +93,7 @@ def fetch(
 
     Raises:
         ValueError: If the path, the name or a pattern is not valid, no file matches `include`, `local_dir` or `cache` is a
-            URL, or neither of them is given.
+            URL, or neither of them is given, or the cache is empty, `local_dir`, or in it.
         FileExistsError: If the directory exists.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was fetched
             (`ObjectNotFoundError`).
@@ -112,6 +113,7 @@ def fetch(
     target = "" if local_dir is None else os.path.abspath(local_directory("local_dir", local_dir))
     if target:
         _require_absent(target)
+        _require_other_place(target, cache)
     chosen = Filter.of([include] if isinstance(include, str) else include)
     opened = None if cache is None else Cache(cache, place.store.details(place.prefix, _OPERATION))
     known = opened.manifest(place, name) if opened is not None and is_digest(name) else None
@@ -287,8 +289,13 @@ class _Fetch:
 
     def _put_into_place(self) -> None:
         _require_absent(self.target)
-        with local_errors("write", self.target, self._details):
+        try:
             os.rename(self._temporary, self.target)
+        except OSError as error:
+            if error.errno in _OCCUPIED:  # it appeared since the check
+                _require_absent(self.target)
+            raise local_error("write", self.target, error, self._details) from error
+        with local_errors("write", self.target, self._details):
             fd = os.open(os.path.dirname(self.target), os.O_RDONLY)
             try:
                 os.fsync(fd)
@@ -323,6 +330,19 @@ def _is_at(fd: int, path: str) -> bool:
 def _require_absent(target: str) -> None:
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "The directory exists; name another one, or remove it", target)
+
+
+def _require_other_place(target: str, cache: str | os.PathLike[str] | None) -> None:
+    """Check that a cache is not at the destination, or in it: the destination would exist, then.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if cache is None:
+        return
+    real, folder = os.path.realpath(cache_folder(cache)), os.path.realpath(target)
+    if os.path.commonpath((real, folder)) == folder:
+        raise ValueError(f"cache {os.fspath(cache)!r} is local_dir, or in it; name a directory beside {target!r}")
 
 
 def _manifest_after(model: Model, name: str, manifest: Manifest, error: ObjectNotFoundError, *, is_last: bool) -> Manifest:

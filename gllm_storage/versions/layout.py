@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import operator
 import re
 from dataclasses import dataclass
 from itertools import islice
@@ -197,6 +198,28 @@ def require_period(argument: str, period: object) -> None:
         raise ValueError(f"{argument}={period!r} is not a datetime.timedelta, such as timedelta(days=30)")  # noqa: TRY004 - documented
     if period < dt.timedelta():
         raise ValueError(f"{argument} must not be negative: {period}")
+
+
+def time_before(now: dt.datetime, period: dt.timedelta) -> dt.datetime:
+    """The time that was a period ago; the earliest one that Python has, if it would be before the year 1."""
+    try:
+        return now - period
+    except OverflowError:
+        return dt.datetime.min.replace(tzinfo=dt.UTC)
+
+
+def require_count(argument: str, count: object) -> None:
+    """Check a number of things, or of bytes.
+
+    Raises:
+        ValueError: If it is not an `int`, or negative.
+    """
+    try:
+        number = operator.index(count)  # type: ignore[arg-type] # that is the question
+    except TypeError:
+        raise ValueError(f"{argument}={count!r} is not an int") from None
+    if number < 0:
+        raise ValueError(f"{argument} must not be negative: {number}")
 
 
 def is_name(name: str) -> bool:

@@ -156,21 +156,26 @@ class LocalFile:
         """The content, if the file did not change since it was hashed, and does not until the end of the block.
 
         Raises:
-            FileNotFoundError: If the file was removed.
             SourceChangedError: If the file changed.
-            StorageError: If the file cannot be read.
+            StorageError: If the file cannot be read, or was removed.
         """
         try:
-            with open_source(self.path, details) as source:
-                if _state_of(os.stat(self.path)) != self.state:
-                    raise source.changed()
+            with contextlib.ExitStack() as stack:
+                with local_errors("read", self.path, details):
+                    source = stack.enter_context(open_source(self.path, details))
+                self._require_state(source, details)
                 yield HashedSource(source, self.content)
                 source.require_unchanged()
-                if _state_of(os.stat(self.path)) != self.state:
-                    raise source.changed()
+                self._require_state(source, details)
         except SourceChangedError:
             self.hashes.forget(self.path)
             raise
+
+    def _require_state(self, source: LocalSource, details: ErrorDetails) -> None:
+        with local_errors("read", self.path, details):
+            found = _state_of(os.stat(self.path))
+        if found != self.state:
+            raise source.changed()
 
     def changed(self, details: ErrorDetails) -> SourceChangedError:
         """The error for a file that was stored with other bytes than it had when it was hashed."""
@@ -296,7 +301,8 @@ def _contents(
 def _hash_file(local: str, hashes: HashIndex, details: ErrorDetails) -> tuple[Content, bytes]:
     sha256, crc, crc32c = hashlib.sha256(), 0, 0
     began = time.time_ns()
-    with open_source(local, details) as source:
+    # A file that was removed since the listing is not the missing directory that `FileNotFoundError` stands for.
+    with local_errors("read", local, details), open_source(local, details) as source:
         state, before = _state_of(os.stat(local)), source.status()
         for offset in range(0, source.size, CHUNK):
             check_stop()
@@ -333,13 +339,14 @@ def _sorted_by(entry: os.DirEntry[str], path: str, details: ErrorDetails) -> byt
         name = entry.name.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"the name of {path + entry.name!r} is not UTF-8") from error
-    if entry.is_dir():
-        if entry.is_symlink():
-            raise not_a_file(entry.path, "a symbolic link to a directory", details)
-        return name + b"/"
-    if not stat.S_ISREG(entry.stat().st_mode):
+    with local_errors("read", entry.path, details):  # such as a link that leads nowhere, or to itself
+        is_folder = entry.is_dir()
+        is_file = not is_folder and stat.S_ISREG(entry.stat().st_mode)
+    if is_folder and entry.is_symlink():
+        raise not_a_file(entry.path, "a symbolic link to a directory", details)
+    if not (is_folder or is_file):
         raise not_a_file(entry.path, "not a regular file", details)
-    return name
+    return name + b"/" * is_folder
 
 
 def _state_of(status: os.stat_result) -> bytes:

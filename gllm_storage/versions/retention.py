@@ -10,7 +10,7 @@ from gllm_storage.versions.catalog import Version, alias_names, newest_move, ver
 from gllm_storage.versions.collector import time_of_store
 from gllm_storage.versions.deletion import aliases_to, mark_deleted
 from gllm_storage.versions.entries import Manifest
-from gllm_storage.versions.layout import model_of, require_atomic, require_period
+from gllm_storage.versions.layout import model_of, require_atomic, require_count, require_period, time_before
 from gllm_storage.versions.log import alias_log, logged_entries, newest_in, read_entries
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def retain(
         The versions that stay, and those that were deleted.
 
     Raises:
-        ValueError: If the path is not valid, no rule is given, or one is negative.
+        ValueError: If the path is not valid, no rule is given, or one is negative or of another type.
         RuntimeError: If an entry is damaged (`IntegrityError`) or of a later format (`UnsupportedOperationError`); if the
             store cannot create exclusively (`ConflictCheckUnsupportedError`); or if a request fails (`StorageError`): some
             of the versions may be deleted then.
@@ -87,8 +87,8 @@ def retain(
         >>> retain(client, "models/llama-ft", keep_last=10).deleted
         ()
     """
-    if min(keep_last, keep_every) < 0:
-        raise ValueError("a rule of retention must not be negative")
+    require_count("rule of retention keep_last", keep_last)
+    require_count("rule of retention keep_every", keep_every)
     if keep_younger is not None:
         require_period("rule of retention keep_younger", keep_younger)
     if not (keep_last or keep_every or keep_younger):
@@ -98,7 +98,7 @@ def retain(
         require_atomic(place, _OPERATION)
     published = _published(place)
     named = _aliases_by_version(place)  # after the versions: an alias to a later one keeps nothing of these
-    since = time_of_store(place, write=not dry_run) - keep_younger if keep_younger else None
+    since = time_before(time_of_store(place, write=not dry_run), keep_younger) if keep_younger else None
     kept: dict[str, tuple[str, ...]] = {}
     doomed: list[Manifest] = []
     for position, each in enumerate(published):
@@ -120,7 +120,9 @@ def retain(
 def _published(model: Model) -> list[_Published]:
     """The published versions, the oldest first."""
     logged = list(logged_entries(model))
-    firsts = sorted((each for each in logged if each.slot == 1), key=lambda each: (each.time or _LONG_AGO, each.version))
+    # The oldest entry is that of slot 1, unless another program has removed it.
+    oldest = {each.version: each for each in sorted(logged, key=lambda each: each.slot, reverse=True)}
+    firsts = sorted(oldest.values(), key=lambda each: (each.time or _LONG_AGO, each.version))
     numbers = {each.version: number for number, each in enumerate(firsts, 1)}
     found = [
         _Published(entry, _time_of(each, entry), numbers[each.version])

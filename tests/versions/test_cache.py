@@ -779,6 +779,71 @@ def test_two_machines(
     assert [(each.files, each.size) for each in list_cache(cache)] == [(4, len(LARGE) + 5002)]
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"older_than": dt.timedelta(-1)},
+        {"older_than": 30},
+        {"older_than": "30d"},
+        {"max_size": -1},
+        {"max_size": "1GiB"},
+        {"max_size": 1.5},
+    ],
+)
+@pytest.mark.usefixtures("version")
+def test_wrong_limits(client: LocalStorageClient, cache: Path, limits: dict[str, Any]) -> None:
+    """A negative limit, or one of another type, is refused: it would remove everything."""
+    fetch(client, MODEL, "v3", cache=cache)
+    with pytest.raises(ValueError, match=next(iter(limits))):
+        prune_cache(cache, **limits)
+    assert len(list_cache(cache)) == 1
+
+
+@pytest.mark.usefixtures("version")
+def test_longest_age(client: LocalStorageClient, cache: Path) -> None:
+    """A time before the year 1 is before all uses."""
+    fetch(client, MODEL, "v3", cache=cache)
+    assert prune_cache(cache, older_than=dt.timedelta.max) == []
+
+
+@pytest.mark.usefixtures("version")
+def test_stray_files(client: LocalStorageClient, cache: Path) -> None:
+    """Files that other programs leave in a cache stay, and do not stop the pruning."""
+    fetch(client, MODEL, "v3", cache=cache)
+    strays = [cache / each / ".DS_Store" for each in ("", "files", "files/5f", "versions")]
+    strays.append(cache / "versions" / "._x.pruned")
+    for each in strays:
+        each.parent.mkdir(exist_ok=True)
+        each.write_bytes(b"x")
+    assert len(prune_cache(cache, max_size=0)) == 1
+    assert [each for each in cache.rglob("*") if each.is_file() and each.name not in {"lock", "CACHEDIR.TAG"}] == strays
+    assert list_cache(cache) == []
+
+
+@pytest.mark.parametrize("place", ["local", "local/cache", "local/a/b", "link/cache"])
+@pytest.mark.usefixtures("version")
+def test_cache_in_destination(client: LocalStorageClient, tmp_path: Path, place: str) -> None:
+    """A cache at the destination, or in it, would make the destination exist: it is refused before anything is made."""
+    (tmp_path / "link").symlink_to("local")
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="beside"):
+        fetch(client, MODEL, "v3", tmp_path / "local", cache=tmp_path / place)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("version")
+def test_destination_in_cache(client: LocalStorageClient, cache: Path) -> None:
+    """A destination in the cache is a place like others."""
+    assert content(fetch(client, MODEL, "v3", cache / "local", cache=cache).path) == FILES
+
+
+def test_empty_name(client: LocalStorageClient) -> None:
+    """An empty name, as of a variable that is not set, is not the current directory."""
+    for call in (list_cache, prune_cache, lambda cache: fetch(client, MODEL, "v3", cache=cache)):
+        with pytest.raises(ValueError, match="cache is empty"):
+            call("")
+
+
 def test_two_machines_one_target(client: LocalStorageClient, version: Version, machine: Path, tmp_path: Path) -> None:
     """Of two machines that fetch to one directory without locks, one is told that the directory exists."""
 

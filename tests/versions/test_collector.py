@@ -155,6 +155,15 @@ def test_failed_collector(client: FsspecStorageClient, model: Model, monkeypatch
     assert len(keys_of(model, "tombs/")) == 1
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_longest_grace(client: FsspecStorageClient, tmp_path: Path, dry_run: bool) -> None:
+    """A grace period that began before the year 1 spares all files."""
+    publish(client, write_folder(tmp_path / "out", {"f": b"x"}), MODEL, version="v1")
+    delete_version(client, MODEL, "v1")
+    assert collect_garbage(client, MODEL, grace=dt.timedelta.max, dry_run=dry_run) == []
+    assert len(collect_garbage(client, MODEL, grace=dt.timedelta(), dry_run=True)) == 1
+
+
 def test_negative_grace(client: FsspecStorageClient) -> None:
     """A negative grace period is refused."""
     with pytest.raises(ValueError, match="must not be negative"):

@@ -57,6 +57,32 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
 
 
+@pytest.mark.parametrize("include", [5, [5], b"*", [None]])
+@pytest.mark.usefixtures("version")
+def test_wrong_include(client: FsspecStorageClient, tmp_path: Path, include: Any) -> None:
+    """Patterns of another type are refused before anything is made."""
+    with pytest.raises(ValueError, match="include"):
+        fetch(client, MODEL, "v3", tmp_path / "local", include=include)
+    assert not (tmp_path / "local").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.usefixtures("version")
+def test_appears_at_end(client: FsspecStorageClient, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A destination that appears at the last moment is a FileExistsError, too, and stays as it is."""
+    real, local = os.rename, tmp_path / "local"
+
+    def rename(source: str, target: str) -> None:
+        if target == str(local):
+            write_folder(local, {"f": b"x"}) if kind == "folder" else local.write_bytes(b"x")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(FileExistsError, match="The directory exists"):
+        fetch(client, MODEL, "v3", local)
+    assert local.is_file() or content(local) == {"f": b"x"}
+
+
 @pytest.mark.parametrize("by", ["name", "alias", "digest"])
 def test_fetched_directory(client: FsspecStorageClient, version: Version, tmp_path: Path, by: str) -> None:
     """A version, found by its name, an alias or its digest, is on this machine with all its files."""

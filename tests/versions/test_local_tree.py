@@ -6,12 +6,13 @@ import itertools
 import os
 import random
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gllm_storage.errors import ErrorDetails
+from gllm_storage.errors import ErrorDetails, StorageError
 from gllm_storage.files.source import SourceChangedError, open_source
+from gllm_storage.versions.hash_index import HashIndex
 from gllm_storage.versions.local_tree import HashedSource, LocalFile, hashed_tree
 from tests.versions.support import write_folder
 
@@ -37,6 +38,38 @@ def pieces(seed: int) -> list[tuple[int, int]]:
     found = [(start, end - start) for start, end in itertools.pairwise(cuts)]
     chooser.shuffle(found)
     return found
+
+
+@pytest.mark.parametrize("target", ["link", "nowhere", "file/below"])
+def test_broken_link(tmp_path: Path, target: str) -> None:
+    """A link to itself or to nothing is an error that names it, and not the one of a missing directory."""
+    folder = write_folder(tmp_path / "out", {"file": b"x"})
+    (folder / "link").symlink_to(target)
+    with pytest.raises(StorageError, match=r"cannot read local file '.*/out/link'"), hashed_tree(str(folder), DETAILS):
+        pass
+
+
+@pytest.mark.parametrize("moment", ["listing", "hashing", "sending"])
+def test_removed_file(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is removed while it is published is an error that names it."""
+    folder = write_folder(tmp_path / "out", {"a": b"x", "b": b"y"})
+
+    def removed(*_: Any) -> dict[str, Any]:
+        (folder / "b").unlink()
+        return {}
+
+    def read() -> None:
+        with hashed_tree(str(folder), DETAILS) as tree:
+            (batch,) = tree.batches(10, DETAILS)
+            if moment == "hashing":
+                removed()
+            with batch[1].opened(DETAILS):
+                removed()
+
+    if moment == "listing":
+        monkeypatch.setattr(HashIndex, "find", removed)
+    with pytest.raises(StorageError, match=r"cannot read local file '.*/out/b'"):
+        read()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -84,6 +84,29 @@ def test_published_again(client: FsspecStorageClient, clock: Clock, tmp_path: Pa
     assert list(retain(client, MODEL, keep_every=10).kept) == ["v8"]
 
 
+def test_first_entry_removed(client: FsspecStorageClient, clock: Clock, tmp_path: Path) -> None:
+    """A version whose first entry another program has removed is numbered by its oldest one."""
+    delete_version(client, MODEL, "v0")
+    clock.pass_days(1)
+    publish(client, tmp_path / "out", MODEL, version="v0")
+    client.delete_file(f"{MODEL}/versions/v0/99999998.json")
+    assert list(retain(client, MODEL, keep_every=9).kept) == ["v8"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.usefixtures("clock")
+def test_longest_time(client: FsspecStorageClient, dry_run: bool) -> None:
+    """A time before the year 1 is before all versions."""
+    assert retain(client, MODEL, keep_younger=dt.timedelta.max, dry_run=dry_run).deleted == ()
+
+
+@pytest.mark.parametrize("rule", ["keep_last", "keep_every", "keep_younger"])
+def test_wrong_type(client: FsspecStorageClient, rule: str) -> None:
+    """A rule of another type is refused."""
+    with pytest.raises(ValueError, match=f"{rule}='3'"):
+        retain(client, MODEL, **{rule: "3"})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("rules", [{}, {"keep_last": 0}, {"keep_last": -1}, {"keep_every": -1}, {"keep_younger": -1}])
 def test_wrong_rules(client: FsspecStorageClient, rules: dict[str, int]) -> None:
     """No rule at all would delete everything: it is refused, as a negative one."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gllm_storage import MemoryStorageClient
 from gllm_storage.folders.filters import Filter
 from tests.servers.process import clean_environment, find_program
 from tests.servers.rclone import INSTALL
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PATHS = [
     "config.json",
@@ -174,10 +173,19 @@ def test_include_and_exclude() -> None:
         Filter.of(include=["*.bin"], exclude=["a*"])
 
 
-def test_text_instead_of_list() -> None:
-    """A single text is refused: its letters would be patterns."""
-    with pytest.raises(ValueError, match="give a list"):
-        Filter.of(include="*.bin")
+@pytest.mark.parametrize("name", ["include", "exclude", "rules"])
+@pytest.mark.parametrize("value", ["*.bin", b"*.bin", 5, [5], [None], [b"*.bin"]])
+def test_no_list_of_texts(name: str, value: Any) -> None:
+    """Only a list of texts is taken: the letters of a single one would be patterns."""
+    with pytest.raises(ValueError, match=f"{name}.*give a list"):
+        Filter.of(**{name: value})
+
+
+@pytest.mark.parametrize("files", ["a.bin", 5, [5], [Path("a.bin")]])
+def test_wrong_files(tmp_path: Path, files: Any) -> None:
+    """A list of files has texts only, too."""
+    with pytest.raises(ValueError, match=r"files.*give a list of paths"):
+        MemoryStorageClient({"bucket_name": "filters"}).upload_dir(tmp_path, "v1", files=files)
 
 
 def test_line_break() -> None:
