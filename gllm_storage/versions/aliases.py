@@ -77,7 +77,6 @@ def set_alias(client: CloudStorageClient, model: str, alias: str, version: str, 
     target = manifest_of(place, require_name(version), _OPERATION)
     if expected is not None:
         require_name(expected)
-    enter(place, alias, "alias", _OPERATION)
     return version_of(place, move(place, alias, target, expected))
 
 
@@ -139,12 +138,14 @@ def list_aliases(client: CloudStorageClient, model: str) -> dict[str, AliasMove]
 
 
 def move(model: Model, alias: str, target: Manifest, expected: str | None) -> Manifest:
-    """Append a move to the log of an alias; raises as `set_alias`."""
+    """Enter the name of an alias, and append a move to its log; raises as `set_alias`."""
     log = alias_log(model, alias, _OPERATION)
     slot, current = newest_move(log)
     if expected is not None and (current is None or current.version != expected):
+        require_free(model, alias, "alias", _OPERATION)
         found = "points to nothing" if current is None else f"points to {current.version!r}"
         raise _conflict(model, alias, f"{found}, and not to {expected!r}")
+    enter(model, alias, "alias", _OPERATION)  # not before: a name that was entered stays taken
     entry = AliasEntry(target.version, target.digest, secrets.token_hex(16), entries.now())
     decision = log.decide(slot + 1, entry)
     if decision.entry == entry:

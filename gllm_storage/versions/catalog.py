@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage.errors import IntegrityError, ObjectNotFoundError, Remedy
+from gllm_storage.errors import ObjectNotFoundError, Remedy
 from gllm_storage.versions.entries import Aborted, AliasEntry, Deleted, Manifest
 from gllm_storage.versions.layout import is_digest, is_name, model_of, require_name
-from gllm_storage.versions.log import alias_log, logged_entries, newest_in, read_entries, version_log
+from gllm_storage.versions.log import alias_log, logged_entries, newest_in, read_entries, require_own, version_log
 from gllm_storage.versions.register import find
 
 if TYPE_CHECKING:
@@ -143,10 +143,8 @@ def resolved(model: Model, name: str, operation: str) -> Manifest:
 def manifest_of(model: Model, version: str, operation: str) -> Manifest:
     """The manifest of a version, not of an alias; raises as `resolve`."""
     _, entry = version_log(model, version, operation).newest()
+    require_own(entry, version, model.store.details(model.key("versions", version), operation))
     if isinstance(entry, Manifest):
-        if entry.version != version:
-            details = model.store.details(model.key("versions", version), operation)
-            raise IntegrityError(f"{details.url} has the manifest of another version, {entry.version!r}", details)
         return entry
     if isinstance(entry, Deleted):
         raise _missing(model, version, operation, f"has a version {version!r} that was deleted")

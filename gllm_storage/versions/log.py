@@ -11,16 +11,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 from gllm_storage.concurrency.stop import Stop, running_stop
-from gllm_storage.errors import IntegrityError, ObjectExistsError, ObjectNotFoundError, StorageError
+from gllm_storage.errors import IntegrityError, ObjectExistsError, ObjectNotFoundError, Remedy, StorageError
 from gllm_storage.files.source import MemorySource
 from gllm_storage.store.port import ReadItem, unwatched
-from gllm_storage.versions.entries import Aborted, Entry, decode_entry, encode_entry
+from gllm_storage.versions.entries import Aborted, Entry, Manifest, decode_entry, encode_entry
 from gllm_storage.versions.layout import exclusive_creates, is_name, slot_name, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
+    from gllm_storage.errors import ErrorDetails
     from gllm_storage.info import ObjectInfo
     from gllm_storage.store.port import ObjectStore
     from gllm_storage.versions.layout import Model
@@ -236,7 +237,7 @@ def read_entries(model: Model, logged: Iterable[LoggedEntry]) -> Iterator[tuple[
     """The content of entries, many at a time.
 
     Raises:
-        IntegrityError: If one is damaged, or was removed.
+        IntegrityError: If one is damaged, was removed, or is the manifest of another version.
         UnsupportedOperationError: If a later version of this library wrote it.
         StorageError: If a request fails.
     """
@@ -248,7 +249,21 @@ def read_entries(model: Model, logged: Iterable[LoggedEntry]) -> Iterator[tuple[
         except ObjectNotFoundError as error:
             raise IntegrityError(f"{error.message}: an entry of the log was removed", error.details) from error
         for each, key, data in zip(batch, keys, found, strict=True):
-            yield each, decode_entry(cast("bytes", data), model.store.details(key, "read"))
+            entry = decode_entry(cast("bytes", data), model.store.details(key, "read"))
+            require_own(entry, each.version, model.store.details(model.key("versions", each.version), "read"))
+            yield each, entry
+
+
+def require_own(entry: Entry | None, version: str, details: ErrorDetails) -> None:
+    """Check that an entry in the log of a version is not the manifest of another one, which a tool has put there.
+
+    Raises:
+        IntegrityError: If it is.
+    """
+    if isinstance(entry, Manifest) and entry.version != version:
+        raise IntegrityError(
+            f"{details.url} has the manifest of another version, {entry.version!r}", details, Remedy.DELETE_VERSION
+        )
 
 
 def create_exclusively(store: ObjectStore, key: str, data: bytes) -> None:

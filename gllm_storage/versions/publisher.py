@@ -42,7 +42,7 @@ from gllm_storage.versions.catalog import Version, version_of
 from gllm_storage.versions.entries import LARGEST_ENTRY, Manifest, encode_entry
 from gllm_storage.versions.layout import model_of, place_of, require_atomic, require_name, require_outside, slot_name
 from gllm_storage.versions.local_tree import hashed_tree
-from gllm_storage.versions.log import version_log
+from gllm_storage.versions.log import require_own, version_log
 from gllm_storage.versions.register import enter
 from gllm_storage.versions.reuse import Earlier, earlier_files
 from gllm_storage.versions.stored_file import Content, holds, listed_files
@@ -275,12 +275,13 @@ class Publisher:
 
         Raises:
             ObjectExistsError: If the version exists with other files or metadata.
-            IntegrityError: If the version exists, lacks files, and cannot get them again.
+            IntegrityError: If the version exists, lacks files, and cannot get them again; or its log is damaged.
             StorageError: If a request fails, or the slot was aborted again and again.
         """
         failure: StorageError | None = None
         for _ in range(_RESTARTS):
             slot, entry = self._log.newest()
+            require_own(entry, self._manifest.version, self._details)
             if isinstance(entry, Manifest) and self._is_ours(entry) and not self._seems_complete(entry):
                 self._repair(slot, entry)
                 slot, entry = self._log.newest()

@@ -54,11 +54,21 @@ def _require_same(model: Model, name: str, kind: Kind, found: tuple[str, Kind] |
     other, other_kind = found
     twin = "" if other == name else ", which differs only in case"
     raise ObjectExistsError(
-        f"{model.store.url(model.prefix)} has {'an' if other_kind == 'alias' else 'a'} {other_kind} {other!r}{twin}, so "
-        f"{name!r} cannot be {'an' if kind == 'alias' else 'a'} {kind}",
+        f"{model.store.url(model.prefix)} {_use_of(model, other, other_kind)}{twin}, so {name!r} cannot be "
+        f"{'an' if kind == 'alias' else 'a'} {kind}",
         model.store.details(_key(model, name), operation),
         Remedy.OTHER_NAME,
     )
+
+
+def _use_of(model: Model, name: str, kind: Kind) -> str:
+    """The use of a name. One whose log is empty stays reserved: its process may be at work still."""
+    folder, article, state = (
+        ("versions", "a", "was not published to its end") if kind == "version" else ("aliases", "an", "points to nothing")
+    )
+    if model.store.first(f"{model.key(folder, name)}/") is not None:
+        return f"has {article} {kind} {name!r}"
+    return f"reserves {name!r} for {article} {kind} that {state}"
 
 
 def find(model: Model, name: str) -> tuple[str, Kind] | None:

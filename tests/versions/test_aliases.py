@@ -16,7 +16,7 @@ from gllm_storage.versions.entries import Aborted
 from gllm_storage.versions.layout import model_of
 from gllm_storage.versions.log import alias_log
 from gllm_storage.versions.publisher import publish
-from tests.versions.support import MODEL, new_client, write_folder
+from tests.versions.support import MODEL, keys_of, new_client, write_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +55,12 @@ def test_moves_and_history(client: FsspecStorageClient) -> None:
 
 def test_expected_version(client: FsspecStorageClient) -> None:
     """A move that expects another version is refused, names both, and changes nothing."""
+    before = keys_of(model_of(client, MODEL))
     with pytest.raises(ObjectExistsError, match="points to nothing, and not to 'v1'"):
         set_alias(client, MODEL, "latest", "v2", expected="v1")
+    with pytest.raises(ObjectExistsError, match="has a version 'v3', so 'v3' cannot be an alias"):
+        set_alias(client, MODEL, "v3", "v2", expected="v1")
+    assert keys_of(model_of(client, MODEL)) == before
     set_alias(client, MODEL, "latest", "v1")
     set_alias(client, MODEL, "latest", "v2", expected="v1")
     with pytest.raises(ObjectExistsError, match="points to 'v2', and not to 'v1'"):

@@ -55,7 +55,6 @@ def publish(tree: LocalTree, version: str, store: SteppedStore) -> Any:
 
 def point(version: str, store: SteppedStore) -> Any:
     model = Model(store, "m")
-    enter(model, "latest", "alias", "alias")
     return move(model, "latest", manifest_of(model, version, "alias"), None)
 
 

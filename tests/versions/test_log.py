@@ -8,7 +8,7 @@ import pytest
 
 from gllm_storage.errors import IntegrityError, ObjectExistsError, StorageUnavailableError
 from gllm_storage.memory.store import MemoryStore
-from gllm_storage.versions.entries import Aborted, Deleted
+from gllm_storage.versions.entries import Aborted, Deleted, Manifest
 from gllm_storage.versions.layout import Model
 from gllm_storage.versions.log import logged_entries, newest_in, version_log
 from gllm_storage.versions.register import enter, find
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from gllm_storage.store.transfer import Transfer
 
 OTHER = Deleted("sha256:" + "ab" * 32, "ab" * 32 + "-0", "2026-11-28")
+
+
+MANIFEST = Manifest("m", "v3", OTHER.digest, OTHER.place, 1, 1, 1, "cd" * 32, "test", OTHER.time)
 
 
 class CountingStore(MemoryStore):
@@ -156,6 +159,14 @@ def test_names_of_a_model() -> None:
     enter(model, "v3", "version", "publish")
     enter(model, "v3", "version", "publish")
     assert find(model, "V3") == ("v3", "version")
+    with pytest.raises(ObjectExistsError, match="'v3' for a version that was not published to its end, so 'v3'"):
+        enter(model, "v3", "alias", "alias")
+    with pytest.raises(ObjectExistsError, match=r"'v3' for a version .*, so 'V3' cannot be an alias"):
+        enter(model, "V3", "alias", "alias")
+    enter(model, "latest", "alias", "alias")
+    with pytest.raises(ObjectExistsError, match="'latest' for an alias that points to nothing, so 'latest'"):
+        enter(model, "latest", "version", "publish")
+    version_log(model, "v3", "publish").create(1, MANIFEST)
     with pytest.raises(ObjectExistsError, match="has a version 'v3', so 'v3' cannot be an alias"):
         enter(model, "v3", "alias", "alias")
     with pytest.raises(ObjectExistsError, match="'v3', which differs only in case, so 'V3' cannot be a version"):

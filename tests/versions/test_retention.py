@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gllm_storage import LocalStorageClient
+from gllm_storage.errors import IntegrityError
 from gllm_storage.versions import deletion, retention
 from gllm_storage.versions.aliases import set_alias
-from gllm_storage.versions.catalog import list_versions
+from gllm_storage.versions.catalog import list_versions, resolve
+from gllm_storage.versions.collector import collect_garbage
 from gllm_storage.versions.deletion import delete_version
 from gllm_storage.versions.layout import model_of
 from gllm_storage.versions.publisher import publish
 from gllm_storage.versions.retention import retain
-from tests.versions.support import MODEL, keys_of, new_client, write_folder
+from gllm_storage.versions.verification import verify
+from tests.versions.support import MODEL, keys_of, new_client, read_bytes, store_bytes, write_folder
 from tests.versions.test_collector import Clock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
@@ -113,6 +117,31 @@ def test_wrong_rules(client: FsspecStorageClient, rules: dict[str, int]) -> None
     given = {name: dt.timedelta(value) if name == "keep_younger" else value for name, value in rules.items()}
     with pytest.raises(ValueError, match="rule of retention"):
         retain(client, MODEL, **given, dry_run=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("clock")
+def test_swapped_manifest(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A manifest in the log of another version is found before anything is deleted; to delete the version is the way out."""
+    model, slot = model_of(client, MODEL), "99999998.json"
+    store_bytes(client.store, model.key("versions", "v3", slot), read_bytes(client.store, model.key("versions", "v8", slot)))
+    before = keys_of(model)
+    calls: list[Callable[[], object]] = [
+        lambda: list(list_versions(client, MODEL)),
+        lambda: resolve(client, MODEL, "v3"),
+        lambda: resolve(client, MODEL, "sha256:" + "0" * 64),
+        lambda: retain(client, MODEL, keep_last=1),
+        lambda: retain(client, MODEL, keep_last=1, dry_run=False),
+        lambda: collect_garbage(client, MODEL),
+        lambda: publish(client, tmp_path / "out", MODEL, version="v3"),  # the files of v8
+        lambda: set_alias(client, MODEL, "best", "v3"),
+    ]
+    for call in calls:
+        with pytest.raises(IntegrityError, match=r"/versions/v3 has the manifest of .*'v8'.*Delete the version"):
+            call()
+    assert keys_of(model) == before
+    delete_version(client, MODEL, "v3")
+    assert list(retain(client, MODEL, keep_last=1, dry_run=False).kept) == ["v8"]
+    assert verify(client, MODEL, "v8").name == "v8"
 
 
 @pytest.mark.usefixtures("clock")
