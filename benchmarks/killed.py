@@ -2,8 +2,13 @@
 
 A directory is published over https by a process that is killed (SIGKILL) at random moments and started again until it is
 complete; then it is fetched the same way, and compared. A proxy counts the bytes that pass, with those of TLS and HTTP, and
-with those that a killed process had given to the kernel. The server is Ceph's radosgw of the tests, which keeps its objects
-in memory. It has what a publisher needs to resume within a file: the list of the uploaded parts (ListParts).
+with those that a killed process had given to the kernel.
+
+The server is Ceph's radosgw of the tests, which keeps its objects in memory. It lists the uploaded parts of a file
+(ListParts), which a publisher needs to resume within it. Unlike Amazon S3 it ignores the precondition of
+CompleteMultipartUpload, so that this library sends each file of a version by one PutObject there, and again from its
+beginning after a kill. By default the client is told that the precondition is enforced, and does what it does at Amazon S3;
+``--conditional-writes auto`` lets it find out.
 """
 
 from __future__ import annotations
@@ -106,12 +111,13 @@ class Repeats:
         return count
 
 
-def measure(folder: Path, tree: Tree, kills: int, seed: int) -> dict[str, Any]:
+def measure(folder: Path, tree: Tree, conditional_writes: str, kills: int, seed: int) -> dict[str, Any]:
     """Publish and fetch a directory.
 
     Args:
         folder: For all files.
         tree: The directory.
+        conditional_writes: The setting of the client.
         kills: How often each of both is killed.
         seed: Of the random moments.
 
@@ -127,7 +133,7 @@ def measure(folder: Path, tree: Tree, kills: int, seed: int) -> dict[str, Any]:
     size, moments = tree.count * tree.size, random.Random(seed)  # noqa: S311 - moments, not secrets
     slow = servers.compile_c(servers.SLOWPROXY, str(folder))
     with servers.rig_server("ceph", str(folder), tls=True) as direct, servers.proxy(slow, direct) as proxy:
-        config = json.dumps(config_of(direct.at(proxy.url)))
+        config = json.dumps({**config_of(direct.at(proxy.url)), "conditional_writes": conditional_writes})
         environment = environment_of() | {"HOME": str(home)}
         found = {}
         for name, code, place, direction in (
@@ -155,7 +161,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     head = (
         f"A directory of {about['tree']} over https, each call killed {about['kills']} times at random moments (seed "
         f"{about['seed']}) and repeated until it was complete; the server is Ceph's radosgw, on the same "
-        f"{found['machine']['cores']} processors."
+        f'{found["machine"]["cores"]} processors, with `conditional_writes="{about["conditional_writes"]}"`.'
     )
     lines = [
         head,
@@ -185,18 +191,19 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--files", type=int, default=32, help="of 128 MiB; Ceph has room for about 40")
     parser.add_argument("--kills", type=int, default=10, help="of publish, and of fetch")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the moments")
+    parser.add_argument("--conditional-writes", choices=("enforced", "auto"), default="enforced", help="see the module")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="for all files; by default in memory, if it has room")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the bytes of each process")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table; it is printed anyway")
     options = parser.parse_args(given)
     tree = Tree(options.files, _FILE)
-    about = {"tree": tree.title, "bytes": tree.count * tree.size, "kills": options.kills, "seed": options.seed}
-    found = results.begin(about)
+    about = {name: getattr(options, name) for name in ("kills", "seed", "conditional_writes")}
+    found = results.begin({"tree": tree.title, "bytes": tree.count * tree.size, **about})
     folder = Path(
         tempfile.mkdtemp(prefix="gllm-storage-bench-", dir=options.work or default_work(3 * tree.count * tree.size))
     )
     try:
-        found["killed"] = measure(folder, tree, options.kills, options.seed)
+        found["killed"] = measure(folder, tree, **about)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if options.json:

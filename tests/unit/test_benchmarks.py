@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import shutil
 import ssl
 import subprocess
@@ -20,7 +21,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from moto.server import ThreadedMotoServer
 
-from benchmarks import docs, first, goals, report, results, run, servers
+from benchmarks import docs, first, folders, goals, killed, report, results, run, servers
 from benchmarks.figures import best, far_behind, floor_of, order, summarise
 from benchmarks.jobs import choose_jobs
 from benchmarks.layout import CLOUDS, ENDPOINTS, GIB, MIB, Endpoint, Layout, Task
@@ -416,3 +417,63 @@ def test_unknown_job(tmp_path: Path) -> None:
 def test_compiler() -> None:
     """The tests of the proxy need a C compiler. Without this test, their failures would not name the cause."""
     assert shutil.which("cc")
+
+
+def test_directories(tmp_path: Path) -> None:
+    """A tree has files of its size with contents of their own; the table has a cell for each step, and the failures."""
+    tree = folders.Tree(3, MIB + 9)
+    tree.make(tmp_path)
+    contents = {path.read_bytes() for path in tmp_path.rglob("*.bin")}
+    assert (len(contents), {len(each) for each in contents}) == (3, {MIB + 9})
+
+    measured = folders.Found()
+    for step in folders.STEPS:
+        measured.add("gllm-storage", step, {"process_wall": 1.0, "process_cpu": 0.5})
+    measured.add("gllm-storage", "up", {"process_wall": 2.0, "process_cpu": 0.7})
+    measured.add("s3fs", "up", {"process_wall": 3.0, "process_cpu": 2.5})
+    measured.failures["s3fs"] = "down: did not end in 60 s"
+    assert (measured.total("gllm-storage"), measured.total("s3fs")) == (2.5, float("inf"))
+    found = results.begin({"repeats": 2, "server": "rclone"})
+    peers = {"gllm-storage": {"version": "1", "how": "`client.upload_dir`"}}
+    found["endpoints"]["https"] = {"peers": peers, "folders": {tree.title: vars(measured)}}
+    table = folders.to_markdown(found)
+    assert "| gllm-storage | 2 | 1.50 (0.60) | 1.00 (0.50) | 1.00 (0.50) | 1.00 (0.50) |" in table
+    assert "| s3fs | 1 | 3.00 (2.50) | – | – | – |" in table
+    assert "Failed: s3fs, down: did not end in 60 s." in table
+
+
+def test_processes_in_time(tmp_path: Path) -> None:
+    """A process that takes too long is killed, and the failure says so."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(run.WorkerError, match="did not end in 0 s"):
+        run.run_process(command, os.environ, str(tmp_path), seconds=0.2)
+
+
+_RESUMES = """
+import os, sys, time, urllib.request
+url, path = sys.argv[1:]
+while not os.path.exists(path) or os.path.getsize(path) < 4_000_000:
+    body = urllib.request.urlopen(url).read()
+    time.sleep(0.02)
+    open(path, "ab").write(body)
+"""
+
+
+def test_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process is killed as often as asked, and run until it is complete; the bytes of each of its runs are counted."""
+    monkeypatch.setattr(killed, "_PAUSE_SECONDS", 0.0)
+    program = servers.compile_c(servers.SLOWPROXY, str(tmp_path))
+    with serving() as web, servers.proxy(program, web) as counting:
+        command = [sys.executable, "-c", _RESUMES, counting.url, str(tmp_path / "file")]
+        repeats = killed.Repeats(command, os.environ, counting, "bytes_down")
+        found = repeats.run(4_000_000, 2, random.Random(1))
+    assert len(found["bytes"]) == 3
+    assert 4_000_000 < sum(found["bytes"]) <= counting.seen["bytes_down"]
+    table = killed.to_markdown(
+        {
+            "about": {"tree": "40 × 1 KiB", "bytes": 40_000, "kills": 2, "seed": 1, "conditional_writes": "auto"},
+            "machine": {"cores": 2},
+            "killed": {"fetch": {"bytes": [30_000, 5_000, 25_000], "seconds": 3.0}},
+        }
+    )
+    assert "| fetch | 0.000 GiB | 1.500 | 0.0 MiB | 3 |" in table
