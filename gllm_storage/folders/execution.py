@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from gllm_storage.folders.plan import Plan, Step
     from gllm_storage.store.port import ObjectStore
 
-_BATCH_FILES = 1000
+_BATCH_FILES = 4000
+"""Files that are transferred together; a batch begins when the last file of the one before has ended."""
+_DELETED_TOGETHER = 1000
+"""Files of one DeleteObjects request."""
 _BATCH_BYTES = 2**30
 _KEPT_FAILURES = 1000
 _SHOWN_FAILURES = 20
@@ -235,7 +238,7 @@ class Execution:
             for file in in_order(self._delete_unchanged):
                 self._fail(file, changed(f"{self._target.url.rstrip('/')}/{file.path}", "so it was not deleted"))
         else:
-            for batch in batches_of(self._plan.steps("delete"), _BATCH_FILES, _BATCH_BYTES):
+            for batch in batches_of(self._plan.steps("delete"), _DELETED_TOGETHER, _BATCH_BYTES):
                 self._delete_batch([step.file for step in batch])
         if self._target.local is not None:
             if not self._manner.keeps_folders:
@@ -256,7 +259,7 @@ class Execution:
             if file is None or found is None:
                 continue
             (waiting if _is_unchanged(file, found) else replaced).append(file)
-            if len(waiting) == _BATCH_FILES:
+            if len(waiting) == _DELETED_TOGETHER:
                 self._delete_batch(waiting)
                 waiting = []
         self._delete_batch(waiting)

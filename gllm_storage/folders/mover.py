@@ -31,6 +31,7 @@ from gllm_storage.store.transfer import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
+    from types import TracebackType
 
     from gllm_storage.files.source import Source
     from gllm_storage.folders.entries import Folder
@@ -542,18 +543,20 @@ class Mover:
         return self.progress.of(where, f"{self.target.url.rstrip('/')}/{path}")
 
     def _watch(self, step: Step) -> Callable[[], contextlib.AbstractContextManager[Progress]]:
-        return partial(self._watched, self._progress_of(step))
+        return partial(_Watched, self, self._progress_of(step))
 
-    @contextlib.contextmanager
-    def _watched(self, watch: Callable[[], contextlib.AbstractContextManager[Progress]]) -> Iterator[Progress]:
+    def require_no_failure(self) -> None:
+        """Check that another file may begin.
+
+        Raises:
+            NotBegunError: If it may not.
+        """
         if self._has_failed:
             raise NotBegunError
-        try:
-            with watch() as progress:
-                yield progress
-        except Exception as error:
-            self._has_failed |= self.manner.on_error == "stop" or ends_all(error)
-            raise
+
+    def note_failure(self, error: Exception) -> None:
+        """Note the failure of a file, after which no other may begin, unless failures are collected."""
+        self._has_failed |= self.manner.on_error == "stop" or ends_all(error)
 
     def _learn(self, sums: Checksums, files: Sequence[Entry]) -> list[str | None]:
         """Read local files once more, if `Manner.learns`; as `Checksums.learn`."""
@@ -578,6 +581,41 @@ class Mover:
             if (state := local.state(file.path)) is not None
         ]
         self._target_sums.learn([file for file, _ in now], [algorithm for _, algorithm in now])
+
+
+class _Watched(contextlib.AbstractContextManager[Progress]):
+    """The progress of one file, which notes its failure. A class: a generator takes 4 µs more for each small file.
+
+    Args:
+        mover: Transfers the file.
+        watch: The `watch` without the note.
+    """
+
+    __slots__ = ("_inner", "_mover")
+
+    def __init__(self, mover: Mover, watch: Callable[[], contextlib.AbstractContextManager[Progress]]) -> None:
+        self._mover = mover
+        self._inner = None if watch is unwatched else watch()
+
+    def __enter__(self) -> Progress:
+        self._mover.require_no_failure()
+        if self._inner is None:
+            return Progress()
+        try:
+            return self._inner.__enter__()
+        except Exception as error:
+            self._mover.note_failure(error)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        try:
+            suppresses = self._inner is not None and bool(self._inner.__exit__(kind, error, trace))
+        except Exception as failure:
+            self._mover.note_failure(failure)
+            raise
+        if isinstance(error, Exception) and not suppresses:
+            self._mover.note_failure(error)
+        return suppresses
 
 
 def changed(where: str, consequence: str) -> StorageError:
