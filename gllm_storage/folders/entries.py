@@ -474,3 +474,14 @@ def may_be_one_time(one: int | None, other: int | None) -> bool:
 def state_of(status: os.stat_result) -> str:
     """Identifies a state of a local file: whatever changes its content, even with the old time, changes this text."""
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+
+
+def is_same_but_for_ctime(state: str | None, other: str | None) -> bool:
+    """Whether two states of `state_of` differ in the time of change at most.
+
+    A file gets another time of change if another of its names (a hard link) is deleted or renamed.
+    """
+    if state is None or other is None:
+        return False
+    (one, _, inode), (two, _, other_inode) = state.rsplit("-", 2), other.rsplit("-", 2)
+    return (one, inode) == (two, other_inode)

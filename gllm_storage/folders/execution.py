@@ -19,11 +19,12 @@ from gllm_storage.folders.batches import batches_of
 from gllm_storage.folders.distribution import Distribution
 from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder, files_of, folders_of, may_be_one_time
 from gllm_storage.folders.mover import Mover, NotBegunError, Progresses, changed, unlinked
+from gllm_storage.folders.other_names import LocalMove
 from gllm_storage.folders.plan import in_order, merged
 from gllm_storage.folders.records import Records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from gllm_storage.folders.entries import Folder
     from gllm_storage.folders.index import ChecksumIndex
@@ -179,7 +180,10 @@ class Execution:
         if self._manner.executor is not None:
             Distribution(self._manner.executor, mover, self._index, self).run(steps)
             return
-        for batch in batches_of(steps, _BATCH_FILES, _BATCH_BYTES):
+        if self._manner.removes and mover.source.local is not None:
+            LocalMove(mover, mover.source.local, _batches, self).run(steps)
+            return
+        for batch in _batches(steps):
             self.record(batch, [NotBegunError()] * len(batch) if self.must_end else mover.move(batch))
 
     def record(self, batch: Sequence[Step], results: Sequence[Result]) -> None:
@@ -326,6 +330,10 @@ class Execution:
         if not self._plan.source and isinstance(self._target, StoredFolder) and self._target.prefix:
             with contextlib.suppress(OSError):
                 os.rmdir(target.path)
+
+
+def _batches(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    return batches_of(steps, _BATCH_FILES, _BATCH_BYTES)
 
 
 def _without_repeat(error: Exception) -> str:

@@ -22,7 +22,16 @@ from gllm_storage.files.source import open_source
 from gllm_storage.files.target import Preserved
 from gllm_storage.folders.attributes import as_metadata, of_metadata, of_status
 from gllm_storage.folders.compare import ALGORITHM, COPY, Checksums, differences, may_be_md5
-from gllm_storage.folders.entries import Entry, LocalFolder, StoredFolder, may_be_one_time, moment_of, nanoseconds, state_of
+from gllm_storage.folders.entries import (
+    Entry,
+    LocalFolder,
+    StoredFolder,
+    is_same_but_for_ctime,
+    may_be_one_time,
+    moment_of,
+    nanoseconds,
+    state_of,
+)
 from gllm_storage.folders.index import is_new, is_settled
 from gllm_storage.info import NO_PROPERTIES, ObjectInfo
 from gllm_storage.store.port import ReadItem, UploadItem, unwatched
@@ -175,6 +184,7 @@ class Mover:
         self.target = target
         self.manner = manner
         self.stop = stop
+        self._index = index
         self.progress = Progresses(manner.callback)
         self._source_sums = Checksums(source, index, stop)
         self._target_sums = Checksums(target, index, stop)
@@ -343,8 +353,6 @@ class Mover:
         ]
         results, done = list[Result](), list[Entry]()
         answers = source.store.read_many(items, self.stop, on_error="return", workers=self._workers(batch))
-        if self.manner.removes:
-            answers = self._removed(batch, answers, source)
         for step, each in zip(batch, answers, strict=True):
             if isinstance(each, Exception):
                 results.append(each)
@@ -353,8 +361,9 @@ class Mover:
             else:
                 results.append(None)
                 done.append(step.file)
-        if not self.manner.removes:
-            self._remember_downloads(done, arrived)
+        if self.manner.removes:
+            return self._removed(batch, results, source)
+        self._remember_downloads(done, arrived)
         return results
 
     def _facts_of(self, file: Entry, source: StoredFolder, versions: Mapping[str, ObjectInfo]) -> Preserved:
@@ -439,7 +448,7 @@ class Mover:
         return self.source.local is None
 
     def _copy(self, batch: Sequence[Step], source: StoredFolder, target: StoredFolder) -> list[Result]:
-        if self.manner.removes and _is_one_store(source.store, target.store):
+        if self.manner.removes and self.renames:
             return run_all([partial(self._moved, each, source, target) for each in batch], _COPIES, self.stop)
         results = run_all([partial(self._copied, each, source, target) for each in batch], _COPIES, self.stop)
         if self.manner.removes:
@@ -447,6 +456,19 @@ class Mover:
         if not self.manner.removes:
             self._remember_copies([each for each in results if isinstance(each, _Copied)])
         return [each if isinstance(each, Exception) else None for each in results]
+
+    @property
+    def renames(self) -> bool:
+        """Whether a move is done by the store, within itself."""
+        source, target = self.source, self.target
+        if not (isinstance(source, StoredFolder) and isinstance(target, StoredFolder)):
+            return False
+        return _is_one_store(source.store, target.store)
+
+    def copier(self) -> Mover:
+        """The same, which leaves the sources as they are."""
+        manner = dataclasses.replace(self.manner, removes=False)
+        return Mover(self.source, self.target, manner, self._index, self.stop)
 
     def _moved(self, step: Step, source: StoredFolder, target: StoredFolder) -> Exception | None:
         """Move an object within its store; the failure."""
@@ -456,7 +478,7 @@ class Mover:
                 progress.expect(step.file.size)
                 transfer = store.transfer(key, "move", None, Stop(self.stop))
                 version = store.info(key, "move")
-                if not _is_planned(step.file, source, version):
+                if not (_is_planned(step.file, source, version) or _is_renamed_link(step.file, source)):
                     return changed(transfer.details.url, "so it was not moved")
                 store.move(key, target.key(step.file.path), transfer, exclusive=self.manner.exclusive, version=version)
                 progress.finish()
@@ -729,6 +751,12 @@ def _is_planned(file: Entry, source: StoredFolder, version: ObjectInfo) -> bool:
     if file.state is not None:
         return file.state == version.etag
     return may_be_one_time(file.modified_ns, nanoseconds(version.last_modified))
+
+
+def _is_renamed_link(file: Entry, source: StoredFolder) -> bool:
+    """Whether a local file looks changed only because another of its names (a hard link) was renamed."""
+    status = None if source.local is None else source.local.status(file.path)
+    return status is not None and status.st_nlink > 1 and is_same_but_for_ctime(state_of(status), file.state)
 
 
 def _version_of(file: Entry, source: StoredFolder) -> ObjectInfo | None:
