@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -168,7 +169,7 @@ def info_from_fsspec(entry: Mapping[str, Any], url: str) -> ObjectInfo:
         url: URL of the object.
     """
     etag = next((entry[name] for name in ("ETag", "etag", "content_hash", "md5") if entry.get(name)), None)
-    times = ("LastModified", "mtime", "modified", "Last-Modified", "created")
+    times = ("LastModified", "mtime", "modified", "modify", "Last-Modified", "created")
     modified = next((entry[name] for name in times if entry.get(name)), None)
     return ObjectInfo(
         url=url,
@@ -193,8 +194,8 @@ def aware(moment: object) -> datetime | None:
     """Convert a time to a `datetime` with a time zone.
 
     Args:
-        moment: Seconds since 1970, a text of ISO 8601 or of a header of HTTP, or a `datetime`. Without a time zone it is
-            UTC, as in fsspec.
+        moment: Seconds since 1970, a text of ISO 8601, FTP (RFC 3659) or a header of HTTP, or a `datetime`. Without a
+            time zone it is UTC, as in fsspec.
 
     Returns:
         The time, or None if it is of another form.
@@ -212,12 +213,17 @@ def aware(moment: object) -> datetime | None:
 
 
 def _moment_of_text(text: str) -> datetime:
+    if re.fullmatch(r"\d{14}(\.\d{1,6})?", text):
+        return datetime.strptime(f"{text}.0" if len(text) == _SECONDS else text, "%Y%m%d%H%M%S.%f").replace(tzinfo=UTC)
     try:
         return datetime.fromisoformat(text)
     except ValueError:
         from email.utils import parsedate_to_datetime  # noqa: PLC0415 - few filesystems need it
 
         return parsedate_to_datetime(text)
+
+
+_SECONDS = len("20260301123000")
 
 
 def in_order(entries: Iterable[ObjectInfo | str]) -> list[ObjectInfo | str]:

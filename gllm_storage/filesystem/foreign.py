@@ -43,7 +43,7 @@ from gllm_storage.store.reader import ObjectChangedError, ObjectReader, RangesIg
 from gllm_storage.store.retry import RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from gllm_storage.files.source import Source
     from gllm_storage.files.target import LocalTarget
@@ -328,7 +328,7 @@ class ForeignStore(ObjectStore):
                     found: list[dict[str, Any]] = self._filesystem.ls(folders.pop(), detail=True)
             except ObjectNotFoundError:  # deleted since
                 continue
-            for each in found:
+            for each in self._children(found):
                 if each["type"] != "directory":
                     yield each["name"], each
                 elif each["name"].rstrip("/") not in seen:  # some filesystems list a folder in itself
@@ -347,8 +347,13 @@ class ForeignStore(ObjectStore):
         except ObjectNotFoundError:
             return
         details = self.details(prefix, "list")
-        described = (self._child(each, details) for each in found)
+        described = (self._child(each, details) for each in self._children(found))
         yield from in_order(each for each in described if each is not None)
+
+    def _children(self, listed: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The entries of a listing. The page of a web server also has links to itself, in another order: ``?C=N;O=D``."""
+        is_page = self._scheme in {"http", "https"}
+        return (each for each in listed if not (is_page and each["name"].rpartition("/")[2].startswith("?")))
 
     def _child(self, entry: dict[str, Any], details: ErrorDetails) -> ObjectInfo | str | None:
         key = self._key(entry["name"])

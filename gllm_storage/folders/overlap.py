@@ -78,15 +78,15 @@ def _is_nested(source: Folder, target: Folder) -> bool:
 
 
 def _roots_of(source: Folder, target: Folder) -> tuple[str, str] | None:
-    """Where two folders begin, if they may have files in common: paths of this machine, prefixes of keys, or URLs."""
+    """Where two folders begin, if they may have files in common: local paths, prefixes of keys, or parts of URLs."""
     if source.local is not None and target.local is not None:
         return _root_of(source), _root_of(target)
     if not (isinstance(source, StoredFolder) and isinstance(target, StoredFolder)):
         return None
     if source.local is not None or target.local is not None or source.store.provider != target.store.provider:
         return None
-    if source.store.provider == "fsspec":  # the key of a file depends on the folder of the client
-        return source.url, target.url
+    if source.store.provider == "fsspec":  # the key of a file depends on the client, and sftp:// may also be called ssh://
+        return source.url.partition("://")[2], target.url.partition("://")[2]
     return source.prefix, target.prefix
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -775,13 +776,20 @@ def test_places(world: World) -> None:
 
 
 class _Plain(SimpleHTTPRequestHandler):
-    """Python's own web server, whose listings have no sizes. It does not tell the size of files that end with ``.gz``."""
+    """Python's own web server, whose listings have no sizes; here with the links by which Apache sorts its listings.
+
+    It does not tell the size of files that end with ``.gz``.
+    """
 
     protocol_version = "HTTP/1.0"
 
     def send_header(self, keyword: str, value: str) -> None:
-        if not (keyword == "Content-Length" and self.path.endswith(".gz")):
+        if not (keyword == "Content-Length" and self.path.endswith((".gz", "/"))):
             super().send_header(keyword, value)
+
+    def list_directory(self, path: Any) -> BytesIO | None:
+        page = super().list_directory(path)
+        return BytesIO(page.read() + b'<a href="?C=N;O=D">Name</a>') if page else None
 
     def log_message(self, *_: object) -> None:
         """Keep the test's output clean."""
@@ -807,6 +815,7 @@ def test_folder_over_http(site: FsspecStorageClient, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "a").touch()
     assert [each.size for each in site.list_files()] == [4, 2, 0]
+    assert list(site.store.list_keys()) == sorted(files)
     assert site.download_dir("", tmp_path / "copy").transferred == 3
     assert files_in(tmp_path / "copy") == files
     assert {each.size for each in site.list_folder() if not isinstance(each, str)} == {4, 0}
@@ -870,6 +879,32 @@ def test_move_onto_itself(world: World, scheme: str) -> None:
         with pytest.raises(FolderError):
             transfer.transfer(source, target, options)
         assert files_in(world.store) == {"m/a": "content"}
+
+
+class TwinFileSystem(TroubledFileSystem):
+    """The same files under another protocol, as ``ssh`` is ``sftp``."""
+
+    protocol = "twin"
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return super()._strip_protocol(str(path).removeprefix("twin://"))
+
+
+@pytest.mark.parametrize("url", ["twin://{}", "twin://{}/m", "troubled://{}/m"])
+def test_nested(world: World, url: str) -> None:
+    """A sync to a folder that lies in the source is refused, also by another URL of the same files."""
+    for name in ("m/a", "m/n/a"):
+        (world.store / name).parent.mkdir(parents=True, exist_ok=True)
+        (world.store / name).write_text(name)
+    fsspec.register_implementation("twin", TwinFileSystem)
+    client = FsspecStorageClient({"url": url.format(world.store), "x": "1"})
+    try:
+        with pytest.raises(FolderError, match="one folder lies in the other"):
+            client.sync_dir(RemoteFolder(world.client, "m"), RemoteFolder(client, "n" if url.endswith("m") else "m/n"))
+    finally:
+        _registry.pop("twin")
+    assert files_in(world.store) == {"m/a": "m/a", "m/n/a": "m/n/a"}
 
 
 @pytest.mark.parametrize("to", ["folder", "nothing", "itself", "file"])
