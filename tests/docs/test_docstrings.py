@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import re
 import secrets
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +25,7 @@ NOT_RUN = {
     "gllm_storage.testing.suite": "a class that pytest collects; tests/docs/test_extending.py runs such a class",
 }
 """Modules whose examples need more than this machine, and the reason."""
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def with_examples() -> list[str]:
@@ -64,3 +67,13 @@ def test_examples(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         runner.run(each, clear_globs=False)
     assert runner.tries > 0
     assert runner.failures == 0
+
+
+def test_section_of_examples() -> None:
+    """The section is "Examples:". mkdocstrings takes "Example:" for a note, in which ``>>>`` is a quotation."""
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, _DOCUMENTED) and re.search(r"^\s*Example:\s*$", ast.get_docstring(node) or "", re.MULTILINE):
+                wrong.append(f"{path.relative_to(PACKAGE)}: {getattr(node, 'name', 'the module')}")
+    assert wrong == []
