@@ -14,12 +14,14 @@ A block that does not run carries a mark in the comment before it, with the reas
 from __future__ import annotations
 
 import ast
+import atexit
 import configparser
 import contextlib
 import doctest
 import importlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,7 +29,7 @@ import tomllib
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,5 +215,19 @@ def main(path: str) -> int:
     return failed
 
 
+def leave(status: int) -> NoReturn:
+    """End the process; with PyArrow, without the end of the interpreter.
+
+    After `pandas.read_parquet`, a thread of PyArrow may still close the file, and that aborts a process whose interpreter
+    ends meanwhile: https://github.com/apache/arrow/issues/34314.
+    """
+    if "pyarrow" in sys.modules:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(min(main(sys.argv[1]), 100))
+    leave(min(main(sys.argv[1]), 100))

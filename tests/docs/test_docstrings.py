@@ -71,9 +71,10 @@ def test_examples(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_section_of_examples() -> None:
     """The section is "Examples:". mkdocstrings takes "Example:" for a note, in which ``>>>`` is a quotation."""
-    wrong = []
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, _DOCUMENTED) and re.search(r"^\s*Example:\s*$", ast.get_docstring(node) or "", re.MULTILINE):
-                wrong.append(f"{path.relative_to(PACKAGE)}: {getattr(node, 'name', 'the module')}")
+    wrong = [
+        f"{path.relative_to(PACKAGE)}: {getattr(node, 'name', 'the module')}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, _DOCUMENTED) and re.search(r"^\s*Example:\s*$", ast.get_docstring(node) or "", re.MULTILINE)
+    ]
     assert wrong == []
