@@ -393,7 +393,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--repeats", type=int, default=2, help="rounds; peers that are far behind in the first have no other"
     )
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="of one process; it is a failure then"
+        "--timeout", type=float, default=75.0, metavar="SECONDS", help="of one process; it is a failure then"
     )
     parser.add_argument(
         "--minutes", type=float, default=12.0, help="of everything; peers whose turn comes later are left out"
