@@ -14,7 +14,14 @@ from gllm_storage.errors import OURS, IntegrityError, ObjectNotFoundError
 from gllm_storage.files.source import open_source
 from gllm_storage.store.transfer import Progress
 from gllm_storage.versions.catalog import Version, require_same, resolved, version_of
-from gllm_storage.versions.layout import model_of, require_atomic, require_name, require_outside
+from gllm_storage.versions.layout import (
+    model_of,
+    require_atomic,
+    require_name,
+    require_outside,
+    require_short,
+    require_short_name,
+)
 from gllm_storage.versions.local_tree import HashedSource
 from gllm_storage.versions.publisher import Publisher, new_manifest
 from gllm_storage.versions.register import enter
@@ -69,7 +76,7 @@ def copy_version(
         The copy.
 
     Raises:
-        ValueError: If a path or a name is not valid.
+        ValueError: If a path or a name is not valid, or the key of a file would be longer than 1024 bytes in the target.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was copied (`ObjectNotFoundError`).
         FileExistsError: If the target has this version with other files or metadata, or the name is that of an alias, or
             differs from another name only in case (`ObjectExistsError`).
@@ -84,8 +91,11 @@ def copy_version(
     source, target = model_of(client, model), model_of(target_client, target_model)
     manifest = resolved(source, name, _OPERATION)
     new_name = manifest.version if version is None else require_name(version)
+    require_short_name(target, new_name)
     require_atomic(target, _OPERATION)
     with stored_tree(source, manifest, _OPERATION) as files:
+        for file in files:
+            require_short(target, file.path)
         tree = _CopiedTree(source, manifest, files)
         copy = new_manifest(target, tree, new_name, manifest.metadata)
         require_outside(target)

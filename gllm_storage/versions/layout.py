@@ -45,6 +45,7 @@ _PLACE = re.compile(r"[0-9a-f]{64}-(?:0|[1-9][0-9]*)")
 _SLOT = re.compile(r"[0-9]{8}")
 _MOST_FOREIGN = 1000
 """The most keys at the beginning of a folder ``versions`` that are looked at for one of a log."""
+_LONGEST_PLACE = f"{'0' * 64}-999"
 _LOG_KEY = re.compile(r"versions/[^/]+/[0-9]{8}\.json")
 
 
@@ -252,6 +253,29 @@ def place_of(digest: str, number: int) -> str:
         number: 0, or higher if earlier directories of this content were collected or hold something else.
     """
     return f"{hex_of(digest)}-{number}"
+
+
+def require_short(model: Model, path: str) -> str:
+    """Check that the key of a file of a version is not too long, in any directory of the model.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If it is longer than 1024 bytes in UTF-8.
+    """
+    validate_key(model.data(_LONGEST_PLACE) + path)
+    return path
+
+
+def mark_prefix(model: Model, place: str, version: str, slot: int) -> str:
+    """The key of a mark without its random part, which has 32 characters."""
+    return f"{model.marks(place)}{version}/{slot_name(slot)}-"
+
+
+def require_short_name(model: Model, version: str) -> None:
+    """Check that the keys of a version without files are not too long; raises as `require_short`."""
+    validate_key(mark_prefix(model, _LONGEST_PLACE, version, LAST_SLOT) + "0" * 32)
 
 
 def is_place(name: str) -> bool:

@@ -36,7 +36,7 @@ from gllm_storage.versions.stored_file import Content
 from gllm_storage.versions.tree import TreeDigest, TreeFile, read_tree, tree_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import LocalSource
@@ -233,7 +233,7 @@ class LocalTree:
 
 
 @contextlib.contextmanager
-def hashed_tree(folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
+def hashed_tree(folder: str, details: ErrorDetails, require: Callable[[str], str] = str) -> Iterator[LocalTree]:
     """Hash all files of a directory, on all cores; those that the index knows are not read.
 
     Symbolic links to files are followed. Empty folders are not part of a version.
@@ -241,6 +241,7 @@ def hashed_tree(folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
     Args:
         folder: The directory.
         details: The operation, for errors.
+        require: Checks a path before the file is read, and raises a `ValueError`, or returns the path.
 
     Raises:
         FileNotFoundError: If the directory does not exist.
@@ -254,16 +255,19 @@ def hashed_tree(folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
     if not os.path.isdir(folder):
         raise NotADirectoryError(errno.ENOTDIR, "Only a directory can be published", folder)
     with scratch_target(details) as lines, scratch_target(details) as states, hash_index() as hashes:
-        tree = _hash_into(lines.temporary, states.temporary, folder, hashes, details)
+        paths = map(require, _paths_in(folder, "", details))
+        tree = _hash_into((lines.temporary, states.temporary), folder, paths, hashes, details)
         hashes.write()
         if not tree.files:
             raise ValueError(f"directory {folder!r} has no file: there is nothing to publish")
         yield tree
 
 
-def _hash_into(list_path: str, states_path: str, folder: str, hashes: HashIndex, details: ErrorDetails) -> LocalTree:
+def _hash_into(
+    scratch: tuple[str, str], folder: str, paths: Iterator[str], hashes: HashIndex, details: ErrorDetails
+) -> LocalTree:
     digest, list_hash = TreeDigest(), hashlib.sha256()
-    paths = _paths_in(folder, "", details)
+    list_path, states_path = scratch
     with open(list_path, "wb") as lines, open(states_path, "wb") as states:
 
         def write(line: bytes) -> None:

@@ -40,7 +40,16 @@ from gllm_storage.store.transfer import Progress
 from gllm_storage.versions import entries
 from gllm_storage.versions.catalog import Version, version_of
 from gllm_storage.versions.entries import LARGEST_ENTRY, Manifest, encode_entry
-from gllm_storage.versions.layout import model_of, place_of, require_atomic, require_name, require_outside, slot_name
+from gllm_storage.versions.layout import (
+    mark_prefix,
+    model_of,
+    place_of,
+    require_atomic,
+    require_name,
+    require_outside,
+    require_short,
+    require_short_name,
+)
 from gllm_storage.versions.local_tree import hashed_tree
 from gllm_storage.versions.log import require_own, version_log
 from gllm_storage.versions.register import enter
@@ -166,8 +175,8 @@ def publish(
         The version.
 
     Raises:
-        ValueError: If a name, the path of the model, or the metadata are not valid, or the directory is a URL or has
-            no file.
+        ValueError: If a name, the path of the model, or the metadata are not valid, the key of a file would be longer than
+            1024 bytes, or the directory is a URL or has no file.
         FileNotFoundError: If the directory does not exist.
         NotADirectoryError: If `local_dir` is a file.
         FileExistsError: If the version exists with other files or metadata, or the name is that of an alias, or differs
@@ -182,10 +191,10 @@ def publish(
         ('v3', 1)
     """
     place = model_of(client, model)
-    require_name(version)
+    require_short_name(place, require_name(version))
     details = place.store.details(place.key("versions", version), _OPERATION)
     require_atomic(place, _OPERATION)
-    with hashed_tree(local_directory("local_dir", local_dir), details) as tree:
+    with hashed_tree(local_directory("local_dir", local_dir), details, partial(require_short, place)) as tree:
         manifest = new_manifest(place, tree, version, metadata)
         require_outside(place)
         enter(place, version, "version", _OPERATION)
@@ -559,7 +568,7 @@ class Marks:
     def __init__(self, model: Model, place: str, version: str, slot: int) -> None:
         self._store = model.store
         self._folder = model.marks(place)
-        self._prefix = f"{model.marks(place)}{version}/{slot_name(slot)}-"
+        self._prefix = mark_prefix(model, place, version, slot)
         self._keys: list[str] = []
         self._written = 0.0
 

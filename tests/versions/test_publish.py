@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gllm_storage.concurrency.stop import Stop
-    from gllm_storage.errors import ErrorDetails
     from gllm_storage.info import ObjectInfo, Stored
     from gllm_storage.store.port import UploadItem, UploadRequest
     from gllm_storage.versions.local_tree import LocalTree
@@ -361,6 +360,22 @@ def test_not_repaired(client: FsspecStorageClient, out: Path, damage: str) -> No
     assert verify(client, MODEL, "v3").digest == version.digest
 
 
+def test_long_paths(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A path that gives a key above 1024 bytes in the store is refused before anything is written, also by a copy."""
+    path = "/".join(["a" * 234] * 4)  # 939 bytes
+    out = write_folder(tmp_path / "out", {path: b"a", "b": b"b"})
+    with pytest.raises(ValueError, match="bytes long in UTF-8; the limit is 1024"):
+        publish(client, out, MODEL, version="v1")
+    version = publish(client, out, "m", version="v1")
+    assert client.info(f"{version.url}{path}").size == 1
+    with pytest.raises(ValueError, match="bytes long in UTF-8; the limit is 1024"):
+        copy_version(client, "m", "v1", client, MODEL)
+    with pytest.raises(ValueError, match="bytes long in UTF-8; the limit is 1024"):
+        publish(client, write_folder(tmp_path / "b", {"b": b""}), "/".join(["m" * 200] * 4), version="v" * 120)
+    assert keys_of(model_of(client, MODEL)) == []
+    assert not [each for each in client.list_files() if "/m/" not in each.url]
+
+
 def memory_copy(out: Path) -> FsspecStorageClient:
     """A client with a model `other`, which has the directory as v3."""
     client = MemoryStorageClient({"bucket_name": "copy"})
@@ -548,8 +563,8 @@ def test_file_that_changes(client: FsspecStorageClient, out: Path, monkeypatch: 
     before = os.stat(out / "config.json")
 
     class Changing:
-        def __init__(self, folder: str, details: Any) -> None:
-            self._tree = hashed_tree(folder, details)
+        def __init__(self, *args: Any) -> None:
+            self._tree = hashed_tree(*args)
 
         def __enter__(self) -> Any:
             tree = self._tree.__enter__()
@@ -577,8 +592,8 @@ class HiddenChange:
         self._map[at] = 1  # makes the page dirty
 
     @contextlib.contextmanager
-    def after_hash(self, folder: str, details: ErrorDetails) -> Iterator[LocalTree]:
-        with hashed_tree(folder, details) as tree:
+    def after_hash(self, *args: Any) -> Iterator[LocalTree]:
+        with hashed_tree(*args) as tree:
             self._map[self._at] = 2
             yield tree
 
