@@ -12,8 +12,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gllm_storage.errors import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_KEY_BYTES = 1024
 """S3's limit for the length of a key in UTF-8; GCS and Azure have the same limit:
@@ -173,6 +177,19 @@ def _problem(key: str) -> str | None:  # noqa: PLR0911 - a list of rules reads b
 
 def _too_long(length: int) -> str:
     return f"is {length} bytes long in UTF-8; the limit is {MAX_KEY_BYTES}"
+
+
+_PLACE = r"[0-9a-f]{64}-(?:0|[1-9][0-9]*)"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_OF_MODEL = (
+    rf"(?:^|/)(?=(?:data|marks)/{_PLACE}/|trees/{_PLACE}\.jsonl\Z|tombs/{_PLACE}\Z"
+    rf"|(?:versions|aliases)/{_NAME}/[0-9]{{8}}\.json\Z|names/{_NAME}\.json\Z)"
+)
+
+
+def possible_models(key: str) -> Iterator[str]:
+    """The prefixes of models to which a key may belong, by its form: see `gllm_storage.versions.layout`."""
+    return (key[: found.end()] for found in re.finditer(_OF_MODEL, key))  # compiled at the first use
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,16 @@ import click
 
 from gllm_storage.cli.options import add_options
 from gllm_storage.cli.output import complain
-from gllm_storage.cli.places import LocalPath, require_utf8
+from gllm_storage.cli.places import LocalPath, Stored, Stream, require_utf8
 from gllm_storage.errors import FolderError
+from gllm_storage.paths import possible_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gllm_storage.cli.failures import Failures
     from gllm_storage.cli.places import Folder
-    from gllm_storage.cli.plan import Tree
+    from gllm_storage.cli.plan import Place, Tree
     from gllm_storage.cli.progress import Bars
     from gllm_storage.folders import FolderResult, Plan
     from gllm_storage.folders.entries import Entry
@@ -111,6 +112,23 @@ def end_of(place: LocalPath | Folder, *, stored: bool = False, links: str = "fol
     client, path = _local_client(), os.path.abspath(place.path)
     require_utf8(path)
     return StoredFolder(client.store, f"{path.strip('/')}/" if path.strip("/") else "", links)
+
+
+def require_unpublished(place: Place) -> None:
+    """Check that a file that a command deletes or replaces is not an object of a published version, if it exists.
+
+    Raises:
+        FolderError: If it is.
+        StorageError: If a request fails. There is none for most names.
+    """
+    if isinstance(place, Stream):
+        return
+    key = place.key if isinstance(place, Stored) else os.path.abspath(place.path).strip("/")
+    if any(True for _ in possible_models(key)):
+        from gllm_storage.folders.published import require_unpublished_object  # noqa: PLC0415 - as above
+
+        client = place.client if isinstance(place, Stored) else _local_client()
+        require_unpublished_object(client.store, key)
 
 
 @functools.cache

@@ -13,22 +13,17 @@ from gllm_storage.errors import ErrorDetails, FolderError, Remedy
 from gllm_storage.folders.entries import LocalFolder, StoredFolder, files_of
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.plan import in_order, merged
+from gllm_storage.paths import possible_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from gllm_storage.folders.entries import Folder
     from gllm_storage.folders.plan import Plan
+    from gllm_storage.store.port import ObjectStore
 
-_PLACE = r"[0-9a-f]{64}-(?:0|[1-9][0-9]*)"
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-# The keys that gllm_storage.versions.layout makes. It imports this package, so this package does not import it.
-_OF_MODEL = re.compile(
-    rf"(?:^|/)(?=(?:data|marks)/{_PLACE}/|trees/{_PLACE}\.jsonl\Z|tombs/{_PLACE}\Z"
-    rf"|(?:versions|aliases)/{_NAME}/[0-9]{{8}}\.json\Z|names/{_NAME}\.json\Z)"
-)
-_LOG = re.compile(rf"{_NAME}/[0-9]{{8}}\.json")
-_MARK = re.compile(rf"{_PLACE}/.+")
+_LOG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[0-9]{8}\.json")
+_MARK = re.compile(r"[0-9a-f]{64}-[0-9]+/.+")
 """A publisher works there, who has no entry of a log yet if this is the first version."""
 _SHOWN = 5
 """The most keys that an error lists."""
@@ -63,6 +58,24 @@ def require_unpublished(plan: Plan, folder: Folder, *, replaces: bool = True, re
         f"objects of published versions would be deleted or replaced in {folder.url}: {', '.join(refused)}{more}; "
         "nothing was changed",
         ErrorDetails(url=folder.url, operation="plan"),
+        Remedy.FORCE,
+    )
+
+
+def require_unpublished_object(store: ObjectStore, key: str) -> None:
+    """Check that an object that is to be deleted or replaced is not one of a published version, if it exists.
+
+    Raises:
+        FolderError: If it is.
+        StorageError: If a request fails.
+    """
+    model = _Models(StoredFolder(store, "")).of(key)
+    if model is None or not store.exists(key):
+        return
+    details = store.details(key, "plan")
+    raise FolderError(
+        f"{details.url} is an object of the published versions of the model {model!r}, and was not changed",
+        details,
         Remedy.FORCE,
     )
 
@@ -102,8 +115,7 @@ class _Models:
     def of(self, path: str) -> str | None:
         """The model to whose published versions a file belongs."""
         key = self._key(path)
-        for found in _OF_MODEL.finditer(key):
-            base = key[: found.end()]
+        for base in possible_models(key):
             if base not in self._known:
                 self._known[base] = self._has(f"{base}versions/", _LOG) or self._has(f"{base}marks/", _MARK)
             if self._known[base]:

@@ -156,6 +156,34 @@ def test_remove_model(model: str) -> None:
     assert run("versions", model).code == 3
 
 
+GUARDED = [
+    ["rm", "{file}"],
+    ["rm", "-r", "{entry}"],
+    ["mv", "{name}", "{out}/x"],
+    ["mv", "--dry-run", "{path}", "{out}/x"],
+    ["mv", "{out}/new.txt", "{entry}"],
+    ["cp", "{out}/new.txt", "{path}"],
+]
+
+
+def test_guarded_objects(model: str, out: Path, tmp_path: Path) -> None:
+    """Single objects of published versions are deleted and replaced by force only; new ones may be added."""
+    store = tmp_path / "store"
+    file = next(each for each in store.rglob("model.bin"))
+    entry = f"{model}/versions/v1/99999998.json"
+    given = {"file": file.as_uri(), "path": file, "entry": entry, "name": f"{model}/names/v1.json", "out": out}
+    before = {each: each.read_bytes() for each in [*store.rglob("*"), *out.rglob("*")] if each.is_file()}
+    for arguments in GUARDED:
+        failed = run(*[each.format(**given) for each in arguments])
+        assert (failed.code, "published versions" in failed.err, "give --force" in failed.err) == (10, True, True)
+        assert {each: each.read_bytes() for each in [*store.rglob("*"), *out.rglob("*")] if each.is_file()} == before
+    assert run("cp", "-n", f"{out}/new.txt", entry).code == 4
+    ok("cp", entry, f"{out}/x")
+    ok("cp", f"{out}/new.txt", f"{file}2")
+    ok("rm", "-f", file.as_uri())
+    assert not file.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -14,6 +14,7 @@ from gllm_storage.cli.folders import (
     filter_options,
     preserve_option,
     require_recursive,
+    require_unpublished,
     run_tree,
     takes,
 )
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 @transfer_options
 @bwlimit_option
 @click.option(
-    "-f", "--force", is_flag=True, help="Folders: replace also published files; also beside an object of the name."
+    "-f", "--force", is_flag=True, help="Replace also published files; folders: also beside an object of the name."
 )
 @preserve_option
 @dry_run_option
@@ -102,6 +103,8 @@ def cp(
                     raise each.error
                 if not takes(chosen, each.name):
                     continue
+                if not (force or no_clobber):
+                    require_unpublished(each.target)
                 if dry_run:
                     shown.say(shown_name(each.target))
                     continue

@@ -15,6 +15,7 @@ from gllm_storage.cli.folders import (
     filter_options,
     preserve_option,
     require_recursive,
+    require_unpublished,
     run_tree,
     takes,
 )
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 @click.command()
 @transfer_options
 @click.option(
-    "-f", "--force", is_flag=True, help="Folders: move also published versions; also beside an object of the name."
+    "-f", "--force", is_flag=True, help="Move also published versions; folders: also beside an object of the name."
 )
 @bwlimit_option
 @preserve_option
@@ -98,6 +99,8 @@ def mv(
                     raise each.error
                 if not takes(chosen, each.name):
                     continue
+                for changed in () if force else (each.source,) if no_clobber else (each.source, each.target):
+                    require_unpublished(changed)
                 if dry_run:
                     shown.say(shown_name(each.target))
                     continue

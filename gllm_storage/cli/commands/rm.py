@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gllm_storage.cli.failures import Failures
-from gllm_storage.cli.folders import Reporter, dry_run_option, filter_options, require_recursive, takes, text_of
+from gllm_storage.cli.folders import (
+    Reporter,
+    dry_run_option,
+    filter_options,
+    require_recursive,
+    require_unpublished,
+    takes,
+    text_of,
+)
 from gllm_storage.cli.options import exact_option, store_options, stored_at, urls_argument
 from gllm_storage.cli.output import say
 from gllm_storage.cli.places import Folder, address_to_delete, nothing_there, require_object
@@ -64,6 +72,8 @@ def rm(
     manner = _Manner(failures, Bars(None), chosen, force=force, verbose=verbose, dry_run=dry_run)
     for where, stored in zip(addresses, objects, strict=True):
         with failures.tolerated():
+            if not force:
+                require_unpublished(stored)
             if recursive:
                 _remove_folder(where, stored, manner)
                 continue

@@ -15,6 +15,7 @@ from gllm_storage.folders import Plan, RemoteFolder
 from gllm_storage.folders.entries import StoredFolder
 from gllm_storage.folders.transfer import Options, transfer
 from gllm_storage.memory.store import MemoryStore
+from gllm_storage.paths import possible_models
 from gllm_storage.versions import publish, set_alias, verify
 from gllm_storage.versions.layout import Model, place_of, slot_name
 from tests.unit.folders.conftest import stored, write
@@ -504,8 +505,6 @@ def test_beside_model(published: FsspecStorageClient, local: Path) -> None:
 
 def test_keys_of_layout() -> None:
     """All keys that the layout of versions makes belong to a model, and no file beside them."""
-    from gllm_storage.folders.published import _OF_MODEL  # noqa: PLC0415 - the pattern under test
-
     place, model = place_of(f"sha256:{'a' * 64}", 3), Model(MemoryStore.__new__(MemoryStore), "m")
     slot = slot_name(7)
     keys = [
@@ -513,9 +512,9 @@ def test_keys_of_layout() -> None:
         model.key("versions", "v1", f"{slot}.json"), model.key("aliases", "latest", f"{slot}.json"),
         model.key("names", "v1.json"),
     ]  # fmt: skip
-    assert [key for key in keys if not _OF_MODEL.search(key)] == []
+    assert [list(possible_models(key)) for key in keys] == [["m/"]] * len(keys)
     others = ["m/data/file", "m/names/sub/x.json", "m/versions/v1/x.json", "m/mydata/x", "m/README.md"]
-    assert [key for key in others if _OF_MODEL.search(key)] == []
+    assert [key for key in others if list(possible_models(key))] == []
 
 
 def test_remote_folder_target(client: FsspecStorageClient, tmp_path: Path, precious: Path) -> None:
