@@ -20,7 +20,7 @@ from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundE
 from gllm_storage.files.source import open_source
 from gllm_storage.folders.entries import StoredFolder, state_of
 from gllm_storage.folders.index import LOCAL, Known, is_settled, text_of_path
-from gllm_storage.store.checksums import checksum_of
+from gllm_storage.store.checksums import CHECKSUM, checksum_of
 from gllm_storage.store.port import ObjectStore
 
 if TYPE_CHECKING:
@@ -72,9 +72,15 @@ class Checksums:
         known = [Known(self._name(each.path), each.state, checksum) for each, checksum in found if each.state is not None]
         self._index.remember(self._place, known)
 
-    def ask(self, entries: Sequence[Entry]) -> list[Values]:
-        """Send HEAD requests for objects, many at a time, and remember the answers."""
-        found = run_all([partial(self._head, each) for each in entries], _REQUESTS, self._stop) if entries else []
+    def ask(self, entries: Sequence[Entry], *, compares_locally: bool = False) -> list[Values]:
+        """Send HEAD requests for objects, many at a time, and remember the answers.
+
+        Args:
+            entries: The objects.
+            compares_locally: Whether they are compared with files of this machine, which have all algorithms.
+        """
+        tasks = [partial(self._head, each, compares_locally=compares_locally) for each in entries]
+        found = run_all(tasks, _REQUESTS, self._stop) if entries else []
         answers = zip(entries, found, strict=True)
         self.remember((each, f"{name}:{value}") for each, values in answers for name, value in values.items())
         return found
@@ -113,7 +119,7 @@ class Checksums:
             return text_of_path(self.local.local_path(path))
         return "" if self._store is None or self._url is None else self._url(self._store.key(path))
 
-    def _head(self, entry: Entry) -> Values:
+    def _head(self, entry: Entry, *, compares_locally: bool) -> Values:
         folder = self._store
         if folder is None:
             return {}
@@ -123,12 +129,13 @@ class Checksums:
             return {}
         if (info.size, info.etag) != (entry.size, entry.state):
             return {}
-        if info.checksum is not None:
+        md5 = _md5_of(info.etag)
+        # A checksum in the metadata may be of another content: a client that replaces an object can carry them along.
+        prefers_md5 = compares_locally and CHECKSUM in (info.metadata or {}) and info.kms_key is None
+        if info.checksum is not None and not (prefers_md5 and md5):
             name, _, value = info.checksum.partition(":")
             return {name: value}
-        if info.etag is not None and may_be_md5(info.etag):
-            return {"md5": base64.b64encode(bytes.fromhex(info.etag)).decode()}
-        return {}
+        return {} if md5 is None else {"md5": md5}
 
     def _read(self, entry: Entry, algorithm: str) -> _Read | None:
         if self.local is None:
@@ -165,6 +172,10 @@ class _Read:
 def may_be_md5(etag: str) -> bool:
     """Whether an ETag may be the MD5 of the content, so that a local file can be compared with it."""
     return _MD5.fullmatch(etag) is not None
+
+
+def _md5_of(etag: str | None) -> str | None:
+    return base64.b64encode(bytes.fromhex(etag)).decode() if etag is not None and may_be_md5(etag) else None
 
 
 def differences(source: Checksums, target: Checksums, pairs: Sequence[tuple[Entry, Entry]]) -> list[str | None]:
@@ -209,7 +220,8 @@ class _Comparison:
         other_is_local = self._sides[1 - side].local is not None
         known = [values.keys() - {COPY} for values in self._values[side]]
         wanted = [number for number in self._undecided() if not (other_is_local and known[number])]
-        answers = self._sides[side].ask([self._entries[side][number] for number in wanted])
+        entries = [self._entries[side][number] for number in wanted]
+        answers = self._sides[side].ask(entries, compares_locally=other_is_local)
         for number, values in zip(wanted, answers, strict=True):
             self._values[side][number] = {**values, **self._values[side][number]}
 

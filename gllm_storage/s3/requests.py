@@ -434,7 +434,7 @@ def metadata_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _checksum(answer: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
-    """The full-object checksum: ours from the metadata, which was computed from the file, or else the store's own."""
+    """The full-object checksum: the store's own, or else ours from the metadata, which was computed from the file."""
     stored = {_CHECKSUM_FIELDS[name]: answer[name] for name in _CHECKSUM_FIELDS.keys() & answer.keys()}
     kept = metadata.get(CHECKSUM, "")
     if not (kept or stored):
@@ -454,6 +454,9 @@ def checksum_in(headers: Mapping[str, str], size: int) -> str | None:
 def _chosen(kept: str, size: int, stored: Mapping[str, str | None], kind: str | None, etag: str) -> str | None:
     """Choose among the checksums of an answer.
 
+    The store computes its checksum from the content. Ours may be of another content: a client that replaces an object can
+    carry the metadata along.
+
     Servers that do not know an algorithm have been seen to answer with another one's value under its name.
 
     Args:
@@ -464,13 +467,13 @@ def _chosen(kept: str, size: int, stored: Mapping[str, str | None], kind: str | 
         etag: The ETag.
     """
     ours = kept_checksum(kept, size)
-    if ours:
+    if ours and not kind and "-" in etag:  # the server does not say of what its checksum is
         return ours
     for algorithm in ALGORITHMS:
         value = stored.get(algorithm)
         if value and is_well_formed(value, algorithm) and _is_of_object(kind, etag, algorithm):
             return f"{algorithm}:{value}"
-    return None
+    return ours
 
 
 def _is_of_object(kind: str | None, etag: str, algorithm: str) -> bool:

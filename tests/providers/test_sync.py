@@ -337,3 +337,32 @@ def test_object_as_target(store: str, request: pytest.FixtureRequest, tmp_path: 
     assert not client.file_exists("x/a.txt/f")
     assert client.upload_dir(tmp_path / "local", "x/a.txt", force=True).transferred == 1
     assert client.upload_dir(tmp_path / "local", "x/a.txt").skipped == 1
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["index", "no-index"])
+@pytest.mark.parametrize(("store", "algorithm"), [("ministack", "CRC64NVME"), ("ministack", "CRC32"), ("ceph", "")])
+@pytest.mark.parametrize("engine", ["auto", "boto3"])
+def test_carried_metadata(  # noqa: PLR0917 - cases and fixtures
+    request: pytest.FixtureRequest, tmp_path: Path, store: str, algorithm: str, engine: str, remembers: bool
+) -> None:
+    """An object that was replaced with its metadata is another one; the checksum in them is that of the old content."""
+    rig = make_rig(store, request)
+    client: Any = rig.client(engine=engine)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "a.bin").write_bytes(CONTENT)
+    settle(tmp_path / "local" / "a.bin")
+    place = "carried"
+    assert client.upload_dir(tmp_path / "local", place).transferred == 1
+    second: Any = rig.second
+    where = {"Bucket": second.bucket, "Key": rig.key("carried/a.bin")}
+    replaced = {"Metadata": second.client.head_object(**where)["Metadata"], "Body": OTHER}
+    second.client.put_object(**where, **replaced, **({"ChecksumAlgorithm": algorithm} if algorithm else {}))
+    if not remembers:
+        (tmp_path / "cache").rename(tmp_path / "old-cache")
+    if store != "ceph":  # which states no checksum of the content
+        assert client.download_dir(place, tmp_path / "copy").transferred == 1
+        assert (tmp_path / "copy" / "a.bin").read_bytes() == OTHER
+    assert client.upload_dir(tmp_path / "local", place).transferred == 1
+    assert client.upload_dir(tmp_path / "local", place).skipped == 1
+    assert client.download_dir(place, tmp_path / "copy").transferred == 1
+    assert (tmp_path / "copy" / "a.bin").read_bytes() == CONTENT
