@@ -767,7 +767,7 @@ def _version_of(file: Entry, source: StoredFolder) -> ObjectInfo | None:
 
 
 def _is_one_store(one: ObjectStore, other: ObjectStore) -> bool:
-    return one is other or (type(one) is type(other) and one.place == other.place and one.url("") == other.url(""))
+    return one is other or one.is_one_with(other)
 
 
 def unlinked(path: str) -> Exception | None:

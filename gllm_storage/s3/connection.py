@@ -106,6 +106,11 @@ class Endpoint:
     sign_bodies: str = "auto"
     min_throughput: int = S3TransferSettings.min_throughput
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """The given credentials, as far as they name a user; connections without any have those of the process."""
+        return self.client_options.get("aws_access_key_id"), self.profile_name, self.anonymous
+
     def make_client(self) -> S3Client:
         """A new client: boto3's, or the direct client, which has the same methods.
 
@@ -345,8 +350,13 @@ class S3Connection:
         return is_amazon(self.client)
 
     def shares_buckets_with(self, other: S3Connection) -> bool:
-        """Whether a bucket of one connection has the same name for the other: regions of Amazon share theirs."""
-        return self.endpoint_url == other.endpoint_url or (self.is_amazon and other.is_amazon)
+        """Whether a bucket of one connection has the same name for the other: regions of Amazon share theirs.
+
+        On other services the credentials may decide which bucket has a name: Ceph's tenants have buckets of their own.
+        """
+        if self.is_amazon and other.is_amazon:
+            return True
+        return self.endpoint_url == other.endpoint_url and self.endpoint.identity == other.endpoint.identity
 
     @property
     def pipeline(self) -> Pipeline | None:

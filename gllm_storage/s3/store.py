@@ -91,6 +91,14 @@ class S3Store(ObjectStore):
         """The provider and the endpoint."""
         return f"s3 {redacted(self.connection.endpoint_url)}"
 
+    def is_one_with(self, other: ObjectStore) -> bool:
+        """As `ObjectStore.is_one_with`; users of one endpoint may have different buckets of one name."""
+        return (
+            super().is_one_with(other)
+            and isinstance(other, S3Store)
+            and self.connection.shares_buckets_with(other.connection)
+        )
+
     @property
     def settings(self) -> S3TransferSettings:
         """Part sizes, concurrency and preconditions."""

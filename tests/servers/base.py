@@ -21,6 +21,7 @@ class S3Server:
         secret_key: The secret of the access key.
         ca_bundle: The PEM file with the CA certificate of an https endpoint; None for http.
         pids: The server's processes, for the tests that kill them.
+        configuration: The file with the configuration of Ceph's tools.
     """
 
     name: str
@@ -29,6 +30,7 @@ class S3Server:
     secret_key: str
     ca_bundle: str | None = None
     pids: tuple[int, ...] = ()
+    configuration: str = ""
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ def _serve(directory: Path, certificate: Certificate | None) -> Iterator[S3Serve
             secret_key,
             certificate.authority if certificate else None,
             tuple(pids),
+            str(configuration),
         )
 
 

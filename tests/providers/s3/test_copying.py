@@ -18,20 +18,25 @@ from gllm_storage import (
     AccessDeniedError,
     BucketNotFoundError,
     ObjectNotFoundError,
+    S3StorageClient,
     StorageError,
     StorageUnavailableError,
 )
 from gllm_storage.concurrency.stop import Stop, TransferStopped, running_stop, stopped_by
 from gllm_storage.errors import Remedy
+from gllm_storage.folders import transfer
 from gllm_storage.s3 import copy as copying
 from gllm_storage.s3.filesystem import S3FileSystem
 from gllm_storage.store.retry import RetryPolicy
 from tests.conftest import make_rig
 from tests.rig import BUCKET, MIB, server_rig
+from tests.servers.base import S3Server
+from tests.servers.process import clean_environment, find_program, run
 from tests.waiting import eventually, main_waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.conftest import Servers
     from tests.rig import Rig
@@ -132,6 +137,29 @@ def test_copy_to_other_endpoint(servers: Servers) -> None:
     store = source.client().store
     store.copy(key, target.client().store, target.key("b"), store.transfer(key, "copy"))
     assert target.second.get(target.key("b")) == b"right"
+
+
+@pytest.mark.parametrize("removes", [False, True])
+def test_copy_to_other_tenant(servers: Servers, tmp_path: Path, removes: bool) -> None:
+    """To a bucket of the same name that another tenant of Ceph has, the client sends the content."""
+    server, name = servers.get("ceph"), f"tenant{removes}".lower()
+    assert isinstance(server, S3Server)
+    rig = server_rig("ceph", server)
+    command = [find_program("radosgw-admin", "Ceph"), "user", "create", f"--tenant={name}", "--uid=x", "--display-name=x"]
+    keys = [f"--access-key={name}", "--secret-key=secret"]
+    run([*command, *keys], tmp_path / "log", clean_environment(tmp_path) | {"CEPH_CONF": server.configuration})
+    config = {**rig.config, "aws_access_key_id": name, "aws_secret_access_key": "secret"}
+    source, target = rig.client(), S3StorageClient(config)
+    store: Any = target.store
+    store.requests.connection.client.create_bucket(Bucket=BUCKET)
+    for client, key, content in ((source, "m/x", b"new!"), (source, "n/x", b"KEEP"), (target, "n/x", b"old!")):
+        client.upload(content, key)
+    options = transfer.Options(removes=removes)
+    transfer.transfer(source._remote_folder("m"), target._remote_folder("n"), options)
+    with target.open("n/x") as file:
+        assert file.read() == b"new!"
+    assert rig.second.get(rig.key("n/x")) == b"KEEP"
+    assert source.file_exists("m/x") is not removes
 
 
 @pytest.mark.usefixtures("small_parts")
