@@ -7,6 +7,7 @@ import os
 # Before the import of gcsfs: its extended class requests the type of each bucket over the network, for up to a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+import gc
 import signal
 import threading
 from contextlib import ExitStack
@@ -113,6 +114,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.server)
         if not _SLOW.isdisjoint(item.path.parents):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Take the modules and the 12 000 tests out of the garbage collection, which walks all of them otherwise, in 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import trustme
+from fsspec.asyn import get_loop
 
 from gllm_storage.http.connecting import Server
 from gllm_storage.http.pool import Pool
@@ -276,6 +277,7 @@ def boto_request(client: DirectClient, method: str, **parameters: Any) -> Any:
 
 def open_sockets() -> set[str]:
     """The open sockets of this process. Others may be closed in the meantime, so compare by ``<=``."""
+    get_loop()  # the sockets of fsspec's event loop stay open
     gc.collect()
     found = set()
     for name in os.listdir("/proc/self/fd"):
