@@ -184,6 +184,7 @@ class Remedy(Enum):
     OTHER_VERSION_NAME = "Publish under another name, or delete the version first"
     READ_ALIAS_AGAIN = "Read the alias again, and decide anew"
     DELETE_VERSION = "Delete the version, and publish it again"
+    RESTORE_BACKUP = "Restore the object from a backup"
     COLLECT_GARBAGE = "Collect the garbage of the model, then publish again"
     ONE_MACHINE = "Pass one_machine=True if no other machine writes to the model meanwhile"
     ONE_MACHINE_CACHE = "Pass one_machine=True if no other machine uses the cache"

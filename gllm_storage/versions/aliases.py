@@ -46,6 +46,8 @@ class AliasMove:
 def set_alias(client: CloudStorageClient, model: str, alias: str, version: str, *, expected: str | None = None) -> Version:
     """Point an alias to a version, atomically. To roll back, move it to an earlier version.
 
+    Without `expected`, an alias whose newest move is damaged is moved, too.
+
     Args:
         client: The client of the store.
         model: The path of the model, as for `publish`.
@@ -140,11 +142,14 @@ def list_aliases(client: CloudStorageClient, model: str) -> dict[str, AliasMove]
 def move(model: Model, alias: str, target: Manifest, expected: str | None) -> Manifest:
     """Enter the name of an alias, and append a move to its log; raises as `set_alias`."""
     log = alias_log(model, alias, _OPERATION)
-    slot, current = newest_move(log)
-    if expected is not None and (current is None or current.version != expected):
-        require_free(model, alias, "alias", _OPERATION)
-        found = "points to nothing" if current is None else f"points to {current.version!r}"
-        raise _conflict(model, alias, f"{found}, and not to {expected!r}")
+    if expected is None:
+        slot = log.newest_slot()  # its entry may be damaged: the new one counts then
+    else:
+        slot, current = newest_move(log)
+        if current is None or current.version != expected:
+            require_free(model, alias, "alias", _OPERATION)
+            found = "points to nothing" if current is None else f"points to {current.version!r}"
+            raise _conflict(model, alias, f"{found}, and not to {expected!r}")
     enter(model, alias, "alias", _OPERATION)  # not before: a name that was entered stays taken
     entry = AliasEntry(target.version, target.digest, secrets.token_hex(16), entries.now())
     decision = log.decide(slot + 1, entry)

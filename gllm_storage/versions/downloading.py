@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import IntegrityError
+from gllm_storage.errors import IntegrityError, Remedy
 from gllm_storage.files.partial import PartialFile
 from gllm_storage.files.source import CHUNK, local_errors
 from gllm_storage.store.download import resume_object
@@ -146,7 +146,9 @@ class Downloads:
     def _damaged(self, file: TreeFile) -> IntegrityError:
         details = self._store.details(self._folder + file.path, "fetch")
         return IntegrityError(
-            f"{details.url} does not have the SHA-256 that the manifest of version {self._manifest.version!r} names", details
+            f"{details.url} does not have the SHA-256 that the manifest of version {self._manifest.version!r} names",
+            details,
+            Remedy.DELETE_VERSION,
         )
 
 

@@ -357,5 +357,6 @@ def _manifest_after(model: Model, name: str, manifest: Manifest, error: ObjectNo
         details = model.store.details(model.key("versions", manifest.version), _OPERATION)
         raise ObjectNotFoundError(f"{details.url} was replaced while it was fetched", details) from error
     if is_last or found.place == manifest.place:
-        raise IntegrityError(f"a file of version {manifest.version!r} is missing: {error.message}", error.details) from error
+        message = f"a file of version {manifest.version!r} is missing: {error.message}"
+        raise IntegrityError(message, error.details, Remedy.DELETE_VERSION) from error
     return found

@@ -6,7 +6,7 @@ order, or walk everything, HEAD requests find it: at slots 1, 2, 4, 8, … up to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
@@ -50,12 +50,14 @@ class Log:
         store: The store.
         prefix: The key prefix of the entries; it ends with a slash.
         operation: The operation, for errors.
+        remedy: The advice about a damaged entry.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, operation: str) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, operation: str, remedy: Remedy) -> None:
         self._store = store
         self._prefix = prefix
         self._operation = operation
+        self._remedy = remedy
 
     def newest(self) -> tuple[int, Entry | None]:
         """The newest entry and its slot; (0, None) if there is none.
@@ -65,8 +67,16 @@ class Log:
             UnsupportedOperationError: If a later version of this library wrote it.
             StorageError: If a request fails.
         """
-        slot = self._first_slot() if self._store.finds_first else self._gallop()
+        slot = self.newest_slot()
         return slot, self.entry(slot) if slot else None
+
+    def newest_slot(self) -> int:
+        """The slot of the newest entry, which may be damaged; 0 if there is none.
+
+        Raises:
+            StorageError: If a request fails.
+        """
+        return self._first_slot() if self._store.finds_first else self._gallop()
 
     def entry(self, slot: int) -> Entry:
         """The entry of a slot that is taken.
@@ -79,7 +89,9 @@ class Log:
         found = self.read(slot)
         if found is None:
             details = self._store.details(self._key(slot), self._operation)
-            raise IntegrityError(f"{details.operation} of {details.url}: an entry of the log was removed", details)
+            raise IntegrityError(
+                f"{details.operation} of {details.url}: an entry of the log was removed", details, self._remedy
+            )
         return found
 
     def read(self, slot: int) -> Entry | None:
@@ -90,7 +102,7 @@ class Log:
             data = self._store.read(key, transfer)
         except ObjectNotFoundError:
             return None
-        return decode_entry(data, transfer.details)
+        return decode_entry(data, replace(transfer.details, remedy=self._remedy))
 
     def create(self, slot: int, entry: Entry) -> Entry | None:
         """Create an entry, exclusively.
@@ -183,12 +195,12 @@ class Log:
 
 def version_log(model: Model, version: str, operation: str) -> Log:
     """The log of a version."""
-    return Log(model.store, f"{model.key('versions', version)}/", operation)
+    return Log(model.store, f"{model.key('versions', version)}/", operation, Remedy.DELETE_VERSION)
 
 
 def alias_log(model: Model, alias: str, operation: str) -> Log:
     """The log of an alias."""
-    return Log(model.store, f"{model.key('aliases', alias)}/", operation)
+    return Log(model.store, f"{model.key('aliases', alias)}/", operation, Remedy.MOVE_ALIAS)
 
 
 @dataclass(frozen=True)
@@ -247,9 +259,11 @@ def read_entries(model: Model, logged: Iterable[LoggedEntry]) -> Iterator[tuple[
         try:
             found = model.store.read_many([ReadItem(key, unwatched) for key in keys], Stop(running_stop()))
         except ObjectNotFoundError as error:
-            raise IntegrityError(f"{error.message}: an entry of the log was removed", error.details) from error
+            message = f"{error.message}: an entry of the log was removed"
+            raise IntegrityError(message, error.details, Remedy.DELETE_VERSION) from error
         for each, key, data in zip(batch, keys, found, strict=True):
-            entry = decode_entry(cast("bytes", data), model.store.details(key, "read"))
+            details = replace(model.store.details(key, "read"), remedy=Remedy.DELETE_VERSION)
+            entry = decode_entry(cast("bytes", data), details)
             require_own(entry, each.version, model.store.details(model.key("versions", each.version), "read"))
             yield each, entry
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gllm_storage.errors import ObjectNotFoundError
+from gllm_storage.errors import ObjectNotFoundError, Remedy
 from gllm_storage.files.source import open_source
 from gllm_storage.versions.catalog import require_same
 from gllm_storage.versions.stored_file import sha256_of_source
@@ -15,7 +15,7 @@ from gllm_storage.versions.tree import TreeDigest, damaged, read_tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.errors import ErrorDetails, IntegrityError
     from gllm_storage.versions.entries import Manifest
     from gllm_storage.versions.layout import Model
     from gllm_storage.versions.tree import TreeFile
@@ -61,7 +61,7 @@ def stored_tree(model: Model, manifest: Manifest, operation: str) -> Iterator[St
             model.store.fetch(key, target, transfer)
         except ObjectNotFoundError as error:
             require_same(model, manifest, operation)
-            raise damaged(details, "the list of the files of a version is missing") from error
+            raise _damaged(details, "the list of the files of a version is missing") from error
         yield checked_tree(target.temporary, manifest, details)
 
 
@@ -75,7 +75,7 @@ def checked_tree(path: str, manifest: Manifest, details: ErrorDetails) -> Stored
     """
     with open_source(path, details) as source:
         if (source.size, sha256_of_source(source)) != (manifest.tree_size, manifest.tree_sha256):
-            raise damaged(details, "it is not the list that the manifest names")
+            raise _damaged(details, "it is not the list that the manifest names")
     tree = StoredTree(path, details)
     _require_digest(tree, manifest)
     return tree
@@ -87,6 +87,10 @@ def _require_digest(tree: StoredTree, manifest: Manifest) -> None:
         try:
             digest.add(file)
         except ValueError as error:
-            raise damaged(tree.details, str(error)) from error
+            raise _damaged(tree.details, str(error)) from error
     if (digest.value(), digest.files, digest.size) != (manifest.digest, manifest.files, manifest.size):
-        raise damaged(tree.details, "its files are not those of the digest in the manifest")
+        raise _damaged(tree.details, "its files are not those of the digest in the manifest")
+
+
+def _damaged(details: ErrorDetails, cause: str) -> IntegrityError:
+    return damaged(replace(details, remedy=Remedy.DELETE_VERSION), cause)

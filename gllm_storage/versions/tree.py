@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import ErrorDetails, IntegrityError, Remedy, UnsupportedOperationError
@@ -121,6 +121,7 @@ def read_tree(lines: Iterable[bytes], details: ErrorDetails) -> Iterator[TreeFil
         IntegrityError: If the list is damaged, or names a file outside the directory, or names files in another order.
         UnsupportedOperationError: If a later version of this library wrote the list.
     """
+    details = replace(details, remedy=Remedy.DELETE_VERSION)
     rows = iter(lines)
     header = _decoded(next(rows, b""), details)
     require_format(header, details)
@@ -166,8 +167,12 @@ def require_format(fields: dict[str, Any], details: ErrorDetails) -> None:
 
 
 def damaged(details: ErrorDetails, cause: str) -> IntegrityError:
-    """The error for a log entry or a tree list that cannot be as it was written."""
-    return IntegrityError(f"{details.operation} of {details.url}: the object is damaged: {cause}", details)
+    """The error for a log entry or a tree list that cannot be as it was written.
+
+    Its advice is that of the details, if they have one.
+    """
+    remedy = details.remedy or Remedy.RESTORE_BACKUP
+    return IntegrityError(f"{details.operation} of {details.url}: the object is damaged: {cause}", details, remedy)
 
 
 def encode_json(fields: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ErrorDetails, IntegrityError
+from gllm_storage.errors import ErrorDetails, IntegrityError, Remedy
 from gllm_storage.files.names import local_directory
 from gllm_storage.files.source import local_errors, open_source
 from gllm_storage.versions.catalog import Version, require_same, resolved, version_of
@@ -111,7 +111,8 @@ def verify(
             require_same(place, manifest, _OPERATION)
         details = place.store.details(place.data(manifest.place), _OPERATION)
         where = details.url if local_dir is None else repr(folder)
-        raise IntegrityError(f"{where} is not version {manifest.version!r}: {found}", details)
+        remedy = Remedy.DELETE_VERSION if local_dir is None else None
+        raise IntegrityError(f"{where} is not version {manifest.version!r}: {found}", details, remedy)
     return version_of(place, manifest)
 
 

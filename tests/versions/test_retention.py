@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
-    from gllm_storage.versions.entries import Deleted, Manifest
+    from gllm_storage.versions.entries import Aborted, Deleted, Manifest
     from gllm_storage.versions.layout import Model
 
 
@@ -148,7 +148,7 @@ def test_swapped_manifest(client: FsspecStorageClient, tmp_path: Path) -> None:
 def test_race_with_mover(client: FsspecStorageClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """An alias that is moved to a version that is about to be deleted is reported."""
 
-    def moved_first(model: Model, version: str, *, only: Manifest | None = None) -> Deleted | None:
+    def moved_first(model: Model, version: str, *, only: Manifest | None = None) -> Aborted | Deleted | None:
         if version == "v3":
             set_alias(client, MODEL, "best", "v3")
         return deletion.mark_deleted(model, version, only=only)
@@ -161,7 +161,7 @@ def test_race_with_mover(client: FsspecStorageClient, monkeypatch: pytest.Monkey
 def test_replaced_meanwhile(client: FsspecStorageClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version that was deleted and published again meanwhile is not the old one: it stays."""
 
-    def replaced_first(model: Model, version: str, *, only: Manifest | None = None) -> Deleted | None:
+    def replaced_first(model: Model, version: str, *, only: Manifest | None = None) -> Aborted | Deleted | None:
         if version == "v3":
             delete_version(client, MODEL, "v3")
             publish(client, tmp_path / "out", MODEL, version="v3")
