@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gllm_storage import LocalStorageClient
 from gllm_storage.errors import ObjectExistsError, ObjectNotFoundError
 from gllm_storage.versions.aliases import alias_history, set_alias
-from gllm_storage.versions.catalog import list_versions, newest_move, resolve
+from gllm_storage.versions.catalog import list_versions, resolve
 from gllm_storage.versions.deletion import Deletion, delete_version
 from gllm_storage.versions.entries import Aborted
 from gllm_storage.versions.layout import model_of
 from gllm_storage.versions.log import alias_log
 from gllm_storage.versions.publisher import publish
+from gllm_storage.versions.register import enter
 from tests.versions.support import MODEL, keys_of, new_client, write_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
-    from gllm_storage.versions.entries import AliasEntry
-    from gllm_storage.versions.log import Log
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -172,10 +171,10 @@ def test_deleted_version(client: FsspecStorageClient, tmp_path: Path) -> None:
 def test_version_that_is_deleted_at_once(client: FsspecStorageClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mover whose version is deleted before its move is told so."""
 
-    def delete_first(log: Log) -> tuple[int, AliasEntry | None]:
+    def delete_first(*arguments: Any) -> None:
         delete_version(client, MODEL, "v2")
-        return newest_move(log)
+        enter(*arguments)
 
-    monkeypatch.setattr("gllm_storage.versions.aliases.newest_move", delete_first)
+    monkeypatch.setattr("gllm_storage.versions.aliases.enter", delete_first)
     with pytest.raises(ObjectNotFoundError, match="does not exist any more"):
         set_alias(client, MODEL, "latest", "v2")
