@@ -72,7 +72,7 @@ class Downloads:
 
         Args:
             files: The files.
-            path_of: The local path of a file. What is there is replaced.
+            path_of: The local path of a file. A file that is there is replaced.
 
         Raises:
             ObjectNotFoundError: If a file is missing in the store.

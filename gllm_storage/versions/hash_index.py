@@ -92,7 +92,7 @@ class HashIndex:
         self._index.forget(_PLACE, [name])
 
     def write(self) -> None:
-        """Write what was learned since the last time."""
+        """Write the hashes that were learned since the last time."""
         with self._lock:
             learned, self._learned = self._learned, []
             self._written = time.monotonic()
@@ -101,7 +101,7 @@ class HashIndex:
 
 @contextlib.contextmanager
 def hash_index() -> Iterator[HashIndex]:
-    """The index of this user; what was learned is written at the end, also after an error."""
+    """The index of this user; new hashes are written at the end, also after an error."""
     with contextlib.closing(ChecksumIndex(index_file())) as index:
         hashes = HashIndex(index)
         try:

@@ -164,7 +164,7 @@ def _relative_path(given: str | os.PathLike[str]) -> str:
 
 
 def _hashes(files: Iterable[TreeFile], model: str, ignored: Iterable[str]) -> Any:
-    """What the package takes for its `model_signing.hashing.Config`: its hashes are those of the list."""
+    """An object that the package takes for its `model_signing.hashing.Config`: its hashes are those of the list."""
     return _Hashes(files, PurePosixPath(model).name, list(ignored))
 
 
