@@ -654,7 +654,7 @@ def _take_away(cache: Cache, folder: str) -> None:
 
 
 def _sweep(cache: Cache) -> None:
-    """Remove the contents that no version needs, and the folders that were taken away, also by a `prune_cache` that was killed."""
+    """Remove the contents that no version needs, and the folders that were taken away, also by a killed `prune_cache`."""
     versions = os.path.join(cache.folder, "versions")
     for folder in _folders_in(versions):
         if folder.endswith(_PRUNED):
