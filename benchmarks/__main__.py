@@ -6,12 +6,11 @@ import argparse
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from benchmarks import report, results, run, servers, venv
 from benchmarks.jobs import choose_jobs
@@ -187,10 +186,6 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _end(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # so that the servers end, and the files are deleted
+    servers.end_on_sigterm()
     sys.exit(main())

@@ -450,4 +450,5 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    servers.end_on_sigterm()
     sys.exit(main())

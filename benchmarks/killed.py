@@ -14,6 +14,7 @@ beginning after a kill. By default the client is told that the precondition is e
 from __future__ import annotations
 
 import argparse
+import contextlib
 import filecmp
 import json
 import os
@@ -35,7 +36,7 @@ from benchmarks.peers.ours import config_of
 from benchmarks.run import environment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _FILE = 128 * MIB
 _MODEL, _VERSION = "models/killed", "v1"
@@ -92,7 +93,6 @@ class Repeats:
                 time.sleep(random_numbers.uniform(0, _PAUSE_SECONDS))
                 if child.poll() is not None:
                     raise RuntimeError(f"the process ended with {child.returncode} before it was killed")
-                os.killpg(child.pid, signal.SIGKILL)
             passed.append(self._count() - start)
             print(f"  killed at {sum(passed) / size:.0%} of the bytes", file=sys.stderr, flush=True)
         start = self._count()
@@ -102,9 +102,16 @@ class Repeats:
         passed.append(self._count() - start)
         return {"bytes": passed, "seconds": round(time.monotonic() - began, 1)}
 
-    def _begun(self) -> subprocess.Popen[bytes]:
-        # A session of its own, so that processes that it starts are killed with it.
-        return subprocess.Popen(self.command, env=self.environment, cwd=servers.ROOT, start_new_session=True)
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The process. If it still runs at the end, it is killed, with the processes that it has started."""
+        child = subprocess.Popen(self.command, env=self.environment, cwd=servers.ROOT, start_new_session=True)
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
     def _count(self) -> int:
         count: int = self.proxy.read()[self.direction]
@@ -183,7 +190,7 @@ def main(given: Sequence[str] | None = None) -> int:
         given: The arguments. Default: the arguments of the process.
 
     Returns:
-        The exit status.
+        The exit status: 0, or 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.killed", description="Kill publish and fetch, and resume them."
@@ -204,6 +211,8 @@ def main(given: Sequence[str] | None = None) -> int:
     )
     try:
         found["killed"] = measure(folder, tree, **about)
+    except KeyboardInterrupt:
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if options.json:
@@ -216,4 +225,5 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    servers.end_on_sigterm()
     sys.exit(main())

@@ -14,7 +14,7 @@ import struct
 import subprocess
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from benchmarks.layout import Endpoint
@@ -225,6 +225,15 @@ def proxy(program: str, endpoint: Endpoint, delay_ms: int = 0, bandwidth: int = 
         found = Proxy(f"{target.scheme}://{_LOOPBACK}:{int(child.stdout.readline())}", child, child.stdout)
         yield found
         found.seen = found.read(signal.SIGTERM)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM interrupt the command as Ctrl-C does, so that its servers end, and its files are deleted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _free_port() -> int:
