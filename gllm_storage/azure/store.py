@@ -56,6 +56,12 @@ class AzureStore(ObjectStore):
         """The provider and the endpoint."""
         return f"azure {self.requests.container.primary_hostname}"
 
+    def is_one_with(self, other: ObjectStore) -> bool:
+        """As `ObjectStore.is_one_with`; a copy within the store has the key of the store."""
+        if not (isinstance(other, AzureStore) and super().is_one_with(other)):
+            return False
+        return self.requests.connection.sse_customer_key == other.requests.connection.sse_customer_key
+
     @property
     def settings(self) -> TransferSettings:
         """Part sizes, concurrency and attempts."""
@@ -323,7 +329,8 @@ class AzureStore(ObjectStore):
             if version is not None and info_of(properties).etag != version.etag:
                 raise self.replaced(details)
             tags = source.tags(key, properties, details)
-        if source.connection.sse_customer_key:  # the server does not copy blobs with such a key
+        # The server does not copy blobs with such a key.
+        if source.connection.sse_customer_key or target.requests.connection.sse_customer_key:
             kept, version = options_to_copy(properties, tags), info_of(properties)
             self.copy_through(key, target, target_key, transfer, kept, exclusive=exclusive, version=version)
             return

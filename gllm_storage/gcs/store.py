@@ -84,6 +84,13 @@ class GCSStore(ObjectStore):
         """The provider and the endpoint."""
         return f"gcs {redacted(self.connection.endpoint_url)}"
 
+    def is_one_with(self, other: ObjectStore) -> bool:
+        """As `ObjectStore.is_one_with`; a copy within the store has the key of the store."""
+        if not (isinstance(other, GCSStore) and super().is_one_with(other)):
+            return False
+        one, another = self.connection.options, other.connection.options
+        return (one.sse_customer_key, one.kms_key_name) == (another.sse_customer_key, another.kms_key_name)
+
     @property
     def settings(self) -> TransferSettings:
         """Part sizes, concurrency, attempts and memory."""

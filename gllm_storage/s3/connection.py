@@ -358,6 +358,14 @@ class S3Connection:
             return True
         return self.endpoint_url == other.endpoint_url and self.endpoint.identity == other.endpoint.identity
 
+    def has_key_of(self, other: S3Connection) -> bool:
+        """Whether both have one customer key, or none, so that a copy on the server reads and writes with the same key."""
+        return self._parameters.get("SSECustomerKey") == other._parameters.get("SSECustomerKey")
+
+    def has_parameters_of(self, other: S3Connection) -> bool:
+        """Whether objects get the same properties by both, such as the storage class and the encryption."""
+        return self._parameters == other._parameters
+
     @property
     def pipeline(self) -> Pipeline | None:
         """Sends requests, and reads their answers later; None if all requests go through boto3."""

@@ -93,11 +93,10 @@ class S3Store(ObjectStore):
 
     def is_one_with(self, other: ObjectStore) -> bool:
         """As `ObjectStore.is_one_with`; users of one endpoint may have different buckets of one name."""
-        return (
-            super().is_one_with(other)
-            and isinstance(other, S3Store)
-            and self.connection.shares_buckets_with(other.connection)
-        )
+        if not (isinstance(other, S3Store) and super().is_one_with(other)):
+            return False
+        one, another = self.connection, other.connection
+        return one.shares_buckets_with(another) and one.has_parameters_of(another)
 
     @property
     def settings(self) -> S3TransferSettings:
@@ -460,7 +459,8 @@ class S3Store(ObjectStore):
 
         Args:
             key: The key of the source object.
-            target: The store of the copy; at another endpoint, the content passes through this machine.
+            target: The store of the copy; at another endpoint, or with another customer key, the content passes through
+                this machine.
             target_key: The key of the copy.
             transfer: The operation, the settings, the progress, and the stop.
             options: Parameters of CopyObject and CreateMultipartUpload; ``preserve_etag`` copies in the parts in which the
@@ -472,7 +472,11 @@ class S3Store(ObjectStore):
             StorageError: If the copy fails; nothing was changed then, and nothing is left behind.
         """
         # The request goes to the endpoint of the target, which may have another bucket with the name of the source.
-        if not (isinstance(target, S3Store) and target.connection.shares_buckets_with(self.connection)):
+        if not (
+            isinstance(target, S3Store)
+            and target.connection.shares_buckets_with(self.connection)
+            and target.connection.has_key_of(self.connection)
+        ):
             super().copy(key, target, target_key, transfer, options)
             return
         from gllm_storage.s3.copy import Copy, Place, copy_object  # noqa: PLC0415 - see above

@@ -200,7 +200,10 @@ class ObjectStore(ABC):
         return self.provider
 
     def is_one_with(self, other: ObjectStore) -> bool:
-        """Whether another store has the same objects under the same keys, so that a copy between both stays in the store."""
+        """Whether another store has the same objects under the same keys, and writes them in the same way.
+
+        Then a copy from one to the other is one within the store.
+        """
         return type(self) is type(other) and self.place == other.place and self.url("") == other.url("")
 
     def local_folder(self, prefix: str) -> str | None:  # noqa: ARG002 - for stores that have one

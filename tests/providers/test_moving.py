@@ -461,4 +461,7 @@ def test_azure_customer_key(request: pytest.FixtureRequest, tmp_path: Path) -> N
             assert sent
             assert {each.headers.get("x-ms-encryption-key") for each in sent} == {key}
             assert {each.headers.get("x-ms-encryption-algorithm") for each in sent} == {"AES256"}
+        plain = rig.client(**config).store
+        with pytest.raises(StorageError):  # and not a copy on the server, without the key
+            plain.copy(rig.key("a"), client.store, rig.key("c"), plain.transfer(rig.key("a"), "copy"))
     assert rig.keys() == ["a"]

@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from gllm_storage import ObjectProperties, StorageError, UnsupportedOperationError, get_storage_client
+from gllm_storage.folders import RemoteFolder
 from gllm_storage.s3.http.client import DirectClient
 from tests.conftest import make_rig
 from tests.rig import MIB, SMALL_PARTS, Boto3Client, GoogleClient, MicrosoftClient
@@ -393,11 +394,42 @@ def test_direct_customer_key(secret_rig: Rig, monkeypatch: pytest.MonkeyPatch) -
     assert sent == ["PutObject", "HeadObject", "GetObject"]
 
 
+@pytest.mark.parametrize("keys", [(KEY, OTHER_KEY), (KEY, None), (None, KEY)], ids=["other", "without", "with"])
+@pytest.mark.parametrize("verb", ["sync", "copy"])
+def test_other_customer_key(secret_rig: Rig, keys: tuple[str | None, str | None], verb: str) -> None:
+    """A copy between clients with different customer keys is encrypted with the key of the target."""
+    source, target = (secret_rig.client(**({"sse_customer_key": key} if key else {})) for key in keys)
+    source.upload(b"content", "m/a")
+    if verb == "sync":
+        source.sync_dir(RemoteFolder(source, "m"), RemoteFolder(target, "n"))
+    else:
+        store = source.store
+        store.copy(secret_rig.key("m/a"), target.store, secret_rig.key("n/a"), store.transfer("m/a", "copy"))
+    assert target.filesystem.cat_file(target.url("n/a")) == b"content"
+    if keys[1] is not None:
+        with pytest.raises(ClientError):
+            secret_rig.second.get(secret_rig.key("n/a"))
+
+
 CUSTOMER_KEY_CONFIGS: dict[str, dict[str, str]] = {
     "s3": {"bucket_name": "models"},
     "gcs": {"bucket_name": "models", "anonymous": "true"},
     "azure": {"container_name": "models", "account_name": "acme", "anonymous": "true"},
 }
+
+
+@pytest.mark.parametrize("provider", CUSTOMER_KEY_CONFIGS)
+def test_stores_by_key(provider: str) -> None:
+    """Stores with different customer keys are not one: a copy within one of them has the key of that store."""
+
+    def store(**key: str) -> Any:
+        client: Any = get_storage_client(provider, {**CUSTOMER_KEY_CONFIGS[provider], **key})
+        return client.store
+
+    for key in ({}, {"sse_customer_key": KEY}):
+        assert store(**key).is_one_with(store(**key))
+        assert not store(**key).is_one_with(store(sse_customer_key=OTHER_KEY))
+        assert not store(sse_customer_key=OTHER_KEY).is_one_with(store(**key))
 
 
 @pytest.mark.parametrize("provider", CUSTOMER_KEY_CONFIGS)
