@@ -53,7 +53,7 @@ def models_at(*urls: str) -> list[StoredModel]:
     addresses = [address(each) for each in urls]
     for each in addresses:
         if not each.key.strip("/"):
-            raise ValueError(f"{each.url} is a bucket; name a model in it, as in {each.url.rstrip('/')}/models/llama")
+            raise ValueError(f"{each.url} is a bucket; name a model in it, as in {each.url.removesuffix('/')}/models/llama")
     made = clients(Store(each.root) for each in addresses)
     return [StoredModel(made[Store(each.root)], f"/{each.key.rstrip('/')}") for each in addresses]
 

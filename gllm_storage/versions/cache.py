@@ -361,7 +361,7 @@ class Lease:
         if os.path.isdir(target) and self._is_exact(target, files):
             return target
         if self.cache.is_read_only:
-            raise self.read_only()
+            raise self.read_only("a directory with these files")
         with self._working(), local_errors("write", target, self._details):
             if not os.path.isdir(target):
                 temporary = f"{target}{self._own}.new"
@@ -376,11 +376,11 @@ class Lease:
                 self._fill(target, files)
         return target
 
-    def read_only(self) -> StorageError:
+    def read_only(self, missing: str = "the files") -> StorageError:
         """The error for a cache that lacks something, and to which this process may not write."""
         message = f"{self._details.operation} of {self._details.url}: this process may not write to the cache "
         return StorageError(
-            f"{message}{self.cache.folder!r}, which does not have the files", self._details, Remedy.WRITABLE_CACHE
+            f"{message}{self.cache.folder!r}, which does not have {missing}", self._details, Remedy.WRITABLE_CACHE
         )
 
     def _is_exact(self, folder: str, files: Callable[[], Iterable[TreeFile]]) -> bool:

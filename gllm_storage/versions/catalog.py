@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import ObjectNotFoundError, Remedy
 from gllm_storage.versions.entries import Aborted, AliasEntry, Deleted, Manifest
-from gllm_storage.versions.layout import is_digest, is_name, model_of, require_name
+from gllm_storage.versions.layout import hex_of, is_digest, is_name, model_of, require_name
 from gllm_storage.versions.log import alias_log, logged_entries, newest_in, read_entries, require_own, version_log
 from gllm_storage.versions.register import find
 
@@ -40,7 +40,7 @@ class Version:
     files: int
     size: int
     time: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     path: str | None = field(default=None, compare=False)
 
 
@@ -133,6 +133,8 @@ def resolved(model: Model, name: str, operation: str) -> Manifest:
         if found is None:
             raise _missing(model, name, operation, f"has no version with digest {name}")
         return found
+    if isinstance(name, str) and name.lower().startswith("sha256:"):
+        hex_of(name)  # refuses it: a digest is not abbreviated
     kind = find(model, require_name(name))
     if kind is None or kind[0] != name:
         twin = f"; there is {kind[0]!r}, which differs in case" if kind else ""

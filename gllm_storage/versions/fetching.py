@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 _OPERATION = "fetch"
 _ATTEMPTS = 3
 """How often a fetch begins again because its version was moved to another directory."""
+_LONGEST_BASE = 128
+"""The most bytes of the name of a destination that the name of its temporary directory repeats. Disks permit 255 bytes."""
 _OCCUPIED = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
@@ -305,6 +308,8 @@ class _Fetch:
 
 def _temporary_of(target: str, manifest: Manifest) -> str:
     folder, base = os.path.split(target)
+    if len(os.fsencode(base)) > _LONGEST_BASE:
+        base = hashlib.sha256(os.fsencode(base)).hexdigest()
     return os.path.join(folder, f".{base}.{hex_of(manifest.digest)[:16]}{own_name(folder)}.gllm-fetch")
 
 

@@ -120,6 +120,13 @@ def test_copy_version(model: str, tmp_path: Path) -> None:
     assert ok("verify", released, "1.0", "--no-read").code == 0
 
 
+@pytest.mark.parametrize("text", ["NaN", "-Infinity"])
+def test_metadata_as_text(model: str, out: Path, text: str) -> None:
+    """A value that JSON does not have is a text."""
+    ok("publish", out, model, "v3", "--metadata", f"loss={text}")
+    assert read_json("versions", model)[-1]["metadata"] == {"loss": text}
+
+
 def test_retain_and_gc(model: str, tmp_path: Path) -> None:
     """`retain` and `gc` show what they would delete, and delete it."""
     ok("alias", model, "latest", "v2")
@@ -129,6 +136,7 @@ def test_retain_and_gc(model: str, tmp_path: Path) -> None:
     assert ok("versions", model).lines == ["v1", "v2"]
     found = read_json("retain", model, "--delete", "--keep-every", "5")
     assert (found["kept"], [each["name"] for each in found["deleted"]]) == ({"v2": ["alias latest"]}, ["v1"])
+    assert found["aliases"] == []
     assert ok("gc", model).lines == []
     would = read_json("gc", model, "--grace", "0", "--dry-run")
     assert [each["files"] for each in would] == [3]
@@ -204,6 +212,9 @@ def test_guarded_objects(model: str, out: Path, tmp_path: Path) -> None:
         (["verify", "{model}", "v1", "nodir"], (3, "nodir")),
         (["alias", "{model}", "v1", "v2"], (4, "cannot be an alias")),
         (["alias", "{model}", "--expected", "v1"], (2, "needs ALIAS and VERSION")),
+        (["publish", "{out}", "/", "v3"], (2, "name a model in it, as in file:///models/llama")),
+        (["publish", "{out}", "{model}", "v3", "--metadata", "a=1", "--metadata", "a=2"], (2, "'a' is given twice")),
+        (["fetch", "{model}", "v1", "local", "--cache", ""], (2, "cache is empty")),
         (["gc", "{model}", "--grace", "soon"], (2, "--grace 'soon' is not a time")),
         (["retain", "{model}"], (2, "--keep-last")),
         (["cache", "list", "{out}"], (3, "no cache of published versions")),

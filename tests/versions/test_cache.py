@@ -383,6 +383,8 @@ def fetch_from_read_only(root: str, cache: str, target: str) -> None:
     assert set(content(path)) == {"weights/1.bin", "weights/2.bin"}
     with pytest.raises(StorageError, match=r"may not write to the cache .* Name another cache"):
         fetch(client, MODEL, "v3", cache=cache)
+    with pytest.raises(StorageError, match="which does not have a directory with these files"):
+        fetch(client, MODEL, "v3", cache=cache, include="/weights/1.bin")
     with pytest.raises(PermissionError):
         prune_cache(cache)
 

@@ -24,6 +24,7 @@ from gllm_storage.errors import (
 )
 from gllm_storage.versions import fetching
 from gllm_storage.versions.aliases import set_alias
+from gllm_storage.versions.catalog import resolve
 from gllm_storage.versions.deletion import delete_version
 from gllm_storage.versions.fetching import fetch
 from gllm_storage.versions.layout import model_of
@@ -55,6 +56,22 @@ def version(client: FsspecStorageClient, tmp_path: Path) -> Version:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127])
+@pytest.mark.usefixtures("version")
+def test_longest_name(client: FsspecStorageClient, tmp_path: Path, name: str) -> None:
+    """A destination may have the longest name of the disk."""
+    fetch(client, MODEL, "v3", tmp_path / name)
+    assert content(tmp_path / name) == FILES
+
+
+@pytest.mark.parametrize("change", [str.upper, lambda digest: digest[:19], lambda digest: f"{digest}0"])
+def test_wrong_digest(client: FsspecStorageClient, version: Version, tmp_path: Path, change: Callable[[str], str]) -> None:
+    """A text that looks like a digest is judged by the rule for digests, not by the one for names."""
+    with pytest.raises(ValueError, match="is not a digest: 'sha256:' and 64"):
+        fetch(client, MODEL, change(version.digest), tmp_path / "local")
+    assert hash(version) == hash(resolve(client, MODEL, version.digest))
 
 
 @pytest.mark.parametrize("include", [5, [5], b"*", [None]])

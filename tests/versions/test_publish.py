@@ -101,6 +101,13 @@ def test_second_publisher(client: FsspecStorageClient, out: Path, tmp_path: Path
     assert keys_of(model_of(client, MODEL)) == before
 
 
+@pytest.mark.parametrize("name", [(1, 2), b"a"])
+def test_metadata_names(client: FsspecStorageClient, out: Path, name: Any) -> None:
+    """A name that JSON cannot hold is the fault that the error tells, not its value."""
+    with pytest.raises(ValueError, match="only texts as names, not"):
+        publish(client, out, MODEL, version="v3", metadata={name: 1})
+
+
 def test_metadata_as_json(client: FsspecStorageClient, out: Path) -> None:
     """Metadata is kept as JSON keeps it, and a second publisher with the same values succeeds."""
     metadata: Any = {"shape": (1, 2), 3: None, "nested": {"a": [True, 0.5, "ä"]}}

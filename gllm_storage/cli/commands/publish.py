@@ -60,14 +60,21 @@ def publish(
     show_version(found, as_json=as_json)
 
 
+def _refuse(constant: str) -> None:
+    """Python reads NaN and Infinity, which JSON does not have."""
+    raise ValueError(constant)
+
+
 def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not (name and equals):
             raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--metadata")
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint="--metadata")
         try:
-            found[name] = json.loads(text)
+            found[name] = json.loads(text, parse_constant=_refuse)
         except ValueError:
             found[name] = text
     return found

@@ -40,7 +40,8 @@ def retain(model: str, *, keep_last: int, keep_every: int, keep_younger: str | N
         stored.client, stored.path, keep_last=keep_last, keep_every=keep_every, keep_younger=younger, dry_run=dry_run
     )
     if as_json:
-        say_json({"kept": found.kept, "deleted": [version_as_json(each) for each in found.deleted]})
+        deleted = [version_as_json(each) for each in found.deleted]
+        say_json({"kept": found.kept, "deleted": deleted, "aliases": found.aliases})
     else:
         for name, rules in found.kept.items():
             say(f"keep    {name}  ({', '.join(rules)})")
