@@ -23,6 +23,7 @@ that takes files also takes the folders that the pattern names, and ``- **`` lea
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,6 +56,8 @@ _PROBLEMS = {
     "close": "'}' has no '{'; write '\\}' for the character",
     "text": "nothing follows the '\\' at its end",
 }
+_POSIX_CLASS = re.compile(r"\[:\^?\w+:\]")
+"""A class such as ``[:digit:]``, which Python reads as a class of these letters."""
 _FOLDERS_UNKNOWN = re.compile(r"\{[^{}]*(?:\*\*|/)[^{}]*\}|\{\{|\}\}|\{[^{}]*\{")
 """A pattern whose folders do not follow from its text, so that files in all folders are looked at."""
 
@@ -110,8 +113,8 @@ class Filter:
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self.rules = tuple(rules)
-        self._files = [(rule.takes, re.compile(regex, re.DOTALL)) for rule in self.rules if (regex := rule.of_files())]
-        self._folders = [(rule.takes, re.compile(regex, re.DOTALL)) for rule in self.rules for regex in rule.of_folders()]
+        self._files = [(rule.takes, _compiled(regex)) for rule in self.rules if (regex := rule.of_files())]
+        self._folders = [(rule.takes, _compiled(regex)) for rule in self.rules for regex in rule.of_folders()]
         self._takes_folder = lru_cache(maxsize=1024)(self._decide_folder)
 
     @classmethod
@@ -191,7 +194,7 @@ def _first(rules: Sequence[tuple[bool, re.Pattern[str]]], path: str) -> bool:
 
 
 def _rule_of(text: str) -> Rule:
-    sign, pattern = text[:2], text[2:].strip()
+    sign, pattern = text[:2], text[2:]
     if sign not in {"+ ", "- "} or not pattern:
         raise ValueError(f"filter rule {text!r}: it must be '+ PATTERN' or '- PATTERN'")
     return Rule(takes=sign == "+ ", pattern=pattern)
@@ -216,10 +219,17 @@ def _regex_of(glob: str, pattern: str) -> str:
     start, rest = ("^", glob[1:]) if glob.startswith("/") else ("(?:^|/)", glob)
     regex = f"{start}{''.join(_translated(rest, pattern))}\\Z"
     try:
-        re.compile(regex)
-    except re.error as error:
+        _compiled(regex)
+    except (re.error, ValueError) as error:
         raise ValueError(f"filter pattern {pattern!r}: {error}") from error
     return regex
+
+
+def _compiled(regex: str) -> re.Pattern[str]:
+    """A regular expression whose classes of letters, digits and spaces are those of ASCII, as in Go, which rclone uses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of '[[', which is in both languages a class with the character '['
+        return re.compile(regex, re.DOTALL | re.ASCII)
 
 
 def _translated(glob: str, pattern: str) -> Iterator[str]:  # noqa: C901 - one branch for each kind of token reads best
@@ -231,6 +241,8 @@ def _translated(glob: str, pattern: str) -> Iterator[str]:  # noqa: C901 - one b
         elif kind == "escape":
             yield re.escape(text[1:])
         elif kind == "regex":
+            if found := _POSIX_CLASS.search(text):
+                raise ValueError(f"filter pattern {pattern!r}: {found[0]!r} is not supported; write a range such as '0-9'")
             yield f"(?:{text[2:-2]})"
         elif kind == "class":
             yield text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ PATHS = [
     "shard-00001-of-00010.safetensors",
     "shard-1.safetensors",
     "ü.bin",
+    "٣.bin",
+    " a.bin",
     "with space.bin",
     ".hidden",
     "sub/.hidden/z",
@@ -81,6 +84,12 @@ PATTERNS = [
     "/**/a.bin",
     "{{.*}}/x",
     "{,sub/}a.bin",
+    r"{{\w+}}.bin",
+    r"{{\W}}.bin",
+    r"{{\d}}.bin",
+    r"{{[\w]+}}.bin",
+    r"{{\b}}ü.bin",
+    r"{{[[a]}}.bin",
 ]
 
 
@@ -151,7 +160,9 @@ def test_rules(rules: list[str], tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["", "***", "a[", "a]", "a{b", "a}b", "a\\", "{{(}}", "[z-a]", "{{[0-9}"], ids=lambda each: each or "empty"
+    "pattern",
+    ["", "***", "a[", "a]", "a{b", "a}b", "a\\", "{{(}}", "[z-a]", "{{[0-9}", "{{[[:digit:]]}}", "{{[^[:^alpha:]x]}}"],
+    ids=lambda each: each or "empty",
 )
 def test_malformed_pattern(pattern: str) -> None:
     """A malformed pattern is refused, and the error names it."""
@@ -193,3 +204,18 @@ def test_line_break() -> None:
     chosen = Filter.of(include=["*.bin"])
     assert chosen.takes("a\nb.bin")
     assert not chosen.takes("a.bin\n")
+
+
+def test_spaces_of_rule() -> None:
+    """The pattern of a rule begins behind the sign and one space, and ends with the text."""
+    assert not Filter.of(rules=["-  a"]).takes(" a")
+    assert Filter.of(rules=["-  a"]).takes("a")
+    assert Filter.of(rules=["- a\n"]).takes("a")
+    assert not Filter.of(rules=["- a\n"]).takes("a\n")
+
+
+def test_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """A class that Python may read otherwise in future causes no warning."""
+    re.purge()
+    assert Filter.of(include=["{{[[a]}}.bin"]).takes("[.bin")
+    assert not recwarn
