@@ -19,6 +19,7 @@ from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.links import TargetLinks
 from gllm_storage.folders.names import FileFolderClashes, problem_of_key, problem_of_local_name
 from gllm_storage.folders.records import Records
+from gllm_storage.store.create import exists_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -269,6 +270,7 @@ class Wanted:
             names are refused, which are problems of the plan then.
         exclusive: Whether a file that exists in the target will be a failure, and not be replaced.
         removes: Whether the source files will be deleted.
+        foresees: Whether a file that exists in the target is a problem of the plan: for a dry run of exclusive creates.
     """
 
     chosen: Chosen
@@ -279,6 +281,7 @@ class Wanted:
     everything: bool = False
     exclusive: bool = False
     removes: bool = False
+    foresees: bool = False
 
 
 def plan_deletion(target: Folder, chosen: Chosen) -> Plan:
@@ -392,6 +395,8 @@ class _Planner:
                     continue
                 if two[0] is None and two[1] is not None and self._sees_all and not self._wanted.chosen.takes(two[1].path):
                     continue
+                if self._wanted.foresees and (two[0] is None or self._exists(two[0], two[1])):
+                    continue
                 waiting.append(two)
                 if len(waiting) == _BATCH:
                     self._decide(waiting, names)
@@ -419,13 +424,27 @@ class _Planner:
             self._leave_out(_path_of(*two), problem)
         return problem is None
 
+    def _exists(self, file: Entry, other: Entry | None) -> bool:
+        """Whether the target has a file, which is then a problem of the plan."""
+        target = self._target
+        if target.local is not None:
+            path = target.local.local_path(file.path)
+            found, details = os.path.lexists(path), ErrorDetails("file", path, "copy")
+        else:
+            url = f"{target.url.rstrip('/')}/{file.path}"
+            found, details = other is not None, ErrorDetails(url=url, operation="copy")
+        if found:
+            self._plan.problems.append(Problem(file.path, exists_error(details)))
+        return found
+
     def _leave_out(self, path: str, problem: str) -> None:
         where = f"{self._source.url.rstrip('/')}/{path}"
         self._plan.problems.append(Problem(path, ValueError(f"{where!r} was not copied: {problem}")))
 
     def _merged(self) -> Iterator[Two]:
         missing = _names_in(self._wanted.chosen)
-        target = () if self._wanted.everything else self._files(self._target, Filter() if self._sees_all else None)
+        is_listed = self._target.local is None if self._wanted.foresees else not self._wanted.everything
+        target = self._files(self._target, Filter() if self._sees_all else None) if is_listed else ()
         for two in merged(self._files(self._source), target):
             if two[0] is not None:
                 self._seen += 1

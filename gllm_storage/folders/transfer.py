@@ -283,7 +283,8 @@ def transfer(
         require_apart(source, target)
     target = target.as_target()
     kind = {name: getattr(options, name) for name in ("everything", "exclusive", "removes")}
-    wanted = Wanted(chosen, delete, max_delete, options.size_only, **kind)
+    foresees = options.dry_run and options.exclusive
+    wanted = Wanted(chosen, delete, max_delete, options.size_only, foresees=foresees, **kind)
     with timed(), contextlib.closing(ChecksumIndex(index_file(), _PAUSE_SECONDS)) as index:
         plan = plan_transfer(source, target, wanted, index, stop)
         require_kept_sources(plan, source, target, removes=options.removes)

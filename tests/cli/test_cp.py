@@ -627,3 +627,21 @@ def test_name_not_utf8(servers: Servers, folder: Path) -> None:
     assert rig.second.get(rig.key("name")) == SMALL
     ok("cp", url_of(rig, "name"), f"{odd}-down", env=env, cwd=folder)
     assert sorted(os.listdir(bytes(folder))) == [b"odd\xff", b"odd\xff-down"]
+
+
+def test_no_clobber_dry_run(store: Rig, folder: Path) -> None:
+    """`-r -n --dry-run` reports the files that exist, as the command itself does, and lists the others."""
+    env = environment(store)
+    source = folder.parent / "two"
+    (source / "sub").mkdir(parents=True)
+    (source / "old").write_bytes(b"1")
+    (source / "sub" / "new").write_bytes(b"2")
+    store.second.put(store.key("there/old"), b"0")
+    (folder / "there").mkdir()
+    (folder / "there" / "old").symlink_to("missing")
+    for target in (url_of(store, "there/"), f"{folder}/there/"):
+        dry = run("cp", "-r", "-n", "--dry-run", f"{source}/", target, env=env)
+        assert (dry.code, dry.out.count("\n"), dry.out[-14:]) == (4, 1, "there/sub/new\n")
+        assert "old" in dry.err
+        done = run("cp", "-r", "-n", "-v", f"{source}/", target, env=env)
+        assert (done.code, done.out) == (4, dry.out)
