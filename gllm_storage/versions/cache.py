@@ -670,8 +670,8 @@ def _sweep(cache: Cache) -> None:
 
 def _folders_in(folder: str) -> list[str]:
     """The folders in a folder of the cache: other programs may leave files there, such as ``.DS_Store``."""
-    with os.scandir(folder) as entries:
-        return [each.path for each in entries if each.is_dir(follow_symlinks=False)]
+    paths = (os.path.join(folder, each) for each in os.listdir(folder))
+    return [each for each in paths if os.path.isdir(each) and not os.path.islink(each)]
 
 
 def _name_of(model: Model) -> str:

@@ -299,7 +299,7 @@ def test_unordered_listing(client: FsspecStorageClient, tmp_path: Path, monkeypa
     monkeypatch.setattr(client.store, "list_keys", lambda prefix: sorted(list_keys(prefix), key=lambda key: key.split("/")))
     assert verify(client, MODEL, "v1") == version
     store_bytes(client.store, version.url.removeprefix(client.store.url("")) + added, b"")
-    with pytest.raises(IntegrityError, match=f": '{added}' is added$"):
+    with pytest.raises(IntegrityError, match=rf": '{added}' is added\. Delete the version"):
         verify(client, MODEL, "v1")
 
 
