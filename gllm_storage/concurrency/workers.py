@@ -34,6 +34,8 @@ _THREAD_CLOCK = 0b110
 """The kind of a clock of Linux: the time for which a thread has run."""
 _FIRST_PAUSE = 0.01
 """How long the first workers run before the others may start."""
+_START_PAUSE = 0.001
+"""How long the end of a task waits before it looks again whether a thread has begun."""
 _BACKGROUND_POLL_SECONDS = 0.2
 _IDLE_SECONDS = 5.0
 """How long a thread waits for another task of `run_all`."""
@@ -80,8 +82,7 @@ def run_all(tasks: Sequence[Callable[[], T]], workers: int, stop: Stop, *, paced
         stop.set()
         deadline = time.monotonic() + _STOP_SECONDS
         for thread in threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
+            _join(thread, deadline)
         raise
     return queue.results()
 
@@ -262,6 +263,21 @@ def _start(threads: Sequence[threading.Thread]) -> bool:
         if not start(thread):
             return number > 0
     return True
+
+
+def _join(thread: threading.Thread, deadline: float) -> None:
+    """Wait for the end of a thread, if it was started.
+
+    The start may have been interrupted by a signal. Then the thread runs, and `join` refuses it ("before it is started")
+    until it has marked itself as started.
+    """
+    while thread.ident is not None:
+        with contextlib.suppress(RuntimeError):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            return
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_START_PAUSE)
 
 
 class _TaskQueue(Generic[T]):

@@ -132,6 +132,31 @@ def test_ctrl_c_during_thread_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stop.is_set()
 
 
+@pytest.mark.parametrize("marks_itself", [True, False])
+def test_ctrl_c_before_thread_marks(marks_itself: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a thread begins, before it marks itself as started: the call ends by Ctrl-C, and waits for the thread."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def interrupted(thread: Any) -> bool:
+        thread.start()
+        assert begun.wait(PATIENCE)
+        thread._started.clear()  # as it is until then; a private attribute of CPython
+        if marks_itself:
+            threading.Timer(0.02, thread._started.set).start()
+        raise KeyboardInterrupt
+
+    def task() -> None:
+        begun.set()
+        time.sleep(0.05)
+        ended.set()
+
+    monkeypatch.setattr(workers, "start", interrupted)
+    monkeypatch.setattr(workers, "_STOP_SECONDS", PATIENCE if marks_itself else 0.2)
+    with pytest.raises(KeyboardInterrupt):
+        run_all([task, task], 2, Stop())
+    assert ended.is_set()
+
+
 def test_ctrl_c_without_wake_up() -> None:
     """Ctrl-C that does not wake the waiting thread is still noticed."""
     stop, heard = Stop(), threading.Event()
