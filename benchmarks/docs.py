@@ -35,7 +35,8 @@ _CHARTS = (
 def write(found: Results, folder: Path) -> None:
     """Write the page with the tables, and the charts that it shows."""
     machine, about = found["machine"], found["about"]
-    conditions = f"Medians of {about['repeats']} interleaved runs on {machine['cores']} processors ({machine['processor']})"
+    processors = f"{machine['cores']} processors ({machine['processor']})"
+    conditions = f"Medians of up to {about['repeats']} interleaved runs on {processors}"
     shown: dict[str, list[str]] = {}
     for endpoint, measured in found["endpoints"].items():
         for name, panels_of, head in _CHARTS:
