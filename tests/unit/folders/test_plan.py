@@ -280,7 +280,7 @@ def test_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.scripts.memory_plan", str(tmp_path / "copy"), "60000"]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     assert found["steps"] == 60_000
-    assert found["grown"] < 3  # MiB: 1; 6 if the steps are in memory, 23 if the files are
+    assert found["grown"] < 6  # MiB: 2.9 to 3.0, also with 240 000 files; 24 if the steps are in memory
 
 
 def calls(action: Callable[[], object]) -> int:
