@@ -67,7 +67,7 @@ def test_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: FsspecSto
         client.upload_dir(tmp_path / "local", "v1")
     result = caught.value.result
     assert result.failed == 1
-    assert result.not_begun > 400
+    assert result.not_begun > 100  # 0 without the stop; another thread may store some files before the failure is noted
     assert result.transferred == len(stored(client)) == 499 - result.not_begun
 
 
