@@ -179,10 +179,7 @@ def main(given: Sequence[str] | None = None) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if found["endpoints"]:
-            tables = report.to_markdown(found)
-            print(tables)
-            if options.markdown:
-                options.markdown.write_text(tables)
+            report.show(report.to_markdown(found), options.markdown)
     return 0
 
 

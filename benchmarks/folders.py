@@ -442,10 +442,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return 130
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        tables = to_markdown(found)
-        print(tables)
-        if options.markdown:
-            options.markdown.write_text(tables)
+        report.show(to_markdown(found), options.markdown)
     return 0
 
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import results, servers
+from benchmarks import report, results, servers
 from benchmarks.folders import Tree, default_work
 from benchmarks.layout import GIB, MIB
 from benchmarks.peers.ours import config_of
@@ -217,10 +217,7 @@ def main(given: Sequence[str] | None = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     if options.json:
         results.save(found, options.json)
-    table = to_markdown(found)
-    print(table)
-    if options.markdown:
-        options.markdown.write_text(table)
+    report.show(to_markdown(found), options.markdown)
     return 0
 
 

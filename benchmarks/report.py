@@ -10,6 +10,7 @@ from benchmarks.layout import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from benchmarks.results import Results
 
@@ -23,6 +24,13 @@ NAMES = {
 }
 """The endpoints in headings."""
 _NONE = "–"
+
+
+def show(tables: str, file: Path | None) -> None:
+    """Print tables, and write them to a file if one is named."""
+    print(tables)
+    if file:
+        file.write_text(tables)
 
 
 def to_markdown(results: Results, picture: Callable[[str], str] | None = None) -> str:
