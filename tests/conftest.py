@@ -94,6 +94,15 @@ def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "S3_FIRST_WAIT", 0.02)
 
 
+@pytest.fixture
+def events() -> Iterator[list[retry.RetryEvent]]:
+    """The reports of the retry policy during a test."""
+    found: list[retry.RetryEvent] = []
+    unsubscribe = retry.subscribe(found.append)
+    yield found
+    unsubscribe()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker that `pytest_collection_modifyitems` adds."""
     config.addinivalue_line("markers", "server: starts a server in a process of its own; set by tests/conftest.py")

@@ -9,14 +9,14 @@ import pytest
 from fsspec.callbacks import Callback
 
 from gllm_storage import versions
-from gllm_storage.store.retry import subscribe
 from tests.conftest import make_rig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from gllm_storage.fsspec_client import FsspecStorageClient
+    from gllm_storage.store.retry import RetryEvent
 
 SIZES = {"small": 1000, "large": 6 * 2**20}
 VERBS = ["upload", "exclusive upload", "upload of bytes", "download", "put_file", "get_file", "publish", "fetch"]
@@ -47,16 +47,7 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> FsspecStorageClien
     return made
 
 
-@pytest.fixture
-def retries() -> Iterator[list[object]]:
-    """The requests that are sent again."""
-    found: list[object] = []
-    end = subscribe(found.append)
-    yield found
-    end()
-
-
-def test_own_exception(client: FsspecStorageClient, tmp_path: Path, retries: list[object]) -> None:
+def test_own_exception(client: FsspecStorageClient, tmp_path: Path, events: list[RetryEvent]) -> None:
     """The exception of the callback comes out of each verb as it is, with small and large objects."""
     names = iter(range(1000))
     wrong: list[str] = []
@@ -72,7 +63,7 @@ def test_own_exception(client: FsspecStorageClient, tmp_path: Path, retries: lis
                 else:
                     wrong.append(f"{verb} of {name}, {kind.__name__}: no exception")
     assert wrong == []
-    assert retries == []
+    assert events == []
 
 
 def raising(error: Exception) -> Callable[[int], None]:

@@ -38,7 +38,6 @@ from gllm_storage.store.retry import RESTART, RetryEvent, no_waits, subscribe
 from tests.unit.test_writing import ends_well_in_child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from gllm_storage.store.port import ObjectStore, ObjectWriter
@@ -343,14 +342,6 @@ def change_while_read(monkeypatch: pytest.MonkeyPatch, path: Path, times: int) -
         return data
 
     monkeypatch.setattr(LocalSource, "read_at", read_at)
-
-
-@pytest.fixture
-def events() -> Iterator[list[RetryEvent]]:
-    found: list[RetryEvent] = []
-    unsubscribe = subscribe(found.append)
-    yield found
-    unsubscribe()
 
 
 @pytest.mark.parametrize("call", ["download", "copy"])

@@ -21,7 +21,7 @@ from gllm_storage.errors import (
 from gllm_storage.info import ObjectInfo, Stored
 from gllm_storage.store.checksums import WRITE_ID
 from gllm_storage.store.create import Answer, write_object
-from gllm_storage.store.retry import CONFLICT, RetryEvent, RetryPolicy, no_waits, subscribe
+from gllm_storage.store.retry import CONFLICT, RetryEvent, RetryPolicy, no_waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,15 +36,6 @@ ATTEMPTS = CONFLICT.limit
 def _no_waits() -> Iterator[None]:
     with no_waits():
         yield
-
-
-@pytest.fixture
-def events() -> Iterator[list[RetryEvent]]:
-    """The reports of the retry policy."""
-    found: list[RetryEvent] = []
-    unsubscribe = subscribe(found.append)
-    yield found
-    unsubscribe()
 
 
 class Found(Enum):

@@ -17,19 +17,10 @@ from gllm_storage.store.retry import RetryEvent, RetryPolicy, no_waits, rescued,
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 DETAILS = ErrorDetails("fake", "fake://bucket/a", "upload")
 LONG = 10 * PATIENCE
-
-
-@pytest.fixture
-def events() -> Iterator[list[RetryEvent]]:
-    """The events of a test."""
-    found: list[RetryEvent] = []
-    unsubscribe = subscribe(found.append)
-    yield found
-    unsubscribe()
 
 
 # ---- waits

@@ -33,15 +33,6 @@ def faulty(servers: Servers) -> Iterator[Faulty]:
         yield made
 
 
-@pytest.fixture
-def events() -> Iterator[list[retry.RetryEvent]]:
-    """The repetitions so far."""
-    seen: list[retry.RetryEvent] = []
-    unsubscribe = retry.subscribe(seen.append)
-    yield seen
-    unsubscribe()
-
-
 def upload(size: int, store: ObjectStore, key: str, stop: Stop) -> None:
     transfer = store.transfer(key, "upload", stop=stop)
     store.upload(UploadRequest(key, MemorySource(content_of(size), transfer.details), transfer, exclusive=True))

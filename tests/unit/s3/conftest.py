@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gllm_storage.store.retry import RetryEvent, subscribe
 from gllm_storage.testing import no_waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gllm_storage.store.retry import RetryEvent
+
 
 @pytest.fixture
-def events() -> Iterator[list[RetryEvent]]:
+def events(events: list[RetryEvent]) -> Iterator[list[RetryEvent]]:
     """The events of a test, without waits."""
-    found: list[RetryEvent] = []
-    unsubscribe = subscribe(found.append)
     with no_waits():
-        yield found
-    unsubscribe()
+        yield events
