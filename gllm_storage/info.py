@@ -213,17 +213,14 @@ def aware(moment: object) -> datetime | None:
 
 
 def _moment_of_text(text: str) -> datetime:
-    if re.fullmatch(r"\d{14}(\.\d{1,6})?", text):
-        return datetime.strptime(f"{text}.0" if len(text) == _SECONDS else text, "%Y%m%d%H%M%S.%f").replace(tzinfo=UTC)
+    if found := re.fullmatch(r"(\d{14})(\.\d{1,6})?", text):
+        return datetime.strptime(f"{found[1]}{found[2] or '.0'}", "%Y%m%d%H%M%S.%f").replace(tzinfo=UTC)
     try:
         return datetime.fromisoformat(text)
     except ValueError:
         from email.utils import parsedate_to_datetime  # noqa: PLC0415 - few filesystems need it
 
         return parsedate_to_datetime(text)
-
-
-_SECONDS = len("20260301123000")
 
 
 def in_order(entries: Iterable[ObjectInfo | str]) -> list[ObjectInfo | str]:

@@ -180,10 +180,11 @@ def _too_long(length: int) -> str:
 
 
 _PLACE = r"[0-9a-f]{64}-(?:0|[1-9][0-9]*)"
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+VERSION_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+"""The form of the names of published versions and aliases, as a regular expression."""
 _OF_MODEL = (
     rf"(?:^|/)(?=(?:data|marks)/{_PLACE}/|trees/{_PLACE}\.jsonl\Z|tombs/{_PLACE}\Z"
-    rf"|(?:versions|aliases)/{_NAME}/[0-9]{{8}}\.json\Z|names/{_NAME}\.json\Z)"
+    rf"|(?:versions|aliases)/{VERSION_NAME}/[0-9]{{8}}\.json\Z|names/{VERSION_NAME}\.json\Z)"
 )
 
 

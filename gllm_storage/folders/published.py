@@ -13,7 +13,7 @@ from gllm_storage.errors import ErrorDetails, FolderError, Remedy
 from gllm_storage.folders.entries import LocalFolder, StoredFolder, files_of
 from gllm_storage.folders.filters import Filter
 from gllm_storage.folders.plan import in_order, merged
-from gllm_storage.paths import possible_models
+from gllm_storage.paths import VERSION_NAME, possible_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gllm_storage.folders.plan import Plan
     from gllm_storage.store.port import ObjectStore
 
-_LOG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[0-9]{8}\.json")
+_LOG = re.compile(rf"{VERSION_NAME}/[0-9]{{8}}\.json")
 _MARK = re.compile(r"[0-9a-f]{64}-[0-9]+/.+")
 """A publisher works there, who has no entry of a log yet if this is the first version."""
 _SHOWN = 5

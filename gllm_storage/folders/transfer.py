@@ -285,7 +285,7 @@ def transfer(
     kind = {name: getattr(options, name) for name in ("everything", "exclusive", "removes")}
     foresees = options.dry_run and options.exclusive
     wanted = Wanted(chosen, delete, max_delete, options.size_only, foresees=foresees, **kind)
-    with timed(), contextlib.closing(ChecksumIndex(index_file(), _PAUSE_SECONDS)) as index:
+    with timed(), _index() as index:
         plan = plan_transfer(source, target, wanted, index, stop)
         require_kept_sources(plan, source, target, removes=options.removes)
         if not options.force:
@@ -302,7 +302,7 @@ def check(source: Folder, target: Folder, options: Options) -> Plan:
     """Compare two folders; as `transfer`, but nothing moves."""
     chosen, stop = options.chosen(), options.stop()
     wanted = Wanted(chosen, size_only=options.size_only, moves=False)
-    with timed(), contextlib.closing(ChecksumIndex(index_file(), _PAUSE_SECONDS)) as index:
+    with timed(), _index() as index:
         return plan_transfer(source, target, wanted, index, stop)
 
 
@@ -357,8 +357,12 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
 def _run(
     plan: Plan, source: Folder | None, target: Folder, manner: Manner, stop: Stop, *, takes_all: bool = False
 ) -> FolderResult:
-    with contextlib.closing(ChecksumIndex(index_file(), _PAUSE_SECONDS)) as index:
+    with _index() as index:
         return Execution(plan, source, target, manner, index, stop, takes_all=takes_all).run()
+
+
+def _index() -> contextlib.closing[ChecksumIndex]:
+    return contextlib.closing(ChecksumIndex(index_file(), _PAUSE_SECONDS))
 
 
 def _require_no_object(plan: Plan, target: Folder) -> None:

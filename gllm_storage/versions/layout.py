@@ -24,7 +24,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from gllm_storage.errors import ConflictCheckUnsupportedError, Remedy, redacted
-from gllm_storage.paths import validate_key
+from gllm_storage.paths import VERSION_NAME, validate_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ LAST_SLOT = 99_999_999
 FOLDERS = ("data", "trees", "marks", "tombs", "versions", "aliases", "names")
 """The folders of a model."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(VERSION_NAME)
 _LONGEST_NAME = 128
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _PLACE = re.compile(r"[0-9a-f]{64}-(?:0|[1-9][0-9]*)")
