@@ -36,6 +36,7 @@ OSD_PORTS = 4  # for clients, for other OSDs, and for the heartbeats of both
 # hours. Without the settings of threads, shards and one gc object in [client.rgw], an idle cluster takes 2.2 % of a
 # processor instead of 0.6 %, and each of four test processes keeps one. The admin socket is disabled because its path could
 # exceed the limit of 107 bytes. The cluster log is disabled because it goes to /var/log/ceph for any value of "log file".
+# Without the "crit", a monitor ends with 28 (ENOSPC) where less than 5 % of the disk is free, whatever its size.
 CONFIGURATION = """\
 [global]
 fsid = {fsid}
@@ -54,6 +55,7 @@ osd pool default pg autoscale mode = off
 mon allow pool size one = true
 mon max pg per osd = 1000
 mon tick interval = 1
+mon data avail crit = -1
 paxos propose interval = 0.02
 paxos min wait = 0.01
 osd crush chooseleaf type = 0
