@@ -76,9 +76,9 @@ def serve(names: int, port: Connection) -> None:
 
 def measure(port: int) -> None:
     """Print the time and the highest memory of this process after each step."""
-    from gllm_storage import S3StorageClient  # noqa: PLC0415 - the memory before counts, too
-    from gllm_storage.files import names as of_disk  # noqa: PLC0415 - as above
-    from gllm_storage.folders import Plan, plan  # noqa: PLC0415 - as above
+    from gllm_storage import S3StorageClient  # the memory before counts, too
+    from gllm_storage.files import names as of_disk
+    from gllm_storage.folders import Plan, plan
 
     setattr(plan, "fold_of_disk", lambda _: of_disk.fold_of(ignores_case=True, ignores_form=True))  # noqa: B010 - for this run
     endpoint = {"endpoint_url": f"http://127.0.0.1:{port}", "aws_access_key_id": "a", "aws_secret_access_key": "b"}

@@ -167,7 +167,7 @@ def _s3fs(place: Place, step: str, folder: str, prefix: str) -> Argv:
 
 
 def _rclone_program() -> str:
-    from tests.servers.process import find_program  # noqa: PLC0415 - it needs the extra `test`
+    from tests.servers.process import find_program
 
     return find_program("rclone", "tests/install-servers")
 

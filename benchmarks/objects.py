@@ -75,8 +75,8 @@ def make_download_folders(layout: Layout, jobs: Iterable[Job]) -> None:
 
 
 def _client(endpoint: Endpoint) -> Any:
-    import boto3  # noqa: PLC0415 - only this process needs it
-    from botocore.config import Config  # noqa: PLC0415
+    import boto3
+    from botocore.config import Config
 
     return boto3.session.Session().client(
         "s3",

@@ -88,7 +88,7 @@ def make_certificate(folder: str) -> tuple[str, str, str]:
     Returns:
         The files of the authority's certificate, of the server's certificate, and of its key.
     """
-    import trustme  # noqa: PLC0415 - it needs the extra `test`
+    import trustme
 
     authority, path = trustme.CA(), Path(folder)
     server = authority.issue_cert(_LOOPBACK, "localhost")
@@ -164,8 +164,8 @@ def rig_server(name: str, folder: str, *, tls: bool = False) -> Iterator[Endpoin
         folder: A folder for the data of the server.
         tls: Whether it speaks https.
     """
-    import tests.servers  # noqa: PLC0415 - it needs the extra `test`
-    from tests.rig import BUCKET, make_bucket  # noqa: PLC0415
+    import tests.servers
+    from tests.rig import BUCKET, make_bucket
 
     place = Path(folder) / name
     place.mkdir()

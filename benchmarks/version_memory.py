@@ -44,28 +44,28 @@ def make(source: str, files: int) -> None:
 
 def of_root(root: str) -> CloudStorageClient:
     """The client of the store."""
-    from gllm_storage import storage_client_from_url  # noqa: PLC0415 - the memory before counts, too
+    from gllm_storage import storage_client_from_url  # the memory before counts, too
 
     return storage_client_from_url(f"file://{root}/store")
 
 
 def publish(root: str) -> str:
     """Publish the source, or find that it is published."""
-    from gllm_storage.versions import publish as publish_version  # noqa: PLC0415 - as above
+    from gllm_storage.versions import publish as publish_version
 
     return publish_version(of_root(root), f"{root}/source", MODEL, version=VERSION).digest
 
 
 def verify(root: str) -> str:
     """Read each file of the stored version."""
-    from gllm_storage.versions import verify as verify_version  # noqa: PLC0415 - as above
+    from gllm_storage.versions import verify as verify_version
 
     return str(verify_version(of_root(root), MODEL, VERSION))
 
 
 def fetch(root: str) -> str:
     """Fetch the version."""
-    from gllm_storage.versions import fetch as fetch_version  # noqa: PLC0415 - as above
+    from gllm_storage.versions import fetch as fetch_version
 
     return str(fetch_version(of_root(root), MODEL, VERSION, f"{root}/fetched"))
 

@@ -27,7 +27,7 @@ _SEED = 20261125
 
 def describe(name: str) -> dict[str, Any]:
     """The abilities of a peer; or the reason, if it cannot be imported."""
-    from importlib.metadata import version  # noqa: PLC0415 - a measured process does not need it
+    from importlib.metadata import version  # a measured process does not need it
 
     try:
         peer = load_peer(name)
@@ -125,7 +125,7 @@ def _read(peer: Peer, task: Task) -> None:
 
 
 def _read_at(peer: Peer, task: Task) -> dict[str, Any]:
-    import random  # noqa: PLC0415 - other jobs do not need it
+    import random
 
     source = random.Random(_SEED)  # noqa: S311 - the same offsets for all peers
     offsets = [source.randrange(task.size - task.step) for _ in range(task.count)]

@@ -68,14 +68,14 @@ class CloudStorageClient(ABC):
             >>> client.url("v3/model.safetensors")
             'memory://models/team-a/v3/model.safetensors'
         """
-        from gllm_storage.registry import CloudStorageRegistry  # noqa: PLC0415 - the registry imports this module
+        from gllm_storage.registry import CloudStorageRegistry  # the registry imports this module
 
         return CloudStorageRegistry.get_client(provider, config)
 
     @staticmethod
     def _of_url(url: str) -> CloudStorageClient:
         """The client of a URL; see `storage_client_from_url`."""
-        from gllm_storage.registry import storage_client_from_url  # noqa: PLC0415 - the registry imports this module
+        from gllm_storage.registry import storage_client_from_url  # the registry imports this module
 
         return storage_client_from_url(url)
 

@@ -118,7 +118,7 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             StorageError: If the store cannot be made.
         """
-        from gllm_storage.filesystem.foreign import ForeignStore  # noqa: PLC0415 - fsspec takes 50 ms to import
+        from gllm_storage.filesystem.foreign import ForeignStore
 
         return ForeignStore(self.filesystem, self._location.scheme, self._location.base, disk_options(self.config))
 
@@ -128,7 +128,7 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             StorageError: If the filesystem cannot be made.
         """
-        from fsspec.core import url_to_fs  # noqa: PLC0415 - fsspec takes 50 ms to import
+        from fsspec.core import url_to_fs
 
         try:
             filesystem, _ = url_to_fs(self.config["url"], **self.storage_options, skip_instance_cache=True)
@@ -677,7 +677,7 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.upload_dir("out", "v7", exclude=["*.txt"]).skipped
             2
         """
-        from gllm_storage.folders import transfer  # noqa: PLC0415 - most processes move no folders
+        from gllm_storage.folders import transfer  # most processes move no folders
 
         given = transfer.Options.of(options)
         return transfer.transfer(transfer.local_folder(local_dir, given.links), self._remote_folder(remote_dir), given)
@@ -708,7 +708,7 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.download_dir("v7", "copy").transferred
             2
         """
-        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+        from gllm_storage.folders import transfer
 
         given = transfer.Options.of(options)
         return transfer.transfer(self._remote_folder(remote_dir), transfer.local_folder(local_dir), given)
@@ -749,7 +749,7 @@ class FsspecStorageClient(CloudStorageClient):
               transfer notes.txt (9 bytes, new)
             1 files to transfer (9 bytes), 0 to delete, 2 equal (28 bytes), 0 problems
         """
-        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+        from gllm_storage.folders import transfer
 
         given = transfer.Options.of(options)
         one, other = self._any_folder(source, given.links), self._any_folder(target)
@@ -778,7 +778,7 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.copy_dir("v7", "v8").transferred
             2
         """
-        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+        from gllm_storage.folders import transfer
 
         source, target = self._remote_folder(source_dir), self._remote_folder(target_dir)
         return transfer.transfer(source, target, transfer.Options.of(options))
@@ -802,7 +802,7 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.delete_dir("v8", exclude=["*.json"]).deleted
             1
         """
-        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+        from gllm_storage.folders import transfer
 
         if not remote_dir:
             raise ValueError("remote_dir is empty; name a folder, or '/' for all objects of the bucket")
@@ -834,7 +834,7 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.check_dir("copy", client.url("v7")).is_empty
             True
         """
-        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+        from gllm_storage.folders import transfer
 
         given = transfer.Options.of(options)
         return transfer.check(self._any_folder(source, given.links), self._any_folder(target, given.links), given)
@@ -863,8 +863,8 @@ class FsspecStorageClient(CloudStorageClient):
             >>> client.apply_plan(Plan.load("plan.jsonl")).transferred
             3
         """
-        from gllm_storage.folders import plan as plans  # noqa: PLC0415 - as in `upload_dir`
-        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+        from gllm_storage.folders import plan as plans
+        from gllm_storage.folders import transfer
 
         if not isinstance(plan, plans.Plan):
             raise TypeError(f"plan is a Plan, as from Plan.load(path), not {type(plan).__name__}")
@@ -873,16 +873,16 @@ class FsspecStorageClient(CloudStorageClient):
         return transfer.apply(plan, source, self._any_folder(plan.target), given)
 
     def _remote_folder(self, path: str, links: str = "follow") -> StoredFolder:
-        from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - as in `upload_dir`
+        from gllm_storage.folders.entries import StoredFolder
 
         if not isinstance(path, str):
-            raise ValueError(f"a remote folder is a str, not {type(path).__name__}: {path!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
+            raise ValueError(f"a remote folder is a str, not {type(path).__name__}: {path!r}")
         below = self._location.listing_prefix(path)
         return StoredFolder(self.store, f"{below}/" if below and not below.endswith("/") else below, links, self)
 
     def _any_folder(self, where: str | os.PathLike[str] | RemoteFolder, links: str = "follow") -> Folder:
         """The folder of an argument of `sync_dir`."""
-        from gllm_storage.folders import transfer  # noqa: PLC0415 - as in `upload_dir`
+        from gllm_storage.folders import transfer
 
         if isinstance(where, transfer.RemoteFolder):
             if not isinstance(where.client, FsspecStorageClient):
@@ -966,7 +966,7 @@ def _properties(given: ObjectProperties | None, named: dict[str, Any]) -> Object
     known = [each.name for each in dataclasses.fields(ObjectProperties)]
     for name in named:
         if name not in known:
-            import difflib  # noqa: PLC0415 - for this error
+            import difflib
 
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {', '.join(known)}"
@@ -980,7 +980,7 @@ def _with_slash(path: str) -> str:
 
 def is_fsspec_protocol(scheme: str) -> bool:
     """Whether a protocol is registered with fsspec, by fsspec itself or by another package."""
-    from fsspec import available_protocols  # noqa: PLC0415 - fsspec takes 50 ms to import
-    from fsspec.registry import registry  # noqa: PLC0415 - fsspec takes 50 ms to import
+    from fsspec import available_protocols
+    from fsspec.registry import registry
 
     return scheme in available_protocols() or scheme in registry

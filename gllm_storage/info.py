@@ -109,7 +109,7 @@ class ObjectProperties:
                 _require_text(each.name, value, may_be_empty=False)
                 continue
             if not isinstance(value, Mapping):
-                raise ValueError(f"{each.name} must be a mapping of texts, not {type(value).__name__}")  # noqa: TRY004 - documented: a wrong property is a ValueError
+                raise ValueError(f"{each.name} must be a mapping of texts, not {type(value).__name__}")
             for name, text in value.items():
                 _require_text(f"a name of {each.name}", name, may_be_empty=False)
                 _require_text(f"{each.name} {name!r}", text, may_be_empty=True)
@@ -126,7 +126,7 @@ class ObjectProperties:
 
 def _require_text(what: str, value: object, *, may_be_empty: bool) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{what} must be a text, not {type(value).__name__}")  # noqa: TRY004 - documented: a wrong property is a ValueError
+        raise ValueError(f"{what} must be a text, not {type(value).__name__}")
     if not (value or may_be_empty):
         raise ValueError(f"{what} must not be empty")
     if any(unicodedata.category(each) in {"Cc", "Cs"} for each in value):
@@ -218,7 +218,7 @@ def _moment_of_text(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - few filesystems need it
+        from email.utils import parsedate_to_datetime  # few filesystems need it
 
         return parsedate_to_datetime(text)
 

@@ -230,7 +230,7 @@ class Location:
                 not make a valid key.
         """
         if not isinstance(remote_path, str):
-            raise ValueError(f"a remote path is a string, not {type(remote_path).__name__}: {remote_path!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
+            raise ValueError(f"a remote path is a string, not {type(remote_path).__name__}: {remote_path!r}")
         if isinstance(remote_path, ExactKey):
             return self._exact_key(remote_path)
         for each in self.forbidden:
@@ -273,7 +273,7 @@ class Location:
             ValueError: If it is not a string, is a URL of another location, or a key cannot begin with it.
         """
         if not isinstance(prefix, str):
-            raise ValueError(f"a prefix is a string, not {type(prefix).__name__}: {prefix!r}")  # noqa: TRY004 - documented: a bad path is a ValueError
+            raise ValueError(f"a prefix is a string, not {type(prefix).__name__}: {prefix!r}")
         if "://" in prefix:
             below = self._key_of_url(prefix)
         elif prefix.startswith("/"):

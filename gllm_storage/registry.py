@@ -49,7 +49,7 @@ class Provider:
         Raises:
             ImportError: If one is missing; the message names the command that installs it.
         """
-        from gllm_storage.settings import require_extra  # noqa: PLC0415 - it takes 4 ms to import, and the package 23
+        from gllm_storage.settings import require_extra  # it takes 4 ms to import, and the package 23
 
         require_extra(self.extra, *self.modules)
 
@@ -238,8 +238,8 @@ def storage_client_from_url(url: str, config: Mapping[str, Any] | None = None) -
         'memory://models/team-a/model.bin'
     """
     # On first use, as every provider: the verbs take longer to import than the rest of the package.
-    from gllm_storage.fsspec_client import FsspecStorageClient, is_fsspec_protocol  # noqa: PLC0415
-    from gllm_storage.settings import as_strings  # noqa: PLC0415
+    from gllm_storage.fsspec_client import FsspecStorageClient, is_fsspec_protocol
+    from gllm_storage.settings import as_strings
 
     scheme, _ = split_url(url)
     client_class: type[CloudStorageClient] = FsspecStorageClient
@@ -253,9 +253,7 @@ def storage_client_from_url(url: str, config: Mapping[str, Any] | None = None) -
             ) from None
     if not issubclass(client_class, FsspecStorageClient):
         # A ValueError, not a TypeError: the URL is wrong, not the type of an argument.
-        raise ValueError(  # noqa: TRY004
-            f"provider {scheme!r} cannot be made from a URL; use get_storage_client({scheme!r}, config)"
-        )
+        raise ValueError(f"provider {scheme!r} cannot be made from a URL; use get_storage_client({scheme!r}, config)")
     from_url = client_class.config_from_url(url)
     given = dict(config or {})
     if client_class.settings_class is not None:
@@ -301,7 +299,7 @@ def register_filesystems(*protocols: str) -> list[str]:
 
 
 def _register_filesystem(protocol: str) -> None:
-    from fsspec.registry import register_implementation, registry  # noqa: PLC0415 - fsspec takes 50 ms to import
+    from fsspec.registry import register_implementation, registry
 
     provider = _OF_PROTOCOL[protocol]
     if protocol in registry:  # a class that was used already comes before a name
@@ -326,7 +324,7 @@ def _imported(name: str) -> Any:
 
 
 def _announced() -> EntryPoints:
-    from importlib.metadata import entry_points  # noqa: PLC0415 - it takes half as long to import as the package does
+    from importlib.metadata import entry_points  # it takes half as long to import as the package does
 
     return entry_points(group=ENTRY_POINTS)
 

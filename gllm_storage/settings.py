@@ -201,7 +201,7 @@ def _times(number: str, unit: int) -> int:
     """A decimal number, perhaps with a fraction, times a unit, rounded down."""
     if number.isdecimal():
         return int(number) * unit
-    from decimal import Decimal  # noqa: PLC0415 - it takes 2 ms to import, and most sizes are whole numbers
+    from decimal import Decimal  # it takes 2 ms to import, and most sizes are whole numbers
 
     return int(Decimal(number) * unit)
 
@@ -453,7 +453,7 @@ def read_option(options: Mapping[str, Any], name: str, parse: Callable[[str], An
 
 
 def _without_exponent(number: float) -> str:
-    from decimal import Decimal  # noqa: PLC0415 - it takes 2 ms to import, and most times are texts
+    from decimal import Decimal  # it takes 2 ms to import, and most times are texts
 
     return f"{Decimal(str(number)):f}"
 
@@ -470,7 +470,7 @@ def require_mapping(config: object, provider: str) -> None:
         ValueError: If it is another object.
     """
     if not isinstance(config, Mapping):
-        raise ValueError(f"{provider}: the config must be a dict of strings, not {type(config).__name__}")  # noqa: TRY004 - as above
+        raise ValueError(f"{provider}: the config must be a dict of strings, not {type(config).__name__}")
 
 
 def require_extra(extra: str, *modules: str) -> None:
@@ -500,7 +500,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _unknown_key(key: object, known: list[str]) -> str:
-    import difflib  # noqa: PLC0415 - for this error
+    import difflib
 
     nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
@@ -528,7 +528,7 @@ def _as_text(value: object, natural: type | None) -> str | None:
     if natural is int and _is_integer(value):
         return str(int(value))
     if natural is timedelta and isinstance(value, timedelta):
-        from decimal import Decimal  # noqa: PLC0415 - it takes 2 ms to import, and most times are texts
+        from decimal import Decimal  # it takes 2 ms to import, and most times are texts
 
         return f"{(Decimal(value // timedelta(microseconds=1)) / 10**6).normalize():f}s"
     path = os.fspath(value) if natural is os.PathLike and isinstance(value, os.PathLike) else None
@@ -613,7 +613,7 @@ def fsspec_configuration(*protocols: str) -> dict[str, Any]:
     """
     if "fsspec.config" not in sys.modules and not _may_be_configured(protocols):
         return {}
-    from fsspec.config import conf  # noqa: PLC0415 - fsspec takes 50 ms to import
+    from fsspec.config import conf
 
     found: dict[str, Any] = {}
     for protocol in protocols:

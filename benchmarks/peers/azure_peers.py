@@ -38,7 +38,7 @@ class Adlfs(FsspecPeer):
     put_options = {"overwrite": True}
 
     def __init__(self, endpoint: Endpoint) -> None:
-        import adlfs  # noqa: PLC0415 - the other peer does not need it
+        import adlfs  # the other peer does not need it
 
         super().__init__(endpoint)
         self.filesystem = adlfs.AzureBlobFileSystem(connection_string=connection_string(endpoint))
@@ -55,7 +55,7 @@ class AzureSdk(Peer):
     }
 
     def __init__(self, endpoint: Endpoint) -> None:
-        from azure.storage.blob import BlobServiceClient  # noqa: PLC0415 - the other peer does not need it
+        from azure.storage.blob import BlobServiceClient  # the other peer does not need it
 
         super().__init__(endpoint)
         service: Any = BlobServiceClient.from_connection_string(connection_string(endpoint))

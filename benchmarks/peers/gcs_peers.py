@@ -33,7 +33,7 @@ class Gcsfs(FsspecPeer):
     def __init__(self, endpoint: Endpoint) -> None:
         # Otherwise it asks Google's own API for the kind of the bucket, over gRPC, whatever the endpoint.
         os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
-        import gcsfs  # noqa: PLC0415 - after the setting
+        import gcsfs  # after the setting
 
         super().__init__(endpoint)
         options = {"token": "anon", "project": _PROJECT, "endpoint_url": endpoint.url}
@@ -51,8 +51,8 @@ class GoogleSdk(Peer):
     }
 
     def __init__(self, endpoint: Endpoint) -> None:
-        from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415 - the other peer does not need it
-        from google.cloud import storage  # noqa: PLC0415 - likewise
+        from google.auth.credentials import AnonymousCredentials  # the other peer does not need it
+        from google.cloud import storage
 
         super().__init__(endpoint)
         anonymous: Any = AnonymousCredentials  # untyped
@@ -64,7 +64,7 @@ class GoogleSdk(Peer):
         self.bucket.blob(key).upload_from_filename(path, checksum=None)
 
     def download(self, key: str, path: str) -> None:
-        from google.cloud.storage import transfer_manager  # noqa: PLC0415 - likewise
+        from google.cloud.storage import transfer_manager
 
         blob = self.bucket.blob(key)
         transfer_manager.download_chunks_concurrently(

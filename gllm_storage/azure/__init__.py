@@ -14,7 +14,7 @@ __all__ = ["AzureBlobFileSystem"]
 
 def __getattr__(name: str) -> Any:
     if name == "AzureBlobFileSystem":
-        from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - it imports adlfs
+        from gllm_storage.azure.filesystem import AzureBlobFileSystem  # it imports adlfs
 
         return AzureBlobFileSystem
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

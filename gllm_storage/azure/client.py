@@ -144,8 +144,8 @@ class AzureStorageClient(FsspecStorageClient):
         Raises:
             StorageError: If the account cannot be used.
         """
-        from gllm_storage.azure.errors import unusable_account  # noqa: PLC0415 - this module imports no SDK
-        from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - imports adlfs
+        from gllm_storage.azure.errors import unusable_account
+        from gllm_storage.azure.filesystem import AzureBlobFileSystem  # imports adlfs
 
         options, connection = self.settings.filesystem_options(), self._connection.get()
         try:
@@ -154,8 +154,8 @@ class AzureStorageClient(FsspecStorageClient):
             raise unusable_account(error, f"az://{self.settings.container_name}") from error
 
     def _make_connection(self) -> AzureConnection:
-        from gllm_storage.azure.connection import connection_of  # noqa: PLC0415 - this module imports no SDK
-        from gllm_storage.azure.errors import unusable_account  # noqa: PLC0415 - this module imports no SDK
+        from gllm_storage.azure.connection import connection_of
+        from gllm_storage.azure.errors import unusable_account
 
         try:
             # fsspec merges its configuration below the options of the filesystem as well, for adlfs's protocols.

@@ -140,7 +140,7 @@ class AzureConnection:
         """
         if self.sse_customer_key is None:
             return {}
-        from azure.storage.blob import CustomerProvidedEncryptionKey  # noqa: PLC0415 - takes 0.2 s to import
+        from azure.storage.blob import CustomerProvidedEncryptionKey  # takes 0.2 s to import
 
         return {"cpk": CustomerProvidedEncryptionKey(self.sse_customer_key, self._digest_of_key())}
 
@@ -182,8 +182,8 @@ class AzureConnection:
             raise unusable_account(ValueError("sse_customer_key needs https"), url)
 
     def _make_service(self) -> BlobServiceClient:
-        from azure.core.pipeline.transport import RequestsTransport  # noqa: PLC0415 - with the SDK
-        from azure.storage.blob import BlobServiceClient  # noqa: PLC0415 - takes 0.2 s to import
+        from azure.core.pipeline.transport import RequestsTransport  # with the SDK
+        from azure.storage.blob import BlobServiceClient  # takes 0.2 s to import
 
         transport = RequestsTransport(
             session=self._session.get(),
@@ -210,8 +210,8 @@ class AzureConnection:
         Raises:
             ValueError: If the SDK cannot read the connection string or the account key.
         """
-        from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient  # noqa: PLC0415 - imports aiohttp
-        from azure.storage.blob.aio import ExponentialRetry  # noqa: PLC0415 - imports aiohttp
+        from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient  # imports aiohttp
+        from azure.storage.blob.aio import ExponentialRetry  # imports aiohttp
 
         # adlfs retries only by the SDK. The waits of the SDK begin at 15 s.
         policy = ExponentialRetry(
@@ -243,9 +243,9 @@ class AzureConnection:
         if self.account.credential is not None:
             return token_credential(self.account.credential, asynchronous=asynchronous)
         if asynchronous:
-            from azure.identity import aio as identity  # noqa: PLC0415 - imports aiohttp
+            from azure.identity import aio as identity  # imports aiohttp
         else:
-            from azure import identity  # type: ignore[no-redef]  # noqa: PLC0415 - takes 0.3 s to import
+            from azure import identity  # type: ignore[no-redef]  # takes 0.3 s to import
         if self.account.principal:
             return identity.ClientSecretCredential(*self.account.principal)
         return identity.DefaultAzureCredential()
@@ -290,7 +290,7 @@ class _Blocking:
         self._credential = credential
 
     def get_token(self, *scopes: str, **options: Any) -> Any:
-        from fsspec.asyn import get_loop, sync  # noqa: PLC0415 - the verbs need no fsspec otherwise
+        from fsspec.asyn import get_loop, sync  # the verbs need no fsspec otherwise
 
         return sync(get_loop(), self._credential.get_token, *scopes, **options)
 

@@ -10,13 +10,13 @@ import contextlib
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.etree import ElementTree as ET
 
 from gllm_storage.azure.errors import UnreadableAnswerError
 from gllm_storage.store.pages import PageCheck, RepeatedPageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from xml.etree import ElementTree as ET
 
 _OK = 200
 _ENTRIES = frozenset({"Blob", "BlobPrefix", "Container"})
@@ -79,6 +79,8 @@ def _read(body: bytes, prefix: str) -> tuple[list[str], str | None]:
         UnreadableAnswerError: If the answer is not a listing; or if a blob is outside the requested prefix or has no size:
             what is listed may be deleted next.
     """
+    from xml.etree import ElementTree as ET
+
     try:
         root = ET.fromstring(body)  # noqa: S314 - expat limits the expansion of entities
     except (ET.ParseError, ValueError, LookupError) as error:

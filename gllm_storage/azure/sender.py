@@ -272,7 +272,7 @@ class _Token:
     """
 
     def __init__(self, credential: Any) -> None:
-        from azure.core.pipeline.policies import BearerTokenCredentialPolicy  # noqa: PLC0415 - needed by few accounts
+        from azure.core.pipeline.policies import BearerTokenCredentialPolicy  # needed by few accounts
 
         make: Any = BearerTokenCredentialPolicy
         self._new_policy = partial(make, credential, _SCOPE)
@@ -316,7 +316,7 @@ class _Token:
 
 
 def _request_to(url: str) -> Any:
-    from azure.core.pipeline import PipelineContext, PipelineRequest  # noqa: PLC0415 - needed by few accounts
-    from azure.core.pipeline.transport import HttpRequest  # noqa: PLC0415 - needed by few accounts
+    from azure.core.pipeline import PipelineContext, PipelineRequest  # needed by few accounts
+    from azure.core.pipeline.transport import HttpRequest  # needed by few accounts
 
     return PipelineRequest(HttpRequest("GET", url), PipelineContext(None))

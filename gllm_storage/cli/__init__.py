@@ -33,7 +33,7 @@ def _run() -> int:
     except ImportError as error:
         _tell(str(error))
         return _MISSING_PACKAGE
-    from gllm_storage.cli.app import run  # noqa: PLC0415 - it imports click
+    from gllm_storage.cli.app import run  # it imports click
 
     return run(sys.argv[1:])
 

@@ -96,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     instruction = os.environ.get(VARIABLE)
     if instruction:
-        from click.shell_completion import shell_complete  # noqa: PLC0415 - only a shell that completes needs it
+        from click.shell_completion import shell_complete  # only a shell that completes needs it
 
         return shell_complete(cli, {}, PROGRAM, VARIABLE, instruction)
     debug = "--debug" in arguments

@@ -18,7 +18,7 @@ _SCHEMES = ("s3://", "gs://", "az://", "abfs://", "file:///")
 
 def complete_url(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete schemes and local files. No request is sent to a store: a key press must not wait for the network."""
-    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell that completes needs it
+    from click.shell_completion import CompletionItem  # only a shell that completes needs it
 
     schemes = [CompletionItem(scheme) for scheme in _SCHEMES if scheme.startswith(incomplete)]
     return [*schemes, CompletionItem(incomplete, type="file")]
@@ -26,7 +26,7 @@ def complete_url(_: click.Context, __: click.Parameter, incomplete: str) -> list
 
 def complete_setting(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the keys of the built-in providers' settings."""
-    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell that completes needs it
+    from click.shell_completion import CompletionItem  # only a shell that completes needs it
 
     keys: set[str] = set()
     for name in ("s3", "gcs", "azure", "file", "memory"):

@@ -103,7 +103,7 @@ def end_of(place: LocalPath | Folder, *, stored: bool = False, links: str = "fol
         stored: Whether a local folder counts as one of the provider ``file``, because the other end is local, too.
         links: How links of a local folder are treated.
     """
-    from gllm_storage.folders.entries import LocalFolder, StoredFolder  # noqa: PLC0415 - --help does not need it
+    from gllm_storage.folders.entries import LocalFolder, StoredFolder
 
     if not isinstance(place, LocalPath):
         return StoredFolder(place.client.store, place.prefix, links)
@@ -125,7 +125,7 @@ def require_unpublished(place: Place) -> None:
         return
     key = place.key if isinstance(place, Stored) else os.path.abspath(place.path).strip("/")
     if any(True for _ in possible_models(key)):
-        from gllm_storage.folders.published import require_unpublished_object  # noqa: PLC0415 - as above
+        from gllm_storage.folders.published import require_unpublished_object
 
         client = place.client if isinstance(place, Stored) else _local_client()
         require_unpublished_object(client.store, key)
@@ -133,7 +133,7 @@ def require_unpublished(place: Place) -> None:
 
 @functools.cache
 def _local_client() -> FsspecStorageClient:
-    from gllm_storage.registry import storage_client_from_url  # noqa: PLC0415 - as above
+    from gllm_storage.registry import storage_client_from_url
 
     client: FsspecStorageClient = storage_client_from_url("file:///")  # type: ignore[assignment]  # of a known provider
     return client
@@ -248,7 +248,7 @@ def takes(chosen: Mapping[str, Any], name: str) -> bool:
     """
     if not chosen:
         return True
-    from gllm_storage.folders.transfer import Options  # noqa: PLC0415 - as above
+    from gllm_storage.folders.transfer import Options
 
     return Options(**chosen).chosen().takes(name)
 
@@ -306,7 +306,7 @@ def run(source: End, target: End, reporter: Reporter, options: Mapping[str, Any]
     Raises:
         Exception: As `sync_dir`, but for failures of single files.
     """
-    from gllm_storage.folders.transfer import Options, transfer  # noqa: PLC0415 - as above
+    from gllm_storage.folders.transfer import Options, transfer
 
     given = Options(**{**reporter.hooks(), **options})
     reporter.reported(partial(transfer, source, target, given, **deletions), dry_run=given.dry_run)

@@ -76,7 +76,7 @@ def period(option: str, text: str) -> dt.timedelta:
     Raises:
         ValueError: If the text is not a time.
     """
-    import datetime as dt  # noqa: PLC0415 - most commands need none
+    import datetime as dt  # most commands need none
 
     number = text.removesuffix("d")
     try:
@@ -90,7 +90,7 @@ def period(option: str, text: str) -> dt.timedelta:
 @contextlib.contextmanager
 def bar(name: str, *, quiet: bool) -> Iterator[Callback]:
     """The callback that shows a progress bar on a terminal."""
-    from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
+    from gllm_storage.cli.progress import bars
 
     with bars(quiet=quiet) as shown, shown.watching(name) as callback:
         yield callback

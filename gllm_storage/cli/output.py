@@ -109,7 +109,7 @@ def drop(stream: TextIO) -> None:
 
 def say_json(value: Any) -> None:
     """Print a JSON document."""
-    import json  # noqa: PLC0415 - only this output needs it
+    import json  # only this output needs it
 
     with stream_errors():
         click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_utf8()))
@@ -117,7 +117,7 @@ def say_json(value: Any) -> None:
 
 def say_json_array(values: Iterable[Any]) -> None:
     """Print a JSON array, element by element: the objects of a bucket may not fit into memory."""
-    import json  # noqa: PLC0415 - only this output needs it
+    import json  # only this output needs it
 
     separator = "["
     for value in values:

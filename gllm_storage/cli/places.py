@@ -200,7 +200,7 @@ def address(text: str, *, exact: bool = False) -> Address:
     """
     argument = parse(text, exact=exact)
     if isinstance(argument, Stream):
-        raise ValueError("'-' is not allowed here; give a URL")  # noqa: TRY004 - a wrong value of the right type
+        raise ValueError("'-' is not allowed here; give a URL")
     return address_of_local(argument) if isinstance(argument, LocalPath) else argument
 
 

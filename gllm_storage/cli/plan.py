@@ -92,7 +92,7 @@ class Target:
             ValueError: If it is a folder.
         """
         if isinstance(self.root, Folder):
-            raise ValueError(f"{self.root.url} is a folder; name a file in it")  # noqa: TRY004 - wrong usage
+            raise ValueError(f"{self.root.url} is a folder; name a file in it")
         return self.root
 
     def below(self, name: str) -> Place:
@@ -122,7 +122,7 @@ class Target:
         name = name if self.into else ""
         root = self.root
         if isinstance(root, Stream):
-            raise ValueError("a folder cannot go to standard output; name a folder as target")  # noqa: TRY004 - as above
+            raise ValueError("a folder cannot go to standard output; name a folder as target")
         if isinstance(root, LocalPath):
             return LocalPath(os.path.join(root.path, *_safe_segments(name))) if name else root
         require_utf8(name)

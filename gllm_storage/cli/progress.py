@@ -84,8 +84,8 @@ def bars(*, quiet: bool = False) -> Iterator[Bars]:
 
 
 def _display() -> Progress:
-    from rich.console import Console  # noqa: PLC0415 - rich takes 60 ms to import, and pipes do not need it
-    from rich.progress import (  # noqa: PLC0415 - as above
+    from rich.console import Console  # rich takes 60 ms to import, and pipes do not need it
+    from rich.progress import (
         BarColumn,
         DownloadColumn,
         Progress,
@@ -93,7 +93,7 @@ def _display() -> Progress:
         TextColumn,
         TimeRemainingColumn,
     )
-    from rich.text import Text  # noqa: PLC0415 - as above
+    from rich.text import Text
 
     class _Speed(ProgressColumn):
         """Rich's own column shows MB/s beside the MiB of the size."""

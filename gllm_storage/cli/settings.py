@@ -113,14 +113,14 @@ def make_clients(
 
 def _client_class(url: str) -> type[FsspecStorageClient]:
     """The client class for the scheme of a URL; the generic one for fsspec's other protocols."""
-    from gllm_storage.fsspec_client import FsspecStorageClient  # noqa: PLC0415 - not needed for --help
+    from gllm_storage.fsspec_client import FsspecStorageClient
 
     try:
         found: Any = CloudStorageRegistry.client_class(split_url(url)[0])
     except ValueError:
         found = FsspecStorageClient
     if not issubclass(found, FsspecStorageClient):
-        raise ValueError(  # noqa: TRY004 - the URL is wrong
+        raise ValueError(
             f"provider {split_url(url)[0]!r} is not supported by the command line: its client lacks listings and streams"
         )
     known: type[FsspecStorageClient] = found
@@ -195,7 +195,7 @@ def _require_known_variables(environ: Mapping[str, str], classes: Iterable[type[
     names = {name for name in environ if name.startswith(_ENVIRONMENT)} - _known_variables(classes)
     if not names:
         return
-    from gllm_storage.fsspec_client import FsspecStorageClient  # noqa: PLC0415 - not needed for --help
+    from gllm_storage.fsspec_client import FsspecStorageClient
 
     known = _known_variables(_all_client_classes())
     for name in sorted(names - known):
@@ -203,7 +203,7 @@ def _require_known_variables(environ: Mapping[str, str], classes: Iterable[type[
             continue  # a storage option of any filesystem
         # Without the common beginning, which would make every name similar.
         keys = [each.removeprefix(_ENVIRONMENT) for each in known]
-        import difflib  # noqa: PLC0415 - for this warning
+        import difflib
 
         nearest = difflib.get_close_matches(name.removeprefix(_ENVIRONMENT), keys, n=1, cutoff=0.6)
         if nearest:
@@ -304,7 +304,7 @@ def _unknown(setting: Setting, classes: Mapping[Store, type[FsspecStorageClient]
         side = f" as {setting.side}" if setting.side else ""
         return f"{setting.option} {name}: this command has no store{provider}{side}; check the URL and the option"
     known = sorted({key for client_class in found for key in client_class.config_keys()} - IN_THE_URL)
-    import difflib  # noqa: PLC0415 - for this error
+    import difflib
 
     nearest = difflib.get_close_matches(setting.key, known, n=1, cutoff=0.6)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""

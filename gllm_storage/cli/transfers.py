@@ -86,7 +86,7 @@ def move_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str:
     old = _as_stored(source) if isinstance(source, LocalPath) else source
     new = _as_stored(target) if isinstance(target, LocalPath) else target
     if not (isinstance(old, Stored) and isinstance(new, Stored)):
-        raise ValueError("a stream cannot be moved")  # noqa: TRY004 - wrong usage
+        raise ValueError("a stream cannot be moved")
     if old.client == new.client:
         old.client.move_file(old.remote_path, new.remote_path, check_conflict=no_clobber)
         return shown_name(target)

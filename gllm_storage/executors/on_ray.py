@@ -26,7 +26,7 @@ class RayExecutor(EngineExecutor):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        import ray  # noqa: PLC0415 - an optional package, which takes 1 s to import
+        import ray  # an optional package, which takes 1 s to import
 
         self._cancel: Callable[[Any], object] = ray.cancel
         self._task: Any = ray.remote(_result_of).options(**options)

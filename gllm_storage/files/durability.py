@@ -35,7 +35,7 @@ _CANNOT_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOENT, errno.EPERM, errno.ENO
 @functools.cache
 def libc() -> ctypes.CDLL:
     """The C library of the process, for the system calls that Python lacks."""
-    import ctypes  # noqa: PLC0415 - it takes 2 ms to import, and only transfers of files need it
+    import ctypes  # it takes 2 ms to import, and only transfers of files need it
 
     return ctypes.CDLL(None, use_errno=True)
 
@@ -44,7 +44,7 @@ def libc() -> ctypes.CDLL:
 def _sync_file_range() -> Any:
     function = getattr(libc(), "sync_file_range", None)
     if function is not None:
-        import ctypes  # noqa: PLC0415 - see `libc`
+        import ctypes  # see `libc`
 
         function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     return function

@@ -43,7 +43,7 @@ class FoldedClashes:
     """
 
     def __init__(self, fold: Fold) -> None:
-        import sqlite3  # noqa: PLC0415 - not in every Python, and few disks need it
+        import sqlite3  # not in every Python, and few disks need it
 
         self._fold = fold
         self._database = sqlite3.connect("")  # a temporary file, which SQLite deletes

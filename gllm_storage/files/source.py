@@ -323,7 +323,7 @@ def _copy_of(fd: int, path: str, details: ErrorDetails) -> int:
     Raises:
         StorageError: If it cannot be read.
     """
-    import tempfile  # noqa: PLC0415 - it takes 4 ms to import, and most verbs need none
+    import tempfile  # it takes 4 ms to import, and most verbs need none
 
     with tempfile.TemporaryFile(buffering=0) as file:
         with local_errors("read", path, details):

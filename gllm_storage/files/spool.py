@@ -192,7 +192,7 @@ class Spool:
 
     def _fd(self) -> int:
         if self._file is None:
-            import tempfile  # noqa: PLC0415 - it takes 4 ms to import, and most verbs need none
+            import tempfile  # it takes 4 ms to import, and most verbs need none
 
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by `close`
         return self._file.fileno()

@@ -388,7 +388,7 @@ def scratch_target(details: ErrorDetails) -> Iterator[LocalTarget]:
         StorageError: If the file cannot be made.
     """
     with local_errors("write", SCRATCH, details):
-        import tempfile  # noqa: PLC0415 - it takes 4 ms to import, and most verbs need none
+        import tempfile  # it takes 4 ms to import, and most verbs need none
 
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - an error in the block is not one of this file
     with file:
@@ -916,7 +916,7 @@ def _rename_without_replacing(temporary: str, destination: str) -> None:
 
 def _renameat2(source: str, destination: str) -> int:
     """Call Linux's renameat2 with RENAME_NOREPLACE. Returns 0 or an errno: ENOSYS if libc has no such function."""
-    import ctypes  # noqa: PLC0415 - see `libc`
+    import ctypes  # see `libc`
 
     library = libc()
     if not hasattr(library, "renameat2"):

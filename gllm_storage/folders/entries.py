@@ -395,7 +395,7 @@ class UnorderedError(Exception):
 
 def in_key_order(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Sort files by their paths in UTF-8, in a temporary file."""
-    import sqlite3  # noqa: PLC0415 - not in every Python, and few stores need it
+    import sqlite3  # not in every Python, and few stores need it
 
     with contextlib.closing(sqlite3.connect("")) as database:
         database.execute("CREATE TABLE entries (path BLOB PRIMARY KEY, size, modified_ns, state, version) WITHOUT ROWID")

@@ -181,11 +181,11 @@ def texts(name: str, values: Iterable[str] | None, kind: str) -> list[str]:
         ValueError: If the value is not a list or the like, or has something else than texts.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable | None):
-        raise ValueError(f"{name}={values!r}: give a list of {kind}")  # noqa: TRY004 - a wrong option is a ValueError
+        raise ValueError(f"{name}={values!r}: give a list of {kind}")
     found = list(values or ())
     for each in found:
         if not isinstance(each, str):
-            raise ValueError(f"{name} has {each!r}: give a list of {kind}, as texts")  # noqa: TRY004 - as above
+            raise ValueError(f"{name} has {each!r}: give a list of {kind}, as texts")
     return found
 
 

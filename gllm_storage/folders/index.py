@@ -217,7 +217,7 @@ class ChecksumIndex:
             if self._path is None:
                 return
             try:
-                import sqlite3  # noqa: PLC0415 - not in every Python
+                import sqlite3  # not in every Python
             except ImportError:
                 self._path = None
                 return
@@ -237,7 +237,7 @@ class ChecksumIndex:
 
     def _opened(self, path: str) -> sqlite3.Connection:
         if self._connection is None or self._pid != os.getpid():  # SQLite's connections do not survive a fork
-            import sqlite3  # noqa: PLC0415 - as in `_use`
+            import sqlite3  # as in `_use`
 
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, check_same_thread=False)

@@ -94,7 +94,7 @@ class Step:
             ValueError: If a field is missing or unknown, or has another type or value than `save` writes.
         """
         if not isinstance(record, dict):
-            raise ValueError(f"{record!r} is not a step")  # noqa: TRY004 - what is wrong is the file
+            raise ValueError(f"{record!r} is not a step")
         for name, value in record.items():
             if name not in _STEP_TYPES or type(value) is not _STEP_TYPES[name]:
                 raise ValueError(f"a step has {name}={value!r}")

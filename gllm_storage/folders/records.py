@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ class Records(Generic[T]):
 
     def _spill(self) -> None:
         if self._file is None:
+            import tempfile
+
             self._file = tempfile.TemporaryFile(prefix="gllm-storage-")  # noqa: SIM115 - closed by `close`
         for start in range(0, len(self._recent), _BLOCK):
             fields = list(map(self._pack, self._recent[start : start + _BLOCK]))

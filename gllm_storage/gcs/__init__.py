@@ -14,7 +14,7 @@ __all__ = ["GCSFileSystem"]
 
 def __getattr__(name: str) -> Any:
     if name == "GCSFileSystem":
-        from gllm_storage.gcs.filesystem import GCSFileSystem  # noqa: PLC0415 - it imports gcsfs
+        from gllm_storage.gcs.filesystem import GCSFileSystem  # it imports gcsfs
 
         return GCSFileSystem
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

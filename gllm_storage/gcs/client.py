@@ -106,8 +106,8 @@ class GCSStorageClient(FsspecStorageClient):
             AccessDeniedError: If the credentials cannot be read.
         """
         require_extra("gcs", "gcsfs")
-        from gllm_storage.gcs.errors import translated  # noqa: PLC0415 - the module of the client imports no SDK
-        from gllm_storage.gcs.filesystem import GCSFileSystem  # noqa: PLC0415 - it imports gcsfs
+        from gllm_storage.gcs.errors import translated
+        from gllm_storage.gcs.filesystem import GCSFileSystem  # it imports gcsfs
 
         with translated(ErrorDetails("gcs", f"gs://{self.settings.bucket_name}", "connection")):
             return GCSFileSystem(
@@ -115,7 +115,7 @@ class GCSStorageClient(FsspecStorageClient):
             )
 
     def _make_connection(self) -> GCSConnection:
-        from gllm_storage.gcs.connection import connection_of  # noqa: PLC0415 - it imports google-auth and requests
+        from gllm_storage.gcs.connection import connection_of  # it imports google-auth and requests
 
         return connection_of({**fsspec_configuration("gs", "gcs"), **self.settings.filesystem_options()})
 

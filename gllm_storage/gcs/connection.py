@@ -230,7 +230,7 @@ class GCSConnection:
             seconds: How long the URL is valid.
             method: ``"GET"`` or ``"PUT"``.
         """
-        from google.cloud import storage  # noqa: PLC0415 - gcsfs needs it; it takes half a second to import
+        from google.cloud import storage  # gcsfs needs it; it takes half a second to import
 
         client = storage.Client(
             project=self.account.project or "-",
@@ -398,7 +398,7 @@ def _credentials_of(token: Any, scopes: list[str]) -> Credentials:
     if isinstance(token, dict):
         token = _of_mapping(token, scopes)
     if not isinstance(token, Credentials):
-        raise ValueError(f"a token is a text, a dict or google-auth's Credentials, not {type(token).__name__}")  # noqa: TRY004 - as gcsfs
+        raise ValueError(f"a token is a text, a dict or google-auth's Credentials, not {type(token).__name__}")
     return token
 
 
@@ -412,10 +412,10 @@ def _of_file(path: str, scopes: list[str]) -> Credentials:
 
 def _of_mapping(info: Any, scopes: list[str]) -> Credentials:
     """Credentials of a service account; or of a user, as gcloud saves them."""
-    from google.oauth2 import service_account  # noqa: PLC0415 - imports `cryptography`, which takes 0.1 s
+    from google.oauth2 import service_account  # imports `cryptography`, which takes 0.1 s
 
     if not isinstance(info, dict):
-        raise ValueError("it is not a JSON object")  # noqa: TRY004 - as for other wrong content
+        raise ValueError("it is not a JSON object")
     make: Any = service_account.Credentials.from_service_account_info
     try:
         of_service: Credentials = make(info, scopes=scopes)
@@ -425,7 +425,7 @@ def _of_mapping(info: Any, scopes: list[str]) -> Credentials:
             raise ValueError(
                 f"neither those of a service account ({error}) nor those of a user (missing {', '.join(missing)})"
             ) from error
-        from google.oauth2.credentials import Credentials as UserCredentials  # noqa: PLC0415 - for this source only
+        from google.oauth2.credentials import Credentials as UserCredentials  # for this source only
 
         make = UserCredentials
         of_user: Credentials = make(
@@ -441,7 +441,7 @@ def _of_mapping(info: Any, scopes: list[str]) -> Credentials:
 
 def _of_access_token(token: str) -> Credentials:
     """Credentials of an access token. Google is asked when it expires, unless ``FETCH_RAW_TOKEN_EXPIRY`` is false."""
-    from google.oauth2.credentials import Credentials as UserCredentials  # noqa: PLC0415 - for this source only
+    from google.oauth2.credentials import Credentials as UserCredentials  # for this source only
 
     expiry = None
     if os.environ.get("FETCH_RAW_TOKEN_EXPIRY", "true").lower() not in {"false", "0", "off", "no"}:
@@ -464,7 +464,7 @@ def _scopes(connection: GCSConnection) -> list[str]:
 
 
 def _request(session: requests.Session) -> Any:
-    from google.auth.transport.requests import Request  # noqa: PLC0415 - imports `cryptography`, which takes 0.1 s
+    from google.auth.transport.requests import Request  # imports `cryptography`, which takes 0.1 s
 
     make: Any = Request
     return make(session)

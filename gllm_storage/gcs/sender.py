@@ -98,7 +98,7 @@ class Sender(DirectSender):
     def _token_request(self) -> Any:
         """google-auth's way to send a request for a token."""
         if self._tokens is None:
-            from google.auth.transport.requests import Request  # noqa: PLC0415 - imports `cryptography`, which takes 0.1 s
+            from google.auth.transport.requests import Request  # imports `cryptography`, which takes 0.1 s
 
             session = requests.Session()
             session.auth = keep_headers
@@ -138,7 +138,7 @@ class Sender(DirectSender):
         return session
 
     def _authorized_session(self) -> requests.Session:
-        from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415 - imports `cryptography`
+        from google.auth.transport.requests import AuthorizedSession  # imports `cryptography`
 
         make: Any = AuthorizedSession  # google-auth publishes no types for it
         session: requests.Session = make(self._credentials, auth_request=self._token_request())

@@ -111,7 +111,7 @@ class LocalStorageClient(FsspecStorageClient):
 
     def make_filesystem(self) -> LocalStoreFileSystem:
         """The local filesystem of fsspec, which writes by the store of the client."""
-        from gllm_storage.local.filesystem import LocalStoreFileSystem  # noqa: PLC0415 - fsspec takes 50 ms to import
+        from gllm_storage.local.filesystem import LocalStoreFileSystem
 
         filesystem = LocalStoreFileSystem(auto_mkdir=True, skip_instance_cache=True, **self.storage_options)
         filesystem.use_store(self.store)

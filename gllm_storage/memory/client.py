@@ -101,16 +101,16 @@ class MemoryStorageClient(FsspecStorageClient):
 
     def make_store(self) -> MemoryStore:
         """The objects of the bucket, in the memory that all filesystems of fsspec share."""
-        from fsspec.implementations.memory import MemoryFileSystem  # noqa: PLC0415 - fsspec takes 50 ms to import
+        from fsspec.implementations.memory import MemoryFileSystem
 
-        from gllm_storage.memory.store import MemoryStore  # noqa: PLC0415 - it imports fsspec
+        from gllm_storage.memory.store import MemoryStore  # it imports fsspec
 
         settings = TransferSettings(publish_on_error=self.settings.publish_on_error, **disk_options_of(self.settings))
         return MemoryStore(MemoryFileSystem(), self.settings.bucket_name, settings)
 
     def make_filesystem(self) -> MemoryFileSystem:
         """The memory filesystem of fsspec, which writes by the store of the client."""
-        from gllm_storage.memory.filesystem import MemoryFileSystem  # noqa: PLC0415 - it imports fsspec
+        from gllm_storage.memory.filesystem import MemoryFileSystem  # it imports fsspec
 
         filesystem = MemoryFileSystem(skip_instance_cache=True, **self.storage_options)
         filesystem.use_store(self.store)

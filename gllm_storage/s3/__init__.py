@@ -14,7 +14,7 @@ __all__ = ["S3FileSystem"]
 
 def __getattr__(name: str) -> Any:
     if name == "S3FileSystem":
-        from gllm_storage.s3.filesystem import S3FileSystem  # noqa: PLC0415 - it imports s3fs and botocore
+        from gllm_storage.s3.filesystem import S3FileSystem  # it imports s3fs and botocore
 
         return S3FileSystem
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

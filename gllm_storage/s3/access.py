@@ -368,7 +368,7 @@ class _Profile(NamedTuple):
         named = given or next(filter(None, map(variables.get, _PROFILES)), None)
         if not (named or os.path.isfile(config) or os.path.isfile(credentials)):
             return cls({}, {}, {})
-        from botocore.configloader import load_config, raw_config_parse  # noqa: PLC0415 - 5 ms, and there may be no files
+        from botocore.configloader import load_config, raw_config_parse  # 5 ms, and there may be no files
 
         try:
             all_of_config = load_config(config)["profiles"] if os.path.isfile(config) else {}
@@ -403,7 +403,7 @@ def _credentials(endpoint: Endpoint, profile: _Profile, variables: Mapping[str, 
     credentials = session.get_credentials()
     if credentials is None:
         raise _NotPlainError("there are no credentials")
-    from botocore.credentials import Credentials  # noqa: PLC0415 - with the session
+    from botocore.credentials import Credentials  # with the session
 
     if type(credentials) is Credentials:  # others are refreshed: to read them may send a request
         _plain(credentials.access_key, credentials.secret_key, credentials.token)
@@ -423,7 +423,7 @@ def _plain(key: str | None, secret: str | None, token: str | None) -> Keys:
 
 def _session(profile: str | None) -> Any:
     """A session of botocore, as boto3 makes it."""
-    import botocore.session  # noqa: PLC0415 - it takes 80 ms to import, and most credentials are keys
+    import botocore.session  # it takes 80 ms to import, and most credentials are keys
 
     session = botocore.session.get_session()
     if profile is not None:
@@ -437,7 +437,7 @@ def _goes_through_proxy(server: str) -> bool:
     # Windows and macOS have system settings, too.
     if sys.platform == "linux" and not {"http_proxy", "https_proxy"} & set(names):
         return False
-    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - it takes 10 ms to import
+    from urllib.request import getproxies, proxy_bypass  # it takes 10 ms to import
 
     url = urlsplit(server)
     try:
@@ -458,7 +458,7 @@ def default_bundle() -> str:
             bundle = os.path.join(os.path.dirname(package.origin), "cacert.pem")
             if os.path.isfile(bundle):
                 return bundle
-    from botocore.httpsession import where  # noqa: PLC0415 - see above
+    from botocore.httpsession import where
 
     found: str = where()
     return found

@@ -140,7 +140,7 @@ class S3StorageClient(FsspecStorageClient):
 
     def make_filesystem(self) -> S3FileSystem:
         """A filesystem that shares the connection of the verbs."""
-        from gllm_storage.s3.filesystem import S3FileSystem  # noqa: PLC0415 - it imports s3fs and aiohttp
+        from gllm_storage.s3.filesystem import S3FileSystem  # it imports s3fs and aiohttp
 
         filesystem = S3FileSystem(**self._options(), skip_instance_cache=True)
         filesystem.connection = self._connection.get()
@@ -148,7 +148,7 @@ class S3StorageClient(FsspecStorageClient):
 
     def filesystem_to_open(self, mode: str, options: Mapping[str, Any]) -> AbstractFileSystem:
         """A filesystem that imports neither s3fs nor aiohttp, unless a file needs something of s3fs."""
-        from gllm_storage.s3.files import ClientFiles  # noqa: PLC0415 - it imports fsspec
+        from gllm_storage.s3.files import ClientFiles  # it imports fsspec
 
         made = self._filesystem.peek()
         is_in_transaction = made is not None and made._intrans  # noqa: SLF001 - fsspec's own
@@ -157,7 +157,7 @@ class S3StorageClient(FsspecStorageClient):
         return self._files.get()
 
     def _make_files(self) -> ClientFiles:
-        from gllm_storage.s3.files import ClientFiles  # noqa: PLC0415 - it imports fsspec
+        from gllm_storage.s3.files import ClientFiles  # it imports fsspec
 
         return ClientFiles(self._connection.get().store(self.settings.bucket_name), lambda: self.filesystem)
 
@@ -168,7 +168,7 @@ class S3StorageClient(FsspecStorageClient):
         return not fsspec_configuration("s3", "s3a").keys() <= self.settings.filesystem_options().keys()
 
     def _make_connection(self) -> S3Connection:
-        from gllm_storage.s3.connection import connection_of  # noqa: PLC0415 - it imports botocore
+        from gllm_storage.s3.connection import connection_of  # it imports botocore
 
         return connection_of(self._options())
 

@@ -148,7 +148,7 @@ class Endpoint:
             botocore.exceptions.BotoCoreError: If the profile is unknown, or there are no credentials that can be sent.
         """
         # boto3 takes about 0.2 s to import: only when a request needs it.
-        import boto3  # noqa: PLC0415
+        import boto3
 
         # A session of its own: boto3's default session is shared, and making clients from it is not thread-safe.
         session = boto3.session.Session(botocore_session=shared, profile_name=self.profile_name)
@@ -166,7 +166,7 @@ class Endpoint:
     def _boto_client(self, session: Any) -> S3Client:
         """A new boto3 client of a session of boto3."""
         from botocore import UNSIGNED  # noqa: PLC0415 - as boto3
-        from botocore.config import Config  # noqa: PLC0415 - as boto3
+        from botocore.config import Config  # as boto3
 
         options = {**_CLIENT_DEFAULTS, "max_pool_connections": self.pool_size, **self.config_options}
         options.setdefault("retries", {"mode": "standard", "total_max_attempts": self.max_attempts})
@@ -220,7 +220,7 @@ class Endpoint:
 
     def _direct(self, session: Any) -> S3Client:
         """The direct client over a boto3 client."""
-        from botocore.credentials import Credentials  # noqa: PLC0415 - with boto3
+        from botocore.credentials import Credentials  # with boto3
 
         from gllm_storage.s3.http.client import BotoAccess  # noqa: PLC0415 - the import may fail
 
@@ -256,7 +256,7 @@ def _require_printable(credentials: Any) -> None:
     Raises:
         botocore.exceptions.CredentialRetrievalError: If one has a control character.
     """
-    from botocore.credentials import Credentials  # noqa: PLC0415 - with boto3
+    from botocore.credentials import Credentials  # with boto3
     from botocore.exceptions import CredentialRetrievalError  # noqa: PLC0415 - with boto3
 
     if type(credentials) is not Credentials:

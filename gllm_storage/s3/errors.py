@@ -315,7 +315,7 @@ def _region_in(message: str) -> str | None:
 
 def _profiles() -> str:
     """The names of the profiles on this machine."""
-    import botocore.session  # noqa: PLC0415 - it takes 80 ms to import, and this error needs it alone
+    import botocore.session  # it takes 80 ms to import, and this error needs it alone
 
     try:
         names = sorted(botocore.session.Session().available_profiles)

@@ -212,7 +212,7 @@ class ClientFile(_OfClient, ObjectFile):
         return self.fs.url(self.path, **kwargs)
 
     def _replaced(self) -> Exception:
-        from s3fs.utils import FileExpired  # noqa: PLC0415 - it imports aiohttp and aiobotocore
+        from s3fs.utils import FileExpired  # it imports aiohttp and aiobotocore
 
         expired: Exception = FileExpired(filename=self.path, e_tag=self.version.etag)
         return expired

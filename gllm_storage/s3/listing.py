@@ -95,7 +95,7 @@ def time_of(value: Any) -> datetime:
     if isinstance(value, str) and _ISO_TIME.fullmatch(value):
         with contextlib.suppress(ValueError):  # botocore's parser says what is wrong
             return datetime.fromisoformat(value)
-    from botocore.utils import parse_timestamp  # noqa: PLC0415 - it takes 70 ms to import, for stores with another format
+    from botocore.utils import parse_timestamp  # it takes 70 ms to import, for stores with another format
 
     found: datetime = parse_timestamp(value)
     return found

@@ -120,7 +120,7 @@ class S3Store(ObjectStore):
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind, except parts for the
                 next upload with the same `content_id`.
         """
-        from gllm_storage.s3.upload import S3Upload, S3Write  # noqa: PLC0415 - see above
+        from gllm_storage.s3.upload import S3Upload, S3Write
 
         settings = settings_of_call(self.settings, request.options)
         stop = request.transfer.stop
@@ -159,9 +159,9 @@ class S3Store(ObjectStore):
             ValueError: If the options ask for impossible parts.
             StorageError: If the probe of the endpoint fails.
         """
-        from gllm_storage.s3.probe import Condition, UploadPlan, put_limit, warn_of_race  # noqa: PLC0415 - see above
-        from gllm_storage.s3.stream import StreamedWriter  # noqa: PLC0415 - see above
-        from gllm_storage.s3.upload import S3Upload  # noqa: PLC0415 - see above
+        from gllm_storage.s3.probe import Condition, UploadPlan, put_limit, warn_of_race
+        from gllm_storage.s3.stream import StreamedWriter
+        from gllm_storage.s3.upload import S3Upload
 
         settings = settings_of_call(self.settings, request.options)
         collect = None
@@ -213,7 +213,7 @@ class S3Store(ObjectStore):
         """
         if properties is NO_PROPERTIES:
             return {}
-        from gllm_storage.s3.upload import parameters_of  # noqa: PLC0415 - see above
+        from gllm_storage.s3.upload import parameters_of
 
         return parameters_of(properties, self.connection.parameters("PutObject"))
 
@@ -400,7 +400,7 @@ class S3Store(ObjectStore):
         pipeline = self.connection.pipeline if len(items) > 1 else None
         if pipeline is None:
             return super().upload_many(items, stop, workers or _ONE_REQUEST_EACH, on_error=on_error)
-        from gllm_storage.s3.small import upload_small  # noqa: PLC0415 - see above
+        from gllm_storage.s3.small import upload_small
 
         done, left = upload_small(self, pipeline, items, stop)
         _require_reported(done, on_error)
@@ -419,7 +419,7 @@ class S3Store(ObjectStore):
         pipeline = self.connection.pipeline if len(items) > 1 else None
         if pipeline is None:
             return super().read_many(items, stop, on_error=on_error, workers=workers or _ONE_REQUEST_EACH)
-        from gllm_storage.s3.small import read_small  # noqa: PLC0415 - see above
+        from gllm_storage.s3.small import read_small
 
         with folders_synced_once():
             small, left = read_small(self, pipeline, items, stop)
@@ -436,7 +436,7 @@ class S3Store(ObjectStore):
         Raises:
             StorageError: If a request fails.
         """
-        from gllm_storage.s3.unfinished import abort_uploads  # noqa: PLC0415 - see above
+        from gllm_storage.s3.unfinished import abort_uploads
 
         with contextlib.suppress(AccessDeniedError), translated(self.details(prefix, "delete")):
             abort_uploads(self.connection, self.bucket, prefix)
@@ -479,7 +479,7 @@ class S3Store(ObjectStore):
         ):
             super().copy(key, target, target_key, transfer, options)
             return
-        from gllm_storage.s3.copy import Copy, Place, copy_object  # noqa: PLC0415 - see above
+        from gllm_storage.s3.copy import Copy, Place, copy_object
 
         given = dict(options or {})
         copy = Copy(
@@ -508,8 +508,8 @@ class S3Store(ObjectStore):
             ConflictCheckUnsupportedError: If `exclusive` is set, and the endpoint cannot do that.
             StorageError: If the copy fails, or the source object is another version; nothing is left behind.
         """
-        from gllm_storage.s3.copy import Copy, Place, copy_object  # noqa: PLC0415 - see above
-        from gllm_storage.s3.probe import Condition  # noqa: PLC0415 - see above
+        from gllm_storage.s3.copy import Copy, Place, copy_object
+        from gllm_storage.s3.probe import Condition
 
         copy = Copy(
             source=Place(self.bucket, key),
@@ -534,7 +534,7 @@ class S3Store(ObjectStore):
 
     def _copy_through(self, copy: Copy) -> None:
         """Copy one version of an object through this machine, with its properties."""
-        from gllm_storage.s3.copy import properties_to_copy  # noqa: PLC0415 - see above
+        from gllm_storage.s3.copy import properties_to_copy
 
         if copy.exclusive:
             self.require_create(copy.target.key, "copy")  # before the content is read
@@ -582,7 +582,7 @@ class S3Store(ObjectStore):
         exclusive: bool,
         has_one_content: bool = False,
     ) -> UploadPlan:
-        from gllm_storage.s3.probe import plan_create, plan_overwrite  # noqa: PLC0415 - see above
+        from gllm_storage.s3.probe import plan_create, plan_overwrite
 
         if not exclusive:
             return plan_overwrite(size, settings)
@@ -590,7 +590,7 @@ class S3Store(ObjectStore):
         return plan_create(size, settings, self._enforced(key), details, has_one_content=has_one_content)
 
     def _enforced(self, key: str) -> ConditionalWrites:
-        from gllm_storage.s3.probe import ALL_ENFORCED, conditional_writes  # noqa: PLC0415 - see above
+        from gllm_storage.s3.probe import ALL_ENFORCED, conditional_writes
 
         if self.settings.conditional_writes == "enforced":
             return ALL_ENFORCED

@@ -137,7 +137,7 @@ def of_clock(date: str | None, *, surely: bool = False) -> Diagnosis | None:
         date: The ``Date`` header of the answer.
         surely: Whether the store says that it is the clock.
     """
-    import email.utils  # noqa: PLC0415 - it takes 5 ms to import, and only a refusal needs it
+    import email.utils  # it takes 5 ms to import, and only a refusal needs it
 
     try:
         theirs = email.utils.parsedate_to_datetime(date or "")

@@ -796,7 +796,7 @@ class ObjectStore(ABC):
             with scratch_target(details) as target:
                 yield target
             return
-        import tempfile  # noqa: PLC0415 - it takes 4 ms to import, and most verbs need none
+        import tempfile  # it takes 4 ms to import, and most verbs need none
 
         with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
             draft = Draft(os.path.join(folder, "content"), details, durable=False, named=True)

@@ -180,7 +180,7 @@ def require_name(name: str) -> str:
             or is longer than 128 characters.
     """
     if not isinstance(name, str):
-        raise ValueError(f"{name!r} cannot be the name of a version or an alias: give a text")  # noqa: TRY004 - documented
+        raise ValueError(f"{name!r} cannot be the name of a version or an alias: give a text")
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ValueError(
             f"{name!r} cannot be the name of a version or an alias: it must have 1 to {_LONGEST_NAME} letters, digits, '.', "
@@ -196,7 +196,7 @@ def require_period(argument: str, period: object) -> None:
         ValueError: If it is not a `datetime.timedelta`, or negative.
     """
     if not isinstance(period, dt.timedelta):
-        raise ValueError(f"{argument}={period!r} is not a datetime.timedelta, such as timedelta(days=30)")  # noqa: TRY004 - documented
+        raise ValueError(f"{argument}={period!r} is not a datetime.timedelta, such as timedelta(days=30)")
     if period < dt.timedelta():
         raise ValueError(f"{argument} must not be negative: {period}")
 

@@ -239,7 +239,7 @@ def _as_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the metadata of a version must be JSON: names with values, not {metadata!r}") from error
     for name, value in given.items():
         if not isinstance(name, str | int | float | None):
-            raise ValueError(f"the metadata of a version must be JSON, which has only texts as names, not {name!r}")  # noqa: TRY004 - documented
+            raise ValueError(f"the metadata of a version must be JSON, which has only texts as names, not {name!r}")
         try:
             json.dumps({name: value}, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:

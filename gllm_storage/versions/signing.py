@@ -152,7 +152,7 @@ def _relative_paths(ignore: str | os.PathLike[str] | Iterable[str | os.PathLike[
         ValueError: If one is not a path below a directory.
     """
     if isinstance(ignore, (bytes, bytearray)) or not isinstance(ignore, (str, os.PathLike, Iterable)):
-        raise ValueError(f"ignore={ignore!r}: give a path, or a list of paths")  # noqa: TRY004 - a wrong option is a ValueError
+        raise ValueError(f"ignore={ignore!r}: give a path, or a list of paths")
     return [_relative_path(each) for each in ([ignore] if isinstance(ignore, (str, os.PathLike)) else ignore)]
 
 
@@ -186,8 +186,8 @@ class _Hashes:
         Raises:
             ValueError: If that is no file: a statement of no file would be one of every version.
         """
-        from model_signing._hashing.hashing import Digest  # noqa: PLC0415 - an extra; it has no public name
-        from model_signing.manifest import Manifest, SerializationType  # noqa: PLC0415 - an extra
+        from model_signing._hashing.hashing import Digest  # an extra; it has no public name
+        from model_signing.manifest import Manifest, SerializationType
 
         arguments = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}
         kind = SerializationType.from_args({**arguments, "ignore_paths": self._ignored} if self._ignored else arguments)

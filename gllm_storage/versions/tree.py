@@ -138,7 +138,7 @@ def read_tree(lines: Iterable[bytes], details: ErrorDetails) -> Iterator[TreeFil
 def _file_of(fields: dict[str, Any]) -> TreeFile:
     path, size, sha256, crc = (fields.get(name) for name in ("path", "size", "sha256", "crc64nvme"))
     if not isinstance(path, str):
-        raise ValueError("a line has no path")  # noqa: TRY004 - as the other damages
+        raise ValueError("a line has no path")
     if type(size) is not int or not 0 <= size < 2**63:
         raise ValueError(f"the size of {path!r} is not a number of bytes")
     if not isinstance(sha256, str) or len(sha256) != _SHA256_DIGITS or not _HEX.issuperset(sha256):

@@ -40,7 +40,7 @@ def test_object_and_folder(store: str, servers: Servers) -> None:
 
 def test_both_in_memory() -> None:
     """The same in memory."""
-    from gllm_storage import MemoryStorageClient  # noqa: PLC0415 - no other test of this module needs it
+    from gllm_storage import MemoryStorageClient
 
     filesystem: Any = MemoryStorageClient({"bucket_name": "both"}).filesystem
     filesystem.pipe({"/both/a": b"object", "/both/a/b": b"below"})
@@ -53,7 +53,7 @@ def test_both_in_memory() -> None:
 
 def test_read_block_in_memory() -> None:
     """`read_block`, which asks a file for its size, works in memory."""
-    from gllm_storage import MemoryStorageClient  # noqa: PLC0415 - as above
+    from gllm_storage import MemoryStorageClient
 
     filesystem: Any = MemoryStorageClient({"bucket_name": "blocks"}).filesystem
     filesystem.pipe_file("/blocks/a", b"one\ntwo\nthree\n")
@@ -132,7 +132,7 @@ def test_remove_list_with_folders(store: str, servers: Servers) -> None:
 
 def test_generation(servers: Servers) -> None:
     """`info` and `exists` of a generation, by the path of a version-aware filesystem."""
-    from gllm_storage.gcs.filesystem import GCSFileSystem  # noqa: PLC0415 - it imports gcsfs
+    from gllm_storage.gcs.filesystem import GCSFileSystem  # it imports gcsfs
 
     rig = server_rig("gcs-fake", servers.get("gcs-fake"))
     filesystem: Any = GCSFileSystem(

@@ -222,7 +222,7 @@ def test_random_reads(faulty: Faulty) -> None:
 
 def test_one_tensor(faulty: Faulty) -> None:
     """The header and one tensor of a safetensors file cost two requests."""
-    import numpy as np  # noqa: PLC0415 - one test only
+    import numpy as np
 
     tensors = {f"layer.{number}": np.full((100_000,), number, dtype=np.float32) for number in range(20)}
     faulty.put(save(tensors))
@@ -365,7 +365,7 @@ def test_threads_seek(faulty: Faulty, method: str) -> None:
 
 def test_duckdb(faulty: Faulty) -> None:
     """DuckDB, whose threads share a file, counts and adds all rows of a Parquet file on a slow store."""
-    import duckdb  # noqa: PLC0415 - one test only
+    import duckdb
 
     rows = 100_000
     stored = io.BytesIO()

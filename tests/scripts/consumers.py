@@ -90,13 +90,13 @@ def _content(size: int) -> bytes:
 
 
 def _tensors() -> Any:
-    import torch  # noqa: PLC0415 - not in the extra
+    import torch
 
     return {f"layer.{number}.weight": torch.randn(TENSOR) for number in range(TENSORS)}
 
 
 def _make_checkpoint(put: Callable[[str, bytes], object]) -> None:
-    import torch  # noqa: PLC0415 - not in the extra
+    import torch
 
     file = io.BytesIO()
     torch.save(_tensors(), file)
@@ -104,21 +104,21 @@ def _make_checkpoint(put: Callable[[str, bytes], object]) -> None:
 
 
 def _torch_load() -> None:
-    import torch  # noqa: PLC0415 - not in the extra
+    import torch
 
     with fsspec.open(f"{ROOT}/model.pt", "rb") as file:
         assert len(torch.load(file)) == TENSORS
 
 
 def _torch_save() -> None:
-    import torch  # noqa: PLC0415 - not in the extra
+    import torch
 
     with fsspec.open(f"{ROOT}/saved.pt", "wb") as file:
         torch.save(_tensors(), file)
 
 
 def _make_distributed(put: Callable[[str, bytes], object]) -> None:
-    import torch.distributed.checkpoint as dcp  # noqa: PLC0415 - not in the extra
+    import torch.distributed.checkpoint as dcp
 
     with tempfile.TemporaryDirectory() as folder:
         dcp.save(_tensors(), checkpoint_id=folder, no_dist=True)
@@ -127,9 +127,9 @@ def _make_distributed(put: Callable[[str, bytes], object]) -> None:
 
 
 def _distributed_load(names: Callable[[int], bool] = lambda _: True) -> None:
-    import torch  # noqa: PLC0415 - not in the extra
-    import torch.distributed.checkpoint as dcp  # noqa: PLC0415 - not in the extra
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader  # noqa: PLC0415 - not in the extra
+    import torch
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
 
     wanted = {f"layer.{number}.weight": torch.zeros(TENSOR) for number in range(TENSORS) if names(number)}
     dcp.load(wanted, storage_reader=FsspecReader(f"{ROOT}/ck"), no_dist=True)
@@ -141,8 +141,8 @@ def _distributed_part() -> None:
 
 
 def _distributed_save() -> None:
-    import torch.distributed.checkpoint as dcp  # noqa: PLC0415 - not in the extra
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter  # noqa: PLC0415 - not in the extra
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
     writer = FsspecWriter(f"{ROOT}/ck-saved", sync_files=False)
     dcp.save(_tensors(), storage_writer=writer, no_dist=True)
@@ -174,13 +174,13 @@ def _pandas_folder() -> None:
 
 
 def _dask_folder() -> None:
-    import dask.dataframe as dd  # noqa: PLC0415 - not in the extra
+    import dask.dataframe as dd
 
     assert len(dd.read_parquet(f"{ROOT}/parts", storage_options={}).compute()) == 80_000
 
 
 def _duckdb() -> None:
-    import duckdb  # noqa: PLC0415 - not in the extra
+    import duckdb
 
     con = duckdb.connect()
     con.register_filesystem(fsspec.filesystem("s3"))
@@ -253,7 +253,7 @@ def _read_block() -> None:
 
 
 def _zarr() -> None:
-    import zarr  # noqa: PLC0415 - not in the extra
+    import zarr
 
     array = zarr.create_array(f"{ROOT}/z", shape=(1000, 1000), chunks=(250, 250), dtype="f8", overwrite=True)
     array[:] = 1

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def dask() -> Iterator[Executor]:
     """Two processes of Dask."""
-    from distributed import Client, LocalCluster  # noqa: PLC0415 - takes 1 s
+    from distributed import Client, LocalCluster  # takes 1 s
 
     options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with LocalCluster(processes=True, **options) as cluster, Client(cluster) as client:
@@ -34,9 +34,9 @@ def dask() -> Iterator[Executor]:
 @contextlib.contextmanager
 def ray() -> Iterator[Executor]:
     """Two processes of Ray."""
-    import ray as engine  # noqa: PLC0415 - takes 2 s
+    import ray as engine  # takes 2 s
 
-    from gllm_storage.executors import RayExecutor  # noqa: PLC0415 - likewise
+    from gllm_storage.executors import RayExecutor
 
     engine.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
     try:

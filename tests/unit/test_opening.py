@@ -190,7 +190,7 @@ def test_unknown_mode(call: str, rig: Rig, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["memory", "file", "ministack", "ceph"])
 def test_folder_round_trip(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """A folder that is uploaded and downloaded keeps its structure."""
-    from tests.conftest import make_rig  # noqa: PLC0415 - a few rigs only
+    from tests.conftest import make_rig
 
     rig = make_rig(kind, request)
     for name in ("x/a", "x/y/b"):

@@ -167,7 +167,7 @@ def test_empty_object() -> None:
 
 def test_buffers_of_readinto() -> None:
     """`readinto` accepts buffers of any kind."""
-    import array  # noqa: PLC0415 - one test only
+    import array
 
     content = content_of(1000)
     _, filesystem = shelf_of(content)

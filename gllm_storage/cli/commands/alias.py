@@ -26,7 +26,7 @@ def alias(model: str, alias: str | None, version: str | None, *, expected: str |
     first. If another process moves the alias at the same moment, or it does not point to --expected, it is not moved (exit
     code 4).
     """
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     (stored,) = models_at(model)
     if version is not None and alias is not None:

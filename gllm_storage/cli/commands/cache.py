@@ -35,7 +35,7 @@ def list_(directory: str, *, as_json: bool) -> None:
     Each has its digest, the number of its files in the cache, their size in bytes, the time of the last fetch, and the model
     and the name of the version. Versions may share files.
     """
-    from gllm_storage.versions import list_cache  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.versions import list_cache
 
     _show(list_cache(directory), as_json=as_json)
 
@@ -62,7 +62,7 @@ def prune(
     """
     if older_than is None and max_size is None:
         raise click.UsageError("Name a rule: --older-than or --max-size")
-    from gllm_storage.versions import prune_cache  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.versions import prune_cache
 
     removed = prune_cache(
         directory,

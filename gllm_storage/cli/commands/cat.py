@@ -23,8 +23,8 @@ def cat(urls: Sequence[str], *, exact: bool) -> None:
 
     Each object is read in one version. If the store keeps a checksum, the data is verified after the last byte.
     """
-    from gllm_storage.cli.progress import Bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
-    from gllm_storage.cli.transfers import write_out  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.cli.progress import Bars
+    from gllm_storage.cli.transfers import write_out
 
     addresses = [address(each, exact=exact) for each in urls]
     failures = Failures()

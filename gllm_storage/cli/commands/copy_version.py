@@ -24,7 +24,7 @@ def copy_version(model: str, name: str, target: str, *, version: str | None, qui
     NAME is a version, an alias or a digest. Files that are there already are kept, so an interrupted command goes on when it
     is run again.
     """
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     source, destination = models_at(model, target)
     announce("the version is copied completely or not at all; run the command again to go on")

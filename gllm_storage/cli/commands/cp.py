@@ -73,8 +73,8 @@ def cp(
     failure the target is unchanged. Properties, such as --content-type, are those of the copies; a store refuses those
     that it cannot keep.
     """
-    from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
-    from gllm_storage.cli.transfers import copy_file, shown_name  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.cli.progress import bars
+    from gllm_storage.cli.transfers import copy_file, shown_name
 
     parsed, parsed_target = sources_and_target(paths, exact=exact)
     if properties.given() and isinstance(parsed_target, (Stream, LocalPath)):

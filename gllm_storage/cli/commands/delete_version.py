@@ -21,7 +21,7 @@ def delete_version(model: str, names: tuple[str, ...]) -> None:
 
     An alias to a deleted version is an error of "resolve" and "fetch" from now on; a warning names it.
     """
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     (stored,) = models_at(model)
     failures = Failures()

@@ -24,7 +24,7 @@ def diff(model: str, old: str, new: str, *, as_json: bool) -> None:
 
     OLD and NEW are versions, aliases or digests. The exit code is 0 in any case.
     """
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     (stored,) = models_at(model)
     found = versions.diff(stored.client, stored.path, old, new)

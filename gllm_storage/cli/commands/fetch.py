@@ -40,7 +40,7 @@ def fetch(
     """
     if directory is None and cache is None:
         raise click.UsageError("DIRECTORY or --cache is missing.")
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     (stored,) = models_at(model)
     announce("the directory does not exist; run the command again to go on")

@@ -28,7 +28,7 @@ def gc(model: str, *, dry_run: bool, grace: str, one_machine: bool, as_json: boo
     These are files of deleted versions, and of publishers that did not end. Publishers, readers and other collectors may
     work meanwhile: no published version loses a file.
     """
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     spared = period("--grace", grace)
     (stored,) = models_at(model)

@@ -71,8 +71,8 @@ def mv(
     A source is deleted when its copy is complete, and only in the version that was copied. A TARGET that ends with "/", or
     is a local folder, gets the files into it.
     """
-    from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
-    from gllm_storage.cli.transfers import move_file, shown_name  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.cli.progress import bars
+    from gllm_storage.cli.transfers import move_file, shown_name
 
     sources, target = sources_and_target(paths, exact=exact)
     if any(isinstance(each, Stream) for each in (*sources, target)):
@@ -132,7 +132,7 @@ def _remove_local_folders(path: str) -> None:
 
 
 def _remove_markers(client: FsspecStorageClient, key: str) -> None:
-    from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - for this option only
+    from gllm_storage.folders.entries import StoredFolder
 
     store, prefix = client.store, key if not key or key.endswith("/") else f"{key}/"
     if markers := StoredFolder(store, prefix).empty_markers():

@@ -39,8 +39,8 @@ def publish(
     Files that an earlier version has are copied within the store. An interrupted command goes on when it is run again. A
     version that exists with other files or metadata is not changed (exit code 4).
     """
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
-    from gllm_storage.versions.aliases import require_alias  # noqa: PLC0415 - as above
+    from gllm_storage import versions
+    from gllm_storage.versions.aliases import require_alias
 
     facts = _parsed(metadata)
     (stored,) = models_at(model)

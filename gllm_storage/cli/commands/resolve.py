@@ -19,7 +19,7 @@ def resolve(model: str, name: str, *, as_json: bool) -> None:
 
     NAME is a version, an alias or a digest. An alias whose version was deleted or replaced is an error (exit code 3).
     """
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     (stored,) = models_at(model)
     found = versions.resolve(stored.client, stored.path, name)

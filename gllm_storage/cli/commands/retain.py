@@ -31,7 +31,7 @@ def retain(model: str, *, keep_last: int, keep_every: int, keep_younger: str | N
     """
     if not (keep_last or keep_every or keep_younger):
         raise click.UsageError("Name a rule: --keep-last, --keep-every or --keep-younger")
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     younger = None if keep_younger is None else period("--keep-younger", keep_younger)
     (stored,) = models_at(model)

@@ -59,7 +59,7 @@ def rm(
     With --recursive, "s3://b/x" deletes "x" and all objects below "x/", but not "xy"; with --exact also those whose names no
     path can have. A relative path of a local file or folder begins with "./".
     """
-    from gllm_storage.cli.progress import Bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
+    from gllm_storage.cli.progress import Bars
 
     require_recursive(chosen, recursive=recursive)
     addresses = [address_to_delete(each, exact=exact) for each in urls]
@@ -105,7 +105,7 @@ def _require_below_root(text: str, where: Address, stored: Stored) -> None:
 
 def _remove_folder(where: Address, stored: Stored, manner: _Manner) -> None:
     """Delete the objects below a prefix, folder markers included; then the object of that name."""
-    from gllm_storage.folders.entries import StoredFolder  # noqa: PLC0415 - for this option only
+    from gllm_storage.folders.entries import StoredFolder
 
     _refuse_link(where)
     is_folder = not where.key or where.key.endswith("/")
@@ -122,7 +122,7 @@ def _remove_folder(where: Address, stored: Stored, manner: _Manner) -> None:
 
 def _remove_below(folder: StoredFolder, stored: Stored, manner: _Manner) -> bool:
     """Delete the objects of a folder; returns whether there were any."""
-    from gllm_storage.folders.transfer import Options, delete  # noqa: PLC0415 - as above
+    from gllm_storage.folders.transfer import Options, delete
 
     if folder.local is not None and not os.path.isdir(folder.local.path):
         return False

@@ -73,7 +73,7 @@ def sync(
     Both are folders, with or without "/" at their ends. Nothing is deleted without --delete. Names that TARGET cannot have
     are refused before anything is changed; --exclude leaves them out.
     """
-    from gllm_storage.cli.progress import bars  # noqa: PLC0415 - it imports fsspec, which --help does not need
+    from gllm_storage.cli.progress import bars
 
     plan = None if plan_from is None else _loaded(plan_from, given, plan_to)
     ends = _Ends.of(paths) if plan is None else _Ends.of_plan(plan, paths)
@@ -97,7 +97,7 @@ def sync(
 
 
 def _synced(ends: _Ends, given: Mapping[str, Any], options: Mapping[str, Any]) -> FolderResult:
-    from gllm_storage.folders.transfer import Options, transfer  # noqa: PLC0415 - --help does not need it
+    from gllm_storage.folders.transfer import Options, transfer
 
     wishes = {name: given[name] for name in ("size_only", "links", "on_error", "force")}
     source, target = ends.made(given["links"])
@@ -108,7 +108,7 @@ def _synced(ends: _Ends, given: Mapping[str, Any], options: Mapping[str, Any]) -
 
 
 def _applied(plan: Plan, ends: _Ends, given: Mapping[str, Any], options: Mapping[str, Any]) -> FolderResult:
-    from gllm_storage.folders.transfer import Options, apply  # noqa: PLC0415 - as above
+    from gllm_storage.folders.transfer import Options, apply
 
     wanted = Options(**{"on_error": given["on_error"], "force": given["force"], **options})
     return apply(plan, *ends.made(), wanted)
@@ -120,7 +120,7 @@ def _loaded(path: str, given: Mapping[str, Any], plan_to: str | None) -> Plan:
     Raises:
         click.UsageError: If options are given that the plan has decided.
     """
-    from gllm_storage.folders import Plan  # noqa: PLC0415 - as above
+    from gllm_storage.folders import Plan
 
     decided = given["delete"] or given["max_delete"] is not None or given["size_only"] or given["chosen"]
     if decided or plan_to is not None:
@@ -226,7 +226,7 @@ def _places(source: Argument, target: Argument) -> tuple[LocalPath | Folder, Loc
 
 def _place(argument: Argument, side: str, made: Mapping[Store, FsspecStorageClient]) -> LocalPath | Folder:
     if isinstance(argument, Stream):
-        raise ValueError("sync compares folders, not standard input or output; use cp")  # noqa: TRY004 - wrong usage
+        raise ValueError("sync compares folders, not standard input or output; use cp")
     if isinstance(argument, LocalPath):
         return argument
     key = argument.key

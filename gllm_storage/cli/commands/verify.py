@@ -20,7 +20,7 @@ def verify(model: str, name: str, directory: str | None, *, no_read: bool, as_js
 
     NAME is a version, an alias or a digest. A changed, missing or added file is an error (exit code 7).
     """
-    from gllm_storage import versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage import versions
 
     if no_read and directory is not None:
         raise click.UsageError("--no-read is for the files in the store; leave DIRECTORY out")

@@ -16,7 +16,7 @@ from gllm_storage.cli.output import say, say_json_array
 @store_options
 def versions(model: str, *, long_format: bool, as_json: bool) -> None:
     """List the versions of a model, in the order of their names."""
-    from gllm_storage.versions import list_versions  # noqa: PLC0415 - it imports awscrt, which --help does not need
+    from gllm_storage.versions import list_versions
 
     (stored,) = models_at(model)
     found = list(list_versions(stored.client, stored.path))

@@ -835,7 +835,7 @@ def refusal_of(client: S3Client) -> str | None:
 
 
 def _refusal_of(client: S3Client) -> str | None:
-    from botocore import httpsession  # noqa: PLC0415 - with the boto3 client
+    from botocore import httpsession  # with the boto3 client
 
     session = getattr(getattr(client, "_endpoint", None), "http_session", None)
     if type(session) is not httpsession.URLLib3Session:
@@ -864,7 +864,7 @@ def tls_context_of(client: S3Client) -> ssl.SSLContext:
 
 
 def _tls_context_of(client: S3Client) -> ssl.SSLContext:
-    from botocore import httpsession  # noqa: PLC0415 - with the boto3 client
+    from botocore import httpsession  # with the boto3 client
 
     settings = vars(client._endpoint.http_session)  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no other way
     context: ssl.SSLContext = httpsession.create_urllib3_context()

@@ -56,7 +56,7 @@ def read_listing(document: bytes) -> dict[str, Any]:
     Raises:
         ValueError: If it is not such a document: not XML, a number or time that cannot be read, or a field twice.
     """
-    from xml.etree import ElementTree as ET  # noqa: PLC0415 - it takes 3 ms to import, and most processes list nothing
+    from xml.etree import ElementTree as ET  # it takes 3 ms to import, and most processes list nothing
 
     if b"<!DOCTYPE" in document:  # expat lets entities of a document grow to a hundred times its size
         raise ValueError("the document has a DOCTYPE, which no listing has")

@@ -209,7 +209,7 @@ def _elements_of(document: bytes, names: frozenset[str]) -> dict[str, str]:
     Raises:
         ValueError: If it is not such a document, or an element occurs twice.
     """
-    from xml.etree import ElementTree as ET  # noqa: PLC0415 - it takes 3 ms to import, and most processes need none
+    from xml.etree import ElementTree as ET  # it takes 3 ms to import, and most processes need none
 
     try:
         # A store may send spaces before the document, while it completes an upload.
@@ -289,7 +289,7 @@ def _time(text: str) -> datetime:
     try:
         return read_date(text)
     except ValueError:
-        from botocore.utils import parse_timestamp  # noqa: PLC0415 - it takes 50 ms to import, and S3 sends no such dates
+        from botocore.utils import parse_timestamp  # it takes 50 ms to import, and S3 sends no such dates
 
         return parse_timestamp(text)
 

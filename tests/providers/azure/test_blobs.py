@@ -198,7 +198,7 @@ def test_containers(faulty: Faulty) -> None:
 
 def test_listing_cache(servers: Servers) -> None:
     """With adlfs's listing cache, a listing shows the files that this filesystem wrote."""
-    from gllm_storage.azure.filesystem import AzureBlobFileSystem  # noqa: PLC0415 - of the extra
+    from gllm_storage.azure.filesystem import AzureBlobFileSystem
 
     server = servers.get("azurite")
     assert isinstance(server, AzureServer)

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("mocked_aws")
 @pytest.fixture
 def moto_rig(request: pytest.FixtureRequest) -> Rig:
     """Moto in this process."""
-    from tests.conftest import make_rig  # noqa: PLC0415 - one rig only
+    from tests.conftest import make_rig
 
     return make_rig("moto", request)
 
@@ -171,7 +171,7 @@ def test_truncated_object(servers: Servers, tmp_path: Path) -> None:
 
 def ceph_and_second(servers: Servers) -> tuple[Any, Any]:
     """A client and boto3 on a store that keeps no checksums. Moto does not intercept requests to other hosts."""
-    from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - two tests only
+    from tests.rig import plain_boto3, s3_config
 
     server = servers.s3("ceph")
     return get_storage_client("s3", s3_config(server)), plain_boto3(server)
@@ -180,7 +180,7 @@ def ceph_and_second(servers: Servers) -> tuple[Any, Any]:
 @pytest.fixture
 def versioned(servers: Servers) -> tuple[Any, Any, str]:
     """boto3, a version-aware filesystem, and a versioned bucket."""
-    from tests.rig import new_prefix, plain_boto3, s3_config  # noqa: PLC0415 - one fixture only
+    from tests.rig import new_prefix, plain_boto3, s3_config
 
     server = servers.s3("ministack")
     second, bucket = plain_boto3(server), new_prefix()
@@ -242,7 +242,7 @@ def test_version_unaware_filesystem(moto_rig: Rig, tmp_path: Path) -> None:
 
 def test_parameters_of_open_file(servers: Servers) -> None:
     """An open file sends the request parameters that `open` received."""
-    from tests.rig import plain_boto3, s3_config  # noqa: PLC0415 - one test only
+    from tests.rig import plain_boto3, s3_config
 
     server = servers.s3("ministack")
     plain_boto3(server).put_object(Bucket=BUCKET, Key="own", Body=b"content")

@@ -196,7 +196,7 @@ def test_wrong_crc(tmp_path: Path) -> None:
 
 def test_changed_by_mmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that changed after its CRC-64 was computed is refused by the store, and reported as a changed source."""
-    from gllm_storage.azure import upload  # noqa: PLC0415 - patched
+    from gllm_storage.azure import upload  # patched
 
     (tmp_path / "a").write_bytes(bytes(3 * MIB))
     original = upload._Digest.add

@@ -139,7 +139,7 @@ class _Token:
         self._token = " ".join(arguments) or "default"
 
     def get_token(self, *_: str, **__: Any) -> Any:
-        from azure.core.credentials import AccessToken  # noqa: PLC0415 - of the extra
+        from azure.core.credentials import AccessToken
 
         return AccessToken(self._token, 2**40)
 
@@ -225,7 +225,7 @@ def test_sources(recorder: Recorder, source: Source, tmp_path: Path, monkeypatch
 
 def test_anonymous_filesystem(monkeypatch: pytest.MonkeyPatch) -> None:
     """A filesystem that is made by its class also reads fsspec's configuration."""
-    from gllm_storage.azure import AzureBlobFileSystem  # noqa: PLC0415 - imports adlfs
+    from gllm_storage.azure import AzureBlobFileSystem  # imports adlfs
 
     monkeypatch.setitem(fsspec.config.conf, "abfs", {"anon": "true"})
     with recording() as recorder:

@@ -165,10 +165,10 @@ def _removal(report: Report, left: list[str]) -> Row:
 
 
 def _show_table(report: Report) -> None:
-    from rich.box import ASCII, HEAVY_HEAD  # noqa: PLC0415 - as below
-    from rich.console import Console  # noqa: PLC0415 - rich takes 60 ms to import, and --json does not need it
-    from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415 - as above
+    from rich.box import ASCII, HEAVY_HEAD
+    from rich.console import Console  # rich takes 60 ms to import, and --json does not need it
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table("check", "", "result", box=HEAVY_HEAD if _can_draw_lines() else ASCII)
     for row in report.rows:
@@ -194,7 +194,7 @@ def _announcing() -> Iterator[Callable[[str], None]]:
     if not shows_progress():
         yield lambda _: None
         return
-    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.console import Console
 
     console = Console(stderr=True)
     with console.status("checking") as status:
