@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Dict, Self  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, Dict, Self
 
 if TYPE_CHECKING:
     import os
@@ -40,7 +40,7 @@ class CloudStorageClient(ABC):
     Clients of one class are equal if their configs are equal. A repr shows the keys of a config and none of its values.
     """
 
-    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+    def __init__(self, config: Dict[str, str]) -> None:
         """Initialize the cloud storage client with provider-specific configuration.
 
         Args:
@@ -50,7 +50,7 @@ class CloudStorageClient(ABC):
         self.config: dict[str, str] = dict(config)
 
     @staticmethod
-    def get_storage_client(provider: str, config: Dict[str, str]) -> CloudStorageClient:  # noqa: UP006 - as documented
+    def get_storage_client(provider: str, config: Dict[str, str]) -> CloudStorageClient:
         """Factory method to get the appropriate storage client.
 
         Args:
@@ -168,7 +168,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If the upload fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("upload")
+        raise NotImplementedError(self._lacks("upload"))
 
     def copy_file(self, source: str, target: str, *, check_conflict: bool = False) -> str:
         """Copy a file within the cloud storage.
@@ -184,7 +184,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If the copy fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("copy_file")
+        raise NotImplementedError(self._lacks("copy_file"))
 
     def move_file(self, source: str, target: str, *, check_conflict: bool = False) -> str:
         """Move a file within the cloud storage.
@@ -200,7 +200,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If the move fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("move_file")
+        raise NotImplementedError(self._lacks("move_file"))
 
     def presign(self, remote_path: str, *, expires: float | timedelta = 3600, method: str = "GET") -> str:
         """An https URL with which anyone can read or write a file for some time, without credentials.
@@ -214,7 +214,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If the store or the credentials cannot make such a URL.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("presign")
+        raise NotImplementedError(self._lacks("presign"))
 
     def close(self) -> None:  # noqa: B027 - most clients of third parties have nothing to close
         """Close idle connections. The client can be used again, and then opens new ones. By default nothing is done."""
@@ -235,7 +235,7 @@ class CloudStorageClient(ABC):
             ValueError: If the path is not valid.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("url")
+        raise NotImplementedError(self._lacks("url"))
 
     def open(self, remote_path: str, mode: str = "rb", **kwargs: Any) -> Any:
         """Open a file in cloud storage as a Python file object.
@@ -251,7 +251,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If the store refuses or cannot be reached.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("open")
+        raise NotImplementedError(self._lacks("open"))
 
     def info(self, remote_path: str) -> ObjectInfo:
         """Size, ETag, time, checksum and metadata of a file, as the store has them now.
@@ -264,7 +264,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If the request fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("info")
+        raise NotImplementedError(self._lacks("info"))
 
     def list_files(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All files under paths that begin with a prefix, in key order.
@@ -276,7 +276,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("list_files")
+        raise NotImplementedError(self._lacks("list_files"))
 
     def list_folder(self, folder: str = "") -> Iterator[ObjectInfo | str]:
         """The files directly in a folder, and the URLs of the folders in it, which end with ``/``.
@@ -288,7 +288,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("list_folder")
+        raise NotImplementedError(self._lacks("list_folder"))
 
     def upload_dir(
         self, local_dir: str | os.PathLike[str], remote_dir: str, **options: Unpack[TransferOptions]
@@ -310,7 +310,7 @@ class CloudStorageClient(ABC):
             RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("upload_dir")
+        raise NotImplementedError(self._lacks("upload_dir"))
 
     def download_dir(
         self, remote_dir: str, local_dir: str | os.PathLike[str], **options: Unpack[TransferOptions]
@@ -332,7 +332,7 @@ class CloudStorageClient(ABC):
             RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("download_dir")
+        raise NotImplementedError(self._lacks("download_dir"))
 
     def sync_dir(
         self,
@@ -362,7 +362,7 @@ class CloudStorageClient(ABC):
             RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("sync_dir")
+        raise NotImplementedError(self._lacks("sync_dir"))
 
     def copy_dir(self, source_dir: str, target_dir: str, **options: Unpack[TransferOptions]) -> FolderResult:
         """Copy the files of a folder that differ from those of another folder of the store.
@@ -382,7 +382,7 @@ class CloudStorageClient(ABC):
             RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("copy_dir")
+        raise NotImplementedError(self._lacks("copy_dir"))
 
     def delete_dir(self, remote_dir: str, **options: Unpack[FolderOptions]) -> FolderResult:
         """Delete the files of a folder.
@@ -400,7 +400,7 @@ class CloudStorageClient(ABC):
             RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("delete_dir")
+        raise NotImplementedError(self._lacks("delete_dir"))
 
     def check_dir(
         self,
@@ -425,7 +425,7 @@ class CloudStorageClient(ABC):
             RuntimeError: If listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("check_dir")
+        raise NotImplementedError(self._lacks("check_dir"))
 
     def apply_plan(self, plan: Plan, **options: Unpack[ApplyOptions]) -> FolderResult:
         """Run a plan that was made before, by a dry run or by `check_dir`.
@@ -443,7 +443,7 @@ class CloudStorageClient(ABC):
             RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("apply_plan")
+        raise NotImplementedError(self._lacks("apply_plan"))
 
     @property
     def filesystem(self) -> AbstractFileSystem:
@@ -452,7 +452,7 @@ class CloudStorageClient(ABC):
         Raises:
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("filesystem")
+        raise NotImplementedError(self._lacks("filesystem"))
 
     @property
     def storage_options(self) -> dict[str, Any]:
@@ -461,12 +461,10 @@ class CloudStorageClient(ABC):
         Raises:
             NotImplementedError: If the client implements the four abstract methods only.
         """
-        raise self._not_implemented("storage_options")
+        raise NotImplementedError(self._lacks("storage_options"))
 
-    def _not_implemented(self, name: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"{type(self).__name__} implements only the four abstract methods, not {name!r}; FsspecStorageClient has it"
-        )
+    def _lacks(self, name: str) -> str:
+        return f"{type(self).__name__} implements only the four abstract methods, not {name!r}; FsspecStorageClient has it"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CloudStorageClient):

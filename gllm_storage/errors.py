@@ -425,7 +425,7 @@ def attempts_of(error: BaseException | None) -> int | None:
     return None
 
 
-class user_code:  # noqa: N801 - as `translation`
+class user_code:
     """Mark an exception that leaves the block as one of the user's code, such as a callback: no block translates it."""
 
     __slots__ = ()
@@ -443,7 +443,7 @@ def is_of_user(error: BaseException) -> bool:
     return "gllm_of_user" in error.__dict__
 
 
-class translation:  # noqa: N801 - a context manager, used as a function; a generator costs five times as much
+class translation:
     """Raise an error of this module in place of an SDK's, with the attempts and the time.
 
     Nested blocks add to the details of an error that passes through; the outermost block measures the longest time.
@@ -506,7 +506,7 @@ def complete(error: StorageError | ObjectNotFoundError | ObjectExistsError, bega
     error.details = dataclasses.replace(details, attempts=attempts, elapsed=elapsed)
 
 
-class timed:  # noqa: N801 - as `translation`
+class timed:
     """Put the time since the start of the block into errors of this module that leave it."""
 
     __slots__ = ("_began",)

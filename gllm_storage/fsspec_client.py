@@ -7,7 +7,7 @@ import dataclasses
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Unpack  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Unpack
 
 from gllm_storage.client import CloudStorageClient
 from gllm_storage.concurrency.fork import PerProcess
@@ -65,7 +65,7 @@ class FsspecStorageClient(CloudStorageClient):
     settings_class: ClassVar[type[DataclassInstance] | None] = None
     """The dataclass of the config's keys; None if the config takes any key."""
 
-    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+    def __init__(self, config: Dict[str, str]) -> None:
         """Initialize the client.
 
         Args:
@@ -92,7 +92,7 @@ class FsspecStorageClient(CloudStorageClient):
 
     # ------------------------------------------------------------------ hooks for providers
 
-    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:
         """Read the config: a hook that a provider replaces. The constructor calls it once.
 
         Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Type  # noqa: UP035 - the documented signatures say Dict and Type
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Type
 
 from gllm_storage.client import CloudStorageClient
 from gllm_storage.paths import split_url
@@ -114,7 +114,7 @@ class CloudStorageRegistry:
     _registered: ClassVar[dict[str, type[CloudStorageClient]]] = {}
 
     @classmethod
-    def register(cls, provider: str, client_class: Type[CloudStorageClient]) -> None:  # noqa: UP006 - as documented
+    def register(cls, provider: str, client_class: Type[CloudStorageClient]) -> None:
         """Register a cloud storage client class.
 
         Args:
@@ -136,7 +136,7 @@ class CloudStorageRegistry:
         cls._registered[_canonical(provider)] = client_class
 
     @classmethod
-    def get_client(cls, provider: str, config: Dict[str, str]) -> CloudStorageClient:  # noqa: UP006 - as documented
+    def get_client(cls, provider: str, config: Dict[str, str]) -> CloudStorageClient:
         """Get an instantiated storage client by provider name.
 
         Args:
@@ -196,7 +196,7 @@ class CloudStorageRegistry:
         raise ValueError(f"unknown storage provider {provider!r}; known are: {', '.join(_described(cls))}")
 
 
-def get_storage_client(provider: str, config: Dict[str, str]) -> CloudStorageClient:  # noqa: UP006 - as documented
+def get_storage_client(provider: str, config: Dict[str, str]) -> CloudStorageClient:
     """Get a storage client instance by provider type.
 
     Args:

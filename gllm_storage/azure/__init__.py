@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import gllm_storage.concurrency as _concurrency  # noqa: F401 - before the SDKs; see `concurrency.exiting`
+from gllm_storage.concurrency.exiting import import_executors
 
 if TYPE_CHECKING:
     from gllm_storage.azure.filesystem import AzureBlobFileSystem
 
 __all__ = ["AzureBlobFileSystem"]
+
+import_executors()  # before the SDKs
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict
 
 from gllm_storage.azure.account import ACCOUNT_HOSTS
 from gllm_storage.azure.settings import AzureSettings
@@ -30,7 +30,7 @@ class AzureStorageClient(FsspecStorageClient):
     provider: ClassVar[str] = "azure"
     settings_class = AzureSettings
 
-    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+    def __init__(self, config: Dict[str, str]) -> None:
         """Initialize the Azure storage client.
 
         Args:
@@ -106,7 +106,7 @@ class AzureStorageClient(FsspecStorageClient):
         """The options for pandas, torch, dask and `fsspec.open`, beside a URL; adlfs accepts them. They hold secrets."""
         return self.settings.storage_options()
 
-    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:
         """Read the config into `settings`.
 
         Raises:

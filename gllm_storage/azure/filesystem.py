@@ -48,7 +48,7 @@ _OF_CONNECTION = frozenset({
 """Options that `connection_of` reads, and adlfs does not need."""
 
 
-class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):  # type: ignore[misc]  # adlfs publishes no types
+class AzureBlobFileSystem(StoreFileSystem, _AzureBlobFileSystem):
     """adlfs's filesystem with the guarantees of this library.
 
     `StoreFileSystem` describes them. The other methods are adlfs's, with listings that are always fresh.
@@ -451,5 +451,5 @@ def _close(pid: int, loop: Any, client: Any) -> None:
         return
     with contextlib.suppress(Exception):  # at the interpreter's end there is no remedy
         closing = asyncio.run_coroutine_threadsafe(client.close(), loop)
-        if asyncio._get_running_loop() is not loop:  # noqa: SLF001 - documented; garbage may be collected in any thread
+        if asyncio._get_running_loop() is not loop:  # documented; garbage may be collected in any thread
             closing.result(_CLOSE_SECONDS)

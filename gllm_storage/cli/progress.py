@@ -113,7 +113,7 @@ def _display() -> Progress:
     return Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
 
 
-class _BarCallback(Callback):  # type: ignore[misc]  # fsspec publishes no types
+class _BarCallback(Callback):
     """The fsspec callback that moves one bar.
 
     Args:
@@ -136,7 +136,7 @@ class _BarCallback(Callback):  # type: ignore[misc]  # fsspec publishes no types
         self._advance(inc)
 
 
-class FolderBar(Callback):  # type: ignore[misc]  # as above
+class FolderBar(Callback):
     """The callback of a transfer of a folder: moves a bar by bytes, beside the number of complete files.
 
     Args:

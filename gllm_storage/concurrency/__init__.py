@@ -1,3 +1,5 @@
 """How work runs and ends: threads, cancellation, memory, forks."""
 
-from gllm_storage.concurrency import exiting as _exiting  # noqa: F401 - before the SDKs: it lets them be imported at the exit
+from gllm_storage.concurrency.exiting import import_executors
+
+import_executors()

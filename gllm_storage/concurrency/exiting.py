@@ -7,10 +7,10 @@ CPython ends `concurrent.futures` before it calls `atexit` functions and before 
   either: "can't register atexit after shutdown";
 - since CPython 3.12, no thread can be started.
 
-A checkpoint that is saved at that time must not be lost. So this module imports executors in any case, and
+A checkpoint that is saved at that time must not be lost. So `import_executors` imports them in any case, and
 `concurrency.loops` has a pool and an event loop that work in the caller's thread where no thread can be started.
 
-The package imports this module first, so that boto3, fsspec and the other SDKs can be imported after it.
+The packages that import boto3, fsspec or another SDK call `import_executors` first.
 """
 
 from __future__ import annotations
@@ -21,23 +21,20 @@ import threading
 from typing import Any
 
 
-def _import_executors() -> None:
+def import_executors() -> None:
     """Import ``concurrent.futures.thread``; during the shutdown as a module that is shut down already."""
     try:
         importlib.import_module("concurrent.futures.thread")
     except RuntimeError:
         threads: Any = threading
-        register = threads._register_atexit  # noqa: SLF001 - the only way, and only at the shutdown
-        threads._register_atexit = lambda *_, **__: None  # noqa: SLF001 - as above
+        register = threads._register_atexit
+        threads._register_atexit = lambda *_, **__: None
         try:
             module: Any = importlib.import_module("concurrent.futures.thread")
         finally:
-            threads._register_atexit = register  # noqa: SLF001 - as above
+            threads._register_atexit = register
         # What CPython would have called. Otherwise the threads of new pools would never end, and nor would the process.
-        module._python_exit()  # noqa: SLF001 - as above
-
-
-_import_executors()
+        module._python_exit()
 
 
 def is_exiting() -> bool:

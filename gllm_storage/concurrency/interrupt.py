@@ -55,7 +55,7 @@ def run_interruptible(
     """
     if loop is None or loop.is_closed():
         raise RuntimeError("Loop is not running")
-    if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the public function raises if no loop runs
+    if asyncio._get_running_loop() is loop:  # the public function raises if no loop runs
         raise NotImplementedError("Calling sync() from within a running loop")
     ended = threading.Event()
 

@@ -57,10 +57,10 @@ class DaemonPool(ThreadPoolExecutor):
         with self._starting:
             if self._started < self._most:
                 name = f"{self._name}_{self._started}"
-                running = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops
+                running = asyncio._get_running_loop()
                 if start(threading.Thread(target=_work, args=(self._tasks, self._idle), name=name, daemon=True)):
                     self._started += 1
-                asyncio._set_running_loop(running)  # noqa: SLF001 - as above; the start of a greenlet runs others
+                asyncio._set_running_loop(running)  # the start of a greenlet runs others
             return self._started > 0
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -128,7 +128,7 @@ class OfLoop:
         end = None
         # The filesystem's own loop works until the process ends, and the filesystem's finalizer closes its value.
         ends = loop is not None and loop is not getattr(filesystem, "_loop", None)
-        if ends and value is not None and self._close is not None and loop is asyncio._get_running_loop():  # noqa: SLF001 - documented
+        if ends and value is not None and self._close is not None and loop is asyncio._get_running_loop():
             # `asyncio.run` closes the asynchronous generators that were begun in its loop: the one public hook of its end.
             end = _closing(self._close, value)
             with contextlib.suppress(StopIteration):
@@ -196,8 +196,8 @@ class CallersLoop(asyncio.SelectorEventLoop):
     def _run_tasks(self) -> None:
         if self.is_running():
             return
-        before = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops
-        asyncio._set_running_loop(None)  # noqa: SLF001 - as above
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
         self._runner = threading.get_ident()
         try:
             while True:
@@ -209,7 +209,7 @@ class CallersLoop(asyncio.SelectorEventLoop):
                 self.run_until_complete(asyncio.wait(tasks))
         finally:
             self._runner = 0
-            asyncio._set_running_loop(before)  # noqa: SLF001 - as above
+            asyncio._set_running_loop(before)
 
 
 class _Handed:

@@ -133,7 +133,7 @@ def check_stop(*_: Any, **__: Any) -> None:
         stop.check()
 
 
-class stopped_by:  # noqa: N801 - a context manager, used as a function
+class stopped_by:
     """Let a stop end the requests of this thread while the block runs.
 
     Args:

@@ -73,7 +73,7 @@ class Source(Protocol):
         """The error for content that changed while it was read."""
 
 
-class local_errors:  # noqa: N801 - a context manager, used as a function; a generator costs five times as much
+class local_errors:
     """Translate an `OSError` about a local file into a `StorageError` that names the file and the cause.
 
     Args:
@@ -213,7 +213,7 @@ class LocalSource:
         )
 
 
-class open_source:  # noqa: N801 - a context manager, used as a function; a generator costs five times as much
+class open_source:
     """Open a local file for upload.
 
     Args:

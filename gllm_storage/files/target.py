@@ -337,7 +337,7 @@ def rename(source: str, path: str, details: ErrorDetails, *, exclusive: bool, du
         sync_folders(changed, details)
 
 
-class _naming_errors:  # noqa: N801 - as `local_errors`
+class _naming_errors:
     """Translate the errors of a file that gets its name.
 
     Raises:

@@ -1,3 +1,5 @@
 """The fsspec face of an object store."""
 
-import gllm_storage.concurrency as _concurrency  # noqa: F401 - before the SDKs; see `concurrency.exiting`
+from gllm_storage.concurrency.exiting import import_executors
+
+import_executors()  # before the SDKs

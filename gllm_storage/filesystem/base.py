@@ -62,7 +62,7 @@ _NOT_TO_OPEN = "fsspec removes when it opens a file; use cat_file or pipe_file f
 _OF_OPEN = frozenset({"block_size", "compression", "encoding", "errors", "newline"})
 
 
-class StoreFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class StoreFileSystem(AsyncFileSystem):
     """An fsspec filesystem whose objects are in stores, one store for each bucket.
 
     A provider's class sets `provider`, `scheme` and `protocol`, and implements `bucket_store`. Exclusive creates hold at any

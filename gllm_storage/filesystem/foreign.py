@@ -396,7 +396,7 @@ class _ForeignReader(ObjectReader):
         return contextlib.nullcontext()  # the store has translated them
 
 
-class _Told(Callback):  # type: ignore[misc]  # fsspec publishes no types
+class _Told(Callback):
     """An fsspec callback for the calls of a filesystem, which counts the bytes of one attempt for a `Progress`.
 
     Filesystems differ in the methods that they call, and in the size that they report. An asynchronous filesystem calls in

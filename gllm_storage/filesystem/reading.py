@@ -45,7 +45,7 @@ _STREAM_PARTS = 8
 """The most bytes of a request for sequential reads, in parts."""
 
 
-class ParallelCache(BaseCache):  # type: ignore[misc]  # fsspec publishes no types
+class ParallelCache(BaseCache):
     """A `ReadAhead` with the interface of fsspec's caches. A forked child begins with an empty one.
 
     Args:
@@ -438,5 +438,5 @@ def _reopened(fs: Any, path: str, version: ObjectInfo, position: int, given: dic
     return file
 
 
-class ObjectFile(VersionFile, AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
+class ObjectFile(VersionFile, AbstractBufferedFile):
     """An object that is open for reading, pinned to the version that was current at `open`."""

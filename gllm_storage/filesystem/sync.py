@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gllm_storage.store.port import ObjectStore
 
 
-class SyncStoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class SyncStoreFileSystem(AbstractFileSystem):
     """A synchronous fsspec filesystem whose files are written, copied and deleted by a store.
 
     A provider puts this class in front of fsspec's class, which lists and reads, and implements `root_store`. Content

@@ -414,7 +414,7 @@ def open_layers(  # noqa: PLR0917 - the arguments of fsspec's `open`
     return file if "b" in mode else AtomicTextWriter(file, **text)
 
 
-class AtomicTransaction(Transaction):  # type: ignore[misc]  # fsspec publishes no types
+class AtomicTransaction(Transaction):
     """fsspec's transaction, which ends also if a commit fails: older releases of fsspec then defer all later writes."""
 
     def complete(self, commit: bool = True) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import ErrorDetails
@@ -31,7 +31,7 @@ class GCSStorageClient(FsspecStorageClient):
     provider: ClassVar[str] = "gcs"
     settings_class = GCSSettings
 
-    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+    def __init__(self, config: Dict[str, str]) -> None:
         """Initialize the GCS storage client.
 
         Args:
@@ -89,7 +89,7 @@ class GCSStorageClient(FsspecStorageClient):
         """The options that pandas, torch, dask and `fsspec.open` need beside a URL; gcsfs takes them."""
         return self.settings.storage_options()
 
-    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:
         """Read the config."""
         self.settings = parse_config(GCSSettings, self.provider, config)
         return Location("gs", f"{self.settings.bucket_name}/", self.settings.prefix, aliases=("gcs",), exact=True)

@@ -54,7 +54,7 @@ _GARBLED = (AttributeError, json.JSONDecodeError, LookupError, RecursionError)
 _READS = {"GET", "HEAD"}
 
 
-class GCSFileSystem(StoreFileSystem, _GCSFileSystem):  # type: ignore[misc]  # gcsfs publishes no types
+class GCSFileSystem(StoreFileSystem, _GCSFileSystem):
     """gcsfs's filesystem with the promises of this library.
 
     The methods of `StoreFileSystem` use Google's JSON API; the others are gcsfs's, with listings that are always fresh. The

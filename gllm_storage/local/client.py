@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict
 
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.local.store import LocalStore
@@ -57,7 +57,7 @@ class LocalStorageClient(FsspecStorageClient):
     provider: ClassVar[str] = "file"
     settings_class = LocalSettings
 
-    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+    def __init__(self, config: Dict[str, str]) -> None:
         """Initialize the client.
 
         Args:
@@ -94,7 +94,7 @@ class LocalStorageClient(FsspecStorageClient):
         """Only ``fsync`` and ``sync_source``, if they differ from their defaults: a ``file://`` URL needs no options."""
         return disk_options_of(self.settings)
 
-    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:
         """Read the settings.
 
         Raises:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gllm_storage.store.port import ObjectStore
 
 
-class LocalStoreFileSystem(SyncStoreFileSystem, LocalFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class LocalStoreFileSystem(SyncStoreFileSystem, LocalFileSystem):
     """fsspec's local filesystem, whose files are written by a `LocalStore`.
 
     Not called LocalFileSystem: pyarrow compares the class name, and would write with its own filesystem instead.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict
 
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, clean_prefix, split_url
@@ -54,7 +54,7 @@ class MemoryStorageClient(FsspecStorageClient):
     provider: ClassVar[str] = "memory"
     settings_class = MemorySettings
 
-    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+    def __init__(self, config: Dict[str, str]) -> None:
         """Initialize the client.
 
         Args:
@@ -89,7 +89,7 @@ class MemoryStorageClient(FsspecStorageClient):
         """Only ``fsync`` and ``sync_source``, if they differ from their defaults: a ``memory://`` URL needs no options."""
         return disk_options_of(self.settings)
 
-    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:
         """Read the settings.
 
         Raises:

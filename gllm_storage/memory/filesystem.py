@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gllm_storage.store.port import ObjectStore
 
 
-class MemoryFileSystem(SyncStoreFileSystem, _MemoryFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+class MemoryFileSystem(SyncStoreFileSystem, _MemoryFileSystem):
     """fsspec's memory filesystem, whose objects are written by a `MemoryStore`.
 
     It shares fsspec's dictionary, so that other libraries open its ``memory://`` URLs in this process.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Dict  # noqa: UP035 - the documented signatures say Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict
 
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.fsspec_client import FsspecStorageClient
@@ -43,7 +43,7 @@ class S3StorageClient(FsspecStorageClient):
     provider: ClassVar[str] = "s3"
     settings_class = S3Settings
 
-    def __init__(self, config: Dict[str, str]) -> None:  # noqa: UP006 - as documented
+    def __init__(self, config: Dict[str, str]) -> None:
         """Initialize the S3 storage client. No request is sent.
 
         Args:
@@ -125,7 +125,7 @@ class S3StorageClient(FsspecStorageClient):
         """
         return self.settings.storage_options()
 
-    def read_config(self, config: Dict[str, str]) -> Location:  # noqa: UP006 - as documented
+    def read_config(self, config: Dict[str, str]) -> Location:
         """Parse the config; see `FsspecStorageClient.read_config`.
 
         Raises:

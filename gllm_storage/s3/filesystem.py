@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gllm_storage.s3.store import S3Store
 
 
-class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):  # type: ignore[misc]  # s3fs has no types
+class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):
     """s3fs's filesystem with the promises of this library.
 
     It replaces `s3fs.S3FileSystem`, whose cache of instances it shares: docs/s3fs.md lists the differences. Listings are

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-class S3File(VersionFile, _S3File):  # type: ignore[misc]  # s3fs publishes no types
+class S3File(VersionFile, _S3File):
     """An object that is open for reading, pinned to the version at `open`."""
 
     def _replaced(self) -> Exception:

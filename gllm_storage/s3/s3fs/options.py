@@ -21,7 +21,7 @@ _OF_FSSPEC = ("batch_size", "listings_expiry_time", "max_paths", "skip_instance_
 _FLAGS = {"anon", "use_ssl", "requester_pays", "version_aware", "use_listings_cache", "asynchronous"}
 
 
-class SharedInstances(type(S3FileSystem)):  # type: ignore[misc]  # s3fs publishes no types
+class SharedInstances(type(S3FileSystem)):  # type: ignore[misc]  # fsspec gives its metaclass no public name
     """Lets `current` of s3fs's class return our instances as well, since both classes share one cache of instances."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
