@@ -1,4 +1,4 @@
-"""The programs of examples/publish_and_fetch, as a user runs them."""
+"""The programs of examples/publish_and_fetch and examples/sync_dataset.py, as a user runs them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from gllm_storage import storage_client_from_url, versions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROGRAMS = Path(__file__).parents[2] / "examples" / "publish_and_fetch"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PROGRAMS = EXAMPLES / "publish_and_fetch"
 
 
 def train(url: str) -> list[str]:
@@ -93,3 +94,46 @@ def test_served(url: str, server: str) -> None:
         assert time.monotonic() < until
         time.sleep(0.05)
     assert found["y"] != first["y"]
+
+
+def sync(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, EXAMPLES / "sync_dataset.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_sync_dataset() -> None:
+    """Without arguments the program syncs a dataset of its own three times, and downloads one part."""
+    done = sync()
+    assert done.returncode == 0, done.stderr
+    told = [
+        line.partition("  ")[2].strip() for line in done.stdout.splitlines() if line.startswith(("synced", "downloaded"))
+    ]
+    assert [each.partition(", 0 failed")[0] for each in told] == [
+        "10 files transferred (2960 bytes), 0 equal, 0 deleted",
+        "1 files transferred (16 bytes), 8 equal, 1 deleted",
+        "0 files transferred (0 bytes), 9 equal, 0 deleted",
+        "2 files transferred (560 bytes), 0 equal, 0 deleted",
+    ]
+    assert done.stdout.endswith("0 files to transfer (0 bytes), 0 to delete, 2 equal (560 bytes), 0 problems\n")
+
+
+def test_sync_own_dataset(tmp_path: Path) -> None:
+    """With a folder and a store, nothing moves without `--run`."""
+    data, url = tmp_path / "data", f"file://{tmp_path}/store"
+    data.mkdir()
+    (data / "a.bin").write_bytes(b"abc")
+    assert "transfer a.bin (3 bytes, new)" in sync(data, url).stdout
+    assert not (tmp_path / "store" / "a.bin").exists()
+    assert "1 files transferred" in sync(data, url, "--run").stdout
+    assert (tmp_path / "store" / "a.bin").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["{folder}/missing", "file://{folder}/store"], ["{folder}"]], ids=["missing", "no store"]
+)
+def test_wrong_dataset(arguments: list[str], tmp_path: Path) -> None:
+    """A folder that does not exist, or no store, ends the program with a message."""
+    done = sync(*(each.format(folder=tmp_path) for each in arguments))
+    assert done.returncode != 0
+    assert done.stderr
+    assert "Traceback" not in done.stderr
