@@ -97,7 +97,7 @@ def test_served(url: str, server: str) -> None:
 
 
 def sync(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, EXAMPLES / "sync_dataset.py", *map(str, arguments)]
+    command = [sys.executable, str(EXAMPLES / "sync_dataset.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
