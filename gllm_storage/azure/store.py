@@ -16,7 +16,7 @@ from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, 
 from gllm_storage.info import in_order
 from gllm_storage.store.create import exists_error, require_size, write_object
 from gllm_storage.store.port import ObjectStore, guess_content_type
-from gllm_storage.store.retry import BLOCK_CONFLICT, rescued
+from gllm_storage.store.retry import BLOCK_CONFLICT, deleting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -192,19 +192,12 @@ class AzureStore(ObjectStore):
     def _delete(self, key: str, condition: Mapping[str, str]) -> None:
         requests, details = self.requests, self.details(key, "delete")
         headers = {"x-ms-delete-snapshots": "include", **condition}
-        lost: list[Exception] = []
 
-        def delete() -> None:
-            try:
-                requests.connection.sender.send("DELETE", requests.name, key, headers)
-            except Exception as error:
-                if not (lost and is_missing_blob(answer_behind(error) or error)):
-                    lost.append(error)
-                    raise
-                rescued(details, len(lost), self.settings.max_attempts, lost[-1])  # an earlier request had deleted the blob
+        def send() -> None:
+            requests.connection.sender.send("DELETE", requests.name, key, headers)
 
         with translated(details):
-            self.requests.send(delete, details)
+            requests.send(deleting(send, _is_missing, details, self.settings.max_attempts), details)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All blobs whose name begins with a prefix, in order. Folders of a hierarchical namespace are left out.
@@ -337,6 +330,10 @@ class AzureStore(ObjectStore):
         copy = BlobCopy(source, key, properties, tags, target.requests, target_key, transfer, conditional=exclusive)
         with translated(details), stopped_by(transfer.stop):
             write_object(copy, exclusive=exclusive, stop=transfer.stop)
+
+
+def _is_missing(error: Exception) -> bool:
+    return is_missing_blob(answer_behind(error) or error)
 
 
 def _is_folder(found: Any) -> bool:

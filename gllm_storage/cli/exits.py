@@ -64,7 +64,7 @@ MEANINGS = {
 }
 
 # The first match counts. Subclasses stand before their bases: AccessDeniedError is also a StorageError and an OSError.
-_CODES: tuple[tuple[type[BaseException], Exit], ...] = (
+_CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (AccessDeniedError, Exit.DENIED),
     (BucketNotFoundError, Exit.NO_BUCKET),
     (IntegrityError, Exit.INTEGRITY),
@@ -82,6 +82,8 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (click.ClickException, Exit.USAGE),
     (ValueError, Exit.USAGE),
 )
+EXPECTED = tuple(kind for kind, _ in _CODES)
+"""The exceptions that have an exit code of their own. Any other is a bug."""
 
 _ADVICE = {
     Remedy.ALLOW_OVERWRITE: "Choose another name, or leave out --no-clobber to replace it",

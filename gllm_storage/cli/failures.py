@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gllm_storage.cli.exits import Exit, SeveralErrors, code_of, message_of
+from gllm_storage.cli.exits import EXPECTED, SeveralErrors, message_of
 from gllm_storage.cli.output import StreamError, complain, show_traceback
 from gllm_storage.errors import ends_all
 
@@ -45,9 +45,7 @@ class Failures:
             yield
         except (BrokenPipeError, StreamError, SeveralErrors):
             raise
-        except Exception as error:
-            if code_of(error) is Exit.BUG:
-                raise
+        except EXPECTED as error:
             self.add(error)
             if ends_all(error):
                 raise SeveralErrors(self._errors) from error

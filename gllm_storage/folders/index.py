@@ -208,8 +208,7 @@ class ChecksumIndex:
         self._write()
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():
-                with contextlib.suppress(Exception):  # such as a full disk
-                    self._connection.close()
+                _close(self._connection)
             self._connection = None
 
     def _use(self, action: Callable[[sqlite3.Connection], None]) -> None:
@@ -251,12 +250,18 @@ class ChecksumIndex:
     def _delete(self, path: str, error: Exception) -> None:
         _logger.warning("the index of checksums %s is damaged (%s) and is made anew", path, error)
         if self._connection is not None:
-            with contextlib.suppress(Exception):  # as in `close`
-                self._connection.close()
+            _close(self._connection)
             self._connection = None
         for name in (path, f"{path}-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    import sqlite3  # not in every Python
+
+    with contextlib.suppress(sqlite3.Error):  # such as a full disk: what is lost are checksums, which are computed anew
+        connection.close()
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:

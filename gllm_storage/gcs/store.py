@@ -38,7 +38,7 @@ from gllm_storage.store.create import require_size, write_object
 from gllm_storage.store.pages import PageCheck
 from gllm_storage.store.port import ObjectStore, guess_content_type
 from gllm_storage.store.reader import ObjectChangedError, replaced_too_often
-from gllm_storage.store.retry import RESTART, TRANSIENT_STATUSES, rescued
+from gllm_storage.store.retry import RESTART, TRANSIENT_STATUSES, deleting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -377,20 +377,10 @@ class GCSStore(ObjectStore):
         details, policy = self.details(key, "delete"), self.requests.policy
         given = {"generation": generation, "ifGenerationMatch": only_if}
         params = {name: value for name, value in given.items() if value}
-        lost: list[Exception] = []
-
-        def delete() -> None:
-            try:
-                self.requests.send("DELETE", path_of(self.bucket, key), params=params)
-            except Exception as error:
-                if not (lost and is_missing_object(error)):
-                    lost.append(error)
-                    raise
-                rescued(details, len(lost), policy.limit, lost[-1])  # an earlier request had deleted the object
-
+        send = partial(self.requests.send, "DELETE", path_of(self.bucket, key), params=params)
         with translated(details):
             try:
-                policy.call(delete, is_transient, details)
+                policy.call(deleting(send, is_missing_object, details, policy.limit), is_transient, details)
             except RefusedError as error:
                 if is_missing_object(error):
                     self._require_bucket_of(error, details)

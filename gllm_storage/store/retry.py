@@ -246,6 +246,31 @@ def rescued(details: ErrorDetails, attempt: int, limit: int, cause: BaseExceptio
     _report(RetryEvent("rescue", details.operation, details.url, attempt, limit, _text(cause), 0.0))
 
 
+def deleting(
+    send: Callable[[], object], is_missing: Callable[[Exception], bool], details: ErrorDetails, limit: int
+) -> Callable[[], None]:
+    """The function that sends a delete, once for each attempt: it has succeeded if a later attempt finds no object.
+
+    Args:
+        send: Sends the request once.
+        is_missing: Whether an exception says that the object does not exist.
+        details: For the report.
+        limit: The most attempts, for the report.
+    """
+    lost: list[Exception] = []
+
+    def delete() -> None:
+        try:
+            send()
+        except Exception as error:
+            if not (lost and is_missing(error)):
+                lost.append(error)
+                raise
+            rescued(details, len(lost), limit, lost[-1])  # an earlier request had deleted the object
+
+    return delete
+
+
 def _was_idle(error: BaseException) -> bool:
     """Whether the server had closed an idle connection, and is not busy: a new connection need not wait.
 

@@ -13,7 +13,7 @@ import click
 from gllm_storage.cli.commands.check import access, races, reads, timing
 from gllm_storage.cli.commands.check.bench import prepared, removing_folders
 from gllm_storage.cli.commands.check.report import IN_PARTS, LARGE, SMALL, WRITING, Report, Row, Verdict, conclude
-from gllm_storage.cli.exits import Exit, code_of, message_of
+from gllm_storage.cli.exits import EXPECTED, Exit, code_of, message_of
 from gllm_storage.cli.options import clients, json_option, store_options, url_argument
 from gllm_storage.cli.output import complain, printable, say, say_json, scrubbed, shows_progress, stream_errors
 from gllm_storage.cli.places import Folder, address
@@ -139,9 +139,7 @@ def _tried(name: str, question: Callable[[Bench], Row], bench: Bench) -> Row:
         return question(bench)
     except AccessDeniedError as error:
         return Row(name, Verdict.DENIED, message_of(error))
-    except Exception as error:
-        if code_of(error) is Exit.BUG:
-            raise
+    except EXPECTED as error:
         return Row(name, Verdict.FAILED, message_of(error))  # the other checks still run
 
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gllm_storage.cli.commands.check.report import WRITING, Row, Verdict
-from gllm_storage.cli.exits import Exit, code_of, message_of
+from gllm_storage.cli.exits import EXPECTED, message_of
 from gllm_storage.errors import AccessDeniedError, BucketNotFoundError, StorageUnavailableError
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def read(bench: Bench) -> tuple[list[Row], Exception | None]:
         return _list(bench, begun, error)
     except StorageUnavailableError as error:
         return [Row(REACHABLE, Verdict.FAILED, message_of(error)), *_skipped(CREDENTIALS, BUCKET)], error
-    except Exception as error:
-        if code_of(error) is Exit.BUG:
-            raise
+    except EXPECTED as error:
         return [_reached(begun), Row(CREDENTIALS, Verdict.FAILED, message_of(error)), *_skipped(BUCKET)], error
     return [_reached(begun), _ACCEPTED, _EXISTS], None
 
@@ -51,9 +49,7 @@ def write(bench: Bench) -> tuple[Row, Exception | None]:
         bench.put(WRITTEN, b"gllm-storage check\n")
     except AccessDeniedError as error:
         return Row(WRITING, Verdict.DENIED, message_of(error)), error
-    except Exception as error:
-        if code_of(error) is Exit.BUG:
-            raise
+    except EXPECTED as error:
         return Row(WRITING, Verdict.FAILED, message_of(error)), error
     return Row(WRITING, Verdict.OK, "permitted"), None
 
@@ -62,9 +58,7 @@ def _list(bench: Bench, begun: float, denied: AccessDeniedError) -> tuple[list[R
     """List objects after a HEAD request that was denied: S3 answers 403 for a missing object without list permission."""
     try:
         next(iter(bench.client.list_files(f"/{bench.folder.prefix}")), None)
-    except Exception as error:
-        if code_of(error) is Exit.BUG:
-            raise
+    except EXPECTED:
         unknown = Row(BUCKET, Verdict.SKIPPED, "unknown without permission to read or list")
         return [_reached(begun), Row(CREDENTIALS, Verdict.DENIED, message_of(denied)), unknown], denied
     limited = Row(CREDENTIALS, Verdict.OK, f"accepted, but not for HEAD requests: {message_of(denied)}")
