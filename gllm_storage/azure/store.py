@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gllm_storage.azure.copy import BlobCopy
@@ -12,7 +13,7 @@ from gllm_storage.azure.read import AzureReader
 from gllm_storage.azure.requests import answer_behind, info_of, is_folder, url_of
 from gllm_storage.azure.upload import AzureWrite, options_of, options_to_copy
 from gllm_storage.concurrency.stop import stopped_by
-from gllm_storage.errors import AccessDeniedError, ObjectNotFoundError, Remedy, StorageError, UnsupportedOperationError
+from gllm_storage.errors import AccessDeniedError, Remedy, UnsupportedOperationError
 from gllm_storage.info import in_order
 from gllm_storage.store.create import exists_error, require_size, write_object
 from gllm_storage.store.port import ObjectStore, guess_content_type
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.port import UploadRequest
     from gllm_storage.store.transfer import Transfer
-
-
-_PRECONDITION_FAILED = 412
 
 
 class AzureStore(ObjectStore):
@@ -169,16 +167,7 @@ class AzureStore(ObjectStore):
             StorageUnavailableError: If the blob is another version; it was not deleted.
             StorageError: If it cannot be deleted.
         """
-        try:
-            self._delete(key, {"if-match": f'"{version.etag}"'})
-        except ObjectNotFoundError:
-            return
-        except StorageError as error:
-            if error.status != _PRECONDITION_FAILED:
-                raise
-            with contextlib.suppress(ObjectNotFoundError):  # an earlier request, whose answer was lost, had deleted it
-                self.info(key, transfer.details.operation)
-                raise self.replaced(transfer.details) from error
+        self._delete_conditionally(partial(self._delete, key, {"if-match": f'"{version.etag}"'}), key, transfer)
 
     def delete(self, key: str) -> None:
         """Delete a blob and its snapshots.

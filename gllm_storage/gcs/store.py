@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from functools import partial
 from itertools import count
@@ -16,7 +15,6 @@ from gllm_storage.errors import (
     ErrorDetails,
     ObjectNotFoundError,
     Remedy,
-    StorageError,
     UnsupportedOperationError,
     redacted,
 )
@@ -53,7 +51,6 @@ if TYPE_CHECKING:
 _RECENTLY = 30.0
 _DENIED = 403
 _NOT_FOUND = 404
-_PRECONDITION_FAILED = 412
 _LONGEST_URL = 7 * 24 * 3600
 """Seconds: https://cloud.google.com/storage/docs/access-control/signed-urls"""
 
@@ -351,16 +348,7 @@ class GCSStore(ObjectStore):
             StorageUnavailableError: If the object is another version; it was not deleted.
             StorageError: If it cannot be deleted.
         """
-        try:
-            self.delete(key, only_if=version.version)
-        except ObjectNotFoundError:
-            return
-        except StorageError as error:
-            if error.status != _PRECONDITION_FAILED:
-                raise
-            with contextlib.suppress(ObjectNotFoundError):  # an earlier request, whose answer was lost, had deleted it
-                self.info(key, transfer.details.operation)
-                raise self.replaced(transfer.details) from error
+        self._delete_conditionally(partial(self.delete, key, only_if=version.version), key, transfer)
 
     def delete(self, key: str, generation: str | None = None, only_if: str | None = None) -> None:
         """Delete an object.

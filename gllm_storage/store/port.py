@@ -28,6 +28,7 @@ from gllm_storage.errors import (
     ErrorDetails,
     ObjectNotFoundError,
     Remedy,
+    StorageError,
     StorageUnavailableError,
     UnsupportedOperationError,
 )
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from gllm_storage.info import ObjectInfo, ObjectProperties, Stored
     from gllm_storage.settings import TransferSettings
     from gllm_storage.store.reader import ObjectReader
+
+_PRECONDITION_FAILED = 412
 
 T = TypeVar("T")
 
@@ -739,6 +742,25 @@ class ObjectStore(ABC):
             self.delete(key)
         except ObjectNotFoundError:
             return
+
+    def _delete_conditionally(self, delete: Callable[[], None], key: str, transfer: Transfer) -> None:
+        """`delete_version` with a conditional delete.
+
+        Args:
+            delete: Deletes the object if it is the version, and fails with HTTP status 412 if it is another.
+            key: The key.
+            transfer: The context of the operation.
+        """
+        try:
+            delete()
+        except ObjectNotFoundError:
+            return
+        except StorageError as error:
+            if error.status != _PRECONDITION_FAILED:
+                raise
+            with suppress(ObjectNotFoundError):  # an earlier request, whose answer was lost, had deleted it
+                self.info(key, transfer.details.operation)
+                raise self.replaced(transfer.details) from error
 
     def require_version(self, key: str, version: ObjectInfo | None, details: ErrorDetails) -> None:
         """Check that an object is still a certain version.
