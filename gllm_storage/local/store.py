@@ -262,13 +262,9 @@ class LocalStore(ObjectStore):
         """The files and folders directly behind a prefix, empty folders included."""
         folder, details = prefix[: prefix.rfind("/") + 1], self.details(prefix, "list")
         with translated(details):
-            try:
-                with os.scandir(self._path(folder)) as entries:
-                    found = [f"{folder}{each.name}{'/' if _is_folder(each) else ''}" for each in entries]
-            except (FileNotFoundError, NotADirectoryError):
-                return
-        for key in sorted(found):
-            if not key.startswith(prefix) or is_temporary(os.path.basename(key)):
+            keys = self._entries_of(folder, links=True)
+        for key in keys:
+            if not key.startswith(prefix):
                 continue
             if key.endswith("/"):
                 yield self.url(key)
@@ -291,10 +287,16 @@ class LocalStore(ObjectStore):
                 else:
                     yield key
 
-    def _entries_of(self, folder: str) -> Iterator[str]:
+    def _entries_of(self, folder: str, *, links: bool = False) -> Iterator[str]:
+        """The keys in a folder, and the folders in it with a slash at their end, in order.
+
+        Args:
+            folder: Empty, or with a slash at its end.
+            links: Whether links to folders are among them.
+        """
         try:
             with os.scandir(self._path(folder)) as entries:
-                names = [_name_in_order(each) for each in entries]
+                names = [_name_in_order(each, links=links) for each in entries]
         except OSError as error:
             if error.errno in _ABSENT:
                 return iter(())
@@ -476,10 +478,10 @@ def _require_file(status: os.stat_result, details: ErrorDetails) -> None:
         raise ObjectNotFoundError(f"{details.url} is not a file (file {details.operation})", details)
 
 
-def _name_in_order(entry: os.DirEntry[str]) -> str | None:
-    """A folder's name has a slash at its end, which counts for the order of its keys; None for what has no keys."""
+def _name_in_order(entry: os.DirEntry[str], *, links: bool) -> str | None:
+    """A folder's name has a slash at its end, which counts for the order of its keys; None for an entry without keys."""
     if _is_folder(entry):
-        return None if entry.is_symlink() else f"{entry.name}/"
+        return f"{entry.name}/" if links or not entry.is_symlink() else None
     return None if is_temporary(entry.name) else entry.name
 
 
