@@ -295,19 +295,9 @@ class CloudStorageClient(ABC):
     ) -> FolderResult:
         """Upload the files of a folder that differ from those there, by size and checksum.
 
-        Args:
-            local_dir: The local folder.
-            remote_dir: Path of the folder in the store; the client's own prefix if empty.
-            **options: See `gllm_storage.folders.TransferOptions`.
-
-        Returns:
-            The counts and the outcome of each file.
+        Arguments, result and errors are those of `FsspecStorageClient.upload_dir`.
 
         Raises:
-            TypeError: If an option is unknown.
-            ValueError: If a path or an option is not valid.
-            FileNotFoundError: If the source does not exist.
-            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
         raise NotImplementedError(self._lacks("upload_dir"))
@@ -317,19 +307,9 @@ class CloudStorageClient(ABC):
     ) -> FolderResult:
         """Download the files of a folder that differ from the local ones, by size and checksum.
 
-        Args:
-            remote_dir: Path of the folder in the store; the client's own prefix if empty.
-            local_dir: The local folder; made if it is missing.
-            **options: See `gllm_storage.folders.TransferOptions`.
-
-        Returns:
-            The counts and the outcome of each file.
+        Arguments, result and errors are those of `FsspecStorageClient.download_dir`.
 
         Raises:
-            TypeError: If an option is unknown.
-            ValueError: If a path or an option is not valid.
-            FileNotFoundError: If the source does not exist.
-            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
         raise NotImplementedError(self._lacks("download_dir"))
@@ -345,21 +325,9 @@ class CloudStorageClient(ABC):
     ) -> FolderResult:
         """Make a folder equal to another one: local to remote, remote to local, or remote to remote.
 
-        Args:
-            source: The source: a URL, a local path, or a `gllm_storage.folders.RemoteFolder`.
-            target: The target, likewise.
-            delete: Whether to delete files that only the target has: last, and never after a failure. Default False.
-            max_delete: The most deletions. If there would be more, nothing is changed. None for any number.
-            **options: See `gllm_storage.folders.TransferOptions`.
-
-        Returns:
-            The counts and the outcome of each file.
+        Arguments, result and errors are those of `FsspecStorageClient.sync_dir`.
 
         Raises:
-            TypeError: If an option is unknown.
-            ValueError: If a path or an option is not valid.
-            FileNotFoundError: If the source does not exist.
-            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
         raise NotImplementedError(self._lacks("sync_dir"))
@@ -367,19 +335,9 @@ class CloudStorageClient(ABC):
     def copy_dir(self, source_dir: str, target_dir: str, **options: Unpack[TransferOptions]) -> FolderResult:
         """Copy the files of a folder that differ from those of another folder of the store.
 
-        Args:
-            source_dir: Path of the folder.
-            target_dir: Path of the folder of the copies.
-            **options: See `gllm_storage.folders.TransferOptions`.
-
-        Returns:
-            The counts and the outcome of each file.
+        Arguments, result and errors are those of `FsspecStorageClient.copy_dir`.
 
         Raises:
-            TypeError: If an option is unknown.
-            ValueError: If a path or an option is not valid.
-            FileNotFoundError: If the source does not exist.
-            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
         raise NotImplementedError(self._lacks("copy_dir"))
@@ -387,17 +345,9 @@ class CloudStorageClient(ABC):
     def delete_dir(self, remote_dir: str, **options: Unpack[FolderOptions]) -> FolderResult:
         """Delete the files of a folder.
 
-        Args:
-            remote_dir: Path of the folder, which must not be empty.
-            **options: See `gllm_storage.folders.FolderOptions`.
-
-        Returns:
-            The counts and the outcome of each file.
+        Arguments, result and errors are those of `FsspecStorageClient.delete_dir`.
 
         Raises:
-            TypeError: If an option is unknown.
-            ValueError: If a path or an option is not valid.
-            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
         raise NotImplementedError(self._lacks("delete_dir"))
@@ -410,19 +360,9 @@ class CloudStorageClient(ABC):
     ) -> Plan:
         """Compare two folders, by size and checksum; nothing moves.
 
-        Args:
-            source: The source: a URL, a local path, or a `gllm_storage.folders.RemoteFolder`.
-            target: The target, likewise.
-            **options: See `gllm_storage.folders.TransferOptions`.
-
-        Returns:
-            The differences; `Plan.is_empty` is True if there are none.
+        Arguments, result and errors are those of `FsspecStorageClient.check_dir`.
 
         Raises:
-            TypeError: If an option is unknown.
-            ValueError: If a path or an option is not valid.
-            FileNotFoundError: If the source does not exist.
-            RuntimeError: If listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
         raise NotImplementedError(self._lacks("check_dir"))
@@ -430,17 +370,9 @@ class CloudStorageClient(ABC):
     def apply_plan(self, plan: Plan, **options: Unpack[ApplyOptions]) -> FolderResult:
         """Run a plan that was made before, by a dry run or by `check_dir`.
 
-        Args:
-            plan: The plan.
-            **options: See `gllm_storage.folders.ApplyOptions`.
-
-        Returns:
-            The counts and the outcome of each file.
+        Arguments, result and errors are those of `FsspecStorageClient.apply_plan`.
 
         Raises:
-            TypeError: If an option is unknown.
-            ValueError: If a path or an option is not valid.
-            RuntimeError: `FolderError` if files failed, or something is refused; `StorageError` if listing fails.
             NotImplementedError: If the client implements the four abstract methods only.
         """
         raise NotImplementedError(self._lacks("apply_plan"))
