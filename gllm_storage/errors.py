@@ -144,6 +144,10 @@ class Remedy(Enum):
     )
     FOLDER_BESIDE_OBJECT = "Choose another folder, or pass force=True to have both"
     CHECK_FIRST = "Check the object before you repeat the call"
+    SET_CREDENTIALS = (
+        "Set aws_access_key_id and aws_secret_access_key, profile_name, or the environment that boto3 reads; "
+        'for a public bucket set anonymous="true"'
+    )
     CHECK_CREDENTIALS = "Check that the credentials are right and not expired, and that they permit this operation"
     CHECK_CREDENTIAL_FILES = "Check the files that hold the credentials"
     CHECK_ENDPOINT = "Check endpoint_url"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -69,6 +70,15 @@ class _Commands(click.Group):
         name = cmd_name.replace("-", "_")
         found: click.Command = getattr(importlib.import_module(f"gllm_storage.cli.commands.{name}"), name)
         return found
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            meant = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            if not meant:
+                raise
+            raise click.UsageError(f"{error.message.rstrip('.')} (did you mean {meant[0]!r}?)", ctx) from error
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings=_CONTEXT)

@@ -48,7 +48,7 @@ MEANINGS = {
     Exit.NO: "exists: no",
     Exit.USAGE: "wrong usage, URL, path or configuration",
     Exit.NOT_FOUND: "not found",
-    Exit.EXISTS: "exists already (--no-clobber)",
+    Exit.EXISTS: "exists already; or another process moved the alias",
     Exit.DENIED: "access denied",
     Exit.NO_BUCKET: "bucket or container not found",
     Exit.INTEGRITY: "size or checksum differ",
@@ -112,9 +112,13 @@ _ADVICE = {
     Remedy.CREATE_BUCKET: "Create the bucket, or check its name and --endpoint-url",
     Remedy.SET_REGION: "Set --region to the region of the bucket",
     Remedy.TRUST_CERTIFICATE: (
-        "Add --config ca_bundle=FILE, a file with the certificate of the authority that signed the server's certificate"
+        "Add --ca-bundle FILE, a file with the certificate of the authority that signed the server's certificate"
     ),
     Remedy.FOLLOW_REDIRECT: "Set --endpoint-url to the address of the store itself",
+    Remedy.SET_CREDENTIALS: (
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or --profile; for a public bucket, give "
+        "--anonymous"
+    ),
     Remedy.CHECK_PROFILE: "Set --profile to a profile of the AWS configuration files",
     Remedy.LOWER_THROUGHPUT: (
         "Check the network; on a line that is as slow as that, add --config min_throughput=BYTES with a lower number"
@@ -198,7 +202,8 @@ def _storage_message(error: StorageError | ObjectNotFoundError | ObjectExistsErr
 def _usage_message(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     where = context.command_path if context else "gllm-storage"
-    return f"{error.format_message().rstrip('.')}; see '{where} --help'"
+    message = " ".join(error.format_message().split())  # click writes the choices of an argument in lines
+    return f"{message.rstrip('.')}; see '{where} --help'"
 
 
 def epilog() -> str:

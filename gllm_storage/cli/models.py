@@ -15,16 +15,17 @@ from gllm_storage.cli.options import clients
 from gllm_storage.cli.output import human_size, say, say_json
 from gllm_storage.cli.places import address
 from gllm_storage.cli.settings import Store
-from gllm_storage.settings import duration
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterator
 
     from fsspec.callbacks import Callback
 
     from gllm_storage.fsspec_client import FsspecStorageClient
     from gllm_storage.versions import Version
+
+_FOLDERS = ("names", "versions", "marks", "trees")
+"""Each model has the first one, unless another tool has deleted it."""
 
 model_argument = click.argument("model", metavar="MODEL", shell_complete=complete_url)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
@@ -59,32 +60,16 @@ def models_at(*urls: str) -> list[StoredModel]:
 
 
 def require_model(stored: StoredModel) -> None:
-    """Check that there is a model, for commands that found nothing: its path may have a typing error.
+    """Check that there is a model: its path may have a typing error, or be a folder of models.
 
     Raises:
-        FileNotFoundError: If there is no object below its path.
-        StorageError: If the request fails.
+        FileNotFoundError: If none of the folders of a model has an object.
+        StorageError: If a request fails.
     """
-    url = stored.client.url(stored.path)
-    if stored.client.store.first(f"{url.removeprefix(stored.client.store.url(''))}/") is None:
+    url, store = stored.client.url(stored.path), stored.client.store
+    prefix = url.removeprefix(store.url(""))
+    if not any(store.is_prefix(f"{prefix}/{folder}/") for folder in _FOLDERS):
         raise FileNotFoundError(errno.ENOENT, "no model", url)
-
-
-def period(option: str, text: str) -> dt.timedelta:
-    """The time of an option, such as ``12h`` or ``30d``; ``0`` is none.
-
-    Raises:
-        ValueError: If the text is not a time.
-    """
-    import datetime as dt  # most commands need none
-
-    number = text.removesuffix("d")
-    try:
-        if number != text and number.isascii() and number.isdigit():
-            return dt.timedelta(days=int(number))
-        return dt.timedelta(seconds=0 if text == "0" else duration(text))
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{option} {text!r} is not a time such as 12h or 30d: {error}") from None
 
 
 @contextlib.contextmanager

@@ -15,8 +15,10 @@ from gllm_storage.cli.settings import SOURCE, TARGET, Setting, Store, make_clien
 from gllm_storage.concurrency.bandwidth import Bandwidth
 from gllm_storage.concurrency.stop import Stop, running_stop, stopped_by
 from gllm_storage.info import ObjectProperties
+from gllm_storage.settings import duration
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from gllm_storage.cli.places import Address, Argument
@@ -115,6 +117,23 @@ def bwlimit_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
     text = "The most bytes per second, up and down together: 10M is 10 MiB, 512 is 512 KiB; off or 0 for no limit."
     return add_options(limited, [click.option("--bwlimit", metavar="RATE", callback=_parse_rate, help=text)])
+
+
+def period(option: str, text: str) -> dt.timedelta:
+    """The time of an option, such as ``12h`` or ``30d``; ``0`` is none.
+
+    Raises:
+        ValueError: If the text is not a time.
+    """
+    import datetime as dt  # noqa: PLC0415 - most commands need none
+
+    number = text.removesuffix("d")
+    try:
+        if number != text and number.isascii() and number.isdigit():
+            return dt.timedelta(days=int(number))
+        return dt.timedelta(seconds=0 if text == "0" else duration(text))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{option} {text!r} is not a time such as 12h or 30d: {error}") from None
 
 
 def _parse_rate(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:

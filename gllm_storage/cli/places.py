@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gllm_storage.cli.output import hide, scrubbed
+from gllm_storage.errors import ObjectNotFoundError, StorageError
 from gllm_storage.paths import ExactKey, split_bucket, split_url, validate_key
 from gllm_storage.registry import CloudStorageRegistry
 
@@ -261,6 +263,32 @@ def require_object(where: Address) -> None:
     if where.is_folder:
         kind = "folder" if where.key else "bucket"
         raise ValueError(f"{scrubbed(where.url)} is a {kind}; name an object in it")
+
+
+@contextlib.contextmanager
+def no_folder(place: Argument | Stored | Folder, advice: str) -> Iterator[None]:
+    """Say of an object that does not exist that a folder has its name: one listing, after the failure.
+
+    Args:
+        place: The object that the block reads or deletes. Nothing is said of other places.
+        advice: What to do with a folder.
+
+    Raises:
+        ObjectNotFoundError: If there is a folder in place of the object.
+    """
+    try:
+        yield
+    except ObjectNotFoundError as error:
+        if not isinstance(place, Stored) or place.exact or error.url != place.url or not _is_folder(place):
+            raise
+        raise ObjectNotFoundError(f"{place.url} is a folder; {advice}", error.details) from error
+
+
+def _is_folder(place: Stored) -> bool:
+    try:
+        return place.client.store.is_prefix(f"{place.key}/")
+    except StorageError:  # the credentials may not list
+        return False
 
 
 def nothing_there(url: str) -> FileNotFoundError:

@@ -239,7 +239,9 @@ def _from_exception(error: Exception, details: ErrorDetails, what: str) -> Excep
     if isinstance(error, boto.ProfileNotFound):
         return AccessDeniedError(f"{what}: {_sentence(error)}{_profiles()}", details, Remedy.CHECK_PROFILE)
     if isinstance(error, _NO_CREDENTIALS):
-        return AccessDeniedError(f"{what}: {_sentence(error)}", details, Remedy.CHECK_CREDENTIALS)
+        missing = isinstance(error, boto.NoCredentialsError)
+        remedy = Remedy.SET_CREDENTIALS if missing else Remedy.CHECK_CREDENTIALS
+        return AccessDeniedError(f"{what}: {_sentence(error)}", details, remedy)
     if isinstance(error, (UnreadableAnswerError, MalformedHTTPError, *_parser_errors())):
         message = f"{what}: the endpoint does not speak S3: {first_line(error)}"
         return StorageError(message, details, Remedy.CHECK_ENDPOINT)
@@ -247,8 +249,8 @@ def _from_exception(error: Exception, details: ErrorDetails, what: str) -> Excep
         return IntegrityError(f"{what}: {_sentence(error)}", details)
     if isinstance(error, _UNREACHABLE):
         return StorageUnavailableError(f"{what}: {_sentence(error)}", details, Remedy.CHECK_NETWORK)
-    remedy = Remedy.CHECK_CREDENTIAL_FILES if isinstance(error, OSError) else None
-    return StorageError(f"{what}: {_sentence(error)}", details, remedy)
+    advice = Remedy.CHECK_CREDENTIAL_FILES if isinstance(error, OSError) else None
+    return StorageError(f"{what}: {_sentence(error)}", details, advice)
 
 
 def _answered(details: ErrorDetails, error: BaseException) -> ErrorDetails:

@@ -55,7 +55,16 @@ def test_advised_options() -> None:
     commands = {"--one-machine": "gc", "--cache": "fetch", "--include": "fetch", "--exclude": "sync", "--force": "sync"}
 
     advised = set(re.findall(r"--[a-z-]+", " ".join(advice(each) for each in Remedy)))
-    assert advised == {"--config", "--endpoint-url", "--no-clobber", "--profile", "--region", *commands}
+    assert advised == {
+        "--anonymous",
+        "--ca-bundle",
+        "--config",
+        "--endpoint-url",
+        "--no-clobber",
+        "--profile",
+        "--region",
+        *commands,
+    }
     for option in advised:
         shown = CliRunner().invoke(cli, [commands.get(option, "cp"), "--help"], prog_name="gllm-storage").output
         assert re.search(rf"{option}\b", shown)

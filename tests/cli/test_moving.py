@@ -183,6 +183,7 @@ def test_presign(name: str, request: pytest.FixtureRequest) -> None:
     url = ok("presign", url_of(rig, "a b.bin"), "--expires", "5m", env=environment(rig)).out.strip()
     with urllib.request.urlopen(url) as answer:  # noqa: S310 - an http URL of our own server
         assert answer.read() == CONTENT
+    assert ok("presign", url_of(rig, "a b.bin"), "--expires", "2d", env=environment(rig)).out.startswith("http")
     assert run("presign", url_of(rig, "a"), "--expires", "soon", env=environment(rig)).code == 2
 
 

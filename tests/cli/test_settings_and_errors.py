@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from gllm_storage.cli.app import cli
+from gllm_storage.cli.commands.cache import cache
 from gllm_storage.cli.exits import MEANINGS
 from tests.cli.support import environment, ok, run, run_anew, run_python, url_of
+from tests.conftest import make_rig
 from tests.rig import Rig, server_rig
 
 if TYPE_CHECKING:
@@ -196,6 +201,65 @@ def test_usage_errors() -> None:
         done = run(*arguments)
         assert (done.code, done.err.count("\n")) == (2, 1)
         assert "--help" in done.err
+
+
+def test_nearest_command() -> None:
+    """A misspelt command names the one that is meant."""
+    assert "No such command 'verfy' (did you mean 'verify'?); see" in run("verfy").err
+    assert "did you mean" not in run("qqq").err
+
+
+def test_choices_in_a_line() -> None:
+    """A missing argument with choices lists them as text, without control characters."""
+    assert "Choose from: bash, zsh, fish; see" in run("completion").err
+
+
+@pytest.mark.parametrize("group", [cli, cache], ids=["gllm-storage", "cache"])
+def test_summaries(group: click.Group) -> None:
+    """The list of commands shows each summary completely, on a terminal with 80 columns."""
+    shown = CliRunner().invoke(group, ["--help"], prog_name="gllm-storage", env={"COLUMNS": "80"}, terminal_width=80).output
+    commands = shown.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(commands) == len(group.list_commands(click.Context(group)))
+    assert [each for each in commands if each.endswith("...")] == []
+
+
+def test_no_credentials(tmp_path: Path) -> None:
+    """Without credentials, the error says where they can be set."""
+    env = {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    done = run("ls", "s3://models", "--endpoint-url", "http://127.0.0.1:1", env=env)
+    assert done.code == 5
+    assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or --profile" in done.err
+
+
+FOLDER_COMMANDS = [
+    (("cp", "{url}", "{local}"), "give --recursive"),
+    (("mv", "{url}", "{local}"), "give --recursive"),
+    (("rm", "{url}"), "give --recursive"),
+    (("cat", "{url}"), "name an object in it"),
+    (("stat", "{url}"), "name an object in it"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "advice"), FOLDER_COMMANDS, ids=[each[0][0] for each in FOLDER_COMMANDS])
+@pytest.mark.parametrize("server", ["file", "ceph"])
+def test_folder_without_slash(
+    server: str, arguments: tuple[str, ...], advice: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The name of a folder in place of an object is an error that says so: wrong usage if it is known without a request."""
+    rig = make_rig(server, request)
+    rig.second.put(rig.key("folder/a.bin"), CONTENT)
+    url = url_of(rig, "folder")
+    given = [each.format(url=url, local=tmp_path / "local") for each in arguments]
+    done = run(*given, env=environment(rig))
+    code = 2 if server == "file" and arguments[0] in {"cp", "mv"} else 3
+    name = url.removeprefix("file://") if code == 2 else url
+    assert (done.code, done.out, done.err) == (code, "", f"gllm-storage: {name} is a folder; {advice}\n")
+    assert rig.keys() == ["folder/a.bin"]
+    missing = run(
+        *(each.format(url=url_of(rig, "none"), local=tmp_path / "local") for each in arguments), env=environment(rig)
+    )
+    assert missing.code == 3
+    assert "is a folder" not in missing.err
 
 
 def test_debug(store: Rig) -> None:

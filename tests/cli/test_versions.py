@@ -102,6 +102,14 @@ def test_no_model(tmp_path: Path, command: list[str]) -> None:
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("command", [["versions"], ["alias"], ["gc"], ["retain", "--keep-last", "1"]])
+def test_folder_of_models(model: str, command: list[str]) -> None:
+    """The folder that has the model is not a model."""
+    failed = run(*command, model.rpartition("/")[0])
+    assert (failed.code, failed.out) == (3, "")
+    assert "no model" in failed.err
+
+
 def test_alias(model: str) -> None:
     """`alias` moves an alias if it points to the expected version, and shows its moves."""
     failed = run("alias", model, "latest", "v2", "--expected", "v2")

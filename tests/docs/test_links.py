@@ -58,6 +58,21 @@ def test_link_parser() -> None:
     assert "remains" in anchors_of(DOCS / "guarantees.md")
 
 
+@pytest.mark.parametrize(
+    ("folder", "prefix", "unlisted"),
+    [("gllm_storage", "", {"__init__.py"}), ("tests", "tests/", {"pickles", "scripts"})],
+    ids=["package", "tests"],
+)
+def test_contributing(folder: str, prefix: str, unlisted: set[str]) -> None:
+    """The tables of CONTRIBUTING.md name each package, module and folder of tests once."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(rf"`{prefix}(\w+(?:/|\.py))`", row)]
+    packages = {f"{each.parent.name}/" for each in (ROOT / folder).glob("*/*.py") if each.parent.name not in unlisted}
+    modules = {each.name for each in (ROOT / folder).glob("*.py")} - unlisted if not prefix else set()
+    assert sorted(named) == sorted(packages | modules)
+
+
 def test_api_names() -> None:
     """The API page has every public name."""
     page = (DOCS / "api.md").read_text(encoding="utf-8")

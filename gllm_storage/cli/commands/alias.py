@@ -12,7 +12,7 @@ from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.output import say, say_json
 
 
-@click.command()
+@click.command(short_help="List the aliases of a model, or move one to a version.")
 @model_argument
 @click.argument("alias", metavar="[ALIAS", required=False)
 @click.argument("version", metavar="[VERSION]]", required=False)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gllm_storage.cli.models import period
-from gllm_storage.cli.options import debug_option, json_option
+from gllm_storage.cli.options import debug_option, json_option, period
 from gllm_storage.cli.output import human_time, say, say_json
 from gllm_storage.settings import size_or_zero
 
@@ -40,7 +39,7 @@ def list_(directory: str, *, as_json: bool) -> None:
     _show(list_cache(directory), as_json=as_json)
 
 
-@cache.command()
+@cache.command(short_help="Remove versions from a cache.")
 @_directory
 @click.option("--older-than", metavar="TIME", help="Remove versions that no fetch has used for this time, as in 30d.")
 @click.option(

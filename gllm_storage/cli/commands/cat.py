@@ -8,7 +8,7 @@ import click
 
 from gllm_storage.cli.failures import Failures
 from gllm_storage.cli.options import exact_option, store_options, stored_at, urls_argument
-from gllm_storage.cli.places import address, require_object
+from gllm_storage.cli.places import address, no_folder, require_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,5 +31,6 @@ def cat(urls: Sequence[str], *, exact: bool) -> None:
     for where, stored in zip(addresses, stored_at(addresses), strict=True):
         with failures.tolerated():
             require_object(where)
-            write_out(stored, Bars(None))
+            with no_folder(stored, "name an object in it"):
+                write_out(stored, Bars(None))
     failures.finish()

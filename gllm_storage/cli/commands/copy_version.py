@@ -10,7 +10,7 @@ from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.signals import announce
 
 
-@click.command("copy-version")
+@click.command("copy-version", short_help="Copy a version to another model, bucket or provider.")
 @model_argument
 @click.argument("name", metavar="NAME")
 @click.argument("target", metavar="TARGET_MODEL", shell_complete=complete_url)

@@ -28,7 +28,7 @@ from gllm_storage.cli.options import (
     store_options,
     transfer_options,
 )
-from gllm_storage.cli.places import LocalPath, Stream
+from gllm_storage.cli.places import LocalPath, Stream, no_folder
 from gllm_storage.cli.plan import Copy, Tree, plan, stores_of
 from gllm_storage.cli.signals import announce
 from gllm_storage.files.durability import folders_synced_once
@@ -108,7 +108,8 @@ def cp(
                 if dry_run:
                     shown.say(shown_name(each.target))
                     continue
-                copied = copy_file(each, shown, no_clobber=no_clobber, properties=properties)
+                with no_folder(each.source, "give --recursive"):
+                    copied = copy_file(each, shown, no_clobber=no_clobber, properties=properties)
                 if verbose and copied is not None:
                     shown.say(copied)
     failures.finish()

@@ -13,7 +13,7 @@ from gllm_storage.cli.output import say, say_json_array
 _SIGNS = {"added": "+", "removed": "-", "changed": "*"}
 
 
-@click.command()
+@click.command(short_help="Show the files in which two versions differ.")
 @model_argument
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")

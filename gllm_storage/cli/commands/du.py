@@ -35,7 +35,7 @@ class Usage:
     size: int
 
 
-@click.command()
+@click.command(short_help="Show the number and the size of the objects below URLs.")
 @urls_argument
 @click.option("--human", is_flag=True, help="Show sizes in KiB, MiB, GiB or TiB.")
 @json_option

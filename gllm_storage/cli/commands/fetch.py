@@ -9,7 +9,7 @@ from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.signals import announce
 
 
-@click.command()
+@click.command(short_help="Download a version to a new directory, verified.")
 @model_argument
 @click.argument("name", metavar="NAME")
 @click.argument("directory", metavar="[DIRECTORY]", required=False, type=click.Path())

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 import click
 
-from gllm_storage.cli.models import model_argument, models_at, period, require_model
-from gllm_storage.cli.options import json_option, store_options
+from gllm_storage.cli.models import model_argument, models_at, require_model
+from gllm_storage.cli.options import json_option, period, store_options
 from gllm_storage.cli.output import say, say_json
 
 
-@click.command()
+@click.command(short_help="Delete the files of a model that no version names.")
 @model_argument
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @click.option(

@@ -40,7 +40,7 @@ class Entry:
     info: ObjectInfo | None
 
 
-@click.command()
+@click.command(short_help="List a bucket or folder, or the buckets of the account.")
 @url_argument
 @click.option("-r", "--recursive", is_flag=True, help="List objects at any depth.")
 @click.option("-l", "--long", "long_format", is_flag=True, help="Show size and time.")

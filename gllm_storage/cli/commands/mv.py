@@ -28,7 +28,7 @@ from gllm_storage.cli.options import (
     store_options,
     transfer_options,
 )
-from gllm_storage.cli.places import Address, LocalPath, Stream
+from gllm_storage.cli.places import Address, LocalPath, Stream, no_folder
 from gllm_storage.cli.plan import Copy, Tree, plan, stores_of
 from gllm_storage.cli.settings import SOURCE, Store
 from gllm_storage.cli.signals import announce
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gllm_storage.fsspec_client import FsspecStorageClient
 
 
-@click.command()
+@click.command(short_help="Move files: up, down, or from store to store.")
 @transfer_options
 @click.option(
     "-f", "--force", is_flag=True, help="Move also published versions; folders: also beside an object of the name."
@@ -104,7 +104,8 @@ def mv(
                 if dry_run:
                     shown.say(shown_name(each.target))
                     continue
-                moved = move_file(each, shown, no_clobber=no_clobber)
+                with no_folder(each.source, "give --recursive"):
+                    moved = move_file(each, shown, no_clobber=no_clobber)
                 if verbose:
                     shown.say(moved)
     failures.finish()

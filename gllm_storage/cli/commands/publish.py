@@ -13,7 +13,7 @@ from gllm_storage.cli.output import complain
 from gllm_storage.cli.signals import announce
 
 
-@click.command()
+@click.command(short_help="Publish a directory as a version of a model.")
 @click.argument("directory", metavar="DIRECTORY", type=click.Path())
 @model_argument
 @click.argument("version", metavar="VERSION")

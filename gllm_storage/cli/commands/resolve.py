@@ -9,7 +9,7 @@ from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.output import say
 
 
-@click.command()
+@click.command(short_help="Print the URL of the complete directory of a version.")
 @model_argument
 @click.argument("name", metavar="NAME")
 @json_option

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from gllm_storage.cli.models import model_argument, models_at, period, require_model, version_as_json
-from gllm_storage.cli.options import json_option, store_options
+from gllm_storage.cli.models import model_argument, models_at, require_model, version_as_json
+from gllm_storage.cli.options import json_option, period, store_options
 from gllm_storage.cli.output import complain, say, say_json
 
 
-@click.command()
+@click.command(short_help="Delete the versions that no rule keeps.")
 @model_argument
 @click.option("--keep-last", default=0, metavar="N", type=click.IntRange(min=0), help="Keep the newest N versions.")
 @click.option(

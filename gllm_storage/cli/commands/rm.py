@@ -21,7 +21,7 @@ from gllm_storage.cli.folders import (
 )
 from gllm_storage.cli.options import exact_option, store_options, stored_at, urls_argument
 from gllm_storage.cli.output import say
-from gllm_storage.cli.places import Folder, address_to_delete, nothing_there, require_object
+from gllm_storage.cli.places import Folder, address_to_delete, no_folder, nothing_there, require_object
 from gllm_storage.cli.signals import announce
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import BucketNotFoundError
@@ -78,7 +78,8 @@ def rm(
                 _remove_folder(where, stored, manner)
                 continue
             require_object(where)
-            _remove(stored, force=force, verbose=verbose, dry_run=dry_run)
+            with no_folder(stored, "give --recursive"):
+                _remove(stored, force=force, verbose=verbose, dry_run=dry_run)
     failures.finish()
 
 

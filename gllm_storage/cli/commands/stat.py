@@ -9,7 +9,7 @@ import click
 from gllm_storage.cli.failures import Failures
 from gllm_storage.cli.options import exact_option, json_option, store_options, stored_at, urls_argument
 from gllm_storage.cli.output import human_size, human_time, info_as_json, say, say_json
-from gllm_storage.cli.places import address, require_object
+from gllm_storage.cli.places import address, no_folder, require_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,8 @@ def stat(urls: Sequence[str], as_json: bool, exact: bool) -> None:
     for where, stored in zip(addresses, stored_at(addresses), strict=True):
         with failures.tolerated():
             require_object(where)
-            found.append(stored.client.info(stored.remote_path))
+            with no_folder(stored, "name an object in it"):
+                found.append(stored.client.info(stored.remote_path))
     if as_json:
         say_json([info_as_json(info) for info in found])
     else:

@@ -33,7 +33,7 @@ _ON_ERROR = click.Choice(["stop", "collect"])
 _DECIDED = "--apply runs a plan that names SOURCE, TARGET and the files; leave them out"
 
 
-@click.command()
+@click.command(short_help="Transfer the files of a folder that differ.")
 @click.argument("paths", metavar="SOURCE TARGET", nargs=-1, shell_complete=complete_url)
 @click.option("--delete", is_flag=True, help="Delete the files that only TARGET has, at the end, and never after a failure.")
 @click.option("--max-delete", type=click.IntRange(min=0), metavar="N", help="Change nothing if more would be deleted.")

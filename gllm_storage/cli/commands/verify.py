@@ -8,7 +8,7 @@ from gllm_storage.cli.models import model_argument, models_at, show_version
 from gllm_storage.cli.options import json_option, store_options
 
 
-@click.command()
+@click.command(short_help="Compare the files of a version with its manifest.")
 @model_argument
 @click.argument("name", metavar="NAME")
 @click.argument("directory", metavar="[DIRECTORY]", type=click.Path(), required=False)
