@@ -184,7 +184,7 @@ class FsspecStorageClient(CloudStorageClient):
             URL of the stored object. `fsspec.open` takes it together with `storage_options`.
 
         Raises:
-            ValueError: If the remote path is not valid.
+            ValueError: If the remote path is not valid, or the local path is a URL or begins with ``~/``.
             TypeError: If the local path is something else, such as bytes, which `upload` takes.
             FileNotFoundError: If the local file does not exist.
             FileExistsError: If check_conflict is True and the object exists (`ObjectExistsError`).
@@ -212,7 +212,7 @@ class FsspecStorageClient(CloudStorageClient):
             Path to the downloaded file.
 
         Raises:
-            ValueError: If the remote path is not valid.
+            ValueError: If the remote path is not valid, or the local path is a URL or begins with ``~/``.
             FileNotFoundError: If the object does not exist (`ObjectNotFoundError`).
             RuntimeError: If the download fails (`StorageError`); `IntegrityError` if the content does not match its
                 checksum.
@@ -327,7 +327,7 @@ class FsspecStorageClient(CloudStorageClient):
 
         Raises:
             TypeError: If the source is of another type, such as a text file, or a property is unknown.
-            ValueError: If the remote path or a property is not valid.
+            ValueError: If the remote path or a property is not valid, or a local path is a URL or begins with ``~/``.
             FileNotFoundError: If the local file does not exist.
             FileExistsError: If check_conflict is True and the object exists (`ObjectExistsError`).
             RuntimeError: If the upload fails (`StorageError`); `UnsupportedOperationError`, before anything is sent, if the

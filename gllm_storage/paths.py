@@ -31,6 +31,35 @@ _HIDDEN = "***@"
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
 
 
+def require_local(name: str, path: str) -> str:
+    """Check that a path of this machine is not something else that the caller may mean.
+
+    Args:
+        name: The argument, for the message.
+        path: The path.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If it is a URL, or begins with ``~/``. A download would make a folder ``s3:`` or ``~`` in the working
+            directory, and ``rm -r ~`` deletes the home folder.
+
+    Examples:
+        >>> require_local("local_path", "~/model.bin")
+        Traceback (most recent call last):
+            ...
+        ValueError: local_path '~/model.bin' begins with '~', which is not expanded; give the complete path, or './~/m...
+    """
+    if _URL.match(path):
+        raise ValueError(f"{name} {redacted(repr(path))} is a URL; a path of this machine is needed, such as './out'")
+    if path == "~" or path.startswith("~/"):
+        raise ValueError(
+            f"{name} {path!r} begins with '~', which is not expanded; give the complete path, or {f'./{path}'!r}"
+        )
+    return path
+
+
 def split_url(url: str) -> tuple[str, str]:
     """Split a URL into its scheme and the rest.
 

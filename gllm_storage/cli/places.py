@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gllm_storage.cli.output import hide, scrubbed
 from gllm_storage.errors import ObjectNotFoundError, StorageError
-from gllm_storage.paths import ExactKey, split_bucket, split_url, validate_key
+from gllm_storage.paths import ExactKey, require_local, split_bucket, split_url, validate_key
 from gllm_storage.registry import CloudStorageRegistry
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def parse(text: str, *, exact: bool = False) -> Argument:
             f"{text!r} is not a URL: the scheme needs a colon and two slashes, as in '{almost[1]}://…'; "
             "write a local path as './…'"
         )
-    return LocalPath(text)
+    return LocalPath(require_local("the path", text))
 
 
 def address(text: str, *, exact: bool = False) -> Address:

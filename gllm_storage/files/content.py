@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gllm_storage.errors import StorageError
 from gllm_storage.files.source import CHUNK, MemorySource, complete_source, local_errors, open_source
 from gllm_storage.files.spool import spool_of
+from gllm_storage.paths import require_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +32,11 @@ def local_path(value: Any, verb: str) -> str:
 
     Raises:
         TypeError: If it is something else, such as bytes.
+        ValueError: If it is a URL, or begins with ``~/``.
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"the local path must be a str or a path object, not {type(value).__name__}; {verb}")
-    return os.fsdecode(os.fspath(value))
+    return require_local("the local path", os.fsdecode(os.fspath(value)))
 
 
 def open_content(value: Any, transfer: Transfer) -> AbstractContextManager[Source]:
@@ -48,11 +50,13 @@ def open_content(value: Any, transfer: Transfer) -> AbstractContextManager[Sourc
 
     Raises:
         TypeError: If it is none of these, such as a text file.
+        ValueError: If it is a URL, or a path that begins with ``~/``.
         FileNotFoundError: If the path names no file.
         StorageError: If the file cannot be read.
     """
     if isinstance(value, (str, os.PathLike)):
-        return open_source(os.fsdecode(os.fspath(value)), transfer.details, sync=transfer.settings.sync_source)
+        path = require_local("the local path", os.fsdecode(os.fspath(value)))
+        return open_source(path, transfer.details, sync=transfer.settings.sync_source)
     buffer = _buffer_of(value)
     if buffer is not None:
         return contextlib.nullcontext(MemorySource(buffer, transfer.details))

@@ -8,6 +8,8 @@ import secrets
 import unicodedata
 from typing import TYPE_CHECKING
 
+from gllm_storage.paths import require_local
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,14 +27,11 @@ def local_directory(name: str, path: str | os.PathLike[str]) -> str:
 
     Raises:
         TypeError: If it is not a text or a path object.
-        ValueError: If it is a URL.
+        ValueError: If it is a URL, or begins with ``~/``.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{name} is a str or a path object, not {type(path).__name__}")
-    text = os.fsdecode(os.fspath(path))
-    if "://" in text:
-        raise ValueError(f"{name} {text!r} is a URL; a directory of this machine is needed, such as './out'")
-    return text
+    return require_local(name, os.fsdecode(os.fspath(path)))
 
 
 class FoldedClashes:

@@ -231,6 +231,16 @@ def test_no_credentials(tmp_path: Path) -> None:
     assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or --profile" in done.err
 
 
+@pytest.mark.parametrize("target", ["~/x", "~"])
+def test_home_folder(target: str, tmp_path: Path) -> None:
+    """A ``~`` that the shell did not expand is refused, and makes no folder of that name."""
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    done = run("cp", tmp_path / "a.bin", target)
+    assert done.code == 2
+    assert f"the path '{target}' begins with '~', which is not expanded; give the complete path, or './{target}'" in done.err
+    assert not Path("~").exists()
+
+
 FOLDER_COMMANDS = [
     (("cp", "{url}", "{local}"), "give --recursive"),
     (("mv", "{url}", "{local}"), "give --recursive"),

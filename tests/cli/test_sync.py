@@ -147,7 +147,7 @@ def test_refused(tmp_path: Path, folder: Path) -> None:
     file, a_url = run("sync", folder / NAMES[0], "memory://b/x"), run("fetch", "memory://b/m", "v1", "s3://b/x")
     assert (file.code, a_url.code) == (2, 2)
     assert "a folder is needed" in file.err
-    assert "a directory of this machine is needed" in a_url.err
+    assert "a path of this machine is needed" in a_url.err
     assert run("publish", folder / NAMES[0], "memory://b/m", "v1").code == 2
 
 

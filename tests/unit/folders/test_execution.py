@@ -203,12 +203,20 @@ def test_property_options() -> None:
     assert list(PropertyOptions.__annotations__) == [each.name for each in fields(ObjectProperties)]
 
 
-@pytest.mark.parametrize("name", ["s3://b/v2", "file:///v2"])
-def test_url_as_directory(client: FsspecStorageClient, local: Path, name: str) -> None:
-    """A URL where a directory of this machine is needed is refused, and no folder ``s3:`` appears."""
+@pytest.mark.parametrize("name", ["s3://b/v2", "file:///v2", "~/v2", "~"])
+def test_not_a_local_path(
+    client: FsspecStorageClient, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A URL, or ``~``, where a path of this machine is needed is refused, and no folder ``s3:`` or ``~`` appears."""
     client.upload_dir(local, "v1")
     versions.publish(client, local, "m", version="1")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     for call in (
+        lambda: client.download_file("v1/a.bin", name),
+        lambda: client.download_file("v1/a.bin", Path(name) if name.startswith("~") else name),
+        lambda: client.upload_file(name, "v2"),
+        lambda: client.upload(name, "v2"),
         lambda: client.download_dir("v1", name),
         lambda: client.upload_dir(name, "v1"),
         lambda: versions.fetch(client, "m", "1", name),
@@ -218,8 +226,13 @@ def test_url_as_directory(client: FsspecStorageClient, local: Path, name: str) -
         lambda: versions.list_cache(name),
         lambda: versions.prune_cache(name, max_size=0),
     ):
-        with pytest.raises(ValueError, match="is a URL; a directory of this machine is needed"):
+        with pytest.raises(
+            ValueError, match=r"is a URL; a path of this machine is needed|begins with '~', which is not expanded"
+        ):
             call()
+    assert list(Path().iterdir()) == []
+    client.download_file("v1/a.bin", "./~/a.bin")
+    assert Path("~/a.bin").read_bytes() == client.filesystem.cat_file(client.url("v1/a.bin"))
 
 
 def test_file_as_source(client: FsspecStorageClient, local: Path) -> None:
