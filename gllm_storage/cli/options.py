@@ -125,7 +125,7 @@ def period(option: str, text: str) -> dt.timedelta:
     Raises:
         ValueError: If the text is not a time.
     """
-    import datetime as dt  # noqa: PLC0415 - most commands need none
+    import datetime as dt  # most commands need none
 
     number = text.removesuffix("d")
     try:
