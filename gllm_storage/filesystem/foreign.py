@@ -110,10 +110,9 @@ class ForeignStore(ObjectStore):
         """The URL of a key, with the password of the base, if it has one."""
         return f"{self._scheme}://{self._base}{key}"
 
-    def details(self, key: str, operation: str) -> ErrorDetails:
-        """The facts about an operation, for errors; without the password of the URL."""
-        details = super().details(key, operation)
-        return replace(details, url=without_user(details.url))
+    def shown_url(self, key: str) -> str:
+        """The URL of a key without the user and the password of the base."""
+        return without_user(self.url(key))
 
     def upload(self, request: UploadRequest) -> Stored:
         """Upload by the filesystem's ``put_file``, and compare the size of the stored object.

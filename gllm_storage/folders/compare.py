@@ -21,10 +21,9 @@ from gllm_storage.files.source import open_source
 from gllm_storage.folders.entries import StoredFolder, state_of
 from gllm_storage.folders.index import LOCAL, Known, is_settled, text_of_path
 from gllm_storage.store.checksums import CHECKSUM, checksum_of
-from gllm_storage.store.port import ObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from gllm_storage.concurrency.stop import Stop
     from gllm_storage.folders.entries import Entry, Folder
@@ -58,7 +57,6 @@ class Checksums:
         self._index = index
         self._stop = stop
         self._place = LOCAL if self.local is not None else folder.place
-        self._url = None if self._store is None else _shown_url(self._store.store)
 
     def known(self, entries: Sequence[Entry]) -> list[Values]:
         """The checksums in the index, for each file."""
@@ -117,7 +115,7 @@ class Checksums:
     def _name(self, path: str) -> str:
         if self.local is not None:
             return text_of_path(self.local.local_path(path))
-        return "" if self._store is None or self._url is None else self._url(self._store.key(path))
+        return "" if self._store is None else self._store.store.shown_url(self._store.key(path))
 
     def _head(self, entry: Entry, *, compares_locally: bool) -> Values:
         folder = self._store
@@ -152,13 +150,6 @@ class Checksums:
         except (FileNotFoundError, StorageError):
             return None
         return _Read(value, is_settled(status.st_mtime_ns, status.st_ctime_ns, began))
-
-
-def _shown_url(store: ObjectStore) -> Callable[[str], str]:
-    """Gives the URL of a key for the index: that of messages, which hides a user name and a password."""
-    if type(store).details is ObjectStore.details:
-        return store.url
-    return lambda key: store.details(key, "info").url
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,13 @@ class ObjectStore(ABC):
     def url(self, key: str) -> str:
         """The URL of a key, whether the object exists or not."""
 
+    def shown_url(self, key: str) -> str:
+        """The URL of a key for errors, and for the index of checksums; by default `url`.
+
+        A store whose URLs may have a password leaves it out here.
+        """
+        return self.url(key)
+
     @abstractmethod
     def upload(self, request: UploadRequest) -> Stored:
         """Store an object.
@@ -338,7 +345,7 @@ class ObjectStore(ABC):
 
     def details(self, key: str, operation: str) -> ErrorDetails:
         """The facts about an operation on a key, for errors."""
-        return ErrorDetails(self.provider, self.url(key) if key else url_of_bucket(self.url("")), operation)
+        return ErrorDetails(self.provider, self.shown_url(key) if key else url_of_bucket(self.shown_url("")), operation)
 
     def transfer(
         self,
