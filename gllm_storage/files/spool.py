@@ -51,12 +51,13 @@ class Spool:
             show what was there before.
     """
 
-    def __init__(  # noqa: PLR0917 - the limits, and what the caller has already
+    def __init__(
         self,
         memory_limit: int,
         reserve: int,
         most: int,
         details: ErrorDetails,
+        *,
         held: int = 0,
         memory: mmap.mmap | None = None,
     ) -> None:

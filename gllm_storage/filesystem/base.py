@@ -352,7 +352,7 @@ class StoreFileSystem(AsyncFileSystem):
             ObjectExistsError: If `mode` is ``"create"`` and the object exists.
             StorageError: If the upload fails; nothing was changed then, and nothing is left behind.
         """
-        self._upload(lpath, rpath, callback, mode, Stop(running_stop()), kwargs)
+        self._upload(lpath, rpath, callback, Stop(running_stop()), mode=mode, kwargs=kwargs)
 
     async def _put_file(
         self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
@@ -361,11 +361,9 @@ class StoreFileSystem(AsyncFileSystem):
             is_create(mode)
             return
         told = callback or DEFAULT_CALLBACK
-        await self._in_thread(lambda stop: self._upload(lpath, rpath, told, mode, stop, kwargs))
+        await self._in_thread(lambda stop: self._upload(lpath, rpath, told, stop, mode=mode, kwargs=kwargs))
 
-    def _upload(  # noqa: PLR0917 - the arguments of `put_file`, and the stop
-        self, lpath: str, rpath: str, callback: Callback, mode: str, stop: Stop, kwargs: dict[str, Any]
-    ) -> None:
+    def _upload(self, lpath: str, rpath: str, callback: Callback, stop: Stop, *, mode: str, kwargs: dict[str, Any]) -> None:
         path = os.fspath(lpath)
         exclusive, options = self.write_options(is_create(mode), kwargs)
         bucket, key = self._place(rpath)
@@ -473,7 +471,7 @@ class StoreFileSystem(AsyncFileSystem):
             return store.read(key, transfer)
         return read_slice(ObjectSlices(store.open_reader(key), transfer, [(start, end)]))
 
-    def cat_ranges(  # noqa: PLR0917 - fsspec's signature
+    def cat_ranges(
         self,
         paths: list[str],
         starts: Any,
@@ -509,7 +507,7 @@ class StoreFileSystem(AsyncFileSystem):
             return found
         return self._read_ranges(ranges_of(paths, starts, ends), max_gap, batch_size, on_error, Stop(running_stop()))
 
-    async def _cat_ranges(  # noqa: PLR0917 - fsspec's signature
+    async def _cat_ranges(
         self,
         paths: list[str],
         starts: Any,
@@ -557,7 +555,7 @@ class StoreFileSystem(AsyncFileSystem):
         """As fsspec's ``put``; Ctrl-C ends it."""
         run_interruptible(self.loop, self._put, *args, **kwargs)
 
-    async def _put(  # noqa: PLR0917 - fsspec's signature
+    async def _put(
         self,
         lpath: Any,
         rpath: Any,
@@ -801,7 +799,7 @@ class StoreFileSystem(AsyncFileSystem):
         pairs = sync(self.loop, self._plan_copy, path1, path2, recursive=recursive, maxdepth=maxdepth)
         self._copy_pairs(pairs, Stop(running_stop()), kwargs, lenient=_is_lenient(on_error, recursive=recursive))
 
-    async def _copy(  # noqa: PLR0917 - fsspec's signature
+    async def _copy(
         self,
         path1: str | list[str],
         path2: str | list[str],

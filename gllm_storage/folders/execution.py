@@ -133,15 +133,15 @@ class Execution:
             the target, and otherwise only above the files that were deleted.
     """
 
-    def __init__(  # noqa: PLR0917 - the plan, its two ends, and the means
+    def __init__(
         self,
         plan: Plan,
         source: Folder | None,
         target: Folder,
         manner: Manner,
+        *,
         index: ChecksumIndex,
         stop: Stop,
-        *,
         takes_all: bool = False,
     ) -> None:
         self._takes_all = takes_all

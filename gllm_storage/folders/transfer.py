@@ -295,7 +295,7 @@ def transfer(
             _require_no_object(plan, target)
         if options.dry_run:
             return FolderResult(plan)
-        return Execution(plan, source, target, manner, index, stop).run()
+        return Execution(plan, source, target, manner, index=index, stop=stop).run()
 
 
 def check(source: Folder, target: Folder, options: Options) -> Plan:
@@ -358,7 +358,7 @@ def _run(
     plan: Plan, source: Folder | None, target: Folder, manner: Manner, stop: Stop, *, takes_all: bool = False
 ) -> FolderResult:
     with _index() as index:
-        return Execution(plan, source, target, manner, index, stop, takes_all=takes_all).run()
+        return Execution(plan, source, target, manner, index=index, stop=stop, takes_all=takes_all).run()
 
 
 def _index() -> contextlib.closing[ChecksumIndex]:

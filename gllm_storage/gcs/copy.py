@@ -86,7 +86,7 @@ class ExclusiveCopy:
         token: dict[str, str] = {}
         while True:
             answer = self.store.rewrite(
-                self.key, self.store, self.target_key, {**parameters, **token}, self.transfer, resource
+                self.key, self.store, self.target_key, {**parameters, **token}, self.transfer, resource=resource
             )
             if answer["done"]:
                 return answer

@@ -495,13 +495,14 @@ class GCSStore(ObjectStore):
             else:
                 return
 
-    def rewrite(  # noqa: PLR0917 - the parts of a request
+    def rewrite(
         self,
         key: str,
         target: GCSStore,
         target_key: str,
         params: Mapping[str, str],
         transfer: Transfer,
+        *,
         resource: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """One request of https://cloud.google.com/storage/docs/json_api/v1/objects/rewrite.

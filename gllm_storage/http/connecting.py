@@ -118,7 +118,7 @@ def _encrypted(plain: socket.socket, context: ssl.SSLContext, server: Server, se
         else:
             incoming.write_eof()
     _send(plain, outgoing.read(), deadline)
-    return Encrypted(plain, tls, incoming, outgoing, server.read_timeout, server.min_throughput)
+    return Encrypted(plain, tls, incoming, outgoing, read_timeout=server.read_timeout, min_throughput=server.min_throughput)
 
 
 def _send(plain: socket.socket, data: bytes, deadline: float | None) -> None:

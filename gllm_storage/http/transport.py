@@ -237,12 +237,13 @@ class Encrypted(Transport):
         min_throughput: As in `Transport`.
     """
 
-    def __init__(  # noqa: PLR0917 - the parts of a TLS connection, as `ssl` makes them
+    def __init__(
         self,
         plain: socket.socket,
         tls: ssl.SSLObject,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
+        *,
         read_timeout: float | None,
         min_throughput: float,
     ) -> None:

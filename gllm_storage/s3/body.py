@@ -119,12 +119,13 @@ class FileSection(_Section):
         progress: Receives the bytes as they are sent.
     """
 
-    def __init__(  # noqa: PLR0917 - the section, and its use
+    def __init__(
         self,
         source: Source,
         offset: int,
         length: int,
         stop: Stop,
+        *,
         crc: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -394,7 +395,7 @@ def body_of(
                 yield ViewSection(view, stop, progress), checksums.crc64nvme(view)
         else:
             checksum = checksums.crc_of(source.read_at, length, start=offset)
-            yield FileSection(source, offset, length, stop, checksum, progress), checksum
+            yield FileSection(source, offset, length, stop, crc=checksum, progress=progress), checksum
     except _CallbackFailed as failed:
         raise failed.error from failed.error.__cause__
 

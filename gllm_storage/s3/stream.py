@@ -339,7 +339,7 @@ class PartStream:
             if not in_flight or 2 * size > limit:
                 return Spool(limit, size, 0, details)
             self._team.wait_until(partial(self._has_fewer_than, in_flight))
-        return _Gathered(size) if _is_kept(first) else Spool(limit, size, size, details, size, _spare_memory())
+        return _Gathered(size) if _is_kept(first) else Spool(limit, size, size, details, held=size, memory=_spare_memory())
 
     def _has_fewer_than(self, count: int) -> bool:
         return len(self._in_memory) < count

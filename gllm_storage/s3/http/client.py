@@ -35,6 +35,7 @@ from gllm_storage.http.pool import Answer, Exchange, Pool, runs_in_place
 from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
 from gllm_storage.s3.body import begin_sending
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, is_transient
+from gllm_storage.s3.http.error_document import read_error
 from gllm_storage.s3.http.guard import Listeners
 from gllm_storage.s3.http.operations import Operation, Request, operations, path_of
 from gllm_storage.s3.http.signing import EMPTY, UNSIGNED, BodySigning, Signer, digest_of
@@ -528,7 +529,7 @@ class DirectClient:
 
     def _failure(self, place: _Place, operation: Operation, answer: Answer, status: int, body: bytes) -> ClientError:
         try:
-            parsed: Any = operation.error(status, answer.headers, body)
+            parsed: Any = read_error(status, answer.headers, body)
         except ImportError as error:
             raise NotDirectError(f"this release of botocore is unknown: {error!r}") from error
         failure = ClientError(parsed, operation.name)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
 from gllm_storage.http.dates import read_date
-from gllm_storage.s3.http.error_document import read_error
 from gllm_storage.s3.http.model import MODELS
 from gllm_storage.s3.http.signing import canonical_query
 
@@ -153,14 +152,6 @@ class Operation:
         if self._has_metadata:
             found["Metadata"] = metadata
         return found
-
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-        """The ``response`` of the `ClientError` that boto3 raises for an answer.
-
-        Raises:
-            UnreadableAnswerError: If the body is not an error document of S3.
-        """
-        return read_error(status, headers, body)
 
 
 def path_of(base: str, key: str) -> str:
