@@ -6,9 +6,8 @@ with those that a killed process had given to the kernel.
 
 The server is Ceph's radosgw of the tests, which keeps its objects in memory. It lists the uploaded parts of a file
 (ListParts), which a publisher needs to resume within it. Unlike Amazon S3 it ignores the precondition of
-CompleteMultipartUpload, so that this library sends each file of a version by one PutObject there, and again from its
-beginning after a kill. By default the client is told that the precondition is enforced, and does what it does at Amazon S3;
-``--conditional-writes auto`` lets it find out.
+CompleteMultipartUpload, which costs a HEAD request for each file. With ``--conditional-writes enforced`` the client is told
+that the precondition is enforced, and does what it does at Amazon S3.
 """
 
 from __future__ import annotations
@@ -198,7 +197,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--files", type=int, default=32, help="of 128 MiB; Ceph has room for about 40")
     parser.add_argument("--kills", type=int, default=10, help="of publish, and of fetch")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the moments")
-    parser.add_argument("--conditional-writes", choices=("enforced", "auto"), default="enforced", help="see the module")
+    parser.add_argument("--conditional-writes", choices=("auto", "enforced"), default="auto", help="see the module")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="for all files; by default in memory, if it has room")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the bytes of each process")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table; it is printed anyway")

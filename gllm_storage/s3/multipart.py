@@ -118,6 +118,7 @@ class MultipartUpload:
     def _complete(self, parts: list[dict[str, Any]], crc: int, size: int) -> Stored:
         upload, connection = self._upload, self._connection
         upload.require_same(crc)
+        upload.require_absent()
         condition = {"IfNoneMatch": "*"} if upload.plan.conditional else {}
         full = {"ChecksumCRC64NVME": checksums.encode(crc), "ChecksumType": "FULL_OBJECT"}
         self.committing = True

@@ -31,7 +31,7 @@ import secrets
 import threading
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -271,8 +271,9 @@ def plan_create(
         settings: Part sizes and preconditions.
         enforced: The operations whose precondition the endpoint enforces.
         details: The operation, for errors.
-        has_one_content: Whether all writers of the key write the same content. Then a check that can race is enough for a
-            multipart upload: an object that is replaced is replaced by the same content.
+        has_one_content: Whether all writers of the key write the same content. Then a check that can race, or a HEAD
+            request before the completion, is enough for a multipart upload: an object that is replaced is replaced by the
+            same content.
 
     Returns:
         The plan. It can race if the object is too large for one PutObject, or if the endpoint enforces nothing and the
@@ -284,8 +285,8 @@ def plan_create(
     """
     put = enforced.put is Condition.ENFORCED
     usual = plan_overwrite(size, settings)
-    if put and usual.multipart and has_one_content and enforced.complete is Condition.CHECKED:
-        return UploadPlan(multipart=True, part_size=usual.part_size, conditional=True)
+    if put and usual.multipart and has_one_content and enforced.complete in {Condition.CHECKED, Condition.IGNORED}:
+        return replace(usual, conditional=enforced.complete is Condition.CHECKED)
     if enforced.complete is Condition.ENFORCED and (usual.multipart or not put):
         return UploadPlan(multipart=True, part_size=usual.part_size, conditional=True)
     if put and (not usual.multipart or size <= put_limit(settings, enforced)):

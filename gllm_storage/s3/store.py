@@ -35,7 +35,8 @@ from gllm_storage.store.retry import RESTART, rescued
 # The modules of uploads and copies are imported where they are needed: together they take 12 ms, and the first verb of most
 # processes looks for an object or reads one.
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
     from typing import TypeVar
 
     from gllm_storage.concurrency.stop import Stop
@@ -429,6 +430,18 @@ class S3Store(ObjectStore):
             )
         found: dict[int, bytes | Exception | None] = {**small, **dict(zip(left, rest, strict=True))}
         return [found[number] for number in range(len(items))]
+
+    def unfinished_uploads(self, prefix: str) -> Iterable[tuple[str, datetime | None]]:
+        """The keys of the multipart uploads, the first thousand of them. Without the permission to list them there are none.
+
+        Raises:
+            StorageError: If a request fails.
+        """
+        from gllm_storage.s3.unfinished import unfinished_uploads  # noqa: PLC0415 - see above
+
+        with contextlib.suppress(AccessDeniedError), translated(self.details(prefix, "list")):
+            return list(unfinished_uploads(self.connection, self.bucket, prefix))
+        return ()
 
     def discard_parts(self, prefix: str) -> None:
         """Abort the multipart uploads of all keys with a prefix. Without the permission to list them they stay.

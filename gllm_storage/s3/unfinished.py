@@ -12,6 +12,7 @@ from gllm_storage.s3.errors import SDK_ERRORS, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from gllm_storage.s3.connection import S3Connection
 
@@ -63,6 +64,17 @@ def find_unfinished(connection: S3Connection, place: Mapping[str, Any], lengths:
         found.extend(_inspected(connection, place, each) for each in ids[-_MOST_UPLOADS:])
     best = max(found, key=lambda each: each.fitting(lengths), default=None)
     return best if best is not None and best.fitting(lengths) else None
+
+
+def unfinished_uploads(connection: S3Connection, bucket: str, prefix: str) -> Iterator[tuple[str, datetime | None]]:
+    """The keys of the unfinished uploads of all keys with a prefix, and the time at which each began.
+
+    Raises:
+        botocore.exceptions.ClientError: If the store refuses a request.
+        botocore.exceptions.BotoCoreError: If no answer arrives.
+    """
+    for each in _uploads(connection, bucket, prefix):
+        yield each["Key"], each.get("Initiated")
 
 
 def abort_uploads(connection: S3Connection, bucket: str, prefix: str) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from botocore.exceptions import ClientError
 
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import StorageError, note_attempts
+from gllm_storage.errors import ObjectExistsError, StorageError, note_attempts
 from gllm_storage.files.source import CHUNK
 from gllm_storage.http.pool import run_in_place
 from gllm_storage.info import Stored, plain_etag
@@ -33,7 +33,7 @@ from gllm_storage.s3.errors import (
 from gllm_storage.s3.multipart import MultipartUpload
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
-from gllm_storage.store.create import Answer, require_size
+from gllm_storage.store.create import Answer, exists_error, require_size
 from gllm_storage.store.retry import rescued, s3_requests
 from gllm_storage.store.transfer import part_ranges
 
@@ -169,6 +169,21 @@ class S3Upload:
         if self.crc not in {None, crc}:
             raise self.request.source.changed()
 
+    def require_absent(self) -> None:
+        """Check that no object exists, before an exclusive upload that the store completes without a condition.
+
+        Only a `content_id` permits such an upload without a warning: an object that appears after this check is replaced by
+        an equal one. Readers of it may notice.
+
+        Raises:
+            ObjectExistsError: If one exists.
+            StorageError: If the request fails.
+        """
+        request = self.request
+        is_checked = self.plan.conditional or not (request.exclusive and request.content_id)
+        if not is_checked and self.requests.find(request.key, request.details.operation) is not None:
+            raise exists_error(request.details)
+
     def stored(self, answer: Mapping[str, Any], crc: int, size: int) -> Stored:
         """The stored object of that size, from the answer to the request that made it."""
         etag = plain_etag(str(answer.get("ETag") or "")) or None
@@ -253,6 +268,8 @@ class S3Write:
         return self._answer
 
     def _judge(self, error: Exception) -> Answer:
+        if isinstance(error, ObjectExistsError):
+            return Answer.EXISTS
         if self._attempt is None or not self._attempt.committing:
             # Another process may have gone on with the same parts, and completed the upload.
             is_gone = isinstance(error, ClientError) and code_of(error) == "NoSuchUpload"

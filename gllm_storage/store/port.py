@@ -42,7 +42,8 @@ from gllm_storage.store.download import fetch_object, read_object
 from gllm_storage.store.transfer import Progress, Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from _typeshed import ReadableBuffer
     from fsspec.callbacks import Callback
@@ -626,6 +627,14 @@ class ObjectStore(ABC):
             tasks = [partial(self._read_item, each, stop, on_error, folders) for each in items]
             contents: Sequence[bytes | Exception | None] = self._side_by_side(tasks, stop, workers)
         return contents
+
+    def unfinished_uploads(self, prefix: str) -> Iterable[tuple[str, datetime | None]]:  # noqa: ARG002 - as `discard_parts`
+        """The keys with a prefix to which an upload was interrupted, and when each began. By default there are none.
+
+        Raises:
+            StorageError: If a request fails.
+        """
+        return ()
 
     def discard_parts(self, prefix: str) -> None:  # noqa: ARG002 - for providers whose uploads leave parts
         """Remove the parts of interrupted uploads to keys with a prefix. By default there are none.

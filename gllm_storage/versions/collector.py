@@ -103,7 +103,9 @@ def collect_garbage(
             details,
             Remedy.ONE_MACHINE,
         )
-    return collector.collect(candidates)
+    deleted = collector.collect(candidates)
+    collector.discard_parts(grace)
+    return deleted
 
 
 class Collector:
@@ -128,7 +130,7 @@ class Collector:
         found = [each for each in sorted(self._places() - named) if not self._is_empty(each)]
         if not grace or not found:
             return found
-        latest = time_before(time_of_store(self.model, write=not dry_run), grace)
+        latest = self._latest(grace, write=not dry_run)
         # A directory may be one of several deleted versions, and a later entry may have followed the deletion.
         young = [each for each in logged if each.time is not None and each.time > latest]
         spared = {entry.place for _, entry in read_entries(self.model, young) if isinstance(entry, Deleted)}
@@ -149,6 +151,23 @@ class Collector:
         kept = self.named() if places else set()
         kept |= {each for each in places if self._has_foreign_mark(each, marks[each])}
         return [self.empty(each, marks[each]) for each in places if each not in kept]
+
+    def discard_parts(self, grace: dt.timedelta) -> None:
+        """Remove the parts of files that publishers did not end, also in directories of versions.
+
+        Another publisher of the same content may have sent the file in parts of another size: then no publisher needs them.
+
+        Raises:
+            StorageError: If a request fails.
+        """
+        prefix = f"{self.model.key('data')}/"
+        begun: dict[str, list[dt.datetime | None]] = {}
+        for key, time in self.store.unfinished_uploads(prefix):
+            begun.setdefault(key.removeprefix(prefix).partition("/")[0], []).append(time)
+        latest = self._latest(grace, write=True) if grace and begun else None
+        for place in filter(is_place, begun):
+            if latest is None or (_are_older(begun[place], latest) and self._is_older(place, latest)):
+                self.store.discard_parts(self.model.data(place))
 
     def bury(self, place: str) -> None:
         """Create the tombstone of a directory, unless it has one."""
@@ -230,7 +249,14 @@ class Collector:
 
     def _is_older(self, place: str, latest: dt.datetime) -> bool:
         objects = [*self.store.list(self.model.marks(place)), *self._objects(place)]
-        return all(each.last_modified is None or each.last_modified <= latest for each in objects)
+        return _are_older((each.last_modified for each in objects), latest)
+
+    def _latest(self, grace: dt.timedelta, *, write: bool) -> dt.datetime:
+        return time_before(time_of_store(self.model, write=write), grace)
+
+
+def _are_older(times: Iterable[dt.datetime | None], latest: dt.datetime) -> bool:
+    return all(each is None or each <= latest for each in times)
 
 
 def time_of_store(model: Model, *, write: bool) -> dt.datetime:

@@ -8,8 +8,9 @@ import random
 import re
 import signal
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pytest
@@ -18,6 +19,7 @@ from gllm_storage import MemoryStorageClient, get_storage_client, versions
 from gllm_storage.errors import ObjectExistsError
 from gllm_storage.files.partial import PartialFile
 from gllm_storage.files.source import SourceChangedError
+from gllm_storage.s3.multipart import MultipartUpload
 from gllm_storage.testing.faults import FaultProxy
 from gllm_storage.versions import copying
 from gllm_storage.versions.publisher import Marks
@@ -226,10 +228,7 @@ LARGE = random.Random(14).randbytes(4 * PART + 1000)
 
 def in_parts(rig: Rig) -> dict[str, str]:
     """The settings for a file that goes in parts, one at a time."""
-    settings = {**rig.settings(), "part_size": str(PART), "multipart_threshold": str(PART), "max_concurrency": "1"}
-    if rig.name == "ceph":  # it ignores the condition of a multipart upload, so the file would go in one PutObject
-        settings["conditional_writes"] = "enforced"
-    return settings
+    return {**rig.settings(), "part_size": str(PART), "multipart_threshold": str(PART), "max_concurrency": "1"}
 
 
 def publish_and_kill(rig: Rig, folder: Path, log: Path, *killed_after: int) -> list[int | None]:
@@ -262,6 +261,53 @@ def test_killed_within_a_file(store: str, servers: Servers, tmp_path: Path) -> N
     assert len(rig.open_uploads()) == (rig.provider == "s3")
     versions.collect_garbage(client, MODEL, grace=dt.timedelta())
     assert not rig.open_uploads()
+
+
+@pytest.mark.parametrize("store", ["ceph", "ministack"])
+def test_parts_in_a_version(store: str, servers: Servers, tmp_path: Path) -> None:
+    """Parts that a killed publisher has left in the directory of a version are removed, but not those of a living one."""
+    rig = server_rig(store, servers.get(store))
+    folder, log = write(tmp_path / "1", {"large": LARGE}), tmp_path / "log"
+    assert publish_and_kill(rig, folder, log, 1) == [-signal.SIGKILL]
+    other_parts = {**in_parts(rig), "part_size": str(PART + 2**20)}
+    client: Any = get_storage_client(rig.provider, other_parts)
+    version = versions.publish(client, folder, MODEL, version="v1")
+    assert len(rig.open_uploads()) == 1
+    assert versions.collect_garbage(client, MODEL) == []
+    assert len(rig.open_uploads()) == 1
+    marks = f"{version.url.removeprefix(client.store.url('')).replace('/data/', '/marks/')}v1/99999998-"
+    time.sleep(1.2)  # the store tells seconds
+    rig.second.put(f"{marks}{'0' * 32}", b"")
+    moment = dt.timedelta(seconds=0.1)
+    assert versions.collect_garbage(client, MODEL, grace=moment) == []
+    assert len(rig.open_uploads()) == 1
+    time.sleep(1.2)
+    assert versions.collect_garbage(client, MODEL, grace=moment, dry_run=True) == []
+    assert len(rig.open_uploads()) == 1
+    assert versions.collect_garbage(client, MODEL, grace=moment) == []
+    assert not rig.open_uploads()
+    assert versions.verify(client, MODEL, "v1") == version
+
+
+def test_equal_file_meanwhile(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that an equal publisher stores while the parts are sent is not replaced, although Ceph would permit it."""
+    rig = server_rig("ceph", servers.get("ceph"))
+    client: Any = get_storage_client(rig.provider, in_parts(rig))
+    send_part, key = MultipartUpload.send_part, ""
+
+    def send(self: MultipartUpload, number: int, body: Any, crc: int) -> Any:
+        nonlocal key
+        if number == 2:
+            key = self._upload.request.key
+            rig.second.put(key, LARGE)
+        return send_part(self, number, body, crc)
+
+    monkeypatch.setattr(MultipartUpload, "send_part", send)
+    versions.publish(client, write(tmp_path / "1", {"large": LARGE}), MODEL, version="v1")
+    plain: Any = rig.second
+    assert "-" not in plain.client.head_object(Bucket=plain.bucket, Key=key)["ETag"]  # not one of parts
+    assert not rig.open_uploads()
+    assert versions.verify(client, MODEL, "v1").files == 1
 
 
 @ON_SERVERS

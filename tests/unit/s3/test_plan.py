@@ -194,10 +194,17 @@ def test_sizes_at_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "enforced", "multipart"),
-    [(100 * MIB, CHECKED, True), (100 * MIB, PUT_ONLY, False), (MIB, CHECKED, False), (100 * MIB, ALL_ENFORCED, True)],
+    ("size", "enforced", "multipart", "conditional"),
+    [
+        (100 * MIB, CHECKED, True, True),
+        (100 * MIB, PUT_ONLY, True, False),
+        (6 * 2**30, PUT_ONLY, True, False),
+        (MIB, CHECKED, False, True),
+        (MIB, PUT_ONLY, False, True),
+        (100 * MIB, ALL_ENFORCED, True, True),
+    ],
 )
-def test_writers_of_one_content(size: int, enforced: ConditionalWrites, multipart: bool) -> None:
+def test_writers_of_one_content(size: int, enforced: ConditionalWrites, multipart: bool, conditional: bool) -> None:
     """If all writers of a key write the same content, a check that can race is enough for parts, without a warning."""
     plan = plan_create(size, USUAL, enforced, DETAILS, has_one_content=True)
-    assert (plan.multipart, plan.conditional) == (multipart, True)
+    assert (plan.multipart, plan.conditional) == (multipart, conditional)
