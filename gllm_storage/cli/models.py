@@ -31,6 +31,16 @@ model_argument = click.argument("model", metavar="MODEL", shell_complete=complet
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress bar on a terminal.")
 
 
+class LocalDirectory(click.Path):
+    """A directory of this machine, and not a stream: a variable of a script could hold ``-`` for other commands."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse ``-``."""
+        if value == "-":
+            self.fail("'-' is not allowed here; name a directory, such as './-'", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @dataclass(frozen=True)
 class StoredModel:
     """A model.

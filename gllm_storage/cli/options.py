@@ -132,7 +132,9 @@ def period(option: str, text: str) -> dt.timedelta:
         if number != text and number.isascii() and number.isdigit():
             return dt.timedelta(days=int(number))
         return dt.timedelta(seconds=0 if text == "0" else duration(text))
-    except (ValueError, OverflowError) as error:
+    except OverflowError:
+        raise ValueError(f"{option} {text!r} is longer than {dt.timedelta.max.days} days") from None
+    except ValueError as error:
         raise ValueError(f"{option} {text!r} is not a time such as 12h or 30d: {error}") from None
 
 

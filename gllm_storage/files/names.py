@@ -27,11 +27,14 @@ def local_directory(name: str, path: str | os.PathLike[str]) -> str:
 
     Raises:
         TypeError: If it is not a text or a path object.
-        ValueError: If it is a URL, or begins with ``~/``.
+        ValueError: If it is a URL, begins with ``~/``, or is empty, as a variable that is not set.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{name} is a str or a path object, not {type(path).__name__}")
-    return require_local(name, os.fsdecode(os.fspath(path)))
+    text = os.fsdecode(os.fspath(path))
+    if not text:
+        raise ValueError(f"{name} is empty; name a directory, such as './out', or '.' for the current one")
+    return require_local(name, text)
 
 
 class FoldedClashes:

@@ -395,7 +395,7 @@ def local_folder(path: str | os.PathLike[str], links: str = "follow") -> LocalFo
 
     Raises:
         TypeError: If the path is not a text or a path object.
-        ValueError: If `links` is unknown, or the path is a URL.
+        ValueError: If `links` is unknown, or the path is a URL or empty.
     """
     return LocalFolder(local_directory("a local folder", path), links)
 

@@ -435,10 +435,7 @@ def cache_folder(cache: str | os.PathLike[str]) -> str:
         TypeError: If it is not a text or a path object.
         ValueError: If it is a URL, or empty, as a variable that is not set.
     """
-    path = local_directory("cache", cache)
-    if not path:
-        raise ValueError("cache is empty; name a directory, such as './cache'")
-    return os.path.abspath(path)
+    return os.path.abspath(local_directory("cache", cache))
 
 
 def list_cache(cache: str | os.PathLike[str]) -> list[CachedVersion]:

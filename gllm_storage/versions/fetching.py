@@ -96,7 +96,7 @@ def fetch(
 
     Raises:
         ValueError: If the path, the name or a pattern is not valid, no file matches `include`, `local_dir` or `cache` is a
-            URL, or neither of them is given, or the cache is empty, `local_dir`, or in it.
+            URL or empty, or neither of them is given, or the cache is `local_dir`, or in it.
         FileExistsError: If the directory exists.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was fetched
             (`ObjectNotFoundError`).

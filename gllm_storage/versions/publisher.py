@@ -176,7 +176,7 @@ def publish(
 
     Raises:
         ValueError: If a name, the path of the model, or the metadata are not valid, the key of a file would be longer than
-            1024 bytes, or the directory is a URL or has no file.
+            1024 bytes, or the directory is a URL, empty text, or has no file.
         FileNotFoundError: If the directory does not exist.
         NotADirectoryError: If `local_dir` is a file.
         FileExistsError: If the version exists with other files or metadata, or the name is that of an alias, or differs

@@ -79,7 +79,7 @@ def verify(
         The version, if every file is there with its content, and no other file.
 
     Raises:
-        ValueError: If the path or the name is not valid, or `local_dir` is a URL.
+        ValueError: If the path or the name is not valid, or `local_dir` is a URL or empty.
         FileNotFoundError: If the version does not exist, or was deleted, also while it was verified (`ObjectNotFoundError`);
             or if `local_dir` does not exist.
         NotADirectoryError: If `local_dir` is a file.

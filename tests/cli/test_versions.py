@@ -163,6 +163,14 @@ def test_delete_version(model: str) -> None:
     assert ok("versions", model).lines == ["v2"]
 
 
+def test_deleted_as_json(model: str) -> None:
+    """`delete-version --json` prints the deleted versions with their aliases, also if another one cannot be deleted."""
+    failed = run("delete-version", model, "v1", "v9", "v1", "v2", "--json")
+    assert (failed.code, failed.err.count("No such version")) == (3, 2)
+    assert json.loads(failed.out) == [{"name": "v1", "aliases": ["latest"]}, {"name": "v2", "aliases": []}]
+    assert json.loads(run("delete-version", model, "v1", "--json").out) == []
+
+
 def test_remove_model(model: str) -> None:
     """What is left of a model without versions is removed by force, as the refusal says."""
     assert run("delete-version", model, "v1", "v2").code == 0
@@ -223,6 +231,14 @@ def test_guarded_objects(model: str, out: Path, tmp_path: Path) -> None:
         (["publish", "{out}", "/", "v3"], (2, "name a model in it, as in file:///models/llama")),
         (["publish", "{out}", "{model}", "v3", "--metadata", "a=1", "--metadata", "a=2"], (2, "'a' is given twice")),
         (["fetch", "{model}", "v1", "local", "--cache", ""], (2, "cache is empty")),
+        (["fetch", "{model}", "v1", ""], (2, "local_dir is empty")),
+        (["fetch", "{model}", "v1", "-"], (2, "'-' is not allowed here")),
+        (["fetch", "{model}", "v1", "--cache", "-"], (2, "'-' is not allowed here")),
+        (["verify", "{model}", "v1", ""], (2, "local_dir is empty")),
+        (["verify", "{model}", "v1", "-"], (2, "'-' is not allowed here")),
+        (["publish", "", "{model}", "v3"], (2, "local_dir is empty")),
+        (["publish", "-", "{model}", "v3"], (2, "'-' is not allowed here")),
+        (["gc", "{model}", "--grace", "99999999999d"], (2, "--grace '99999999999d' is longer than")),
         (["gc", "{model}", "--grace", "soon"], (2, "--grace 'soon' is not a time")),
         (["retain", "{model}"], (2, "--keep-last")),
         (["cache", "list", "{out}"], (3, "no cache of published versions")),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gllm_storage.cli.models import LocalDirectory
 from gllm_storage.cli.options import debug_option, json_option, period
 from gllm_storage.cli.output import human_time, say, say_json
 from gllm_storage.settings import size_or_zero
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from gllm_storage.versions import CachedVersion
 
-_directory = click.argument("directory", metavar="DIRECTORY", type=click.Path())
+_directory = click.argument("directory", metavar="DIRECTORY", type=LocalDirectory())
 
 
 @click.group()

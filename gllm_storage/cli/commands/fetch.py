@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gllm_storage.cli.models import bar, model_argument, models_at, quiet_option, show_version
+from gllm_storage.cli.models import LocalDirectory, bar, model_argument, models_at, quiet_option, show_version
 from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.signals import announce
 
@@ -12,14 +12,14 @@ from gllm_storage.cli.signals import announce
 @click.command(short_help="Download a version to a new directory, verified.")
 @model_argument
 @click.argument("name", metavar="NAME")
-@click.argument("directory", metavar="[DIRECTORY]", required=False, type=click.Path())
+@click.argument("directory", metavar="[DIRECTORY]", required=False, type=LocalDirectory())
 @click.option(
     "--include",
     metavar="PATTERN",
     multiple=True,
     help="Only files that match; patterns as in rclone: '*.bin' in any folder, '/a.bin' at the top. Repeatable.",
 )
-@click.option("--cache", metavar="DIRECTORY", type=click.Path(), help="A cache that all processes of a machine share.")
+@click.option("--cache", metavar="DIRECTORY", type=LocalDirectory(), help="A cache that all processes of a machine share.")
 @quiet_option
 @json_option
 @store_options

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from gllm_storage.cli.models import bar, model_argument, models_at, quiet_option, show_version
+from gllm_storage.cli.models import LocalDirectory, bar, model_argument, models_at, quiet_option, show_version
 from gllm_storage.cli.options import json_option, store_options
 from gllm_storage.cli.output import complain
 from gllm_storage.cli.signals import announce
 
 
 @click.command(short_help="Publish a directory as a version of a model.")
-@click.argument("directory", metavar="DIRECTORY", type=click.Path())
+@click.argument("directory", metavar="DIRECTORY", type=LocalDirectory())
 @model_argument
 @click.argument("version", metavar="VERSION")
 @click.option(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from gllm_storage.cli.models import model_argument, models_at, show_version
+from gllm_storage.cli.models import LocalDirectory, model_argument, models_at, show_version
 from gllm_storage.cli.options import json_option, store_options
 
 
 @click.command(short_help="Compare the files of a version with its manifest.")
 @model_argument
 @click.argument("name", metavar="NAME")
-@click.argument("directory", metavar="[DIRECTORY]", type=click.Path(), required=False)
+@click.argument("directory", metavar="[DIRECTORY]", type=LocalDirectory(), required=False)
 @click.option("--no-read", is_flag=True, help="Compare the checksums that the store has, and read only files without one.")
 @json_option
 @store_options
