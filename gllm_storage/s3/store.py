@@ -437,7 +437,7 @@ class S3Store(ObjectStore):
         Raises:
             StorageError: If a request fails.
         """
-        from gllm_storage.s3.unfinished import unfinished_uploads  # noqa: PLC0415 - see above
+        from gllm_storage.s3.unfinished import unfinished_uploads
 
         with contextlib.suppress(AccessDeniedError), translated(self.details(prefix, "list")):
             return list(unfinished_uploads(self.connection, self.bucket, prefix))
