@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import picture, report, results
+from benchmarks.jobs import choose_jobs
+from benchmarks.peers import PEERS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from benchmarks.results import Results
 
+_SYNCED = "gllm-storage, synced"
 _PAGE = "benchmarks-tables.md"
 _HEAD = """# Benchmark results
 
@@ -48,7 +53,32 @@ def write(found: Results, folder: Path) -> None:
                 shown.setdefault(endpoint, []).append(f"![{title}]({file})")
     said = f"{conditions}, {machine['system']}, Python {machine['python']}."
     tables = report.to_markdown(found, lambda endpoint: "\n\n".join(shown.get(endpoint, [])))
-    (folder / _PAGE).write_text(f"{_HEAD.format(about=said)}\n{tables}\n## Calls of the libraries\n\n{_calls(found)}")
+    head = f"{_HEAD.format(about=said)}{_left_out(found)}"
+    (folder / _PAGE).write_text(f"{head}\n{tables}\n## Calls of the libraries\n\n{_calls(found)}")
+
+
+def _left_out(found: Results) -> str:
+    """What a complete run has, and the results do not: a goal without a row is not one that is met."""
+    lines = []
+    for endpoint, title in report.NAMES.items():
+        measured = found["endpoints"].get(endpoint)
+        missing = ["all jobs"] if measured is None else list(_missing(endpoint, measured))
+        if missing:
+            lines.append(f"- {title}: {'; '.join(missing)}")
+    return "".join(f"{line}\n" for line in ("", "Not measured in these runs:", "", *lines)) if lines else ""
+
+
+def _missing(endpoint: str, measured: Mapping[str, Any]) -> Iterator[str]:
+    jobs = measured["jobs"]
+    for job in choose_jobs([], endpoint):
+        if job.name not in jobs:
+            yield job.title
+        elif job.synced and _SYNCED not in jobs[job.name]["runs"]:
+            yield f"{job.title}, synced"
+    others = [name for name, each in PEERS.items() if endpoint in each.endpoints and not each.ours and "," not in name]
+    absent = [name for name in others if name not in measured["peers"]]
+    if absent:
+        yield f"the peers {', '.join(absent)}"
 
 
 def _calls(found: Results) -> str:

@@ -100,11 +100,13 @@ def test_engine(engine: str, source: Path, tmp_path: Path, rig: Rig, proxy: Faul
 
 
 def test_threads(source: Path, rig: Rig, proxy: FaultProxy) -> None:
-    """Threads share the client of the caller."""
+    """Threads share the client of the caller. A second run sends one LIST request for each 1000 files, and nothing else."""
     client = rig.client()
     with ThreadPoolExecutor(2) as pool:
         assert client.sync_dir(source, client.url("v1"), executor=pool).transferred == FILES
+        sent = len(proxy.requests)
         assert client.sync_dir(source, client.url("v1"), executor=pool).skipped == FILES
+    assert [each.operation for each in proxy.requests[sent:]] == ["ListObjectsV2"] * (FILES // 1000)
     require_all(rig, proxy)
 
 

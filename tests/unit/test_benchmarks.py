@@ -252,6 +252,12 @@ def test_documentation(measured: Results, tmp_path: Path) -> None:
         texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
         assert {"floor", "gllm-storage", "obstore", "1 GiB up"} <= set(texts)
         bars[kind] = [each.get("class") for each in root.iter("{http://www.w3.org/2000/svg}rect")]
+    left_out = page.partition("Not measured in these runs:\n\n")[2].partition("\n\n")[0].splitlines()
+    assert "- Google Cloud Storage over https: all jobs" in left_out
+    (https,) = [each for each in left_out if each.startswith("- S3 over https: ")]
+    assert "2000 × 16 KiB up" in https
+    assert "1 GiB up;" not in https
+    assert https.endswith("s3torchconnector, awscrt")
     assert bars["process"].count("wall") == bars["process"].count("cpu") == 5
     assert sorted(each for each in bars["warm"] if each and "mine" in each) == ["cpu mine", "wall mine"]
 
