@@ -137,6 +137,8 @@ class Plan:
         memory://models/of-plan/v3/ -> memory://models/of-plan/v4/
           transfer model.safetensors (7 bytes, new)
         1 files to transfer (7 bytes), 0 to delete, 0 equal (0 bytes), 0 problems
+        >>> plan
+        <Plan of memory://models/of-plan/v3/ -> memory://models/of-plan/v4/: 1 files to transfer (7 bytes), 0 to delete, ...
         >>> plan.save("plan.jsonl")
         >>> client.apply_plan(Plan.load("plan.jsonl")).transferred
         1
@@ -180,8 +182,11 @@ class Plan:
         """Whether there is nothing to transfer and nothing to delete: the folders are equal."""
         return not (self.transfers or self.deletions or self.problems)
 
+    def __repr__(self) -> str:
+        return f"<Plan of {self._direction}: {self.summary}>"
+
     def __str__(self) -> str:
-        lines = [f"{self.source} -> {self.target}" if self.source else self.target]
+        lines = [self._direction]
         for number, step in enumerate(self.steps()):
             if number == _PRINTED:
                 lines.append(f"... and {self.transfers + self.deletions - _PRINTED} more")
@@ -189,6 +194,10 @@ class Plan:
             lines.append(f"  {step}")
         lines += [f"  problem with {each.path!r}: {each.error}" for each in self.problems[:_PRINTED]]
         return "\n".join([*lines, self.summary])
+
+    @property
+    def _direction(self) -> str:
+        return f"{self.source} -> {self.target}" if self.source else self.target
 
     @property
     def summary(self) -> str:
