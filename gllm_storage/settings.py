@@ -387,7 +387,7 @@ def parse_config(settings_class: type[S], provider: str, config: Mapping[str, An
             values[name] = _parsed(rule, config[name])
         except ValueError as error:
             # Both parts: the rule of the key may quote the value.
-            shown = _HIDDEN if rule.secret else repr(str(config[name]))
+            shown = _HIDDEN if rule.secret else repr(config[name])
             problems[name] = redacted(f"{name}={shown} {error}")
     if problems:
         # The list of keys helps with an unknown key only; after a wrong value it would bury the rule of the key.
