@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Dict
 
 from gllm_storage.azure.account import ACCOUNT_HOSTS
-from gllm_storage.azure.settings import AzureSettings
+from gllm_storage.azure.settings import FORBIDDEN, AzureSettings
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.fsspec_client import FsspecStorageClient
 from gllm_storage.paths import Location, split_url
@@ -118,14 +118,13 @@ class AzureStorageClient(FsspecStorageClient):
         name = self.settings.container_name
         forms = ("{name}@{account}{host}/", "{account}{host}/{name}/") if account else ()
         others = tuple(form.format(name=name, account=account, host=host) for host in ACCOUNT_HOSTS for form in forms)
-        # Azurite turns "\\" into "/". The behaviour of Azure is not documented.
         return Location(
             "az",
             place,
             self.settings.prefix,
             aliases=_ALIASES,
             other_bases=others,
-            forbidden="\\",
+            forbidden=FORBIDDEN,
             exact=True,
             resolves_dots=True,
         )

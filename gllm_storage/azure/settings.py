@@ -31,6 +31,8 @@ from gllm_storage.settings import (
 
 _CONTAINER = re.compile(r"\$root|\$web|\$logs|[a-z0-9](?:-?[a-z0-9]){2,62}")
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+FORBIDDEN = "\\"
+"""Azurite turns a backslash into a slash. The behaviour of Azure is not documented."""
 _MIB = 2**20
 MAX_BLOCK = 4000 * _MIB
 """The largest block, in bytes: https://learn.microsoft.com/rest/api/storageservices/put-block"""

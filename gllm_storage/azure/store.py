@@ -11,6 +11,7 @@ from gllm_storage.azure.copy import BlobCopy
 from gllm_storage.azure.errors import is_missing_blob, translated
 from gllm_storage.azure.read import AzureReader
 from gllm_storage.azure.requests import answer_behind, info_of, is_folder, url_of
+from gllm_storage.azure.settings import FORBIDDEN
 from gllm_storage.azure.upload import AzureWrite, options_of, options_to_copy
 from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.errors import AccessDeniedError, Remedy, UnsupportedOperationError
@@ -43,6 +44,7 @@ class AzureStore(ObjectStore):
 
     provider: ClassVar[str] = "azure"
     creates_exclusively: ClassVar[bool] = True
+    forbidden: ClassVar[str] = FORBIDDEN
     replaces_at_once: ClassVar[bool] = False
     """The blob is empty while a copy is pending, and after one that failed."""
 

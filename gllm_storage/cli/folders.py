@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gllm_storage.cli.claims import Claims
 from gllm_storage.cli.options import add_options
 from gllm_storage.cli.output import complain
 from gllm_storage.cli.places import LocalPath, Stored, Stream, require_utf8
@@ -151,6 +152,7 @@ class Reporter:
         verbose: Whether transfers and deletions are printed.
         tolerates_loops: Whether a link to a parent folder is a warning only.
         deleted: The text before a deleted file.
+        claims: The files that the command has written.
     """
 
     failures: Failures
@@ -160,18 +162,20 @@ class Reporter:
     verbose: bool = False
     tolerates_loops: bool = False
     deleted: str = ""
+    claims: Claims = field(default_factory=lambda: Claims(1))
     _bar: Any = field(default=None, init=False)
 
     @classmethod
-    def of_tree(cls, tree: Tree, failures: Failures, shown: Bars, *, verbose: bool) -> Reporter:
+    def of_tree(cls, tree: Tree, failures: Failures, shown: Bars, claims: Claims, *, verbose: bool) -> Reporter:
         """The reporter of ``cp`` and ``mv``."""
         source = tree.source.path if isinstance(tree.source, LocalPath) else None
-        return cls(failures, shown, text_of(tree.target), source, verbose, tolerates_loops=True)
+        return cls(failures, shown, text_of(tree.target), source, verbose, tolerates_loops=True, claims=claims)
 
     def hooks(self) -> dict[str, Any]:
         """The options by which this sees the outcomes: see `gllm_storage.folders.transfer.Options`."""
         self._bar = self.shown.counting()
-        return {"began": self.began, "report": self.report, "callback": self._bar}
+        refuses = {"refuses": lambda path: self.claims.problem(self.target(path))}
+        return {"began": self.began, "report": self.report, "callback": self._bar, **refuses}
 
     def began(self, plan: Plan) -> None:
         """Show the total, and warn of links that lead in a circle."""
@@ -190,7 +194,10 @@ class Reporter:
         """Print one outcome."""
         if error is not None:
             self.failures.add(self._in_words(file.path, error))
-        elif self.verbose:
+            return
+        if action == "transferred":
+            self.claims.add(self.target(file.path))
+        if self.verbose:
             self.shown.say(f"{self.deleted if action == 'deleted' else ''}{self.target(file.path)}")
 
     def _in_words(self, path: str, error: Exception) -> Exception:
@@ -233,7 +240,9 @@ class Reporter:
         for each in plan.problems:
             self.failures.add(self._in_words(each.path, each.error))
         for step in plan.steps():
-            self.shown.say(f"{self.deleted if step.action == 'delete' else ''}{self.target(step.file.path)}")
+            target = self.target(step.file.path)
+            self.claims.add(target)
+            self.shown.say(f"{self.deleted if step.action == 'delete' else ''}{target}")
 
 
 def takes(chosen: Mapping[str, Any], name: str) -> bool:

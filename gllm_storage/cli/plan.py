@@ -153,7 +153,8 @@ def plan(
     place = _target(target, clients)
     if len(sources) > 1 and not place.into:
         raise ValueError("several sources need a target folder: an existing local one, or one that ends with '/'")
-    return chain.from_iterable(_or_refusal(_copies(each, place, clients, recursive=recursive)) for each in sources)
+    named_once = dict.fromkeys(sources)
+    return chain.from_iterable(_or_refusal(_copies(each, place, clients, recursive=recursive)) for each in named_once)
 
 
 def _or_refusal(copies: Iterator[Piece]) -> Iterator[Piece]:

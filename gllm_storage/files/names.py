@@ -8,6 +8,7 @@ import secrets
 import unicodedata
 from typing import TYPE_CHECKING
 
+from gllm_storage.files.scratch import scratch_error
 from gllm_storage.paths import require_local
 
 if TYPE_CHECKING:
@@ -27,14 +28,25 @@ def local_directory(name: str, path: str | os.PathLike[str]) -> str:
 
     Raises:
         TypeError: If it is not a text or a path object.
-        ValueError: If it is a URL, begins with ``~/``, or is empty, as a variable that is not set.
+        ValueError: If it is a URL, begins with ``~/``, is empty, as a variable that is not set, or is a text that no path
+            can have.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{name} is a str or a path object, not {type(path).__name__}")
     text = os.fsdecode(os.fspath(path))
     if not text:
         raise ValueError(f"{name} is empty; name a directory, such as './out', or '.' for the current one")
+    if "\0" in text or not _is_encodable(text):
+        raise ValueError(f"{name} {text!r} has a character that no path of this machine can have")
     return require_local(name, text)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class FoldedClashes:
@@ -48,6 +60,7 @@ class FoldedClashes:
         import sqlite3  # not in every Python, and few disks need it
 
         self._fold = fold
+        self._error = sqlite3.Error
         self._database = sqlite3.connect("")  # a temporary file, which SQLite deletes
         self._database.execute("CREATE TABLE names (folded TEXT PRIMARY KEY, name TEXT, ours INTEGER) WITHOUT ROWID")
         self._folders: list[str] = []
@@ -62,6 +75,9 @@ class FoldedClashes:
 
         Returns:
             An earlier path, or a folder of one, which differs from this path or its folder; None if there is none.
+
+        Raises:
+            StorageError: If the disk for temporary files is full or fails.
         """
         *folders, _ = path.split("/")
         known = 0
@@ -69,7 +85,10 @@ class FoldedClashes:
             known += 1
         self._folders = folders
         names = ["/".join(folders[:count]) for count in range(known + 1, len(folders) + 1)]
-        return next((found for each in (*names, path) if (found := self._other(each, ours=ours)) is not None), None)
+        try:
+            return next((found for each in (*names, path) if (found := self._other(each, ours=ours)) is not None), None)
+        except self._error as error:
+            raise scratch_error(error) from error
 
     def _other(self, name: str, *, ours: bool) -> str | None:
         folded = self._fold(name)

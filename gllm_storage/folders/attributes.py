@@ -5,6 +5,8 @@
 | ``mtime`` | seconds since 1970, as in ``1700000000.123456789`` | as in ``2023-11-14T22:13:20.123456789Z`` |
 | ``mode`` | octal, with the kind of the file, as in ``100644`` | the same |
 
+Times outside the years 1 to 9999 have the form of S3 on all stores.
+
 https://rclone.org/s3/#modification-times-and-hashes, https://rclone.org/docs/#metadata
 """
 
@@ -25,6 +27,8 @@ _SECOND = 1_000_000_000
 _SECONDS = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9})\d*)?\Z")
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_DATE, _LAST_DATE = -62_135_596_800, 253_402_300_799
+"""The first and the last second that `datetime` has, since 1970."""
 
 
 def checked(names: Iterable[str]) -> tuple[str, ...]:
@@ -68,10 +72,11 @@ def as_metadata(preserved: Preserved, provider: str) -> dict[str, str]:
     found = {}
     if preserved.mtime_ns is not None:
         seconds, rest = divmod(preserved.mtime_ns, _SECOND)
-        if provider == "s3":
+        # tmpfs and XFS have times that RFC 3339 does not have.
+        if provider == "s3" or not _FIRST_DATE <= seconds <= _LAST_DATE:
             found["mtime"] = f"{seconds}.{rest:09d}" if seconds >= 0 else str(seconds)
         else:
-            found["mtime"] = f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+            found["mtime"] = f"{(_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()}.{rest:09d}Z"
     if preserved.mode is not None:
         found["mode"] = f"{preserved.mode:o}"
     return found

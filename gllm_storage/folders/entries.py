@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gllm_storage.errors import ErrorDetails, StorageError
+from gllm_storage.files.scratch import scratch_error
 from gllm_storage.files.source import local_error
 from gllm_storage.files.target import is_temporary
 from gllm_storage.folders.filters import Filter
@@ -171,7 +172,7 @@ class LocalFolder:
             raise self._error(self.path, error) from error
         if not stat.S_ISDIR(status.st_mode):
             raise self._error(self.path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
-        yield from self._below("", chosen, ())
+        yield from self._below(chosen)
 
     def status(self, path: str) -> os.stat_result | None:
         """The facts that the file system has about a file now; None if it does not exist or is not a regular file."""
@@ -186,7 +187,41 @@ class LocalFolder:
         status = self.status(path)
         return None if status is None else state_of(status)
 
-    def _below(self, folder: str, chosen: Chosen, parents: tuple[tuple[int, int], ...]) -> Iterator[Entry | Problem]:
+    def _below(self, chosen: Chosen) -> Iterator[Entry | Problem]:
+        # A stack, not a recursion: a path may have more folders than Python has frames.
+        parents: list[tuple[int, int]] = []
+        levels: list[tuple[str, Iterator[tuple[bool, os.DirEntry[str]]]]] = []
+        entered: str | None = ""
+        while entered is not None or levels:
+            if entered is not None:
+                opened = self._opened(entered, parents)
+                if isinstance(opened, Problem):
+                    yield opened
+                else:
+                    parents.append(opened[0])
+                    levels.append((f"{entered}/" if entered else "", iter(opened[1])))
+                entered = None
+                continue
+            start, found = levels[-1]
+            is_folder, each = next(found, (False, None))
+            if each is None:
+                levels.pop()
+                parents.pop()
+                continue
+            path = f"{start}{each.name}"
+            if not self._takes(path, each, chosen, is_folder=is_folder):
+                continue
+            if (problem := self._problem(path, each)) is not None:
+                yield problem
+            elif is_folder:
+                entered = path
+            else:
+                yield self._entry(path, each)
+
+    def _opened(
+        self, folder: str, parents: Container[tuple[int, int]]
+    ) -> tuple[tuple[int, int], list[tuple[bool, os.DirEntry[str]]]] | Problem:
+        """The identity of a folder, and what is in it, with whether each is a folder, in the order of the paths."""
         where = self.local_path(folder) if folder else self.path
         try:
             status = os.stat(where)
@@ -194,26 +229,16 @@ class LocalFolder:
             with os.scandir(where) as scanned:
                 found = [(self._is_folder(each), each) for each in scanned]
         except OSError as error:
-            yield Problem(folder, self._error(where, error))
-            return
+            return Problem(folder, self._error(where, error))
         if current in parents:
-            yield Problem(folder, self._refused(where, "it is a link to one of its parent folders"), is_loop=True)
-            return
-        start = f"{folder}/" if folder else ""
+            return Problem(folder, self._refused(where, "it is a link to one of its parent folders"), is_loop=True)
         # A folder's files have a slash behind its name, which counts for the order of their paths.
-        for is_folder, each in sorted(found, key=lambda pair: f"{pair[1].name}/" if pair[0] else pair[1].name):
-            name = each.name
-            path = f"{start}{name}"
-            if (name.startswith(".") and is_temporary(name)) or self._is_left_out(path, each, is_folder=is_folder):
-                continue
-            if not (chosen.takes_folder(path) if is_folder else chosen.takes(path)):
-                continue
-            if (problem := self._problem(path, each)) is not None:
-                yield problem
-            elif is_folder:
-                yield from self._below(path, chosen, (*parents, current))
-            else:
-                yield self._entry(path, each)
+        return current, sorted(found, key=lambda pair: f"{pair[1].name}/" if pair[0] else pair[1].name)
+
+    def _takes(self, path: str, each: os.DirEntry[str], chosen: Chosen, *, is_folder: bool) -> bool:
+        if (each.name.startswith(".") and is_temporary(each.name)) or self._is_left_out(path, each, is_folder=is_folder):
+            return False
+        return chosen.takes_folder(path) if is_folder else chosen.takes(path)
 
     def _is_folder(self, each: os.DirEntry[str]) -> bool:
         try:
@@ -394,14 +419,21 @@ class UnorderedError(Exception):
 
 
 def in_key_order(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Sort files by their paths in UTF-8, in a temporary file."""
+    """Sort files by their paths in UTF-8, in a temporary file.
+
+    Raises:
+        StorageError: If that cannot be written.
+    """
     import sqlite3  # not in every Python, and few stores need it
 
     with contextlib.closing(sqlite3.connect("")) as database:
-        database.execute("CREATE TABLE entries (path BLOB PRIMARY KEY, size, modified_ns, state, version) WITHOUT ROWID")
-        rows = ((each.path.encode(), each.size, each.modified_ns, each.state, each.version) for each in entries)
-        database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", rows)
-        database.commit()
+        try:
+            database.execute("CREATE TABLE entries (path BLOB PRIMARY KEY, size, modified_ns, state, version) WITHOUT ROWID")
+            rows = ((each.path.encode(), each.size, each.modified_ns, each.state, each.version) for each in entries)
+            database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+            database.commit()
+        except sqlite3.Error as error:
+            raise scratch_error(error) from error
         for path, *facts in database.execute("SELECT * FROM entries ORDER BY path"):
             yield Entry(path.decode(), *facts)
 

@@ -26,8 +26,9 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from gllm_storage.folders.inherited import Inherited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,7 +116,7 @@ class Filter:
         self.rules = tuple(rules)
         self._files = [(rule.takes, _compiled(regex)) for rule in self.rules if (regex := rule.of_files())]
         self._folders = [(rule.takes, _compiled(regex)) for rule in self.rules for regex in rule.of_folders()]
-        self._takes_folder = lru_cache(maxsize=1024)(self._decide_folder)
+        self._taken_folders = Inherited(self._decide_folder, top=True)
 
     @classmethod
     def of(
@@ -163,10 +164,10 @@ class Filter:
         Args:
             path: Its path below the folder of the transfer, without a slash at its end; empty for that folder itself.
         """
-        return not (path and self.rules) or self._takes_folder(path)
+        return not (path and self.rules) or self._taken_folders.of(path)
 
-    def _decide_folder(self, path: str) -> bool:
-        return _first(self._folders, f"{path}/") and self.takes_folder(path.rpartition("/")[0])
+    def _decide_folder(self, path: str, takes_above: bool) -> bool:
+        return takes_above and _first(self._folders, f"{path}/")
 
 
 def texts(name: str, values: Iterable[str] | None, kind: str) -> list[str]:

@@ -537,7 +537,9 @@ class Mover:
     def _copy_one(self, file: Entry, source: StoredFolder, target: StoredFolder, transfer: Transfer) -> None:
         store, key, target_key = source.store, source.key(file.path), target.key(file.path)
         exclusive, properties = self.manner.exclusive, self.manner.properties
-        if self.manner.preserve and target.local is None and not _is_one_store(store, target.store):
+        # A copy on the server keeps the facts with the other metadata, unless the call gives properties in place of them.
+        keeps_facts = _is_one_store(store, target.store) and not properties.given()
+        if self.manner.preserve and target.local is None and not keeps_facts:
             options = self._options_with(self._facts_of(file, source, {}), target)
             store.copy_through(key, target.store, target_key, transfer, options, exclusive=exclusive)
         elif properties.given():  # a copy on the server keeps the properties of the source

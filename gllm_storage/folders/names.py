@@ -35,8 +35,16 @@ def problem_of_local_name(path: str) -> str | None:
     return None
 
 
-def problem_of_key(key: str) -> str | None:
-    """Why a text cannot be a key; None if it can."""
+def problem_of_key(key: str, forbidden: str = "") -> str | None:
+    """Why a text cannot be a key; None if it can.
+
+    Args:
+        key: The text.
+        forbidden: As `ObjectStore.forbidden`.
+    """
+    for each in forbidden:
+        if each in key:
+            return f"remote path {key!r} contains {each!r}, which this store does not keep unchanged"
     try:
         validate_key(key)
     except ValueError as error:

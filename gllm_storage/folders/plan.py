@@ -8,14 +8,14 @@ import json
 import os
 import stat
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, FolderError, ObjectNotFoundError, Remedy
 from gllm_storage.files.names import FoldedClashes, fold_of_disk
 from gllm_storage.folders.compare import Checksums, differences
-from gllm_storage.folders.entries import Entry, FileList, LocalFolder, Problem, StoredFolder, UnorderedError
+from gllm_storage.folders.entries import Entry, FileList, LocalFolder, Problem, StoredFolder, UnorderedError, files_of
 from gllm_storage.folders.filters import Filter
+from gllm_storage.folders.inherited import Inherited
 from gllm_storage.folders.links import TargetLinks
 from gllm_storage.folders.names import FileFolderClashes, problem_of_key, problem_of_local_name
 from gllm_storage.folders.records import Records
@@ -219,8 +219,13 @@ class Plan:
         """
         if self.problems:
             raise ValueError(f"the plan has {len(self.problems)} problems, such as {self.problems[0].error}")
-        with open(path, "w", encoding="utf-8") as file:
-            self._write(file)
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                self._write(file)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # such as a full disk
 
     def _write(self, file: IO[str]) -> None:
         places = {"source_place": self.places[0], "target_place": self.places[1]}
@@ -245,7 +250,7 @@ class Plan:
         with open(path, encoding="utf-8") as file:
             try:
                 return cls._read(file)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise ValueError(f"{os.fspath(path)!r} is not a plan that this version can read: {error}") from error
 
     @classmethod
@@ -256,9 +261,18 @@ class Plan:
         for name, kind in _HEADER_TYPES.items():
             if type(header.get(name)) is not kind:
                 raise ValueError(f"its first line has {name}={header.get(name)!r}")
+        if min(header[name] for name in _COUNTS) < 0:
+            raise ValueError("its first line has a negative count")
         plan = cls(header["source"], header["target"], (header["source_place"], header["target_place"]))
+        before = dict[str, str]()
         for line in file:
-            plan._add(Step.checked(json.loads(line)))
+            step = Step.checked(json.loads(line))
+            if step.file.path <= before.get(step.action, ""):
+                raise ValueError(f"the step of {step.file.path!r} is not in the order of the paths")
+            before[step.action] = step.file.path
+            plan._add(step)
+        if plan.transfers and not plan.source:
+            raise ValueError("it transfers files, and has no source")
         if (plan.transfers, plan.deletions) != (header["transfers"], header["deletions"]):
             raise ValueError("it is cut off")
         plan.skipped, plan.skipped_bytes = header["skipped"], header["skipped_bytes"]
@@ -280,6 +294,7 @@ class Wanted:
         exclusive: Whether a file that exists in the target will be a failure, and not be replaced.
         removes: Whether the source files will be deleted.
         foresees: Whether a file that exists in the target is a problem of the plan: for a dry run of exclusive creates.
+        refuses: Tells why a source file is left out, if `everything` is set: a problem of the plan. None leaves none out.
     """
 
     chosen: Chosen
@@ -291,6 +306,7 @@ class Wanted:
     exclusive: bool = False
     removes: bool = False
     foresees: bool = False
+    refuses: Callable[[str], str | None] | None = None
 
 
 def plan_deletion(target: Folder, chosen: Chosen) -> Plan:
@@ -362,11 +378,12 @@ def in_order(listing: Callable[[], T]) -> T:
 
 
 def _require_folder(path: str) -> None:
-    with contextlib.suppress(PermissionError):  # the listing says more
-        try:
-            os.stat(path)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(errno.ENOENT, "No such folder", path) from error
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, "No such folder", path) from error
+    except OSError:
+        return  # the listing says more
 
 
 def _require_objects(source: StoredFolder) -> None:
@@ -429,6 +446,8 @@ class _Planner:
             names.check(*two)
             return True
         problem = next(names.problems(*two), None)
+        if problem is None and self._wanted.refuses is not None and two[0] is not None:
+            problem = self._wanted.refuses(two[0].path)
         if problem is not None:
             self._leave_out(_path_of(*two), problem)
         return problem is None
@@ -531,17 +550,18 @@ def require_deletions(plan: Plan, most: int | None = None) -> None:
 
 
 def require_names(plan: Plan, source: Folder, target: Folder) -> None:
-    """Check the names of a plan that comes from a file, or from `check_dir`.
+    """Check the names of a plan that comes from a file, or from `check_dir`, beside those that the target has now.
 
     Raises:
         FolderError: If a name is refused.
+        StorageError: If the target cannot be listed.
     """
     names = _Names(source, target)
     try:
-        for step in plan.steps("transfer"):
-            names.check(step.file, None)
-            if (problem := names.problem_of_target(step.file)) is not None:
-                names.note(step.file.path, problem)
+        for one, other in merged((step.file for step in plan.steps("transfer")), files_of(target) if plan.transfers else ()):
+            names.check(one, other)
+            if one is not None and (problem := names.problem_of_target(one)) is not None:
+                names.note(one.path, problem)
         names.check_sources(plan)
         names.require_none()
     finally:
@@ -603,7 +623,7 @@ class _Names:
         self._local = local if local is not None and os.path.isdir(local.path) else None
         fold = None if local is None else fold_of_disk(local.path)
         self._folded = None if fold is None else FoldedClashes(fold)
-        self._obstacle = lru_cache(maxsize=1024)(self._find_obstacle)
+        self._obstacles = Inherited[str | None](self._find_obstacle, top=None)
         self._refused: list[str] = []
         self._count = 0
 
@@ -611,8 +631,8 @@ class _Names:
     def _problem_of(target: Folder) -> Callable[[str], str | None]:
         if not isinstance(target, StoredFolder):
             return problem_of_local_name
-        key = target.key
-        return lambda path: problem_of_key(key(path)) or (problem_of_local_name(path) if target.local else None)
+        key, forbidden = target.key, target.store.forbidden
+        return lambda path: problem_of_key(key(path), forbidden) or (problem_of_local_name(path) if target.local else None)
 
     def check(self, one: Entry | None, other: Entry | None) -> None:
         """Check the next path."""
@@ -627,18 +647,16 @@ class _Names:
                 yield problem
             if other is None and self._local is not None and os.path.isdir(self._local.local_path(path)):
                 yield "it is a folder in the target"
-            if (obstacle := self._obstacle(path.rpartition("/")[0])) is not None:
+            if (obstacle := self._obstacles.of(path.rpartition("/")[0])) is not None:
                 yield obstacle
         if (folder := self._clashes.find(path, ours=ours)) is not None and obstacle is None:
             yield f"{folder!r} is a file and would be a folder"
         if self._folded is not None and (twin := self._folded.find(path, ours=ours)) is not None:
             yield f"on the disk of the target it is the same as {twin!r}"
 
-    def _find_obstacle(self, folder: str) -> str | None:
+    def _find_obstacle(self, folder: str, above: str | None) -> str | None:
         """Why no file can be written below a folder of the target; None if it can."""
-        if not folder or self._local is None:
-            return None
-        if (above := self._obstacle(folder.rpartition("/")[0])) is not None:
+        if above is not None or self._local is None:
             return above
         try:
             mode = os.lstat(self._local.local_path(folder)).st_mode

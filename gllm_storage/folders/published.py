@@ -27,9 +27,15 @@ _MARK = re.compile(r"[0-9a-f]{64}-[0-9]+/.+")
 """A publisher works there, who has no entry of a log yet if this is the first version."""
 _SHOWN = 5
 """The most keys that an error lists."""
+_UNKNOWN = frozenset({"asked"})
+"""The reasons of transfers that do not tell whether the target has the file: the plan was made without a look at it."""
+_UNKNOWN_LATER = frozenset({"asked", "new"})
+"""The same for a plan that was made some time ago."""
 
 
-def require_unpublished(plan: Plan, folder: Folder, *, replaces: bool = True, removes: bool = False) -> None:
+def require_unpublished(
+    plan: Plan, folder: Folder, *, replaces: bool = True, removes: bool = False, is_old: bool = False
+) -> None:
     """Check that a plan deletes and replaces no object of a published version. New objects may be added.
 
     Args:
@@ -37,16 +43,18 @@ def require_unpublished(plan: Plan, folder: Folder, *, replaces: bool = True, re
         folder: The target; or the source, if `removes` is set.
         replaces: Whether a transfer replaces a file that exists.
         removes: Whether the plan removes the files that it transfers from the folder.
+        is_old: Whether the plan was made some time ago: a file that was new then may be that of a version now.
 
     Raises:
         FolderError: If it does.
         StorageError: If a model cannot be listed.
     """
-    if not (plan.deletions or plan.replacements):
+    if not (plan.deletions or plan.replacements or (is_old and plan.transfers)):
         return
     models = _Models(folder)
     refused, count = list[str](), 0
-    for path in _moved(plan) if removes else _changed(plan, models, folder, replaces=replaces):
+    unknown = _UNKNOWN_LATER if is_old else _UNKNOWN
+    for path in _moved(plan) if removes else _changed(plan, models, folder, unknown, replaces=replaces):
         if (model := models.of(path)) is not None:
             count += 1
             if count <= _SHOWN:
@@ -84,21 +92,21 @@ def _moved(plan: Plan) -> Iterator[str]:
     return (step.file.path for step in plan.steps("transfer"))
 
 
-def _changed(plan: Plan, models: _Models, target: Folder, *, replaces: bool) -> Iterator[str]:
+def _changed(plan: Plan, models: _Models, target: Folder, unknown: frozenset[str], *, replaces: bool) -> Iterator[str]:
     """The files of the target that a plan deletes or replaces."""
-    asked = False
+    asks = False
     for step in plan.steps():
-        if step.reason == "asked":
-            asked = asked or (replaces and models.of(step.file.path) is not None)
+        if step.reason in unknown:
+            asks = asks or (replaces and models.of(step.file.path) is not None)
         elif step.reason != "new" and (replaces or step.action == "delete"):
             yield step.file.path
-    if asked:  # the plan was made without a look at the target
-        yield from in_order(lambda: list(_existing(plan, models, target)))
+    if asks:
+        yield from in_order(lambda: list(_existing(plan, models, target, unknown)))
 
 
-def _existing(plan: Plan, models: _Models, target: Folder) -> Iterator[str]:
+def _existing(plan: Plan, models: _Models, target: Folder, unknown: frozenset[str]) -> Iterator[str]:
     asked = (
-        step.file for step in plan.steps("transfer") if step.reason == "asked" and models.of(step.file.path) is not None
+        step.file for step in plan.steps("transfer") if step.reason in unknown and models.of(step.file.path) is not None
     )
     for one, other in merged(asked, files_of(target)):
         if one is not None and other is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
+
+from gllm_storage.files.scratch import scratch_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +37,17 @@ class Records(Generic[T]):
         self._spilled = 0
 
     def add(self, value: T) -> None:
-        """Add a value."""
+        """Add a value.
+
+        Raises:
+            StorageError: If the disk for temporary files is full or fails.
+        """
         self._recent.append(value)
         if len(self._recent) >= _IN_MEMORY:
-            self._spill()
+            try:
+                self._spill()
+            except OSError as error:
+                raise scratch_error(error) from error
 
     def _spill(self) -> None:
         if self._file is None:
@@ -69,7 +79,8 @@ class Records(Generic[T]):
         """Delete the records."""
         self._recent.clear()
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what is not written yet is written: the disk may be full
+                self._file.close()
 
     def __del__(self) -> None:
         self.close()

@@ -20,6 +20,7 @@ from gllm_storage.folders.mover import Manner
 from gllm_storage.folders.overlap import require_apart, require_kept_sources
 from gllm_storage.folders.plan import (
     Wanted,
+    in_order,
     plan_deletion,
     plan_transfer,
     require_deletions,
@@ -185,8 +186,20 @@ class Options:
     removes: bool = False
     lists_again: bool = True
     keeps_folders: bool = False
+    refuses: Callable[[str], str | None] | None = None
     began: Callable[[Plan], object] | None = None
     report: Callable[[str, Entry, Exception | None], object] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the types of the options that no other check sees.
+
+        Raises:
+            TypeError: If one has a wrong type.
+        """
+        for name in ("force", "dry_run", "size_only"):
+            require_flag(name, getattr(self, name))
+        if not isinstance(self.properties, ObjectProperties):
+            raise TypeError(f"properties is an ObjectProperties, not {type(self.properties).__name__}")
 
     @classmethod
     def of(cls, given: Mapping[str, Any], known: type[Any] = TransferOptions) -> Options:
@@ -197,7 +210,7 @@ class Options:
             known: The options that count for the call, as a `TypedDict`.
 
         Raises:
-            TypeError: If a name is unknown.
+            TypeError: If a name is unknown, or a value has a wrong type.
             ValueError: If a value is not valid.
         """
         properties: frozenset[str] = PropertyOptions.__optional_keys__
@@ -271,6 +284,7 @@ def transfer(
         StorageError: If a folder cannot be listed.
     """
     chosen, manner, stop = options.chosen(), options.manner(), options.stop()
+    require_flag("delete", delete)
     if delete and options.files is not None:
         raise ValueError(
             "files and delete are both given, and files that the list does not name would be kept; leave out one"
@@ -284,7 +298,7 @@ def transfer(
     target = target.as_target()
     kind = {name: getattr(options, name) for name in ("everything", "exclusive", "removes")}
     foresees = options.dry_run and options.exclusive
-    wanted = Wanted(chosen, delete, max_delete, options.size_only, foresees=foresees, **kind)
+    wanted = Wanted(chosen, delete, max_delete, options.size_only, foresees=foresees, refuses=options.refuses, **kind)
     with timed(), _index() as index:
         plan = plan_transfer(source, target, wanted, index, stop)
         require_kept_sources(plan, source, target, removes=options.removes)
@@ -346,12 +360,22 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
         require_places(plan, source, target)
         require_deletions(plan)
         if source is not None:
-            require_names(plan, source, target)
+            in_order(lambda: require_names(plan, source, target))
             require_kept_sources(plan, source, target)
         if not options.force:
-            require_unpublished(plan, target)
+            require_unpublished(plan, target, is_old=True)
             _require_no_object(plan, target)
         return FolderResult(plan) if options.dry_run else _run(plan, source, target, manner, stop)
+
+
+def require_flag(name: str, value: object) -> None:
+    """Check an option that is True or False: as a text, ``"false"`` would be true, and files would be deleted.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: it is True or False")
 
 
 def _run(

@@ -192,6 +192,8 @@ class ObjectStore(ABC):
     """Whether the objects are in the memory of this process, so that no other one reaches them."""
     serves_threads: ClassVar[bool] = True
     """Whether several threads may call the store at a time."""
+    forbidden: ClassVar[str] = ""
+    """Characters of keys that the store does not keep unchanged. Transfers of folders refuse names with them."""
     names_targets: ClassVar[bool] = False
     """Whether `fetch` gives the path of its target to code that may rename another file to that path."""
 

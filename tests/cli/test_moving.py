@@ -71,6 +71,27 @@ def test_no_clobber(store: Rig, tmp_path: Path) -> None:
     assert (tmp_path / "here").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("command", ["mv", "cp"])
+def test_one_target_twice(store: Rig, tmp_path: Path, command: str) -> None:
+    """A file of one source does not replace the file that the same command has made of another one."""
+    env = environment(store)
+    for folder, names in (("one", "xy"), ("two", "yz")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text(f"{folder} {name}")
+    sources = [tmp_path / "one" / "x", tmp_path / "two", tmp_path / "one"]
+
+    for option in ("--dry-run", "-v"):
+        done = run(command, "-r", option, sources[0], f"{sources[1]}/", f"{sources[2]}/", url_of(store, "t/"), env=env)
+        assert done.code == 2
+        assert "this command has written that target already" in done.err
+        assert sorted(line.rpartition("/")[2] for line in done.lines) == ["x", "y", "z"]
+
+    found = {key: store.second.get(store.key(key)).decode() for key in store.files()}
+    assert found == {"a.bin": CONTENT.decode(), "t/x": "one x", "t/y": "two y", "t/z": "two z"}
+    assert (tmp_path / "one" / "y").read_text() == "one y"
+
+
 def test_folder(store: Rig, tmp_path: Path) -> None:
     """`-r` moves a folder up and down, and leaves no empty folder."""
     env = environment(store)

@@ -191,10 +191,13 @@ def test_preserve(rig: Rig, tmp_path: Path) -> None:
     client.copy_dir("v1", "v2", **facts)
     other.download_dir("v1", tmp_path / "across", **facts)
     client.download_dir("v2", tmp_path / "within", **facts)
+    own: TransferOptions = facts if rig.provider == "file" else {**facts, "content_type": "application/x-weights"}
+    client.copy_dir("v1", "v3", **own)
+    client.download_dir("v3", tmp_path / "changed", **facts)
     client.download_dir("v1", tmp_path / "plain")
 
     given = facts_about(tmp_path / "local")
-    assert [facts_about(tmp_path / each) for each in ("copy", "across", "within")] == [given] * 3
+    assert [facts_about(tmp_path / each) for each in ("copy", "across", "within", "changed")] == [given] * 4
     assert not set(facts_about(tmp_path / "plain").values()) & set(given.values())
     assert client.download_dir("v1", tmp_path / "copy").transferred == 0
 
@@ -227,6 +230,21 @@ def test_rclone_times(servers: Servers, tmp_path: Path) -> None:
 def facts_about(folder: Path) -> dict[str, tuple[int, int]]:
     """Times and modes of the files of a folder."""
     return {each.name: (each.stat().st_mtime_ns, each.stat().st_mode) for each in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["azurite", "ministack"])
+def test_backslash(request: pytest.FixtureRequest, name: str, tmp_path: Path) -> None:
+    """A store that would change a name refuses it, before anything moves; others keep it."""
+    rig = make_rig(name, request)
+    write(tmp_path / "local" / "a\\b", CONTENT)
+    write(tmp_path / "local" / "a" / "b", OTHER)
+    if not rig.traits.backslashes:
+        with pytest.raises(FolderError, match="which this store does not keep unchanged"):
+            rig.client().upload_dir(tmp_path / "local", "v1")
+        assert rig.keys() == []
+        return
+    assert rig.client().upload_dir(tmp_path / "local", "v1").transferred == 2
+    assert sorted(rig.keys()) == ["v1/a/b", "v1/a\\b"]
 
 
 def test_missing_source(rig: Rig, tmp_path: Path) -> None:

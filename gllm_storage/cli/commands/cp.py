@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gllm_storage.cli.claims import Claims
 from gllm_storage.cli.failures import Failures
 from gllm_storage.cli.folders import (
     Reporter,
@@ -81,7 +82,7 @@ def cp(
         raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
     require_recursive(chosen, recursive=recursive, preserve=preserve)
     made = clients(stores_of(parsed, parsed_target))
-    failures = Failures()
+    failures, claims = Failures(), Claims(len(parsed))
     options = {
         **chosen,
         "exclusive": no_clobber,
@@ -97,19 +98,22 @@ def cp(
             shown.clear()
             with failures.tolerated():
                 if isinstance(each, Tree):
-                    run_tree(each, Reporter.of_tree(each, failures, shown, verbose=verbose), options)
+                    run_tree(each, Reporter.of_tree(each, failures, shown, claims, verbose=verbose), options)
                     continue
                 if not isinstance(each, Copy):
                     raise each.error
                 if not takes(chosen, each.name):
                     continue
+                claims.require_free(shown_name(each.target))
                 if not (force or no_clobber):
                     require_unpublished(each.target)
                 if dry_run:
+                    claims.add(shown_name(each.target))
                     shown.say(shown_name(each.target))
                     continue
                 with no_folder(each.source, "give --recursive"):
                     copied = copy_file(each, shown, no_clobber=no_clobber, properties=properties)
+                claims.add(shown_name(each.target))
                 if verbose and copied is not None:
                     shown.say(copied)
     failures.finish()

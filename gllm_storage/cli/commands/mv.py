@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gllm_storage.cli.claims import Claims
 from gllm_storage.cli.failures import Failures
 from gllm_storage.cli.folders import (
     Reporter,
@@ -86,26 +87,29 @@ def mv(
         "preserve": preserve,
     }
     made = clients(stores_of(sources, target))
-    failures = Failures()
+    failures, claims = Failures(), Claims(len(sources))
     announce("the current file is complete at its old or its new place, or at both")
     with bars(quiet=quiet) as shown:
         for each in plan(sources, target, made, recursive=recursive):
             shown.clear()
             with failures.tolerated():
                 if isinstance(each, Tree):
-                    run_tree(each, Reporter.of_tree(each, failures, shown, verbose=verbose), options, removes=True)
+                    run_tree(each, Reporter.of_tree(each, failures, shown, claims, verbose=verbose), options, removes=True)
                     continue
                 if not isinstance(each, Copy):
                     raise each.error
                 if not takes(chosen, each.name):
                     continue
+                claims.require_free(shown_name(each.target))
                 for changed in () if force else (each.source,) if no_clobber else (each.source, each.target):
                     require_unpublished(changed)
                 if dry_run:
+                    claims.add(shown_name(each.target))
                     shown.say(shown_name(each.target))
                     continue
                 with no_folder(each.source, "give --recursive"):
                     moved = move_file(each, shown, no_clobber=no_clobber)
+                claims.add(shown_name(each.target))
                 if verbose:
                     shown.say(moved)
     failures.finish()

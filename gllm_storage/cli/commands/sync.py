@@ -123,6 +123,7 @@ def _loaded(path: str, given: Mapping[str, Any], plan_to: str | None) -> Plan:
     from gllm_storage.folders import Plan
 
     decided = given["delete"] or given["max_delete"] is not None or given["size_only"] or given["chosen"]
+    decided = decided or given["links"] != "follow"
     if decided or plan_to is not None:
         raise click.UsageError(_DECIDED)
     return Plan.load(path)

@@ -17,7 +17,13 @@ BOTH = ("mtime", "mode")
 
 
 @pytest.mark.parametrize("provider", ["s3", "gcs", "azure"])
-@pytest.mark.parametrize("mtime_ns", [0, 1_700_000_000_123_456_789, 1_700_000_000_000_000_000, 253_402_300_799_999_999_999])
+@pytest.mark.parametrize(
+    "mtime_ns",
+    [
+        0, 1_700_000_000_123_456_789, 1_700_000_000_000_000_000, 253_402_300_799_999_999_999, 253_402_300_800_000_000_000,
+        -62_135_596_801_000_000_000, -62_135_596_800_000_000_000, -40_000_000_000_000_000_000,
+    ],
+)  # fmt: skip
 def test_round(provider: str, mtime_ns: int) -> None:
     """The metadata keep all digits."""
     given = Preserved(mtime_ns, 0o100640)

@@ -253,6 +253,40 @@ def test_wrong_types(client: FsspecStorageClient, local: Path) -> None:
         wrong.apply_plan("p.jsonl")
     with pytest.raises(ValueError, match="a remote folder is a str, not PosixPath"):
         wrong.upload_dir(local, Path("x"))
+    with pytest.raises(TypeError, match="properties is an ObjectProperties, not int"):
+        wrong.upload_dir(local, "v1", properties=3)
+
+
+@pytest.mark.parametrize("name", ["delete", "force", "dry_run", "size_only"])
+def test_flag_as_text(client: FsspecStorageClient, local: Path, name: str) -> None:
+    """``"false"``, as in a config, is not taken for True, with which files would be deleted."""
+    client.upload(b"kept", "v1/kept")
+    wrong: Any = client
+    with pytest.raises(TypeError, match=f"{name}='false': it is True or False"):
+        wrong.sync_dir(local, client.url("v1"), **{name: "false"})
+    assert stored(client) == {"v1/kept"}
+
+
+@pytest.mark.parametrize("name", ["", "nul\0", "\ud800"], ids=["empty", "null", "surrogate"])
+def test_no_folder_name(client: FsspecStorageClient, local: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """An empty name does not stand for the current directory; impossible ones are in the error."""
+    client.upload(b"content", "v1/a")
+    monkeypatch.chdir(local)
+    wrong: Any = client
+    for call in (wrong.upload_dir, lambda folder, _: wrong.sync_dir(client.url("v1"), folder, delete=True)):
+        with pytest.raises(ValueError, match=r"a local folder (is empty|.* has a character)"):
+            call(name, "v1")
+    with pytest.raises(ValueError, match=r"local_dir (is empty|.* has a character)"):
+        versions.publish(client, name, "m", version="v1")
+    assert (local / "a.bin").exists()
+    assert stored(client) == {"v1/a"}
+
+
+def test_link_to_itself(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """A source that cannot be looked at is an error of the library, with the name."""
+    os.symlink("loop", tmp_path / "loop")
+    with pytest.raises(StorageError, match=r"loop'.*symbolic links"):
+        client.upload_dir(tmp_path / "loop", "v1")
 
 
 def test_delete_dir(client: FsspecStorageClient, local: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,6 +45,30 @@ def test_file_and_folder(client: FsspecStorageClient, tmp_path: Path, between: s
     with pytest.raises(FolderError, match="'a/b': 'a' is a file and would be a folder"):
         client.download_dir("v1", tmp_path / "target")
     assert not (tmp_path / "target").exists()
+
+
+def test_many_folders(client: FsspecStorageClient, tmp_path: Path) -> None:
+    """Folders in folders may be more than the frames that Python has."""
+    client.upload(b"content", f"v1/{'a/' * 500}b")
+    assert client.copy_dir("v1", "v2", exclude=["*.tmp"]).transferred == 1
+    assert client.download_dir("v1", tmp_path / "target", include=["b"]).transferred == 1
+    assert client.delete_dir("v2", exclude=["*.tmp"]).deleted == 1
+    folder = tmp_path / "source"
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for name in [folder.name, *["d"] * 1200]:
+            os.mkdir(name, dir_fd=descriptor)
+            below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    finally:
+        os.close(descriptor)
+    try:
+        with pytest.raises(FolderError, match="bytes long in UTF-8; the limit is 1024"):
+            client.upload_dir(folder, "v3", exclude=["*.tmp"])
+    finally:
+        subprocess.run(["rm", "-r", folder], check=True)  # pytest's own removal is a recursion
 
 
 def test_folder_in_target(client: FsspecStorageClient, tmp_path: Path) -> None:

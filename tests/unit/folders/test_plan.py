@@ -61,13 +61,23 @@ def test_save(client: FsspecStorageClient, local: Path, tmp_path: Path) -> None:
     assert stored(client) == {"v1/a.bin", "v1/b/c.bin", "v1/d.txt"}
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other", "format"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "format", "nested", "order", "twice", "no source"])
 def test_damaged_plan(client: FsspecStorageClient, local: Path, tmp_path: Path, damage: str) -> None:
     """A plan that is cut, or another file, is refused."""
     path = tmp_path / "plan"
     client.sync_dir(local, client.url("v1"), dry_run=True).plan.save(path)
     lines = path.read_text().splitlines(keepends=True)
-    contents = {"cut": "".join(lines[:-1]), "empty": "", "other": "text\n", "format": lines[0].replace("plan 1", "plan 9")}
+    header, *steps = lines
+    contents = {
+        "cut": "".join(lines[:-1]),
+        "empty": "",
+        "other": "text\n",
+        "format": header.replace("plan 1", "plan 9"),
+        "nested": "[" * 100_000,
+        "order": "".join([header, *reversed(steps)]),
+        "twice": "".join([header.replace('"transfers": 3', '"transfers": 4'), *steps, steps[-1]]),
+        "no source": "".join([header.replace(f'"source": "{local}"', '"source": ""'), *steps]),
+    }
     path.write_text(contents[damage])
     with pytest.raises(ValueError, match="is not a plan that this version can read"):
         Plan.load(path)
@@ -78,7 +88,8 @@ OTHER_VALUES = [
     ('"size": 5', '"size": true'), ('"size": 5', '"size": -5'), ('"action": "transfer"', '"action": "skip"'),
     ('"action": "transfer"', '"action": []'), ('"state": "', '"state": ["'), ('"reason": "new"', '"reason": {}'),
     ('"path": "a.bin"', '"path": "a.bin", "other": 1'), ('"path": "a.bin", ', ""), ('"deletions": 0', '"deletions": "0"'),
-    ('"target": "', '"target": 7, "x": "'), ('"skipped": 0', '"skipped": null'), ('"size": 5', '"size": 5.5'),
+    ('"skipped": 0', '"skipped": -1'), ('"target": "', '"target": 7, "x": "'),
+    ('"skipped": 0', '"skipped": null'), ('"size": 5', '"size": 5.5'),
 ]  # fmt: skip
 
 
@@ -91,6 +102,13 @@ def test_other_value(client: FsspecStorageClient, local: Path, tmp_path: Path, b
     path.write_text(path.read_text().replace(before, after))
     with pytest.raises(ValueError, match="is not a plan that this version can read"):
         Plan.load(path)
+
+
+@pytest.mark.hostile
+def test_save_on_full_disk(client: FsspecStorageClient, local: Path) -> None:
+    """The error names the file."""
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        client.upload_dir(local, "v1", dry_run=True).plan.save("/dev/full")
 
 
 def test_hostile_plan(client: FsspecStorageClient, local: Path, tmp_path: Path) -> None:

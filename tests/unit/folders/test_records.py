@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import pytest
 
+from gllm_storage.errors import StorageError
 from gllm_storage.folders import records
 from gllm_storage.folders.entries import Entry
 from gllm_storage.folders.plan import Step
@@ -27,3 +30,15 @@ def test_spilled(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found) == count
     one, other = iter(found), iter(found)
     assert list(zip(one, other, strict=True)) == [(step(number), step(number)) for number in range(count)]
+
+
+@pytest.mark.hostile
+def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk for temporary files is an error of the library, with the name of the folder."""
+    monkeypatch.setattr(records, "_IN_MEMORY", 1000)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "w+b"))  # noqa: SIM115 - `Records` closes it
+    found = Records(Step.fields, Step.of_fields)
+    for number in range(999):
+        found.add(step(number))
+    with pytest.raises(StorageError, match=r"cannot be kept in '.*', the folder for temporary files .* No space left"):
+        found.add(step(999))

@@ -334,6 +334,18 @@ def test_check_of_equal_files(client: FsspecStorageClient, local: Path, tmp_path
     assert client.apply_plan(plan).deleted == 1
 
 
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_name_since(client: FsspecStorageClient, tmp_path: Path, kind: str) -> None:
+    """A saved plan makes no folder of a name that is a file of the target since."""
+    target = client if kind == "memory" else disk(tmp_path)
+    write(tmp_path / "source" / "x" / "y", b"y")
+    plan = target.sync_dir(tmp_path / "source", target.url("v1"), dry_run=True).plan
+    target.upload(b"file", "v1/x")
+    with pytest.raises(FolderError, match="'x/y': 'x' is a file and would be a folder"):
+        target.apply_plan(plan)
+    assert stored(target) & {"v1/x", "v1/x/y"} == {"v1/x"}
+
+
 def test_plan_of_other_endpoint(
     client: FsspecStorageClient, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,6 +501,18 @@ def test_model_before_first_version(published: FsspecStorageClient) -> None:
     published.upload(b"", f"models/m/marks/{place}/v1/{slot_name(1)}-5f0c")
     refused(lambda: published.delete_dir("models/m"))
     refused(lambda: published.delete_dir(data))
+
+
+def test_published_since(published: FsspecStorageClient, local: Path, tmp_path: Path) -> None:
+    """A plan that would add a file does not replace that of a version that was published since."""
+    mirror: Any = storage_client_from_url(f"memory://{tmp_path.name}-mirror")
+    target = disk(tmp_path / "mirror") if published.provider == "file" else mirror
+    folders = RemoteFolder(published, "models"), RemoteFolder(target, "models")
+    published.sync_dir(*folders, dry_run=True).plan.save(tmp_path / "plan")
+    write(local / "a.bin", b"other")
+    version = publish(target, local, "models/m", version="v1")
+    refused(lambda: target.apply_plan(Plan.load(tmp_path / "plan")))
+    assert verify(target, "models/m", "v1").digest == version.digest
 
 
 def test_beside_model(published: FsspecStorageClient, local: Path) -> None:
