@@ -137,6 +137,10 @@ def hidden_user(url: str) -> ValueError:
     )
 
 
+NOT_TO_OPEN = "fsspec removes when it opens a file; use cat_file or pipe_file for a key with that end"
+"""The problem of a slash at the end of a path that is opened."""
+
+
 def require_no_slash(path: str, problem: str = "names a folder; name an object") -> None:
     """Refuse a path that ends with ``/``: fsspec would drop the slash, and use the object of another name.
 

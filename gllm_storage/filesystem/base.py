@@ -39,9 +39,10 @@ from gllm_storage.errors import (
 )
 from gllm_storage.files.source import MemorySource, open_source
 from gllm_storage.filesystem.lists import Pair, Watched, listed, plan_copy, plan_get, plan_put
-from gllm_storage.filesystem.reading import ObjectFile
-from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
-from gllm_storage.paths import require_no_slash
+from gllm_storage.filesystem.object_file import ObjectFile
+from gllm_storage.filesystem.transaction import AtomicTransaction
+from gllm_storage.filesystem.writing import AtomicWriter, is_create, open_layers
+from gllm_storage.paths import NOT_TO_OPEN, require_no_slash
 from gllm_storage.store.port import ReadItem, UploadItem, nothing, unwatched, url_of_bucket
 from gllm_storage.store.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_ranges, read_slice
 
@@ -58,7 +59,6 @@ OF_READERS = ("cache_type", "cache_options", "fill_cache")
 OF_FILES = (*OF_READERS, "autocommit", "size", "acl")
 """Arguments of `open` that say nothing of the object's content."""
 _ASYNC_WORKERS = 10
-_NOT_TO_OPEN = "fsspec removes when it opens a file; use cat_file or pipe_file for a key with that end"
 _OF_OPEN = frozenset({"block_size", "compression", "encoding", "errors", "newline"})
 
 
@@ -294,7 +294,7 @@ class StoreFileSystem(AsyncFileSystem):
             StorageError: If the store refuses or cannot be reached.
             ValueError: If the key ends with ``/``, which fsspec would remove: `cat_file` and `pipe_file` take such keys.
         """
-        require_no_slash(path if isinstance(path, str) and self._split(path)[1] else "", _NOT_TO_OPEN)
+        require_no_slash(path if isinstance(path, str) and self._split(path)[1] else "", NOT_TO_OPEN)
         return open_layers(super().open, path, mode, block_size, cache_options, compression, **kwargs)
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:

@@ -18,9 +18,6 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fsspec.caching import BaseCache
-from fsspec.spec import AbstractBufferedFile
-
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.errors import ErrorDetails, ObjectNotFoundError, Remedy, StorageError, StorageUnavailableError
 from gllm_storage.filesystem.read_ahead import ReadAhead, Source
@@ -43,32 +40,6 @@ _LONG_LINE = 2**17
 """The most bytes that `readline` reads at a time: so few that they stay in memory, because the next line may begin there."""
 _STREAM_PARTS = 8
 """The most bytes of a request for sequential reads, in parts."""
-
-
-class ParallelCache(BaseCache):
-    """A `ReadAhead` with the interface of fsspec's caches. A forked child begins with an empty one.
-
-    Args:
-        source: The version of the object.
-    """
-
-    name = "parallel"
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(source.block_size, self._fetch, source.size)
-        self.of_process: PerProcess[ReadAhead] = PerProcess(partial(ReadAhead, source))
-
-    def _fetch(self, start: int | None, stop: int | None) -> bytes:
-        first, last, _ = slice(start, stop).indices(self.size)
-        ahead = self.of_process.get()
-        with ahead.lock:
-            return ahead.read(first, last) if first < last else b""
-
-    def close(self) -> None:
-        """Discard all blocks and cancel their fetches."""
-        ahead = self.of_process.get()
-        with ahead.lock:
-            ahead.close()
 
 
 class _Claim:
@@ -97,7 +68,9 @@ class _Claim:
 
 
 class VersionFile:
-    """A mixin for a file class of fsspec, placed before it: reads one version, with read-ahead.
+    """A mixin for a file class with the attributes of fsspec's, placed before it: reads one version, with read-ahead.
+
+    It does not import fsspec; `filesystem.object_file.FsspecFile` is the mixin for fsspec's own classes.
 
     Args:
         fs: The filesystem. It opens the file again after unpickling.
@@ -118,6 +91,7 @@ class VersionFile:
     loc: int
     size: int
     closed: bool
+    cache: Any
 
     def __init__(
         self,
@@ -136,6 +110,7 @@ class VersionFile:
         self._store = store
         self._key = key
         self._given = {"block_size": block_size, **options}
+        self._source: Source | None = None
         self._ahead: PerProcess[ReadAhead] | None = None
         self._of_cache = PerProcess(threading.RLock)  # fsspec's caches are not made for threads
         self._claim: _Claim | None = None
@@ -151,8 +126,8 @@ class VersionFile:
             # Not a method of this file: the threads that fetch would keep the file alive.
             fetch, stream = partial(_fetch_version, store, key, version), partial(_stream_of, store, key, version)
             streamed = block_size or _STREAM_PARTS * settings.part_size
-            self.cache = ParallelCache(Source(fetch, stream, version.size, settings, most, streamed))
-            self._ahead = self.cache.of_process
+            self._source = Source(fetch, stream, version.size, settings, most, streamed)
+            self._ahead = PerProcess(partial(ReadAhead, self._source))
 
     def read(self, length: int | None = -1) -> bytes:
         """Read bytes from the position on.
@@ -188,6 +163,10 @@ class VersionFile:
         self._require_open()
         target = memoryview(b).cast("B")
         return self._read_next(len(target), partial(self._read_range_into, target)) or 0
+
+    def readinto1(self, b: Any) -> int:
+        """As `readinto`."""
+        return self.readinto(b)
 
     def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
         """Read up to and including a separator; all remaining bytes if there is none.
@@ -436,7 +415,3 @@ def _reopened(fs: Any, path: str, version: ObjectInfo, position: int, given: dic
     file = fs.open_version(path, version, **given)
     file.loc = position
     return file
-
-
-class ObjectFile(VersionFile, AbstractBufferedFile):
-    """An object that is open for reading, pinned to the version that was current at `open`."""

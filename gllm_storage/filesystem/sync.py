@@ -14,7 +14,8 @@ from fsspec.utils import isfilelike, read_block
 from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
 from gllm_storage.filesystem.lists import listed
-from gllm_storage.filesystem.writing import AtomicTransaction, AtomicWriter, is_create, open_layers
+from gllm_storage.filesystem.transaction import AtomicTransaction
+from gllm_storage.filesystem.writing import AtomicWriter, is_create, open_layers
 from gllm_storage.paths import require_no_slash
 from gllm_storage.store.port import nothing
 

@@ -11,11 +11,6 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
-from fsspec.compression import compr
-from fsspec.core import OpenFile
-from fsspec.transaction import Transaction
-from fsspec.utils import infer_compression
-
 from gllm_storage.errors import ErrorDetails, StorageError
 
 if TYPE_CHECKING:
@@ -109,8 +104,10 @@ def _argument_of(frame: FrameType) -> BaseException | None:
 
 
 def _is_open_file_of(frame: FrameType, file: object) -> bool:
-    owner = frame.f_locals.get("self")
-    return isinstance(owner, OpenFile) and any(each is file for each in owner.fobjects)
+    # The module lacks its names while another thread imports it.
+    open_file = getattr(sys.modules.get("fsspec.core"), "OpenFile", None)
+    owner: Any = frame.f_locals.get("self")
+    return open_file is not None and isinstance(owner, open_file) and any(each is file for each in owner.fobjects)
 
 
 def _with_contexts(error: BaseException | None) -> Iterator[BaseException]:
@@ -351,6 +348,8 @@ class _CompressingWriter:
     """An `ObjectWriter` that compresses into a file."""
 
     def __init__(self, file: AtomicWriter, codec: str) -> None:
+        from fsspec.compression import compr  # fsspec takes 50 ms to import
+
         self._file = file
         self._compressor = compr[codec](file, mode="w")
 
@@ -408,34 +407,15 @@ def open_layers(  # noqa: PLR0917 - the arguments of fsspec's `open`
     text = {name: kwargs.pop(name) for name in ("encoding", "errors", "newline") if name in kwargs}
     binary = mode.replace("t", "").replace("b", "") + "b"
     file: AtomicWriter = open_below(path, binary, block_size, cache_options, **kwargs)
-    codec = infer_compression(path) if compression == "infer" else compression
+    codec = _inferred(path) if compression == "infer" else compression
     if codec is not None:
         file = AtomicWriter(_CompressingWriter(file, codec), path, publish_on_error=file.publish_on_error)
     return file if "b" in mode else AtomicTextWriter(file, **text)
 
 
-class AtomicTransaction(Transaction):
-    """fsspec's transaction, which ends also if a commit fails: older releases of fsspec then defer all later writes."""
+def _inferred(path: str) -> str | None:
+    """The compression that the extension of a path names."""
+    from fsspec.utils import infer_compression  # fsspec takes 50 ms to import
 
-    def complete(self, commit: bool = True) -> None:
-        """Publish all files, in the order in which they were opened, or discard them.
-
-        Args:
-            commit: Whether to publish.
-
-        Raises:
-            Exception: The exception of the first file that cannot be published; the files after it are discarded.
-        """
-        mine: Any = self
-        filesystem, files = mine.fs, list(mine.files)
-        mine.files.clear()
-        try:
-            while commit and files:
-                files.pop(0).commit()
-        finally:
-            for each in files:
-                each.discard()
-            if filesystem is not None:
-                filesystem._intrans = False  # noqa: SLF001 - as fsspec's own does
-                filesystem._transaction = None  # noqa: SLF001 - as fsspec's own does
-            mine.fs = None
+    codec: str | None = infer_compression(path)
+    return codec

@@ -148,7 +148,7 @@ class S3StorageClient(FsspecStorageClient):
 
     def filesystem_to_open(self, mode: str, options: Mapping[str, Any]) -> AbstractFileSystem:
         """A filesystem that imports neither s3fs nor aiohttp, unless a file needs something of s3fs."""
-        from gllm_storage.s3.files import ClientFiles  # it imports fsspec
+        from gllm_storage.s3.files import ClientFiles
 
         made = self._filesystem.peek()
         is_in_transaction = made is not None and made._intrans  # noqa: SLF001 - fsspec's own
@@ -157,7 +157,7 @@ class S3StorageClient(FsspecStorageClient):
         return self._files.get()
 
     def _make_files(self) -> ClientFiles:
-        from gllm_storage.s3.files import ClientFiles  # it imports fsspec
+        from gllm_storage.s3.files import ClientFiles
 
         return ClientFiles(self._connection.get().store(self.settings.bucket_name), lambda: self.filesystem)
 

@@ -1,25 +1,27 @@
-"""`ClientFiles`: the files of a client's `open`, without s3fs.
+"""`ClientFiles`: the files of a client's `open`, without s3fs and fsspec.
 
-s3fs takes 0.3 s to import, together with aiohttp and aiobotocore: longer than most jobs of a new process. Files read and
-write by the store, and need none of them. So a client opens its files here, and only their attribute `fs` is s3fs's
-filesystem, which is made when it is used.
+s3fs takes 0.3 s to import, together with aiohttp and aiobotocore: longer than most jobs of a new process. fsspec, which
+imports asyncio, takes 0.05 s: as long as 50 MiB over https. Files read and write by the store, and need none of them. So a
+client opens its files here, and only their attribute `fs` is s3fs's filesystem, which is made when it is used.
 """
 
 from __future__ import annotations
 
+import io
 import sys
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from gllm_storage.filesystem.base import StoreFileSystem
-from gllm_storage.filesystem.reading import ObjectFile
-from gllm_storage.filesystem.writing import AtomicWriter
+from gllm_storage.filesystem.reading import VersionFile
+from gllm_storage.filesystem.writing import AtomicWriter, open_layers
+from gllm_storage.paths import NOT_TO_OPEN, require_no_slash
 from gllm_storage.s3.settings import MAX_PUT, MIN_PART, settings_of_call
 from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from gllm_storage.concurrency.fork import PerProcess
+    from gllm_storage.filesystem.read_ahead import ReadAhead, Source
     from gllm_storage.info import ObjectInfo
     from gllm_storage.s3.settings import S3TransferSettings
     from gllm_storage.s3.store import S3Store
@@ -36,6 +38,7 @@ _TO_READ = frozenset(
     {"block_size", "cache_options", "cache_type", "compression", "encoding", "errors", "fill_cache", "newline"}
 )
 _OF_S3FS = frozenset({"autocommit", "version_id"})
+_OF_TEXT = ("encoding", "errors", "newline")
 
 
 class S3Writer(AtomicWriter):
@@ -76,17 +79,26 @@ class S3Writer(AtomicWriter):
 
 
 def open_writer(  # noqa: PLR0917 - fsspec's arguments of `open`
-    made: type[S3Writer], fs: Any, path: str, mode: str, block_size: int | None, kwargs: dict[str, Any]
+    made: type[S3Writer],
+    fs: Any,
+    store: S3Store,
+    key: str,
+    mode: str,
+    block_size: int | None,
+    kwargs: dict[str, Any],
+    on_commit: Callable[[], object] | None = None,
 ) -> S3Writer:
     """Open an object for writing.
 
     Args:
         made: The class of the file.
         fs: The filesystem.
-        path: ``bucket/key``.
+        store: The store of the object.
+        key: The key of the object.
         mode: ``"wb"`` or ``"xb"``.
         block_size: The bytes of a part.
         kwargs: The further arguments of `open`, as s3fs takes them.
+        on_commit: Called after the object was published.
 
     Raises:
         ValueError: If the arguments ask for impossible parts.
@@ -95,8 +107,6 @@ def open_writer(  # noqa: PLR0917 - fsspec's arguments of `open`
     autocommit = bool(kwargs.pop("autocommit", True))
     given = {name: value for name, value in kwargs.items() if name not in _OF_READERS}
     exclusive, options = fs.write_options(mode == "xb", _with_block_size(given, block_size))
-    bucket, key = fs._place(path)  # noqa: SLF001 - both filesystems are ours
-    store: S3Store = fs.bucket_store(bucket)
     transfer = store.transfer(key, "upload")
     if exclusive:
         store.require_create(key)  # before there is a writer to discard
@@ -108,7 +118,7 @@ def open_writer(  # noqa: PLR0917 - fsspec's arguments of `open`
         blocksize=block_size or fs.default_block_size,
         fs=fs,
         autocommit=autocommit,
-        on_commit=partial(fs._forget_listings, path),  # noqa: SLF001 - as above
+        on_commit=on_commit,
         publish_on_error=store.settings.publish_on_error,
     )
 
@@ -158,7 +168,136 @@ class ClientWriter(_OfClient, S3Writer):
     """None: the filesystem of a client is not aware of versions."""
 
 
-class ClientFile(_OfClient, ObjectFile):
+class _FileOfClient(_OfClient, io.IOBase):
+    """A file that is open for reading, with the attributes of fsspec's `AbstractBufferedFile`, but without its import.
+
+    Args:
+        files: Makes the filesystem.
+        path: ``bucket/key``.
+        mode: ``"rb"``.
+        block_size: The size that the file shows; one of fsspec's caches fetches as much.
+        size: Size of the object in bytes.
+        cache_type: The name of one of fsspec's caches; ``"none"`` if the file reads without it.
+        cache_options: The arguments of that cache.
+        **kwargs: The further arguments of `open`.
+    """
+
+    DEFAULT_BLOCK_SIZE = 5 * 2**20
+    """As fsspec's, for code that asks for it."""
+    _ahead: PerProcess[ReadAhead] | None = None
+    _source: Source | None = None
+    _fetch_range: Callable[[int, int], bytes]
+
+    def __init__(  # noqa: PLR0917 - fsspec's arguments
+        self,
+        files: ClientFiles,
+        path: str,
+        mode: str,
+        block_size: int,
+        size: int,
+        cache_type: str = "readahead",
+        cache_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.fs = files
+        self.path = path
+        self.mode = mode
+        self.blocksize = block_size
+        self.size = size
+        self.kwargs = kwargs
+        self.loc = 0
+        self.autocommit = True
+        self.start = self.end = None
+        self._details: Any = None
+        self._cache: Any = None
+        if cache_type != "none":
+            from fsspec.core import caches  # fsspec takes 50 ms to import
+
+            self._cache = caches[cache_type](block_size, self._fetch_range, size, **(cache_options or {}))
+
+    # `isinstance` asks for this attribute. So it holds also if a program imports fsspec, or s3fs, after it opened the file.
+    @property  # type: ignore[misc]  # nobody sets it
+    def __class__(self) -> Any:
+        """The class of the file, which counts as a subclass of fsspec's and s3fs's classes where these are imported."""
+        for module, name in (("fsspec.spec", "AbstractBufferedFile"), ("s3fs.core", "S3File")):
+            # The module lacks its names while another thread imports it.
+            theirs = getattr(sys.modules.get(module), name, None)
+            if theirs is not None:
+                theirs.register(type(self))
+        return type(self)
+
+    @property
+    def cache(self) -> Any:
+        """What the file reads through, as one of fsspec's caches; None after `close`."""
+        if self._cache is None and self._source is not None and self._ahead is not None and not self.closed:
+            from gllm_storage.filesystem.object_file import ParallelCache  # it imports fsspec
+
+            self._cache = ParallelCache(self._source, self._ahead)
+        return self._cache
+
+    @property
+    def details(self) -> Any:
+        """The object as the filesystem's `info` describes it."""
+        if self._details is None:
+            self._details = self.fs.info(self.path)
+        return self._details
+
+    @property
+    def full_name(self) -> str:
+        """The URL of the object."""
+        return str(self.fs.unstrip_protocol(self.path))
+
+    def info(self) -> Any:
+        """As `details`.
+
+        Raises:
+            ValueError: If the file is closed.
+        """
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        return self.details
+
+    def readable(self) -> bool:
+        """Whether the file is open."""
+        return not self.closed
+
+    def seekable(self) -> bool:
+        """Whether the file is open."""
+        return not self.closed
+
+    def writable(self) -> bool:
+        """Never."""
+        return False
+
+    def commit(self) -> None:
+        """Do nothing: fsspec calls this for files that were written."""
+
+    def discard(self) -> None:
+        """Do nothing: as `commit`."""
+
+    def close(self) -> None:
+        """Discard the blocks that were read ahead, and cancel their fetches."""
+        if self.closed:
+            return
+        try:
+            if self._ahead is not None:
+                ahead = self._ahead.get()
+                with ahead.lock:
+                    ahead.close()
+        finally:
+            self._cache = None
+            super().close()
+
+    def __hash__(self) -> int:
+        from fsspec.utils import tokenize  # fsspec takes 50 ms to import
+
+        return int(tokenize(self.details), 16)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, type(self)) and hash(self) == hash(other))
+
+
+class ClientFile(VersionFile, _FileOfClient):
     """An object that a client has opened for reading, with the public attributes of s3fs's files.
 
     It is pickled with the client's filesystem, which opens it again.
@@ -218,7 +357,7 @@ class ClientFile(_OfClient, ObjectFile):
         return expired
 
 
-class ClientFiles(StoreFileSystem):
+class ClientFiles:
     """Opens the objects of a client. The filesystem of the client does all the rest.
 
     Args:
@@ -226,14 +365,9 @@ class ClientFiles(StoreFileSystem):
         filesystem: Returns the filesystem of the client.
     """
 
-    provider: ClassVar[str] = "s3"
-    scheme: ClassVar[str] = "s3"
-    protocol = ("s3", "s3a")
-    cachable = False
     default_block_size = _BLOCK_SIZE
 
     def __init__(self, store: S3Store, filesystem: Callable[[], Any]) -> None:
-        super().__init__(asynchronous=True)  # it needs no loop: no coroutine of it is called
         self._store = store
         self.filesystem = filesystem
 
@@ -242,10 +376,44 @@ class ClientFiles(StoreFileSystem):
         """Whether files of a mode, with these arguments of `open`, need nothing of s3fs."""
         return options.keys() <= _TO_READ if mode in _READS else mode in _WRITES and not _OF_S3FS & options.keys()
 
-    def bucket_store(self, bucket: str) -> S3Store:
-        """The store of the client, whose bucket is the only one."""
-        del bucket
-        return self._store
+    def open(  # fsspec's signature
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        cache_options: dict[str, Any] | None = None,
+        compression: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Open an object; see `StoreFileSystem.open`.
+
+        Args:
+            path: ``bucket/key``.
+            mode: One of those for which `opens` returns True.
+            block_size: Bytes to read at a time, or the bytes of a part.
+            cache_options: For reading.
+            compression: Such as ``"gzip"``, or ``"infer"`` to use the key's extension.
+            **kwargs: ``encoding``, ``errors`` and ``newline`` for text; the rest are s3fs's arguments.
+
+        Raises:
+            FileNotFoundError: If the object is opened for reading and does not exist.
+            FileExistsError: If the mode is exclusive and the object exists.
+            StorageError: If the store refuses or cannot be reached.
+            ValueError: If the key ends with ``/``.
+        """
+        require_no_slash(path, NOT_TO_OPEN)
+        if mode not in _READS:
+            return open_layers(self._open_to_write, path, mode, block_size, cache_options, compression, **kwargs)
+        text = {name: kwargs.pop(name) for name in _OF_TEXT if name in kwargs}
+        given = {"cache_options": cache_options, **kwargs}
+        options = {name: value for name, value in given.items() if value is not None}
+        version = self._store.info(self._key(path), "open")
+        file = _decompressed(self.open_version(path, version, block_size, **options), path, compression)
+        return file if "b" in mode else io.TextIOWrapper(file, **text)
+
+    def open_version(self, path: str, version: ObjectInfo, block_size: int | None, **options: Any) -> ClientFile:
+        """Open one version of an object for reading. Sends no request."""
+        return ClientFile(self, path, version, self._store, self._key(path), block_size=block_size, **options)
 
     def write_options(self, exclusive: bool, kwargs: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """Read s3fs's arguments of writes; see `put_parameters`.
@@ -255,20 +423,32 @@ class ClientFiles(StoreFileSystem):
         """
         return exclusive, put_parameters(self._store.settings, kwargs)
 
-    def open_version(self, path: str, version: ObjectInfo, block_size: int | None, **options: Any) -> ClientFile:
-        """Open one version of an object for reading. Sends no request."""
-        # The module lacks its names while another thread imports it.
-        file_class = getattr(sys.modules.get("s3fs.core"), "S3File", None)
-        if file_class is not None:
-            file_class.register(ClientFile)  # for callers that test the class; it is a subclass of `abc.ABC`
-        _, key = self._place(path)
-        return ClientFile(self, path, version, self._store, key, block_size=block_size, **options)
+    @staticmethod
+    def _strip_protocol(path: str) -> str:
+        """The path that fsspec would open; the client compares it with the key that the caller names exactly."""
+        return path.rstrip("/")
 
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
-        if mode == "rb":
-            return super()._open(path, mode, block_size, **kwargs)
-        return open_writer(ClientWriter, self, path, mode, block_size, kwargs)
+    def _open_to_write(
+        self, path: str, mode: str, block_size: int | None, _: dict[str, Any] | None, **kwargs: Any
+    ) -> S3Writer:
+        return open_writer(ClientWriter, self, self._store, self._key(path), mode, block_size, kwargs)
 
-    def _split(self, path: str) -> tuple[str, str]:
-        bucket = self._store.bucket  # an access point has slashes
-        return bucket, self._without_protocol(path)[len(bucket) + 1 :]
+    def _key(self, path: str) -> str:
+        key = path[len(self._store.bucket) + 1 :]  # an access point has slashes
+        if not key:
+            raise ValueError(f"{path!r} is not the path of an object: it needs a bucket and a key")
+        return key
+
+
+def _decompressed(file: ClientFile, path: str, compression: str | None) -> Any:
+    """A file with fsspec's compression above it.
+
+    Raises:
+        ValueError: If fsspec does not know the compression.
+    """
+    if compression is None:
+        return file
+    from fsspec.compression import compr  # fsspec takes 50 ms to import
+    from fsspec.core import get_compression  # as above
+
+    return compr[get_compression(path, compression)](file, mode="r")

@@ -241,7 +241,9 @@ class S3FileSystem(StoreFileSystem, _S3FileSystem, metaclass=SharedInstances):
     def _open_to_write(self, path: str, mode: str, block_size: int | None, kwargs: dict[str, Any]) -> S3Writer:
         if self._names_version(path, kwargs):
             raise ValueError(f"{path!r} names a version, which cannot be written")
-        return open_writer(S3Writer, self, path, mode, block_size, kwargs)
+        bucket, key = self._place(path)
+        told = partial(self._forget_listings, path)
+        return open_writer(S3Writer, self, self.bucket_store(bucket), key, mode, block_size, kwargs, told)
 
     def _open_to_append(self, path: str, block_size: int | None, *, autocommit: bool = True, **kwargs: Any) -> S3Appender:
         file = _S3FileSystem._open(self, path, "ab", block_size, **kwargs)  # noqa: SLF001 - s3fs's own writer

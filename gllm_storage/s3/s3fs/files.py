@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from s3fs.core import S3File as _S3File
 from s3fs.utils import FileExpired
 
-from gllm_storage.filesystem.reading import VersionFile
+from gllm_storage.filesystem.object_file import FsspecFile
 from gllm_storage.info import Stored
 from gllm_storage.s3.files import ClientFile, S3Writer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-class S3File(VersionFile, _S3File):
+class S3File(FsspecFile, _S3File):
     """An object that is open for reading, pinned to the version at `open`."""
 
     def _replaced(self) -> Exception:

@@ -111,25 +111,39 @@ def test_first_verb(verb: str, answers: list[bytes], needed: tuple[str, ...], ex
     assert run(verb, *answers, slow=SLOW - set(needed), file=file) == expected
 
 
-OF_FSSPEC = {"asyncio", "awscrt", "email", "fsspec"}
-
-
 @pytest.mark.parametrize(
-    ("verb", "answers", "expected"),
+    ("verb", "answers", "needed", "expected"),
     [
-        ("client.open('k').read()", [FOUND, RANGE], "b'content'"),
-        ("client.open('k', 'r', encoding='ascii').readline()", [FOUND, RANGE], "content"),
-        ("client.open('k', block_size=2**20).read(1)", [FOUND, RANGE], "b'c'"),
-        ("client.open('k')", [FOUND], "<File-like object S3FileSystem, bucket/k>"),
-        ("client.open('k', 'wb', ContentType='a/b').__exit__(None, None, None)", [STORED], "None"),
-        ("client.open('k', 'w').__exit__(None, None, None)", [STORED], "None"),
-        ("client.open('k', 'r', errors='strict')", [MISSING, STORED], "missing"),
+        ("client.open('k').read()", [FOUND, RANGE], (), "b'content'"),
+        ("client.open('k', 'r', encoding='ascii').readline()", [FOUND, RANGE], (), "content"),
+        ("client.open('k', block_size=2**20).read(1)", [FOUND, RANGE], (), "b'c'"),
+        ("client.open('k')", [FOUND], (), "<File-like object S3FileSystem, bucket/k>"),
+        ("client.open('k', 'wb', ContentType='a/b').__exit__(None, None, None)", [STORED], ("awscrt",), "None"),
+        ("client.open('k', 'w').__exit__(None, None, None)", [STORED], ("awscrt",), "None"),
+        ("client.open('k', 'r', errors='strict')", [MISSING, STORED], (), "missing"),
     ],
     ids=["read", "text", "block size", "repr", "write", "write text", "missing"],
 )
-def test_open(verb: str, answers: list[bytes], expected: str) -> None:
-    """`open` imports fsspec, and neither s3fs with aiohttp nor boto3's client."""
-    assert run(verb, *answers, slow=(SLOW | {"aiobotocore"}) - OF_FSSPEC) == expected
+def test_open(verb: str, answers: list[bytes], needed: tuple[str, ...], expected: str) -> None:
+    """`open` imports neither fsspec and s3fs nor boto3's client."""
+    assert run(verb, *answers, slow=SLOW - set(needed)) == expected
+
+
+LATE_IMPORT = """
+file = client.open("k")
+def is_of_fsspec():
+    import fsspec
+    return isinstance(file, fsspec.spec.AbstractBufferedFile)
+def is_of_s3fs():
+    import s3fs
+    return isinstance(file, s3fs.S3File)
+result = is_of_fsspec(), is_of_s3fs()
+"""
+
+
+def test_late_import() -> None:
+    """A file is an instance of fsspec's class, and of s3fs's, also if they are imported after it was opened."""
+    run_late(LATE_IMPORT, "(True, True)", 1, "")
 
 
 KEYS_IN_FILE = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n"
