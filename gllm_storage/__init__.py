@@ -85,14 +85,20 @@ _ON_FIRST_USE = {
 }
 
 
+_MODULES = ("executors", "folders", "testing", "versions")
+"""The public packages that are imported on first use: ``gllm_storage.versions`` works after ``import gllm_storage``."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_ON_FIRST_USE[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})
 
 
 class _MovedModule(_ModuleType):

@@ -102,6 +102,15 @@ def test_no_model(tmp_path: Path, command: list[str]) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_swapped_arguments(model: str, out: Path) -> None:
+    """A model in place of the directory is refused, and nothing is written to the directory in place of the model."""
+    before = sorted(out.iterdir())
+    failed = run("publish", model.removeprefix("file://"), out, "v3")
+    assert (failed.code, failed.out) == (2, "")
+    assert "is a model with published versions; the order is DIRECTORY MODEL VERSION" in failed.err
+    assert sorted(out.iterdir()) == before
+
+
 @pytest.mark.parametrize("command", [["versions"], ["alias"], ["gc"], ["retain", "--keep-last", "1"]])
 def test_folder_of_models(model: str, command: list[str]) -> None:
     """The folder that has the model is not a model."""

@@ -78,6 +78,17 @@ def test_unknown_name() -> None:
         exec("from gllm_storage import nothing_like_this")  # noqa: S102 - the import statement of a user
 
 
+def test_modules_on_first_use() -> None:
+    """The public packages are attributes after ``import gllm_storage``, which imports none of them."""
+    names = ["executors", "folders", "testing", "versions"]
+    program = (
+        f"import sys, gllm_storage; print([name for name in {names} if f'gllm_storage.{{name}}' in sys.modules]); "
+        f"print([getattr(gllm_storage, name).__name__ for name in {names}]); print(set({names}) <= set(dir(gllm_storage)))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said.splitlines() == ["[]", str([f"gllm_storage.{name}" for name in names]), "True"]
+
+
 def test_version() -> None:
     """The version consists of three numbers."""
     assert [part.isdigit() for part in gllm_storage.__version__.split(".")] == [True] * 3

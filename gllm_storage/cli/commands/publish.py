@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import click
@@ -43,6 +44,7 @@ def publish(
     from gllm_storage.versions.aliases import require_alias
 
     facts = _parsed(metadata)
+    _refuse_model(directory)
     (stored,) = models_at(model)
     if alias is not None:
         require_alias(stored.client, stored.path, alias, version)
@@ -58,6 +60,12 @@ def publish(
             complain(f"{version} is published; the alias {alias} {moved}")
             raise
     show_version(found, as_json=as_json)
+
+
+def _refuse_model(directory: str) -> None:
+    """With two local paths in the wrong order, the model would become a version in the folder that was to be published."""
+    if all(os.path.isdir(os.path.join(directory, each)) for each in ("names", "trees", "versions")):
+        raise ValueError(f"{directory} is a model with published versions; the order is DIRECTORY MODEL VERSION")
 
 
 def _refuse(constant: str) -> None:
