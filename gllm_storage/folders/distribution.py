@@ -123,7 +123,7 @@ class Distribution:
                 raise
             if (found := future.result()) != FORMAT:
                 raise ImportError(f"they have {found!r}, this process {FORMAT!r}")  # noqa: TRY301 - the error of an older one
-        except Exception as error:
+        except Exception as error:  # engines have exceptions of their own for workers that do not start
             raise _lost(error, self._mover.target.url, "nothing was transferred") from error
 
     def _submit(self, batch: Batch, attempt: int) -> None:

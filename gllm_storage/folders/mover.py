@@ -627,14 +627,14 @@ class _Watched(contextlib.AbstractContextManager[Progress]):
             return Progress()
         try:
             return self._inner.__enter__()
-        except Exception as error:
+        except Exception as error:  # of the callback, whatever it raises
             self._mover.note_failure(error)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         try:
             suppresses = self._inner is not None and bool(self._inner.__exit__(kind, error, trace))
-        except Exception as failure:
+        except Exception as failure:  # as in `__enter__`
             self._mover.note_failure(failure)
             raise
         if isinstance(error, Exception) and not suppresses:

@@ -127,7 +127,7 @@ class ResumableUpload:
             try:
                 progress = self._send_chunk(progress)
                 self._failures = 0
-            except Exception as error:
+            except Exception as error:  # `is_transient` decides; other exceptions are raised again
                 self._failures += 1
                 note_attempts(error, self._failures)
                 if not is_transient(error) or self._failures >= policy.limit:

@@ -102,7 +102,7 @@ class _Section(io.RawIOBase):
         if self._is_sending and self._progress is not None and self._position > self._reported:
             try:
                 self._progress(self._position - self._reported)
-            except Exception as error:
+            except Exception as error:  # whatever the callback raises: botocore would take it for its own
                 raise _CallbackFailed(error) from error
             self._reported = self._position
 

@@ -854,7 +854,7 @@ class ObjectStore(ABC):
                     request = self.request(item.key, source, transfer, item.exclusive, item.options)
                     stored = self.upload(dataclasses.replace(request, content_id=item.content_id))
                 progress.finish()
-        except Exception as error:
+        except Exception as error:  # each object's failure is a result, as `on_error` says
             if on_error == "raise":
                 raise
             return error
@@ -877,7 +877,7 @@ class ObjectStore(ABC):
                     self.download_new(item.key, item.path, transfer)
                 else:
                     self.download(item.key, item.path, transfer)
-        except Exception as error:
+        except Exception as error:  # each object's failure is a result, as `on_error` says
             if on_error == "raise":
                 raise
             return error

@@ -208,7 +208,7 @@ class RetryPolicy:
             check_stop()
             try:
                 return call()
-            except Exception as error:
+            except Exception as error:  # `is_transient` decides; other exceptions are raised again
                 note_attempts(error, attempt)
                 if attempt >= self.limit or not is_transient(error):
                     raise
@@ -262,7 +262,7 @@ def deleting(
     def delete() -> None:
         try:
             send()
-        except Exception as error:
+        except Exception as error:  # `is_missing` decides; other exceptions are raised again
             if not (lost and is_missing(error)):
                 lost.append(error)
                 raise

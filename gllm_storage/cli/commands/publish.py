@@ -55,7 +55,7 @@ def publish(
         announce("the version is published, but perhaps the alias was not moved")
         try:
             versions.set_alias(stored.client, stored.path, alias, version)
-        except Exception as error:
+        except Exception as error:  # after any failure the user has to know that the version is published
             moved = "was not moved" if isinstance(error, FileExistsError) else "was perhaps not moved"
             complain(f"{version} is published; the alias {alias} {moved}")
             raise
