@@ -37,8 +37,8 @@ def _stand_in_for_torch() -> None:
 _stand_in_for_torch()
 
 from s3torchconnector import S3ClientConfig, S3ReaderConstructor  # noqa: E402 - torch first
-from s3torchconnector._s3client import S3Client  # noqa: E402
-from s3torchconnectorclient import S3Exception  # noqa: E402
+from s3torchconnector._s3client import S3Client  # noqa: E402 - torch first
+from s3torchconnectorclient import S3Exception  # noqa: E402 - torch first
 
 _BLOCK = 8 * MIB
 _THREADS = 16

@@ -160,9 +160,10 @@ def _base64(data: bytes) -> str:
 
 def _flipped(found: str) -> HttpResponseError:
     """The error for a block of which the store states another CRC-64."""
-    error: Any = HttpResponseError(f"the store received other bytes than were sent: it states the CRC-64 {found[:20]}")
-    error.error_code = "Crc64Mismatch"
-    return error  # type: ignore[no-any-return]
+    error = HttpResponseError(f"the store received other bytes than were sent: it states the CRC-64 {found[:20]}")
+    fields: Any = error  # the SDK sets this attribute, and does not declare it
+    fields.error_code = "Crc64Mismatch"
+    return error
 
 
 def _digits_for(blocks: int) -> int:

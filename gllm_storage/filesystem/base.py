@@ -139,7 +139,7 @@ class StoreFileSystem(AsyncFileSystem):
         """
         return exclusive, kwargs
 
-    def translated_upstream(self, path: Any, operation: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
+    def translated_upstream(self, path: Any, operation: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002 - for errors
         """Raise errors of this library in place of those of the class below."""
         return contextlib.nullcontext()
 

@@ -289,7 +289,7 @@ class GCSFileSystem(StoreFileSystem, _GCSFileSystem):
             raise ValueError(f"generation={given!r} contradicts the path {path!r}")
         return GCSStore(self.connection, bucket, named or str(given)), key
 
-    def _is_left_to_upstream(self, kwargs: Mapping[str, Any]) -> bool:  # noqa: ARG002
+    def _is_left_to_upstream(self, kwargs: Mapping[str, Any]) -> bool:  # noqa: ARG002 - the store reads all versions
         return False
 
     def info(self, path: str, generation: str | int | None = None, **kwargs: Any) -> dict[str, Any]:

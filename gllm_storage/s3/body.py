@@ -466,7 +466,7 @@ class BotoBody:
     def __init__(self, body: Any) -> None:
         self._body = body
 
-    def iter_chunks(self, chunk_size: int = 2**18, buffer: Memory | None = None) -> Iterator[bytes]:  # noqa: ARG002
+    def iter_chunks(self, chunk_size: int = 2**18, buffer: Memory | None = None) -> Iterator[bytes]:  # noqa: ARG002 - botocore has its own
         """Pieces of the body; botocore uses memory of its own instead of `buffer`."""
         try:
             yield from self._body.iter_chunks(chunk_size)

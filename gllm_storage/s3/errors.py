@@ -159,8 +159,8 @@ def code_of(error: ClientError) -> str:
 
 def set_attempts(error: ClientError, attempts: int) -> None:
     """Note on a refusal how often its request was sent."""
-    metadata: Any = error.response.setdefault("ResponseMetadata", {})  # type: ignore[typeddict-item]
-    metadata["RetryAttempts"] = attempts - 1
+    response: Any = error.response  # its declared type has only the fields of a complete answer
+    response.setdefault("ResponseMetadata", {})["RetryAttempts"] = attempts - 1
 
 
 def require_any(answer: Mapping[str, Any], *fields: str) -> None:

@@ -21,7 +21,7 @@ import operator
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import ConflictCheckUnsupportedError, Remedy, redacted
 from gllm_storage.paths import VERSION_NAME, validate_key
@@ -209,14 +209,14 @@ def time_before(now: dt.datetime, period: dt.timedelta) -> dt.datetime:
         return dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
-def require_count(argument: str, count: object) -> None:
+def require_count(argument: str, count: Any) -> None:
     """Check a number of things, or of bytes.
 
     Raises:
         ValueError: If it is not an `int`, or negative.
     """
     try:
-        number = operator.index(count)  # type: ignore[arg-type] # that is the question
+        number = operator.index(count)
     except TypeError:
         raise ValueError(f"{argument}={count!r} is not an int") from None
     if number < 0:

@@ -82,7 +82,7 @@ def test_check_conflict(store: str, request: pytest.FixtureRequest) -> None:
 
     found: dict[str, Any] = json.loads(done.out)
     rows = {each["name"]: each for each in found["checks"]}
-    print(f"{store}: {found['check_conflict']}")  # noqa: T201 - shown by pytest -rP
+    print(f"{store}: {found['check_conflict']}")
     assert list(rows) == ROWS
     assert found["check_conflict"].startswith(LINES[store])
     assert found["exclusive_create"] == WORDS[LINES[store]]

@@ -23,7 +23,7 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def upload(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Upload]:  # noqa: ARG001
+def upload(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Upload]:
     """The upload for the `UploadCase` in the test's parameters."""
     case: UploadCase = request.param
     with behind_proxy(case.cloud, servers) as faulty:
@@ -31,7 +31,7 @@ def upload(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, no_
 
 
 @pytest.fixture
-def download(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Download]:  # noqa: ARG001
+def download(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Download]:
     """The download for the `DownloadCase` in the test's parameters."""
     case: DownloadCase = request.param
     with behind_proxy(case.cloud, servers) as faulty:
@@ -39,7 +39,7 @@ def download(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, n
 
 
 @pytest.fixture(params=CLOUDS, ids=str)
-def faulty(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> Iterator[Faulty]:  # noqa: ARG001
+def faulty(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> Iterator[Faulty]:
     """Each cloud behind a fault proxy, with one object with the content `CONTENT`."""
     with behind_proxy(request.param, servers) as each:
         each.put(CONTENT)

@@ -71,7 +71,7 @@ def test_blocks_of_another_tool(upload: Upload, length: int) -> None:
     upload.assert_stored()
 
 
-def test_folder_of_namespace(servers: Servers, tmp_path: Path, no_waits: None) -> None:  # noqa: ARG001
+def test_folder_of_namespace(servers: Servers, tmp_path: Path, no_waits: None) -> None:
     """A folder of a hierarchical namespace is not an object."""
     with behind_proxy(AZURE, servers) as faulty:
         container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client

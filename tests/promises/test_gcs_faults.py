@@ -162,7 +162,7 @@ def test_ranges_ignored(download: Download) -> None:
     download.assert_is(download.content)
 
 
-def test_packed_content(servers: Servers, tmp_path: Path, no_waits: None) -> None:  # noqa: ARG001
+def test_packed_content(servers: Servers, tmp_path: Path, no_waits: None) -> None:
     """Content that is stored gzip-encoded is downloaded as stored, without decompression."""
     packed = gzip.compress(b"a" * 5 * MIB + content_of(2 * MIB))
     with behind_proxy(GCS, servers) as faulty:

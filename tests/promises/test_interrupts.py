@@ -525,7 +525,7 @@ def test_bounded_memory(server: str, servers: Servers, tmp_path: Path) -> None:
     )
 
     grown: dict[str, float] = json.loads(child.stdout)
-    print(f"512 MiB, {server}: grew by {grown['upload']:.1f} MiB by the upload, by {grown['both']:.1f} MiB in all")  # noqa: T201 - shown by -rP
+    print(f"512 MiB, {server}: grew by {grown['upload']:.1f} MiB by the upload, by {grown['both']:.1f} MiB in all")
     assert (tmp_path / "target").stat().st_size == 511 * MIB
     assert 0 < grown["upload"] <= grown["both"] < 250
 
@@ -550,7 +550,7 @@ def test_memory_of_many(server: str, mode: str, servers: Servers, tmp_path: Path
     )
 
     grown: float = json.loads(child.stdout)["grown"]
-    print(f"24 x 16 MiB, {mode}, {server}: grew by {grown:.1f} MiB")  # noqa: T201 - shown by -rP
+    print(f"24 x 16 MiB, {mode}, {server}: grew by {grown:.1f} MiB")
     stored = rig.keys()
     assert len(stored) == 25
     for key in stored:  # the servers keep objects in memory

@@ -86,7 +86,7 @@ def test_pickled_client_in_process(outer_rig: Rig, used: bool, tmp_path: Path) -
     assert wrong == []
     assert outer_rig.second.get(outer_rig.key("own/spawned")) == content
     assert outer_rig.open_uploads() == []
-    assert pickle.loads(pickle.dumps(client)) == client  # noqa: S301 - our own bytes
+    assert pickle.loads(pickle.dumps(client)) == client
 
 
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])

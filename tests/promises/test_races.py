@@ -153,7 +153,7 @@ def assert_one_winner_in_each_round(
     winners = [[source for source, outcome in outcomes.items() if outcome[number] == WON] for number in range(each.rounds)]
     record_property("rounds", each.rounds)
     record_property("winners", sum(map(len, winners)))
-    print(  # noqa: T201 - shown by pytest -rP
+    print(
         f"{each}: {each.rounds} rounds of {each.writers} writers, {sum(map(len, winners))} winners "
         f"({len({winner for (winner, *_) in winners})} different ones)"
     )

@@ -194,7 +194,7 @@ def test_conflict(upload: Upload, config: dict[str, str], reports: Reports) -> N
     assert reports.kinds() == ["conflict"]
 
 
-def test_many(servers: Servers, no_waits: None, config: dict[str, str], reports: Reports) -> None:  # noqa: ARG001
+def test_many(servers: Servers, no_waits: None, config: dict[str, str], reports: Reports) -> None:
     """In calls for many small objects, a request that is sent again has one record."""
     with behind_proxy(CEPH, servers) as faulty:
         filesystem = faulty.client(**config).filesystem
@@ -238,7 +238,7 @@ def test_attempts(  # noqa: PLR0917 - fixtures
     action: Action | Says,
     config: dict[str, str],
     servers: Servers,
-    no_waits: None,  # noqa: ARG001
+    no_waits: None,
     reports: Reports,
     tmp_path: Path,
 ) -> None:
@@ -292,7 +292,7 @@ def test_attempts_of_broken_body(download: Download, config: dict[str, str], rep
 
 def test_attempts_of_many_deletes(
     servers: Servers,
-    no_waits: None,  # noqa: ARG001
+    no_waits: None,
     config: dict[str, str],
     reports: Reports,
 ) -> None:

@@ -109,7 +109,7 @@ def test_concurrent_put(upload: Upload) -> None:
     upload.assert_stored()
 
 
-def test_concurrent_completion(servers: Servers, tmp_path: Path, no_waits: None) -> None:  # noqa: ARG001
+def test_concurrent_completion(servers: Servers, tmp_path: Path, no_waits: None) -> None:
     """After a 409 to CompleteMultipartUpload, all parts are sent again in a new multipart upload."""
     content = content_of(5 * MIB + SMALL)
     (tmp_path / "file").write_bytes(content)
@@ -170,7 +170,7 @@ def test_one_part_fails(upload: Upload) -> None:
     upload.assert_nothing_changed()
 
 
-def test_one_part_of_create_fails(servers: Servers, tmp_path: Path, no_waits: None) -> None:  # noqa: ARG001
+def test_one_part_of_create_fails(servers: Servers, tmp_path: Path, no_waits: None) -> None:
     """If one part of an exclusive create always fails, the upload is aborted."""
     (tmp_path / "file").write_bytes(content_of(5 * MIB + SMALL))
     with behind_proxy(MINISTACK, servers) as faulty:

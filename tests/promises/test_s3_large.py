@@ -82,7 +82,7 @@ def test_create_5_1_gb(
     uploads = tmp_path / "buckets" / ".localbucket-uploads"  # the server has no listing of open uploads
     assert [path for path in uploads.rglob("*") if path.is_file()] == []
     record_property("seconds", uploaded - begun)
-    print(f"5.1 GB were uploaded in {uploaded - begun:.0f} s")  # noqa: T201 - shown by pytest -rP
+    print(f"5.1 GB were uploaded in {uploaded - begun:.0f} s")
 
 
 @pytest.mark.parametrize(("size", "operation"), [(5 * GB, "PutObject"), (LARGE, "CreateMultipartUpload")])

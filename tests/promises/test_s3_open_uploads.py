@@ -26,7 +26,7 @@ LOST = [
 
 
 @pytest.fixture(params=[CEPH, MINISTACK], ids=str)
-def faulty(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> Iterator[Faulty]:  # noqa: ARG001
+def faulty(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> Iterator[Faulty]:
     """Each S3 server behind a proxy."""
     with behind_proxy(request.param, servers) as each:
         yield each

@@ -44,7 +44,7 @@ def faulty(
     request: pytest.FixtureRequest,
     servers: Servers,
     monkeypatch: pytest.MonkeyPatch,
-    no_waits: None,  # noqa: ARG001
+    no_waits: None,
 ) -> Iterator[Faulty]:
     """Each S3 server behind a proxy, before any probe."""
     monkeypatch.setattr(capabilities, "_found", {})

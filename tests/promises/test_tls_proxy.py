@@ -70,7 +70,7 @@ def connect_proxy(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.fixture(autouse=True)
-def _no_exceptions(monkeypatch: pytest.MonkeyPatch, no_waits: None) -> None:  # noqa: ARG001
+def _no_exceptions(monkeypatch: pytest.MonkeyPatch, no_waits: None) -> None:
     for name in ("no_proxy", "NO_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
 

@@ -73,7 +73,7 @@ class Store:
 
 
 @pytest.fixture
-def store(servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Store]:  # noqa: ARG001
+def store(servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Store]:
     """An empty store whose TLS records the test controls."""
     layer = RecordLayer(certificate())
     with behind_proxy(MINISTACK_HTTPS, servers, tls=layer) as faulty:
@@ -276,7 +276,7 @@ def cloud(request: pytest.FixtureRequest) -> Cloud:
 
 
 @pytest.fixture
-def cloud_store(cloud: Cloud, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Store]:  # noqa: ARG001
+def cloud_store(cloud: Cloud, servers: Servers, tmp_path: Path, no_waits: None) -> Iterator[Store]:
     """An empty store of a cloud whose TLS records the test controls."""
     layer = RecordLayer(certificate())
     with behind_proxy(cloud, servers, tls=layer) as faulty:

@@ -264,7 +264,7 @@ ETAGS = [
 
 
 @pytest.fixture
-def losing(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> Iterator[Faulty]:  # noqa: ARG001
+def losing(request: pytest.FixtureRequest, servers: Servers, no_waits: None) -> Iterator[Faulty]:
     """S3 behind a proxy, without an object."""
     with behind_proxy(request.param, servers) as each:
         yield each
@@ -431,7 +431,7 @@ def test_status_lasts(faulty: Faulty, status: int, kind: type[StorageError]) -> 
 
 @pytest.mark.parametrize("end", [10, 26, 40, -2], ids=["status", "line", "name", "blank-line"])
 @pytest.mark.parametrize("cloud", HOSTILE_CLOUDS)
-def test_cut_head(cloud: str, end: int, no_waits: None) -> None:  # noqa: ARG001
+def test_cut_head(cloud: str, end: int, no_waits: None) -> None:
     """An answer that ends before its headers do says nothing: the request is sent again."""
     answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     replies = [Reply(raw=[answer[:end]])]

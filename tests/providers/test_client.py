@@ -47,7 +47,7 @@ BUILT_IN = [each for each in CONFIGS if each is not FourVerbs]
 def test_pickled_client(client_class: type[CloudStorageClient]) -> None:
     """A pickled client is equal to the original and keeps its configuration."""
     client = client_class(CONFIGS[client_class])
-    copy = pickle.loads(pickle.dumps(client))  # noqa: S301 - our own pickle
+    copy = pickle.loads(pickle.dumps(client))
     assert type(copy) is client_class
     assert copy == client
     assert hash(copy) == hash(client)
@@ -59,7 +59,7 @@ def test_pickled_client_in_use(client_class: type[FsspecStorageClient]) -> None:
     """A client in use can be pickled; the copy makes a filesystem of its own."""
     client = client_class(CONFIGS[client_class])
     assert client.filesystem is client.filesystem
-    copy = pickle.loads(pickle.dumps(client))  # noqa: S301 - our own pickle
+    copy = pickle.loads(pickle.dumps(client))
     assert copy == client
     assert copy.url("x") == client.url("x")
     assert copy.filesystem is not client.filesystem

@@ -284,7 +284,7 @@ def test_pickle(mode: str, rig: Rig) -> None:
         assert isinstance(text_file, io.TextIOWrapper)
         with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(text_file)
-        assert pickle.loads(pickle.dumps(opened)).path == opened.path  # noqa: S301 - our own
+        assert pickle.loads(pickle.dumps(opened)).path == opened.path
 
 
 def test_pickle_of_append(request: pytest.FixtureRequest) -> None:

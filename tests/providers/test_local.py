@@ -478,7 +478,7 @@ def test_shared(tmp_path: Path) -> None:
         other, key = filesystem.place(outside)
         assert other is not store
         assert other.url(key) == f"{store.url('').partition('://')[0]}://{outside}"
-        copy = pickle.loads(pickle.dumps(filesystem))  # noqa: S301 - our own pickle
+        copy = pickle.loads(pickle.dumps(filesystem))
         assert copy.place(inside)[0].url(copy.place(inside)[1]) == client.url("v3/a")
 
 

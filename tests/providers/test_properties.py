@@ -146,7 +146,7 @@ def test_told(kept: Kept) -> None:
     told = {name: value for name, value in kept.given.items() if name not in {"tags", "acl", "metadata"}}
     assert {name: getattr(info, name) for name in told} == told
     assert own(info.metadata) == kept.given["metadata"]
-    assert pickle.loads(pickle.dumps(info)) == info  # noqa: S301 - our own pickle
+    assert pickle.loads(pickle.dumps(info)) == info
 
 
 def test_named_and_given(kept: Kept) -> None:
@@ -438,7 +438,7 @@ def test_key_is_hidden(provider: str) -> None:
     client: Any = get_storage_client(provider, {**CUSTOMER_KEY_CONFIGS[provider], "sse_customer_key": KEY})
     shown = [repr(each) for each in (client, client.settings, client.store, client.store.__dict__, client.filesystem)]
     assert not [text for text in shown if KEY in text]
-    copy = pickle.loads(pickle.dumps(client))  # noqa: S301 - our own pickle
+    copy = pickle.loads(pickle.dumps(client))
     assert copy.settings.sse_customer_key == KEY
     with pytest.raises(ValueError, match="32 bytes") as caught:
         get_storage_client(provider, {**CUSTOMER_KEY_CONFIGS[provider], "sse_customer_key": KEY[:-4]})

@@ -169,7 +169,7 @@ def test_pickled_file(faulty: Faulty) -> None:
     with client_of(faulty).open(NAME, "rb", block_size=MIB) as file:
         file.read(1000)
         sent = len(faulty.proxy.requests)
-        with pickle.loads(pickle.dumps(file)) as again:  # noqa: S301 - our own bytes
+        with pickle.loads(pickle.dumps(file)) as again:
             assert again.tell() == 1000
             assert len(faulty.proxy.requests) == sent
             assert again.read(5000) == CONTENT[1000:6000]

@@ -231,7 +231,7 @@ def _npy() -> None:
 
 def _pickle() -> None:
     with fsspec.open(f"{ROOT}/a.pickle", "rb") as file:
-        assert len(pickle.load(file)) == 10  # noqa: S301 - our own bytes
+        assert len(pickle.load(file)) == 10
 
 
 def _safetensors(names: Sequence[int]) -> None:

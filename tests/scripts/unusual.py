@@ -11,11 +11,11 @@ import sys
 
 WHERE = sys.argv[1]
 if WHERE == "gevent":
-    import gevent.monkey  # type: ignore[import-untyped]  # it needs types-gevent
+    import gevent.monkey
 
     gevent.monkey.patch_all()
 elif WHERE == "eventlet":
-    import eventlet  # type: ignore[import-untyped]  # it publishes no types
+    import eventlet
 
     eventlet.monkey_patch()
 

@@ -191,18 +191,18 @@ def stall(sock: RecordSocket, rest: bytes) -> None:
     sock.wait()
 
 
-def fin(sock: RecordSocket, rest: bytes) -> None:  # noqa: ARG001 - a fault
+def fin(sock: RecordSocket, rest: bytes) -> None:
     """FIN between two records, without close_notify."""
     sock.end()
 
 
-def notify(sock: RecordSocket, rest: bytes) -> None:  # noqa: ARG001 - a fault
+def notify(sock: RecordSocket, rest: bytes) -> None:
     """close_notify, and FIN."""
     sock.close_notify()
     sock.end()
 
 
-def alert(sock: RecordSocket, rest: bytes) -> None:  # noqa: ARG001 - a fault
+def alert(sock: RecordSocket, rest: bytes) -> None:
     """A fatal alert."""
     sock.alert()
     sock.wait()

@@ -11,12 +11,12 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import trustme
-from tlslite.constants import KeyUpdateMessageType  # type: ignore[import-untyped]
-from tlslite.errors import BaseTLSException  # type: ignore[import-untyped]
-from tlslite.handshakesettings import HandshakeSettings  # type: ignore[import-untyped]
-from tlslite.tlsconnection import TLSConnection  # type: ignore[import-untyped]
-from tlslite.utils.keyfactory import parsePEMKey  # type: ignore[import-untyped]
-from tlslite.x509certchain import X509CertChain  # type: ignore[import-untyped]
+from tlslite.constants import KeyUpdateMessageType
+from tlslite.errors import BaseTLSException
+from tlslite.handshakesettings import HandshakeSettings
+from tlslite.tlsconnection import TLSConnection
+from tlslite.utils.keyfactory import parsePEMKey
+from tlslite.x509certchain import X509CertChain
 
 if TYPE_CHECKING:
     import ssl

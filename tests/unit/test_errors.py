@@ -66,7 +66,7 @@ def test_details(kind: type[StorageError]) -> None:
 def test_password_in_message(kind: type[StorageError]) -> None:
     """An error shows no password of a URL, also after pickling."""
     error = kind("nothing at http://user:secretpw@host:9/b", DETAILS)
-    for each in (error, pickle.loads(pickle.dumps(error))):  # noqa: S301 - our own pickle
+    for each in (error, pickle.loads(pickle.dumps(error))):
         assert str(each) == each.message == "nothing at http://user:***@host:9/b"
         assert "secretpw" not in repr(each)
 
@@ -84,7 +84,7 @@ def test_missing_details(kind: type[StorageError]) -> None:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickle(kind: type[StorageError], protocol: int) -> None:
     """An error survives pickling."""
-    copy = pickle.loads(pickle.dumps(kind("it went wrong", DETAILS), protocol))  # noqa: S301 - our own pickle
+    copy = pickle.loads(pickle.dumps(kind("it went wrong", DETAILS), protocol))
     assert type(copy) is kind
     assert str(copy) == "it went wrong"
     assert copy.details == DETAILS
@@ -98,7 +98,7 @@ def test_os_error_attributes(kind: type[OSError], number: int) -> None:
     """An error that is an OSError has errno, strerror and filename, also after pickling."""
     error = kind("it went wrong", DETAILS)
     assert (error.errno, error.strerror, error.filename) == (number, "it went wrong", "s3://models/a")
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own pickle
+    copy = pickle.loads(pickle.dumps(error))
     assert (copy.errno, copy.strerror, copy.filename) == (number, "it went wrong", "s3://models/a")
 
 

@@ -16,7 +16,7 @@ NAMES = sorted(each.stem for each in PICKLES.glob("*.pickle"))
 
 
 def load(name: str) -> Any:
-    return pickle.loads((PICKLES / f"{name}.pickle").read_bytes())  # noqa: S301 - files of this repository
+    return pickle.loads((PICKLES / f"{name}.pickle").read_bytes())  # files of this repository
 
 
 def names_of(kind: str) -> list[str]:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import mock
 
-import greenlet  # type: ignore[import-untyped]
+import greenlet
 
 from gllm_storage.errors import OURS, ObjectNotFoundError, StorageUnavailableError
 from gllm_storage.info import ObjectInfo, Stored

@@ -56,7 +56,7 @@ def test_pickled(rig: Rig) -> None:
     """A pickled file reads on."""
     with rig.client().open(NAME) as file:
         file.readline()
-        with pickle.loads(pickle.dumps(file)) as again:  # noqa: S301 - our own bytes
+        with pickle.loads(pickle.dumps(file)) as again:
             assert (again.read(), again) == (b"second\n", file)
 
 

@@ -738,6 +738,6 @@ def test_memory_of_long_stream(limit: int) -> None:
         }
         said = run_script(settings, "memory", "wb", size=512)
         server.shutdown()
-    print(f"512 MiB within {limit} MiB: grew by {said['grown']:.1f} MiB")  # noqa: T201 - shown by -rP
+    print(f"512 MiB within {limit} MiB: grew by {said['grown']:.1f} MiB")
     # The memory budget, and the need of the interpreter and its threads.
     assert said["grown"] <= limit + 24

@@ -54,7 +54,7 @@ def test_collect(client: FsspecStorageClient, local: Path, monkeypatch: pytest.M
     assert "v1/d.txt is refused" in str(error)
     assert [(each.path, each.size) for each in error.result.outcomes("transferred")] == [("b/c.bin", 7)]
     assert {each.path for each in error.result.outcomes("failed")} == {"a.bin", "d.txt"}
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    copy = pickle.loads(pickle.dumps(error))
     assert [path for path, _ in copy.failures] == [path for path, _ in error.failures]
 
 

@@ -409,7 +409,7 @@ def test_pickled_filesystem(recorder: Recorder) -> None:
     payer = {"requester_pays": "true", "project": "p"}
     config = {"bucket_name": BUCKET, "endpoint_url": recorder.url, "anonymous": "true", **payer}
     filesystem = GCSStorageClient(config).filesystem
-    again = pickle.loads(pickle.dumps(filesystem))  # noqa: S301 - bytes of this test
+    again = pickle.loads(pickle.dumps(filesystem))
     assert again.storage_options == filesystem.storage_options
     assert again.connection is not filesystem.connection
     again.info(f"{BUCKET}/a")

@@ -292,7 +292,7 @@ def downloaded(get: Callable[[str], object], folder: Path) -> bytes:
 
 
 def opened(filesystem: Any, path: str, **options: Any) -> bytes:
-    with filesystem.open(path, **options) as file, pickle.loads(pickle.dumps(file)) as again:  # noqa: S301 - a pickle of this test
+    with filesystem.open(path, **options) as file, pickle.loads(pickle.dumps(file)) as again:  # a pickle of this test
         assert again.read() == file.read()
         file.seek(0)
         found: bytes = file.read()

@@ -160,7 +160,7 @@ def stalled() -> tuple[float, float]:
     """Interrupt a write to a server that does not answer; when the write began, and when it ended."""
     release = threading.Event()
 
-    def stall(peer: Peer) -> None:  # noqa: ARG001 - it does not answer
+    def stall(peer: Peer) -> None:
         release.wait(PATIENCE)
 
     with ScriptedServer(stall) as server:
@@ -390,7 +390,7 @@ def test_second_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Connection, "await_answer", note)
 
-    def stall(peer: Peer) -> None:  # noqa: ARG001 - it does not answer
+    def stall(peer: Peer) -> None:
         signal_now(signal.SIGINT)
         awaits.wait(PATIENCE)
         time.sleep(0.2)

@@ -127,7 +127,7 @@ def test_class_name() -> None:
 def test_pickled_options() -> None:
     """A filesystem is pickled with its options."""
     options = {"endpoint_url": "http://127.0.0.1:9", "part_size": 6 * MIB, "batch_size": 7, "max_concurrency": 2}
-    loaded = pickle.loads(pickle.dumps(new_filesystem(**options)))  # noqa: S301 - bytes of this test
+    loaded = pickle.loads(pickle.dumps(new_filesystem(**options)))
     assert (loaded.endpoint_url, loaded.connection.settings.part_size, loaded.batch_size) == (
         "http://127.0.0.1:9",
         6 * MIB,
