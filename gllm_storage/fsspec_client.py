@@ -422,7 +422,7 @@ class FsspecStorageClient(CloudStorageClient):
     def presign(self, remote_path: str, *, expires: float | timedelta = 3600, method: str = "GET") -> str:
         """A URL with which anyone can read or write one object for some time, without credentials. Sends no request.
 
-        The URL is a secret: whoever has it has access.
+        The URL is a secret: it gives access to anyone.
 
         Args:
             remote_path: Path of the object, as in `upload_file`. It need not exist.

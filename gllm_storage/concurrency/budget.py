@@ -9,7 +9,7 @@ The budget counts two kinds of bytes:
   for: `try_hold` returns False when the budget is full, and the caller spills to disk or reads less ahead.
 
 For the same reason `acquire` never waits while nothing is in flight, although the bytes may then exceed the limit: only held
-bytes fill the budget at that moment. `try_hold` makes this rare, because it leaves room for one part in flight.
+bytes fill the budget at that moment. `try_hold` makes this rare, because it leaves the memory of one part in flight.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def in_flight(size: int, limit: int, stop: Stop) -> Iterator[None]:
     Args:
         size: Number of bytes.
         limit: The most bytes in use, held ones included.
-        stop: Ends the wait for room.
+        stop: Ends the wait for memory.
 
     Raises:
         TransferStopped: If the transfer was cancelled while it waited.

@@ -152,7 +152,7 @@ class PartialFile:
         try:
             allocate(self._fd, self._counts_at + _COUNT.size * len(self._counts))
         except OSError:
-            os.ftruncate(self._fd, 0)  # a full disk has given a part of the room, which others need now
+            os.ftruncate(self._fd, 0)  # a full disk has given a part of the space, which others need now
             raise
         self._write(self._counts_at, memoryview(self._counts.tobytes()))
         self._write(self.size, memoryview(_HEAD.pack(_MAGIC, self._sha256, self.size, self._step)))

@@ -96,10 +96,10 @@ class Target(Sink, Protocol):
     """Receives a complete object, and can read it back to compute its checksum."""
 
     def allocate(self, size: int) -> None:
-        """Discard the content and make room for `size` bytes.
+        """Discard the content and allocate `size` bytes.
 
         Raises:
-            StorageError: If there is not enough room.
+            StorageError: If the disk has too little space.
         """
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -117,7 +117,7 @@ class MemoryTarget:
         self.allocate(0)
 
     def allocate(self, size: int) -> None:
-        """Discard the content and make room for `size` bytes."""
+        """Discard the content and allocate `size` bytes."""
         self._buffer = io.BytesIO(bytes(size))  # its `getvalue` returns bytes without a copy; a bytearray needs one
 
     def buffer_at(self, offset: int, length: int) -> None:
@@ -158,7 +158,7 @@ class LocalTarget:
         """Reserve `size` bytes on the disk, so that a full disk is noticed before the download.
 
         Raises:
-            StorageError: If there is not enough room.
+            StorageError: If the disk has too little space.
         """
         with self.errors():
             if os.fstat(
@@ -219,7 +219,7 @@ def copy(source: Source, target: LocalTarget, progress: Callable[[int], None]) -
 
 
 def allocate(fd: int, size: int) -> None:
-    """Make room for the content of a file on the disk.
+    """Allocate disk space for the content of a file.
 
     Raises:
         OSError: If the disk is full or fails.
@@ -688,7 +688,7 @@ class Draft:
             raise
 
     def _see(self) -> None:
-        """Look for the destination, if that was put off, and take its permissions.
+        """Read the status of the destination, if that was put off, and take its permissions.
 
         Raises:
             StorageError: If it is a link, a folder or a device.

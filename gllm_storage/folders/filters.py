@@ -60,7 +60,7 @@ _PROBLEMS = {
 _POSIX_CLASS = re.compile(r"\[:\^?\w+:\]")
 """A class such as ``[:digit:]``, which Python reads as a class of these letters."""
 _FOLDERS_UNKNOWN = re.compile(r"\{[^{}]*(?:\*\*|/)[^{}]*\}|\{\{|\}\}|\{[^{}]*\{")
-"""A pattern whose folders do not follow from its text, so that files in all folders are looked at."""
+"""A pattern whose folders do not follow from its text, so that files in all folders are listed."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import ObjectNotFoundError
 from gllm_storage.gcs.errors import SDK_ERRORS, RefusedError, UnreadableAnswerError, is_transient
 from gllm_storage.gcs.requests import info_of
 from gllm_storage.info import Stored
@@ -60,10 +59,7 @@ class ExclusiveCopy:
 
     def head(self) -> ObjectInfo | None:
         """Objects: get, of the target."""
-        try:
-            return info_of(self.store.resource(self.target_key, self.details), self.store.url(self.target_key))
-        except ObjectNotFoundError:
-            return None
+        return self.store.existing(self.target_key, self.details)
 
     def write(self, write_id: str) -> Stored:
         """Copy one version of the source object.

@@ -211,6 +211,17 @@ class GCSStore(ObjectStore):
                     raise self.missing(error, details) from error
                 raise
 
+    def existing(self, key: str, details: ErrorDetails) -> ObjectInfo | None:
+        """The object that exists now; None if there is none.
+
+        Raises:
+            StorageError: If the request fails.
+        """
+        try:
+            return info_of(self.resource(key, details), self.url(key))
+        except ObjectNotFoundError:
+            return None
+
     def missing(self, error: RefusedError, details: ErrorDetails) -> ObjectNotFoundError:
         """The error for an object that does not exist.
 

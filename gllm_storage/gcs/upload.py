@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import AccessDeniedError, ErrorDetails, ObjectNotFoundError, StorageError, attempts_of
+from gllm_storage.errors import AccessDeniedError, ErrorDetails, StorageError, attempts_of
 from gllm_storage.gcs.errors import (
     SDK_ERRORS,
     RefusedError,
@@ -103,11 +103,7 @@ class GCSWrite:
 
     def head(self) -> ObjectInfo | None:
         """Objects: get."""
-        key = self._request.key
-        try:
-            return info_of(self._store.resource(key, self.details), self._store.url(key))
-        except ObjectNotFoundError:
-            return None
+        return self._store.existing(self._request.key, self.details)
 
     def write(self, write_id: str) -> Stored:
         """Send the object, with the write-id in its metadata; again if its content arrived changed or its session was lost.

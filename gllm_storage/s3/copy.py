@@ -404,10 +404,10 @@ class _CopyInParts:
             **_any({"IfNoneMatch": "*"} if self.conditional else {}),
         )
         require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
-        whole = Completed(int(self._version["ContentLength"]), [part["ETag"] for part in parts], self._write_id)
-        found = self._requests.incomplete(self._copy.target.key, "copy", answer, whole)
+        completed = Completed(int(self._version["ContentLength"]), [part["ETag"] for part in parts], self._write_id)
+        found = self._requests.incomplete(self._copy.target.key, "copy", answer, completed)
         if found is not None:
-            require_size(Stored.of(found), whole.size, self.details)
+            require_size(Stored.of(found), completed.size, self.details)
 
     def _abort(self) -> None:
         place = {**self._requests.connection.parameters("AbortMultipartUpload"), **self._place}

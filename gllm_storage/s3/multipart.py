@@ -133,8 +133,8 @@ class MultipartUpload:
             **condition,
         )
         require_any(answer, "ETag", "Location", "Key")  # Ceph 16 leaves the ETag empty
-        whole = Completed(size, [part["ETag"] for part in parts], self._metadata[WRITE_ID], checksums.encode(crc))
-        found = upload.requests.incomplete(upload.request.key, upload.request.details.operation, answer, whole)
+        completed = Completed(size, [part["ETag"] for part in parts], self._metadata[WRITE_ID], checksums.encode(crc))
+        found = upload.requests.incomplete(upload.request.key, upload.request.details.operation, answer, completed)
         if found is not None:
             upload.require_size(Stored.of(found), size)
         return upload.stored(answer, crc, size)

@@ -171,7 +171,7 @@ class S3Requests:
         except ObjectNotFoundError:
             return None
 
-    def incomplete(self, key: str, operation: str, answer: Mapping[str, Any], whole: Completed) -> ObjectInfo | None:
+    def incomplete(self, key: str, operation: str, answer: Mapping[str, Any], completed: Completed) -> ObjectInfo | None:
         """The object of a completed multipart upload, if the store has lost some of it.
 
         The ETag of most stores is computed from the parts that the object has, which is enough. If it tells nothing, as on
@@ -181,24 +181,24 @@ class S3Requests:
             key: The key.
             operation: The operation, for errors.
             answer: The answer to CompleteMultipartUpload.
-            whole: The complete object.
+            completed: The complete object.
 
         Returns:
             None if the object is complete, is another writer's, or if that is unknown.
         """
         etag = plain_etag(str(answer.get("ETag") or ""))
-        if etag and etag == etag_of_parts(whole.etags):
+        if etag and etag == etag_of_parts(completed.etags):
             return None
-        is_same = whole.checksum and whole.checksum == answer.get("ChecksumCRC64NVME")
+        is_same = completed.checksum and completed.checksum == answer.get("ChecksumCRC64NVME")
         if is_same and _is_of_object(answer.get("ChecksumType"), etag, "crc64nvme"):
             return None
         try:
             found = self.find(key, operation)
         except StorageError:
             return None  # such as credentials without read permission
-        if found is None or found.size == whole.size:
+        if found is None or found.size == completed.size:
             return None
-        is_ours = (found.metadata or {}).get(WRITE_ID) == whole.write_id or (bool(etag) and found.etag == etag)
+        is_ours = (found.metadata or {}).get(WRITE_ID) == completed.write_id or (bool(etag) and found.etag == etag)
         return found if is_ours else None
 
     def delete_version(self, key: str, stored: Stored) -> None:

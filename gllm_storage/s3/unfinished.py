@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NO_UPLOADS = {"NoSuchUpload", "NotImplemented"}
 """rclone's answer until a bucket has had an upload, and that of stores that do not list uploads."""
 _MOST_UPLOADS = 4
-"""How many unfinished uploads of one key are looked at, the newest first."""
+"""How many unfinished uploads of one key are examined, the newest first."""
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def body_in_flight(
     requests share lets some of them run into their timeouts.
 
     Raises:
-        TransferStopped: If the transfer was cancelled while it waited for room in the budget.
+        TransferStopped: If the transfer was cancelled while it waited for memory of the budget.
     """
     with in_flight(part[1], transfer.settings.memory_limit, transfer.stop):
         yield SourceBody(source, *part, check, around)

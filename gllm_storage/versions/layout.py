@@ -44,7 +44,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _PLACE = re.compile(r"[0-9a-f]{64}-(?:0|[1-9][0-9]*)")
 _SLOT = re.compile(r"[0-9]{8}")
 _MOST_FOREIGN = 1000
-"""The most keys at the beginning of a folder ``versions`` that are looked at for one of a log."""
+"""The most keys at the beginning of a folder ``versions`` that are listed to find one of a log."""
 _LONGEST_PLACE = f"{'0' * 64}-999"
 _LOG_KEY = re.compile(r"versions/[^/]+/[0-9]{8}\.json")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gllm_storage.versions.tree import TreeFile
 
 _VERSIONS = 3
-"""How many of the latest versions are looked at."""
+"""How many of the latest versions are read."""
 SMALLEST = 2**16
 """A smaller file is sent: one request, as a copy."""
 _MOST_FILES = 200_000

@@ -33,7 +33,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~/\-]*")
 """Keys that are not percent-encoded."""
 _DATES = 256
-"""Dates of answers that are remembered: the same objects are looked at again, and files of a directory have one date."""
+"""Dates of answers that are remembered: the same objects are requested again, and files of a directory have one date."""
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _PART_FIELD = re.compile("ETag|PartNumber|Checksum[A-Z0-9]+")
 _TEXT_BODIES = (bytes, bytearray, memoryview)
