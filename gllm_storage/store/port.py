@@ -180,7 +180,15 @@ def unwatched() -> Iterator[Progress]:
 
 
 class ObjectStore(ABC):
-    """The objects of one bucket."""
+    """The objects of one bucket.
+
+    Arguments that many methods have:
+
+    - `key` is the complete key of an object, and `prefix` the beginning of keys: any text, in which slashes have no meaning.
+      All keys begin with the empty prefix.
+    - `transfer` is the operation of the caller: its facts for errors, the settings, the progress, and the stop.
+    - `operation` or `details` describes the operation, for errors.
+    """
 
     provider: ClassVar[str] = ""
     """Name of the provider, for errors."""
