@@ -14,6 +14,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gllm_storage.errors import ErrorDetails, StorageError
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 LINKS = ("follow", "files", "skip", "refuse")
 """Policies for symbolic links of a local folder."""
+_SORTED = 4096
+"""The objects of a listing that are sorted in memory: 2 MiB, and five pages. So most folders of a store whose listings have
+another order are listed once."""
+_path = attrgetter("path")
 
 
 @dataclass(frozen=True)
@@ -339,7 +345,19 @@ class StoredFolder:
         """As `Folder.entries`. Folder markers are left out."""
         if self._local is not None:
             return self._local.entries(chosen)
-        return in_key_order(self._listed(chosen)) if self.sorts else self._listed(chosen)
+        return in_key_order(self._listed(chosen)) if self.sorts else self._in_order(chosen)
+
+    def _in_order(self, chosen: Chosen) -> Iterator[Entry]:
+        """The listing of a store that lists in key order. A short one is sorted, whatever the order of the store."""
+        listed, before = self._listed(chosen), None
+        first = sorted(islice(listed, _SORTED), key=_path)
+        for each in chain(first, listed):
+            if each.path == before:  # a store that lists a key twice
+                continue
+            if before is not None and each.path < before:  # texts have the order of their bytes in UTF-8
+                raise UnorderedError(self)
+            before = each.path
+            yield each
 
     def empty_markers(self, among: Container[str] | None = None) -> list[str]:
         """The keys of folder markers, which have no content, with nothing below them but such markers.
@@ -364,17 +382,11 @@ class StoredFolder:
         return sorted(empty)
 
     def _listed(self, chosen: Chosen) -> Iterator[Entry]:
-        start, before = self.store.url(self.prefix), None
+        start = self.store.url(self.prefix)
         for info in self.store.list(self.prefix):
             path = info.url.removeprefix(start)
             if not info.size and (not path or path.endswith("/")):
                 continue
-            name = path.encode()
-            if name == before:  # a store that lists a key twice
-                continue
-            if before is not None and name < before and not self.sorts:
-                raise UnorderedError(self)
-            before = name
             if chosen.takes(path):
                 yield Entry(path, info.size, nanoseconds(info.last_modified), info.etag, info.version)
 

@@ -348,6 +348,7 @@ class Mover:
                 partial(arrived.states.__setitem__, step.file.path),
                 self.manner.exclusive,
                 partial(self._facts_of, step.file, source, arrived.versions) if self.manner.preserve else None,
+                None if step.file.state is None else (step.file.size, step.file.state),
             )
             for step in batch
         ]

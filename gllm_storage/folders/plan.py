@@ -610,6 +610,15 @@ def _path_of(one: Entry | None, other: Entry | None) -> str:
     return one.path if one is not None else other.path if other is not None else ""
 
 
+def _holds_something(folder: str) -> bool:
+    """Whether a local folder exists, and is not empty."""
+    try:
+        with os.scandir(folder) as found:
+            return next(found, None) is not None
+    except OSError:
+        return os.path.isdir(folder)  # one that cannot be read
+
+
 class _Names:
     """Collects the names that are refused."""
 
@@ -620,7 +629,7 @@ class _Names:
         self._problem = self._problem_of(target)
         self._clashes = FileFolderClashes()
         local = target.local
-        self._local = local if local is not None and os.path.isdir(local.path) else None
+        self._local = local if local is not None and _holds_something(local.path) else None
         fold = None if local is None else fold_of_disk(local.path)
         self._folded = None if fold is None else FoldedClashes(fold)
         self._obstacles = Inherited[str | None](self._find_obstacle, top=None)

@@ -535,7 +535,8 @@ class _Get:
             return None
         try:
             # If the answers state no checksum, a HeadObject has to confirm the next one, too.
-            if prepared is requests.get and requests.head is not None and self._common.confirms(key):
+            is_pair = prepared is requests.get and self._item.listed is None and self._common.confirms(key)
+            if is_pair and requests.head is not None:
                 self._pair = prepared.begin_pair(key, requests.head)
                 return self._pair
             return prepared.begin(key, _NO_HEADERS)
@@ -578,7 +579,7 @@ class _Get:
             pair.close()
 
     def _take(self, content: Content, facts: _Facts, checksum: str | None, second: Answer | None) -> int | None:
-        size, requests = facts.size, self._common.requests
+        size = facts.size
         if len(content) != size or (checksum is not None and not _matches(content, checksum)):
             cause = "the content does not match its size or checksum"
             self._common.report(self._item.key, self._operation, cause, "corruption")
@@ -590,12 +591,17 @@ class _Get:
         if checksum is None and second is not None and not self._is_confirmed_by(second, facts):
             return None
         kept = self._kept(content)
-        if checksum is None and second is None and not requests.is_confirmed(self._item.key, size, facts.etag):
+        if checksum is None and second is None and not self._is_known(facts):
             # The answer may be a page of a proxy, or cut: a HeadObject has to state the same facts.
             self._unconfirmed = _Unconfirmed(facts, kept)
             return MORE
         self._end(size, kept)
         return size
+
+    def _is_known(self, facts: _Facts) -> bool:
+        """Whether a listing or an earlier HeadObject has stated the same facts."""
+        stated = facts.size, facts.etag
+        return self._item.listed == stated or self._common.requests.is_confirmed(self._item.key, *stated)
 
     def _confirm(self, answer: Answer, found: _Unconfirmed) -> int | None:
         if not self._is_confirmed_by(answer, found.facts):

@@ -162,6 +162,8 @@ class ReadItem:
         named: As in `Transfer`.
         exclusive: Whether to fail if the local file exists, atomically.
         preserved: As in `Transfer`; then `accept` gets the metadata, where the answer states them.
+        listed: Size in bytes and ETag of the object, as a listing has stated them; None if there was none. An answer that
+            states the same needs no HEAD request to confirm it.
     """
 
     key: str
@@ -171,6 +173,7 @@ class ReadItem:
     named: Callable[[os.stat_result], object] | None = None
     exclusive: bool = False
     preserved: Callable[[], Preserved] | None = None
+    listed: tuple[int, str] | None = None
 
 
 @contextmanager

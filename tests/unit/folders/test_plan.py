@@ -275,20 +275,26 @@ def test_problem(client: FsspecStorageClient, local: Path, kind: str) -> None:
     assert [path[:3] for path, _ in collected.value.failures] == ["bad"]
 
 
-def test_unordered_listing(client: FsspecStorageClient, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that lists in the order of a folder walk is sorted on this machine."""
+@pytest.mark.parametrize("most", [3, 4, 5, 100])
+def test_unordered_listing(client: FsspecStorageClient, local: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that lists in the order of a folder walk is sorted on this machine; a short listing is requested once."""
+    monkeypatch.setattr("gllm_storage.folders.entries._SORTED", most)
+    listings: list[str] = []
     for name in ("a", "a-b/x", "a.b"):
         write(local / "c" / name if name != "a" else local / "c" / "a" / "y", b"content")
     in_order = MemoryStore.list
 
     def walked(self: MemoryStore, prefix: str = "") -> Iterator[ObjectInfo]:
+        listings.append(prefix)
         return iter(sorted(in_order(self, prefix), key=lambda info: info.url.split("/")))
 
     monkeypatch.setattr(MemoryStore, "list", walked)
     client.upload_dir(local, "v1")
     urls = [info.url for info in client.list_files("v1")]
     assert urls != sorted(urls)
+    listings.clear()
     assert client.upload_dir(local, "v1").skipped == 6
+    assert len(listings) == (2 if most < 5 else 1)  # the first five are those in another order
     assert client.apply_plan(client.delete_dir("v1", dry_run=True).plan).deleted == 6
 
 

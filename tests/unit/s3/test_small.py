@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gllm_storage import get_storage_client
 from gllm_storage.concurrency.stop import Stop, TransferStopped
-from gllm_storage.errors import StorageUnavailableError
+from gllm_storage.errors import FolderError, StorageUnavailableError
 from gllm_storage.http.connecting import Server, connected
 from gllm_storage.http.pool import Exchange
 from gllm_storage.s3 import small
@@ -454,6 +455,42 @@ def test_unsent_confirmation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         filesystem_at(server.url).get(names, [str(tmp_path / name.rpartition("/")[2]) for name in names])
     assert len(kept) == len(names)
     assert max(kept) <= 8
+
+
+def listing_of(sizes: dict[str, int]) -> bytes:
+    """A listing of objects of some sizes, all with the ETag of `answer_of`."""
+    document = "<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated>"
+    for key, size in sizes.items():
+        document += f"<Contents><Key>{key}</Key><ETag>&quot;e&quot;</ETag><Size>{size}</Size></Contents>"
+    document += "</ListBucketResult>"
+    return f"HTTP/1.1 200 OK\r\nContent-Length: {len(document)}\r\n\r\n{document}".encode()
+
+
+@pytest.mark.parametrize("cut", [0, 1], ids=["complete", "cut"])
+def test_listed_objects(cut: int, tmp_path: Path) -> None:
+    """The listing of a folder confirms answers without a checksum: no HEAD request does. A cut answer differs from it."""
+    sizes = {name.decode().rpartition("/")[2]: len(content) for name, content in CONTENT.items()}
+
+    def serve(peer: Peer) -> None:
+        if b"list-type=2" in peer.head:
+            peer.send(listing_of({key: size + cut for key, size in sizes.items()}))
+        else:
+            answers(peer)
+
+    with ScriptedServer(serve) as server:
+        config = {"bucket_name": "bucket", "endpoint_url": server.url, "region_name": "us-east-1", **KEYS}
+        with contextlib.closing(get_storage_client("s3", config)) as source:
+            if cut:
+                with pytest.raises(FolderError, match="changed after the plan was made"):
+                    source.download_dir("", tmp_path)
+            else:
+                assert source.download_dir("", tmp_path).transferred == len(sizes)
+        methods = [head.split()[0] for head, _ in server.requests if b"list-type=2" not in head]
+    if cut:
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert {path.name: len(path.read_bytes()) for path in tmp_path.iterdir()} == sizes
+        assert methods == [b"GET"] * len(sizes)
 
 
 @pytest.mark.parametrize("fsync", [True, False])
