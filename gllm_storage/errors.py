@@ -454,7 +454,7 @@ class translation:
 
     Args:
         details: The facts that are known before the operation.
-        sdk_errors: The exceptions to translate.
+        sdk_errors: The exceptions to translate; or a function that returns them, if they take time to find.
         translate: Makes the error.
         answered: Adds the HTTP status, code and request id of an SDK's exception to details that lack them.
 
@@ -467,7 +467,7 @@ class translation:
     def __init__(
         self,
         details: ErrorDetails,
-        sdk_errors: tuple[type[BaseException], ...],
+        sdk_errors: tuple[type[BaseException], ...] | Callable[[], tuple[type[BaseException], ...]],
         translate: Callable[[Any, ErrorDetails], Exception],
         answered: Callable[[ErrorDetails, BaseException], ErrorDetails] | None = None,
     ) -> None:
@@ -482,13 +482,14 @@ class translation:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
             return
+        sdk_errors = self._sdk_errors() if callable(self._sdk_errors) else self._sdk_errors
         if isinstance(error, OURS):
             cause = error.__cause__
             if cause is not None and error.status is None and self._answered is not None:
                 error.details = self._answered(error.details, cause)
             redact(cause)
             complete(error, self._began)
-        elif isinstance(error, self._sdk_errors) and not is_of_user(error):
+        elif isinstance(error, sdk_errors) and not is_of_user(error):
             redact(error)
             translated = self._translate(error, self._details)
             if isinstance(translated, OURS):

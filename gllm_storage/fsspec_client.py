@@ -486,10 +486,10 @@ class FsspecStorageClient(CloudStorageClient):
         Raises:
             Exception: As `download_file`.
         """
-        path = path_of(local_path, "`open` gives a file object")
+        path, store = path_of(local_path, "`open` gives a file object"), self.store
         key = self._location.key(remote_path)
         with self._verb("download", remote_path):
-            self.store.download(key, path, self.store.transfer(key, "download", callback))
+            store.download(key, path, store.transfer(key, "download", callback))
         return Path(path)
 
     def url(self, remote_path: str) -> str:

@@ -36,7 +36,7 @@ def local_path(value: Any, verb: str) -> str:
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"the local path must be a str or a path object, not {type(value).__name__}; {verb}")
-    return require_local("the local path", os.fsdecode(os.fspath(value)))
+    return require_local("the local path", _text_of(value))
 
 
 def open_content(value: Any, transfer: Transfer) -> AbstractContextManager[Source]:
@@ -55,7 +55,7 @@ def open_content(value: Any, transfer: Transfer) -> AbstractContextManager[Sourc
         StorageError: If the file cannot be read.
     """
     if isinstance(value, (str, os.PathLike)):
-        path = require_local("the local path", os.fsdecode(os.fspath(value)))
+        path = require_local("the local path", _text_of(value))
         return open_source(path, transfer.details, sync=transfer.settings.sync_source)
     buffer = _buffer_of(value)
     if buffer is not None:
@@ -68,6 +68,10 @@ def open_content(value: Any, transfer: Transfer) -> AbstractContextManager[Sourc
         )
     fd = _fd_at_start(value)
     return _open_copy(value, transfer) if fd is None else _open_in_place(value, fd, transfer)
+
+
+def _text_of(value: str | os.PathLike[str]) -> str:
+    return value if isinstance(value, str) else os.fsdecode(os.fspath(value))
 
 
 def _buffer_of(value: Any) -> memoryview | None:

@@ -140,13 +140,15 @@ class LocalSource:
         Raises:
             StorageError: If the file ends before, or cannot be read.
         """
-        with local_errors("read", self.path, self._details):
+        try:
             data = os.pread(self._fd, length, offset)
             while len(data) < length:
                 more = os.pread(self._fd, length - len(data), offset + len(data))
                 if not more:
                     raise self._ended(offset + len(data))
                 data += more
+        except OSError as error:
+            raise local_error("read", self.path, error, self._details) from error
         return data
 
     def read_into(self, offset: int, view: memoryview) -> None:
@@ -172,8 +174,10 @@ class LocalSource:
         Raises:
             StorageError: If the file cannot be read.
         """
-        with local_errors("read", self.path, self._details):
+        try:
             return bool(os.pread(self._fd, 1, self.size)) and os.fstat(self._fd).st_size == self.size
+        except OSError as error:
+            raise local_error("read", self.path, error, self._details) from error
 
     def require_unchanged(self) -> None:
         """Check that size and modification time are those of the opened file.

@@ -29,8 +29,8 @@ import re
 import secrets
 import stat
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from gllm_storage.errors import OURS, ConflictCheckUnsupportedError, Remedy, is_of_user
 from gllm_storage.files.durability import WriteBack, libc, start_write_back, sync_file, sync_folders
@@ -39,7 +39,7 @@ from gllm_storage.files.source import CHUNK, local_error, local_errors, not_a_fi
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gllm_storage.errors import ErrorDetails
+    from gllm_storage.errors import ErrorDetails, StorageError
     from gllm_storage.files.source import Source
 
     Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -160,13 +160,14 @@ class LocalTarget:
         Raises:
             StorageError: If the disk has too little space.
         """
-        with self.errors():
-            if os.fstat(
-                self.fd
-            ).st_size:  # an empty file cut to 0 bytes counts as a replaced one: ext4 writes it when it is closed
+        try:
+            # An empty file that is cut to 0 bytes counts as a replaced one: ext4 writes it when it is closed.
+            if os.fstat(self.fd).st_size:
                 os.ftruncate(self.fd, 0)
             if size > _AT_ONCE:
                 allocate(self.fd, size)
+        except OSError as error:
+            raise self._error(error) from error
 
     def buffer_at(self, offset: int, length: int) -> None:
         """None: a file has no memory."""
@@ -177,12 +178,12 @@ class LocalTarget:
         Raises:
             StorageError: If the disk is full or fails.
         """
-        view = memoryview(data)
-        with self.errors():
-            while view:
-                written = os.pwrite(self.fd, view, offset)
-                offset += written
-                view = view[written:]
+        try:
+            done = os.pwrite(self.fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(self.fd, memoryview(data)[done:], offset + done)
+        except OSError as error:
+            raise self._error(error) from error
         if self._write_back is not None:
             self._write_back.wrote(len(data))
 
@@ -198,6 +199,9 @@ class LocalTarget:
     def errors(self) -> contextlib.AbstractContextManager[None]:
         """Translate an `OSError` about this file into a `StorageError`."""
         return local_errors("write", self.path, self._details)
+
+    def _error(self, error: OSError) -> StorageError:
+        return local_error("write", self.path, error, self._details)
 
 
 def copy(source: Source, target: LocalTarget, progress: Callable[[int], None]) -> None:
@@ -259,17 +263,7 @@ class Preserved:
             os.utime(path, ns=(self.mtime_ns, self.mtime_ns))
 
 
-@contextlib.contextmanager
-def atomic_target(
-    path: str,
-    details: ErrorDetails,
-    *,
-    exclusive: bool = False,
-    durable: bool = True,
-    named: bool = False,
-    note: Note | None = None,
-    preserved: Callable[[], Preserved] | None = None,
-) -> Iterator[LocalTarget]:
+class atomic_target:  # noqa: N801 - a context manager, used as a function; a generator costs five times as much
     """Write a local file atomically: at every moment it is either the old file or the complete new one.
 
     Args:
@@ -286,13 +280,34 @@ def atomic_target(
         ConflictCheckUnsupportedError: If `exclusive`, and the folder's filesystem has neither hard links nor `renameat2`.
         StorageError: If the destination is a folder or a device, or cannot be written.
     """
-    draft = Draft(path, details, exclusive=exclusive, durable=durable, named=named, note=note, preserved=preserved)
-    try:
-        yield draft.target
-        draft.settle()
-        draft.publish()
-    finally:
-        draft.discard()
+
+    __slots__ = ("_draft", "_make")
+
+    def __init__(
+        self,
+        path: str,
+        details: ErrorDetails,
+        *,
+        exclusive: bool = False,
+        durable: bool = True,
+        named: bool = False,
+        note: Note | None = None,
+        preserved: Callable[[], Preserved] | None = None,
+    ) -> None:
+        manner: Any = {"exclusive": exclusive, "durable": durable, "named": named, "note": note, "preserved": preserved}
+        self._make = partial(Draft, path, details, **manner)
+
+    def __enter__(self) -> LocalTarget:
+        self._draft = self._make()
+        return self._draft.as_target()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if error is None:
+                self._draft.settle()
+                self._draft.publish()
+        finally:
+            self._draft.discard()
 
 
 def rename(source: str, path: str, details: ErrorDetails, *, exclusive: bool, durable: bool = True) -> None:
@@ -436,7 +451,9 @@ def _plain_folder(folder: str) -> str:
         real = _real_folder(folder) if _OPENS_PATHS else os.path.realpath(folder)
     except (OSError, ValueError):
         return ""
-    return real if os.path.isdir(real) and real != "/" and not _has_devices(f"{real}/") else ""
+    # The kernel adds " (deleted)" to the path of a folder that is gone.
+    is_folder = os.path.isdir(real) if not _OPENS_PATHS or real.endswith(")") else True
+    return real if is_folder and real != "/" and not _has_devices(f"{real}/") else ""
 
 
 def _real_folder(folder: str) -> str:
@@ -538,15 +555,14 @@ class Draft:
             self.discard()
             raise
 
-    @cached_property
-    def target(self) -> LocalTarget:
-        """The open file."""
+    def as_target(self) -> LocalTarget:
+        """The open file, to be filled piece by piece."""
         shown = _path_of(self._fd) if self._temporary is None else self._temporary
         write_back = WriteBack(self._fd) if self._durable else None
         return LocalTarget(self._destination, shown, self._fd, self._details, write_back)
 
     def fill(self, content: Buffer) -> None:
-        """Write the complete content at once, in place of `target`.
+        """Write the complete content at once, in place of `as_target`.
 
         Raises:
             StorageError: If the disk is full or fails.

@@ -35,7 +35,7 @@ from gllm_storage.folders.entries import (
 from gllm_storage.folders.index import is_new, is_settled
 from gllm_storage.info import NO_PROPERTIES, ObjectInfo
 from gllm_storage.store.port import ReadItem, UploadItem, unwatched
-from gllm_storage.store.transfer import Progress
+from gllm_storage.store.transfer import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -625,7 +625,7 @@ class _Watched(contextlib.AbstractContextManager[Progress]):
     def __enter__(self) -> Progress:
         self._mover.require_no_failure()
         if self._inner is None:
-            return Progress()
+            return NO_PROGRESS
         try:
             return self._inner.__enter__()
         except Exception as error:  # of the callback, whatever it raises

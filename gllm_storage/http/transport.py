@@ -259,7 +259,10 @@ class Encrypted(Transport):
 
         A record that has not arrived completely does count: bytes behind the last answer may be in it.
         """
+        poll = self._poll
         try:
+            if poll is not None and not (poll.poll(0) or self._has_surplus or self._incoming.pending or self.tls.pending()):
+                return True  # mostly
             self._has_surplus = self._has_surplus or self._receives_surplus()
         except (OSError, ValueError):
             self._has_surplus = True
@@ -297,14 +300,15 @@ class Encrypted(Transport):
             self._flush()
 
     def _flush(self) -> None:
-        if self._outgoing.pending:
-            data = self._outgoing.read()
+        data = self._outgoing.read()
+        if data:
             self.leaves = True
             self._socket.sendall(data)
 
     def _feed(self) -> int:
         """Receive ciphertext; returns its length, 0 if the connection is closed."""
-        self._flush()  # a message of TLS itself, such as the reply to an update of the keys
+        if self._outgoing.pending:
+            self._flush()  # a message of TLS itself, such as the reply to an update of the keys
         count = self._socket.recv_into(self._ciphertext)
         self._incoming.write(self._ciphertext[:count])
         self.is_cut = not count

@@ -137,7 +137,8 @@ class Connection:
         left = len(body) if view is None else len(view)
         bandwidth = running_bandwidth()
         if not left or (view is not None and left <= (_SENT_WITH_HEAD if bandwidth is None else bandwidth.piece)):
-            pace(left)
+            if bandwidth is not None:
+                bandwidth.take(left)
             self._transport.send(b"".join((head, view)) if view else head, before=before_last)
             return
         self._transport.send(head, more=True)

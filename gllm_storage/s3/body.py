@@ -272,7 +272,7 @@ class ChecksumHeaders:
                 if is_repeated(error):  # then an earlier request may have been carried out, and that counts: `is_refusal`
                     set_attempts(second, attempts_of_answer(error) + attempts_of_answer(second))
                 raise
-        if digests.keys() & checksum.keys():
+        if not self.accepted.get(name) and digests.keys() & checksum.keys():
             self.accepted[name] = True
         return answer
 

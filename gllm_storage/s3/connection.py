@@ -344,7 +344,7 @@ class S3Connection:
         """URL of the endpoint."""
         return endpoint_url_of(self.client)
 
-    @property
+    @functools.cached_property
     def is_amazon(self) -> bool:
         """Whether requests go to Amazon itself."""
         return is_amazon(self.client)

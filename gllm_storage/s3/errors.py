@@ -169,8 +169,10 @@ def require_any(answer: Mapping[str, Any], *fields: str) -> None:
     Raises:
         UnreadableAnswerError: If it holds none.
     """
-    if not any(answer.get(field) for field in fields):
-        raise UnreadableAnswerError(f"its answer holds no {' or '.join(fields)}")
+    for field in fields:
+        if answer.get(field):
+            return
+    raise UnreadableAnswerError(f"its answer holds no {' or '.join(fields)}")
 
 
 def is_not_found(error: ClientError) -> bool:
@@ -207,7 +209,11 @@ def attempts_of_answer(error: ClientError) -> int:
 
 def translated(details: ErrorDetails) -> contextlib.AbstractContextManager[None]:
     """Raise errors of this library in place of botocore's."""
-    return translation(details, (*RAISED, *_parser_errors()), translate, _answered)
+    return translation(details, _raised, translate, _answered)
+
+
+def _raised() -> tuple[type[BaseException], ...]:
+    return (*RAISED, *_parser_errors())
 
 
 def _parser_errors() -> tuple[type[Exception], ...]:

@@ -137,7 +137,7 @@ class MultipartUpload:
         found = upload.requests.incomplete(upload.request.key, upload.request.details.operation, answer, completed)
         if found is not None:
             upload.require_size(Stored.of(found), size)
-        return upload.stored(answer, crc, size)
+        return upload.stored(answer, checksums.encode(crc), size)
 
     def _send_range(self, number: int, offset: int, length: int) -> tuple[dict[str, Any], int]:
         upload = self._upload

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import mimetypes
-import secrets
 import threading
 import time
 from collections import deque
@@ -32,6 +31,7 @@ from gllm_storage.s3.requests import checksum_in
 from gllm_storage.s3.upload import write_parameters
 from gllm_storage.store import checksums
 from gllm_storage.store.checksums import CHECKSUM, WRITE_ID
+from gllm_storage.store.create import new_write_id
 from gllm_storage.store.port import unwatched
 from gllm_storage.store.retry import s3_requests
 
@@ -397,7 +397,8 @@ class _Common:
 
     def content_type(self, key: str, path: str) -> str | None:
         """The content type that the key suggests, or else the name of the local file; as `guess_content_type`."""
-        return self._type_of(key) or self._type_of(path)
+        found = self._type_of(key)
+        return found if found or path.rpartition("/")[2] == key.rpartition("/")[2] else self._type_of(path)
 
     def _type_of(self, name: str) -> str | None:
         # The type follows from the name behind the first dot of the last segment, unless the name is a URL to `mimetypes`.
@@ -468,7 +469,7 @@ class _Put:
             return None
         digests = common.checksum_headers
         crc = checksums.encode(checksums.crc64nvme(data))
-        headers = {_WRITE_ID: secrets.token_hex(16)}
+        headers = {_WRITE_ID: new_write_id()}
         if not common.keeps_checksum:
             headers[_CHECKSUM] = f"{crc}-{len(data)}"
         if digests.accepted.get("put_object") is not False and "put_object" not in digests.demand_md5:

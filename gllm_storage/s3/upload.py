@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from botocore.exceptions import ClientError
 
+from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ObjectExistsError, StorageError, note_attempts
 from gllm_storage.files.source import CHUNK
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
-    from gllm_storage.concurrency.stop import Stop
     from gllm_storage.errors import ErrorDetails
     from gllm_storage.files.source import Source
     from gllm_storage.info import ObjectInfo, ObjectProperties
@@ -144,8 +144,13 @@ class S3Upload:
 
     def metadata(self, write_id: str) -> dict[str, str]:
         """The user metadata: the caller's, the write-id, and the CRC if it is known."""
-        kept = {} if self.crc is None else {CHECKSUM: f"{checksums.encode(self.crc)}-{self.request.source.size}"}
+        kept = {} if self.checksum is None else {CHECKSUM: f"{self.checksum}-{self.request.source.size}"}
         return {**(self.request.options.get("Metadata") or {}), **kept, WRITE_ID: write_id}
+
+    @cached_property
+    def checksum(self) -> str | None:
+        """The CRC as a text, if it is known."""
+        return None if self.crc is None else checksums.encode(self.crc)
 
     def with_crc(self) -> S3Upload:
         """The same upload with the CRC of its content, which goes into the metadata and so has to be known first.
@@ -184,12 +189,11 @@ class S3Upload:
         if not is_checked and self.requests.find(request.key, request.details.operation) is not None:
             raise exists_error(request.details)
 
-    def stored(self, answer: Mapping[str, Any], crc: int, size: int) -> Stored:
-        """The stored object of that size, from the answer to the request that made it."""
+    def stored(self, answer: Mapping[str, Any], checksum: str, size: int) -> Stored:
+        """The stored object of that size and CRC, from the answer to the request that made it."""
         etag = plain_etag(str(answer.get("ETag") or "")) or None
         url = f"s3://{self.requests.bucket}/{self.request.key}"
-        checksum = f"crc64nvme:{checksums.encode(crc)}"
-        return Stored(url, size, etag, answer.get("VersionId"), checksum)
+        return Stored(url, size, etag, answer.get("VersionId"), f"crc64nvme:{checksum}")
 
     def require_size(self, stored: Stored, size: int) -> Stored:
         """Check the size of the stored object; see `store.create.require_size`.
@@ -283,7 +287,7 @@ class S3Write:
     def _new_attempt(self, write_id: str) -> Attempt:
         self._upload = self._upload.with_crc()  # now, and not before: the HEAD request may have made it unnecessary
         self._attempts += 1
-        metadata, stop = self._upload.metadata(write_id), self._upload.request.transfer.attempt().stop
+        metadata, stop = self._upload.metadata(write_id), Stop(self._upload.request.transfer.stop)
         if not self._upload.plan.multipart:
             return PutUpload(self._upload, metadata, stop)
         # After a conflict S3 wants a new upload with all its parts.
@@ -333,6 +337,7 @@ class PutUpload:
         progress = upload.request.transfer.progress
         with self._body() as (body, crc):
             upload.require_same(crc)
+            checksum = upload.checksum or checksums.encode(crc)
             parameters = {
                 **connection.parameters("PutObject"),
                 **write_parameters(upload.request.options),
@@ -342,10 +347,10 @@ class PutUpload:
                 "Metadata": dict(self._metadata),
             }
             if source.size > upload.settings.multipart_threshold:
-                stored = self._send_large(body, crc, parameters)
+                stored = self._send_large(body, checksum, parameters)
             else:
-                answer = self._send(connection.client, body, crc, parameters, upload.settings.max_attempts)
-                stored = upload.stored(answer, crc, source.size)
+                answer = self._send(connection.client, body, checksum, parameters, upload.settings.max_attempts)
+                stored = upload.stored(answer, checksum, source.size)
         progress(source.size)
         return stored
 
@@ -355,7 +360,7 @@ class PutUpload:
             return contextlib.nullcontext((upload.content, upload.crc))
         return body_of(source, 0, source.size, upload.settings, self._stop, progress=upload.request.transfer.progress)
 
-    def _send_large(self, body: Body, crc: int, parameters: Mapping[str, Any]) -> Stored:
+    def _send_large(self, body: Body, checksum: str, parameters: Mapping[str, Any]) -> Stored:
         """Send a large object once, and again at most once.
 
         A HEAD request precedes the second time: the answer may be the only thing that was lost.
@@ -368,7 +373,8 @@ class PutUpload:
             attempt += 1
             client = upload.requests.connection.patient_client(upload.request.source.size)
             try:
-                return upload.stored(self._send(client, body, crc, parameters, 1), crc, upload.request.source.size)
+                answer = self._send(client, body, checksum, parameters, 1)
+                return upload.stored(answer, checksum, upload.request.source.size)
             except (ClientError, *TRANSIENT_EXCEPTIONS) as error:
                 if isinstance(error, ClientError):
                     set_attempts(error, attempt)
@@ -394,12 +400,12 @@ class PutUpload:
                 return Stored.of(found)
         return None
 
-    def _send(self, client: S3Client, body: Body, crc: int, parameters: Mapping[str, Any], limit: int) -> Any:
+    def _send(self, client: S3Client, body: Body, checksum: str, parameters: Mapping[str, Any], limit: int) -> Any:
         details = self._upload.request.details
         send = partial(
             self._upload.requests.connection.checksum_headers.call,
             client.put_object,
-            {"ChecksumCRC64NVME": checksums.encode(crc)},
+            {"ChecksumCRC64NVME": checksum},
             details,
             **parameters,
             Body=body,

@@ -8,6 +8,7 @@ metadata along when it copies or appends; `kept_checksum` and `MD5_UNDERSCORED` 
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import zlib
 from functools import cache
@@ -108,7 +109,7 @@ def fold(parts: Iterable[tuple[int, int]], algorithm: str) -> int:
 
 def encode(checksum: int, algorithm: str = "crc64nvme") -> str:
     """Encode a CRC as S3 does: base64 of its big-endian bytes."""
-    return base64.b64encode(checksum.to_bytes(_WIDTH[algorithm], "big")).decode()
+    return binascii.b2a_base64(checksum.to_bytes(_WIDTH[algorithm], "big"), newline=False).decode()
 
 
 def is_well_formed(value: str, algorithm: str) -> bool:

@@ -24,7 +24,7 @@ the abort: by then nothing is in progress any more.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -163,7 +163,7 @@ def write_object(
 
 def new_write_id() -> str:
     """A write-id that no other write has."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def exists_error(details: ErrorDetails) -> ObjectExistsError:

@@ -121,8 +121,10 @@ class _GetFirstReader(ObjectReader):
 
 
 def _body_of(answer: FullAnswer, buffer: memoryview | None) -> Generator[bytes | memoryview, None, None]:
-    with contextlib.closing(answer):
+    try:
         yield from answer.chunks(buffer)
+    finally:
+        answer.close()
 
 
 @dataclass(frozen=True)

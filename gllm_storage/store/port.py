@@ -39,7 +39,7 @@ from gllm_storage.files.target import Draft, atomic_target, rename, scratch_targ
 from gllm_storage.info import directly_in
 from gllm_storage.store.create import exists_error
 from gllm_storage.store.download import fetch_object, read_object
-from gllm_storage.store.transfer import Progress, Transfer
+from gllm_storage.store.transfer import NO_PROGRESS, Progress, Transfer, progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -179,7 +179,7 @@ class ReadItem:
 @contextmanager
 def unwatched() -> Iterator[Progress]:
     """The `watch` of an item that reports to no callback."""
-    yield Progress()
+    yield NO_PROGRESS
 
 
 class ObjectStore(ABC):
@@ -376,7 +376,7 @@ class ObjectStore(ABC):
             callback: Receives the size in bytes, and the bytes as they move; see `Progress`.
             stop: Cancels the transfer; by default the stop of this thread's work.
         """
-        progress = callback if isinstance(callback, Progress) else Progress(callback)
+        progress = callback if isinstance(callback, Progress) else progress_of(callback)
         details = self.details(key, operation)
         return Transfer(details, self.settings, progress=progress, stop=stop or Stop(running_stop()))
 
@@ -852,7 +852,7 @@ class ObjectStore(ABC):
         with tempfile.TemporaryDirectory(prefix="gllm-storage-") as folder:
             draft = Draft(os.path.join(folder, "content"), details, durable=False, named=True)
             try:
-                yield draft.target
+                yield draft.as_target()
             finally:
                 draft.discard()
 

@@ -110,6 +110,28 @@ class Progress:
         self(self._size)
 
 
+class _NoProgress(Progress):
+    """Reports nothing, and counts nothing: many transfers share it."""
+
+    def expect(self, size: int) -> None:
+        """Ignore the size."""
+
+    def __call__(self, moved: int) -> None:
+        """Ignore the bytes."""
+
+    def finish(self) -> None:
+        """Ignore the end."""
+
+
+NO_PROGRESS: Progress = _NoProgress()
+"""The progress of a transfer without a callback."""
+
+
+def progress_of(callback: Callback | Callable[[int], object] | None) -> Progress:
+    """The progress that reports to a callback; as `Progress`."""
+    return NO_PROGRESS if callback is None else Progress(callback)
+
+
 def _any_version(version: ObjectInfo) -> None:
     """Accept every version."""
 
@@ -137,7 +159,7 @@ class Transfer:
 
     details: ErrorDetails
     settings: TransferSettings
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = NO_PROGRESS
     stop: Stop = field(default_factory=Stop)
     accept: Callable[[ObjectInfo], object] = _any_version
     stored: Callable[[Stored], object] = _not_noted

@@ -109,7 +109,7 @@ class Operation:
                 continue
             location, place = self._places.get(name, ("", ""))
             if location == "header":
-                headers[place] = _text(value)
+                headers[place] = value if isinstance(value, str) else _text(value)
             elif location == "headers":
                 headers.update(_prefixed(place, value))
             elif location == "querystring":
