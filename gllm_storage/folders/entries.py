@@ -496,11 +496,12 @@ def _is_utf8(path: str) -> bool:
 
 _SECOND = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def nanoseconds(moment: datetime | None) -> int | None:
     """A time in nanoseconds since 1970, exactly."""
-    return None if moment is None else (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND * 1000
 
 
 def moment_of(modified_ns: int | None) -> datetime | None:

@@ -66,7 +66,7 @@ def read_listing(document: bytes) -> dict[str, Any]:
         root = parser.close()
     except ET.ParseError as error:
         raise ValueError(f"the document is not XML: {error}") from error
-    found = _structure(root, FIELDS)
+    found = _structure(root, FIELDS, root.tag.rfind("}") + 1)
     if found.get("EncodingType") == "url":
         _decode(found, _ENCODED)
         for entries, field in _ENCODED_BELOW:
@@ -75,27 +75,37 @@ def read_listing(document: bytes) -> dict[str, Any]:
     return found
 
 
-def _structure(node: Element, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _structure(node: Element, fields: Mapping[str, Any], cut: int) -> dict[str, Any]:
+    """The values of some elements below a node.
+
+    Args:
+        node: The node.
+        fields: The elements, as in `FIELDS`.
+        cut: Length of the namespace in the tag of the root, which most elements have, too.
+    """
     found: dict[str, Any] = {}
     for each in node:
-        name = each.tag[each.tag.rfind("}") + 1 :]
+        name = each.tag[cut:]
         kind = fields.get(name)
+        if kind is None:
+            name = each.tag[each.tag.rfind("}") + 1 :]
+            kind = fields.get(name)
         if kind is None:
             continue
         if isinstance(kind, list):
-            found.setdefault(name, []).append(_value(each, name, kind[0]))
+            found.setdefault(name, []).append(_value(each, name, kind[0], cut))
         elif name in found:
             raise ValueError(f"the element {name} occurs twice")
         elif kind == "string" and not len(each):  # most of them
             found[name] = each.text or ""
         else:
-            found[name] = _value(each, name, kind)
+            found[name] = _value(each, name, kind, cut)
     return found
 
 
-def _value(node: Element, name: str, kind: Any) -> Any:
+def _value(node: Element, name: str, kind: Any, cut: int) -> Any:
     if isinstance(kind, dict):
-        return _structure(node, kind)
+        return _structure(node, kind, cut)
     if len(node):
         raise ValueError(f"the element {name} has elements")
     if name == "IsTruncated":
