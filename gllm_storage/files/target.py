@@ -679,10 +679,12 @@ class Draft:
         for _ in range(_CREATE_ATTEMPTS):
             # The name first, since its folder mostly exists. Several attempts, since another download into the same new
             # folder may fail and remove the folder between the two steps.
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 self._link_unnamed()
+            except FileNotFoundError:
+                _make_folders(os.path.dirname(self._destination), self._created)
+            else:
                 return
-            _make_folders(os.path.dirname(self._destination), self._created)
         self._link_unnamed()
 
     def _link_unnamed(self) -> None:
@@ -729,9 +731,11 @@ class Draft:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
+        try:
+            if fd >= 0:
                 os.close(fd)
+        except OSError:  # the file has its name, or gets none: `_flush` has reported what counts
+            pass
         if self._created:
             _remove_folders(self._created)
 
