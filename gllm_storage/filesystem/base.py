@@ -357,7 +357,7 @@ class StoreFileSystem(AsyncFileSystem):
     async def _put_file(
         self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
     ) -> None:
-        if os.path.isdir(lpath):  # noqa: ASYNC240 - a recursive put names folders as well, which buckets do not have
+        if os.path.isdir(lpath):  # a recursive put names folders as well, which buckets do not have
             is_create(mode)
             return
         told = callback or DEFAULT_CALLBACK
@@ -424,7 +424,7 @@ class StoreFileSystem(AsyncFileSystem):
         self._download(rpath, lpath, callback, Stop(running_stop()), kwargs)
 
     async def _get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
-        if os.path.isdir(lpath):  # noqa: ASYNC240 - a recursive get names folders as well
+        if os.path.isdir(lpath):  # a recursive get names folders as well
             return
         told = callback or DEFAULT_CALLBACK
         await self._in_thread(lambda stop: self._download(rpath, lpath, told, stop, kwargs))
@@ -604,9 +604,9 @@ class StoreFileSystem(AsyncFileSystem):
             return
         await self._require_exact(rpath, recursive=recursive)
         pairs = await plan_get(self, rpath, lpath, recursive=recursive, maxdepth=maxdepth)
-        folders = [source for source, target in pairs if source.endswith("/") and os.path.isdir(target)]  # noqa: ASYNC240 - local
+        folders = [source for source, target in pairs if source.endswith("/") and os.path.isdir(target)]
         await self._in_thread(lambda stop: self._require_markers(folders, stop))
-        pairs = [pair for pair in pairs if not os.path.isdir(pair[1])]  # noqa: ASYNC240 - local
+        pairs = [pair for pair in pairs if not os.path.isdir(pair[1])]
         callback.set_size(len(pairs))
         watched = Watched(callback)
         places = [self._place(source) for source, _ in pairs]

@@ -54,7 +54,7 @@ async def plan_put(filesystem: Any, lpath: Any, rpath: Any, *, recursive: bool, 
     if isinstance(lpath, list) and isinstance(rpath, list) and not any(map(os.path.isdir, lpath)):
         return list(zip(lpath, rpath, strict=False))
     planner: Any = _Planner(filesystem)
-    await AsyncFileSystem._put(planner, lpath, rpath, recursive=recursive, maxdepth=maxdepth)  # noqa: SLF001 - fsspec's rules
+    await AsyncFileSystem._put(planner, lpath, rpath, recursive=recursive, maxdepth=maxdepth)
     return list(planner.pairs)
 
 
@@ -65,14 +65,14 @@ async def plan_get(filesystem: Any, rpath: Any, lpath: Any, *, recursive: bool, 
             os.makedirs(folder, exist_ok=True)
         return list(zip(rpath, lpath, strict=False))
     planner: Any = _Planner(filesystem)
-    await AsyncFileSystem._get(planner, rpath, lpath, recursive=recursive, maxdepth=maxdepth)  # noqa: SLF001 - fsspec's rules
+    await AsyncFileSystem._get(planner, rpath, lpath, recursive=recursive, maxdepth=maxdepth)
     return list(planner.pairs)
 
 
 async def plan_copy(filesystem: Any, path1: Any, path2: Any, *, recursive: bool, maxdepth: int | None) -> list[Pair]:
     """The pairs of fsspec's `copy`: objects, and where they go. Folders, which no object store has, are among them."""
     planner: Any = _Planner(filesystem)
-    await AsyncFileSystem._copy(planner, path1, path2, recursive=recursive, maxdepth=maxdepth)  # noqa: SLF001 - fsspec's rules
+    await AsyncFileSystem._copy(planner, path1, path2, recursive=recursive, maxdepth=maxdepth)
     return list(planner.pairs)
 
 

@@ -68,12 +68,12 @@ OPTIONS = frozenset(
 )
 """The options of `connection_of` that gcsfs does not have."""
 
-_TOKEN_CACHE = ".gcs_tokens"  # noqa: S105 - a file name
+_TOKEN_CACHE = ".gcs_tokens"
 _KEY_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OSError)
 """Exceptions of google-auth for a key file that is not one, beside its own."""
 _USER_FIELDS = ("refresh_token", "client_secret", "client_id")
-_TOKEN_INFO = "https://oauth2.googleapis.com/tokeninfo"  # noqa: S105 - a URL
+_TOKEN_INFO = "https://oauth2.googleapis.com/tokeninfo"
 _TOKEN_INFO_SECONDS = 10
 _SHORTEST_LIFE = 300
 """Seconds for which an access token must be valid."""
@@ -306,7 +306,7 @@ def _account_of(token: Any, connection: GCSConnection) -> Account:
     """
     if token is None:
         return _first_account(connection)
-    if token == "browser":  # noqa: S105 - the name of a method
+    if token == "browser":
         raise ValueError("token='browser' is not supported; log in by: gcloud auth application-default login")
     if isinstance(token, str) and token in _METHODS:
         return _METHODS[token](connection)
@@ -433,7 +433,7 @@ def _of_mapping(info: Any, scopes: list[str]) -> Credentials:
             refresh_token=info["refresh_token"],
             client_secret=info["client_secret"],
             client_id=info["client_id"],
-            token_uri="https://oauth2.googleapis.com/token",  # noqa: S106 - a URL
+            token_uri="https://oauth2.googleapis.com/token",
         )
         return of_user
     return of_service

@@ -29,9 +29,9 @@ def guard(client: S3Client, min_throughput: float, read_timeout: float | None) -
     Raises:
         AttributeError: If botocore has moved the parts that this needs.
     """
-    endpoint = client._endpoint  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no other way
+    endpoint = client._endpoint  # type: ignore[attr-defined]
     session = endpoint.http_session
-    pools = session._pool_classes_by_scheme  # noqa: SLF001 - as above
+    pools = session._pool_classes_by_scheme
     pools.update(guarded_pools(min_throughput, read_timeout, pools))
     send = session.send
 
@@ -41,7 +41,7 @@ def guard(client: S3Client, min_throughput: float, read_timeout: float | None) -
         return answer
 
     session.send = checked_send
-    endpoint._response_parser_factory = _Parsers(endpoint._response_parser_factory)  # noqa: SLF001 - as above
+    endpoint._response_parser_factory = _Parsers(endpoint._response_parser_factory)
 
 
 class StrictParser:
@@ -53,12 +53,12 @@ class StrictParser:
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser
-        handle_boolean = parser._handle_boolean  # noqa: SLF001 - botocore has no other way
+        handle_boolean = parser._handle_boolean
 
         def checked_boolean(shape: Any, found: Any) -> bool:
             return truth_of(found.text) if shape.name == "IsTruncated" else bool(handle_boolean(shape, found))
 
-        parser._handle_boolean = checked_boolean  # noqa: SLF001 - as above
+        parser._handle_boolean = checked_boolean
 
     def parse(self, *args: Any) -> dict[str, Any]:
         """Parse an answer.

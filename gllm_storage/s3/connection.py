@@ -165,7 +165,7 @@ class Endpoint:
 
     def _boto_client(self, session: Any) -> S3Client:
         """A new boto3 client of a session of boto3."""
-        from botocore import UNSIGNED  # noqa: PLC0415 - as boto3
+        from botocore import UNSIGNED
         from botocore.config import Config  # as boto3
 
         options = {**_CLIENT_DEFAULTS, "max_pool_connections": self.pool_size, **self.config_options}
@@ -199,7 +199,7 @@ class Endpoint:
         return dataclasses.replace(self, config_options=options, engine="boto3").make_client()
 
     def _guard(self, client: S3Client) -> None:
-        from gllm_storage.s3.answers import guard  # noqa: PLC0415 - it imports botocore's parsers
+        from gllm_storage.s3.answers import guard  # it imports botocore's parsers
 
         config: Any = client.meta.config
         try:
@@ -222,7 +222,7 @@ class Endpoint:
         """The direct client over a boto3 client."""
         from botocore.credentials import Credentials  # with boto3
 
-        from gllm_storage.s3.http.client import BotoAccess  # noqa: PLC0415 - the import may fail
+        from gllm_storage.s3.http.client import BotoAccess  # the import may fail
 
         client = self._boto_client(session)
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -235,7 +235,7 @@ class Endpoint:
         return self._direct_client(BotoAccess(client, credentials, is_amazon(client)), lambda: client)
 
     def _direct_client(self, access: Access, make_boto: Callable[[], S3Client]) -> S3Client:
-        from gllm_storage.s3.http.client import DirectClient  # noqa: PLC0415 - the import may fail
+        from gllm_storage.s3.http.client import DirectClient  # the import may fail
 
         made: Any = DirectClient(
             access,
@@ -257,7 +257,7 @@ def _require_printable(credentials: Any) -> None:
         botocore.exceptions.CredentialRetrievalError: If one has a control character.
     """
     from botocore.credentials import Credentials  # with boto3
-    from botocore.exceptions import CredentialRetrievalError  # noqa: PLC0415 - with boto3
+    from botocore.exceptions import CredentialRetrievalError
 
     if type(credentials) is not Credentials:
         return
@@ -544,7 +544,7 @@ def _is_unsent(body: Any, response: Any) -> bool:
     """
     if response is None or not isinstance(body, (FileSection, ViewSection)):
         return False
-    import urllib3  # noqa: PLC0415 - boto3 has imported it
+    import urllib3
 
     answer, _ = response
     is_real = isinstance(getattr(answer, "raw", None), urllib3.HTTPResponse)

@@ -78,15 +78,15 @@ def _by_botocore(status: int, headers: Mapping[str, str], body: bytes) -> dict[s
 
 @cache
 def _parser() -> Any:
-    from botocore.parsers import create_parser  # noqa: PLC0415 - see above
+    from botocore.parsers import create_parser
 
-    from gllm_storage.s3.answers import StrictParser  # noqa: PLC0415 - it imports botocore's parsers
+    from gllm_storage.s3.answers import StrictParser  # it imports botocore's parsers
 
     return StrictParser(create_parser("rest-xml"))
 
 
 def _phrase(status: int) -> str:
-    from http import HTTPStatus  # noqa: PLC0415 - it takes 1 ms to import, and most processes see no error
+    from http import HTTPStatus  # it takes 1 ms to import, and most processes see no error
 
     try:
         return HTTPStatus(status).phrase

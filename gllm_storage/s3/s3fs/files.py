@@ -51,7 +51,7 @@ class _Appending:
     def __init__(self, file: _S3File) -> None:
         self._file = file
         # s3fs publishes from the finalizer as well, which may run before the one of `S3Appender`.
-        file._unclosable = True  # noqa: SLF001 - fsspec's own flag, which its `close` obeys
+        file._unclosable = True  # fsspec's flag, which its `close` obeys
 
     def write(self, data: ReadableBuffer) -> int:
         return int(self._file.write(data))
@@ -66,7 +66,7 @@ class _Appending:
         return bool(self._file.seekable())
 
     def commit(self) -> Stored:
-        self._file._unclosable = False  # noqa: SLF001 - as above
+        self._file._unclosable = False
         self._file.close()
         return Stored(f"s3://{self._file.path}", self.tell())
 

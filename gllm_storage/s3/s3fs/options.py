@@ -26,8 +26,8 @@ class SharedInstances(type(S3FileSystem)):  # type: ignore[misc]  # fsspec gives
 
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "_latest" and cls._cache is S3FileSystem._cache:  # noqa: SLF001 - fsspec's own, for its metaclass
-            S3FileSystem._latest = value  # noqa: SLF001 - as above
+        if name == "_latest" and cls._cache is S3FileSystem._cache:  # fsspec's own, for its metaclass
+            S3FileSystem._latest = value
 
 
 def known_options() -> set[str]:
@@ -88,7 +88,7 @@ def client_options_of(session: AioSession | None) -> tuple[str | None, dict[str,
         return None, {}
     chosen = session.instance_variables()
     options = {"region_name": chosen["region"]} if chosen.get("region") else {}
-    credentials = session._credentials  # noqa: SLF001 - set by set_credentials; the public method needs a loop
+    credentials = session._credentials  # set by set_credentials; the public method needs a loop
     if type(credentials) is AioCredentials:
         options |= {
             "aws_access_key_id": credentials.access_key,
