@@ -280,6 +280,24 @@ class Rig:
         """The key of a remote path of `client`."""
         return f"{self.prefix}/{remote_path}"
 
+    @property
+    def boto3(self) -> Boto3Client:
+        """The second client of an S3 server."""
+        assert isinstance(self.second, Boto3Client)
+        return self.second
+
+    @property
+    def google(self) -> GoogleClient:
+        """The second client of a GCS server."""
+        assert isinstance(self.second, GoogleClient)
+        return self.second
+
+    @property
+    def microsoft(self) -> MicrosoftClient:
+        """The second client of an Azure server."""
+        assert isinstance(self.second, MicrosoftClient)
+        return self.second
+
     def keys(self) -> list[str]:
         """The second client's listing below this test's prefix, as remote paths."""
         start = f"{self.prefix}/"

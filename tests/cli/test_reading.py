@@ -136,7 +136,7 @@ def test_cat_mismatch(servers: Servers) -> None:
     """Data that does not match the stored checksum is an error after the last byte."""
     rig = server_rig("ceph", servers.s3("ceph"))
     kept = {"gllm-crc64nvme": "AAAAAAAAAAA=-3"}
-    rig.second.client.put_object(Bucket=BUCKET, Key=rig.key("bad"), Body=b"bad", Metadata=kept)  # type: ignore[attr-defined]
+    rig.boto3.client.put_object(Bucket=BUCKET, Key=rig.key("bad"), Body=b"bad", Metadata=kept)
 
     done = run("cat", url_of(rig, "bad"), env=environment(rig))
 

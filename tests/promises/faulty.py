@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from gllm_storage.store import checksums, retry
 from gllm_storage.store.checksums import CHECKSUM
 from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Delay, Fault, FaultProxy, Match, RequestLog, StallBody
-from tests.rig import BUCKET, MIB, TRAITS, Boto3Client, Rig, new_prefix, server_rig
+from tests.rig import BUCKET, MIB, TRAITS, Rig, new_prefix, server_rig
 from tests.servers.process import Certificate, make_certificate
 
 if TYPE_CHECKING:
@@ -333,8 +333,7 @@ class Faulty:
     @property
     def boto3(self) -> S3Client:
         """The boto3 client of the second client (S3 only)."""
-        assert isinstance(self.rig.second, Boto3Client)
-        return self.rig.second.client
+        return self.rig.boto3.client
 
     def get(self, name: str = NAME) -> bytes:
         """Read an object with the second client."""

@@ -27,7 +27,7 @@ def on(cases: list[UploadCase]) -> pytest.MarkDecorator:
 
 def stage(upload: Upload, block: str) -> None:
     """Stage a block for the same blob, as a writer that was killed before its commit."""
-    container = upload.faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+    container = upload.faulty.rig.microsoft.container
     container.get_blob_client(upload.faulty.rig.key(NAME)).stage_block(block, b"of a writer that was killed")
 
 
@@ -74,7 +74,7 @@ def test_blocks_of_another_tool(upload: Upload, length: int) -> None:
 def test_folder_of_namespace(servers: Servers, tmp_path: Path, no_waits: None) -> None:
     """A folder of a hierarchical namespace is not an object."""
     with behind_proxy(AZURE, servers) as faulty:
-        container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+        container = faulty.rig.microsoft.container
         container.upload_blob(faulty.rig.key("v1"), b"", metadata={"hdi_isfolder": "true"})
         faulty.put(b"x")
         client = faulty.client()

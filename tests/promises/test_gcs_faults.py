@@ -166,7 +166,7 @@ def test_packed_content(servers: Servers, tmp_path: Path, no_waits: None) -> Non
     """Content that is stored gzip-encoded is downloaded as stored, without decompression."""
     packed = gzip.compress(b"a" * 5 * MIB + content_of(2 * MIB))
     with behind_proxy(GCS, servers) as faulty:
-        blob = faulty.rig.second.bucket.blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
+        blob = faulty.rig.google.bucket.blob(faulty.rig.key(NAME))
         blob.content_encoding = "gzip"
         blob.upload_from_string(packed)
         assert faulty.client().download_file(NAME, tmp_path / "a").read_bytes() == packed

@@ -81,7 +81,7 @@ def inject_length(faulty: Faulty, length: int) -> None:
         return
     headers: tuple[tuple[str, str], ...]
     if faulty.cloud.provider == "azure":
-        etag = faulty.rig.second.container.get_blob_client(key).get_blob_properties().etag  # type: ignore[attr-defined]
+        etag = faulty.rig.microsoft.container.get_blob_client(key).get_blob_properties().etag
         headers = (
             ("ETag", f'"{etag}"'),
             ("x-ms-blob-type", "BlockBlob"),

@@ -116,7 +116,7 @@ def test_maxdepth(rig: Rig, tree: tuple[Any, str], tmp_path: Path) -> None:
 def test_rm_hierarchical(servers: Servers) -> None:
     """A recursive `rm` deletes the folders of a hierarchical namespace on Azure, which are blobs with a mark."""
     rig = server_rig("azurite", servers.get("azurite"))
-    container: Any = rig.second.container  # type: ignore[attr-defined]  # Azure's
+    container: Any = rig.microsoft.container
     for name in ("f", "f/g", "f/empty"):
         container.upload_blob(rig.key(name), b"", metadata={"hdi_isfolder": "true"})
     rig.second.put(rig.key("f/g/a"), b"a")

@@ -79,7 +79,7 @@ def mark_folders(rig: Rig) -> None:
     keys = list(rig.client().store.list_keys(rig.prefix))
     for folder in {key[: end.start()] for key in keys for end in re.finditer("/", key) if end.start() > len(rig.prefix)}:
         if rig.provider == "azure":
-            container = rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+            container = rig.microsoft.container
             container.upload_blob(folder, b"", metadata={"hdi_isfolder": "true"}, overwrite=True)
         else:
             rig.second.put(f"{folder}/", b"")
@@ -342,8 +342,9 @@ def test_wrong_part(servers: Servers, tmp_path: Path) -> None:
     version = versions.publish(rig.client(), write(tmp_path / "1", {"large": LARGE}), MODEL, version="v0")
     versions.delete_version(rig.client(), MODEL, "v0")
     rig.client().delete_file(f"{version.url}large")
-    boto3 = rig.second.client  # type: ignore[attr-defined]
-    place = {"Bucket": rig.second.bucket, "Key": f"{version.url.partition(rig.second.bucket + '/')[2]}large"}  # type: ignore[attr-defined]
+    boto3 = rig.boto3.client
+    bucket = rig.boto3.bucket
+    place: dict[str, Any] = {"Bucket": bucket, "Key": f"{version.url.partition(f'{bucket}/')[2]}large"}
     upload = boto3.create_multipart_upload(**place)["UploadId"]
     for number, part in enumerate([b"x" * PART, LARGE[PART : 2 * PART], LARGE[: PART + 1]], start=1):
         boto3.upload_part(**place, UploadId=upload, PartNumber=number, Body=part)

@@ -39,7 +39,7 @@ def faulty(servers: Servers) -> Iterator[Faulty]:
 
 def blob_of(faulty: Faulty, name: str = NAME) -> Any:
     """The SDK's own client of a blob."""
-    container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+    container = faulty.rig.microsoft.container
     return container.get_blob_client(faulty.rig.key(name))
 
 

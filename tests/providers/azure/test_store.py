@@ -82,7 +82,7 @@ def test_rescued_delete(faulty: Faulty) -> None:
 def test_folder_is_in_the_way(faulty: Faulty) -> None:
     """A folder of a hierarchical namespace is not an object, but it prevents the creation of an object with its name."""
     key = faulty.rig.key("folder")
-    container = faulty.rig.second.container  # type: ignore[attr-defined]  # the SDK's own client
+    container = faulty.rig.microsoft.container
     container.upload_blob(key, b"", metadata={"hdi_isfolder": "true"})
     client = faulty.client()
     assert not client.file_exists("folder")

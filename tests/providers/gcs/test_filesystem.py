@@ -74,7 +74,7 @@ def test_properties(servers: Servers, tmp_path: Path) -> None:
                 content_type="text/plain",
                 cache_control="no-store",
             )
-            blob = faulty.rig.second.bucket.get_blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
+            blob = faulty.rig.google.bucket.get_blob(faulty.rig.key(NAME))
             assert blob.metadata["step"] == "7"
             assert set(blob.metadata) == {"step", "gllm_write_id"}
             assert (blob.content_type, blob.cache_control) == ("text/plain", "no-store")
@@ -133,7 +133,7 @@ def test_settings_of_requests(servers: Servers, tmp_path: Path) -> None:
         assert [each.url for each in client.list_files()] == [client.url(NAME)]
         assert all("userProject=payer" in entry.query for entry in faulty.proxy.requests)
         assert "kmsKeyName=k%2F1" in faulty.sent("UploadMultipart")[0].query
-        blob = faulty.rig.second.bucket.get_blob(faulty.rig.key(NAME))  # type: ignore[attr-defined]  # Google's own client
+        blob = faulty.rig.google.bucket.get_blob(faulty.rig.key(NAME))
         assert blob.storage_class == "NEARLINE"
 
 

@@ -63,21 +63,16 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "PART_SIZE", 5 * MIB)
 
 
-def boto3_of(rig: Rig) -> Any:
-    second: Any = rig.second
-    return second.client
-
-
 def path(rig: Rig, name: str) -> str:
     return f"{BUCKET}/{rig.key(name)}"
 
 
 def put(rig: Rig, name: str, content: bytes, **parameters: Any) -> None:
-    boto3_of(rig).put_object(Bucket=BUCKET, Key=rig.key(name), Body=content, **parameters)
+    rig.boto3.client.put_object(Bucket=BUCKET, Key=rig.key(name), Body=content, **parameters)
 
 
 def head(rig: Rig, name: str) -> Any:
-    return boto3_of(rig).head_object(Bucket=BUCKET, Key=rig.key(name))
+    return rig.boto3.client.head_object(Bucket=BUCKET, Key=rig.key(name))
 
 
 def requests_of(filesystem: S3FileSystem) -> list[str]:
@@ -197,7 +192,7 @@ def test_tags(size: int, request: pytest.FixtureRequest) -> None:
     filesystem = S3FileSystem(**rig.client().storage_options, skip_instance_cache=True)
     put(rig, "a", CONTENT[:size], Tagging="model=v%203&stage=final")
     filesystem.cp_file(path(rig, "a"), path(rig, "b"))
-    tags = boto3_of(rig).get_object_tagging(Bucket=BUCKET, Key=rig.key("b"))["TagSet"]
+    tags = rig.boto3.client.get_object_tagging(Bucket=BUCKET, Key=rig.key("b"))["TagSet"]
     assert {tag["Key"]: tag["Value"] for tag in tags} == {"model": "v 3", "stage": "final"}
 
 
@@ -215,7 +210,8 @@ def test_storage_class(size: int, request: pytest.FixtureRequest) -> None:
 
 
 def upload_in_parts(rig: Rig) -> None:
-    client, place = boto3_of(rig), {"Bucket": BUCKET, "Key": rig.key("a")}
+    client: Any = rig.boto3.client
+    place = {"Bucket": BUCKET, "Key": rig.key("a")}
     upload = client.create_multipart_upload(**place)["UploadId"]
     parts = [
         {
@@ -302,7 +298,7 @@ def test_source_replaced_repeatedly(rig: Rig, filesystem: S3FileSystem, monkeypa
 def test_deleted_source(rig: Rig, filesystem: S3FileSystem) -> None:
     """A source that is deleted during the copy is an ObjectNotFoundError, and no upload stays open."""
     put(rig, "a", CONTENT)
-    delete = lambda: boto3_of(rig).delete_object(Bucket=BUCKET, Key=rig.key("a"))  # noqa: E731
+    delete = lambda: rig.boto3.client.delete_object(Bucket=BUCKET, Key=rig.key("a"))  # noqa: E731
     on_request(filesystem, "UploadPartCopy", delete)
     with pytest.raises(ObjectNotFoundError):
         filesystem.cp_file(path(rig, "a"), path(rig, "b"))
@@ -466,7 +462,7 @@ def test_delete_by_list_and_pattern(rig: Rig, filesystem: S3FileSystem) -> None:
 def test_deleted_bucket(rig: Rig, filesystem: S3FileSystem) -> None:
     """A bucket with objects is deleted only if the delete is recursive."""
     bucket = rig.prefix
-    boto3_of(rig).create_bucket(Bucket=bucket)
+    rig.boto3.client.create_bucket(Bucket=bucket)
     filesystem.touch(f"{bucket}/a/b")
     with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTEMPTY):
         filesystem.rm(bucket)
