@@ -80,7 +80,7 @@ def test_precedence() -> None:
 
     made = make_clients(stores, given, environ)
 
-    source, target = (made[store].settings for store in stores)  # type: ignore[attr-defined]
+    source, target = (made[store].settings for store in stores)  # type: ignore[attr-defined]  # each rig has a client of this library
     assert (source.region_name, target.region_name) == ("environment", "target")
     assert {(each.read_timeout, each.max_attempts, each.endpoint_url, each.prefix) for each in (source, target)} == {
         (7.0, 7, "http://localhost:9", "")

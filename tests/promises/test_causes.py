@@ -75,7 +75,7 @@ def test_region(engine: str, desks: dict[str, tuple[Hostile, FsspecStorageClient
     text = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-west-9'"
     for document in (f"<Message>{text}</Message>", "<Message>no</Message><Region>eu-west-9</Region>"):
         body = f"<Error><Code>AuthorizationHeaderMalformed</Code>{document}</Error>".encode()
-        server.answer = lambda _, body=body: Reply(400, body)  # type: ignore[misc]
+        server.answer = lambda _, body=body: Reply(400, body)  # type: ignore[misc]  # mypy does not see the default of a lambda
         for call in (lambda: list(client.list_files()), lambda: client.info("a")):
             with pytest.raises(StorageError, match="region of the bucket is 'eu-west-9'") as caught:
                 call()

@@ -128,7 +128,7 @@ def test_broken_pool(source: Path, rig: Rig, proxy: FaultProxy) -> None:
     assert result.transferred + result.failed + result.not_begun == FILES
     assert min(result.transferred, result.failed) > 0
     assert isinstance(error.failures[0][1].__cause__, BrokenProcessPool)
-    assert error.failures[0][1].remedy is Remedy.NEW_EXECUTOR  # type: ignore[attr-defined]
+    assert error.failures[0][1].remedy is Remedy.NEW_EXECUTOR  # type: ignore[attr-defined]  # a `StorageError`
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         done = client.sync_dir(source, client.url("v1"), executor=pool)
     assert done.skipped >= result.transferred

@@ -237,7 +237,7 @@ def test_info(rig: Rig, tmp_path: Path) -> None:
     assert info.metadata is not None
     assert all(isinstance(text, str) for entry in info.metadata.items() for text in entry)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        info.size = 0  # type: ignore[misc]
+        info.size = 0  # type: ignore[misc]  # frozen: it raises
 
 
 def test_etag_of_new_version(rig: Rig) -> None:

@@ -90,5 +90,5 @@ def _count(client: LocalStorageClient, each: Fetch) -> None:
         if each.killed_after and left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    client.store.read_many = many  # type: ignore[method-assign]
+    client.store.read_many = many  # type: ignore[method-assign]  # replaced for the test
     PartialFile.write_at = write  # type: ignore[method-assign]  # this process fetches once

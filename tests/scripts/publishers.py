@@ -64,8 +64,8 @@ def publish_large(provider: str, config: Mapping[str, str], folder: str, log: st
         return send
 
     # This process publishes once.
-    multipart.MultipartUpload.send_part = sending(multipart.MultipartUpload.send_part)  # type: ignore[method-assign]
-    AzureWrite._stage = sending(AzureWrite._stage)  # type: ignore[method-assign]
+    multipart.MultipartUpload.send_part = sending(multipart.MultipartUpload.send_part)  # type: ignore[method-assign]  # replaced for the test
+    AzureWrite._stage = sending(AzureWrite._stage)  # type: ignore[method-assign]  # replaced for the test
     versions.publish(client, folder, "models/llama-ft", version="v1")
 
 

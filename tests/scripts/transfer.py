@@ -32,7 +32,7 @@ def pause_after_first_piece() -> None:
             time.sleep(600)
         return read_at(self, offset, length)
 
-    source.LocalSource.read_at = read_once  # type: ignore[method-assign]
+    source.LocalSource.read_at = read_once  # type: ignore[method-assign]  # replaced for the test
 
 
 def stop_modules() -> list[ModuleType]:

@@ -149,7 +149,7 @@ def test_no_fault(proxy: FaultProxy, client: "S3Client") -> None:
     client.list_parts(Bucket=BUCKET, Key="m", UploadId=upload)
     client.list_multipart_uploads(Bucket=BUCKET)
     parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
-    client.complete_multipart_upload(**sent, MultipartUpload=parts)  # type: ignore[arg-type]
+    client.complete_multipart_upload(**sent, MultipartUpload=parts)  # type: ignore[arg-type]  # arguments as a dict
     client.abort_multipart_upload(
         Bucket=BUCKET, Key="m", UploadId=client.create_multipart_upload(Bucket=BUCKET, Key="m")["UploadId"]
     )

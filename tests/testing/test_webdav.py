@@ -135,7 +135,7 @@ class TestWebDAV(StoreSuite):
         store = WebDAVStore(self.endpoint_url, "webdav://x", ("writer", "Wr0ng-pAssword"))
         with pytest.raises(PermissionError) as caught:
             store.info("x")
-        assert caught.value.status == 401  # type: ignore[attr-defined]
+        assert caught.value.status == 401  # type: ignore[attr-defined]  # a `StorageError`
         assert "Wr0ng-pAssword" not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
 
     @pytest.mark.parametrize("key", ["q?x=1", "v1/a;b"])

@@ -81,4 +81,4 @@ def test_immutability() -> None:
     info = ObjectInfo("u", 3)
     assert info == ObjectInfo("u", 3, None, None, None, None)
     with pytest.raises(AttributeError):
-        info.size = 4  # type: ignore[misc]
+        info.size = 4  # type: ignore[misc]  # frozen: it raises

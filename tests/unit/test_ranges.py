@@ -157,7 +157,7 @@ def test_contradictory_arguments() -> None:
     with pytest.raises(ValueError, match="2 paths, 2 starts and 3 ends"):
         filesystem.cat_ranges(["b/0", "b/0"], [0, 0], [1, 2, 3])
     with pytest.raises(TypeError, match="must be a list"):
-        filesystem.cat_ranges("b/0", 0, 1)  # type: ignore[arg-type]
+        filesystem.cat_ranges("b/0", 0, 1)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="max_gap"):
         filesystem.cat_ranges(["b/0"], 0, 1, max_gap=-1)
 

@@ -334,7 +334,7 @@ def test_frozen_settings() -> None:
         assert SECRET not in shown
     assert describe(made) == "account='a', container='c', api_key='***', retries=5"
     with pytest.raises(AttributeError):
-        made.account = "b"  # type: ignore[misc]
+        made.account = "b"  # type: ignore[misc]  # frozen: it raises
 
 
 OF_BUCKETS = [

@@ -365,7 +365,7 @@ def test_writer(client: LocalStorageClient, version: Version, cache: Path, tmp_p
 
 
 @pytest.mark.usefixtures("version")
-@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="Linux only")  # noqa: S108
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="Linux only")  # noqa: S108 - another filesystem
 def test_cache_on_another_disk(client: LocalStorageClient, tmp_path: Path) -> None:
     """A cache on another filesystem than the destination gives copies."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as cache:

@@ -97,7 +97,7 @@ def test_deleted_meanwhile(
     """The error says that the version was deleted while it was copied."""
 
     def deleting(*args: object) -> None:
-        enter(*args)  # type: ignore[arg-type]
+        enter(*args)  # type: ignore[arg-type]  # the arguments of the original
         delete_version(client, MODEL, "v1")
         client.store.delete(model_of(client, MODEL).key(f"{DATA}/weights/1.bin"))
 
@@ -115,7 +115,7 @@ def test_resumed(client: FsspecStorageClient, target: FsspecStorageClient, monke
         opened.append(self.entry.path)
         if self.entry.path == "weights/2.bin" and opened.count(self.entry.path) == 1:
             raise StorageUnavailableError("down")
-        return original(self, details)  # type: ignore[arg-type]
+        return original(self, details)  # type: ignore[arg-type]  # the arguments of the original
 
     monkeypatch.setattr(copying._CopiedFile, "opened", failing)
     with pytest.raises(StorageUnavailableError):

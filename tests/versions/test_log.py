@@ -85,9 +85,9 @@ def test_requests_of_a_read() -> None:
         assert isinstance(model.store, CountingStore)
         model.store.requests.clear()
         log.newest()
-    assert ordered.store.requests == ["list", "get"]  # type: ignore[attr-defined]
-    assert len(galloping.store.requests) <= 20  # type: ignore[attr-defined]
-    assert "list" not in galloping.store.requests  # type: ignore[attr-defined]
+    assert ordered.store.requests == ["list", "get"]  # type: ignore[attr-defined]  # a `CountingStore`
+    assert len(galloping.store.requests) <= 20  # type: ignore[attr-defined]  # a `CountingStore`
+    assert "list" not in galloping.store.requests  # type: ignore[attr-defined]  # a `CountingStore`
 
 
 def test_slot_that_is_taken() -> None:
@@ -145,7 +145,7 @@ def test_lost_answer_of_an_entry() -> None:
 def test_undecided_entry() -> None:
     """If the store answers no further request either, the error says so, and nothing is decided."""
     model = model_with(LosingStore)
-    model.store.failures = 2  # type: ignore[attr-defined]
+    model.store.failures = 2  # type: ignore[attr-defined]  # a `CountingStore`
     log = version_log(model, "v3", "publish")
     with pytest.raises(StorageUnavailableError):
         log.decide(1, OTHER)

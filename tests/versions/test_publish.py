@@ -686,13 +686,13 @@ def test_wrong_types(client: FsspecStorageClient, out: Path) -> None:
     """A number instead of a length of time, or a `Version` instead of its name, is an error that says what is needed."""
     version = publish(client, out, MODEL, version="v3")
     for call in (
-        lambda: collect_garbage(client, MODEL, grace=0),  # type: ignore[arg-type]
-        lambda: retain(client, MODEL, keep_younger=30),  # type: ignore[arg-type]
+        lambda: collect_garbage(client, MODEL, grace=0),  # type: ignore[arg-type]  # wrong on purpose
+        lambda: retain(client, MODEL, keep_younger=30),  # type: ignore[arg-type]  # wrong on purpose
     ):
         with pytest.raises(ValueError, match=r"is not a datetime\.timedelta"):
             call()
     with pytest.raises(ValueError, match="give a text"):
-        resolve(client, MODEL, version)  # type: ignore[arg-type]
+        resolve(client, MODEL, version)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_disk_without_links(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_longest_time(client: FsspecStorageClient, dry_run: bool) -> None:
 def test_wrong_type(client: FsspecStorageClient, rule: str) -> None:
     """A rule of another type is refused."""
     with pytest.raises(ValueError, match=f"{rule}='3'"):
-        retain(client, MODEL, **{rule: "3"})  # type: ignore[arg-type]
+        retain(client, MODEL, **{rule: "3"})  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("rules", [{}, {"keep_last": 0}, {"keep_last": -1}, {"keep_every": -1}, {"keep_younger": -1}])
@@ -116,7 +116,7 @@ def test_wrong_rules(client: FsspecStorageClient, rules: dict[str, int]) -> None
     """No rule at all would delete everything: it is refused, as a negative one."""
     given = {name: dt.timedelta(value) if name == "keep_younger" else value for name, value in rules.items()}
     with pytest.raises(ValueError, match="rule of retention"):
-        retain(client, MODEL, **given, dry_run=False)  # type: ignore[arg-type]
+        retain(client, MODEL, **given, dry_run=False)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.usefixtures("clock")

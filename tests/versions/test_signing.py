@@ -265,6 +265,6 @@ def test_missing_extra(client: MemoryStorageClient, tmp_path: Path, monkeypatch:
     """Without the package the error gives the command that installs it."""
     monkeypatch.setattr(settings, "find_spec", lambda *_: None)
     with pytest.raises(ImportError, match=r"pip install '\.\[signing\]'"):
-        sign_version(client, MODEL, "v3", tmp_path / "sig", None)  # type: ignore[arg-type]
+        sign_version(client, MODEL, "v3", tmp_path / "sig", None)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ImportError, match=r"pip install '\.\[signing\]'"):
-        verify_signature(client, MODEL, "v3", tmp_path / "sig", None)  # type: ignore[arg-type]
+        verify_signature(client, MODEL, "v3", tmp_path / "sig", None)  # type: ignore[arg-type]  # wrong on purpose

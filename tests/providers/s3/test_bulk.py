@@ -213,7 +213,7 @@ def test_metadata(many: Many, tmp_path: Path) -> None:
     assert [each["ContentType"] for each in found[:2]] == ["application/json", "text/plain"]
 
 
-class Counting(Callback):  # type: ignore[misc]
+class Counting(Callback):  # type: ignore[misc]  # fsspec publishes no types
     """A progress bar that records its calls."""
 
     def __init__(self, **kwargs: Any) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -298,7 +299,7 @@ def test_source_replaced_repeatedly(rig: Rig, filesystem: S3FileSystem, monkeypa
 def test_deleted_source(rig: Rig, filesystem: S3FileSystem) -> None:
     """A source that is deleted during the copy is an ObjectNotFoundError, and no upload stays open."""
     put(rig, "a", CONTENT)
-    delete = lambda: rig.boto3.client.delete_object(Bucket=BUCKET, Key=rig.key("a"))  # noqa: E731
+    delete = partial(rig.boto3.client.delete_object, Bucket=BUCKET, Key=rig.key("a"))
     on_request(filesystem, "UploadPartCopy", delete)
     with pytest.raises(ObjectNotFoundError):
         filesystem.cp_file(path(rig, "a"), path(rig, "b"))

@@ -186,7 +186,7 @@ def rig(servers: Servers) -> Rig:
 
 
 def filesystem_of(rig: Rig, **options: Any) -> S3FileSystem:
-    config = s3_config(rig.server)  # type: ignore[arg-type]
+    config = s3_config(rig.server)  # type: ignore[arg-type]  # an S3 server
     return S3FileSystem(
         key=config["aws_access_key_id"],
         secret=config["aws_secret_access_key"],
@@ -216,7 +216,7 @@ class Dataset:
         right = right and self.file.read(50) == self.contents[0][20:70]
         several = self.filesystem.cat(self.paths[:3])
         right = right and list(several.values()) == self.contents[:3]
-        return os.getpid(), right, self.filesystem.connection.client.refusal is None  # type: ignore[attr-defined]
+        return os.getpid(), right, self.filesystem.connection.client.refusal is None  # type: ignore[attr-defined]  # of the direct client
 
 
 _dataset: list[Dataset] = []

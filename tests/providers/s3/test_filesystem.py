@@ -123,7 +123,7 @@ def test_cancelled_waiting_uploads(moto_rig: Rig, tmp_path: Path) -> None:
 
 
 def refused(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "PutObject")  # type: ignore[typeddict-item]
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "PutObject")  # type: ignore[typeddict-item]  # less than a complete answer
 
 
 def test_refused_checksums(caplog: pytest.LogCaptureFixture) -> None:

@@ -56,7 +56,7 @@ def config(request: pytest.FixtureRequest, servers: Servers, moto: dict[str, str
 
 def plain(config: dict[str, str]) -> Any:
     names = ("endpoint_url", "region_name", "aws_access_key_id", "aws_secret_access_key")
-    return boto3.client("s3", **{name: config[name] for name in names}, config=Config(s3={"addressing_style": "path"}))  # type: ignore[call-overload]
+    return boto3.client("s3", **{name: config[name] for name in names}, config=Config(s3={"addressing_style": "path"}))  # type: ignore[call-overload]  # arguments as a dict
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

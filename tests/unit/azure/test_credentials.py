@@ -116,7 +116,7 @@ class Token:
 class AsyncToken(Token):
     """As adlfs's users pass it."""
 
-    async def get_token(self, *_: str, **__: Any) -> AccessToken:  # type: ignore[override]
+    async def get_token(self, *_: str, **__: Any) -> AccessToken:  # type: ignore[override]  # the arguments do not matter here
         self.asked += 1
         return AccessToken("a-token", 2**31)
 

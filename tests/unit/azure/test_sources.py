@@ -151,7 +151,7 @@ class _AsyncToken(_Token):
     async def get_token(self, *_: str, **__: Any) -> Any:
         return super().get_token()
 
-    async def close(self) -> None:  # type: ignore[override]
+    async def close(self) -> None:  # type: ignore[override]  # a coroutine here
         """Nothing to do."""
 
 

@@ -209,7 +209,7 @@ def test_failures(disk: FsspecStorageClient, many: Path, pool: Executor, on_erro
     assert (result.not_begun > 0) == (on_error == "stop")
 
 
-@pytest.mark.parametrize("result", [None, 5, {"done": 20}, Moved([]), Moved([None] * 21), Moved(["x"] * 20)], ids=repr)  # type: ignore[list-item]
+@pytest.mark.parametrize("result", [None, 5, {"done": 20}, Moved([]), Moved([None] * 21), Moved(["x"] * 20)], ids=repr)  # type: ignore[list-item]  # wrong on purpose
 def test_other_result(disk: FsspecStorageClient, many: Path, result: Any) -> None:
     """A result that is not that of the batch is a failure of each of its files, and the others are transferred."""
 
@@ -268,7 +268,7 @@ def test_not_an_executor(client: FsspecStorageClient, local: Path) -> None:
     """Something else than an executor is a `TypeError`, also if nothing would move."""
     for wrong in (4, "threads", ThreadPoolExecutor):
         with pytest.raises(TypeError, match=r"concurrent\.futures\.Executor"):
-            client.upload_dir(local, "v1", executor=wrong, dry_run=True)  # type: ignore[arg-type]
+            client.upload_dir(local, "v1", executor=wrong, dry_run=True)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_memory(client: FsspecStorageClient, local: Path, tmp_path: Path, pool: Executor) -> None:
@@ -291,7 +291,7 @@ def test_other_machine(disk: FsspecStorageClient, local: Path, tmp_path: Path) -
     moved = partial(shutil.move, tmp_path / "local", tmp_path / "gone")
     with pytest.raises(FolderError, match="has no folder") as caught:
         disk.upload_dir(local, "v2", executor=_Before(moved))
-    assert caught.value.failures[0][1].remedy is Remedy.SHARE_FOLDER  # type: ignore[attr-defined]
+    assert caught.value.failures[0][1].remedy is Remedy.SHARE_FOLDER  # type: ignore[attr-defined]  # a `StorageError`
     with pytest.raises(FolderError, match="which this machine does not have"):
         disk.download_dir("v1", tmp_path / "copy", executor=Recording(lambda _: shutil.rmtree(tmp_path / "copy")))
 

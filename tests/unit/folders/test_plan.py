@@ -224,21 +224,21 @@ BAD_SYNC_OPTIONS: list[tuple[dict[str, object], str]] = [
 def test_bad_option(client: FsspecStorageClient, local: Path, options: dict[str, object]) -> None:
     """A wrong option is refused before anything is listed."""
     with pytest.raises(ValueError):  # noqa: PT011 - the messages have tests where they are made
-        client.upload_dir(local, "v1", **options)  # type: ignore[arg-type]
+        client.upload_dir(local, "v1", **options)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_SYNC_OPTIONS, ids=["files and delete", "max_delete"])
 def test_bad_sync_option(client: FsspecStorageClient, local: Path, options: dict[str, object], message: str) -> None:
     """Wrong options of deletions are refused, and nothing moves."""
     with pytest.raises(ValueError, match=message):
-        client.sync_dir(local, client.url("v1"), **options)  # type: ignore[arg-type]
+        client.sync_dir(local, client.url("v1"), **options)  # type: ignore[arg-type]  # wrong on purpose
     assert stored(client) == set()
 
 
 def test_unknown_option(client: FsspecStorageClient, local: Path) -> None:
     """An unknown option is a `TypeError`."""
     with pytest.raises(TypeError, match="includes"):
-        client.upload_dir(local, "v1", includes=["*.bin"])  # type: ignore[call-arg]
+        client.upload_dir(local, "v1", includes=["*.bin"])  # type: ignore[call-arg]  # wrong on purpose
 
 
 def test_links(client: FsspecStorageClient, local: Path) -> None:
@@ -324,5 +324,5 @@ def test_cost(client: FsspecStorageClient, tmp_path: Path, verb: str, most: int)
             write(folder / f"part-{each // 50}" / f"shard-{each:05}.bin", b"content")
         client.upload_dir(folder, str(number))
         ends = (folder, "other") if verb == "upload_dir" else (str(number), tmp_path / "other")
-        counts.append(calls(lambda ends=ends: getattr(client, verb)(*ends, dry_run=True)))  # type: ignore[misc]
+        counts.append(calls(lambda ends=ends: getattr(client, verb)(*ends, dry_run=True)))  # type: ignore[misc]  # mypy does not see the default of a lambda
     assert (counts[1] - counts[0]) / 300 < most

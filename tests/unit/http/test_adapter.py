@@ -26,7 +26,7 @@ def test_greenlets(green: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def exchanged(*args: object) -> object:
         sent.append(args[1])
-        return original(*args)  # type: ignore[arg-type]
+        return original(*args)  # type: ignore[arg-type]  # the arguments of the original
 
     original = adapter.exchanged
     monkeypatch.setattr(adapter, "exchanged", exchanged)

@@ -295,7 +295,7 @@ def test_other_protocol(certificates: Certificates) -> None:
         return sock
 
     with ScriptedServer(OK) as server:
-        server._tls_of = answers_at_once  # type: ignore[method-assign]
+        server._tls_of = answers_at_once  # type: ignore[method-assign]  # replaced for the test
         pool = Pool(Server("https", "127.0.0.1", server.port, PATIENCE, PATIENCE, certificates.client))
         with pytest.raises(ssl.SSLError):
             pool.request(HEAD)
@@ -369,7 +369,7 @@ def test_broken_by_session(certificates: Certificates) -> None:
                 raise OSError
             return tls_of(sock)
 
-        server._tls_of = hang_up_once  # type: ignore[method-assign]
+        server._tls_of = hang_up_once  # type: ignore[method-assign]  # replaced for the test
         assert pool.request(HEAD).read() == b"ok"
         assert handshakes(pool) == (2, 0)
 

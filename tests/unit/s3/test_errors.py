@@ -37,9 +37,9 @@ def answer(code: str, status: int, operation: str = "GetObject") -> ClientError:
 
 def _all_of_botocore() -> Iterable[type[Exception]]:
     for found in vars(exceptions).values():
-        if isinstance(found, type) and issubclass(found, Exception) and found.__module__ == exceptions.__name__:  # noqa: SIM102
-            if not issubclass(found, Warning):
-                yield found
+        is_error = isinstance(found, type) and issubclass(found, Exception) and not issubclass(found, Warning)
+        if is_error and found.__module__ == exceptions.__name__:
+            yield found
     yield ResponseParserError
 
 

@@ -52,13 +52,13 @@ def new_client(**client_options: Any) -> Any:
 @pytest.mark.parametrize("url", AMAZON)
 def test_amazon_endpoint(url: str) -> None:
     """An endpoint of Amazon is recognized."""
-    assert is_amazon(Store(url))  # type: ignore[arg-type]
+    assert is_amazon(Store(url))  # type: ignore[arg-type]  # a stand-in
 
 
 @pytest.mark.parametrize("url", OTHERS)
 def test_other_endpoint(url: str) -> None:
     """Another endpoint is not recognized as Amazon."""
-    assert not is_amazon(Store(url))  # type: ignore[arg-type]
+    assert not is_amazon(Store(url))  # type: ignore[arg-type]  # a stand-in
 
 
 def test_default_endpoint() -> None:
@@ -237,7 +237,7 @@ FAILURES = {
     "part": lambda: Store(part=failed(500, "InternalError")),
     "complete": lambda: Store(complete=failed(503, "SlowDown")),
     "connection": lambda: Store(complete=EndpointConnectionError(endpoint_url="x")),
-    "interrupted": lambda: Store(part=KeyboardInterrupt()),  # type: ignore[arg-type]
+    "interrupted": lambda: Store(part=KeyboardInterrupt()),  # type: ignore[arg-type]  # a stand-in
 }
 
 

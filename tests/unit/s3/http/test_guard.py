@@ -207,7 +207,7 @@ def test_filesystem_under_moto(first: bool, tmp_path: Any) -> None:
     """Under moto, a filesystem sends all its requests to moto, for small and large objects."""
     fs = filesystem(part_size=5 * 2**20, multipart_threshold=5 * 2**20)
     if not first:
-        assert fs.connection.client.refusal is None  # type: ignore[attr-defined]
+        assert fs.connection.client.refusal is None  # type: ignore[attr-defined]  # of the direct client
     files = {f"bucket/{number}": bytes([number]) * number for number in range(20)}
     with mock_aws():
         plain = boto3.session.Session().client("s3", region_name="us-east-1")

@@ -164,4 +164,4 @@ def test_changed_botocore(missing: str, monkeypatch: pytest.MonkeyPatch) -> None
     if missing.startswith(("_proxy", "_cert")):
         owner = owner.http_session
     monkeypatch.delattr(owner, missing)
-    assert refusal_of(client) is not None  # type: ignore[arg-type]
+    assert refusal_of(client) is not None  # type: ignore[arg-type]  # a stand-in
