@@ -524,8 +524,14 @@ class timed:
             complete(error, self._began)
 
 
+_OF_ONE_OBJECT = frozenset({Remedy.REPEAT, Remedy.REPEAT_NOW, Remedy.CHECK_FIRST, Remedy.OPEN_AGAIN})
+"""The remedies of errors that no other file need have."""
+
+
 def ends_all(error: BaseException) -> bool:
     """Whether all other files of a call would fail for the same reason."""
-    # No HTTP status means that no request was answered, despite all retries. The next file would wait as long in vain.
-    unreachable = isinstance(error, StorageUnavailableError) and error.status is None
+    # No HTTP status means that no request was answered, despite all retries. The next file would wait as long in vain. Only
+    # the errors of objects that other writers replaced have no status either.
+    unanswered = isinstance(error, StorageUnavailableError) and error.status is None
+    unreachable = unanswered and getattr(error, "remedy", None) not in _OF_ONE_OBJECT
     return unreachable or isinstance(error, (BucketNotFoundError, ConflictCheckUnsupportedError, ImportError))

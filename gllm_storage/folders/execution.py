@@ -154,6 +154,8 @@ class Execution:
         self._result = FolderResult(plan)
         self._failures: list[tuple[str, Exception]] = []
         self._ends_all = False
+        self._kept = 0
+        """Files that were not deleted because of failures before."""
 
     def run(self) -> FolderResult:
         """Run the plan.
@@ -168,7 +170,8 @@ class Execution:
         if self._mover is not None and self._plan.transfers:
             self._transfer(self._mover)
         if self._failures or self._result.not_begun:
-            self._result.not_begun += self._plan.deletions
+            self._kept = self._plan.deletions
+            self._result.not_begun += self._kept
         else:
             self._delete()
         if self._failures or self._result.not_begun:
@@ -215,9 +218,7 @@ class Execution:
         result = self._result
         shown = "; ".join(f"{path!r}: {_without_repeat(error)}" for path, error in self._failures[:_SHOWN_FAILURES])
         more = f"; and {result.failed - _SHOWN_FAILURES} more" if result.failed > _SHOWN_FAILURES else ""
-        kept = (
-            f", and so {self._plan.deletions} files were not deleted" if self._plan.deletions and not result.deleted else ""
-        )
+        kept = f", and so {self._kept} files were not deleted" if self._kept else ""
         where = f"{self._plan.source} to {self._plan.target}" if self._plan.source else f"{self._plan.target}"
         failed = "1 file" if result.failed == 1 else f"{result.failed} files"
         counts = f"{failed} failed, {result.transferred} were transferred, {result.not_begun} not begun"

@@ -518,6 +518,8 @@ class Mover:
         try:
             with self._watch(step)() as progress:
                 transfer = source.store.transfer(key, "copy", progress, Stop(self.stop))
+                if source.local is not None and source.local.state(file.path) not in {file.state, None}:
+                    return changed(transfer.details.url, "so it was not copied")
                 accept = partial(_accept, file, source, {})
                 transfer = dataclasses.replace(transfer, accept=accept, stored=answers.append)
                 progress.expect(file.size)
@@ -531,9 +533,20 @@ class Mover:
                 if self.manner.preserve and target.local is not None:
                     self._facts_of(file, source, {}).give(target.local.local_path(file.path))
                 progress.finish()
+        except ObjectNotFoundError as error:
+            return self._missing(error, file, source)
         except Exception as error:  # noqa: BLE001 - each file's failure is a result
             return error
         return copied
+
+    @staticmethod
+    def _missing(error: Exception, file: Entry, source: StoredFolder) -> Exception:
+        """The failure of a copy whose source was not found; Google says so of an older version, too."""
+        with contextlib.suppress(StorageError, ObjectNotFoundError):
+            key = source.key(file.path)
+            if not _is_planned(file, source, source.store.info(key, "copy")):
+                return changed(source.store.details(key, "copy").url, "so it was not copied")
+        return error
 
     def _copy_one(self, file: Entry, source: StoredFolder, target: StoredFolder, transfer: Transfer) -> None:
         store, key, target_key = source.store, source.key(file.path), target.key(file.path)

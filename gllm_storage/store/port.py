@@ -804,11 +804,10 @@ class ObjectStore(ABC):
 
     def replaced(self, details: ErrorDetails) -> StorageUnavailableError:
         """The error for a source object that was replaced during its operation."""
-        return StorageUnavailableError(
-            f"{details.operation} of {details.url}: the object was replaced meanwhile, so it was not deleted",
-            details,
-            Remedy.CHECK_FIRST,
-        )
+        message = f"{details.operation} of {details.url}: the object was replaced meanwhile"
+        if details.operation == "copy":
+            return StorageUnavailableError(message, details, Remedy.REPEAT)
+        return StorageUnavailableError(f"{message}, so it was not deleted", details, Remedy.CHECK_FIRST)
 
     def presign(self, key: str, seconds: int, method: str) -> str:
         """A URL with which anyone can read or write an object for some time. By default there is none.

@@ -59,6 +59,19 @@ def test_missing(store: Rig) -> None:
     assert store.keys() == sorted([*BELOW, *BESIDE])
 
 
+def test_missing_of_list(store: Rig, tmp_path: Path) -> None:
+    """A name of `--files-from` without an object is an error, unless `-f` is given; the others are deleted."""
+    env = environment(store)
+    (tmp_path / "list").write_text("a\nmissing\n")
+    command = ("rm", "-rv", url_of(store, "x"), "--files-from", tmp_path / "list")
+    done = run(*command, env=env)
+    assert (done.code, done.lines, done.err.count("\n")) == (3, [url_of(store, "x/a")], 1)
+    assert url_of(store, "x/missing") in done.err
+    assert run(*command, env=env).code == 3
+    assert ok(*command, "-f", env=env).out == ""
+    assert store.keys() == sorted([*BELOW[1:], *BESIDE])
+
+
 def test_one_missing(store: Rig) -> None:
     """A missing folder is reported, and the others are deleted."""
     done = run("rm", "-r", url_of(store, "nothing"), url_of(store, "x"), env=environment(store))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 
 from gllm_storage import MemoryStorageClient, ObjectNotFoundError, versions
 from gllm_storage.errors import FolderError, StorageError
-from gllm_storage.folders import RemoteFolder, compare
+from gllm_storage.folders import RemoteFolder, compare, mover
 from tests.conftest import make_rig
 from tests.rig import server_rig
 from tests.servers.process import clean_environment, find_program
@@ -174,6 +175,24 @@ def test_copy(rig: Rig, local: Path) -> None:
     assert client.delete_dir("v2").deleted == len(FILES)
     assert sorted(rig.files()) == sorted(f"v1/{name}" for name in FILES)
     assert client.delete_dir("v2").deleted == 0
+
+
+def test_copy_of_changed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``on_error="collect"``, objects that another writer replaced or deleted since the plan end no other copies."""
+    monkeypatch.setattr(mover, "_COPIES", 1)  # one after the other: the failures come first
+    client = rig.client()
+    for name in ("replaced", "deleted", "kept"):
+        rig.second.put(rig.key(f"v1/{name}"), CONTENT)
+    plan = client.copy_dir("v1", "v2", dry_run=True).plan
+    rig.second.put(rig.key("v1/replaced"), OTHER)
+    rig.second.delete(rig.key("v1/deleted"))
+    with pytest.raises(FolderError) as caught:
+        client.apply_plan(plan, on_error="collect")
+    failures = {path: str(error) for path, error in caught.value.failures}
+    assert sorted(failures) == ["deleted", "replaced"]
+    assert re.search("changed after the plan was made|was replaced meanwhile", failures["replaced"])
+    assert re.search("does not exist|No such", failures["deleted"])
+    assert [key for key in rig.files() if key.startswith("v2/")] == ["v2/kept"]
 
 
 def test_preserve(rig: Rig, tmp_path: Path) -> None:

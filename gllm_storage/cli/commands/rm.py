@@ -28,7 +28,7 @@ from gllm_storage.errors import BucketNotFoundError
 from gllm_storage.paths import validate_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gllm_storage.cli.places import Address, Stored
     from gllm_storage.cli.progress import Bars
@@ -132,9 +132,10 @@ def _remove_below(folder: StoredFolder, stored: Stored, manner: _Manner) -> bool
     options = Options(**{**reporter.hooks(), **kept, **manner.chosen, "dry_run": manner.dry_run})
     possible = _Possible(folder, options.chosen(), exact=stored.exact)
     result = reporter.reported(partial(delete, folder, options, possible), dry_run=manner.dry_run)
-    for error in possible.refused.values():
+    errors = [*possible.refused.values(), *([] if manner.force else possible.missing())]
+    for error in errors:
         manner.failures.add(error)
-    if result is None or result.plan.deletions or possible.refused:
+    if result is None or result.plan.deletions or errors:
         return True
     markers = [] if manner.chosen else folder.empty_markers()
     if markers and not manner.dry_run:
@@ -156,11 +157,19 @@ class _Possible:
         self._chosen = chosen
         self._exact = exact
         self.refused: dict[str, Exception] = {}
+        from gllm_storage.folders.entries import FileList
+
+        self._unseen = set(chosen.paths) if isinstance(chosen, FileList) else set[str]()
+
+    def missing(self) -> Iterator[Exception]:
+        """Errors for the names of ``--files-from`` that do not exist."""
+        return (nothing_there(self._folder.store.url(self._folder.key(each))) for each in sorted(self._unseen))
 
     def takes(self, path: str) -> bool:
         """Whether an object is deleted."""
         if not self._chosen.takes(path):
             return False
+        self._unseen.discard(path)
         key = self._folder.key(path)
         try:
             if not self._exact:
