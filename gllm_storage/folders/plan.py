@@ -409,10 +409,13 @@ class _Planner:
         self._checksums = Checksums(source, index, stop), Checksums(target, index, stop)
         self._plan = Plan(source.url, target.url, (source.place, target.place))
         self._seen = 0
+        self._folds = False
+        """Whether names that differ may be one on the disk of the target."""
 
     def plan(self) -> Plan:
         """As `plan_transfer`."""
         names = _Names(self._source, self._target, moves=self._wanted.removes) if self._wanted.moves else None
+        self._folds = names is not None and names.folds
         waiting: list[Two] = []
         try:
             for two in self._merged():
@@ -482,15 +485,19 @@ class _Planner:
 
     @property
     def _sees_all(self) -> bool:
-        """Whether names are compared with all objects of the target. Its listing has them anyway."""
-        return self._wanted.moves and self._target.local is None
+        """Whether names are compared with all files of the target, also those that the filter leaves out.
+
+        The listing of a store has them anyway. On a disk only one that has the same name in another case can be replaced.
+        """
+        return self._wanted.moves and (self._target.local is None or self._folds)
 
     def _files(self, folder: Folder, chosen: Chosen | None = None) -> Iterator[Entry]:
-        for each in folder.entries(chosen or self._wanted.chosen):
-            if isinstance(each, Problem):
-                self._plan.problems.append(each)
-            else:
+        mine = self._wanted.chosen
+        for each in folder.entries(chosen or mine):
+            if not isinstance(each, Problem):
                 yield each
+            elif chosen is None or mine.takes(each.path) or mine.takes_folder(each.path):
+                self._plan.problems.append(each)
 
     def _decide(self, waiting: Sequence[Two], names: _Names | None) -> None:
         pairs = [(one, other) for one, other in waiting if one is not None and other is not None]
@@ -635,6 +642,11 @@ class _Names:
         self._obstacles = Inherited[str | None](self._find_obstacle, top=None)
         self._refused: list[str] = []
         self._count = 0
+
+    @property
+    def folds(self) -> bool:
+        """Whether names that differ may be one on the disk of the target."""
+        return self._folded is not None
 
     @staticmethod
     def _problem_of(target: Folder) -> Callable[[str], str | None]:

@@ -102,6 +102,20 @@ def test_twin_of_target(client: FsspecStorageClient, tmp_path: Path, monkeypatch
     assert (tmp_path / "target" / "Model.bin").read_bytes() == b"old"
 
 
+def test_excluded_twin(client: FsspecStorageClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is one with a file of the target is refused also if the filter leaves that file out."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "Model.bin").write_bytes(b"old")
+    client.upload(b"content", "v1/model.bin")
+    monkeypatch.setattr(plan, "fold_of_disk", lambda _: fold_of(ignores_case=True, ignores_form=False))
+    for options in ({"include": ["model.bin"]}, {"exclude": ["Model.bin"]}, {"files": ["model.bin"]}):
+        with pytest.raises(FolderError, match=r"the same as 'Model.bin'"):
+            client.download_dir("v1", tmp_path / "target", **options)  # type: ignore[arg-type]
+    (tmp_path / "target" / "Model.bin").rename(tmp_path / "target" / "other.bin")
+    result = client.sync_dir(client.url("v1"), tmp_path / "target", delete=True, include=["model.bin"])
+    assert (result.transferred, result.deleted) == (1, 0)
+
+
 def test_fold_of_this_disk(tmp_path: Path) -> None:
     """The probe finds how the disk compares names, and leaves nothing behind."""
     (tmp_path / "Probe").touch()
