@@ -169,16 +169,29 @@ class LocalFolder:
         return os.path.join(self.path, *path.split("/"))
 
     def entries(self, chosen: Chosen) -> Iterator[Entry | Problem]:
-        """As `Folder.entries`; none if the folder does not exist. Temporary files of this library are left out."""
+        """As `Folder.entries`; none if the folder does not exist, or if the path names no folder.
+
+        Temporary files of this library are left out.
+        """
         try:
             status = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise self._error(self.path, error) from error
-        if not stat.S_ISDIR(status.st_mode):
-            raise self._error(self.path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
-        yield from self._below(chosen)
+        if stat.S_ISDIR(status.st_mode):
+            yield from self._below(chosen)
+
+    def file_in_place(self) -> str | None:
+        """The file that has the name of this folder, or of one above it, so that the folder cannot be made."""
+        path = self.path
+        while True:
+            try:
+                return None if stat.S_ISDIR(os.stat(path).st_mode) else path
+            except (FileNotFoundError, NotADirectoryError):
+                path = os.path.dirname(path)
+            except OSError:  # the listing, or the first write, says more
+                return None
 
     def status(self, path: str) -> os.stat_result | None:
         """The facts that the file system has about a file now; None if it does not exist or is not a regular file."""

@@ -357,14 +357,15 @@ def plan_transfer(source: Folder, target: Folder, wanted: Wanted, index: Checksu
 
     Raises:
         FileNotFoundError: If the source does not exist.
-        NotADirectoryError: If it is a file.
+        NotADirectoryError: If it is a file, or the target is one that is not in a store.
         FolderError: If a name, or the number of deletions, is refused.
         StorageError: If a folder cannot be listed, or a request fails.
     """
     if isinstance(source, LocalFolder):
         _require_folder(source.path)
-    if source.local is not None and os.path.isfile(source.local.path):
+    if source.local is not None and os.path.exists(source.local.path) and not os.path.isdir(source.local.path):
         raise NotADirectoryError(errno.ENOTDIR, "The source is a file; a folder is needed", source.local.path)
+    require_local_target(target)
     return in_order(lambda: _Planner(source, target, wanted, index, stop).plan())
 
 
@@ -384,6 +385,16 @@ def _require_folder(path: str) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such folder", path) from error
     except OSError:
         return  # the listing says more
+
+
+def require_local_target(target: Folder) -> None:
+    """Check that a target that is not in a store can be a folder.
+
+    Raises:
+        NotADirectoryError: If a file has its name, or that of a folder above it.
+    """
+    if isinstance(target, LocalFolder) and (file := target.file_in_place()) is not None:
+        raise NotADirectoryError(errno.ENOTDIR, "The target is a file; a folder is needed", file)
 
 
 def _require_objects(source: StoredFolder) -> None:

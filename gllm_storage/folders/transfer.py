@@ -24,6 +24,7 @@ from gllm_storage.folders.plan import (
     plan_deletion,
     plan_transfer,
     require_deletions,
+    require_local_target,
     require_names,
     require_places,
 )
@@ -307,6 +308,7 @@ def transfer(
             if options.removes:
                 require_unpublished(plan, source, removes=True)
             _require_no_object(plan, target)
+        _require_no_file(plan, target)
         if options.dry_run:
             return FolderResult(plan)
         return Execution(plan, source, target, manner, index=index, stop=stop).run()
@@ -356,6 +358,7 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
     if source is not None:
         require_apart(source, target)
     target = target.as_target()
+    require_local_target(target)
     with timed():
         require_places(plan, source, target)
         require_deletions(plan)
@@ -365,6 +368,7 @@ def apply(plan: Plan, source: Folder | None, target: Folder, options: Options) -
         if not options.force:
             require_unpublished(plan, target, is_old=True)
             _require_no_object(plan, target)
+        _require_no_file(plan, target)
         return FolderResult(plan) if options.dry_run else _run(plan, source, target, manner, stop)
 
 
@@ -408,6 +412,24 @@ def _require_no_object(plan: Plan, target: Folder) -> None:
                 ErrorDetails(url=target.url, operation="plan"),
                 Remedy.FOLDER_BESIDE_OBJECT,
             )
+
+
+def _require_no_file(plan: Plan, target: Folder) -> None:
+    """Check that no file of a store on this machine has the name of the target folder, or of one above it.
+
+    Unlike an object of other stores, it cannot stay beside the folder. A plan without transfers makes no folder.
+
+    Raises:
+        FolderError: If there is one.
+    """
+    if not plan.transfers or not isinstance(target, StoredFolder) or target.local is None:
+        return
+    if (file := target.local.file_in_place()) is not None:
+        raise FolderError(
+            f"{file} is a file; nothing was changed: a folder cannot have its name",
+            ErrorDetails(url=target.url, operation="plan"),
+            Remedy.OTHER_NAME,
+        )
 
 
 def local_folder(path: str | os.PathLike[str], links: str = "follow") -> LocalFolder:

@@ -376,6 +376,64 @@ def test_object_as_target(store: str, request: pytest.FixtureRequest, tmp_path: 
     assert client.upload_dir(tmp_path / "local", "x/a.txt").skipped == 1
 
 
+@pytest.mark.parametrize("store", ["file", "memory", "ministack", "gcs-fake", "azurite"])
+def test_verbs_onto_object(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """An object in place of a folder gets one answer everywhere: nothing is below it, and no folder is made of it."""
+    client = make_rig(store, request).client()
+    client.upload(b"object", "x/a.txt")
+    client.upload(b"other", "y/b.txt")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "f").write_bytes(b"f")
+    source, url = tmp_path / "local", client.url("x/a.txt")
+    assert client.delete_dir("x/a.txt").deleted == 0
+    assert client.delete_dir("x/a.txt", dry_run=True).plan.is_empty
+    assert client.check_dir(source, url).transfers == 1
+    calls: list[Callable[[], object]] = [
+        lambda: client.upload_dir(source, "x/a.txt"),
+        lambda: client.upload_dir(source, "x/a.txt", dry_run=True),
+        lambda: client.sync_dir(source, url, delete=True),
+        lambda: client.apply_plan(client.check_dir(source, url)),
+        lambda: client.copy_dir("y", "x/a.txt"),
+    ]
+    for call in calls:
+        with pytest.raises(FolderError, match=r"x/a\.txt is (an object|a file); nothing was changed"):
+            call()
+    assert sorted(each.url for each in client.list_files()) == [url, client.url("y/b.txt")]
+
+
+def test_file_above_target(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A folder of this machine that lies below a file is refused before anything moves, also with ``force``."""
+    client = make_rig("file", request).client()
+    client.upload(b"object", "x/a.txt")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "f").write_bytes(b"f")
+    for name in ("x/a.txt", "x/a.txt/b/c"):
+        for force in (False, True):
+            with pytest.raises(FolderError, match=r"x/a\.txt is a file; nothing was changed.*Choose another name"):
+                client.upload_dir(tmp_path / "local", name, force=force)
+    assert client.delete_dir("x/a.txt/b").deleted == 0
+
+
+@pytest.mark.parametrize("store", ["file", "memory"])
+def test_local_file_as_target(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A local file as the target of a download, or at the end of a comparison, is a `NotADirectoryError`."""
+    client = make_rig(store, request).client()
+    client.upload(b"object", "x/a.txt")
+    file = tmp_path / "file"
+    file.write_bytes(b"kept")
+    calls: list[Callable[[], object]] = [
+        lambda: client.download_dir("x", file),
+        lambda: client.download_dir("x", file / "below"),
+        lambda: client.sync_dir(client.url("x"), file, delete=True),
+        lambda: client.check_dir(client.url("x"), file),
+        lambda: client.check_dir(file, client.url("x")),
+    ]
+    for call in calls:
+        with pytest.raises(NotADirectoryError, match="is a file; a folder is needed"):
+            call()
+    assert file.read_bytes() == b"kept"
+
+
 @pytest.mark.parametrize("remembers", [True, False], ids=["index", "no-index"])
 @pytest.mark.parametrize(("store", "algorithm"), [("ministack", "CRC64NVME"), ("ministack", "CRC32"), ("ceph", "")])
 @pytest.mark.parametrize("engine", ["auto", "boto3"])
