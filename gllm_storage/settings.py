@@ -500,10 +500,10 @@ def _is_installed(module: str) -> bool:
 
 
 def _unknown_key(key: object, known: list[str]) -> str:
-    import difflib
+    from gllm_storage.synonyms import nearest_key  # only an error needs it
 
-    nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    nearest = nearest_key(key, known)
+    hint = f" (did you mean {nearest!r}?)" if nearest else ""
     return f"unknown key {key!r}{hint}"
 
 

@@ -207,8 +207,22 @@ def _require_known_variables(environ: Mapping[str, str], classes: Iterable[type[
 
         nearest = difflib.get_close_matches(name.removeprefix(_ENVIRONMENT), keys, n=1, cutoff=0.6)
         if nearest:
-            meant = f"{_ENVIRONMENT}{nearest[0]}"
+            meant = f"{_ENVIRONMENT}{_meant(name.removeprefix(_ENVIRONMENT)) or nearest[0]}"
             raise ValueError(f"no provider knows the environment variable {name}; did you mean {meant}?")
+
+
+def _meant(name: str) -> str | None:
+    """The variable that an unknown one stands for, both without their common beginning; None if there is none like it."""
+    from gllm_storage.synonyms import nearest_key  # only an error needs it
+
+    found, classes = name.lower(), list(_all_client_classes())
+    for each in classes:
+        scope = f"{each.provider}_"
+        if found.startswith(scope):
+            key = nearest_key(found.removeprefix(scope), each.config_keys())
+            return key and f"{scope}{key}".upper()
+    key = nearest_key(found, dict.fromkeys(key for each in classes for key in each.config_keys()))
+    return key and key.upper()
 
 
 def _known_variables(classes: Iterable[type[FsspecStorageClient]]) -> set[str]:
@@ -304,10 +318,10 @@ def _unknown(setting: Setting, classes: Mapping[Store, type[FsspecStorageClient]
         side = f" as {setting.side}" if setting.side else ""
         return f"{setting.option} {name}: this command has no store{provider}{side}; check the URL and the option"
     known = sorted({key for client_class in found for key in client_class.config_keys()} - IN_THE_URL)
-    import difflib
+    from gllm_storage.synonyms import nearest_key  # only an error needs it
 
-    nearest = difflib.get_close_matches(setting.key, known, n=1, cutoff=0.6)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    nearest = nearest_key(setting.key, known)
+    hint = f" (did you mean {nearest!r}?)" if nearest else ""
     providers = ", ".join(sorted({client_class.provider for client_class in found}))
     return f"{setting.option} {name}: {providers} does not know this key{hint}. Known keys: {', '.join(known) or 'none'}"
 

@@ -64,6 +64,14 @@ def test_misspelt_variable(store: Rig, name: str) -> None:
     assert f"GLLM_STORAGE_{name}; did you mean GLLM_STORAGE_" in done.err
 
 
+def test_variable_of_another_tool(store: Rig) -> None:
+    """The suggested variable is the one with the meaning, and not one with similar letters."""
+    for name, meant in (("ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"), ("S3_SECRET_KEY", "S3_AWS_SECRET_ACCESS_KEY")):
+        done = run("exists", url_of(store, "a.bin"), env={**environment(store), f"GLLM_STORAGE_{name}": "x"})
+        assert (done.code, done.out) == (2, "")
+        assert f"GLLM_STORAGE_{name}; did you mean GLLM_STORAGE_{meant}?" in done.err
+
+
 @pytest.mark.parametrize("name", ["ACCOUNT_NAME", "FSSPEC_ENDPONT_URL", "COLOUR", "PREFIX", "GCS_TOKEN"])
 def test_foreign_variable(store: Rig, name: str) -> None:
     """A variable of another provider, or of another program, is ignored."""

@@ -189,6 +189,50 @@ def test_nearest_key(key: str, nearest: str) -> None:
         parse_config(Settings, "fake", {**COMPLETE, key: "x"})
 
 
+@pytest.mark.parametrize(
+    ("provider", "given", "meant"),
+    [
+        ("azure", "bucket_name", "container_name"),
+        ("azure", "Bucket", "container_name"),
+        ("azure", "bucket_nam", "container_name"),
+        ("azure", "access_key", "account_key"),
+        ("azure", "account", "account_name"),
+        ("azure", "storage_class", "access_tier"),
+        ("s3", "container_name", "bucket_name"),
+        ("s3", "bucketName", "bucket_name"),
+        ("s3", "endpoint", "endpoint_url"),
+        ("s3", "access_key", "aws_access_key_id"),
+        ("s3", "key", "aws_access_key_id"),
+        ("s3", "secret", "aws_secret_access_key"),
+        ("s3", "secret_access_key", "aws_secret_access_key"),
+        ("s3", "token", "aws_session_token"),
+        ("s3", "region", "region_name"),
+        ("s3", "profile", "profile_name"),
+        ("s3", "anon", "anonymous"),
+        ("gcs", "container_name", "bucket_name"),
+        ("gcs", "credentials", "token"),
+        ("gcs", "kms_key", "kms_key_name"),
+        ("file", "bucket_name", "root"),
+        ("file", "path", "root"),
+        ("memory", "container_name", "bucket_name"),
+    ],
+)
+def test_names_of_other_tools(provider: str, given: str, meant: str) -> None:
+    """The names that SDKs, fsspec's filesystems and other providers have for a key lead to it."""
+    with pytest.raises(ValueError, match=f"unknown key '{given}' .did you mean '{meant}'"):
+        get_storage_client(provider, {given: "x"})
+
+
+@pytest.mark.parametrize(
+    ("provider", "given"), [("gcs", "profile"), ("s3", "connection_string"), ("gcs", "region"), ("azure", "aws_region")]
+)
+def test_names_without_meaning(provider: str, given: str) -> None:
+    """A name whose meaning no key of the provider has is not a misspelling of a key with similar letters."""
+    with pytest.raises(ValueError, match=f"unknown key '{given}'") as caught:
+        get_storage_client(provider, {given: "x"})
+    assert "did you mean" not in str(caught.value)
+
+
 def test_key_without_suggestion() -> None:
     """A key that resembles no known key gets no suggestion."""
     with pytest.raises(ValueError, match="'xyzzy'") as caught:
