@@ -500,7 +500,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _unknown_key(key: object, known: list[str]) -> str:
-    from gllm_storage.synonyms import nearest_key  # only an error needs it
+    from gllm_storage.synonyms import nearest_key  # noqa: PLC0415 - only an error needs it
 
     nearest = nearest_key(key, known)
     hint = f" (did you mean {nearest!r}?)" if nearest else ""

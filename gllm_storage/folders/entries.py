@@ -7,7 +7,6 @@ they arrive, and neither is ever in memory completely.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Hashable
