@@ -122,6 +122,7 @@ class S3Upload:
         plan: The form.
         settings: Part size and concurrency of this upload.
         crc: CRC-64/NVME of the content, if it was computed before anything is sent.
+        checksum: The CRC as a text, if it is known.
         content: The content, if it is small and was read then.
     """
 
@@ -130,6 +131,7 @@ class S3Upload:
     plan: UploadPlan
     settings: S3TransferSettings
     crc: int | None = None
+    checksum: str | None = None
     content: bytes | None = None
 
     @cached_property
@@ -147,11 +149,6 @@ class S3Upload:
         kept = {} if self.checksum is None else {CHECKSUM: f"{self.checksum}-{self.request.source.size}"}
         return {**(self.request.options.get("Metadata") or {}), **kept, WRITE_ID: write_id}
 
-    @cached_property
-    def checksum(self) -> str | None:
-        """The CRC as a text, if it is known."""
-        return None if self.crc is None else checksums.encode(self.crc)
-
     def with_crc(self) -> S3Upload:
         """The same upload with the CRC of its content, which goes into the metadata and so has to be known first.
 
@@ -162,7 +159,7 @@ class S3Upload:
         source = self.request.source
         content = source.read_at(0, source.size) if source.size <= CHUNK and not self.plan.multipart else None
         crc = _crc_of(source, self.request.transfer.stop) if content is None else checksums.crc64nvme(content)
-        return S3Upload(self.request, self.requests, self.plan, self.settings, crc, content)
+        return S3Upload(self.request, self.requests, self.plan, self.settings, crc, checksums.encode(crc), content)
 
     def require_same(self, crc: int) -> None:
         """Check that the sent content is the content at the beginning of the upload.

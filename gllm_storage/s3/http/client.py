@@ -522,9 +522,10 @@ class DirectClient:
             answer.be_patient()
         most = _MAX_LISTING if operation.name == "ListObjectsV2" else _MAX_BODY
         body = answer.beginning(most).lstrip() if answer.length != 0 else b""
-        if _LATE_ERROR.search(body, 0, _ERROR_BEGINS_WITHIN):
+        if body and _LATE_ERROR.search(body, 0, _ERROR_BEGINS_WITHIN):
             return self._failure(place, operation, answer, _STATUS_OF_LATE_ERROR, body)
-        place.bodies.learn(sent, answer.headers)
+        if place.bodies.needed:
+            place.bodies.learn(sent, answer.headers)
         return body
 
     def _failure(self, place: _Place, operation: Operation, answer: Answer, status: int, body: bytes) -> ClientError:
