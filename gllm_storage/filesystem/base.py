@@ -43,7 +43,7 @@ from gllm_storage.filesystem.object_file import ObjectFile
 from gllm_storage.filesystem.transaction import AtomicTransaction
 from gllm_storage.filesystem.writing import AtomicWriter, is_create, open_layers
 from gllm_storage.paths import NOT_TO_OPEN, require_no_slash
-from gllm_storage.store.port import ReadItem, UploadItem, nothing, unwatched, url_of_bucket
+from gllm_storage.store.port import ReadItem, UploadItem, unwatched, url_of_bucket
 from gllm_storage.store.ranges import DEFAULT_GAP, ObjectSlices, ranges_of, read_ranges, read_slice
 
 if TYPE_CHECKING:
@@ -318,12 +318,8 @@ class StoreFileSystem(AsyncFileSystem):
         bucket, key = self._place(path)
         exclusive, options = self.write_options(mode == "xb", kwargs)
         store = self.bucket_store(bucket)
-        transfer = store.transfer(key, "upload")
-        if exclusive:
-            store.require_create(key)  # before there is a writer to discard
-        writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, exclusive, options))
         return AtomicWriter(
-            writer,
+            store.writer_of(key, exclusive=exclusive, options=options),
             store.url(key),
             mode,
             fs=self,

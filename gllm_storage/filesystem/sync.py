@@ -17,7 +17,6 @@ from gllm_storage.filesystem.lists import listed
 from gllm_storage.filesystem.transaction import AtomicTransaction
 from gllm_storage.filesystem.writing import AtomicWriter, is_create, open_layers
 from gllm_storage.paths import require_no_slash
-from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
     from gllm_storage.store.port import ObjectStore
@@ -100,12 +99,8 @@ class SyncStoreFileSystem(AbstractFileSystem):
         if mode not in {"wb", "xb"}:
             return super()._open(path, mode, block_size, **kwargs)
         store, key = self.place(path)
-        if mode == "xb":
-            store.require_create(key)
-        transfer = store.transfer(key, "upload")
-        writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, mode == "xb"))
         return AtomicWriter(
-            writer,
+            store.writer_of(key, exclusive=mode == "xb"),
             store.url(key),
             mode,
             fs=self,

@@ -15,7 +15,6 @@ from gllm_storage.filesystem.reading import VersionFile
 from gllm_storage.filesystem.writing import AtomicWriter, open_layers
 from gllm_storage.paths import NOT_TO_OPEN, require_no_slash
 from gllm_storage.s3.settings import MAX_PUT, MIN_PART, settings_of_call
-from gllm_storage.store.port import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -107,12 +106,8 @@ def open_writer(  # noqa: PLR0917 - fsspec's arguments of `open`
     autocommit = bool(kwargs.pop("autocommit", True))
     given = {name: value for name, value in kwargs.items() if name not in _OF_READERS}
     exclusive, options = fs.write_options(mode == "xb", _with_block_size(given, block_size))
-    transfer = store.transfer(key, "upload")
-    if exclusive:
-        store.require_create(key)  # before there is a writer to discard
-    writer = store.open_writer(store.request(key, nothing(transfer.details), transfer, exclusive, options))
     return made(
-        writer,
+        store.writer_of(key, exclusive=exclusive, options=options),
         store.url(key),
         mode,
         blocksize=block_size or fs.default_block_size,

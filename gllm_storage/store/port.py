@@ -465,6 +465,22 @@ class ObjectStore(ABC):
         """
         return SpooledWriter(self, request)
 
+    def writer_of(self, key: str, *, exclusive: bool, options: Mapping[str, Any] | None = None) -> ObjectWriter:
+        """The writer of a file that is opened for writing.
+
+        Args:
+            key: The key.
+            exclusive: Whether the file must not exist, as for ``open(path, "xb")``.
+            options: As in `UploadRequest`.
+
+        Raises:
+            ConflictCheckUnsupportedError: If `exclusive`, and the store cannot do that.
+        """
+        transfer = self.transfer(key, "upload")
+        if exclusive:
+            self.require_create(key)  # before there is a writer to discard
+        return self.open_writer(self.request(key, nothing(transfer.details), transfer, exclusive, options))
+
     def download(self, key: str, path: str, transfer: Transfer) -> None:
         """Download an object: complete, one version of it, verified against its checksum, or not at all.
 
