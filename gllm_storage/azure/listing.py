@@ -77,7 +77,7 @@ def _read(body: bytes, prefix: str) -> tuple[list[str], str | None]:
 
     Raises:
         UnreadableAnswerError: If the answer is not a listing; or if a blob is outside the requested prefix or has no size:
-            what is listed may be deleted next.
+            listed blobs may be deleted next.
     """
     from xml.etree import ElementTree as ET
 

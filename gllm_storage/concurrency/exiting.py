@@ -33,7 +33,7 @@ def import_executors() -> None:
             module: Any = importlib.import_module("concurrent.futures.thread")
         finally:
             threads._register_atexit = register
-        # What CPython would have called. Otherwise the threads of new pools would never end, and nor would the process.
+        # CPython would have called this. Otherwise the threads of new pools would never end, and nor would the process.
         module._python_exit()
 
 

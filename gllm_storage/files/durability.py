@@ -1,4 +1,4 @@
-"""Durability: what a power cut must not undo.
+"""Durability: a power cut must not undo these writes.
 
 A rename is atomic for other processes, and not for the disk: without `fdatasync` before it, the disk may know the new name
 earlier than the content, and after a power cut the file has its full size and holds zeros (seen on ext4 and XFS). The name

@@ -48,7 +48,7 @@ class Spool:
         held: Bytes that the caller holds in the budget already, for this spool.
         memory: Memory of another spool, from `memory_of`, which is used again if it has the same size: a larger one would
             take more than the budget counts. Only for content that is written from the beginning to the end: a gap would
-            show what was there before.
+            show the content before.
     """
 
     def __init__(

@@ -435,7 +435,7 @@ class Folders:
         return None if stat.S_ISLNK(mode) else (destination, mode)
 
     def destination(self, path: str) -> str | None:
-        """The destination that a path names, if it does not exist or is no link; None if the path is unusual."""
+        """The destination that a path names, if it does not exist or is not a link; None if the path is unusual."""
         folder, _, name = path.rpartition("/")
         real = self._real.get(folder)
         if real is None:

@@ -763,7 +763,7 @@ class StoreFileSystem(AsyncFileSystem):
 
     def _place_of_copy(self, path: str) -> tuple[str, str]:
         bucket, key = self._split(path)
-        if not (bucket and key):  # a recursive copy names the bucket as well, and skips what does not exist
+        if not (bucket and key):  # a recursive copy names the bucket as well, and skips paths that do not exist
             details = self._error_details(bucket, "", "copy")
             raise ObjectNotFoundError(f"{path!r} is not the path of an object: it needs a bucket and a key", details)
         return bucket, key

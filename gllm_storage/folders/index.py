@@ -260,7 +260,7 @@ class ChecksumIndex:
 def _close(connection: sqlite3.Connection) -> None:
     import sqlite3  # not in every Python
 
-    with contextlib.suppress(sqlite3.Error):  # such as a full disk: what is lost are checksums, which are computed anew
+    with contextlib.suppress(sqlite3.Error):  # such as a full disk: lost checksums are computed anew
         connection.close()
 
 

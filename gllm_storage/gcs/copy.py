@@ -66,7 +66,7 @@ class ExclusiveCopy:
 
         Raises:
             RefusedError: If the store refuses.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
             StorageError: If the source object cannot be read.
         """
         source = self.store.resource(self.key, self.transfer.details)

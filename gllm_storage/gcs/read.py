@@ -99,7 +99,7 @@ class GCSReader(ObjectReader):
             ObjectNotFoundError: If the object does not exist.
             BucketNotFoundError: If the bucket does not exist.
             RefusedError: If the store is busy or failing.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
         """
         generation = self.store.generation
         try:
@@ -130,7 +130,7 @@ class GCSReader(ObjectReader):
             RangesIgnoredError: If the answer is the complete object, and a range was requested.
             ReadInterruptedError: If the body of the answer broke.
             RefusedError: If the store refuses.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
         """
         is_complete = start == 0 and length == version.size
         with contextlib.closing(self._get(version, None if is_complete else (start, length))) as answer:

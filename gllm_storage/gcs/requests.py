@@ -71,7 +71,7 @@ class GCSRequests:
         Raises:
             RefusedError: If the answer is not a success.
             UnreadableAnswerError: If it is not a JSON object.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
             google.auth.exceptions.GoogleAuthError: If there are no credentials.
         """
         return self.policy.call(lambda: json_of(self.send(method, path, **request)), is_transient, details)
@@ -102,7 +102,7 @@ class GCSRequests:
 
         Raises:
             RefusedError: If the answer is not a success.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
             google.auth.exceptions.GoogleAuthError: If there are no credentials.
         """
         connection, lines = self._connection, {name.lower(): value for name, value in (headers or {}).items()}
@@ -130,7 +130,7 @@ class GCSRequests:
 
         Raises:
             RefusedError: If the answer is not a success.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
             google.auth.exceptions.GoogleAuthError: If there are no credentials.
         """
         boundary = f"gllm-{secrets.token_hex(16)}"
@@ -215,7 +215,7 @@ def checked_page(page: Any, check: PageCheck, prefix: str = "") -> str | None:
     Args:
         page: The JSON of the answer.
         check: Knows the pages before.
-        prefix: The requested beginning of the names: what is listed may be deleted next.
+        prefix: The requested beginning of the names: listed objects may be deleted next.
 
     Returns:
         The token of the next page; None if there is none.

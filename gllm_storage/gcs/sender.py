@@ -71,7 +71,7 @@ class Sender(DirectSender):
             stream: Whether the content of a successful answer is read by the caller.
 
         Raises:
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
             MalformedHTTPError: If the answer is not HTTP.
             google.auth.exceptions.GoogleAuthError: If there is no access token.
             TransferStopped: If this thread's transfer was cancelled.

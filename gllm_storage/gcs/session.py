@@ -83,7 +83,7 @@ class ResumableUpload:
 
         Raises:
             RefusedError: If the store refuses.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
             StorageError: If the source changed.
         """
         # In a thread: Ctrl-C, which interrupts the main thread, must neither lose the answer that names the session to

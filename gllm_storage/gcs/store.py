@@ -531,7 +531,7 @@ class GCSStore(ObjectStore):
 
         Raises:
             RefusedError: If the store refuses.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
         """
         path = f"{path_of(self.bucket, key)}/rewriteTo{path_of(target.bucket, target_key, '')}"
         of_source, of_copy = self.connection.options, target.connection.options

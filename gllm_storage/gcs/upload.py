@@ -110,7 +110,7 @@ class GCSWrite:
 
         Raises:
             RefusedError: If the store refuses.
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
             StorageError: If the source changed.
         """
         attempt = 0

@@ -192,7 +192,7 @@ def exchanged(pool: Pool, method: str, target: str, headers: Mapping[str, str], 
     Raises:
         ClosedEarlyError: If the server closes the connection before it answers.
         MalformedAnswerError: If the answer is not HTTP.
-        OSError: If there is no answer.
+        OSError: If no answer arrives.
         requests.exceptions.InvalidHeader: If a header has a line break.
         TransferStopped: If this thread's transfer was cancelled.
     """
@@ -312,7 +312,7 @@ class DirectAdapter(StoppingAdapter):
         """Send a request; as the base class.
 
         Raises:
-            requests.RequestException: If there is no answer.
+            requests.RequestException: If no answer arrives.
             MalformedHTTPError: If the answer is not HTTP.
             TransferStopped: If the transfer of this thread was cancelled.
         """

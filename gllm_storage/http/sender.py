@@ -170,7 +170,7 @@ def send_directly(
         stream: Whether the content of a successful answer is read by the caller.
 
     Raises:
-        requests.RequestException: If there is no answer.
+        requests.RequestException: If no answer arrives.
         MalformedHTTPError: If the answer is not HTTP.
         TransferStopped: If this thread's transfer was cancelled.
     """
@@ -198,7 +198,7 @@ def send_by_requests(
         **options: Further arguments of the session's method.
 
     Raises:
-        requests.RequestException: If there is no answer.
+        requests.RequestException: If no answer arrives.
     """
     data: Any = body
     try:

@@ -131,7 +131,7 @@ class _Probe:
         self._may_exist = True
 
     def run(self) -> ConditionalWrites:
-        """Find out what the endpoint enforces."""
+        """Test which preconditions the endpoint enforces."""
         try:
             self._put_first()
             put = _condition(lambda: self._put(b"again", IfNoneMatch="*"))

@@ -650,7 +650,7 @@ class _Get:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the answer to a GetObject states about the object."""
+    """The facts about the object in the answer to a GetObject."""
 
     size: int
     etag: str

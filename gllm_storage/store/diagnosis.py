@@ -41,7 +41,7 @@ _FAILED_HANDSHAKES = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A cause, and what to do.
+    """A cause, and the remedy.
 
     Attributes:
         cause: The cause, as a part of a sentence.

@@ -180,8 +180,8 @@ def body_in_flight(
 ) -> Iterator[SourceBody]:
     """A `SourceBody` between two texts, counted in the memory budget of the process while the block sends it.
 
-    The body needs memory for a piece only, but the kernel buffers what is sent, and so do proxies; and a slow line that 100
-    requests share lets some of them run into their timeouts.
+    The body needs memory for a piece only. But the kernel and proxies buffer the sent bytes, and of 100 requests that share
+    a slow line, some run into their timeouts.
 
     Raises:
         TransferStopped: If the transfer was cancelled while it waited for memory of the budget.

@@ -109,7 +109,7 @@ class ObjectReader(ABC):
             ObjectChangedError: If the object, or the answer, is of another version.
             RangesIgnoredError: If the answer is the complete object, and a range was requested.
             ReadInterruptedError: If the body of the answer broke.
-            Exception: The SDK's exception after all retries, if there is no answer.
+            Exception: The SDK's exception after all retries, if no answer arrives.
         """
 
     @abstractmethod

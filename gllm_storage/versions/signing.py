@@ -184,7 +184,7 @@ class _Hashes:
         """The paths and the SHA-256 of all files; of those in `files_to_hash`, if the verifier ignores others.
 
         Raises:
-            ValueError: If that is no file: a statement of no file would be one of every version.
+            ValueError: If no file is left: a statement about no file would be one of every version.
         """
         from model_signing._hashing.hashing import Digest  # an extra; it has no public name
         from model_signing.manifest import Manifest, SerializationType
