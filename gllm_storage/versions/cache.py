@@ -329,8 +329,7 @@ class Lease:
         source = self.cache.file(file.sha256)
         with local_errors("write", path, self._details):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            _unlink(path)
             if self._shares_blocks:
                 self._shares_blocks = _reflink(source, path)
             if self._shares_blocks or (not _may_write(source) and _link(source, path)):
@@ -358,12 +357,13 @@ class Lease:
             StorageError: If the disk is full or fails, or the cache is read-only and does not have the directory.
         """
         target = os.path.join(self._folder, "folders", hex_of(digest))
-        if os.path.isdir(target) and self._is_exact(target, files):
+        if _is_folder(target) and self._is_exact(target, files):
             return target
         if self.cache.is_read_only:
             raise self.read_only("a directory with these files")
         with self._working(), local_errors("write", target, self._details):
-            if not os.path.isdir(target):
+            if not _is_folder(target):
+                _unlink(target)
                 temporary = f"{target}{self._own}.new"
                 self._fill(temporary, files)
                 try:
@@ -389,13 +389,15 @@ class Lease:
 
     def _is_right(self, folder: str, file: TreeFile) -> bool:
         path = os.path.join(folder, *file.path.split("/"))
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # missing, or something else is in the place of its folder
             if os.path.samestat(os.stat(path, follow_symlinks=False), os.stat(self.cache.file(file.sha256))):
                 return True
         return difference(path, file) is None
 
     def _fill(self, folder: str, files: Callable[[], Iterable[TreeFile]]) -> None:
         """Make a directory have exactly some files. Each is replaced at once: other processes may read the directory."""
+        if not _is_folder(folder):
+            _unlink(folder)
         os.makedirs(folder, exist_ok=True)
         remove_others(folder, files)
         between = os.path.join(self._incoming_folder, "link")
@@ -404,8 +406,7 @@ class Lease:
                 continue
             path = os.path.join(folder, *each.path.split("/"))
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(between)
+            _unlink(between)
             if not _link(self.cache.file(each.sha256), between):
                 self._copy(self.cache.file(each.sha256), between)
             os.replace(between, path)
@@ -644,6 +645,17 @@ def _is_held(cache: Cache, version: CachedVersion) -> bool:
     return False
 
 
+def _is_folder(path: str) -> bool:
+    """Whether a path is a folder, and not a link to one, whose files are not those of the cache."""
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def _unlink(path: str) -> None:
+    """Remove a file or a link, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 def _take_away(cache: Cache, folder: str) -> None:
     """Let a folder of a version vanish in one step, which a kill cannot divide; `_sweep` removes its files."""
     with contextlib.suppress(FileNotFoundError):
@@ -668,7 +680,7 @@ def _sweep(cache: Cache) -> None:
 def _folders_in(folder: str) -> list[str]:
     """The folders in a folder of the cache: other programs may leave files there, such as ``.DS_Store``."""
     paths = (os.path.join(folder, each) for each in os.listdir(folder))
-    return [each for each in paths if os.path.isdir(each) and not os.path.islink(each)]
+    return [each for each in paths if _is_folder(each)]
 
 
 def _name_of(model: Model) -> str:

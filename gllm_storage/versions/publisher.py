@@ -241,19 +241,35 @@ def _as_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(name, str | int | float | None):
             raise ValueError(f"the metadata of a version must be JSON, which has only texts as names, not {name!r}")
         try:
-            json.dumps({name: value}, allow_nan=False)
+            json.loads(json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode(), object_pairs_hook=_distinct)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"the metadata of a version must be JSON, and {name!r} is not: {_problem(value, error)}"
             ) from error
-    values: dict[str, Any] = json.loads(json.dumps(given))
+    try:
+        values: dict[str, Any] = json.loads(json.dumps(given), object_pairs_hook=_distinct)
+    except ValueError as error:
+        raise ValueError(f"the metadata of a version must be JSON: {error}") from error
     return values
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of JSON with these names and values.
+
+    Raises:
+        ValueError: If a name is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for number, (name, _) in enumerate(pairs) if any(name == each for each, _ in pairs[:number]))
+        raise ValueError(f"two of its names are {name!r} in JSON, as 1 and '1' are; rename one")
+    return found
 
 
 def _problem(value: object, error: Exception) -> str:
     if isinstance(value, float):
         return f"JSON has no {value!r}; leave it out, or give it as a text"
-    if hasattr(value, "__float__"):
+    if hasattr(value, "__float__") and not isinstance(value, int):
         return f"it is a {type(value).__module__}.{type(value).__name__}; convert it with float() or int()"
     return str(error)
 
@@ -359,7 +375,9 @@ class Publisher:
         )
 
     def _is_ours(self, found: Manifest) -> bool:
-        return found.digest == self._manifest.digest and found.metadata == self._manifest.metadata
+        # As JSON: for Python, True is equal to 1.
+        facts, ours = (json.dumps(each.metadata, sort_keys=True) for each in (found, self._manifest))
+        return found.digest == self._manifest.digest and facts == ours
 
     # ------------------------------------------------------------------ files that another tool has changed
 

@@ -306,6 +306,28 @@ def test_damaged_cache(client: LocalStorageClient, version: Version, cache: Path
     assert list_cache(cache)[0].files == 4
 
 
+@pytest.mark.usefixtures("version")
+@pytest.mark.parametrize("place", ["", ".new", "weights"])
+@pytest.mark.parametrize("kind", ["link", "file", "link to itself"])
+def test_replaced_folder(client: LocalStorageClient, cache: Path, tmp_path: Path, place: str, kind: str) -> None:
+    """A link or a file in place of a folder in the cache is replaced; no file that a link leads to is removed."""
+    path = str(fetch(client, MODEL, "v3", cache=cache).path)
+    other = write_folder(tmp_path / "other", {"mine": b"precious"})
+    replaced = Path(path + place if place.startswith(".") else os.path.join(path, place))
+    if place == ".new":
+        shutil.rmtree(path)
+    else:
+        shutil.rmtree(replaced)
+    if kind == "file":
+        replaced.write_bytes(b"x")
+    else:
+        replaced.symlink_to(other if kind == "link" else replaced.name)
+    assert fetch(client, MODEL, "v3", cache=cache).path == path
+    assert content(path) == FILES
+    assert not os.path.islink(path)
+    assert content(other) == {"mine": b"precious"}
+
+
 def test_damaged_object(client: LocalStorageClient, version: Version, cache: Path) -> None:
     """What the store has in place of a file does not come into the cache, and an object of another size is not read."""
     model = model_of(client, MODEL)

@@ -96,8 +96,10 @@ def test_second_publisher(client: FsspecStorageClient, out: Path, tmp_path: Path
     other = write_folder(tmp_path / "other", OTHER_FILES)
     with pytest.raises(ObjectExistsError, match="is published with other files"):
         publish(client, other, MODEL, version="v3", metadata={"a": 1})
-    with pytest.raises(ObjectExistsError, match=r"with other metadata.*Publish under another name"):
-        publish(client, out, MODEL, version="v3")
+    other_metadata: tuple[dict[str, Any], ...] = ({}, {"a": True}, {"a": "1"}, {"a": 1, "b": None})
+    for each in other_metadata:
+        with pytest.raises(ObjectExistsError, match=r"with other metadata.*Publish under another name"):
+            publish(client, out, MODEL, version="v3", metadata=each)
     assert keys_of(model_of(client, MODEL)) == before
 
 
@@ -642,6 +644,10 @@ def test_bad_metadata(client: FsspecStorageClient, out: Path) -> None:
     wrong: list[tuple[Any, str]] = [
         ({"epoch": 1, "loss": float("nan")}, "'loss' is not: JSON has no nan"),
         ({"epoch": 1, "loss": np.float32(1)}, r"'loss' is not: .*float32; convert it with float\(\)"),
+        ({"epoch": 1, "note": "\ud800"}, "'note' is not: .*surrogates not allowed"),
+        ({"epoch": 1, "big": 10**5000}, "'big' is not: .*limit"),
+        ({"a": 1, 1: 2, "1": 3}, "two of its names are '1' in JSON"),
+        ({"a": {"b": {1: 2, "1": 3}}}, "'a' is not: two of its names are '1' in JSON"),
         (7, "not 7"),
     ]
     for given, told in wrong:
