@@ -137,8 +137,10 @@ def resolved(model: Model, name: str, operation: str) -> Manifest:
         hex_of(name)  # refuses it: a digest is not abbreviated
     kind = find(model, require_name(name))
     if kind is None or kind[0] != name:
-        twin = f"; there is {kind[0]!r}, which differs in case" if kind else ""
-        raise _missing(model, name, operation, f"has no version or alias {name!r}{twin}")
+        hint = f"; there is {kind[0]!r}, which differs in case" if kind else ""
+        if is_digest(f"sha256:{name}"):
+            hint += "; a digest begins with 'sha256:'"
+        raise _missing(model, name, operation, f"has no version or alias {name!r}{hint}")
     return manifest_of(model, name, operation) if kind[1] == "version" else _manifest_of_alias(model, name, operation)
 
 

@@ -161,7 +161,9 @@ class _Fetch:
             files, size = self._counted(tree)
             if not files:
                 patterns = [each.pattern for each in self.chosen.rules if each.takes]
-                raise ValueError(f"{self._details.url} has no file that matches {patterns!r}")
+                raise ValueError(
+                    f"{self._details.url} has no file that matches {patterns!r}; the files of a folder are 'folder/**'"
+                )
             self.progress.expect(size)
             if lease is not None and not self.target:
                 return self._directory_of(lease)

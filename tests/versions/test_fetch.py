@@ -74,6 +74,29 @@ def test_wrong_digest(client: FsspecStorageClient, version: Version, tmp_path: P
     assert hash(version) == hash(resolve(client, MODEL, version.digest))
 
 
+def test_digits_alone(client: FsspecStorageClient, version: Version, tmp_path: Path) -> None:
+    """The digits of a digest may be a name; if they are none, the error tells how a digest begins."""
+    with pytest.raises(ObjectNotFoundError, match="a digest begins with 'sha256:'"):
+        fetch(client, MODEL, version.digest[7:], tmp_path / "local")
+
+
+@pytest.mark.parametrize(("path", "told"), [("", "is empty"), ("a\0b", "no path of this machine")])
+@pytest.mark.usefixtures("version")
+def test_wrong_directory(client: FsspecStorageClient, path: str, told: str) -> None:
+    """A text that names no directory, as a variable that is not set, is refused; `verify` does not call it a wrong copy."""
+    calls: list[Callable[[], object]] = [
+        lambda: fetch(client, MODEL, "v3", path),
+        lambda: fetch(client, MODEL, "v3", cache=path),
+        lambda: verify(client, MODEL, "v3", path),
+        lambda: publish(client, path, MODEL, version="v4"),
+        lambda: client.upload_dir(path, "copy"),
+        lambda: client.download_dir(MODEL, path),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=told):
+            call()
+
+
 @pytest.mark.parametrize("include", [5, [5], b"*", [None]])
 @pytest.mark.usefixtures("version")
 def test_wrong_include(client: FsspecStorageClient, tmp_path: Path, include: Any) -> None:
