@@ -646,7 +646,7 @@ def _is_held(cache: Cache, version: CachedVersion) -> bool:
 
 
 def _is_folder(path: str) -> bool:
-    """Whether a path is a folder, and not a link to one, whose files are not those of the cache."""
+    """Whether a path is a folder, and not a link to one: the cache does not own files behind a link."""
     return os.path.isdir(path) and not os.path.islink(path)
 
 

@@ -41,7 +41,7 @@ def delete_version(client: CloudStorageClient, model: str, version: str) -> Dele
     """Delete a version. Its name can be published again, with any files.
 
     Readers that have begun may still finish: the files stay until garbage collection deletes them. An alias to the version
-    is refused by `resolve` from now on. A version whose newest entry is damaged can be deleted, too.
+    is refused by `resolve` from now on. A version with a damaged newest entry can be deleted, too.
 
     Args:
         client: The client of the store.

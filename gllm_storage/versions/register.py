@@ -62,7 +62,7 @@ def _require_same(model: Model, name: str, kind: Kind, found: tuple[str, Kind] |
 
 
 def _use_of(model: Model, name: str, kind: Kind) -> str:
-    """The use of a name. One whose log is empty stays reserved: its process may be at work still."""
+    """The use of a name. One with an empty log stays reserved: its process may be at work still."""
     folder, article, state = (
         ("versions", "a", "was not published to its end") if kind == "version" else ("aliases", "an", "points to nothing")
     )
