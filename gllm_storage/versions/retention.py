@@ -71,8 +71,8 @@ def retain(
             order in which they first appeared; deleted ones count, so a second call keeps the same versions. 0 for no such
             rule.
         keep_younger: Keep the versions that were published within this time, by the clock of the store.
-        dry_run: Whether only to return the versions that would be deleted, the default. The time of now is that of this machine
-            then, and nothing is written.
+        dry_run: Whether only to return the versions that would be deleted, the default. The time of now is that of this
+            machine then, and nothing is written.
 
     Returns:
         The versions that stay, and those that were deleted.
