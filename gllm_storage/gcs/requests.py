@@ -16,6 +16,7 @@ import requests
 from gllm_storage.gcs.errors import RefusedError, UnreadableAnswerError, is_transient
 from gllm_storage.info import ObjectInfo, aware
 from gllm_storage.store import retry
+from gllm_storage.store.diagnosis import is_web_page
 from gllm_storage.store.pages import RepeatedPageError
 
 if TYPE_CHECKING:
@@ -116,6 +117,21 @@ class GCSRequests:
             return answer
         with contextlib.closing(answer):
             raise refusal_of(answer)
+
+    def send_deletion(self, path: str, params: Mapping[str, str]) -> None:
+        """Send a request that deletes, once.
+
+        Args:
+            path: As for `send`.
+            params: Query parameters.
+
+        Raises:
+            UnreadableAnswerError: If the answer is a web page.
+            Exception: As `send`.
+        """
+        answer = self.send("DELETE", path, params=params)
+        if is_web_page(answer.status_code, answer.headers):
+            raise UnreadableAnswerError("its answer is a web page")
 
     def delete_batch(self, bucket: str, keys: Sequence[str], details: ErrorDetails) -> list[int | None]:
         """Delete several objects by one request, which carries a request for each.

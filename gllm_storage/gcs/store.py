@@ -376,7 +376,7 @@ class GCSStore(ObjectStore):
         details, policy = self.details(key, "delete"), self.requests.policy
         given = {"generation": generation, "ifGenerationMatch": only_if}
         params = {name: value for name, value in given.items() if value}
-        send = partial(self.requests.send, "DELETE", path_of(self.bucket, key), params=params)
+        send = partial(self.requests.send_deletion, path_of(self.bucket, key), params=params)
         with translated(details):
             try:
                 policy.call(deleting(send, is_missing_object, details, policy.limit), is_transient, details)

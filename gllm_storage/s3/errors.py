@@ -21,7 +21,7 @@ from gllm_storage.errors import (
     StorageUnavailableError,
     translation,
 )
-from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect
+from gllm_storage.store.diagnosis import Diagnosis, is_web_page, of_clock, of_connection, of_redirect
 from gllm_storage.store.limits import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
@@ -173,6 +173,17 @@ def require_any(answer: Mapping[str, Any], *fields: str) -> None:
         if answer.get(field):
             return
     raise UnreadableAnswerError(f"its answer holds no {' or '.join(fields)}")
+
+
+def require_deletion(answer: Mapping[str, Any]) -> None:
+    """Check that an answer is one to a deletion.
+
+    Raises:
+        UnreadableAnswerError: If it is a web page.
+    """
+    metadata = answer["ResponseMetadata"]
+    if is_web_page(metadata["HTTPStatusCode"], metadata["HTTPHeaders"]):
+        raise UnreadableAnswerError("its answer is a web page")
 
 
 def is_not_found(error: ClientError) -> bool:

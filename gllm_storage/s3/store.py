@@ -23,7 +23,7 @@ from gllm_storage.files.durability import folders_synced_once
 from gllm_storage.files.source import open_source
 from gllm_storage.http.pool import run_in_place
 from gllm_storage.info import NO_PROPERTIES, in_order, url_in_listing
-from gllm_storage.s3.errors import attempts_of_answer, is_refusal, translated
+from gllm_storage.s3.errors import attempts_of_answer, is_refusal, require_deletion, translated
 from gllm_storage.s3.read import S3Reader
 from gllm_storage.s3.requests import S3Requests, delete_objects, objects_in
 from gllm_storage.s3.settings import settings_of_call
@@ -570,9 +570,10 @@ class S3Store(ObjectStore):
         details = self.details(key, "delete")
         with translated(details):
             try:
-                connection.client.delete_object(
+                answer = connection.client.delete_object(
                     Bucket=self.bucket, Key=key, **connection.parameters("DeleteObject"), **condition
                 )
+                require_deletion(answer)
             except ClientError as error:
                 # An earlier request, whose answer was lost, may have deleted the object. Some stores then answer 404.
                 if is_refusal(error) or not self._is_gone(key):

@@ -12,8 +12,9 @@ from gllm_storage.errors import AccessDeniedError, ErrorDetails, Remedy, Storage
 from gllm_storage.store.limits import SlowAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+_OK = 200
 _TOLERANCE = 15 * 60
 """Seconds by which a clock may be wrong: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html.
 Azure permits the same."""
@@ -165,3 +166,16 @@ def of_redirect(location: str | None) -> Diagnosis:
     """
     where = f"to {location[:200]}" if location else "without saying where to"
     return Diagnosis(f"the server redirects {where}", Remedy.FOLLOW_REDIRECT)
+
+
+def is_web_page(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether the success of a deletion is that of a web server or a login page, which answers 200 to any request.
+
+    Stores answer 204 to a deletion, or 200 without content.
+
+    Args:
+        status: The HTTP status.
+        headers: The headers, by their names in lower case.
+    """
+    is_html = headers.get("content-type", "").lower().startswith("text/html")
+    return status == _OK and is_html and headers.get("content-length") != "0"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from gllm_storage.errors import BucketNotFoundError, IntegrityError, StorageError, StorageUnavailableError
+from gllm_storage.errors import BucketNotFoundError, FolderError, IntegrityError, StorageError, StorageUnavailableError
 from gllm_storage.store import checksums
 from gllm_storage.testing.faults import Action, Answer, AnswerAfter, Call, DropResponse, Match
 from tests.promises.faulty import (
@@ -385,6 +385,19 @@ def test_delete_refused(faulty: Faulty, lost: bool) -> None:
         with pytest.raises(FileNotFoundError):  # the answer of these stores for an object that is not there
             faulty.client().delete_file(NAME)
     faulty.assert_holds()
+
+
+@on_every
+def test_delete_answered_by_page(faulty: Faulty) -> None:
+    """A web page, as of a login, is not the answer to a deletion: the object is there."""
+    faulty.put(CONTENT)
+    page = Answer(200, body=HTML, headers=(("Content-Type", "text/html; charset=utf-8"),))
+    faulty.inject(faulty.cloud.delete, page, times=None)
+    with pytest.raises(StorageError):
+        faulty.client().delete_file(NAME)
+    with pytest.raises(FolderError):
+        faulty.client().delete_dir("v1")
+    faulty.assert_holds(CONTENT)
 
 
 @on_s3

@@ -167,8 +167,12 @@ def made_answer(status: int, code: str, body: bytes | None, headers: tuple[tuple
             "<Message>made by the fault proxy</Message><RequestId>FAULT</RequestId></Error>"
         ).encode()
     reason = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Made"
-    lines = [f"HTTP/1.1 {status} {reason}", "Content-Type: application/xml", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    given = (
+        headers
+        if "content-type" in {name.lower() for name, _ in headers}
+        else (("Content-Type", "application/xml"), *headers)
+    )
+    lines = [f"HTTP/1.1 {status} {reason}", f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in given)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), body
 
 
