@@ -58,7 +58,7 @@ def write(found: Results, folder: Path) -> None:
 
 
 def _left_out(found: Results) -> str:
-    """What a complete run has, and the results do not: a goal without a row is not one that is met."""
+    """The rows of a complete run that the results lack: a goal without a row is not met."""
     lines = []
     for endpoint, title in report.NAMES.items():
         measured = found["endpoints"].get(endpoint)

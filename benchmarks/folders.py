@@ -239,7 +239,7 @@ _BY_DEFAULT = [name for name in PEERS if name != "gllm-storage, command"]
 
 @dataclass
 class Found:
-    """What the runs with one directory found.
+    """The figures of the runs with one directory.
 
     Attributes:
         runs: By peer and figure (``up_wall``, ``up again_cpu``, …), a value in seconds for each round.

@@ -7,7 +7,7 @@ with those that a killed process had given to the kernel.
 The server is Ceph's radosgw of the tests, which keeps its objects in memory. It lists the uploaded parts of a file
 (ListParts), which a publisher needs to resume within it. Unlike Amazon S3 it ignores the precondition of
 CompleteMultipartUpload, which costs a HEAD request for each file. With ``--conditional-writes enforced`` the client is told
-that the precondition is enforced, and does what it does at Amazon S3.
+that the precondition is enforced, and does the same as at Amazon S3.
 """
 
 from __future__ import annotations

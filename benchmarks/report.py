@@ -38,7 +38,7 @@ def to_markdown(results: Results, picture: Callable[[str], str] | None = None) -
 
     Args:
         results: The results.
-        picture: Gives what stands above the tables of an endpoint. Default: nothing.
+        picture: Gives the text above the tables of an endpoint. Default: nothing.
     """
     blocks = []
     reached = [] if results["about"].get("quick") else goals.judge(results["endpoints"])

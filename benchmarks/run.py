@@ -86,7 +86,7 @@ class Bench:
 
 @dataclass
 class Found:
-    """What the runs of one job found.
+    """The figures of the runs of one job.
 
     Attributes:
         runs: The figures, by peer.
@@ -444,7 +444,7 @@ def able(
         job: The job.
         endpoint: Name of the endpoint.
         peers: The abilities of the peers.
-        before: What was found in the job of `Job.rivals_of`.
+        before: The figures of the job of `Job.rivals_of`.
     """
     names = [
         name for name, each in peers.items() if job.verb in each.get("how", {}) and endpoint in entry_of(name).endpoints

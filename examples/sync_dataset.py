@@ -1,4 +1,4 @@
-"""Keep a dataset in a store: look at the plan, sync, delete what is gone, and fetch one part of it.
+"""Keep a dataset in a store: check the plan, sync, delete removed files, and fetch one part of it.
 
 python examples/sync_dataset.py                              # a small dataset, in a folder of its own
 python examples/sync_dataset.py DATA s3://bucket/data        # your own data and store: shows the plan
@@ -29,7 +29,7 @@ def make_data(folder: Path) -> None:
 
 
 def sync(data: Path, url: str, *, run: bool) -> None:
-    """Make the store equal to the folder: upload what differs, then delete what the folder does not have.
+    """Make the store equal to the folder: upload files that differ, then delete objects that the folder does not have.
 
     The plan is a file, so a colleague can read it, and exactly that plan runs later. A file that changes after the plan was
     made is a failure, and is not transferred. More than 1000 deletions are refused: that would be the wrong folder.
@@ -54,7 +54,7 @@ def show() -> None:
 
         (data / "train" / "0000.txt").write_text("a better sample\n")
         (data / "train" / "0001.txt").unlink()
-        (data / "test" / "0000.txt").touch()  # a new time alone is no reason to send a file
+        (data / "test" / "0000.txt").touch()  # a file of which only the time is new is not sent
         sync(data, url, run=True)
         sync(data, url, run=True)
 

@@ -29,13 +29,13 @@ def make_data(folder: Path) -> Path:
 
 
 def sync(data: str, url: str, cluster: Any) -> None:
-    """Upload what differs, on the workers of the cluster."""
+    """Upload files that differ, on the workers of the cluster."""
     client: Any = storage_client_from_url(url)
     with Client(cluster) as dask:
         for _ in range(2):
             try:
                 print(client.upload_dir(data, "", executor=dask.get_executor(), on_error="collect"))
-            except FolderError as error:  # the next run transfers only what is missing
+            except FolderError as error:  # the next run transfers only the missing files
                 sys.exit(str(error))
 
 

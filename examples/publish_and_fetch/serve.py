@@ -39,7 +39,7 @@ class Served:
                 if versions.resolve(self._client, MODEL, "latest").digest != self.version.digest:
                     self.version, self.weights = self._load()
                     print(f"serving     {self.version.name}", flush=True)
-            except (StorageError, FileNotFoundError) as error:  # the store is away, or the alias is: serve what we have
+            except (StorageError, FileNotFoundError) as error:  # the store or the alias is missing: serve the present model
                 print(f"still on    {self.version.name}: {error}", flush=True)
 
     def _load(self) -> tuple[versions.Version, dict[str, float]]:
