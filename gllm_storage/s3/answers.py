@@ -29,7 +29,7 @@ def guard(client: S3Client, min_throughput: float, read_timeout: float | None) -
     Raises:
         AttributeError: If botocore has moved the parts that this needs.
     """
-    endpoint = client._endpoint  # type: ignore[attr-defined]
+    endpoint = client._endpoint  # type: ignore[attr-defined]  # of boto3, which publishes no such name
     session = endpoint.http_session
     pools = session._pool_classes_by_scheme
     pools.update(guarded_pools(min_throughput, read_timeout, pools))

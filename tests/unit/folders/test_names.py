@@ -110,7 +110,7 @@ def test_excluded_twin(client: FsspecStorageClient, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(plan, "fold_of_disk", lambda _: fold_of(ignores_case=True, ignores_form=False))
     for options in ({"include": ["model.bin"]}, {"exclude": ["Model.bin"]}, {"files": ["model.bin"]}):
         with pytest.raises(FolderError, match=r"the same as 'Model.bin'"):
-            client.download_dir("v1", tmp_path / "target", **options)  # type: ignore[arg-type]
+            client.download_dir("v1", tmp_path / "target", **options)  # type: ignore[arg-type]  # an option by its name
     (tmp_path / "target" / "Model.bin").rename(tmp_path / "target" / "other.bin")
     result = client.sync_dir(client.url("v1"), tmp_path / "target", delete=True, include=["model.bin"])
     assert (result.transferred, result.deleted) == (1, 0)

@@ -409,7 +409,7 @@ def test_unverified_server() -> None:
 def test_failed_handshake_without_session(certificates: Certificates) -> None:
     """A server that breaks handshakes off gets one attempt per call."""
     with ScriptedServer(OK) as server:
-        server._tls_of = lambda sock: sock.close() or sock  # type: ignore[method-assign, func-returns-value]
+        server._tls_of = lambda sock: sock.close() or sock  # type: ignore[method-assign, func-returns-value]  # replaced for the test
         with pytest.raises((CannotConnectError, ssl.SSLError, ClosedEarlyError)):
             Pool(Server("https", "127.0.0.1", server.port, PATIENCE, PATIENCE, certificates.client)).request(HEAD)
         assert server.connections == 1
