@@ -334,7 +334,20 @@ def _paths_in(folder: str, path: str, details: ErrorDetails) -> Iterator[str]:
         if text.endswith("/"):
             yield from _paths_in(folder, text, details)
         else:
-            yield require_path(text)
+            yield _publishable(folder, text)
+
+
+def _publishable(folder: str, path: str) -> str:
+    """The path, if a file of a version can have it.
+
+    Raises:
+        ValueError: If not.
+    """
+    try:
+        return require_path(path)
+    except ValueError as error:
+        local = _local_path(folder, path)
+        raise ValueError(f"local file {local!r} cannot be published: {error}. Rename it, or leave it out") from error
 
 
 def _sorted_by(entry: os.DirEntry[str], path: str, details: ErrorDetails) -> bytes:
@@ -342,7 +355,9 @@ def _sorted_by(entry: os.DirEntry[str], path: str, details: ErrorDetails) -> byt
     try:
         name = entry.name.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the name of {path + entry.name!r} is not UTF-8") from error
+        raise ValueError(
+            f"local file {entry.path!r} cannot be published: its name is not UTF-8. Rename it, or leave it out"
+        ) from error
     with local_errors("read", entry.path, details):  # such as a link that leads nowhere, or to itself
         is_folder = entry.is_dir()
         is_file = not is_folder and stat.S_ISREG(entry.stat().st_mode)

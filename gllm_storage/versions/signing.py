@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import IntegrityError, UnsupportedOperationError
+from gllm_storage.paths import require_local
 from gllm_storage.settings import require_extra
 from gllm_storage.versions.catalog import Version, resolved, version_of
 from gllm_storage.versions.layout import model_of
@@ -63,7 +64,8 @@ def sign_version(
 
     Raises:
         ImportError: If the extra is not installed.
-        ValueError: If the path, the name or a path of `ignore` is not valid, or the signature would leave out all files.
+        ValueError: If the path, the name, `signature` or a path of `ignore` is not valid, or the signature would leave out
+            all files.
         FileNotFoundError: If the version does not exist (`ObjectNotFoundError`).
         RuntimeError: If the list of the files is damaged (`IntegrityError`), or a request fails (`StorageError`).
         Exception: An exception of the package, as for a key that it cannot use.
@@ -75,13 +77,13 @@ def sign_version(
         'v3'
     """
     require_extra("signing", "model_signing")
-    ignored = _relative_paths(ignore)
+    ignored, path = _relative_paths(ignore), _path_of(signature)
     place = model_of(client, model)
     manifest = resolved(place, name, "sign")
     with stored_tree(place, manifest, "sign") as tree:
         # A copy: the configuration of the caller stays as it is.
         configured = copy.copy(signer).set_hashing_config(_hashes(tree, manifest.model, ignored))
-        configured.sign(Path(place.prefix), os.fspath(signature))
+        configured.sign(Path(place.prefix), path)
     return version_of(place, manifest)
 
 
@@ -110,7 +112,7 @@ def verify_signature(
 
     Raises:
         ImportError: If the extra is not installed.
-        ValueError: If the path or the name is not valid.
+        ValueError: If the path, the name or `signature` is not valid.
         FileNotFoundError: If the version does not exist (`ObjectNotFoundError`), or the file of the signature does not.
         RuntimeError: If the signature is not valid, or one of other files or of no file, or the list of the files is damaged
             (`IntegrityError`); if the signature has other hashes than the SHA-256 of complete files
@@ -123,26 +125,42 @@ def verify_signature(
         'v3'
     """
     require_extra("signing", "model_signing")
+    path = _path_of(signature)
     place = model_of(client, model)
     manifest = resolved(place, name, "verify")
     details = place.store.details(place.data(manifest.place), "verify")
-    method = _method_of(Path(signature))
+    method = _method_of(Path(path))
     if method not in {None, "sha256 of files"}:
         raise UnsupportedOperationError(
-            f"the signature {os.fspath(signature)!r} has the {method}; {details.url} has the sha256 of files", details
+            f"the signature {path!r} has the {method}; {details.url} has the sha256 of files", details
         )
     with stored_tree(place, manifest, "verify") as tree:
         configured = copy.copy(verifier).set_hashing_config(_hashes(tree, manifest.model, ()))
         try:
-            configured.verify(Path(place.prefix), os.fspath(signature))
+            configured.verify(Path(place.prefix), path)
         except OSError:
             raise
         except Exception as error:  # the package lets those of several other packages through
             raise IntegrityError(
-                f"{os.fspath(signature)!r} is not a valid signature of {details.url}: {error or type(error).__name__}",
+                f"{path!r} is not a valid signature of {details.url}: {error or type(error).__name__}",
                 details,
             ) from error
     return version_of(place, manifest)
+
+
+def _path_of(signature: str | os.PathLike[str]) -> str:
+    """The path of the file of a signature.
+
+    Raises:
+        TypeError: If it is not a text or a path object.
+        ValueError: If it is empty, a directory or a URL, or begins with ``~/``.
+    """
+    if not isinstance(signature, (str, os.PathLike)):
+        raise TypeError(f"signature is a str or a path object, not {type(signature).__name__}")
+    path = require_local("signature", os.fsdecode(os.fspath(signature)))
+    if not path or os.path.isdir(path):
+        raise ValueError(f"signature {path!r} {'is a directory' if path else 'is empty'}; name a file, such as './v3.sig'")
+    return path
 
 
 def _relative_paths(ignore: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:

@@ -252,6 +252,15 @@ def test_missing(client: MemoryStorageClient, keys: Keys, tmp_path: Path) -> Non
     assert not (tmp_path / "v9.sig").exists()
 
 
+@pytest.mark.parametrize("signature", ["", ".", "s3://bucket/v3.sig", "~/v3.sig"])
+def test_no_file(client: MemoryStorageClient, keys: Keys, signature: str) -> None:
+    """A text that names no file of this machine is refused before anything is read or written."""
+    with pytest.raises(ValueError, match="signature '"):
+        sign_version(client, MODEL, "v3", signature, keys.signer())
+    with pytest.raises(ValueError, match="signature '"):
+        verify_signature(client, MODEL, "v3", signature, keys.verifier())
+
+
 def test_callers_config(client: MemoryStorageClient, keys: Keys, tmp_path: Path) -> None:
     """The configuration of the caller signs directories afterwards, as before."""
     signer, verifier = keys.signer(), keys.verifier()
