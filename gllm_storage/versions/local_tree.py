@@ -329,7 +329,7 @@ def _paths_in(folder: str, path: str, details: ErrorDetails) -> Iterator[str]:
     local = os.path.join(folder, path)
     with local_errors("read", local, details), os.scandir(local) as entries:
         found = list(entries)
-    for name in sorted(_sorted_by(each, path, details) for each in found):
+    for name in sorted(_sorted_by(each, details) for each in found):
         text = path + name.decode()
         if text.endswith("/"):
             yield from _paths_in(folder, text, details)
@@ -350,7 +350,7 @@ def _publishable(folder: str, path: str) -> str:
         raise ValueError(f"local file {local!r} cannot be published: {error}. Rename it, or leave it out") from error
 
 
-def _sorted_by(entry: os.DirEntry[str], path: str, details: ErrorDetails) -> bytes:
+def _sorted_by(entry: os.DirEntry[str], details: ErrorDetails) -> bytes:
     """The name of an entry; that of a folder ends with a slash, as in the paths of its files."""
     try:
         name = entry.name.encode()
