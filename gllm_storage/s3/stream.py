@@ -22,7 +22,6 @@ import io
 import os
 import threading
 import weakref
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from gllm_storage.concurrency.workers import Background
 from gllm_storage.errors import Remedy, StorageError
 from gllm_storage.files.source import MemorySource, bytes_of, is_immutable
 from gllm_storage.files.spool import Spool, memory_of, spool_of
+from gllm_storage.lazy import dataclass
 from gllm_storage.s3.body import FileSection, ViewSection
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.multipart import MultipartUpload
