@@ -10,6 +10,9 @@ objects have the checksum of the source as well, although the store of the copy 
 - **Several processes** use one SQLite file. Each waits up to 10 s for the other's write; when that is over, it goes on
   without the index.
 - **A damaged file**, or one with another table, is deleted and made anew.
+- **A filesystem without a time of change.** On images such as squashfs, and on FAT, the ctime is the mtime, in seconds. An
+  image of other files, made with the same times and mounted at the same place, has the same sizes, times and inodes. So a
+  file whose two times are one, in whole seconds, is not remembered.
 - **A file that changed while it was new.** The clock of a filesystem has ticks: 4 to 10 ms on Linux, 2 s on FAT. A file
   that changed twice within a tick has the same times before and after, so a checksum counts only if the file was already
   older than a tick when it was read.
@@ -48,7 +51,8 @@ CREATE TABLE IF NOT EXISTS checksums (
 ) WITHOUT ROWID
 """
 LOCAL = "local"
-"""The place of local files."""
+"""The place of local files. Other facts about them have a place that begins with this word."""
+_SECOND = 1_000_000_000
 
 
 def index_file() -> str:
@@ -86,6 +90,19 @@ def is_settled(modified_ns: int, changed_ns: int, read_at_ns: int) -> bool:
 def is_new(modified_ns: int, changed_ns: int, now_ns: int) -> bool:
     """Whether a file changed within the last tick of a fine clock, as `is_settled`. A time in the future does not count."""
     return 0 <= now_ns - max(modified_ns, changed_ns) <= _TICK_NS
+
+
+def _shows_changes(place: str, state: str) -> bool:
+    """Whether a change of a file changes its state.
+
+    Args:
+        place: As in `ChecksumIndex.find`.
+        state: The state; of a local file its size, times and inode, as `entries.state_of` makes it.
+    """
+    if place.partition(" ")[0] != LOCAL:
+        return True
+    size_and_mtime, _, ctime = state.rpartition("-")[0].rpartition("-")
+    return not size_and_mtime.endswith(f"-{ctime}") or int(ctime) % _SECOND != 0
 
 
 @dataclass(frozen=True)
@@ -141,7 +158,7 @@ class ChecksumIndex:
         Returns:
             By path or URL: the values of the checksums by their algorithms. Nothing is there about another state.
         """
-        names, found = list(states), dict[str, dict[str, str]]()
+        names, found = [name for name, state in states.items() if _shows_changes(place, state)], dict[str, dict[str, str]]()
         self._write()
 
         def look(connection: sqlite3.Connection) -> None:
@@ -165,6 +182,7 @@ class ChecksumIndex:
         rows = [
             (place, each.name, algorithm, each.state, value, now)
             for each in known
+            if _shows_changes(place, each.state)
             for algorithm, _, value in [each.checksum.partition(":")]
         ]
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,22 @@ def test_coarse_clock() -> None:
     """A time in full seconds may be of a clock with ticks of 2 s."""
     assert not is_settled(10**18, 10**18, 10**18 + 10**9)
     assert is_settled(10**18, 10**18, 10**18 + 3 * 10**9)
+
+
+@pytest.mark.parametrize("place", ["local", "local hashes"])
+def test_no_time_of_change(cache: Path, place: str) -> None:
+    """A local file whose times are one, in whole seconds, may be one of another image with the same times."""
+    states = {
+        "image": "5-1700000000000000000-1700000000000000000-12",
+        "epoch": "5-0-0-12",
+        "fine": "5-1700000000000000001-1700000000000000001-12",
+        "touched": "5-1700000000000000000-1800000000000000000-12",
+    }
+    with closing(ChecksumIndex(str(cache / "index"))) as index:
+        for where in (place, "memory"):
+            index.remember(where, [Known(name, state, "crc64nvme:x") for name, state in states.items()])
+        assert index.find(place, states).keys() == {"fine", "touched"}
+        assert index.find("memory", states).keys() == states.keys()
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "zeros", "folder", "read-only"])
