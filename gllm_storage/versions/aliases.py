@@ -151,7 +151,7 @@ def move(model: Model, alias: str, target: Manifest, expected: str | None) -> Ma
             found = "points to nothing" if current is None else f"points to {current.version!r}"
             raise _conflict(model, alias, f"{found}, and not to {expected!r}")
     enter(model, alias, "alias", _OPERATION)  # not before: a name that was entered stays taken
-    entry = AliasEntry(target.version, target.digest, secrets.token_hex(16), entries.now())
+    entry = AliasEntry(target.version, target.digest, secrets.token_hex(16), entries.now(), alias)
     decision = log.decide(slot + 1, entry)
     if decision.entry == entry:
         # A deleter that did not see this move is seen here; one that did has the manifest after it.

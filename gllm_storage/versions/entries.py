@@ -93,12 +93,14 @@ class AliasEntry:
         digest: The digest that the version has.
         id: Identifies the move.
         time: The time of the mover's clock, in ISO 8601.
+        alias: The name of the alias; empty if an earlier version of this library wrote the entry.
     """
 
     version: str
     digest: str
     id: str
     time: str
+    alias: str = ""
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -120,6 +122,8 @@ Entry = Manifest | Aborted | Deleted | AliasEntry
 
 _KINDS: dict[str, type[Entry]] = {"manifest": Manifest, "aborted": Aborted, "deleted": Deleted, "alias": AliasEntry}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+_OPTIONAL = frozenset({"alias"})
+"""Fields that were added later; without one, it has its default."""
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -151,7 +155,7 @@ def decode_entry(data: bytes, details: ErrorDetails) -> Entry:
     kind = _KINDS.get(str(fields.get("kind")))
     if kind is None:
         raise damaged(details, "it has no known kind")
-    names = kind.__dataclass_fields__
+    names = [name for name in kind.__dataclass_fields__ if name in fields or name not in _OPTIONAL]
     try:
         entry = kind(**{name: fields[name] for name in names})
         _require_types(entry)

@@ -14,8 +14,9 @@ from gllm_storage.concurrency.stop import Stop, running_stop
 from gllm_storage.errors import IntegrityError, ObjectExistsError, ObjectNotFoundError, Remedy, StorageError
 from gllm_storage.files.source import MemorySource
 from gllm_storage.store.port import ReadItem, unwatched
-from gllm_storage.versions.entries import Aborted, Entry, Manifest, decode_entry, encode_entry
+from gllm_storage.versions.entries import Aborted, AliasEntry, Entry, Manifest, decode_entry, encode_entry
 from gllm_storage.versions.layout import exclusive_creates, is_name, slot_name, slot_of
+from gllm_storage.versions.tree import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,6 +57,7 @@ class Log:
     def __init__(self, store: ObjectStore, prefix: str, operation: str, remedy: Remedy) -> None:
         self._store = store
         self._prefix = prefix
+        self._name = prefix.removesuffix("/").rpartition("/")[2]
         self._operation = operation
         self._remedy = remedy
 
@@ -102,7 +104,11 @@ class Log:
             data = self._store.read(key, transfer)
         except ObjectNotFoundError:
             return None
-        return decode_entry(data, replace(transfer.details, remedy=self._remedy))
+        details = replace(transfer.details, remedy=self._remedy)
+        entry = decode_entry(data, details)
+        if isinstance(entry, AliasEntry) and entry.alias not in {"", self._name}:
+            raise damaged(details, f"it is a move of the alias {entry.alias!r}")
+        return entry
 
     def create(self, slot: int, entry: Entry) -> Entry | None:
         """Create an entry, exclusively.

@@ -10,7 +10,7 @@ import pytest
 from gllm_storage import LocalStorageClient, versions
 from gllm_storage.errors import IntegrityError, Remedy
 from gllm_storage.versions.layout import model_of
-from tests.versions.support import MODEL, keys_of, new_client, store_bytes, write_folder
+from tests.versions.support import MODEL, keys_of, new_client, read_bytes, store_bytes, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +101,24 @@ def test_damaged_alias(client: FsspecStorageClient, model: Model) -> None:
         versions.set_alias(client, MODEL, "latest", "v2", expected="v1")
     versions.set_alias(client, MODEL, "latest", "v2")
     assert versions.resolve(client, MODEL, "latest").name == "v2"
+
+
+def test_swapped_alias(client: FsspecStorageClient, model: Model) -> None:
+    """The move of another alias in the log of an alias is found: an alias never leads where another one was set to."""
+    versions.set_alias(client, MODEL, "best", "v2")
+    damage(model, "aliases/latest/", read_bytes(model.store, model.key("aliases", "best", "99999998.json")))
+    calls: list[Callable[[], object]] = [
+        lambda: versions.resolve(client, MODEL, "latest"),
+        lambda: list(versions.alias_history(client, MODEL, "latest")),
+        lambda: versions.list_aliases(client, MODEL),
+        lambda: versions.retain(client, MODEL, keep_last=1),
+    ]
+    for call in calls:
+        with pytest.raises(IntegrityError, match=r"aliases/latest/.*a move of the alias 'best'") as caught:
+            call()
+        assert caught.value.remedy is Remedy.MOVE_ALIAS
+    versions.set_alias(client, MODEL, "latest", "v1")
+    assert versions.resolve(client, MODEL, "latest").name == "v1"
 
 
 def test_damaged_name(client: FsspecStorageClient, model: Model) -> None:

@@ -28,7 +28,7 @@ MANIFEST = Manifest(
 
 
 @pytest.mark.parametrize(
-    "entry", [MANIFEST, Aborted(), Deleted(DIGEST, PLACE, TIME), AliasEntry("v3", DIGEST, "0f", TIME)], ids=repr
+    "entry", [MANIFEST, Aborted(), Deleted(DIGEST, PLACE, TIME), AliasEntry("v3", DIGEST, "0f", TIME, "latest")], ids=repr
 )
 def test_entry_and_back(entry: Entry) -> None:
     """An entry is read as it was written; its JSON is canonical."""
@@ -36,6 +36,13 @@ def test_entry_and_back(entry: Entry) -> None:
     assert decode_entry(data, DETAILS) == entry
     fields = json.loads(data)
     assert data == json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def test_move_without_alias() -> None:
+    """An entry of a version of the library that did not write the name of the alias is read."""
+    fields = json.loads(encode_entry(AliasEntry("v3", DIGEST, "0f", TIME, "latest")))
+    del fields["alias"]
+    assert decode_entry(json.dumps(fields).encode(), DETAILS) == AliasEntry("v3", DIGEST, "0f", TIME)
 
 
 def test_unknown_field() -> None:
