@@ -27,7 +27,7 @@ from gllm_storage.errors import (
     redacted,
     translation,
 )
-from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect, passes
+from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect, passes, suspicion
 from gllm_storage.store.limits import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
@@ -156,7 +156,7 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
         return AccessDeniedError(f"{what}: {_line(error)}", details, Remedy.CHECK_CREDENTIALS)
     if isinstance(error, HttpResponseError) and not is_broken(error):
         return _from_answer(error, details, what)
-    return StorageUnavailableError(f"{what}: {_line(error)}", details, Remedy.CHECK_NETWORK)
+    return StorageUnavailableError(f"{what}: {_line(error)}{suspicion(error)}", details, Remedy.CHECK_NETWORK)
 
 
 def _diagnosis(error: HttpResponseError) -> Diagnosis | None:

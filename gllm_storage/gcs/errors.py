@@ -23,7 +23,7 @@ from gllm_storage.errors import (
     redacted,
     translation,
 )
-from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect, passes
+from gllm_storage.store.diagnosis import Diagnosis, of_clock, of_connection, of_redirect, passes, suspicion
 from gllm_storage.store.limits import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
@@ -200,7 +200,7 @@ def translate(error: Exception, details: ErrorDetails) -> Exception:
         return AccessDeniedError(f"{failure}: {_line(error)}", details, remedy)
     passing = is_transient(error)
     kind, remedy = (StorageUnavailableError, Remedy.CHECK_NETWORK) if passing else (StorageError, Remedy.CHECK_ENDPOINT)
-    return kind(f"{failure}: {_line(error)}", details, remedy)
+    return kind(f"{failure}: {_line(error)}{suspicion(error)}", details, remedy)
 
 
 def _diagnosis(error: RefusedError) -> Diagnosis | None:

@@ -37,6 +37,7 @@ from gllm_storage.http.wire import (
     UnusableAnswerError,
 )
 from gllm_storage.lazy import pattern
+from gllm_storage.store.diagnosis import suspect_tls
 from gllm_storage.store.limits import MAX_ERROR
 
 if TYPE_CHECKING:
@@ -387,6 +388,7 @@ class Exchange:
             status, headers = self._read_head()
             if not self.connection.used:
                 self._pool.handshakes.learn(self.connection)
+                self._pool.has_answered = True
             self.connection.used = True
             return Answer(self, status, headers, bodiless=bodiless)
         except BaseException as error:
@@ -401,6 +403,9 @@ class Exchange:
             closed = broken is not None or isinstance(error, _CLOSED_BY_SERVER)
             if closed and connection.used:
                 raise ClosedEarlyError(unused=True) from error  # probably closed while it was idle
+            never = self._pool.server.tls is None and not self._pool.has_answered
+            if never and (closed or isinstance(error, ClosedEarlyError)):
+                suspect_tls(broken or error)
             if broken is not None:
                 raise broken from None
             raise
@@ -540,6 +545,7 @@ class Pool:
 
     Attributes:
         handshakes: The TLS handshakes, and their numbers.
+        has_answered: Whether the server has ever answered.
         takes_pairs: Whether the server answers a second request that follows the first one at once; None if that is
             unknown. HTTP/1.1 demands it, but a proxy may lose the second request.
     """
@@ -547,6 +553,7 @@ class Pool:
     def __init__(self, server: Server, keep: int = _KEPT) -> None:
         self.server = server
         self.handshakes = Handshakes()
+        self.has_answered = False
         self.takes_pairs: bool | None = None
         self._keep = keep
         self._free: PerProcess[deque[Connection]] = PerProcess(deque)

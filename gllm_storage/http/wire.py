@@ -28,6 +28,16 @@ _FIRST_FINAL = 200
 _BEGINNING = b"HTTP/1."
 _DIGITS_OF_STATUS = 3
 _INTERIM = b"HTTP/1.1 1"
+_BAD_REQUEST = 400
+_ALERT = b"\x15\x03"
+"""The beginning of a record with a TLS alert."""
+_REFUSES_HTTP = (
+    b"Client sent an HTTP request to an HTTPS server",
+    b"plain HTTP request was sent to HTTPS port",
+    b"speaking plain HTTP to an SSL-enabled server port",
+)
+"""What servers in Go, nginx and Apache answer to http at a port with TLS, with status 400. OpenSSL and Node only close."""
+_TLS_PORT = "this port of the server speaks https, and the URL says http"
 
 
 class MalformedAnswerError(Exception):
@@ -228,6 +238,8 @@ class Connection:
         for _ in range(MAX_INTERIM + 1):
             status, headers = self._read_one_head()
             if status >= _FIRST_FINAL:  # skips 100 Continue
+                if status == _BAD_REQUEST and self.tls is None and any(each in self._left for each in _REFUSES_HTTP):
+                    raise UnusableAnswerError(_TLS_PORT)
                 return status, headers
         raise UnusableAnswerError(f"there are more than {MAX_INTERIM} interim answers (1xx)")
 
@@ -243,6 +255,8 @@ class Connection:
                 if data and _BEGINNING.startswith(data[: len(_BEGINNING)]):
                     raise CutAnswerError("the connection was closed in the middle of the headers")
                 if data:
+                    if data.startswith(_ALERT) and self.tls is None:
+                        raise UnusableAnswerError(_TLS_PORT)
                     raise MalformedAnswerError(f"the first bytes are {data[:80]!r}")
                 raise ClosedEarlyError(unused=self.used)
             data = data + more if data else more

@@ -41,7 +41,7 @@ from gllm_storage.settings import (
     size,
     warn_if_insecure,
 )
-from gllm_storage.store.diagnosis import passes
+from gllm_storage.store.diagnosis import passes, suspect_tls
 from gllm_storage.store.retry import TRANSIENT_STATUSES, s3_requests
 
 if TYPE_CHECKING:
@@ -497,6 +497,7 @@ class _Retries:
 
     def __init__(self, limit: int) -> None:
         self._policy = s3_requests(limit)
+        self._has_answered = False
 
     def needs_retry(
         self,
@@ -508,12 +509,15 @@ class _Retries:
         **_: Any,
     ) -> float | None:
         url = str(request_dict.get("url", "")).partition("?")[0]
+        self._has_answered |= response is not None
         unsent = _is_unsent(request_dict.get("body"), response)
         cause = ConnectionClosedError(endpoint_url=url) if unsent else self._transient(response, caught_exception)
         if cause is None or attempts >= self._policy.limit:
             failure = cause if unsent else caught_exception
             if isinstance(failure, Exception):
                 note_attempts(failure, attempts)
+                if isinstance(failure, ConnectionClosedError) and url.startswith("http:") and not self._has_answered:
+                    suspect_tls(failure)
             if unsent and isinstance(failure, Exception):
                 raise failure
             return None

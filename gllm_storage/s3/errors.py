@@ -21,7 +21,7 @@ from gllm_storage.errors import (
     translation,
 )
 from gllm_storage.lazy import pattern
-from gllm_storage.store.diagnosis import Diagnosis, is_web_page, of_clock, of_connection, of_redirect
+from gllm_storage.store.diagnosis import Diagnosis, is_web_page, of_clock, of_connection, of_redirect, suspicion
 from gllm_storage.store.limits import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
 
@@ -265,7 +265,7 @@ def _from_exception(error: Exception, details: ErrorDetails, what: str) -> Excep
     if isinstance(error, (boto.FlexibleChecksumError, boto.ChecksumError)):
         return IntegrityError(f"{what}: {_sentence(error)}", details)
     if isinstance(error, _UNREACHABLE):
-        return StorageUnavailableError(f"{what}: {_sentence(error)}", details, Remedy.CHECK_NETWORK)
+        return StorageUnavailableError(f"{what}: {_sentence(error)}{suspicion(error)}", details, Remedy.CHECK_NETWORK)
     advice = Remedy.CHECK_CREDENTIAL_FILES if isinstance(error, OSError) else None
     return StorageError(f"{what}: {_sentence(error)}", details, advice)
 

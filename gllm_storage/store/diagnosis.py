@@ -19,6 +19,7 @@ _TOLERANCE = 15 * 60
 """Seconds by which a clock may be wrong: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html.
 Azure permits the same."""
 _VERIFY = pattern(r"certificate verify failed: (.*?)(?: \(_ssl|$)", re.DOTALL)
+_PERHAPS_TLS = "perhaps this port speaks https, and the URL says http"
 _OTHER_HOST = pattern(r"hostname '[^']*' doesn't match .*")
 _FAILED_HANDSHAKES = (
     (
@@ -95,6 +96,21 @@ def passes(error: BaseException) -> bool:
     """Whether a failed connection may succeed later; False for a certificate that is not trusted."""
     known = of_connection(error)
     return known is None or known.passes
+
+
+def suspect_tls(error: BaseException) -> None:
+    """Note on the failure of a connection without TLS that the server has never answered on one."""
+    error.add_note(_PERHAPS_TLS)
+
+
+def suspicion(error: BaseException) -> str:
+    """The end of a message about a failed connection: that the port perhaps speaks TLS; empty without a reason for it.
+
+    Args:
+        error: The exception of an HTTP library, with its causes.
+    """
+    noted = any(_PERHAPS_TLS in getattr(each, "__notes__", ()) for each in causes_of(error))
+    return f"; {_PERHAPS_TLS}" if noted else ""
 
 
 def _of_certificate(text: str) -> Diagnosis:

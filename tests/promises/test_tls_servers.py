@@ -16,7 +16,8 @@ import trustme
 
 from gllm_storage import StorageError, StorageUnavailableError
 from gllm_storage.errors import Remedy
-from tests.servers.hostile import BUCKET, CLOUDS, client_of
+from tests.servers.hostile import BUCKET, CLOUDS, Hostile, Reply, client_of
+from tests.servers.rclone import rclone_tls
 from tests.unit.s3.http.scripted import OK, ScriptedServer
 from tests.waiting import PATIENCE, eventually
 
@@ -221,13 +222,70 @@ def test_misfit_of_verb(verb: str, misfit: str, authority: Authority, folder: Pa
     assert error.remedy is case.remedy
 
 
+PERHAPS = "perhaps this port speaks https, and the URL says http"
+SURELY = "this port of the server speaks https, and the URL says http"
+
+
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_tls_behind_http(cloud: str, authority: Authority) -> None:
-    """An https server behind an http URL is an error that points at the endpoint."""
+    """An https server behind an http URL, in Python, resets the connection: the error says what it may be."""
     with ScriptedServer(OK, tls=authority.context()) as server:
         client = client_of(cloud, server.url.replace("https:", "http:"), max_attempts="2", read_timeout="2s")
+        for call in (lambda: client.info("x"), lambda: client.upload(b"x", "y"), lambda: list(client.list_files())):
+            error = failure(call)
+            assert error.remedy is Remedy.CHECK_NETWORK
+            assert str(error).count(PERHAPS) == 1
+
+
+ANSWERS = {
+    "openssl": b"",
+    "alert": b"\x15\x03\x01\x00\x02\x02\x46",
+    "go": b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+    "nginx": (
+        b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nContent-Type: text/html\r\nContent-Length: 87\r\n"
+        b"Connection: close\r\n\r\n"
+        b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>"
+    ),
+}
+"""What servers with TLS answer to http: OpenSSL and Node close, others send an alert, or an error page."""
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_answers_to_http(cloud: str, answer: str) -> None:
+    """The same for each way to refuse http; where the server tells that it is the reason, the error is sure."""
+    with Hostile(lambda _: Reply(raw=[ANSWERS[answer]])) as server:
+        client = client_of(cloud, server.url, max_attempts="2", read_timeout="2s")
+        error = failure(lambda: list(client.list_files()))
+    if cloud == "boto3" and answer in {"go", "nginx"}:
+        return  # botocore does not show the text of such an answer
+    is_sure = answer != "openssl" and cloud != "boto3"
+    assert str(error).count(SURELY if is_sure else PERHAPS) == 1
+    assert error.remedy is (Remedy.CHECK_ENDPOINT if is_sure else Remedy.CHECK_NETWORK)
+
+
+@pytest.mark.parametrize("cloud", ["direct", "gcs", "azure"])
+def test_server_in_go(cloud: str, tmp_path: Path) -> None:
+    """A real server whose error is sure: rclone with TLS."""
+    with rclone_tls(tmp_path) as server:
+        client = client_of(cloud, server.endpoint_url.replace("https:", "http:"), max_attempts="2", read_timeout="5s")
+        for call in (lambda: client.info("x"), lambda: client.upload(b"x", "y")):
+            with pytest.raises(StorageError, match=SURELY):
+                call()
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_no_suspicion(cloud: str) -> None:
+    """A server that has answered before speaks http: when it closes the connection later, that is no reason for https."""
+    answers = [Reply(404), Reply(404), Reply(404)]
+    with Hostile(lambda _: answers.pop() if answers else Reply(raw=[])) as server:
+        client = client_of(cloud, server.url, max_attempts="1", read_timeout="2s")
+        with pytest.raises((StorageError, FileNotFoundError)):
+            client.info("x")
+        answers.clear()
         error = failure(lambda: client.info("x"))
-    assert error.remedy in {Remedy.CHECK_ENDPOINT, Remedy.CHECK_NETWORK}
+    assert error.remedy is Remedy.CHECK_NETWORK
+    assert PERHAPS not in str(error)
 
 
 # ---- faults that pass
@@ -246,6 +304,7 @@ def test_handshake_breaks(verb: str, how: str, authority: Authority, folder: Pat
         assert 2 <= len(connections) <= (24 if verb == "put-many" else 12)  # three objects, each with its own error
     assert isinstance(error, StorageUnavailableError)
     assert error.remedy is Remedy.CHECK_NETWORK
+    assert PERHAPS not in str(error)
 
 
 @contextlib.contextmanager
