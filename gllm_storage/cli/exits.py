@@ -202,8 +202,22 @@ def _storage_message(error: StorageError | ObjectNotFoundError | ObjectExistsErr
 def _usage_message(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     where = context.command_path if context else "gllm-storage"
-    message = " ".join(error.format_message().split())  # click writes the choices of an argument in lines
+    missing = _missing(error)
+    message = missing or " ".join(error.format_message().split())  # click writes the choices of an argument in lines
     return f"{message.rstrip('.')}; see '{where} --help'"
+
+
+def _missing(error: click.ClickException) -> str | None:
+    """All missing arguments, of which click names the first one; None if there are not several."""
+    if not isinstance(error, click.MissingParameter) or error.ctx is None or not isinstance(error.param, click.Argument):
+        return None
+    arguments = [each for each in error.ctx.command.params if isinstance(each, click.Argument)]
+    required = [each for each in arguments[arguments.index(error.param) :] if each.required]
+    if len(required) < 2:  # noqa: PLR2004 - several
+        return None
+    *names, last = [repr(each.make_metavar(error.ctx)) for each in required]
+    order = " ".join(each.make_metavar(error.ctx) for each in arguments)
+    return f"Missing arguments {', '.join(names)} and {last} (the order is {order})"
 
 
 def epilog() -> str:

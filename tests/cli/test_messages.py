@@ -124,3 +124,27 @@ def test_usage_message() -> None:
 
     assert code_of(raised.value) is Exit.USAGE
     assert message_of(raised.value) == "Missing argument 'SOURCE... TARGET'; see 'gllm-storage cp --help'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ("publish", "Missing arguments 'DIRECTORY', 'MODEL' and 'VERSION' (the order is DIRECTORY MODEL VERSION)"),
+        ("publish out", "Missing arguments 'MODEL' and 'VERSION' (the order is DIRECTORY MODEL VERSION)"),
+        ("publish out s3://b/m", "Missing argument 'VERSION'"),
+        ("fetch", "Missing arguments 'MODEL' and 'NAME' (the order is MODEL NAME [DIRECTORY])"),
+        ("diff s3://b/m", "Missing arguments 'OLD' and 'NEW' (the order is MODEL OLD NEW)"),
+        ("resolve", "Missing arguments 'MODEL' and 'NAME' (the order is MODEL NAME)"),
+        ("copy-version m v1", "Missing argument 'TARGET_MODEL'"),
+        ("delete-version", "Missing arguments 'MODEL' and 'VERSION...' (the order is MODEL VERSION...)"),
+        ("alias", "Missing argument 'MODEL'"),
+        ("cache list", "Missing argument 'DIRECTORY'"),
+    ],
+)
+def test_missing_arguments(arguments: str, missing: str) -> None:
+    """All missing arguments are named, so that they do not take one run each to find."""
+    with pytest.raises(click.UsageError) as raised:
+        cli.main(arguments.split(), prog_name="gllm-storage", standalone_mode=False)
+
+    command = " ".join(arguments.split()[: 2 if arguments.startswith("cache") else 1])
+    assert message_of(raised.value) == f"{missing}; see 'gllm-storage {command} --help'"
