@@ -23,7 +23,7 @@ from gllm_storage.errors import (
 from gllm_storage.files.content import local_path as path_of
 from gllm_storage.files.content import open_content
 from gllm_storage.info import NO_PROPERTIES, ObjectProperties
-from gllm_storage.paths import ExactKey, Location, hidden_user, hides_user, split_url, without_user
+from gllm_storage.paths import ExactKey, Location, hidden_user, hides_user, not_a_string, split_url, without_user
 from gllm_storage.settings import DISK_OPTIONS, as_strings, disk_options, keys_of, require_mapping
 
 if TYPE_CHECKING:
@@ -804,7 +804,7 @@ class FsspecStorageClient(CloudStorageClient):
         """
         from gllm_storage.folders import transfer
 
-        if not remote_dir:
+        if isinstance(remote_dir, str) and not remote_dir:
             raise ValueError("remote_dir is empty; name a folder, or '/' for all objects of the bucket")
         return transfer.delete(self._remote_folder(remote_dir), transfer.Options.of(options, transfer.FolderOptions))
 
@@ -876,7 +876,7 @@ class FsspecStorageClient(CloudStorageClient):
         from gllm_storage.folders.entries import StoredFolder
 
         if not isinstance(path, str):
-            raise ValueError(f"a remote folder is a str, not {type(path).__name__}: {path!r}")
+            raise not_a_string("a remote folder", path)
         below = self._location.listing_prefix(path)
         return StoredFolder(self.store, f"{below}/" if below and not below.endswith("/") else below, links, self)
 

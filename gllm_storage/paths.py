@@ -9,6 +9,7 @@ Keys that some store or some fsspec URL would change are refused for all stores,
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from typing import TYPE_CHECKING
@@ -268,7 +269,7 @@ class Location:
                 not make a valid key.
         """
         if not isinstance(remote_path, str):
-            raise ValueError(f"a remote path is a string, not {type(remote_path).__name__}: {remote_path!r}")
+            raise not_a_string("a remote path", remote_path)
         if isinstance(remote_path, ExactKey):
             return self._exact_key(remote_path)
         for each in self.forbidden:
@@ -311,7 +312,7 @@ class Location:
             ValueError: If it is not a string, is a URL of another location, or a key cannot begin with it.
         """
         if not isinstance(prefix, str):
-            raise ValueError(f"a prefix is a string, not {type(prefix).__name__}: {prefix!r}")
+            raise not_a_string("a prefix", prefix)
         if "://" in prefix:
             below = self._key_of_url(prefix)
         elif prefix.startswith("/"):
@@ -336,6 +337,19 @@ class Location:
                 f"{redacted(repr(url))} is not in {here!r}, the location of this client; make a client for that URL"
             )
         return rest.removeprefix(base)
+
+
+def not_a_string(what: str, value: object) -> ValueError:
+    """The error for a remote path of another type; a ``ValueError``, as for other paths that name no object.
+
+    A path object is refused: it takes the second slash out of ``s3://``, and mostly belongs to the local argument.
+
+    Args:
+        what: The role of the value.
+        value: The value.
+    """
+    hint = "; for a remote path, pass str(path)" if isinstance(value, os.PathLike) else ""
+    return ValueError(f"{what} is a string, not {type(value).__name__}: {value!r}{hint}")
 
 
 def clean_prefix(prefix: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -14,11 +15,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gllm_storage import LocalStorageClient, MemoryStorageClient, S3StorageClient
+from gllm_storage import LocalStorageClient, MemoryStorageClient, S3StorageClient, versions
 from gllm_storage.paths import MAX_KEY_BYTES, Location, clean_prefix, split_url, validate_key
 from gllm_storage.store.port import url_of_bucket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gllm_storage import FsspecStorageClient
 
 TOKENS = [
@@ -146,13 +149,25 @@ def test_impossible_path(path: str) -> None:
     assert repr(path) in str(caught.value) or repr(key) in str(caught.value)
 
 
-@pytest.mark.parametrize("path", [None, 3, b"a", ["a"]], ids=repr)
+@pytest.mark.parametrize("path", [None, 3, b"a", ["a"], PurePosixPath("v3/a")], ids=repr)
 def test_path_not_a_string(path: Any) -> None:
-    """A path that is not a string raises ValueError."""
-    with pytest.raises(ValueError, match="string"):
-        S3.key(path)
-    with pytest.raises(ValueError, match="string"):
-        S3.listing_prefix(path)
+    """A path that is not a string raises ValueError, of each verb; for a path object it says what to pass."""
+    client: Any = MemoryStorageClient({"bucket_name": "not-a-string"})
+    calls: list[Callable[[], object]] = [
+        lambda: S3.key(path),
+        lambda: S3.listing_prefix(path),
+        lambda: client.file_exists(path),
+        lambda: client.upload(b"x", path),
+        lambda: client.open(path, "rb"),
+        lambda: list(client.list_files(path)),
+        lambda: client.delete_dir(path),
+        lambda: client.move_file("a", path),
+        lambda: versions.resolve(client, path, "v1"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"is a string, not {type(path).__name__}") as caught:
+            call()
+        assert ("pass str(path)" in str(caught.value)) == isinstance(path, PurePosixPath)
 
 
 @pytest.mark.parametrize(

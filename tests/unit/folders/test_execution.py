@@ -251,7 +251,7 @@ def test_wrong_types(client: FsspecStorageClient, local: Path) -> None:
         wrong.upload_dir(local, "v1", preserve=True)
     with pytest.raises(TypeError, match=r"Plan\.load\(path\), not str"):
         wrong.apply_plan("p.jsonl")
-    with pytest.raises(ValueError, match="a remote folder is a str, not PosixPath"):
+    with pytest.raises(ValueError, match="a remote folder is a string, not PosixPath"):
         wrong.upload_dir(local, Path("x"))
     with pytest.raises(TypeError, match="properties is an ObjectProperties, not int"):
         wrong.upload_dir(local, "v1", properties=3)
