@@ -12,7 +12,7 @@ from gllm_storage.cli.output import StreamError, complain, show_traceback
 from gllm_storage.errors import ends_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DEBUG = "gllm_storage.debug"
 """The key of click's context for the option ``--debug``."""
@@ -33,6 +33,8 @@ class Failures:
         self._errors: list[Exception] = []
         self.ends_all = False
         """Whether the other files of the command would fail, too."""
+        self.on_failure: Callable[[Exception, str | None], object] | None = None
+        """Called with each failure that is printed, and the URL or path of its file if the failure does not tell."""
 
     @contextlib.contextmanager
     def tolerated(self) -> Iterator[None]:
@@ -59,12 +61,19 @@ class Failures:
         if self._errors:
             raise SeveralErrors(self._errors)
 
-    def add(self, error: Exception) -> None:
-        """Print a failure; of those that all files would have, only the first one."""
+    def add(self, error: Exception, url: str | None = None) -> None:
+        """Print a failure; of those that all files would have, only the first one.
+
+        Args:
+            error: The failure.
+            url: URL or path of the file, for `on_failure`.
+        """
         if self.ends_all and ends_all(error):
             return
         self.ends_all |= ends_all(error)
         if click.get_current_context().meta.get(DEBUG):
             show_traceback(error)
         complain(message_of(error))
+        if self.on_failure is not None:
+            self.on_failure(error, url)
         self._errors.append(error)

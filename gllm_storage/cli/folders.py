@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gllm_storage.cli.failures import Failures
+    from gllm_storage.cli.outcomes import Outcomes
     from gllm_storage.cli.places import Folder
     from gllm_storage.cli.plan import Place, Tree
     from gllm_storage.cli.progress import Bars
@@ -146,6 +147,7 @@ class Reporter:
 
     Args:
         failures: The failures of the command.
+        outcomes: The JSON document of the command.
         shown: The progress bars.
         target: The text for a file of the target.
         source: The path of a local source; None for one in a store.
@@ -156,6 +158,7 @@ class Reporter:
     """
 
     failures: Failures
+    outcomes: Outcomes
     shown: Bars
     target: Callable[[str], str]
     source: str | None = None
@@ -166,10 +169,13 @@ class Reporter:
     _bar: Any = field(default=None, init=False)
 
     @classmethod
-    def of_tree(cls, tree: Tree, failures: Failures, shown: Bars, claims: Claims, *, verbose: bool) -> Reporter:
+    def of_tree(
+        cls, tree: Tree, failures: Failures, outcomes: Outcomes, shown: Bars, claims: Claims, *, verbose: bool
+    ) -> Reporter:
         """The reporter of ``cp`` and ``mv``."""
         source = tree.source.path if isinstance(tree.source, LocalPath) else None
-        return cls(failures, shown, text_of(tree.target), source, verbose, tolerates_loops=True, claims=claims)
+        target = text_of(tree.target)
+        return cls(failures, outcomes, shown, target, source, verbose, tolerates_loops=True, claims=claims)
 
     def hooks(self) -> dict[str, Any]:
         """The options by which this sees the outcomes: see `gllm_storage.folders.transfer.Options`."""
@@ -193,11 +199,13 @@ class Reporter:
     def report(self, action: str, file: Entry, error: Exception | None) -> None:
         """Print one outcome."""
         if error is not None:
-            self.failures.add(self._in_words(file.path, error))
+            self.failures.add(self._in_words(file.path, error), self.target(file.path))
             return
         if action == "transferred":
             self.claims.add(self.target(file.path))
-        if self.verbose:
+        if self.outcomes.as_json:
+            self.outcomes.add(action, self.target(file.path), file.size)
+        elif self.verbose:
             self.shown.say(f"{self.deleted if action == 'deleted' else ''}{self.target(file.path)}")
 
     def _in_words(self, path: str, error: Exception) -> Exception:
@@ -226,11 +234,14 @@ class Reporter:
         try:
             result = action()
         except FolderError as error:
+            if error.result is not None:
+                self.outcomes.add_counts(error.result)
             if error.result is None or not error.result.failed:
                 raise
             if self.failures.ends_all:
                 self.failures.finish()
             return None
+        self.outcomes.add_counts(result)
         if dry_run:
             self._show(result.plan)
         return result
@@ -238,11 +249,14 @@ class Reporter:
     def _show(self, plan: Plan) -> None:
         self._warn(plan)
         for each in plan.problems:
-            self.failures.add(self._in_words(each.path, each.error))
+            self.failures.add(self._in_words(each.path, each.error), self.target(each.path))
         for step in plan.steps():
-            target = self.target(step.file.path)
+            target, deletes = self.target(step.file.path), step.action == "delete"
             self.claims.add(target)
-            self.shown.say(f"{self.deleted if step.action == 'delete' else ''}{target}")
+            if self.outcomes.as_json:
+                self.outcomes.add("deleted" if deletes else "transferred", target, step.file.size)
+            else:
+                self.shown.say(f"{self.deleted if deletes else ''}{target}")
 
 
 def takes(chosen: Mapping[str, Any], name: str) -> bool:

@@ -14,7 +14,15 @@ from typing import IO, TYPE_CHECKING, Any
 from gllm_storage.cli.output import stream_errors
 from gllm_storage.cli.places import LocalPath, Stored, Stream, address_of_local
 from gllm_storage.concurrency.workers import run_all
-from gllm_storage.errors import AccessDeniedError, ErrorDetails, IntegrityError, Remedy, StorageUnavailableError, timed
+from gllm_storage.errors import (
+    AccessDeniedError,
+    ErrorDetails,
+    IntegrityError,
+    Remedy,
+    StorageError,
+    StorageUnavailableError,
+    timed,
+)
 from gllm_storage.files.source import CHUNK
 from gllm_storage.files.target import Draft, rename, scratch_target, temporary_beside
 from gllm_storage.registry import storage_client_from_url
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 
     from fsspec.callbacks import Callback
 
+    from gllm_storage.cli.outcomes import Outcomes
     from gllm_storage.cli.plan import Copy, Place
     from gllm_storage.cli.progress import Bars
     from gllm_storage.info import ObjectInfo, ObjectProperties
@@ -100,6 +109,33 @@ def move_file(copy: Copy, shown: Bars, *, no_clobber: bool) -> str:
     # In a thread, for which `run_all` waits after Ctrl-C: the request must not take effect after the command.
     run_all([partial(store.delete_version, key, version, transfer)], 1, transfer.stop)
     return moved or shown_name(target)
+
+
+def report(copy: Copy, written: str | None, outcomes: Outcomes, shown: Bars, *, shows: bool) -> None:
+    """Print a file that was copied or moved.
+
+    Args:
+        copy: Source and target.
+        written: The URL or path of the copy; None for one that would be made.
+        outcomes: The JSON document of the command.
+        shown: The progress bars.
+        shows: Whether the file is printed without JSON.
+    """
+    url = written or shown_name(copy.target)
+    if outcomes.as_json:
+        outcomes.add("transferred", url, _size_of(copy.target if written else copy.source))
+    elif shows:
+        shown.say(url)
+
+
+def _size_of(place: Place) -> int | None:
+    """The size of a file; None if it is not known."""
+    try:
+        if isinstance(place, LocalPath):
+            return os.stat(place.path).st_size
+        return place.client.info(place.remote_path).size if isinstance(place, Stored) else None
+    except (OSError, StorageError):  # deleted since, or the credentials permit writing only
+        return None
 
 
 def _is_version(stored: Stored, version: ObjectInfo) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -153,6 +154,20 @@ def test_among_files(servers: Servers, tmp_path: Path) -> None:
         found = rig.keys()  # the files go side by side
         assert (set(found) - {"a", "c"}, rig.open_uploads()) == (set(), [])
         assert all(len(rig.second.get(rig.key(name))) == 11 * MIB for name in found)
+
+
+def test_json_document(servers: Servers, tmp_path: Path) -> None:
+    """After Ctrl-C the document of `--json` is complete, and has the files that were."""
+    (tmp_path / "a").write_bytes(b"small")
+    (tmp_path / "b").write_bytes(bytes(4 * MIB))
+    with slow(servers, "PutObject") as (rig, proxy):
+        with started("cp", "--json", tmp_path / "a", tmp_path / "b", f"{url_of(rig, 'x')}/", env=environment(rig)) as child:
+            wait_for(lambda: is_moving(proxy, "PutObject"), child)
+            child.send_signal(signal.SIGINT)
+            out, _ = child.communicate(timeout=END_SECONDS)
+        found = json.loads(out)
+        assert found["files"] == [{"action": "transferred", "url": url_of(rig, "x/a"), "size": 5}]
+        assert (found["transferred"], found["failed"], found["exit_code"]) == (1, 0, child.returncode) == (1, 0, 130)
 
 
 def test_between_stores(servers: Servers, tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ from gllm_storage.cli.options import (
     bwlimit_option,
     clients,
     exact_option,
+    json_option,
     property_options,
     side_options,
     sources_and_target,
     store_options,
     transfer_options,
 )
+from gllm_storage.cli.outcomes import Outcomes
 from gllm_storage.cli.places import LocalPath, Stream, no_folder
 from gllm_storage.cli.plan import Copy, Tree, plan, stores_of
 from gllm_storage.cli.signals import announce
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 @filter_options
 @property_options
 @exact_option
+@json_option
 @side_options
 @store_options
 def cp(
@@ -66,6 +69,7 @@ def cp(
     preserve: Sequence[str],
     dry_run: bool,
     chosen: Mapping[str, Any],
+    as_json: bool,
     properties: ObjectProperties,
 ) -> None:
     """Copy files: up, down, or from store to store.
@@ -75,11 +79,10 @@ def cp(
     that it cannot keep.
     """
     from gllm_storage.cli.progress import bars
-    from gllm_storage.cli.transfers import copy_file, shown_name
+    from gllm_storage.cli.transfers import copy_file, report, shown_name
 
     parsed, parsed_target = sources_and_target(paths, exact=exact)
-    if properties.given() and isinstance(parsed_target, (Stream, LocalPath)):
-        raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
+    _require_fit(parsed_target, properties, as_json=as_json)
     require_recursive(chosen, recursive=recursive, preserve=preserve)
     made = clients(stores_of(parsed, parsed_target))
     failures, claims = Failures(), Claims(len(parsed))
@@ -93,30 +96,43 @@ def cp(
     }
     if not isinstance(parsed_target, Stream):
         announce("the current file is complete or unchanged")
-    with bars(quiet=quiet or _uses_terminal(parsed, parsed_target)) as shown, folders_synced_once():
-        for each in plan(parsed, parsed_target, made, recursive=recursive):
-            shown.clear()
-            with failures.tolerated():
-                if isinstance(each, Tree):
-                    run_tree(each, Reporter.of_tree(each, failures, shown, claims, verbose=verbose), options)
-                    continue
-                if not isinstance(each, Copy):
-                    raise each.error
-                if not takes(chosen, each.name):
-                    continue
-                claims.require_free(shown_name(each.target))
-                if not (force or no_clobber):
-                    require_unpublished(each.target)
-                if dry_run:
+    with Outcomes(failures, as_json=as_json, dry_run=dry_run) as outcomes:
+        with bars(quiet=quiet or _uses_terminal(parsed, parsed_target)) as shown, folders_synced_once():
+            for each in plan(parsed, parsed_target, made, recursive=recursive):
+                shown.clear()
+                with failures.tolerated():
+                    if isinstance(each, Tree):
+                        run_tree(each, Reporter.of_tree(each, failures, outcomes, shown, claims, verbose=verbose), options)
+                        continue
+                    if not isinstance(each, Copy):
+                        raise each.error
+                    if not takes(chosen, each.name):
+                        continue
+                    claims.require_free(shown_name(each.target))
+                    if not (force or no_clobber):
+                        require_unpublished(each.target)
+                    if dry_run:
+                        claims.add(shown_name(each.target))
+                        report(each, None, outcomes, shown, shows=True)
+                        continue
+                    with no_folder(each.source, "give --recursive"):
+                        copied = copy_file(each, shown, no_clobber=no_clobber, properties=properties)
                     claims.add(shown_name(each.target))
-                    shown.say(shown_name(each.target))
-                    continue
-                with no_folder(each.source, "give --recursive"):
-                    copied = copy_file(each, shown, no_clobber=no_clobber, properties=properties)
-                claims.add(shown_name(each.target))
-                if verbose and copied is not None:
-                    shown.say(copied)
-    failures.finish()
+                    if copied is not None:
+                        report(each, copied, outcomes, shown, shows=verbose)
+        failures.finish()
+
+
+def _require_fit(target: Argument, properties: ObjectProperties, *, as_json: bool) -> None:
+    """Check that the options fit the target.
+
+    Raises:
+        click.UsageError: If they do not.
+    """
+    if as_json and isinstance(target, Stream):
+        raise click.UsageError("--json prints on standard output, and so does a copy to '-'")
+    if properties.given() and isinstance(target, (Stream, LocalPath)):
+        raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
 
 
 def _uses_terminal(sources: Sequence[Argument], target: Argument) -> bool:

@@ -24,11 +24,13 @@ from gllm_storage.cli.options import (
     bwlimit_option,
     clients,
     exact_option,
+    json_option,
     side_options,
     sources_and_target,
     store_options,
     transfer_options,
 )
+from gllm_storage.cli.outcomes import Outcomes
 from gllm_storage.cli.places import Address, LocalPath, Stream, no_folder
 from gllm_storage.cli.plan import Copy, Tree, plan, stores_of
 from gllm_storage.cli.settings import SOURCE, Store
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @filter_options
 @exact_option
+@json_option
 @side_options
 @store_options
 def mv(
@@ -66,6 +69,7 @@ def mv(
     preserve: Sequence[str],
     dry_run: bool,
     chosen: Mapping[str, Any],
+    as_json: bool,
 ) -> None:
     """Move files: up, down, within a store, or from store to store.
 
@@ -73,7 +77,7 @@ def mv(
     is a local folder, gets the files into it.
     """
     from gllm_storage.cli.progress import bars
-    from gllm_storage.cli.transfers import move_file, shown_name
+    from gllm_storage.cli.transfers import move_file, report, shown_name
 
     sources, target = sources_and_target(paths, exact=exact)
     if any(isinstance(each, Stream) for each in (*sources, target)):
@@ -89,32 +93,37 @@ def mv(
     made = clients(stores_of(sources, target))
     failures, claims = Failures(), Claims(len(sources))
     announce("the current file is complete at its old or its new place, or at both")
-    with bars(quiet=quiet) as shown:
-        for each in plan(sources, target, made, recursive=recursive):
-            shown.clear()
-            with failures.tolerated():
-                if isinstance(each, Tree):
-                    run_tree(each, Reporter.of_tree(each, failures, shown, claims, verbose=verbose), options, removes=True)
-                    continue
-                if not isinstance(each, Copy):
-                    raise each.error
-                if not takes(chosen, each.name):
-                    continue
-                claims.require_free(shown_name(each.target))
-                for changed in () if force else (each.source,) if no_clobber else (each.source, each.target):
-                    require_unpublished(changed)
-                if dry_run:
+    with Outcomes(failures, as_json=as_json, dry_run=dry_run) as outcomes:
+        with bars(quiet=quiet) as shown:
+            for each in plan(sources, target, made, recursive=recursive):
+                shown.clear()
+                with failures.tolerated():
+                    if isinstance(each, Tree):
+                        run_tree(
+                            each,
+                            Reporter.of_tree(each, failures, outcomes, shown, claims, verbose=verbose),
+                            options,
+                            removes=True,
+                        )
+                        continue
+                    if not isinstance(each, Copy):
+                        raise each.error
+                    if not takes(chosen, each.name):
+                        continue
+                    claims.require_free(shown_name(each.target))
+                    for changed in () if force else (each.source,) if no_clobber else (each.source, each.target):
+                        require_unpublished(changed)
+                    if dry_run:
+                        claims.add(shown_name(each.target))
+                        report(each, None, outcomes, shown, shows=True)
+                        continue
+                    with no_folder(each.source, "give --recursive"):
+                        moved = move_file(each, shown, no_clobber=no_clobber)
                     claims.add(shown_name(each.target))
-                    shown.say(shown_name(each.target))
-                    continue
-                with no_folder(each.source, "give --recursive"):
-                    moved = move_file(each, shown, no_clobber=no_clobber)
-                claims.add(shown_name(each.target))
-                if verbose:
-                    shown.say(moved)
-    failures.finish()
-    if recursive and not dry_run:
-        _remove_empty_folders(sources, made, markers=not chosen)
+                    report(each, moved, outcomes, shown, shows=verbose)
+        failures.finish()
+        if recursive and not dry_run:
+            _remove_empty_folders(sources, made, markers=not chosen)
 
 
 def _remove_empty_folders(sources: Sequence[Argument], made: Mapping[Store, FsspecStorageClient], *, markers: bool) -> None:

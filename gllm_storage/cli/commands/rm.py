@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from gllm_storage.cli.folders import (
     takes,
     text_of,
 )
-from gllm_storage.cli.options import exact_option, store_options, stored_at, urls_argument
+from gllm_storage.cli.options import exact_option, json_option, store_options, stored_at, urls_argument
+from gllm_storage.cli.outcomes import Outcomes
 from gllm_storage.cli.output import say
 from gllm_storage.cli.places import Folder, address_to_delete, no_folder, nothing_there, require_object
 from gllm_storage.cli.signals import announce
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @filter_options
 @exact_option
+@json_option
 @store_options
 def rm(
     urls: Sequence[str],
@@ -53,6 +55,7 @@ def rm(
     exact: bool,
     dry_run: bool,
     chosen: Mapping[str, Any],
+    as_json: bool,
 ) -> None:
     """Delete objects.
 
@@ -69,18 +72,19 @@ def rm(
             _require_below_root(text, where, stored)
     failures = Failures()
     announce("the current object may be deleted")
-    manner = _Manner(failures, Bars(None), chosen, force=force, verbose=verbose, dry_run=dry_run)
-    for where, stored in zip(addresses, objects, strict=True):
-        with failures.tolerated():
-            if not force:
-                require_unpublished(stored)
-            if recursive:
-                _remove_folder(where, stored, manner)
-                continue
-            require_object(where)
-            with no_folder(stored, "give --recursive"):
-                _remove(stored, force=force, verbose=verbose, dry_run=dry_run)
-    failures.finish()
+    with Outcomes(failures, as_json=as_json, dry_run=dry_run) as outcomes:
+        manner = _Manner(failures, outcomes, Bars(None), chosen, force=force, verbose=verbose, dry_run=dry_run)
+        for where, stored in zip(addresses, objects, strict=True):
+            with failures.tolerated():
+                if not force:
+                    require_unpublished(stored)
+                if recursive:
+                    _remove_folder(where, stored, manner)
+                    continue
+                require_object(where)
+                with no_folder(stored, "give --recursive"):
+                    _remove(stored, manner)
+        failures.finish()
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class _Manner:
     """The options of the command."""
 
     failures: Failures
+    outcomes: Outcomes
     shown: Bars
     chosen: Mapping[str, Any]
     force: bool
@@ -113,10 +118,10 @@ def _remove_folder(where: Address, stored: Stored, manner: _Manner) -> None:
     folder = StoredFolder(stored.client.store, where.key if is_folder else f"{where.key}/")
     found = _remove_below(folder, stored, manner)
     if not is_folder and takes(manner.chosen, where.key.rpartition("/")[2]):
-        if found and folder.local is None and not (manner.verbose or manner.dry_run):
+        if found and folder.local is None and not (manner.verbose or manner.dry_run or manner.outcomes.as_json):
             _delete(folder, [where.key])  # without a HEAD request
         else:
-            found |= _remove(stored, force=True, verbose=manner.verbose, dry_run=manner.dry_run)
+            found |= _remove(stored, replace(manner, force=True))
     if not found and not manner.force:
         raise nothing_there(where.url)
 
@@ -127,7 +132,8 @@ def _remove_below(folder: StoredFolder, stored: Stored, manner: _Manner) -> bool
 
     if folder.local is not None and not os.path.isdir(folder.local.path):
         return False
-    reporter = Reporter(manner.failures, manner.shown, text_of(Folder(stored.client, folder.prefix)), verbose=manner.verbose)
+    url = text_of(Folder(stored.client, folder.prefix))
+    reporter = Reporter(manner.failures, manner.outcomes, manner.shown, url, verbose=manner.verbose)
     kept: dict[str, Any] = {"on_error": "collect", "lists_again": False, "keeps_folders": True, "force": manner.force}
     options = Options(**{**reporter.hooks(), **kept, **manner.chosen, "dry_run": manner.dry_run})
     possible = _Possible(folder, options.chosen(), exact=stored.exact)
@@ -190,17 +196,20 @@ def _refuse_link(where: Address) -> None:
         raise ValueError(f"{path} is a link to a folder; name that folder: {os.path.realpath(path)}")
 
 
-def _remove(stored: Stored, *, force: bool, verbose: bool, dry_run: bool) -> bool:
+def _remove(stored: Stored, manner: _Manner) -> bool:
     """Delete an object; returns False if it is missing and `force` is set."""
+    size = None
     try:
-        if dry_run:
-            stored.client.info(stored.remote_path)
+        if manner.dry_run:
+            size = stored.client.info(stored.remote_path).size
         else:
             stored.client.delete_file(stored.remote_path)
     except FileNotFoundError as error:
-        if not force or isinstance(error, BucketNotFoundError):
+        if not manner.force or isinstance(error, BucketNotFoundError):
             raise
         return False
-    if verbose or dry_run:
+    if manner.outcomes.as_json:
+        manner.outcomes.add("deleted", stored.url, size)
+    elif manner.verbose or manner.dry_run:
         say(stored.url)
     return True

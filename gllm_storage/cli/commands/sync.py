@@ -12,7 +12,8 @@ import click
 from gllm_storage.cli.completion import complete_url
 from gllm_storage.cli.failures import Failures
 from gllm_storage.cli.folders import Reporter, dry_run_option, end_of, filter_options, preserve_option, text_of
-from gllm_storage.cli.options import bwlimit_option, clients, property_options, side_options, store_options
+from gllm_storage.cli.options import bwlimit_option, clients, json_option, property_options, side_options, store_options
+from gllm_storage.cli.outcomes import Outcomes
 from gllm_storage.cli.places import Folder, LocalPath, Stream, parse_source, parse_target
 from gllm_storage.cli.plan import stores_of
 from gllm_storage.cli.settings import SOURCE, TARGET, Store
@@ -54,6 +55,7 @@ _DECIDED = "--apply runs a plan that names SOURCE, TARGET and the files; leave t
 @dry_run_option
 @filter_options
 @property_options
+@json_option
 @side_options
 @store_options
 def sync(
@@ -66,6 +68,7 @@ def sync(
     preserve: Sequence[str],
     dry_run: bool,
     properties: ObjectProperties,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """Transfer the files of SOURCE that differ from those of TARGET, by size and checksum.
@@ -80,20 +83,20 @@ def sync(
     if properties.given() and isinstance(ends.target, LocalPath):
         raise click.UsageError(f"TARGET is not in a store, and cannot keep {', '.join(properties.given())}")
     announce("each file is complete or unchanged")
-    failures = Failures()
-    with bars(quiet=quiet) as shown, failures.tolerated():
-        reporter = Reporter(failures, shown, text_of(ends.target), ends.local_source, verbose, deleted="delete ")
-        options = {
-            "dry_run": dry_run or plan_to is not None,
-            "properties": properties,
-            "preserve": preserve,
-        }
-        work = partial(_synced, ends, given) if plan is None else partial(_applied, plan, ends, given)
-        result = reporter.reported(partial(work, {**reporter.hooks(), **options}), dry_run=dry_run)
-        if result is not None and plan_to is not None:
-            result.plan.save(plan_to)
-            shown.say(result.plan.summary)
-    failures.finish()
+    failures, plans = Failures(), dry_run or plan_to is not None
+    with Outcomes(failures, as_json=as_json, dry_run=plans) as outcomes:
+        with bars(quiet=quiet) as shown, failures.tolerated():
+            target = text_of(ends.target)
+            reporter = Reporter(failures, outcomes, shown, target, ends.local_source, verbose, deleted="delete ")
+            options = {"dry_run": plans, "properties": properties, "preserve": preserve}
+            work = partial(_synced, ends, given) if plan is None else partial(_applied, plan, ends, given)
+            lists = dry_run or (plans and as_json)
+            result = reporter.reported(partial(work, {**reporter.hooks(), **options}), dry_run=lists)
+            if result is not None and plan_to is not None:
+                result.plan.save(plan_to)
+                if not as_json:
+                    shown.say(result.plan.summary)
+        failures.finish()
 
 
 def _synced(ends: _Ends, given: Mapping[str, Any], options: Mapping[str, Any]) -> FolderResult:
