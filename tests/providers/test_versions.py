@@ -380,7 +380,7 @@ def test_publishers_share_parts(store: str, servers: Servers, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
-@pytest.mark.parametrize("store", ["file", "ceph"])
+@pytest.mark.parametrize("store", ["file", "ceph", "gcs-fake"])
 def test_race_of_processes(
     store: str,
     equal: bool,
