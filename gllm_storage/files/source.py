@@ -25,7 +25,7 @@ from gllm_storage.errors import OURS, AccessDeniedError, Remedy, StorageError, i
 from gllm_storage.lazy import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from _typeshed import ReadableBuffer
 
@@ -259,12 +259,13 @@ class open_source:
             os.close(self._fds.pop())
 
 
-def content_of(path: str, most: int) -> bytes | None:
+def content_of(path: str, most: int, is_meant: Callable[[os.stat_result], bool] | None = None) -> bytes | None:
     """The content of a small local file that did not change while it was read.
 
     Args:
         path: The file.
         most: The most bytes.
+        is_meant: Whether a state of the file is the one that is wanted; None for any.
 
     Returns:
         The content; None in every other case, which `open_source` handles or explains.
@@ -275,7 +276,7 @@ def content_of(path: str, most: int) -> bytes | None:
         return None
     try:
         before = os.fstat(fd)
-        if not stat.S_ISREG(before.st_mode) or before.st_size > most:
+        if not stat.S_ISREG(before.st_mode) or before.st_size > most or not (is_meant is None or is_meant(before)):
             return None
         data = os.read(fd, before.st_size + 1)
         after = os.fstat(fd)

@@ -315,7 +315,9 @@ class Mover:
         # With `path`, a store may read the file without `opened`, which refuses a file that has changed.
         is_planned = status is not None and state_of(status) == step.file.state
         may_read = is_planned and not store.settings.sync_source
-        return UploadItem(key, opened, self._watch(step), self.manner.exclusive, options, path if may_read else None)
+        readable = path if may_read else None
+        is_meant = partial(_is_in_state, step.file.state)
+        return UploadItem(key, opened, self._watch(step), self.manner.exclusive, options, readable, is_meant=is_meant)
 
     def _remember_uploads(self, done: Sequence[tuple[Entry, Stored]], settled: Sequence[tuple[Entry, Stored]]) -> None:
         """Remember the checksums of uploaded files and of their objects.
@@ -689,6 +691,10 @@ def changed(where: str, consequence: str) -> StorageError:
     """
     details = ErrorDetails(url=where, operation="transfer")
     return StorageError(f"{where} changed after the plan was made, {consequence}", details, Remedy.REPEAT_NOW)
+
+
+def _is_in_state(state: str | None, status: os.stat_result) -> bool:
+    return state_of(status) == state
 
 
 @contextlib.contextmanager

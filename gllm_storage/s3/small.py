@@ -451,7 +451,7 @@ class _Put:
         if item.key.endswith("/"):  # the normal way looks whether the store keeps such a key
             return None
         if item.path is not None:
-            data = content_of(item.path, min(common.most, _UNCOUNTED))
+            data = content_of(item.path, min(common.most, _UNCOUNTED), item.is_meant)
             if data is not None:
                 return self._begin(data, item.path)
         with item.open_source(common.store.details(item.key, "upload")) as source:

@@ -144,6 +144,7 @@ class UploadItem:
         options: As in `UploadRequest`.
         path: The local file that `open_source` opens, if a store may read it in another way; None if it may not.
         content_id: As in `UploadRequest`.
+        is_meant: Whether the open file of `path` is in the state to upload: for a store that reads it in another way.
     """
 
     key: str
@@ -153,6 +154,7 @@ class UploadItem:
     options: Mapping[str, Any] = field(default_factory=dict)
     path: str | None = None
     content_id: str = ""
+    is_meant: Callable[[os.stat_result], bool] | None = None
 
 
 @dataclass(frozen=True)

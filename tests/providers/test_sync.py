@@ -195,6 +195,28 @@ def test_copy_of_changed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [key for key in rig.files() if key.startswith("v2/")] == ["v2/kept"]
 
 
+@pytest.mark.parametrize("name", ["ministack", "azurite", "gcs-fake"])
+def test_changed_before_read(
+    request: pytest.FixtureRequest, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small file that changes after the last look at it, and before it is read, is not stored."""
+    rig, opened = make_rig(name, request), os.open
+    for other in ("a.bin", "b.bin", "c.bin", "d.bin"):
+        write(tmp_path / "local" / other, CONTENT)
+
+    def change_first(path: Any, *args: Any, **given: Any) -> int:
+        if str(path).endswith("a.bin"):
+            monkeypatch.setattr(os, "open", opened)
+            write(tmp_path / "local" / "a.bin", OTHER)
+        return opened(path, *args, **given)
+
+    plan = rig.client().upload_dir(tmp_path / "local", "v1", dry_run=True).plan
+    monkeypatch.setattr(os, "open", change_first)
+    with pytest.raises(FolderError, match="changed after the plan was made, so it was not uploaded"):
+        rig.client().apply_plan(plan, on_error="collect")
+    assert rig.keys() == ["v1/b.bin", "v1/c.bin", "v1/d.bin"]
+
+
 def test_preserve(rig: Rig, tmp_path: Path) -> None:
     """Times and modes go up, down, and to another store, small files and files in parts."""
     client, other = rig.client(), MemoryStorageClient({"bucket_name": "other", "prefix": tmp_path.name})
