@@ -483,7 +483,7 @@ class _Put:
         self._size, self._crc = len(data), crc
         try:
             return prepared.begin(key, headers, data)
-        except Exception as error:
+        except Exception as error:  # reported, and raised again
             if attempts_of(error) is not None:  # a request that cannot be built or signed was not attempted
                 self.failed(error)
             raise
@@ -541,7 +541,7 @@ class _Get:
                 self._pair = prepared.begin_pair(key, requests.head)
                 return self._pair
             return prepared.begin(key, _NO_HEADERS)
-        except Exception as error:
+        except Exception as error:  # reported, and raised again
             if attempts_of(error) is not None:  # as in `_Put`
                 self.failed(error)
             raise
