@@ -29,36 +29,30 @@ import dataclasses
 import errno
 import re
 import time
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
-
-from gllm_storage.lazy import pattern
-
-if not TYPE_CHECKING:
-    from gllm_storage.lazy import dataclass
-else:  # as type checkers and the builder of the documentation know it
-    from dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 # Parameters that grant access: signatures of SAS and presigned URLs, tokens, the id of an upload session on GCS; and the
 # keys of connection strings.
-_PARAMETERS = pattern(
+_PARAMETERS = re.compile(
     r"\b((?:sig|(?:x-amz-|x-goog-)?signature|x-amz-security-token|upload_id|(?:access|refresh|id|session|security)_?token"
     r"|client_secret|accountkey|sharedaccesskey)=)[^&\s)'\";,]+",
     re.IGNORECASE,
 )
 # A password, up to the last @ before a slash, as for urllib; or a long user name alone, which may be a token. In Azure's
 # URLs the name is the container.
-_PASSWORD = pattern(r"(://[^/@:\s]*:)[^/\s]+(?=@)")
-_USER = pattern(
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/\s]+(?=@)")
+_USER = re.compile(
     r"(?<![a-z])((?!(?:abfss?|wasbs?|az)://)[a-z][a-z0-9+.\-]*://)(?:[^/@:\s]{16,}:?|[^/@:\s]+:)(?=@)", re.IGNORECASE
 )
 # A password with a slash, which ends the host for a parser. Not a port, an IPv6 address, or the ARN of an access point.
-_SLASHED = pattern(r"(://(?!arn:|\[)[^/@:\s]*:)(?!\d*(?:[/?#\s'\"),;\]]|$))\S+(?=@)", re.IGNORECASE)
+_SLASHED = re.compile(r"(://(?!arn:|\[)[^/@:\s]*:)(?!\d*(?:[/?#\s'\"),;\]]|$))\S+(?=@)", re.IGNORECASE)
 # Of http.client and of requests. The header may be the one with the token.
-_HEADER = pattern(r"(header (?:value|part)[^'\"]*)(b?(['\"])).*\3", re.IGNORECASE | re.DOTALL)
+_HEADER = re.compile(r"(header (?:value|part)[^'\"]*)(b?(['\"])).*\3", re.IGNORECASE | re.DOTALL)
 
 
 def redacted(text: str) -> str:
@@ -88,7 +82,7 @@ def require_printable(name: str, value: object) -> None:
         raise ValueError(f"{name} contains a control character, such as a newline")
 
 
-_WILDCARD = pattern(r"[*?]|\[[^\]/]+\]")
+_WILDCARD = re.compile(r"[*?]|\[[^\]/]+\]")
 
 
 def redact(error: BaseException | None) -> None:

@@ -5,14 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-
-if not TYPE_CHECKING:
-    from gllm_storage.lazy import dataclass
-else:  # as type checkers and the builder of the documentation know it
-    from dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,15 +12,10 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gllm_storage.errors import redacted
-from gllm_storage.lazy import pattern
-
-if not TYPE_CHECKING:
-    from gllm_storage.lazy import dataclass
-else:  # as type checkers and the builder of the documentation know it
-    from dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +24,12 @@ MAX_KEY_BYTES = 1024
 """S3's limit for the length of a key in UTF-8; GCS and Azure have the same limit:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
 
-_ACCESS_POINT = pattern(
+_ACCESS_POINT = re.compile(
     r"arn:aws[a-z\-]*:s3[a-z\-]*:[a-z0-9\-]*:[0-9]{12}:(?:outpost[:/][a-zA-Z0-9\-]+[:/])?accesspoint[:/][a-zA-Z0-9.\-]+(?=/|$)"
 )
 _HIDDEN = "***@"
 """In place of the user name and the password of a URL."""
-_URL = pattern(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
 
 
 def require_local(name: str, path: str) -> str:
@@ -157,7 +152,7 @@ def require_no_slash(path: str, problem: str = "names a folder; name an object")
         raise ValueError(f"{path!r} ends with '/', which {problem}")
 
 
-_PLAIN = pattern(r"(?:[A-Za-z0-9_=-][A-Za-z0-9._=-]*/)*[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_=-][A-Za-z0-9._=-]*/)*[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
 """Most keys. No rule refuses them unless they are too long: one search costs less than the rules one by one."""
 _CHANGED = frozenset({"", ".", ".."})
 """Segments of a key that some stores change."""

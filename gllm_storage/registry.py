@@ -7,10 +7,10 @@ Other packages announce providers in the entry-point group ``gllm_storage.provid
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, Type
 
 from gllm_storage.client import CloudStorageClient
-from gllm_storage.lazy import dataclass
 from gllm_storage.paths import split_url
 
 if TYPE_CHECKING:

@@ -25,19 +25,13 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import MISSING, field
+from dataclasses import MISSING, dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeGuard, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from gllm_storage.errors import InsecureTLSWarning, redacted, require_printable
-from gllm_storage.lazy import pattern
-
-if not TYPE_CHECKING:
-    from gllm_storage.lazy import dataclass
-else:  # as type checkers and the builder of the documentation know it
-    from dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,7 +54,7 @@ _UNITS = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
-_NUMBER = pattern(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)\s*")
+_NUMBER = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)\s*")
 _MOST = 2**63 - 1
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -15,7 +15,6 @@ from gllm_storage.cli.settings import SOURCE, TARGET, Setting, Store, make_clien
 from gllm_storage.concurrency.bandwidth import Bandwidth
 from gllm_storage.concurrency.stop import Stop, running_stop, stopped_by
 from gllm_storage.info import ObjectProperties
-from gllm_storage.lazy import pattern
 from gllm_storage.settings import duration
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 _META = "gllm_storage.settings"
 """The key of click's context for the settings that the options gave."""
 
-_RATE = pattern(r"(\d+(?:\.\d*)?|\.\d+)(?:(B)|([KMGTPE])(?:iB?)?)?", re.IGNORECASE | re.ASCII)
+_RATE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:(B)|([KMGTPE])(?:iB?)?)?", re.IGNORECASE | re.ASCII)
 """A bandwidth as rclone writes it: a number of KiB, or one with a suffix, of which each is 1024 times the one before."""
 
 # Option, config key, metavar, help.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import traceback
 import unicodedata
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from gllm_storage.errors import redacted
-from gllm_storage.lazy import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ _UNIT = 1024
 # Shorter values are the "test" and "1234" of emulators, and parts of ordinary words.
 _SHORTEST_SECRET = 6
 # In errors that name only the host part of a URL.
-_BARE_PASSWORD = pattern(r"(?<![^\s'\"(=])([^/@:\s'\"]+):[^/\s'\"]+@")
+_BARE_PASSWORD = re.compile(r"(?<![^\s'\"(=])([^/@:\s'\"]+):[^/\s'\"]+@")
 _secrets: set[str] = set()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gllm_storage.cli.output import hide, scrubbed
 from gllm_storage.errors import ObjectNotFoundError, StorageError
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.paths import ExactKey, require_local, split_bucket, split_url, validate_key
 from gllm_storage.registry import CloudStorageRegistry
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from gllm_storage.fsspec_client import FsspecStorageClient
     from gllm_storage.info import ObjectInfo
 
-_ALMOST_URL = pattern(r"([A-Za-z][A-Za-z0-9+.\-]+):(?!//)")
-_WITHOUT_COLON = pattern(r"([A-Za-z][A-Za-z0-9+.\-]+)//(?!/)")
+_ALMOST_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):(?!//)")
+_WITHOUT_COLON = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)//(?!/)")
 _MARKED = ("/", "./", "../")
 """The beginnings of arguments that can only be local paths."""
 

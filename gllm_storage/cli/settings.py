@@ -6,10 +6,10 @@ import contextlib
 import dataclasses
 import os
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.cli.output import hide
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.paths import split_url
 from gllm_storage.registry import CloudStorageRegistry, storage_client_from_url
 from gllm_storage.settings import ConfigError
@@ -24,7 +24,7 @@ IN_THE_URL = {"bucket_name", "container_name", "prefix", "root", "url"}
 """Keys that name the place of an object. Only the URL sets them, so that no setting can send an object elsewhere."""
 _ENVIRONMENT = "GLLM_STORAGE_"
 _SERVER = "endpoint_url"
-_LIKE_A_SECRET = pattern(r"pass|secret|key|token|sas|cred|conn|auth", re.IGNORECASE)
+_LIKE_A_SECRET = re.compile(r"pass|secret|key|token|sas|cred|conn|auth", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

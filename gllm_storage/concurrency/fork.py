@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
-
-from gllm_storage.lazy import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,11 +18,11 @@ import contextlib
 import errno
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import OURS, AccessDeniedError, Remedy, StorageError, is_of_user
-from gllm_storage.lazy import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

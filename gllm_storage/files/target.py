@@ -25,15 +25,16 @@ import contextlib
 import errno
 import io
 import os
+import re
 import secrets
 import stat
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from gllm_storage.errors import OURS, ConflictCheckUnsupportedError, Remedy, is_of_user
 from gllm_storage.files.durability import WriteBack, libc, start_write_back, sync_file, sync_folders
 from gllm_storage.files.source import CHUNK, local_error, local_errors, not_a_file, require_regular
-from gllm_storage.lazy import dataclass, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ class TargetExistsError(FileExistsError):
     """The destination of an exclusive write exists."""
 
 
-_TEMPORARY = pattern(r"\.gllm-[0-9a-f]{32}\.tmp")
+_TEMPORARY = re.compile(r"\.gllm-[0-9a-f]{32}\.tmp")
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _RENAME_NOREPLACE = 1
 _CREATE_ATTEMPTS = 10

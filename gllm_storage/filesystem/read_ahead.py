@@ -40,7 +40,7 @@ import contextlib
 import io
 import threading
 import time
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -48,7 +48,6 @@ from gllm_storage.concurrency.budget import memory_budget
 from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
 from gllm_storage.concurrency.width import Width
 from gllm_storage.concurrency.workers import run_all, start
-from gllm_storage.lazy import dataclass
 from gllm_storage.store.transfer import part_ranges
 
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ import select
 import socket
 import ssl
 import time
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.http.transport import Encrypted, Plain
-from gllm_storage.lazy import dataclass
 
 if TYPE_CHECKING:
     from gllm_storage.http.transport import Transport

@@ -20,6 +20,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 import ssl
 import threading
 import time
@@ -36,7 +37,6 @@ from gllm_storage.http.wire import (
     MalformedAnswerError,
     UnusableAnswerError,
 )
-from gllm_storage.lazy import pattern
 from gllm_storage.store.diagnosis import suspect_tls
 from gllm_storage.store.limits import MAX_ERROR
 
@@ -60,7 +60,7 @@ _KEPT = 64
 _DIGITS = 19
 _SESSIONS = 8
 """How many connections of a pool are asked for a TLS session: some servers never send a ticket, or never accept it."""
-_CHUNK_SIZE = pattern(rb"[0-9A-Fa-f]{1,15}")
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _SIGNALS = sorted(_signal.valid_signals())
 _own = threading.local()
 """``runs_in_place``: whether this thread is in a `run_in_place`; ``write``: its last exchange that changes the store."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -23,7 +24,6 @@ from urllib.parse import urlsplit
 import botocore
 from botocore.exceptions import BotoCoreError
 
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.s3.http.signing import Scope
 from gllm_storage.s3.http.template import NotDirectError, Template
 
@@ -135,14 +135,14 @@ _PROFILE_KEYS_OF_CHAIN = frozenset(
 """Keys of a profile about credentials that botocore's session looks for."""
 
 _LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
-_SERVER = pattern(rf"https?://(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:]+\])(?::[1-9][0-9]{{0,4}})?/?")
-_AMAZON_REGION = pattern(r"(?:us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-[0-9]+")
+_SERVER = re.compile(rf"https?://(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:]+\])(?::[1-9][0-9]{{0,4}})?/?")
+_AMAZON_REGION = re.compile(r"(?:us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-[0-9]+")
 """Regions of the partition ``aws``."""
-_REGION = pattern(r"(?!aws-|s3-|fips-)[a-z0-9](?:[a-z0-9\-]{0,60}[a-z0-9])?(?<!-fips)")
+_REGION = re.compile(r"(?!aws-|s3-|fips-)[a-z0-9](?:[a-z0-9\-]{0,60}[a-z0-9])?(?<!-fips)")
 _DEFAULT_REGION = "us-east-1"
-_NAME_IN_HOST = pattern(r"[a-z0-9][a-z0-9\-]{1,61}[a-z0-9]")
-_NAME_IN_PATH = pattern(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,61}[A-Za-z0-9]")
-_SPECIAL_NAME = pattern(r".*(?:--|\.\.|-s3alias$)")
+_NAME_IN_HOST = re.compile(r"[a-z0-9][a-z0-9\-]{1,61}[a-z0-9]")
+_NAME_IN_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,61}[A-Za-z0-9]")
+_SPECIAL_NAME = re.compile(r".*(?:--|\.\.|-s3alias$)")
 """Names that may be an access point or a directory bucket, and names that botocore refuses."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

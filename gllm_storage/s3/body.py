@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import io
 import logging
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +17,6 @@ from gllm_storage.concurrency.budget import in_flight
 from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import TransferStopped
 from gllm_storage.files.source import CHUNK, MemorySource
-from gllm_storage.lazy import dataclass
 from gllm_storage.s3.errors import (
     DIGEST_CODES,
     UnreadableAnswerError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -17,7 +17,6 @@ from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import check_stop
 from gllm_storage.errors import ErrorDetails, note_attempts, require_printable
 from gllm_storage.http.pool import may_run_in_place
-from gllm_storage.lazy import dataclass
 from gllm_storage.s3.access import plain_access
 from gllm_storage.s3.body import BotoBody, ChecksumHeaders, FileSection, ViewSection, begin_sending
 from gllm_storage.s3.errors import (

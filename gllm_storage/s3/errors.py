@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from gllm_storage.errors import (
     StorageUnavailableError,
     translation,
 )
-from gllm_storage.lazy import pattern
 from gllm_storage.store.diagnosis import Diagnosis, is_web_page, of_clock, of_connection, of_redirect, suspicion
 from gllm_storage.store.limits import MalformedHTTPError
 from gllm_storage.store.retry import TRANSIENT_STATUSES
@@ -349,7 +349,7 @@ _WRONG_REGION = frozenset(
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DENIED_STATUSES = frozenset({401, 403})
 _CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
-_EXPECTED_REGION = pattern(r"expecting '([^']+)'")
+_EXPECTED_REGION = re.compile(r"expecting '([^']+)'")
 _REMEDIES = {
     "InvalidObjectState": Remedy.RESTORE_OBJECT,
     "KMS.NotFoundException": Remedy.CHECK_KMS_KEY,

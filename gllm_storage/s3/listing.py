@@ -8,10 +8,10 @@ ListObjects if the server ignores that parameter, too.
 from __future__ import annotations
 
 import operator
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from gllm_storage.lazy import pattern
 from gllm_storage.s3.errors import UnreadableAnswerError, require_any
 from gllm_storage.store.pages import PageCheck, RepeatedPageError
 
@@ -25,7 +25,7 @@ _OF_LISTINGS = ("Name", "IsTruncated", "KeyCount", "MaxKeys")
 _LISTS = ("Contents", "Versions", "DeleteMarkers")
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 """The values of XML's ``boolean``."""
-_ISO_TIME = pattern(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
+_ISO_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
 
 
 def pages_of(client: S3Client, parameters: Mapping[str, Any], method: str = "list_objects_v2") -> Iterator[dict[str, Any]]:

@@ -31,7 +31,7 @@ import secrets
 import threading
 import warnings
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,6 @@ from gllm_storage.concurrency.fork import PerProcess
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import ConflictCheckUnsupportedError, ErrorDetails, NonAtomicWriteWarning, Remedy, StorageError
-from gllm_storage.lazy import dataclass
 from gllm_storage.s3.errors import SDK_ERRORS, require_any, status_of, translate, translated
 from gllm_storage.s3.settings import EXCLUSIVE_PUT_LIMIT, MAX_PUT, S3TransferSettings
 from gllm_storage.settings import MIB

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from botocore.exceptions import ClientError
 
 from gllm_storage.errors import ErrorDetails, StorageUnavailableError
 from gllm_storage.info import ObjectInfo, plain_etag
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.s3.errors import SDK_ERRORS, code_of, is_transient, status_of, translated
 from gllm_storage.s3.requests import info_from_head, size_in
 from gllm_storage.store.diagnosis import of_connection
@@ -40,7 +40,7 @@ _NOT_SATISFIABLE = 416
 _CHANGED = {412, _NOT_SATISFIABLE}
 _MISSING = {"NoSuchKey", "NoSuchBucket"}
 """Error codes that leave no question for a HeadObject. A 404 without one of them may come from a proxy."""
-_CONTENT_RANGE = pattern(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,6 @@ from botocore.exceptions import ClientError
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import BucketNotFoundError, ErrorDetails, ObjectNotFoundError, Remedy, StorageError
 from gllm_storage.info import ObjectInfo, plain_etag
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.s3.body import crc64nvme_of, md5_of
 from gllm_storage.s3.errors import (
     SDK_ERRORS,
@@ -44,7 +45,7 @@ _logger = logging.getLogger(__name__)
 
 _NEEDS_DIAGNOSIS = {400, 403}
 _NOT_FOUND = 404
-_RANGE = pattern(r"bytes [0-9]+-[0-9]+/([0-9]+)")
+_RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)")
 _RECENTLY = 30.0
 _EXISTS = {301, 403}
 _BATCH = 1000

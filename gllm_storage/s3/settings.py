@@ -6,10 +6,11 @@ import base64
 import dataclasses
 import hashlib
 import operator
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.paths import clean_prefix, is_access_point
 from gllm_storage.settings import (
     DEFAULT_MEMORY_LIMIT,
@@ -76,8 +77,8 @@ _SERVICES = (
 )
 """The ends of host names of servers; a bucket's own host has one more label."""
 # Any bucket's host at Amazon. The host of a VPC endpoint begins with "bucket.vpce-" in Amazon's own examples.
-_AMAZON_BUCKET = pattern(r"((?!.*vpce)[^:]+)\.s3[.\-][a-z0-9.\-]*amazonaws\.com(?:\.cn)?(?::\d+)?")
-_BUCKET = pattern(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
+_AMAZON_BUCKET = re.compile(r"((?!.*vpce)[^:]+)\.s3[.\-][a-z0-9.\-]*amazonaws\.com(?:\.cn)?(?::\d+)?")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
 
 
 def _bucket(value: str) -> str:

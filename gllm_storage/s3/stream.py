@@ -22,6 +22,7 @@ import io
 import os
 import threading
 import weakref
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,6 @@ from gllm_storage.concurrency.workers import Background
 from gllm_storage.errors import Remedy, StorageError
 from gllm_storage.files.source import MemorySource, bytes_of, is_immutable
 from gllm_storage.files.spool import Spool, memory_of, spool_of
-from gllm_storage.lazy import dataclass
 from gllm_storage.s3.body import FileSection, ViewSection
 from gllm_storage.s3.errors import translated
 from gllm_storage.s3.multipart import MultipartUpload

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from gllm_storage.lazy import dataclass
 from gllm_storage.s3.errors import SDK_ERRORS, code_of
 
 if TYPE_CHECKING:

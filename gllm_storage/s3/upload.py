@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
@@ -16,7 +18,6 @@ from gllm_storage.errors import ObjectExistsError, StorageError, note_attempts
 from gllm_storage.files.source import CHUNK
 from gllm_storage.http.pool import run_in_place
 from gllm_storage.info import Stored, plain_etag
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.s3.body import Body, body_of, send_intact
 from gllm_storage.s3.errors import (
     DIGEST_CODES,
@@ -66,7 +67,7 @@ _PARAMETERS = {
     "encryption": "ServerSideEncryption",
     "kms_key": "SSEKMSKeyId",
 }
-_HEADER_NAME = pattern(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
 _IN_PLACE = 2**16
 """Bytes of a body that is sent together with the head of its request."""
 _CRC_SECTION = 64 * 2**20

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import ssl
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gllm_storage.errors import AccessDeniedError, ErrorDetails, Remedy, StorageError, StorageUnavailableError
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.store.limits import SlowAnswerError
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ _OK = 200
 _TOLERANCE = 15 * 60
 """Seconds by which a clock may be wrong: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html.
 Azure permits the same."""
-_VERIFY = pattern(r"certificate verify failed: (.*?)(?: \(_ssl|$)", re.DOTALL)
+_VERIFY = re.compile(r"certificate verify failed: (.*?)(?: \(_ssl|$)", re.DOTALL)
 _PERHAPS_TLS = "perhaps this port speaks https, and the URL says http"
-_OTHER_HOST = pattern(r"hostname '[^']*' doesn't match .*")
+_OTHER_HOST = re.compile(r"hostname '[^']*' doesn't match .*")
 _FAILED_HANDSHAKES = (
     (
         ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,6 @@ from gllm_storage.concurrency.stop import stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import IntegrityError, Remedy, StorageError, StorageUnavailableError, note_attempts, timed
 from gllm_storage.files.target import MemoryTarget
-from gllm_storage.lazy import dataclass
 from gllm_storage.store import checksums
 from gllm_storage.store.reader import (
     ObjectChangedError,

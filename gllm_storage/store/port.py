@@ -16,7 +16,7 @@ import mimetypes
 import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
 
@@ -40,11 +40,6 @@ from gllm_storage.info import directly_in
 from gllm_storage.store.create import exists_error
 from gllm_storage.store.download import fetch_object, read_object
 from gllm_storage.store.transfer import NO_PROGRESS, Progress, Transfer, progress_of
-
-if not TYPE_CHECKING:
-    from gllm_storage.lazy import dataclass
-else:  # as type checkers and the builder of the documentation know it
-    from dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

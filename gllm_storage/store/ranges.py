@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gllm_storage.concurrency.stop import Stop, running_stop, stopped_by
 from gllm_storage.concurrency.workers import run_all
 from gllm_storage.errors import note_attempts
-from gllm_storage.lazy import dataclass
 from gllm_storage.store.download import READ_CHUNK, Download, ended_early, ranges_ignored
 from gllm_storage.store.reader import ObjectChangedError, RangesIgnoredError, ReadInterruptedError, replaced_too_often
 from gllm_storage.store.retry import RESTART, RetryPolicy

@@ -16,16 +16,12 @@ import contextlib
 import dataclasses
 import logging
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from gllm_storage.concurrency.stop import Stop, check_stop, running_stop
 from gllm_storage.errors import note_attempts, redacted
 from gllm_storage.store.diagnosis import causes_of
-
-if not TYPE_CHECKING:
-    from gllm_storage.lazy import dataclass
-else:  # as type checkers and the builder of the documentation know it
-    from dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

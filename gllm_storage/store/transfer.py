@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gllm_storage.concurrency.stop import Stop
 from gllm_storage.errors import user_code
-from gllm_storage.lazy import dataclass
 from gllm_storage.settings import MIB, TransferSettings
 
 if TYPE_CHECKING:

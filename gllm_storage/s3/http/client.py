@@ -16,10 +16,11 @@ The boto3 client takes half a second to make. It is made when the first request 
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import re
 import ssl
 import threading
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +33,6 @@ from gllm_storage.errors import ErrorDetails, note_attempts
 from gllm_storage.http.connecting import Server
 from gllm_storage.http.pool import Answer, Exchange, Pool, runs_in_place
 from gllm_storage.http.wire import CannotConnectError, ClosedEarlyError, MalformedAnswerError, UnusableAnswerError
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.s3.body import begin_sending
 from gllm_storage.s3.errors import UNPARSABLE, UnreadableAnswerError, is_transient
 from gllm_storage.s3.http.error_document import read_error
@@ -59,7 +59,7 @@ _DIGEST_MISMATCH = "XAmzContentSHA256Mismatch"
 _SIGNING_CODES = frozenset({"SignatureDoesNotMatch", _DIGEST_MISMATCH})
 _STATUS_OF_LATE_ERROR = 500
 """The status that boto3 gives to an error document in an answer with status 200."""
-_LATE_ERROR = pattern(rb"<Error[\s>]")
+_LATE_ERROR = re.compile(rb"<Error[\s>]")
 _ERROR_BEGINS_WITHIN = 200
 _MAX_BODY = 2**20
 """Bytes that are read of the answer to a write, which has none or few."""
@@ -628,7 +628,7 @@ class _Second:
     is_trial: bool
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class Started:
     """A request that was sent; its answer was not read yet."""
 

@@ -6,9 +6,8 @@ tests/unit/s3/http/test_model.py compares it with the installed botocore. Parame
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from gllm_storage.lazy import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

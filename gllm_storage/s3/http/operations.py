@@ -7,12 +7,12 @@ A request that needs more than that, such as a computed digest, goes through bot
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
 from gllm_storage.http.dates import read_date
-from gllm_storage.lazy import pattern
 from gllm_storage.s3.http.model import MODELS
 from gllm_storage.s3.http.signing import canonical_query
 
@@ -29,13 +29,13 @@ _PARTS = "MultipartUpload"
 """The parameter of CompleteMultipartUpload that is sent as a document."""
 _KEY, _KEY_DIGEST = "SSECustomerKey", "SSECustomerKeyMD5"
 """boto3 encodes a customer key and computes its digest if the digest is not given."""
-_HEADER_NAME = pattern(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
-_UNRESERVED = pattern(r"[A-Za-z0-9_.~/\-]*")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\-]+")
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~/\-]*")
 """Keys that are not percent-encoded."""
 _DATES = 256
 """Dates of answers that are remembered: the same objects are requested again, and files of a directory have one date."""
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
-_PART_FIELD = pattern("ETag|PartNumber|Checksum[A-Z0-9]+")
+_PART_FIELD = re.compile("ETag|PartNumber|Checksum[A-Z0-9]+")
 _TEXT_BODIES = (bytes, bytearray, memoryview)
 
 

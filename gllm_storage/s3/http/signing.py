@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
-
-from gllm_storage.lazy import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

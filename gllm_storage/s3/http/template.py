@@ -11,19 +11,22 @@ therefore intercepts a request only if a thread-local variable says that this th
 
 from __future__ import annotations
 
+import re
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from gllm_storage.lazy import dataclass, pattern
 from gllm_storage.s3.http.signing import Scope
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _KEY = "k"
-_AUTHORIZATION = pattern(r"AWS4-HMAC-SHA256 Credential=[^,\s]*/[0-9]{8}/(?P<region>[^/,]+)/(?P<service>s3)/aws4_request,.*")
-_PLAIN = pattern(r"[\x20-\x7e]*")
+_AUTHORIZATION = re.compile(
+    r"AWS4-HMAC-SHA256 Credential=[^,\s]*/[0-9]{8}/(?P<region>[^/,]+)/(?P<service>s3)/aws4_request,.*"
+)
+_PLAIN = re.compile(r"[\x20-\x7e]*")
 _PORTS = {"http": 80, "https": 443}
 _catching = threading.local()
 
