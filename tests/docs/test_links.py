@@ -43,6 +43,7 @@ def test_links(page: Path) -> None:
         assert not link.startswith("/"), link
         assert target.is_file(), link
         assert not anchor or anchor in anchors_of(target), link
+        assert not anchor.startswith("-"), f"{link}: the site makes another anchor of a heading that begins with a dash"
 
 
 def test_navigation() -> None:
