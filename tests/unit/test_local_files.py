@@ -642,6 +642,7 @@ def test_error_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with refused(tmp_path / "a", os.strerror(errno.EDQUOT)), atomic_target(str(tmp_path / "a"), DETAILS) as target:
         target.write_at(0, b"new")
         monkeypatch.setattr("gllm_storage.files.target.os.close", fail)
+    monkeypatch.undo()  # before `tmp_path` deletes its files
     assert tree(tmp_path) == {"a": b"old"}
 
 
