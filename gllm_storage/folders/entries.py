@@ -116,6 +116,21 @@ class Folder(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class _Level:
+    """A local folder that is being listed.
+
+    Attributes:
+        identity: Its device and inode.
+        start: The beginning of the paths of its files.
+        content: What is in it and was not listed yet, with whether each is a folder, in the order of the paths.
+    """
+
+    identity: tuple[int, int]
+    start: str
+    content: Iterator[tuple[bool, os.DirEntry[str]]]
+
+
 class LocalFolder:
     """A folder of this machine.
 
@@ -207,39 +222,29 @@ class LocalFolder:
 
     def _below(self, chosen: Chosen) -> Iterator[Entry | Problem]:
         # A stack, not a recursion: a path may have more folders than Python has frames.
-        parents: list[tuple[int, int]] = []
-        levels: list[tuple[str, Iterator[tuple[bool, os.DirEntry[str]]]]] = []
-        entered: str | None = ""
-        while entered is not None or levels:
-            if entered is not None:
-                opened = self._opened(entered, parents)
-                if isinstance(opened, Problem):
-                    yield opened
-                else:
-                    parents.append(opened[0])
-                    levels.append((f"{entered}/" if entered else "", iter(opened[1])))
-                entered = None
-                continue
-            start, found = levels[-1]
-            is_folder, each = next(found, (False, None))
+        levels: list[_Level] = []
+        problem = self._enter("", levels)
+        if problem is not None:
+            yield problem
+        while levels:
+            level = levels[-1]
+            is_folder, each = next(level.content, (False, None))
             if each is None:
                 levels.pop()
-                parents.pop()
                 continue
-            path = f"{start}{each.name}"
+            path = f"{level.start}{each.name}"
             if not self._takes(path, each, chosen, is_folder=is_folder):
                 continue
-            if (problem := self._problem(path, each)) is not None:
-                yield problem
-            elif is_folder:
-                entered = path
-            else:
+            problem = self._problem(path, each)
+            if problem is None and is_folder:
+                problem = self._enter(path, levels)
+            elif problem is None:
                 yield self._entry(path, each)
+            if problem is not None:
+                yield problem
 
-    def _opened(
-        self, folder: str, parents: Container[tuple[int, int]]
-    ) -> tuple[tuple[int, int], list[tuple[bool, os.DirEntry[str]]]] | Problem:
-        """The identity of a folder, and what is in it, with whether each is a folder, in the order of the paths."""
+    def _enter(self, folder: str, levels: list[_Level]) -> Problem | None:
+        """Put a folder on top of the levels; its problem if it cannot be read, or is one of them."""
         where = self.local_path(folder) if folder else self.path
         try:
             status = os.stat(where)
@@ -248,10 +253,12 @@ class LocalFolder:
                 found = [(self._is_folder(each), each) for each in scanned]
         except OSError as error:
             return Problem(folder, self._error(where, error))
-        if current in parents:
+        if any(current == level.identity for level in levels):
             return Problem(folder, self._refused(where, "it is a link to one of its parent folders"), is_loop=True)
         # A folder's files have a slash behind its name, which counts for the order of their paths.
-        return current, sorted(found, key=lambda pair: f"{pair[1].name}/" if pair[0] else pair[1].name)
+        found.sort(key=lambda pair: f"{pair[1].name}/" if pair[0] else pair[1].name)
+        levels.append(_Level(current, f"{folder}/" if folder else "", iter(found)))
+        return None
 
     def _takes(self, path: str, each: os.DirEntry[str], chosen: Chosen, *, is_folder: bool) -> bool:
         if (each.name.startswith(".") and is_temporary(each.name)) or self._is_left_out(path, each, is_folder=is_folder):
