@@ -122,7 +122,6 @@ class S3Upload:
         plan: The form.
         settings: Part size and concurrency of this upload.
         crc: CRC-64/NVME of the content, if it was computed before anything is sent.
-        checksum: The CRC as a text, if it is known.
         content: The content, if it is small and was read then.
     """
 
@@ -131,7 +130,6 @@ class S3Upload:
     plan: UploadPlan
     settings: S3TransferSettings
     crc: int | None = None
-    checksum: str | None = None
     content: bytes | None = None
 
     @cached_property
@@ -143,6 +141,11 @@ class S3Upload:
     def parameters(self) -> dict[str, Any]:
         """The options as parameters for botocore."""
         return write_parameters(self.request.options)
+
+    @cached_property
+    def checksum(self) -> str | None:
+        """The CRC as a text, if it is known: the metadata have it, and a header."""
+        return None if self.crc is None else checksums.encode(self.crc)
 
     def metadata(self, write_id: str) -> dict[str, str]:
         """The user metadata: the caller's, the write-id, and the CRC if it is known."""
@@ -159,7 +162,7 @@ class S3Upload:
         source = self.request.source
         content = source.read_at(0, source.size) if source.size <= CHUNK and not self.plan.multipart else None
         crc = _crc_of(source, self.request.transfer.stop) if content is None else checksums.crc64nvme(content)
-        return S3Upload(self.request, self.requests, self.plan, self.settings, crc, checksums.encode(crc), content)
+        return S3Upload(self.request, self.requests, self.plan, self.settings, crc, content)
 
     def require_same(self, crc: int) -> None:
         """Check that the sent content is the content at the beginning of the upload.
