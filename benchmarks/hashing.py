@@ -10,27 +10,25 @@ too, which are those of the client alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import report, results, servers
-from benchmarks.folders import Tree, default_work
-from benchmarks.layout import MIB
+from benchmarks import servers
+from benchmarks.command import measured, parser_of
 from benchmarks.peers.ours import config_of
 from benchmarks.run import environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-_FILE = 128 * MIB
+    from benchmarks.folders import Tree
+
 _BEGIN = """
 import json, sys
 from gllm_storage import S3StorageClient, versions
@@ -105,27 +103,8 @@ def main(given: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hashing", description="Measure the price of the hashes.")
-    parser.add_argument("--files", type=int, default=32, help="of 128 MiB; Ceph has room for about 40")
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="for all files; by default in memory, if it has room")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the seconds of each step")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table; it is printed anyway")
-    options = parser.parse_args(given)
-    tree = Tree(options.files, _FILE)
-    found = results.begin({"tree": tree.title})
-    folder = Path(
-        tempfile.mkdtemp(prefix="gllm-storage-bench-", dir=options.work or default_work(2 * tree.count * tree.size))
-    )
-    try:
-        found["hashing"] = measure(folder, tree)
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if options.json:
-        results.save(found, options.json)
-    report.show(to_markdown(found), options.markdown)
-    return 0
+    options = parser_of("hashing", "Measure the price of the hashes.").parse_args(given)
+    return measured(options, 2, {}, lambda folder, tree: ("hashing", measure(folder, tree)), to_markdown)
 
 
 if __name__ == "__main__":

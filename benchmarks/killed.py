@@ -12,32 +12,30 @@ that the precondition is enforced, and does the same as at Amazon S3.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import filecmp
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import report, results, servers
-from benchmarks.folders import Tree, default_work
+from benchmarks import servers
+from benchmarks.command import measured, parser_of
 from benchmarks.layout import GIB, MIB
 from benchmarks.peers.ours import config_of
 from benchmarks.run import environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-_FILE = 128 * MIB
+    from benchmarks.folders import Tree
+
 _MODEL, _VERSION = "models/killed", "v1"
 _LATEST = 0.97
 """The last kill comes before this part of the bytes has passed."""
@@ -191,33 +189,13 @@ def main(given: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.killed", description="Kill publish and fetch, and resume them."
-    )
-    parser.add_argument("--files", type=int, default=32, help="of 128 MiB; Ceph has room for about 40")
+    parser = parser_of("killed", "Kill publish and fetch, and resume them.")
     parser.add_argument("--kills", type=int, default=10, help="of publish, and of fetch")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the moments")
     parser.add_argument("--conditional-writes", choices=("auto", "enforced"), default="auto", help="see the module")
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="for all files; by default in memory, if it has room")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the bytes of each process")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table; it is printed anyway")
     options = parser.parse_args(given)
-    tree = Tree(options.files, _FILE)
     about = {name: getattr(options, name) for name in ("kills", "seed", "conditional_writes")}
-    found = results.begin({"tree": tree.title, "bytes": tree.count * tree.size, **about})
-    folder = Path(
-        tempfile.mkdtemp(prefix="gllm-storage-bench-", dir=options.work or default_work(3 * tree.count * tree.size))
-    )
-    try:
-        found["killed"] = measure(folder, tree, **about)
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if options.json:
-        results.save(found, options.json)
-    report.show(to_markdown(found), options.markdown)
-    return 0
+    return measured(options, 3, about, lambda folder, tree: ("killed", measure(folder, tree, **about)), to_markdown)
 
 
 if __name__ == "__main__":
